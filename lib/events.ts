@@ -1,0 +1,80 @@
+/** What a training tells its caller while it runs, and the one error class of the package. */
+import type { MemoryPlan } from './native.js'
+
+/** An error with one clear sentence and a stable, documented `code` such as `NO_IMAGES` or `SAFETENSORS_INVALID`. */
+export class LorafuseError extends Error {
+  readonly code: string
+
+  constructor(code: string, message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.name = 'LorafuseError'
+    this.code = code
+  }
+}
+
+/** Sent once, before the first step. */
+export interface StartEvent {
+  type: 'start'
+  steps: number
+  images: number
+  modules: number
+  parameters: number
+  memory: MemoryPlan
+  /** The step a resumed run goes on from; 0 = new. */
+  resumedFrom: number
+  seed: number
+}
+
+/** Something was passed over or looks wrong; the run goes on. */
+export interface WarningEvent {
+  type: 'warning'
+  code: string
+  message: string
+  path?: string
+}
+
+/** Latents or text embeddings being computed ahead of training. */
+export interface CacheEvent {
+  type: 'cache'
+  kind: 'latents' | 'text'
+  done: number
+  total: number
+}
+
+/** One optimizer update. */
+export interface StepEvent {
+  type: 'step'
+  /** Counts from 1. */
+  step: number
+  steps: number
+  epoch: number
+  /** Mean over the samples of this update. */
+  loss: number
+  /** Mean over the last epoch's worth of updates, as kohya's `avr_loss`. */
+  averageLoss: number
+  learningRate: number
+  /** Global L2 norm of the gradients before clipping. */
+  gradNorm: number
+  stepsPerSecond: number
+  etaSeconds: number
+  /** Resident memory of the process. */
+  memoryBytes: number
+}
+
+export interface CheckpointEvent {
+  type: 'checkpoint'
+  step: number
+  /** The LoRA file. */
+  path: string
+  /** The training state beside it, for `resume`. */
+  statePath: string
+}
+
+export interface DoneEvent {
+  type: 'done'
+  step: number
+  path: string
+  seconds: number
+}
+
+export type TrainEvent = StartEvent | WarningEvent | CacheEvent | StepEvent | CheckpointEvent | DoneEvent
