@@ -1,0 +1,72 @@
+/** The float types of weight files: F16 and BF16 widened exactly to f32, f32 rounded to nearest, ties to even. */
+export type FloatType = 'F32' | 'F16' | 'BF16'
+
+// One float seen as its bits.
+const number = new Float32Array(1)
+const bits = new Uint32Array(number.buffer)
+let halves: Float32Array | undefined
+
+/** All 65,536 values of IEEE binary16: sign, 5 bits of exponent (bias 15), 10 of mantissa. */
+function halfTable(): Float32Array {
+  const table = new Float32Array(0x10000)
+  for (let half = 0; half < 0x10000; half++) {
+    const exponent = (half >> 10) & 0x1f
+    const mantissa = half & 0x3ff
+    const magnitude =
+      exponent === 0 ? mantissa * 2 ** -24 : exponent === 31 ? (mantissa ? Number.NaN : Infinity) : (1 + mantissa / 1024) * 2 ** (exponent - 15)
+    table[half] = half & 0x8000 ? -magnitude : magnitude
+  }
+  return table
+}
+
+/** The nearest half's bits; overflow becomes an infinity. */
+export function toHalf(value: number): number {
+  number[0] = value
+  const x = bits[0] as number
+  const sign = (x >>> 16) & 0x8000
+  const magnitude = x & 0x7fffffff
+  if (magnitude > 0x7f800000) return sign | 0x7e00
+  // 65520 and up round to infinity.
+  if (magnitude >= 0x477ff000) return sign | 0x7c00
+  if (magnitude < 0x38800000) {
+    // Subnormal: adding 0.5 leaves the rounded multiple of 2⁻²⁴ in the low bits.
+    bits[0] = magnitude
+    number[0] = (number[0] as number) + 0.5
+    return sign | ((bits[0] as number) - 0x3f000000)
+  }
+  const odd = (magnitude >>> 13) & 1
+  return sign | ((magnitude - 0x38000000 + 0xfff + odd) >>> 13)
+}
+
+/** The nearest bfloat16's bits. */
+export function toBfloat(value: number): number {
+  number[0] = value
+  const x = bits[0] as number
+  if ((x & 0x7fffffff) > 0x7f800000) return (x >>> 16) | 0x40
+  return (x + 0x7fff + ((x >>> 16) & 1)) >>> 16
+}
+
+/** Little-endian bytes of `type` → f32. Takes over the bytes where they are f32 already. */
+export function widen(bytes: Uint8Array, type: FloatType): Float32Array {
+  const aligned = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice()
+  if (type === 'F32') return new Float32Array(aligned.buffer, aligned.byteOffset, aligned.byteLength / 4)
+  const words = new Uint16Array(aligned.buffer, aligned.byteOffset, aligned.byteLength / 2)
+  const data = new Float32Array(words.length)
+  if (type === 'BF16') {
+    const wide = new Uint32Array(data.buffer)
+    for (let i = 0; i < words.length; i++) wide[i] = (words[i] as number) << 16
+  } else {
+    halves ??= halfTable()
+    for (let i = 0; i < words.length; i++) data[i] = halves[words[i] as number] as number
+  }
+  return data
+}
+
+/** f32 → little-endian bytes of `type`. F32 shares the memory of `data`. */
+export function narrow(data: Float32Array, type: FloatType): Uint8Array {
+  if (type === 'F32') return new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+  const words = new Uint16Array(data.length)
+  const convert = type === 'F16' ? toHalf : toBfloat
+  for (let i = 0; i < data.length; i++) words[i] = convert(data[i] as number)
+  return new Uint8Array(words.buffer)
+}
