@@ -1,0 +1,63 @@
+"""Goldens: what diffusers + peft compute for two models, checked against in test/train/golden.test.ts.
+
+The outputs are computed in f64 on the stored f16 weights and kept as f32; the same in f32 gives the error that the
+reference itself makes, kept in the metadata. Inputs are made from their names on both sides (pattern.py).
+Run it again (`npm run goldens`) whenever a model changes: each file names the sha256 of the UNet it was made from.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from diffusers.utils import logging
+from safetensors.torch import save_file
+from transformers.utils import logging as transformers_logging
+
+import model
+from reference import Case, Reference
+
+ROOT = Path(__file__).resolve().parents[2]
+FIXTURES = ROOT / "test/fixtures"
+TINY = ROOT / "examples/tiny-sd"
+
+
+def relative(value: torch.Tensor, truth: torch.Tensor) -> float:
+    return float((value.double() - truth.double()).norm() / truth.double().norm().clamp_min(1e-300))
+
+
+def group(name: str) -> str:
+    return name.split("/")[0]
+
+
+def write(folder: Path, checkpoint: Path, case: Case) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    truth = Reference(checkpoint, case, torch.float64).everything()
+    single = Reference(checkpoint, case, torch.float32).everything()
+    naive: dict[str, float] = {}
+    for name, value in truth.items():
+        naive[group(name)] = max(naive.get(group(name), 0.0), relative(single[name], value))
+    unet = checkpoint / "unet/diffusion_pytorch_model.safetensors"
+    about = {
+        "unet_sha256": hashlib.sha256(unet.read_bytes()).hexdigest(),
+        "case": case.__dict__,
+        "naive_f32_error": {name: float(f"{error:.2e}") for name, error in naive.items()},
+    }
+    save_file({name: value.float().contiguous() for name, value in truth.items()}, folder / "golden.safetensors", {"golden": json.dumps(about)})
+    print(folder.relative_to(ROOT), f"{(folder / 'golden.safetensors').stat().st_size / 1e6:.2f} MB, error of f32 against f64:")
+    for name, error in naive.items():
+        print(f"  {name:24} {error:.1e}")
+
+
+def main() -> None:
+    logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    torch.manual_seed(0)
+    small = FIXTURES / "golden-sd1/model"
+    model.build(small, TINY)
+    write(FIXTURES / "golden-sd1", small, Case(rank=4, alpha=2, deviation=0.15, latents=(2, 8, 12), pixels=(2, 32, 48), max_grad_norm=0.25))
+    write(FIXTURES / "golden-tiny-sd", TINY, Case(rank=2, alpha=3, deviation=0.05, latents=(2, 16, 12), pixels=(1, 64, 48), max_grad_norm=0.07))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""The reference computations: diffusers' networks, peft's LoRA, torch's AdamW. Tensors leave channels-last."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from transformers import CLIPTextModel
+
+from pattern import pattern
+
+# The leaf names of kohya's UNet targets (kohya-ss/sd-scripts:networks/lora.py, Transformer2DModel).
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+DEFAULT = [*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]
+
+
+@dataclass
+class Case:
+    rank: int
+    alpha: float
+    # Standard deviation of the adapters' weights, both down and up.
+    deviation: float
+    # [n, h, w]
+    latents: tuple[int, int, int]
+    pixels: tuple[int, int, int]
+    steps: int = 10
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    # Between the gradients' norms of the ten steps, so that some are clipped and some are not.
+    max_grad_norm: float = 1.0
+    # Not torch's 1e-8: the first steps of Adam are sign(g) where |g| ≫ epsilon, and the sign of a rounding error tells nothing.
+    epsilon: float = 1e-6
+
+
+def last(x: torch.Tensor) -> torch.Tensor:
+    return x.detach().permute(0, 2, 3, 1).contiguous()
+
+
+class Reference:
+    def __init__(self, checkpoint: Path, case: Case, dtype: torch.dtype):
+        torch.set_num_threads(1)
+        self.checkpoint, self.case, self.dtype = checkpoint, case, dtype
+        self.text = CLIPTextModel.from_pretrained(checkpoint / "text_encoder", dtype=dtype).eval()
+        self.vae = AutoencoderKL.from_pretrained(checkpoint / "vae", torch_dtype=dtype).eval()
+        self.scheduler = DDPMScheduler.from_pretrained(checkpoint / "scheduler")
+        self.out: dict[str, torch.Tensor] = {}
+
+    def everything(self) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            self.encode_text()
+            self.autoencode()
+            self.predict("unet", self.unet(None))
+            self.predict("unet_lora", self.unet(DEFAULT))
+        self.one_step("attention", ATTENTION)
+        self.one_step("default", DEFAULT)
+        self.train()
+        return self.out
+
+    def drawn(self, name: str, shape: tuple[int, ...], deviation: float = 1.0) -> torch.Tensor:
+        """Named numbers, channels-last as the native side takes them, then channels-first where there are four dimensions."""
+        value = torch.from_numpy(pattern(name, shape, deviation)).to(self.dtype)
+        return value.permute(0, 3, 1, 2).contiguous() if len(shape) == 4 else value
+
+    def encode_text(self) -> None:
+        config = json.loads((self.checkpoint / "text_encoder/config.json").read_text())
+        drawn = torch.from_numpy(pattern("ids", (2, 77)) / (2 * 3**0.5) + 0.5)
+        ids = (drawn * config["vocab_size"]).long().clamp(0, config["vocab_size"] - 1)
+        hidden = self.text(input_ids=ids, output_hidden_states=True)
+        norm = next(m for n, m in self.text.named_modules() if n.endswith("final_layer_norm"))
+        assert torch.equal(norm(hidden.hidden_states[-1]), hidden.last_hidden_state)
+        self.out["text_ids"] = ids
+        self.out["text_skip_0"] = hidden.last_hidden_state
+        self.out["text_skip_1"] = norm(hidden.hidden_states[-2])
+        self.context = hidden.last_hidden_state.float().to(self.dtype)
+
+    def autoencode(self) -> None:
+        n, height, width = self.case.pixels
+        pixels = self.drawn("pixels", (n, height, width, 3), 0.5)
+        latents = self.drawn("vae latents", (n, height // 8, width // 8, 4))
+        self.out["vae_moments"] = last(self.vae.encode(pixels).latent_dist.parameters)
+        self.out["vae_decoded"] = last(self.vae.decode(latents).sample)
+
+    def unet(self, targets: list[str] | None) -> UNet2DConditionModel:
+        unet = UNet2DConditionModel.from_pretrained(self.checkpoint / "unet", torch_dtype=self.dtype).eval()
+        if targets is None:
+            return unet
+        unet.add_adapter(LoraConfig(r=self.case.rank, lora_alpha=self.case.alpha, target_modules=targets, init_lora_weights=False))
+        unet.to(self.dtype)
+        for name, weight in self.adapters(unet):
+            with torch.no_grad():
+                weight.copy_(self.drawn(name, (weight.shape[0], weight.shape[1]), self.case.deviation).view_as(weight))
+        return unet
+
+    def adapters(self, unet: UNet2DConditionModel) -> list[tuple[str, torch.nn.Parameter]]:
+        found = []
+        for path, module in unet.named_modules():
+            if isinstance(module, LoraLayer):
+                assert module.scaling["default"] == self.case.alpha / self.case.rank
+                found += [(f"{path}.down", module.lora_A["default"].weight), (f"{path}.up", module.lora_B["default"].weight)]
+        return found
+
+    def predict(self, name: str, unet: UNet2DConditionModel) -> None:
+        n, h, w = self.case.latents
+        for timesteps in ([0, 999], [17, 500]):
+            sample = self.drawn(f"latents {timesteps[0]}", (n, h, w, 4))
+            output = unet(sample, torch.tensor(timesteps), self.context).sample
+            self.out[f"{name}/{timesteps[0]},{timesteps[1]}"] = last(output)
+
+    def losses(self, unet: UNet2DConditionModel, step: int) -> torch.Tensor:
+        """Mean squared error of each sample [n] at inputs drawn for this step."""
+        n, h, w = self.case.latents
+        latents = self.drawn(f"latents of step {step}", (n, h, w, 4))
+        noise = self.drawn(f"noise of step {step}", (n, h, w, 4))
+        timesteps = torch.tensor([(71 + 389 * (2 * step + i)) % 1000 for i in range(n)])
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        context = self.context if step % 2 == 0 else self.context.flip(0)
+        cumulative = self.scheduler.alphas_cumprod[timesteps]
+        self.out[f"timesteps/{step}"] = timesteps
+        self.out[f"coefficients/{step}"] = torch.stack([cumulative.sqrt(), (1 - cumulative).sqrt()], 1)
+        return ((unet(noisy, timesteps, context).sample - noise) ** 2).mean(dim=(1, 2, 3))
+
+    def one_step(self, name: str, targets: list[str]) -> None:
+        unet = self.unet(targets)
+        losses = self.losses(unet, 0)
+        losses.mean().backward()
+        self.out[f"losses_{name}"] = losses.detach()
+        for path, weight in self.adapters(unet):
+            self.out[f"gradients_{name}/{path}"] = weight.grad.flatten(1)
+
+    def train(self) -> None:
+        """Clip, AdamW; losses [steps, n] and the gradients' norms [steps] before clipping, then the adapters."""
+        case, unet = self.case, self.unet(DEFAULT)
+        weights = [weight for _, weight in self.adapters(unet)]
+        optimizer = torch.optim.AdamW(weights, lr=case.learning_rate, eps=case.epsilon, weight_decay=case.weight_decay)
+        losses, norms = [], []
+        for step in range(case.steps):
+            loss = self.losses(unet, step)
+            loss.mean().backward()
+            norms.append(torch.nn.utils.clip_grad_norm_(weights, case.max_grad_norm).detach())
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.detach())
+        self.out["training_losses"] = torch.stack(losses)
+        self.out["training_norms"] = torch.stack(norms)
+        for path, weight in self.adapters(unet):
+            self.out[f"trained/{path}"] = weight.detach().flatten(1)
