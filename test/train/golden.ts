@@ -1,0 +1,134 @@
+/** Reads a golden (`scripts/goldens/make.py`), sets a session up on its model and compares tensors with it. */
+import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
+import { readFile } from 'node:fs/promises'
+import { fileURLToPath } from 'node:url'
+import { readCheckpoint } from '../../lib/checkpoint.js'
+import { type AdapterSpec, native, type Session, type StepInput } from '../../lib/native.js'
+import { readHeader, readTensors } from '../../lib/safetensors.js'
+import { pattern } from './pattern.js'
+
+export const root = fileURLToPath(new URL('../../../', import.meta.url))
+
+/** `scripts/goldens/reference.py`, class Case. */
+export interface Case {
+  rank: number
+  alpha: number
+  deviation: number
+  latents: [number, number, number]
+  pixels: [number, number, number]
+  steps: number
+  learning_rate: number
+  weight_decay: number
+  max_grad_norm: number
+  epsilon: number
+}
+
+interface About {
+  unet_sha256: string
+  case: Case
+  naive_f32_error: Record<string, number>
+}
+
+export interface Golden {
+  name: string
+  model: string
+  case: Case
+  /** Largest relative error of PyTorch's f32 against the f64 that is stored, by group of tensors. */
+  naive: Record<string, number>
+  tensor(name: string): Float32Array
+}
+
+export type Targets = 'attention' | 'default'
+
+/** Throws if the model's UNet is not the one the golden was made from. */
+export async function readGolden(name: string, model: string): Promise<Golden> {
+  const path = `${root}test/fixtures/${name}/golden.safetensors`
+  const about = JSON.parse((await readHeader(path)).metadata.golden ?? '{}') as About
+  const unet = await readFile(`${root}${model}/unet/diffusion_pytorch_model.safetensors`)
+  assert.equal(
+    createHash('sha256').update(unet).digest('hex'),
+    about.unet_sha256,
+    `test/fixtures/${name}/golden.safetensors was made from another UNet than the one now in ${model}: run npm run goldens`,
+  )
+  const tensors = await readTensors(path)
+  return {
+    name,
+    model: `${root}${model}`,
+    case: about.case,
+    naive: about.naive_f32_error,
+    tensor: (key) => {
+      const found = tensors.get(key)
+      assert(found, `${path} has no tensor ${key}: run npm run goldens`)
+      return found.data
+    },
+  }
+}
+
+export async function openSession(golden: Golden, threads: number): Promise<Session> {
+  const { unet, textEncoder, vae } = await readCheckpoint(golden.model)
+  return new (native().Session)({ threads, precision: 'f32', unet, textEncoder, vae })
+}
+
+const attention = /\.attn[12]\.to_(q|k|v|out\.0)$/
+
+/** Attaches adapters whose down and up are both drawn from their names; returns each tensor's name and place in the flat buffers. */
+export function attach(session: Session, golden: Golden, targets: Targets): { name: string; begin: number; end: number }[] {
+  const { rank, alpha, deviation } = golden.case
+  const modules = session.modules().filter((module) => targets === 'default' || attention.test(module.path))
+  session.attach(modules.map((module): AdapterSpec => ({ path: module.path, rank, scale: alpha / rank })))
+  const places: { name: string; begin: number; end: number }[] = []
+  let end = 0
+  for (const { path, inFeatures, outFeatures } of modules) {
+    for (const [side, features] of [['down', inFeatures] as const, ['up', outFeatures] as const]) {
+      places.push({ name: `${path}.${side}`, begin: end, end: end + rank * features })
+      end += rank * features
+    }
+  }
+  const weights = new Float32Array(end)
+  for (const place of places) weights.set(pattern(place.name, place.end - place.begin, deviation), place.begin)
+  session.writeAdapters('weights', weights)
+  return places
+}
+
+/** The same inputs as `Reference.losses` of step `step`. */
+export function stepInput(golden: Golden, step: number): StepInput {
+  const [n, h, w] = golden.case.latents
+  const context = golden.tensor('text_skip_0')
+  const swapped = new Float32Array(context.length)
+  swapped.set(context.subarray(context.length / 2))
+  swapped.set(context.subarray(0, context.length / 2), context.length / 2)
+  return {
+    shape: [n, h, w],
+    latents: pattern(`latents of step ${step}`, n * h * w * 4),
+    noise: pattern(`noise of step ${step}`, n * h * w * 4),
+    coefficients: golden.tensor(`coefficients/${step}`),
+    timesteps: golden.tensor(`timesteps/${step}`),
+    context: step % 2 === 0 ? context : swapped,
+    weights: new Float32Array(n).fill(1 / n),
+  }
+}
+
+/** ‖value − truth‖ / ‖truth‖ */
+export function relativeError(value: Float32Array, truth: Float32Array): number {
+  if (value.length !== truth.length) return Number.NaN
+  let difference = 0
+  let norm = 0
+  truth.forEach((expected, i) => {
+    difference += ((value[i] ?? Number.NaN) - expected) ** 2
+    norm += expected ** 2
+  })
+  return Math.sqrt(difference / norm)
+}
+
+/** Largest relative error allowed in f32, of any one tensor. */
+export const limit = 1e-4
+
+/** Fails with every tensor that is off, worst first; returns the largest error. */
+export function compare(golden: Golden, values: Iterable<[string, Float32Array]>): number {
+  const errors = [...values].map(([name, value]) => ({ name, error: relativeError(value, golden.tensor(name)) }))
+  const bad = errors.filter(({ error }) => !(error <= limit)).sort((a, b) => b.error - a.error)
+  const list = bad.slice(0, 12).map(({ name, error }) => `  ${name}: relative error ${error.toExponential(1)}`)
+  assert(bad.length === 0, `${bad.length} of ${errors.length} tensors differ from the golden:\n${list.join('\n')}`)
+  return Math.max(...errors.map(({ error }) => error))
+}
