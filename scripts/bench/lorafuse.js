@@ -1,0 +1,64 @@
+// lorafuse's native session, f32: one training step per line on stdin (see bench.js).
+import { readFileSync } from 'node:fs'
+import { createInterface } from 'node:readline'
+import { Config, unetConfig } from '../../dist/lib/architecture.js'
+import { native } from '../../dist/lib/native.js'
+import { readHeader, readTensors } from '../../dist/lib/safetensors.js'
+
+const settings = JSON.parse(process.argv[2])
+const { rank, threads } = settings
+const config = `${settings.unet}/config.json`
+const weights = `${settings.unet}/diffusion_pytorch_model.safetensors`
+const inputs = await readTensors(settings.inputs)
+const data = (name) => inputs.get(name).data
+
+const { Session, info } = native()
+const session = new Session({
+  threads,
+  precision: 'f32',
+  unet: {
+    config: unetConfig(new Config(config, JSON.parse(readFileSync(config, 'utf8')))),
+    files: [{ path: weights, tensors: (await readHeader(weights)).tensors }],
+  },
+})
+const paths = session
+  .modules()
+  .map(({ path }) => path)
+  .filter((path) => inputs.has(`${path}.down`))
+session.attach(paths.map((path) => ({ path, rank, scale: 1 })))
+const sides = paths.flatMap((path) => [data(`${path}.down`), data(`${path}.up`)])
+const adapters = new Float32Array(sides.reduce((sum, side) => sum + side.length, 0))
+let end = 0
+for (const side of sides) {
+  adapters.set(side, end)
+  end += side.length
+}
+session.writeAdapters('weights', adapters)
+
+const input = {
+  shape: inputs.get('latents').shape.slice(0, 3),
+  ...Object.fromEntries(['latents', 'noise', 'coefficients', 'timesteps', 'context'].map((name) => [name, data(name)])),
+  weights: Float32Array.of(1),
+}
+let updates = 0
+
+async function step() {
+  const start = performance.now()
+  const losses = await session.step(input)
+  updates += 1
+  const optimizer = { learningRate: settings.learningRate, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 1e-2, maxGradNorm: 1 }
+  const gradNorm = await session.update({ ...optimizer, step: updates })
+  return { loss: losses[0], gradNorm, seconds: (performance.now() - start) / 1000 }
+}
+
+function memory() {
+  const peak = /VmHWM:\s*(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))
+  const plan = session.plan(input.shape, inputs.get('context').shape[1])
+  return { peakKiB: Number(peak[1]), plan }
+}
+
+const reply = (value) => console.log(JSON.stringify(value))
+const { cpu, features } = info()
+reply({ about: `lorafuse ${cpu} (${features.join(' ')}), Node ${process.versions.node}`, adapters: adapters.length })
+for await (const line of createInterface({ input: process.stdin })) reply(await { step, memory }[line.trim()]())
+session.dispose()
