@@ -29,7 +29,10 @@ export interface BucketOptions {
   noUpscale?: boolean
 }
 
-/** The predefined sizes, ascending by width, then height: the square, and for each width the greatest height within the area, both ways round. */
+/**
+ * The predefined sizes, ascending by width, then height: the square, and for each width the greatest height within the area, both ways
+ * round.
+ */
 export function bucketSizes(options: BucketOptions): Size[] {
   const { resolution, enabled = true, minimum = 256, maximum = 1024, step = 64 } = options
   const square = Math.max(step, Math.floor(resolution / step) * step)
@@ -73,7 +76,9 @@ function shrink(image: Size, area: number, step: number): Size {
   const byHeight = rounded(area / width)
   const widthError = Math.abs(byWidth / rounded(byWidth / ratio) - ratio)
   const heightError = Math.abs(rounded(byHeight * ratio) / byHeight - ratio)
-  return widthError < heightError ? { width: byWidth, height: round(byWidth / ratio) } : { width: round(byHeight * ratio), height: byHeight }
+  return widthError < heightError
+    ? { width: byWidth, height: round(byWidth / ratio) }
+    : { width: round(byHeight * ratio), height: byHeight }
 }
 
 /**
@@ -86,7 +91,10 @@ export function selectBucket(image: Size, options: BucketOptions): Bucket {
     return { ...size, resized: cover(image, size) }
   }
   const resized = shrink(image, resolution ** 2, step)
-  const size = { width: Math.max(step, resized.width - (resized.width % step)), height: Math.max(step, resized.height - (resized.height % step)) }
+  const size = {
+    width: Math.max(step, resized.width - (resized.width % step)),
+    height: Math.max(step, resized.height - (resized.height % step)),
+  }
   const covers = resized.width >= size.width && resized.height >= size.height
   return { ...size, resized: covers ? resized : cover(image, size) }
 }

@@ -13,7 +13,13 @@ function halfTable(): Float32Array {
     const exponent = (half >> 10) & 0x1f
     const mantissa = half & 0x3ff
     const magnitude =
-      exponent === 0 ? mantissa * 2 ** -24 : exponent === 31 ? (mantissa ? Number.NaN : Infinity) : (1 + mantissa / 1024) * 2 ** (exponent - 15)
+      exponent === 0
+        ? mantissa * 2 ** -24
+        : exponent === 31
+          ? mantissa
+            ? Number.NaN
+            : Infinity
+          : (1 + mantissa / 1024) * 2 ** (exponent - 15)
     table[half] = half & 0x8000 ? -magnitude : magnitude
   }
   return table

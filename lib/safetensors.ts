@@ -184,7 +184,9 @@ function* serialize(tensors: NamedTensor[], metadata: Record<string, string>): G
     if (count !== data.length) {
       throw new LorafuseError('INTERNAL', `Expected ${count} values for tensor ${name} [${shape.join(', ')}] but received ${data.length}`)
     }
-    header[name] = { dtype, shape, data_offsets: [end, (end += count * bytesOf(dtype))] }
+    const begin = end
+    end += count * bytesOf(dtype)
+    header[name] = { dtype, shape, data_offsets: [begin, end] }
   }
   const json = new TextEncoder().encode(JSON.stringify(header))
   const length = Math.ceil(json.length / 8) * 8
@@ -202,7 +204,8 @@ export async function writeSafetensors(path: string, tensors: NamedTensor[], met
 
 /**
  * kohya's two hashes of a LoRA: `model` (`sshs_model_hash`), sha256 of the bytes after the header; `legacy` (`sshs_legacy_hash`), as
- * `legacyHash` of the file serialised with only the `ss_*` metadata (kohya-ss/sd-scripts:library/train_util.py, precalculate_safetensors_hashes).
+ * `legacyHash` of the file serialised with only the `ss_*` metadata
+ * (kohya-ss/sd-scripts:library/train_util.py, precalculate_safetensors_hashes).
  */
 export function hashTensors(tensors: NamedTensor[], metadata: Record<string, string>): { model: string; legacy: string } {
   const trained = Object.fromEntries(Object.entries(metadata).filter(([key]) => key.startsWith('ss_')))
@@ -242,7 +245,8 @@ let written = 0
  * synced. On failure the temporary is removed. Throws `DISK_FULL`, `OUTPUT_NOT_WRITABLE`.
  */
 export async function writeAtomically(path: string, content: Uint8Array | string | Iterable<Uint8Array>): Promise<void> {
-  const temporary = `${path}.tmp-${process.pid}-${(written += 1)}`
+  written += 1
+  const temporary = `${path}.tmp-${process.pid}-${written}`
   const chunks = typeof content === 'string' ? [new TextEncoder().encode(content)] : content instanceof Uint8Array ? [content] : content
   let file: FileHandle | undefined
   try {

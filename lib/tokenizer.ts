@@ -1,6 +1,7 @@
 /**
- * CLIP's tokenizer: byte-level BPE on lower-cased text. Ids equal those of huggingface/transformers:src/transformers/models/clip/
- * tokenization_clip.py. Its parts come from huggingface/tokenizers, whose Unicode rules differ from JavaScript's in two places, see `normalize`.
+ * CLIP's tokenizer: byte-level BPE on lower-cased text, with the ids of
+ * huggingface/transformers:src/transformers/models/clip/tokenization_clip.py.
+ * Its parts come from huggingface/tokenizers, whose Unicode rules differ from JavaScript's in two places, see `normalize`.
  */
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -28,7 +29,11 @@ const WORD = /<\|(?:start|end)oftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\
 /** NFC, runs of white space to one blank, lower case. */
 function normalize(text: string): string {
   // Trap: JavaScript's \s lacks U+0085 and has U+FEFF. Trap: it lower-cases a word's last Σ to ς, tokenizers always to σ.
-  return text.normalize('NFC').replace(/\p{White_Space}+/gu, ' ').replaceAll('Σ', 'σ').toLowerCase()
+  return text
+    .normalize('NFC')
+    .replace(/\p{White_Space}+/gu, ' ')
+    .replaceAll('Σ', 'σ')
+    .toLowerCase()
 }
 
 /** The words that BPE works on. A special token that only became one by lower-casing is three of them. */
@@ -96,7 +101,10 @@ async function readFiles(folder: string): Promise<Files> {
   const path = join(folder, 'tokenizer.json')
   const text = await readText(path)
   if (text === undefined) {
-    throw new LorafuseError('MODEL_INCOMPLETE', `Expected vocab.json and merges.txt, or tokenizer.json, for the tokenizer but received none in ${folder}`)
+    throw new LorafuseError(
+      'MODEL_INCOMPLETE',
+      `Expected vocab.json and merges.txt, or tokenizer.json, for the tokenizer but received none in ${folder}`,
+    )
   }
   const model = (parse(text, path).model ?? {}) as Record<string, unknown>
   if (model.end_of_word_suffix !== '</w>' || !Array.isArray(model.merges)) throw invalid(path, 'another kind of tokenizer')
@@ -118,7 +126,9 @@ function special(configs: Record<string, unknown>[], key: string): string | unde
 export async function loadTokenizer(folder: string): Promise<Tokenizer> {
   const { vocab, merges } = await readFiles(folder)
   const configs = await Promise.all(
-    ['tokenizer_config.json', 'special_tokens_map.json'].map(async (name) => parse((await readText(join(folder, name))) ?? '{}', join(folder, name))),
+    ['tokenizer_config.json', 'special_tokens_map.json'].map(async (name) =>
+      parse((await readText(join(folder, name))) ?? '{}', join(folder, name)),
+    ),
   )
   const idOf = (token: string) => {
     const id = vocab.get(token)

@@ -6,7 +6,16 @@ import { type Bucket, bucketSizes, selectBucket } from '../../lib/buckets.js'
 const flat = ({ width, height, resized }: Bucket) => [width, height, resized.width, resized.height]
 
 test('the predefined sizes of 512 are those of kohya', () => {
-  const tall = [[256, 832], [256, 896], [256, 960], [256, 1024], [320, 704], [320, 768], [384, 640], [448, 576]]
+  const tall = [
+    [256, 832],
+    [256, 896],
+    [256, 960],
+    [256, 1024],
+    [320, 704],
+    [320, 768],
+    [384, 640],
+    [448, 576],
+  ]
   const wide = tall.map(([width, height]) => [height, width] as [number, number]).sort(([a, b], [c, d]) => a - c || b - d)
   const sizes = bucketSizes({ resolution: 512 }).map(({ width, height }) => [width, height])
   assert.deepEqual(sizes, [...tall, [512, 512], ...wide])

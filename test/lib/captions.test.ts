@@ -23,5 +23,6 @@ test('a folder named N_class gives repeats and class tokens', () => {
 })
 
 test('other folders are no concepts', () => {
-  for (const name of ['cats', '0_cats', '-1_cats', '1.5_cats', '10cats', '_10', '', '1e3_cats', '0x10_cats']) assert.equal(conceptOf(name), undefined, name)
+  for (const name of ['cats', '0_cats', '-1_cats', '1.5_cats', '10cats', '_10', '', '1e3_cats', '0x10_cats'])
+    assert.equal(conceptOf(name), undefined, name)
 })

@@ -4,7 +4,10 @@ import { narrow, toBfloat, toHalf, widen } from '../../lib/floats.js'
 
 const everyWord = new Uint8Array(Uint16Array.from({ length: 0x10000 }, (_, i) => i).buffer)
 
-for (const [type, convert] of [['F16', toHalf], ['BF16', toBfloat]] as const) {
+for (const [type, convert] of [
+  ['F16', toHalf],
+  ['BF16', toBfloat],
+] as const) {
   const values = widen(everyWord, type)
 
   test(`every ${type} survives widening and narrowing`, () => {

