@@ -1,0 +1,70 @@
+// Element types, shapes and non-owning views of memory.
+// Dimension letters, everywhere: B batch, H height, W width, C channels, T tokens, N output features, K input features, R rank.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+#include "check.h"
+
+namespace lorafuse {
+
+enum class DType : uint8_t { f32, f16, bf16, i32 };
+
+inline size_t size_of(DType dtype) { return dtype == DType::f16 || dtype == DType::bf16 ? 2 : 4; }
+
+inline const char* name_of(DType dtype) {
+  const char* names[] = {"f32", "f16", "bf16", "i32"};
+  return names[static_cast<int>(dtype)];
+}
+
+// Row-major extents, the last one contiguous. NHWC images and [B, T, C] tokens are the same bytes.
+class Shape {
+ public:
+  Shape() = default;
+  Shape(std::initializer_list<int64_t> extents) : extents_(extents) {}
+  explicit Shape(std::vector<int64_t> extents) : extents_(std::move(extents)) {}
+
+  int rank() const { return static_cast<int>(extents_.size()); }
+  // Negative positions count from the end: shape[-1] is the channels.
+  int64_t operator[](int position) const { return extents_.at(position < 0 ? position + rank() : position); }
+  int64_t elements() const {
+    int64_t product = 1;
+    for (int64_t extent : extents_) product *= extent;
+    return product;
+  }
+  // Everything but the last extent, multiplied: a tensor is rows() × channels.
+  int64_t rows() const { return rank() == 0 ? 1 : elements() / extents_.back(); }
+  // The same shape with another last extent.
+  Shape with_channels(int64_t channels) const {
+    Shape other = *this;
+    other.extents_.back() = channels;
+    return other;
+  }
+  bool operator==(const Shape& other) const { return extents_ == other.extents_; }
+  std::string str() const {
+    std::string out = "[";
+    for (size_t i = 0; i < extents_.size(); i++) out += (i ? ", " : "") + std::to_string(extents_[i]);
+    return out + "]";
+  }
+
+ private:
+  std::vector<int64_t> extents_;
+};
+
+inline std::ostream& operator<<(std::ostream& out, const Shape& shape) { return out << shape.str(); }
+
+// A view: the memory belongs to the arena, a mapped file or the session.
+struct Tensor {
+  void* data = nullptr;
+  DType dtype = DType::f32;
+  Shape shape;
+
+  size_t bytes() const { return static_cast<size_t>(shape.elements()) * size_of(dtype); }
+  float* f32() const { return static_cast<float*>(data); }
+  const int32_t* i32() const { return static_cast<const int32_t*>(data); }
+};
+
+}  // namespace lorafuse

@@ -1,0 +1,73 @@
+#include "threads.h"
+
+#include <algorithm>
+
+namespace lorafuse::cpu {
+
+namespace {
+constexpr int kSpins = 2000;  // a few µs: the next op of a step usually follows at once
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+}  // namespace
+
+Threads::Threads(int count) {
+  for (int i = 1; i < std::max(1, count); i++) workers_.emplace_back([this, i] { work(i); });
+}
+
+Threads::~Threads() {
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+    round_++;
+  }
+  start_.notify_all();
+  for (auto& worker : workers_) worker.join();
+}
+
+void Threads::for_each(int64_t jobs, const std::function<void(int64_t, int)>& job) {
+  if (jobs <= 0) return;
+  if (workers_.empty() || jobs == 1) {
+    for (int64_t i = 0; i < jobs; i++) job(i, 0);
+    return;
+  }
+  {
+    std::lock_guard lock(mutex_);
+    job_ = &job;
+    jobs_ = jobs;
+    next_ = 0;
+    busy_ = static_cast<int>(workers_.size());
+    round_++;
+  }
+  start_.notify_all();
+  take(0);
+  for (int i = 0; i < kSpins && busy_.load(std::memory_order_acquire); i++) relax();
+  std::unique_lock lock(mutex_);
+  finished_.wait(lock, [this] { return busy_.load(std::memory_order_acquire) == 0; });
+}
+
+void Threads::take(int thread) {
+  for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < jobs_;) (*job_)(i, thread);
+}
+
+void Threads::work(int thread) {
+  uint64_t seen = 0;
+  for (;;) {
+    for (int i = 0; i < kSpins && round_.load(std::memory_order_acquire) == seen; i++) relax();
+    {
+      std::unique_lock lock(mutex_);
+      start_.wait(lock, [&] { return round_.load() != seen; });
+      seen = round_;
+      if (stop_) return;
+    }
+    take(thread);
+    if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+      std::lock_guard lock(mutex_);
+      finished_.notify_one();
+    }
+  }
+}
+
+}  // namespace lorafuse::cpu

@@ -1,0 +1,76 @@
+// A graph is two flat lists: values (what is computed) and nodes (how), in execution order. Passes are pure: graph in, graph out.
+//   program = plan(fuse(gradients(unet(shape))))
+#pragma once
+#include <string>
+#include <vector>
+
+#include "../base/tensor.h"
+#include "ops.h"
+
+namespace lorafuse {
+
+using ValueId = int32_t;
+constexpr ValueId kNone = -1;
+
+enum class Storage : uint8_t {
+  input,       // written by the caller before each run
+  weight,      // frozen
+  parameter,   // trainable: the adapters
+  gradient,    // of a parameter; persists between runs, only ever added to
+  activation,  // placed in the arena by plan()
+};
+
+struct Value {
+  std::string name;  // a weight's name in its file, a parameter's path, or of whom it is a result
+  Shape shape;
+  DType dtype = DType::f32;
+  Storage storage = Storage::activation;
+  size_t bytes() const { return static_cast<size_t>(shape.elements()) * size_of(dtype); }
+};
+
+struct Node {
+  Op op;
+  std::vector<ValueId> inputs, outputs;
+};
+
+struct Graph {
+  std::vector<Value> values;
+  std::vector<Node> nodes;
+  std::vector<ValueId> results;  // stay readable after the run
+
+  ValueId value(Value v) {
+    values.push_back(std::move(v));
+    return static_cast<ValueId>(values.size()) - 1;
+  }
+  // Appends a node; checks and infers shapes. Returns all outputs / the first one.
+  std::vector<ValueId> emit_all(Op op, std::vector<ValueId> inputs);
+  ValueId emit(Op op, std::vector<ValueId> inputs) { return emit_all(std::move(op), std::move(inputs)).front(); }
+  const Shape& shape(ValueId id) const { return values.at(id).shape; }
+};
+
+// shapes.cc — the shape rule of every op; throws SHAPE_MISMATCH naming the op and the shapes.
+std::vector<Shape> output_shapes(const Op& op, const std::vector<Shape>& inputs);
+
+// gradients.cc — appends the backward of `loss` (an MseLoss output). Each parameter p gets a value of storage `gradient` and p's name.
+// Nothing before the first parameter, and nothing a gradient rule does not name, is computed or kept.
+Graph gradients(const Graph& forward, ValueId loss);
+
+// fuse.cc — rewrites that save memory traffic; the result computes the same.
+struct FuseOptions {
+  bool pairs = true;     // Add(MatMul, MatMul) → one MatMul over both operand pairs
+  bool residual = true;  // Add(MatMul | Conv2d, x) → residual of the product
+};
+Graph fuse(const Graph& graph, FuseOptions options = {});
+
+// plan.cc — where each activation lives.
+struct Plan {
+  std::vector<size_t> offsets;     // per value, in the arena; only meaningful for activations
+  std::vector<size_t> workspaces;  // per node, offset of its workspace
+  std::vector<int32_t> first_use, last_use;  // per value, node positions; last_use = nodes.size() for results
+  size_t arena_bytes = 0;
+  size_t lower_bound_bytes = 0;  // the most that is alive at once: no plan can be smaller
+};
+// workspace_bytes[i]: scratch that node i needs while it runs.
+Plan plan(const Graph& graph, const std::vector<size_t>& workspace_bytes);
+
+}  // namespace lorafuse

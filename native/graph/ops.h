@@ -1,0 +1,137 @@
+// The catalogue of operations: read this first.
+// An op is a struct of attributes. What it computes is defined by overloads on that struct:
+//   shapes.cc     Shape rule           output_shapes(op, input shapes)
+//   gradients.cc  gradient rule        emits ordinary ops
+//   cpu/*.cc      kernel               run(op, ...): a missing one is a compile error
+// All activations are channels-last f32; weights may be f32, f16 or bf16. dx is the gradient of x.
+#pragma once
+#include <cstdint>
+#include <variant>
+#include <vector>
+
+namespace lorafuse {
+
+// y [.., N] = Σ_i scale_i · x_i [.., K_i] · w_iᵀ (+ bias [N]) (+ residual [.., N]).
+// inputs: x_0, w_0, x_1, w_1, …, then bias, then residual where present. w_i is [N, K_i], or [K_i, N] where transposed.
+// One pair is a linear layer; a second pair with K = rank adds a LoRA into the same accumulators (fuse.cc).
+struct MatMul {
+  struct Pair {
+    float scale = 1;
+    bool transposed = false;
+  };
+  std::vector<Pair> pairs = {Pair{}};
+  bool bias = false, residual = false;
+};
+
+// gradient of a trainable matrix, added in place: g [N, K] += scale · dyᵀ [N, M] · x [M, K].  inputs: dy, x; output: g
+struct WeightGrad {
+  float scale = 1;
+};
+
+// y [B, H', W', N] = x [B, H, W, C] ∗ w [kernel·kernel, N, C] (+ bias [N]) (+ residual).  inputs: x, w, bias?, residual?
+// `before`/`after`: rows and columns of zeros added at the top and left / bottom and right.
+struct Conv2d {
+  int kernel = 3, stride = 1, before = 1, after = 1;
+  bool bias = false, residual = false;
+};
+
+// dx [B, height, width, C] of the convolution above (+ residual).  inputs: dy, w, residual?
+struct Conv2dInputGrad {
+  int kernel = 3, stride = 1, before = 1, after = 1;
+  int64_t height = 0, width = 0;
+  bool residual = false;
+};
+
+// softmax(q·kᵀ / √d) · v per head, d = channels / heads.  inputs: q [B, T, C], k [B, S, C], v [B, S, C];
+// outputs: o [B, T, C], log_sum_exp [B, heads, T].  causal: token t sees tokens 0…t.
+struct Attention {
+  int heads = 1;
+  bool causal = false;
+};
+// inputs: q, k, v, o, log_sum_exp, do; outputs: dq, dk, dv (FlashAttention-2, arXiv:2307.08691, algorithm 2). Not causal.
+struct AttentionGrad {
+  int heads = 1;
+};
+
+// y = act((x − mean) · rstd · γ + β) over groups of C/groups channels and all of H, W; act is SiLU or nothing.
+// inputs: x [B, H, W, C], gamma [C], beta [C]; outputs: y, statistics [B, groups, 2] = mean, 1/√(var + eps).
+struct GroupNorm {
+  int groups = 32;
+  float eps = 1e-5f;
+  bool silu = false;
+};
+// inputs: x, gamma, beta, statistics, dy; output: dx
+struct GroupNormGrad {
+  int groups = 32;
+  bool silu = false;
+};
+
+// inputs: x [.., C], gamma [C], beta [C]; outputs: y, statistics [rows, 2] = mean, 1/√(var + eps)
+struct LayerNorm {
+  float eps = 1e-5f;
+};
+// inputs: x, gamma, statistics, dy; output: dx
+struct LayerNormGrad {};
+
+enum class Function { silu, gelu, quick_gelu };  // x·σ(x); x·Φ(x) (exact, erf); x·σ(1.702x)
+
+// inputs: x; output: f(x)
+struct Activation {
+  Function function;
+};
+// inputs: x, dy; output: dx
+struct ActivationGrad {
+  Function function;
+};
+
+// inputs: x [.., 2F] = a ‖ b; output: a · gelu(b) [.., F]
+struct Geglu {};
+// inputs: x, dy [.., F]; output: dx [.., 2F]
+struct GegluGrad {};
+
+// inputs: a, b of one shape
+struct Add {};
+
+// inputs: x [B, .., C], e [B, C]; output: x + e, the same e at every position
+struct AddPerSample {};
+// inputs: x [B, .., C]; output: sum over the positions [B, C]
+struct SumPositions {};
+
+// inputs: a [.., C1], b [.., C2]; output [.., C1 + C2]
+struct Concat {};
+// inputs: x [.., C]; output x[.., begin:end]
+struct Slice {
+  int64_t begin = 0, end = 0;
+};
+
+// nearest neighbour, twice as high and wide.  inputs: x [B, H, W, C]
+struct Upsample {};
+// inputs: dy [B, 2H, 2W, C]; output: dx [B, H, W, C], sums of 2×2
+struct UpsampleGrad {};
+
+// inputs: ids [B, T] i32, tokens [V, C], positions [T', C]; output [B, T, C] = tokens[id] + positions[t]
+struct Embedding {};
+
+// inputs: t [B]; output [B, dim]: cos and sin of t · 10000^(−i / (dim/2 − shift))  (diffusers:models/embeddings.py, get_timestep_embedding)
+struct Sinusoid {
+  int64_t dim = 320;
+  bool cos_first = true;
+  float shift = 0;
+};
+
+// x_t = √ᾱ · x_0 + √(1−ᾱ) · ε.  inputs: x_0 [B, ..], noise, coefficients [B, 2]
+struct AddNoise {};
+
+// inputs: prediction [B, ..], target, weights [B]; output: mean squared error of each sample [B].
+// What is differentiated is Σ_b weights_b · output_b.
+struct MseLoss {};
+// inputs: prediction, target, weights; output: d prediction
+struct MseLossGrad {};
+
+using Op = std::variant<MatMul, WeightGrad, Conv2d, Conv2dInputGrad, Attention, AttentionGrad, GroupNorm, GroupNormGrad, LayerNorm,
+                        LayerNormGrad, Activation, ActivationGrad, Geglu, GegluGrad, Add, AddPerSample, SumPositions, Concat, Slice,
+                        Upsample, UpsampleGrad, Embedding, Sinusoid, AddNoise, MseLoss, MseLossGrad>;
+
+const char* name_of(const Op& op);
+
+}  // namespace lorafuse
