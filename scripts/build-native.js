@@ -1,0 +1,35 @@
+#!/usr/bin/env node
+// Builds the native addon and its backends into build/Release with cmake-js (headers come from npm, nothing is downloaded).
+//   lorafuse-build [--tests] [--sanitize]
+// --tests: build/Release/native_tests too; --sanitize: build/sanitize/native_tests with ASan and UBSan instead.
+import { spawnSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { availableParallelism } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+
+const { values } = parseArgs({ options: { tests: { type: 'boolean', default: false }, sanitize: { type: 'boolean', default: false } } })
+const root = fileURLToPath(new URL('..', import.meta.url))
+const require = createRequire(import.meta.url)
+const manifest = require.resolve('cmake-js/package.json')
+const cmakeJs = join(dirname(manifest), require(manifest).bin['cmake-js'])
+const onOff = (on) => (on ? 'ON' : 'OFF')
+
+const definitions = {
+  LORAFUSE_TESTS: onOff(values.tests || values.sanitize),
+  LORAFUSE_SANITIZE: onOff(values.sanitize),
+  // Ours, never that of a project which installs the package.
+  LORAFUSE_WERROR: onOff(process.env.CI && existsSync(join(root, 'test/native'))),
+  LORAFUSE_OUTPUT: join(root, 'build', values.sanitize ? 'sanitize' : 'Release'),
+}
+const where = ['--directory', root, '--out', join(root, 'build', values.sanitize ? 'cmake-sanitize' : 'cmake'), '--log-level', 'warn']
+const configure = ['configure', ...where, '--generator', 'Unix Makefiles', ...Object.entries(definitions).map(([k, v]) => `--CD${k}=${v}`)]
+for (const command of [configure, ['build', ...where, '--parallel', String(availableParallelism())]]) {
+  const { status } = spawnSync(process.execPath, [cmakeJs, ...command], { stdio: 'inherit', cwd: root })
+  if (status !== 0) {
+    console.error('lorafuse: the native build failed. It needs cmake 3.22, make and g++ 11 or newer: apt-get install cmake make g++')
+    process.exit(status ?? 1)
+  }
+}
