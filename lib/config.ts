@@ -1,4 +1,5 @@
 /** Options of the library and the command line, checked against their rows in options.ts. */
+import { inspect } from 'node:util'
 import { LorafuseError } from './events.js'
 import type { Kind } from './kinds.js'
 import { generateTable, type Presence, type Row, type Table, trainTable } from './options.js'
@@ -36,7 +37,7 @@ export function kebab(name: string): string {
 /** What came, for a sentence: short, on one line. */
 function show(value: unknown): string {
   if (value === '') return 'an empty text'
-  const written = JSON.stringify(value) ?? String(value)
+  const written = typeof value === 'string' ? JSON.stringify(value) : inspect(value, { depth: 1, breakLength: Infinity })
   return written.length > 80 ? `${written.slice(0, 80)}…` : written
 }
 

@@ -35,11 +35,11 @@ function range(least: number, most: number): string {
   return most >= Number.MAX_SAFE_INTEGER ? `of ${least} or more` : `from ${least} to ${most}`
 }
 
-export function integer(least: number, most = Number.MAX_SAFE_INTEGER): Kind<number, number> {
+export function integer(least: number, most = Number.MAX_SAFE_INTEGER, multiple = 1): Kind<number, number> {
+  const valid = (input: number) => Number.isSafeInteger(input) && input >= least && input <= most && input % multiple === 0
   return {
-    expected: `a whole number ${range(least, most)}`,
-    accept: (input) =>
-      Number.isSafeInteger(input) && (input as number) >= least && (input as number) <= most ? (input as number) : undefined,
+    expected: `a ${multiple > 1 ? `multiple of ${multiple}` : 'whole number'} ${range(least, most)}`,
+    accept: (input) => (typeof input === 'number' && valid(input) ? input : undefined),
     fromText: numberOf,
     placeholder: 'N',
   }

@@ -71,7 +71,7 @@ const data = {
   }),
   bucketMin: defaulted(integer(8, 8192), 256, 'Shortest side of a bucket, in pixels', { kohya: ['min_bucket_reso'], fixed: true }),
   bucketMax: defaulted(integer(8, 8192), 1024, 'Longest side of a bucket, in pixels', { kohya: ['max_bucket_reso'], fixed: true }),
-  bucketStep: defaulted(integer(8, 1024), 64, 'Sides of buckets are multiples of it, in pixels', {
+  bucketStep: defaulted(integer(8, 1024, 8), 64, 'Sides of buckets are multiples of it, in pixels', {
     kohya: ['bucket_reso_steps'],
     fixed: true,
   }),
@@ -160,8 +160,8 @@ const sampling = {
   steps: defaulted(integer(1, 1000), 30, 'DDIM steps'),
   cfg: defaulted(number(1, 100), 7, 'Classifier-free guidance scale; 1: none'),
   seed: defaulted(integer(0, 2 ** 32 - 1), 0, 'Start of the noise'),
-  width: optional(integer(8, 8192), 'In pixels', { defaultText: "the model's own" }),
-  height: optional(integer(8, 8192), 'In pixels', { defaultText: "the model's own" }),
+  width: optional(integer(8, 8192, 8), 'In pixels', { defaultText: "the model's own" }),
+  height: optional(integer(8, 8192, 8), 'In pixels', { defaultText: "the model's own" }),
   clipSkip: defaulted(integer(1, 64), 1, 'Take the text from this layer, counted from the last', { kohya: ['clip_skip'] }),
 }
 
