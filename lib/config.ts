@@ -72,7 +72,7 @@ export function unknownOption(command: string, name: string, names: string[], la
 }
 
 /** Checks each value against its row. Throws `OPTION_REQUIRED`, `OPTION_INVALID`, `OPTION_UNKNOWN`. */
-function resolve<T extends Table>(command: string, table: T, input: unknown, label: Label): Resolved<T> {
+export function resolve<T extends Table>(command: string, table: T, input: unknown, label: Label): Resolved<T> {
   if (typeof input !== 'object' || input === null) {
     throw new LorafuseError('OPTION_INVALID', `Expected an object for the options of ${command} but received ${show(input)}`)
   }

@@ -153,7 +153,9 @@ const picture = {
     defaultText: "the output's folder, then the current one",
   }),
   compare: defaulted(flag, false, 'One picture, a row per prompt: without and with the LoRAs side by side'),
-  output: defaulted(path, 'image.png', 'PNG to write; several prompts without compare are numbered'),
+  output: optional(path, 'PNG to write; several prompts without compare are numbered. The library writes none by default', {
+    defaultText: 'image.png',
+  }),
 }
 
 const sampling = {
@@ -167,3 +169,15 @@ const sampling = {
 
 export const generateGroups = { Picture: picture, Sampling: sampling, Machine: { precision, threads: machine.threads } }
 export const generateTable = { ...picture, ...sampling, precision, threads: machine.threads }
+
+const common = {
+  json: defaulted(flag, false, 'Events as JSON, one a line on stdout, instead of progress on stderr'),
+  help: defaulted(flag, false, 'Show this'),
+}
+
+/** Options that only the command line has. */
+export const commandLine = {
+  train: { lossCurve: optional(path, 'PNG of the losses', { defaultText: '<output>/<name>-loss.png' }), ...common },
+  generate: common,
+  doctor: { ...common, json: { ...common.json, help: 'The report as JSON' } },
+}

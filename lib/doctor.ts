@@ -1,0 +1,79 @@
+/** What this machine can do, and why it cannot do the rest. */
+import { createRequire } from 'node:module'
+import { availableParallelism, cpus, totalmem } from 'node:os'
+import { type NativeInfo, native } from './native.js'
+
+export interface DoctorReport {
+  /** Training is possible here. */
+  ok: boolean
+  version: string
+  node: string
+  /** As in `linux-x64`. */
+  platform: string
+  /** Undefined on another C library. */
+  glibc: string | undefined
+  /** Was the native addon loaded; if not, why, and what to do. */
+  addon: { loaded: true } | { loaded: false; code: string; reason: string }
+  /** `backend` and `features` are empty without the addon. */
+  processor: { model: string; threads: number; backend: string; features: string[] }
+  memory: { totalBytes: number; availableBytes: number }
+  cuda: { available: boolean; reason: string }
+}
+
+/** This package's version. */
+export function version(): string {
+  return (createRequire(import.meta.url)('../../package.json') as { version: string }).version
+}
+
+function glibc(): string | undefined {
+  const { header } = process.report.getReport() as { header: { glibcVersionRuntime?: string } }
+  return header.glibcVersionRuntime
+}
+
+function probe(): { addon: DoctorReport['addon']; info?: NativeInfo } {
+  try {
+    return { info: native().info(), addon: { loaded: true } }
+  } catch (error) {
+    const { code = 'INTERNAL', message } = error as NodeJS.ErrnoException
+    return { addon: { loaded: false, code, reason: message } }
+  }
+}
+
+/** Looks at the machine; throws nothing. */
+export function doctor(): DoctorReport {
+  const { addon, info } = probe()
+  // A container's limit, where there is one; 0 or more than there is without.
+  const limit = process.constrainedMemory() || Infinity
+  return {
+    ok: addon.loaded,
+    version: version(),
+    node: process.versions.node,
+    platform: `${process.platform}-${process.arch}`,
+    glibc: glibc(),
+    addon,
+    processor: {
+      model: cpus()[0]?.model.trim() ?? 'unknown',
+      threads: availableParallelism(),
+      backend: info?.cpu ?? '',
+      features: info?.features ?? [],
+    },
+    memory: { totalBytes: Math.min(totalmem(), limit), availableBytes: process.availableMemory() },
+    cuda: info?.cuda ?? { available: false, reason: 'the native addon is not loaded' },
+  }
+}
+
+/** The report for people. */
+export function describe(report: DoctorReport): string {
+  const { ok, node, platform, addon, processor, memory, cuda } = report
+  const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(1)} GiB`
+  const features = processor.features.length > 0 ? ` (${processor.features.join(' ')})` : ''
+  return [
+    `lorafuse ${report.version}, Node ${node}, ${platform}${report.glibc ? `, glibc ${report.glibc}` : ''}`,
+    `processor  ${processor.model}, ${processor.threads} threads`,
+    `memory     ${gib(memory.availableBytes)} available of ${gib(memory.totalBytes)}`,
+    `addon      ${addon.loaded ? 'loaded' : addon.reason}`,
+    ...(addon.loaded ? [`backend    cpu ${processor.backend}${features}`] : []),
+    `cuda       ${cuda.available ? 'available' : `off: ${cuda.reason}`}`,
+    ok ? 'Training works on this machine.' : 'Training does not work on this machine yet: see addon above.',
+  ].join('\n')
+}
