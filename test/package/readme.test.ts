@@ -1,0 +1,25 @@
+import assert from 'node:assert/strict'
+import { readFile } from 'node:fs/promises'
+import { test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+
+const read = (path: string) => readFile(fileURLToPath(new URL(`../../../${path}`, import.meta.url)), 'utf8')
+
+test("CI runs the README's test command as it stands there", async () => {
+  const command = (await read('.ci/run')).trim().split('\n').at(-1) as string
+  assert.match(command, /npm test/)
+  assert.ok((await read('README.md')).includes(`\`\`\`\n${command}\n\`\`\``), command)
+})
+
+test('every npm script that the README names exists', async () => {
+  const { scripts } = JSON.parse(await read('package.json')) as { scripts: Record<string, string> }
+  const named = [...(await read('README.md')).matchAll(/npm (?:run ([\w:]+)|(test))/g)].map(
+    ([, script, short]) => (script ?? short) as string,
+  )
+  assert.ok(named.length > 4)
+  for (const script of named) assert.ok(script in scripts, script)
+})
+
+test("the lockfile leaves the choice of a registry to the user's npm", async () => {
+  assert.doesNotMatch(await read('package-lock.json'), /"resolved"/)
+})
