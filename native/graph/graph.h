@@ -13,7 +13,7 @@ using ValueId = int32_t;
 constexpr ValueId kNone = -1;
 
 enum class Storage : uint8_t {
-  input,       // written by the caller before each run
+  input,       // written by the caller before each run; in the arena until its last reader
   weight,      // frozen
   parameter,   // trainable: the adapters
   gradient,    // of a parameter; persists between runs, only ever added to
@@ -64,7 +64,7 @@ Graph fuse(const Graph& graph, FuseOptions options = {});
 
 // plan.cc — where each activation lives.
 struct Plan {
-  std::vector<size_t> offsets;     // per value, in the arena; only meaningful for activations
+  std::vector<size_t> offsets;     // per value, in the arena; only meaningful for inputs and activations
   std::vector<size_t> workspaces;  // per node, offset of its workspace
   std::vector<int32_t> first_use, last_use;  // per value, node positions; last_use = nodes.size() for results
   size_t arena_bytes = 0;

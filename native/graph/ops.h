@@ -43,7 +43,7 @@ struct Conv2dInputGrad {
 };
 
 // softmax(q·kᵀ / √d) · v per head, d = channels / heads.  inputs: q [B, T, C], k [B, S, C], v [B, S, C];
-// outputs: o [B, T, C], log_sum_exp [B, heads, T].  causal: token t sees tokens 0…t.
+// outputs: o [B, T, C], log_sum_exp [B, heads, T]. T may be H, W.  causal: token t sees tokens 0…t.
 struct Attention {
   int heads = 1;
   bool causal = false;

@@ -1,0 +1,58 @@
+// Frozen weights: tensors in mapped files, found by name. Nothing is copied but what must change form.
+#pragma once
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "tensor.h"
+
+namespace lorafuse {
+
+// A tensor of a safetensors file, as the header (read and checked by lib/safetensors.ts) has it.
+struct WeightEntry {
+  std::string name;
+  DType dtype = DType::f32;
+  Shape shape;
+  size_t offset = 0;  // bytes from the start of the file
+};
+
+class Weights {
+ public:
+  // How weight matrices are held: as the file has them, or rounded to 16 bits.
+  enum class Precision { as_is, f16, bf16 };
+
+  explicit Weights(Precision precision) : precision_(precision) {}
+  ~Weights();
+  Weights(const Weights&) = delete;
+  Weights& operator=(const Weights&) = delete;
+
+  // Maps a file. Throws FILE_NOT_FOUND, or WEIGHTS_TRUNCATED where an entry lies outside of it.
+  void add(const std::string& path, const std::vector<WeightEntry>& entries);
+
+  const WeightEntry* find(const std::string& name) const;
+  // The data, ready for kernels: a k×k convolution [N, C, k, k] becomes [k·k, N, C] and 1×1 ones [N, C].
+  Tensor get(const std::string& name);
+  // Frees what get() had to copy.
+  void release();
+
+ private:
+  struct Mapping {
+    std::string path;
+    const unsigned char* data = nullptr;
+    size_t bytes = 0;
+  };
+  struct Entry {
+    WeightEntry info;
+    const unsigned char* data = nullptr;
+    std::unique_ptr<unsigned char[]> copy;
+    Tensor ready;
+  };
+
+  Precision precision_;
+  std::vector<Mapping> mappings_;
+  std::map<std::string, Entry> entries_;
+};
+
+}  // namespace lorafuse

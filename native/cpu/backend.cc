@@ -1,0 +1,53 @@
+// The CPU backend: memory is the host's, weights are read where they lie, each node runs its kernel.
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels.h"
+
+namespace lorafuse::cpu {
+namespace {
+
+class CpuBackend : public Backend {
+ public:
+  explicit CpuBackend(int threads) : threads_(threads) {}
+
+  void* allocate(size_t bytes) override {
+    const size_t rounded = (bytes + 63) / 64 * 64;
+    void* memory = std::aligned_alloc(64, std::max<size_t>(rounded, 64));
+    CHECK(memory, "OUT_OF_MEMORY", "Expected ", bytes, " bytes of memory but the system has no more");
+    std::memset(memory, 0, rounded);
+    return memory;
+  }
+  void release(void* memory) override { std::free(memory); }
+  void upload(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
+  void download(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
+  void* place(const Tensor& weight) override { return weight.data; }
+
+  size_t workspace_bytes(const Graph& graph, const Node& node) const override {
+    std::vector<Shape> shapes;
+    for (ValueId v : node.inputs) shapes.push_back(graph.shape(v));
+    return std::visit([&](const auto& op) { return cpu::workspace_bytes(op, shapes, threads_.count()); }, node.op);
+  }
+
+  void run(const Node& node, const std::vector<Tensor>& tensors, void* workspace) override {
+    std::vector<Tensor> inputs, outputs;
+    for (ValueId v : node.inputs) inputs.push_back(tensors[v]);
+    for (ValueId v : node.outputs) outputs.push_back(tensors[v]);
+    Context context{threads_, workspace, inputs, outputs};
+    std::visit([&](const auto& op) { cpu::run(op, context); }, node.op);
+  }
+
+  float update(const AdamW& options, float* weights, float* gradients, float* first, float* second, int64_t count) override {
+    return cpu::update(threads_, options, weights, gradients, first, second, count);
+  }
+
+ private:
+  Threads threads_;
+};
+
+}  // namespace
+}  // namespace lorafuse::cpu
+
+extern "C" __attribute__((visibility("default"))) lorafuse::Backend* lorafuse_create_backend(int threads) {
+  return new lorafuse::cpu::CpuBackend(threads);
+}

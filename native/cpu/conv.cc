@@ -1,0 +1,106 @@
+// Convolutions as sums of products, one segment for each tap of the kernel: implicit GEMM, nothing is unfolded.
+// A tile is a run of pixels of one row of the output; where a tap falls off the image, the tile's first or last pixels are left out.
+// The input gradient is the same loop: pixel y gets tap k from dy at (y + before − k) / stride, so with stride 2 each tile holds
+// every second pixel, and the taps of the other parity add nothing.
+#include "gemm.h"
+
+namespace lorafuse::cpu {
+namespace {
+
+// Output pixels (y, x0 + j·step) read input pixels at stride·(y, x0 + j·step) + tap − before.
+struct ConvLoader {
+  const Context& c;
+  int kernel, stride, before;
+  const Tensor *x, *w, *bias;
+  const float* residual;
+  const Tensor& y;
+  bool input_gradient;
+
+  int64_t height() const { return y.shape[1]; }
+  int64_t width() const { return y.shape[2]; }
+  int64_t columns() const { return y.shape[3]; }
+  int step() const { return input_gradient ? stride : 1; }
+  // Pixels of one parity in a row, and how many tiles they make, even in size.
+  int64_t pixels(int phase) const { return (width() - phase + step() - 1) / step(); }
+  int64_t tiles_of(int phase) const { return (pixels(phase) + kTileRows - 1) / kTileRows; }
+  int64_t tiles_per_row() const {
+    int64_t sum = 0;
+    for (int phase = 0; phase < step(); phase++) sum += tiles_of(phase);
+    return sum;
+  }
+  int64_t tiles() const { return y.shape[0] * height() * tiles_per_row(); }
+  int segments() const { return kernel * kernel; }
+  int64_t depth(int) const { return x->shape[3]; }
+
+  struct Place { int64_t image, row, x0; int count; };
+  Place place(int64_t t) const {
+    int64_t in_row = t % tiles_per_row();
+    int phase = 0;
+    for (; in_row >= tiles_of(phase); phase++) in_row -= tiles_of(phase);
+    const int64_t n = pixels(phase), size = (n + tiles_of(phase) - 1) / tiles_of(phase), first = in_row * size;
+    const int64_t line = t / tiles_per_row();
+    return {line / height(), line % height(), phase + first * step(), static_cast<int>(std::clamp<int64_t>(n - first, 0, size))};
+  }
+
+  RowTile tile(int64_t t) const {
+    const Place p = place(t);
+    return {y.f32() + ((p.image * height() + p.row) * width() + p.x0) * columns(), step() * columns(), p.count};
+  }
+
+  // The input coordinate that tap k contributes to output coordinate `out`, and how it moves from pixel to pixel of a tile (1 or stride).
+  bool input_of(int64_t out, int k, int64_t& in) const {
+    if (!input_gradient) {
+      in = out * stride + k - before;
+      return true;
+    }
+    in = out + before - k;
+    if (in % stride != 0) return false;
+    in /= stride;
+    return true;
+  }
+
+  RowSource source(int tap, int64_t t) const {
+    const Place p = place(t);
+    const int64_t in_height = x->shape[1], in_width = x->shape[2], channels = x->shape[3];
+    int64_t row, column;
+    if (!input_of(p.row, tap / kernel, row) || row < 0 || row >= in_height || !input_of(p.x0, tap % kernel, column)) return {{nullptr, 0, 1}, 0, 0};
+    const int64_t move = input_gradient ? 1 : stride;
+    const int64_t first = std::clamp<int64_t>((-column + move - 1) / move, 0, p.count);
+    const int64_t last = column >= in_width ? 0 : std::clamp<int64_t>((in_width - column + move - 1) / move, 0, p.count);
+    const float* a = x->f32() + ((p.image * in_height + row) * in_width + column + first * move) * channels;
+    return {{a, move * channels, 1}, static_cast<int>(first), static_cast<int>(last)};
+  }
+
+  void init(const RowTile& tile, int64_t, int64_t column, int64_t count) const {
+    init_tile(tile, column, count, bias, residual ? residual + (tile.c - y.f32()) : nullptr);
+  }
+
+  void pack(int tap, int64_t k, int64_t length, int64_t column, int64_t count, float* packed) const {
+    const int64_t outputs = w->shape[1], inputs = w->shape[2];
+    with_elements(*w, [&](const auto* data) {
+      const auto* matrix = data + tap * outputs * inputs;  // [N, C]
+      if (input_gradient) pack_rows(matrix + k * inputs + column, inputs, length, count, 1, packed);
+      else pack_columns(matrix + column * inputs + k, inputs, length, count, 1, packed);
+    });
+  }
+};
+
+}  // namespace
+
+void run(const Conv2d& op, Context& c) {
+  gemm(c.threads,
+       ConvLoader{c, op.kernel, op.stride, op.before, &c.in(0), &c.in(1), op.bias ? &c.in(2) : nullptr, op.residual ? c.inputs.back().f32() : nullptr,
+                  c.out(0), false},
+       c.workspace);
+}
+
+void run(const Conv2dInputGrad& op, Context& c) {
+  gemm(c.threads,
+       ConvLoader{c, op.kernel, op.stride, op.before, &c.in(0), &c.in(1), nullptr, op.residual ? c.inputs.back().f32() : nullptr, c.out(0), true},
+       c.workspace);
+}
+
+size_t workspace_bytes(const Conv2d&, std::span<const Shape>, int threads) { return gemm_workspace_bytes(threads); }
+size_t workspace_bytes(const Conv2dInputGrad&, std::span<const Shape>, int threads) { return gemm_workspace_bytes(threads); }
+
+}  // namespace lorafuse::cpu

@@ -1,0 +1,64 @@
+// y = Σ scale · x · wᵀ + bias + residual, and the gradient of a trainable w. See gemm.h.
+#include "gemm.h"
+
+namespace lorafuse::cpu {
+namespace {
+
+struct MatMulLoader {
+  const MatMul& op;
+  const Context& c;
+
+  const Tensor& x(int i) const { return c.in(2 * i); }
+  const Tensor& w(int i) const { return c.in(2 * i + 1); }
+  int64_t rows() const { return x(0).shape.rows(); }
+  int64_t columns() const { return c.out(0).shape[-1]; }
+  int64_t tiles() const { return (rows() + kTileRows - 1) / kTileRows; }
+  int segments() const { return static_cast<int>(op.pairs.size()); }
+  int64_t depth(int i) const { return x(i).shape[-1]; }
+
+  RowTile tile(int64_t t) const {
+    return {c.out(0).f32() + t * kTileRows * columns(), columns(), static_cast<int>(std::min<int64_t>(kTileRows, rows() - t * kTileRows))};
+  }
+  RowSource source(int i, int64_t t) const {
+    return {{x(i).f32() + t * kTileRows * depth(i), depth(i), 1}, 0, tile(t).rows};
+  }
+  void init(const RowTile& tile, int64_t t, int64_t column, int64_t count) const {
+    const float* residual = op.residual ? c.inputs.back().f32() + t * kTileRows * columns() : nullptr;
+    init_tile(tile, column, count, op.bias ? &c.in(2 * op.pairs.size()) : nullptr, residual);
+  }
+  void pack(int i, int64_t k, int64_t length, int64_t column, int64_t count, float* packed) const {
+    with_elements(w(i), [&](const auto* data) {
+      if (op.pairs[i].transposed) pack_rows(data + k * columns() + column, columns(), length, count, op.pairs[i].scale, packed);
+      else pack_columns(data + column * depth(i) + k, depth(i), length, count, op.pairs[i].scale, packed);
+    });
+  }
+};
+
+// g [N, K] += scale · dyᵀ · x: the rows of dy and x are what is summed over.
+struct WeightGradLoader {
+  const WeightGrad& op;
+  const Tensor &dy, &x, &g;
+
+  int64_t columns() const { return g.shape[1]; }
+  int64_t tiles() const { return (g.shape[0] + kTileRows - 1) / kTileRows; }
+  int segments() const { return 1; }
+  int64_t depth(int) const { return dy.shape.rows(); }
+  RowTile tile(int64_t t) const {
+    return {g.f32() + t * kTileRows * columns(), columns(), static_cast<int>(std::min<int64_t>(kTileRows, g.shape[0] - t * kTileRows))};
+  }
+  RowSource source(int, int64_t t) const { return {{dy.f32() + t * kTileRows, 1, g.shape[0]}, 0, tile(t).rows}; }
+  void init(const RowTile&, int64_t, int64_t, int64_t) const {}  // adds to what is there
+  void pack(int, int64_t k, int64_t length, int64_t column, int64_t count, float* packed) const {
+    pack_rows(x.f32() + k * columns() + column, columns(), length, count, op.scale, packed);
+  }
+};
+
+}  // namespace
+
+void run(const MatMul& op, Context& c) { gemm(c.threads, MatMulLoader{op, c}, c.workspace); }
+void run(const WeightGrad& op, Context& c) { gemm(c.threads, WeightGradLoader{op, c.in(0), c.in(1), c.out(0)}, c.workspace); }
+
+size_t workspace_bytes(const MatMul&, std::span<const Shape>, int threads) { return gemm_workspace_bytes(threads); }
+size_t workspace_bytes(const WeightGrad&, std::span<const Shape>, int threads) { return gemm_workspace_bytes(threads); }
+
+}  // namespace lorafuse::cpu

@@ -1,0 +1,74 @@
+// The widest float vector of the instruction set this file is compiled for, and loads that widen weights to it.
+#pragma once
+#include <cstdint>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "../base/floats.h"
+#include "../base/tensor.h"
+
+namespace lorafuse::cpu {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+constexpr int kTileRows = 14;  // 14 × 2 accumulators + 2 of b + 1 broadcast = 31 of 32 registers
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+constexpr int kTileRows = 6;  // 12 + 2 + 1 of 16
+#else
+constexpr int kLanes = 4;
+constexpr int kTileRows = 6;
+#endif
+
+typedef float Vector __attribute__((vector_size(kLanes * 4)));
+typedef int32_t Integers __attribute__((vector_size(kLanes * 4)));
+typedef float UnalignedVector __attribute__((vector_size(kLanes * 4), aligned(4)));
+
+inline Vector load(const float* p) { return *reinterpret_cast<const UnalignedVector*>(p); }
+inline void store(float* p, Vector v) { *reinterpret_cast<UnalignedVector*>(p) = v; }
+inline Vector splat(float x) { return x - Vector{}; }
+
+inline Vector load(const Bfloat* p) {
+  typedef uint16_t Halves __attribute__((vector_size(kLanes * 2), aligned(2)));
+  typedef uint32_t Words __attribute__((vector_size(kLanes * 4)));
+  return reinterpret_cast<Vector>(__builtin_convertvector(*reinterpret_cast<const Halves*>(p), Words) << 16);
+}
+inline Vector load(const Half* p) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Vector>(_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif defined(__F16C__)
+  return reinterpret_cast<Vector>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+  Vector v;
+  for (int i = 0; i < kLanes; i++) v[i] = widen(p[i]);
+  return v;
+#endif
+}
+
+// Calls f with the tensor's data as const float*, const Half* or const Bfloat*.
+template <class F>
+decltype(auto) with_elements(const Tensor& t, F&& f) {
+  if (t.dtype == DType::f16) return f(static_cast<const Half*>(t.data));
+  if (t.dtype == DType::bf16) return f(static_cast<const Bfloat*>(t.data));
+  return f(static_cast<const float*>(t.data));
+}
+
+// Transposes kLanes × kLanes in registers: at stage s, blocks of s × s off the diagonal change places.
+inline void transpose(Vector (&rows)[kLanes]) {
+  Integers lane;
+  for (int j = 0; j < kLanes; j++) lane[j] = j;
+#pragma GCC unroll 4
+  for (int s = 1; s < kLanes; s *= 2) {
+    const Integers low = (lane & s) == 0, upper = low ? lane : lane - s + kLanes, lower = low ? lane + s : lane + kLanes;
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; i++) {
+      if (i & s) continue;
+      const Vector a = rows[i], b = rows[i + s];
+      rows[i] = __builtin_shuffle(a, b, upper);
+      rows[i + s] = __builtin_shuffle(a, b, lower);
+    }
+  }
+}
+
+}  // namespace lorafuse::cpu

@@ -1,0 +1,24 @@
+#include "graph.h"
+
+namespace lorafuse {
+
+const char* name_of(const Op& op) {
+  static constexpr const char* names[] = {
+      "mat_mul",    "weight_grad",     "conv2d",     "conv2d_input_grad", "attention",      "attention_grad", "group_norm",
+      "group_norm_grad", "layer_norm", "layer_norm_grad", "activation",   "activation_grad", "geglu",         "geglu_grad",
+      "add",        "add_per_sample",  "sum_positions", "concat",         "slice",          "upsample",       "upsample_grad",
+      "embedding",  "sinusoid",        "add_noise",  "mse_loss",          "mse_loss_grad"};
+  static_assert(std::size(names) == std::variant_size_v<Op>);
+  return names[op.index()];
+}
+
+std::vector<ValueId> Graph::emit_all(Op op, std::vector<ValueId> inputs) {
+  std::vector<Shape> shapes;
+  for (ValueId id : inputs) shapes.push_back(shape(id));
+  std::vector<ValueId> outputs;
+  for (Shape& s : output_shapes(op, shapes)) outputs.push_back(value({name_of(op), std::move(s), DType::f32, Storage::activation}));
+  nodes.push_back({std::move(op), std::move(inputs), outputs});
+  return outputs;
+}
+
+}  // namespace lorafuse

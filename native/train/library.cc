@@ -1,0 +1,59 @@
+#include "library.h"
+
+#include <dlfcn.h>
+
+namespace lorafuse {
+namespace {
+
+std::string own_folder() {
+  Dl_info info{};
+  if (!dladdr(reinterpret_cast<void*>(&own_folder), &info) || !info.dli_fname) return ".";
+  const std::string file = info.dli_fname;
+  const size_t slash = file.rfind('/');
+  return slash == std::string::npos ? "." : file.substr(0, slash);
+}
+
+}  // namespace
+
+std::vector<std::string> cpu_features() {
+  std::vector<std::string> found;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+#define FEATURE(name, label) \
+  if (__builtin_cpu_supports(name)) found.push_back(label)
+  FEATURE("avx", "avx");
+  FEATURE("avx2", "avx2");
+  FEATURE("fma", "fma");
+  FEATURE("avx512f", "avx512f");
+  FEATURE("avx512bw", "avx512bw");
+  FEATURE("avx512vl", "avx512vl");
+  FEATURE("avx512bf16", "avx512_bf16");
+#undef FEATURE
+#elif defined(__aarch64__)
+  found.push_back("neon");
+#endif
+  return found;
+}
+
+std::string cpu_variant() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  auto all = [](auto... present) { return (present && ...); };
+  if (all(__builtin_cpu_supports("avx512f"), __builtin_cpu_supports("avx512bw"), __builtin_cpu_supports("avx512cd"), __builtin_cpu_supports("avx512dq"),
+          __builtin_cpu_supports("avx512vl")))
+    return "x86-64-v4";
+  if (all(__builtin_cpu_supports("avx2"), __builtin_cpu_supports("fma"), __builtin_cpu_supports("bmi2"))) return "x86-64-v3";
+#endif
+  return "generic";
+}
+
+std::shared_ptr<Backend> open_cpu_backend(int threads, const std::string& variant) {
+  const std::string suffix = variant == "generic" ? variant : variant.substr(variant.rfind('v'));
+  const std::string path = own_folder() + "/liblorafuse_cpu_" + suffix + ".so";
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  auto* create = library ? reinterpret_cast<CreateBackend>(dlsym(library, "lorafuse_create_backend")) : nullptr;
+  CHECK(create, "BACKEND_MISSING", "Expected the CPU backend at ", path, " but it could not be opened: ", dlerror());
+  return std::shared_ptr<Backend>(create(threads));
+}
+
+}  // namespace lorafuse

@@ -1,0 +1,19 @@
+// Opens a backend: a shared library beside this one. Nothing links to it, so the addon loads on any machine.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../graph/backend.h"
+
+namespace lorafuse {
+
+// Which CPU library this processor runs: x86-64-v4, x86-64-v3 or generic.
+std::string cpu_variant();
+// Processor features that matter here and are present, e.g. avx2, avx512f, avx512_bf16.
+std::vector<std::string> cpu_features();
+
+// Throws BACKEND_MISSING where the library is not there. The library stays open while the process lives.
+std::shared_ptr<Backend> open_cpu_backend(int threads, const std::string& variant = cpu_variant());
+
+}  // namespace lorafuse

@@ -1,0 +1,36 @@
+// A planned graph bound to memory: ready to run, as often as wanted, without a decision left to make.
+#pragma once
+#include <functional>
+
+#include "../graph/backend.h"
+
+namespace lorafuse {
+
+class Program {
+ public:
+  // `bind` gives the memory of each weight, parameter and gradient, by its value.
+  Program(Backend& backend, Graph graph, const std::function<Tensor(const Value&)>& bind);
+
+  const Graph& graph() const { return graph_; }
+  const Plan& plan() const { return plan_; }
+  size_t arena_bytes() const { return plan_.arena_bytes; }
+  size_t workspace_bytes() const;  // the largest of all nodes
+
+  // Values move with the arena: call before write(), run(), read() whenever the arena is another.
+  void place(void* arena);
+  void write(const std::string& input, const void* data);
+  // poison: memory is filled with NaN as soon as the plan says that nobody reads it any more.
+  void run(bool poison = false);
+  void read(size_t result, float* data);
+  const Shape& result_shape(size_t result) const { return graph_.shape(graph_.results.at(result)); }
+
+ private:
+  Backend& backend_;
+  Graph graph_;
+  std::vector<size_t> workspaces_;
+  Plan plan_;
+  std::vector<Tensor> tensors_;
+  unsigned char* arena_ = nullptr;
+};
+
+}  // namespace lorafuse

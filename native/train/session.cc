@@ -1,0 +1,232 @@
+#include "session.h"
+
+#include <algorithm>
+#include <set>
+
+#include "library.h"
+
+namespace lorafuse {
+namespace {
+
+std::string key_of(const char* kind, LatentShape s, int64_t tokens = 0) { return text(kind, " ", s.batch, "x", s.height, "x", s.width, " ", tokens); }
+
+void expect_size(const char* name, size_t received, int64_t expected) {
+  CHECK(static_cast<int64_t>(received) == expected, "INVALID_ARGUMENT", "Expected ", expected, " elements for ", name, " but received ", received);
+}
+
+}  // namespace
+
+Session::Session(SessionOptions options)
+    : options_(std::move(options)), unet_weights_(options_.precision), text_encoder_weights_(options_.precision), vae_weights_(Weights::Precision::as_is),
+      backend_(open_cpu_backend(options_.threads)) {
+  for (const WeightFile& f : options_.unet_files) unet_weights_.add(f.path, f.entries);
+  for (const WeightFile& f : options_.text_encoder_files) text_encoder_weights_.add(f.path, f.entries);
+  for (const WeightFile& f : options_.vae_files) vae_weights_.add(f.path, f.entries);
+}
+
+Session::~Session() {
+  free_adapters();
+  free_arena();
+}
+
+void Session::free_adapters() {
+  for (float*& memory : memory_) {
+    if (memory) backend_->release(memory);
+    memory = nullptr;
+  }
+}
+
+void Session::free_arena() {
+  if (arena_) backend_->release(arena_);
+  arena_ = nullptr;
+  arena_bytes_ = 0;
+}
+
+std::vector<LinearLayer> Session::modules() {
+  Builder b(unet_weights_, {});
+  const UNetConfig& config = options_.unet;
+  const int64_t side = int64_t{1} << (config.block_out_channels.size() - 1);
+  unet(b, config, b.input("latents", {1, side, side, config.in_channels}), b.input("timesteps", {1}), b.input("context", {1, 1, config.cross_attention_dim}));
+  std::vector<LinearLayer> found;
+  for (const LinearLayer& layer : b.linears)
+    if (layer.path.find(".attentions.") != std::string::npos) found.push_back(layer);
+  return found;
+}
+
+void Session::attach(const std::vector<Adapter>& adapters) {
+  std::map<std::string, LinearLayer> layers;
+  for (const LinearLayer& layer : modules()) layers[layer.path] = layer;
+  Adapters attached;
+  std::map<std::string, int64_t> offsets;
+  int64_t count = 0;
+  for (const Adapter& a : adapters) {
+    const auto layer = layers.find(a.path);
+    CHECK(layer != layers.end(), "UNKNOWN_MODULE", "Expected the path of a layer of this UNet's attention blocks but received ", a.path);
+    CHECK(a.rank > 0, "INVALID_RANK", "Expected a rank of at least 1 for ", a.path, " but received ", a.rank);
+    CHECK(attached.emplace(a.path, a).second, "UNKNOWN_MODULE", "Expected each layer once but received ", a.path, " twice");
+    offsets[a.path + ".down"] = count;
+    count += a.rank * layer->second.in_features;
+    offsets[a.path + ".up"] = count;
+    count += a.rank * layer->second.out_features;
+  }
+  programs_.clear();
+  free_adapters();
+  adapters_ = std::move(attached);
+  parameter_offsets_ = std::move(offsets);
+  parameters_ = count;
+  for (float*& memory : memory_) memory = static_cast<float*>(backend_->allocate(count * sizeof(float)));
+}
+
+std::vector<float> Session::read_adapters(AdapterBuffer which) {
+  std::vector<float> data(parameters_);
+  if (parameters_) backend_->download(data.data(), buffer(which), parameters_ * sizeof(float));
+  return data;
+}
+
+void Session::write_adapters(AdapterBuffer which, const float* data, int64_t count) {
+  expect_size("adapters", count, parameters_);
+  if (parameters_) backend_->upload(buffer(which), data, parameters_ * sizeof(float));
+}
+
+Tensor Session::bind(Weights& weights, const Value& value) {
+  if (value.storage == Storage::weight) {
+    Tensor t = weights.get(value.name);
+    t.data = backend_->place(t);
+    return t;
+  }
+  const auto which = value.storage == Storage::parameter ? AdapterBuffer::weights : AdapterBuffer::gradients;
+  return {buffer(which) + parameter_offsets_.at(value.name), DType::f32, value.shape};
+}
+
+Program Session::build(Weights& weights, const std::function<ValueId(Builder&)>& network) {
+  const Adapters none;
+  Builder b(weights, &weights == &unet_weights_ ? adapters_ : none);
+  b.graph.results = {network(b)};
+  return Program(*backend_, fuse(b.graph), [&](const Value& v) { return bind(weights, v); });
+}
+
+Program Session::build_train(LatentShape s, int64_t tokens) {
+  CHECK(parameters_ > 0, "NO_ADAPTERS", "Expected adapters to train but none are attached");
+  const UNetConfig& config = options_.unet;
+  Builder b(unet_weights_, adapters_);
+  const Shape latents{s.batch, s.height, s.width, config.in_channels};
+  const ValueId noise = b.input("noise", latents);
+  const ValueId noisy = b.emit(AddNoise{}, {b.input("latents", latents), noise, b.input("coefficients", {s.batch, 2})});
+  const ValueId context = b.input("context", {s.batch, tokens, config.cross_attention_dim});
+  const ValueId prediction = unet(b, config, noisy, b.input("timesteps", {s.batch}), context);
+  const ValueId loss = b.emit(MseLoss{}, {prediction, noise, b.input("weights", {s.batch})});
+  b.graph.results = {loss};
+  return Program(*backend_, fuse(gradients(b.graph, loss)), [&](const Value& v) { return bind(unet_weights_, v); });
+}
+
+Program& Session::cached(const std::string& key, const std::function<Program()>& make) {
+  const auto found = programs_.find(key);
+  return found != programs_.end() ? found->second : programs_.emplace(key, make()).first->second;
+}
+
+std::vector<float> Session::run(Program& program, std::initializer_list<std::pair<const char*, const void*>> inputs) {
+  if (program.arena_bytes() > arena_bytes_) {
+    free_arena();
+    arena_ = backend_->allocate(program.arena_bytes());
+    arena_bytes_ = program.arena_bytes();
+  }
+  program.place(arena_);
+  for (const auto& [name, data] : inputs) program.write(name, data);
+  program.run();
+  std::vector<float> result(program.result_shape(0).elements());
+  program.read(0, result.data());
+  return result;
+}
+
+MemoryPlan Session::memory_plan(LatentShape shape, int64_t tokens) {
+  const Program& program = cached(key_of("train", shape, tokens), [&] { return build_train(shape, tokens); });
+  MemoryPlan plan;
+  for (const Value& v : program.graph().values)
+    if (v.storage == Storage::weight) plan.weights += unet_weights_.get(v.name).bytes();
+  plan.adapters = parameters_ * sizeof(float) * memory_.size();
+  plan.workspace = program.workspace_bytes();
+  plan.activations = program.arena_bytes() - plan.workspace;
+  return plan;
+}
+
+std::vector<float> Session::encode_text(const std::vector<int32_t>& ids, int64_t count, int skip) {
+  CHECK(options_.text_encoder, "MODEL_INCOMPLETE", "Expected a text encoder but this session was opened without one");
+  const TextEncoderConfig& config = *options_.text_encoder;
+  CHECK(count > 0 && ids.size() % count == 0, "INVALID_ARGUMENT", "Expected ", count, " equal rows of token ids but received ", ids.size(), " ids");
+  for (int32_t id : ids)
+    CHECK(id >= 0 && id < config.vocab_size, "INVALID_ARGUMENT", "Expected token ids below ", config.vocab_size, " but received ", id);
+  const int64_t length = static_cast<int64_t>(ids.size()) / count;
+  Program& program = cached(text("text ", count, "x", length, " ", skip), [&] {
+    return build(text_encoder_weights_, [&](Builder& b) { return text_encoder(b, config, b.input("ids", {count, length}, DType::i32), skip); });
+  });
+  return run(program, {{"ids", ids.data()}});
+}
+
+std::vector<float> Session::encode_images(const std::vector<float>& pixels, LatentShape s) {
+  CHECK(options_.vae, "MODEL_INCOMPLETE", "Expected a VAE but this session was opened without one");
+  const Shape shape{s.batch, s.height, s.width, options_.vae->in_channels};
+  expect_size("pixels", pixels.size(), shape.elements());
+  Program& program = cached(key_of("encode", s), [&] {
+    return build(vae_weights_, [&](Builder& b) { return vae_encoder(b, *options_.vae, b.input("pixels", shape)); });
+  });
+  return run(program, {{"pixels", pixels.data()}});
+}
+
+std::vector<float> Session::decode_latents(const std::vector<float>& latents, LatentShape s) {
+  CHECK(options_.vae, "MODEL_INCOMPLETE", "Expected a VAE but this session was opened without one");
+  const Shape shape{s.batch, s.height, s.width, options_.vae->latent_channels};
+  expect_size("latents", latents.size(), shape.elements());
+  Program& program = cached(key_of("decode", s), [&] {
+    return build(vae_weights_, [&](Builder& b) { return vae_decoder(b, *options_.vae, b.input("latents", shape)); });
+  });
+  return run(program, {{"latents", latents.data()}});
+}
+
+std::vector<float> Session::predict(const std::vector<float>& latents, LatentShape s, const std::vector<float>& timesteps, const std::vector<float>& context) {
+  const UNetConfig& config = options_.unet;
+  const Shape shape{s.batch, s.height, s.width, config.in_channels};
+  expect_size("latents", latents.size(), shape.elements());
+  expect_size("timesteps", timesteps.size(), s.batch);
+  const int64_t tokens = static_cast<int64_t>(context.size()) / (s.batch * config.cross_attention_dim);
+  CHECK(tokens > 0, "INVALID_ARGUMENT", "Expected at least one token of context but received ", context.size(), " floats");
+  expect_size("context", context.size(), s.batch * tokens * config.cross_attention_dim);
+  Program& program = cached(key_of("predict", s, tokens), [&] {
+    return build(unet_weights_, [&](Builder& b) {
+      return unet(b, config, b.input("latents", shape), b.input("timesteps", {s.batch}), b.input("context", {s.batch, tokens, config.cross_attention_dim}));
+    });
+  });
+  return run(program, {{"latents", latents.data()}, {"timesteps", timesteps.data()}, {"context", context.data()}});
+}
+
+// Training needs neither encoder: their programs, copies and pages go, and with them an arena larger than training's.
+void Session::release_encoders() {
+  const size_t before = programs_.size();
+  std::erase_if(programs_, [](const auto& p) { return !p.first.starts_with("train") && !p.first.starts_with("predict"); });
+  if (programs_.size() == before) return;
+  text_encoder_weights_.release();
+  vae_weights_.release();
+  free_arena();
+}
+
+std::vector<float> Session::step(const StepInput& in) {
+  const UNetConfig& config = options_.unet;
+  const int64_t batch = in.shape.batch, elements = batch * in.shape.height * in.shape.width * config.in_channels;
+  expect_size("latents", in.latents.size(), elements);
+  expect_size("noise", in.noise.size(), elements);
+  expect_size("coefficients", in.coefficients.size(), 2 * batch);
+  expect_size("timesteps", in.timesteps.size(), batch);
+  expect_size("weights", in.weights.size(), batch);
+  expect_size("context", in.context.size(), batch * in.tokens * config.cross_attention_dim);
+  release_encoders();
+  Program& program = cached(key_of("train", in.shape, in.tokens), [&] { return build_train(in.shape, in.tokens); });
+  return run(program, {{"latents", in.latents.data()}, {"noise", in.noise.data()}, {"coefficients", in.coefficients.data()},
+                       {"timesteps", in.timesteps.data()}, {"context", in.context.data()}, {"weights", in.weights.data()}});
+}
+
+float Session::update(const AdamW& options) {
+  CHECK(parameters_ > 0, "NO_ADAPTERS", "Expected adapters to train but none are attached");
+  return backend_->update(options, buffer(AdapterBuffer::weights), buffer(AdapterBuffer::gradients), buffer(AdapterBuffer::first_moment),
+                          buffer(AdapterBuffer::second_moment), parameters_);
+}
+
+}  // namespace lorafuse

@@ -1,0 +1,89 @@
+// A session owns frozen weights, adapters, moments and the arena, and one program for each thing it was asked to compute.
+// Its methods are called from one thread at a time.
+#pragma once
+#include <array>
+#include <optional>
+
+#include "../model/model.h"
+#include "program.h"
+
+namespace lorafuse {
+
+struct WeightFile {
+  std::string path;
+  std::vector<WeightEntry> entries;
+};
+
+struct SessionOptions {
+  int threads = 1;
+  Weights::Precision precision = Weights::Precision::as_is;
+  UNetConfig unet;
+  std::optional<TextEncoderConfig> text_encoder;
+  std::optional<VaeConfig> vae;
+  std::vector<WeightFile> unet_files, text_encoder_files, vae_files;
+};
+
+struct LatentShape {
+  int64_t batch = 1, height = 0, width = 0;
+};
+
+struct StepInput {  // see lib/native.ts
+  LatentShape shape;
+  int64_t tokens = 77;
+  std::vector<float> latents, noise, coefficients, timesteps, context, weights;
+};
+
+struct MemoryPlan {
+  size_t weights = 0, adapters = 0, activations = 0, workspace = 0;
+  size_t total() const { return weights + adapters + activations + workspace; }
+};
+
+enum class AdapterBuffer { weights, gradients, first_moment, second_moment };
+
+class Session {
+ public:
+  explicit Session(SessionOptions options);
+  ~Session();
+
+  const UNetConfig& unet_config() const { return options_.unet; }
+  std::vector<LinearLayer> modules();  // of the attention blocks
+
+  // Throws UNKNOWN_MODULE or INVALID_RANK and changes nothing then.
+  void attach(const std::vector<Adapter>& adapters);
+  int64_t parameters() const { return parameters_; }
+  std::vector<float> read_adapters(AdapterBuffer buffer);
+  void write_adapters(AdapterBuffer buffer, const float* data, int64_t count);
+
+  MemoryPlan memory_plan(LatentShape shape, int64_t tokens);
+
+  std::vector<float> encode_text(const std::vector<int32_t>& ids, int64_t count, int skip);
+  std::vector<float> encode_images(const std::vector<float>& pixels, LatentShape pixel_shape);
+  std::vector<float> decode_latents(const std::vector<float>& latents, LatentShape shape);
+  std::vector<float> predict(const std::vector<float>& latents, LatentShape shape, const std::vector<float>& timesteps, const std::vector<float>& context);
+  std::vector<float> step(const StepInput& input);
+  float update(const AdamW& options);
+
+ private:
+  Program build_train(LatentShape shape, int64_t tokens);
+  Program build(Weights& weights, const std::function<ValueId(Builder&)>& network);
+  Program& cached(const std::string& key, const std::function<Program()>& make);
+  std::vector<float> run(Program& program, std::initializer_list<std::pair<const char*, const void*>> inputs);
+  Tensor bind(Weights& weights, const Value& value);
+  float* buffer(AdapterBuffer which) const { return memory_[static_cast<int>(which)]; }
+  void free_adapters();
+  void free_arena();
+  void release_encoders();
+
+  SessionOptions options_;
+  Weights unet_weights_, text_encoder_weights_, vae_weights_;
+  std::shared_ptr<Backend> backend_;
+  Adapters adapters_;
+  std::map<std::string, int64_t> parameter_offsets_;  // "<path>.down" → floats from the start of each adapter buffer
+  int64_t parameters_ = 0;
+  std::array<float*, 4> memory_{};  // one for each AdapterBuffer
+  std::map<std::string, Program> programs_;
+  void* arena_ = nullptr;
+  size_t arena_bytes_ = 0;
+};
+
+}  // namespace lorafuse
