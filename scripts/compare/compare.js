@@ -1,0 +1,109 @@
+// The way of a LoRA into other tools: trains a few steps on the bundled model, lets diffusers load the file, and compares
+// what both draw with it from the same latents.   npm run compare
+import { spawnSync } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import { train } from '../../dist/lib/index.js'
+import { normal } from '../../dist/lib/noise.js'
+import { Pipeline } from '../../dist/lib/pipeline.js'
+import { writeSafetensors } from '../../dist/lib/safetensors.js'
+
+const root = fileURLToPath(new URL('../..', import.meta.url))
+const { values: options } = parseArgs({
+  options: {
+    model: { type: 'string', default: join(root, 'examples/tiny-sd') },
+    images: { type: 'string', default: join(root, 'examples/emoji') },
+    size: { type: 'string', default: '128' },
+    steps: { type: 'string', default: '20' },
+    cfg: { type: 'string', default: '4' },
+    'train-steps': { type: 'string', default: '20' },
+    limit: { type: 'string', default: '1e-4' },
+    threads: { type: 'string', default: '2' },
+  },
+})
+const number = (name) => Number(options[name])
+const size = number('size')
+const { model } = options
+const request = { prompt: 'a red apple', negativePrompt: 'blue', steps: number('steps'), cfg: number('cfg'), seed: 5, clipSkip: 1 }
+const scale = 0.8
+const folder = mkdtempSync(join(tmpdir(), 'lorafuse-compare-'))
+
+/** The latents at the end and the picture before it is rounded to bytes, as the pipeline decodes them. */
+async function draw(pipeline, references) {
+  await pipeline.apply(references)
+  const { session } = pipeline
+  const found = {}
+  session.decodeLatents = async (latents, shape) => {
+    found.latents = latents.map((value) => value * pipeline.checkpoint.scalingFactor)
+    delete session.decodeLatents
+    found.image = await session.decodeLatents(latents, shape)
+    return found.image
+  }
+  await pipeline.draw({ ...request, width: size, height: size })
+  return found
+}
+
+async function ours(lora, path) {
+  const pipeline = await Pipeline.open({ model, precision: 'f32', threads: number('threads') })
+  try {
+    const side = size / 8
+    const tensor = (name, data, height, channels) => ({ name, dtype: 'F32', shape: [1, height, height, channels], data })
+    const tensors = [tensor('initial', normal({ seed: request.seed, stream: 'latents' }, side * side * 4), side, 4)]
+    for (const [name, references] of [
+      ['plain', []],
+      ['adapted', [{ path: lora, weight: scale }]],
+    ]) {
+      const { latents, image } = await draw(pipeline, references)
+      tensors.push(tensor(`${name}_latents`, latents, side, 4), tensor(`${name}_image`, image, size, 3))
+    }
+    await writeSafetensors(path, tensors)
+  } finally {
+    await pipeline[Symbol.asyncDispose]()
+  }
+}
+
+function theirs(lora, path) {
+  const { prompt, negativePrompt: negative, steps, cfg } = request
+  const settings = JSON.stringify({ model, lora, ours: path, prompt, negative, steps, cfg, scale, width: size, height: size })
+  const script = join(root, 'scripts/compare/with_diffusers.py')
+  const { status, stdout } = spawnSync(join(root, 'scripts/python.sh'), [script, settings], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+    encoding: 'utf8',
+  })
+  if (status !== 0) throw new Error(`${script} failed with ${status}`)
+  return JSON.parse(stdout.trim().split('\n').at(-1))
+}
+
+try {
+  await train({
+    model,
+    images: options.images,
+    output: folder,
+    name: 'compare',
+    resolution: size,
+    steps: number('train-steps'),
+    rank: 4,
+    alpha: 2,
+    learningRate: 2e-3,
+    seed: 1,
+    saveEvery: 0,
+    threads: number('threads'),
+  })
+  const lora = join(folder, 'compare.safetensors')
+  const path = join(folder, 'ours.safetensors')
+  await ours(lora, path)
+  const result = theirs(lora, path)
+  console.log(JSON.stringify(result, null, 2))
+  const errors = [...Object.values(result.withoutLora), ...Object.values(result.withLora)]
+  const moved = Math.min(...Object.values(result.loraMoves))
+  const worst = Math.max(...errors)
+  console.log(
+    `largest relative error ${worst.toExponential(1)} (limit ${options.limit}); the LoRA itself moves the result by ${moved.toExponential(1)}`,
+  )
+  if (!(worst <= number('limit') && moved > 100 * worst)) process.exitCode = 1
+} finally {
+  rmSync(folder, { recursive: true, force: true })
+}

@@ -1,0 +1,55 @@
+"""Loads a LoRA that lorafuse trained into diffusers and draws the same image from the same latents (see compare.js).
+
+Reads the JSON settings given as the first argument; prints one JSON line of relative errors, latents and image, with
+the LoRA and without it, and how far the LoRA moves the image.
+"""
+
+import json
+import sys
+
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers.utils import logging
+from safetensors.torch import load_file
+
+settings = json.loads(sys.argv[1])
+logging.set_verbosity_error()
+ours = load_file(settings["ours"])
+pipeline = StableDiffusionPipeline.from_pretrained(settings["model"], torch_dtype=torch.float32)
+pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+pipeline.set_progress_bar_config(disable=True)
+
+
+def draw() -> dict[str, torch.Tensor]:
+    """Channels-last: final latents as the UNet sees them, and the image in [-1, 1]."""
+    latents = pipeline(
+        prompt=settings["prompt"],
+        negative_prompt=settings["negative"],
+        latents=ours["initial"].permute(0, 3, 1, 2).contiguous(),
+        height=settings["height"],
+        width=settings["width"],
+        num_inference_steps=settings["steps"],
+        guidance_scale=settings["cfg"],
+        output_type="latent",
+    ).images
+    with torch.no_grad():
+        image = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
+    return {"latents": latents.permute(0, 2, 3, 1), "image": image.permute(0, 2, 3, 1)}
+
+
+def relative(value: torch.Tensor, truth: torch.Tensor) -> float:
+    return float((value.double() - truth.double()).norm() / truth.double().norm())
+
+
+plain = draw()
+pipeline.load_lora_weights(settings["lora"], adapter_name="lora")
+pipeline.set_adapters("lora", settings["scale"])
+adapted = draw()
+modules = sum("lora_A" in name and name.endswith("weight") for name, _ in pipeline.unet.named_parameters())
+errors = {
+    "modules": modules,
+    "withoutLora": {name: relative(ours[f"plain_{name}"], value) for name, value in plain.items()},
+    "withLora": {name: relative(ours[f"adapted_{name}"], value) for name, value in adapted.items()},
+    "loraMoves": {name: relative(plain[name], value) for name, value in adapted.items()},
+}
+print(json.dumps(errors))

@@ -1,0 +1,79 @@
+import assert from 'node:assert/strict'
+import { mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, before, describe, it } from 'node:test'
+import { adapterTensors, parameterCount, selectAdapters } from '../../lib/adapters.js'
+import { Config, unetConfig } from '../../lib/architecture.js'
+import { type AdaptableModule, native } from '../../lib/native.js'
+import { readHeader } from '../../lib/safetensors.js'
+import { root } from './golden.js'
+
+type Shapes = Record<string, number[]>
+
+/** `scripts/goldens/names.py`: diffusers' module tree and kohya's naming rule. */
+interface Names {
+  unet: Shapes
+  lora: Shapes
+}
+
+const elements = (shape: number[]) => shape.reduce((product, length) => product * length, 1)
+
+/** A safetensors file in the layout of the real one whose data is a hole: 1.7 GB that take no room. */
+async function writeHollow(path: string, shapes: Shapes): Promise<void> {
+  let end = 0
+  const header: Record<string, unknown> = {}
+  for (const [name, shape] of Object.entries(shapes)) {
+    header[name] = { dtype: 'F16', shape, data_offsets: [end, end + 2 * elements(shape)] }
+    end += 2 * elements(shape)
+  }
+  const json = new TextEncoder().encode(JSON.stringify(header))
+  const length = new DataView(new ArrayBuffer(8))
+  length.setBigUint64(0, BigInt(json.length), true)
+  await writeFile(path, [new Uint8Array(length.buffer), json])
+  await truncate(path, 8 + json.length + end)
+}
+
+describe("LoRA of Stable Diffusion 1.5's UNet", () => {
+  let names: Names
+  let modules: AdaptableModule[]
+  let folder: string
+
+  before(async () => {
+    names = JSON.parse(await readFile(`${root}test/fixtures/golden-names/sd15.json`, 'utf8')) as Names
+    folder = await mkdtemp(join(tmpdir(), 'lorafuse-names-'))
+    const path = join(folder, 'unet.safetensors')
+    await writeHollow(path, names.unet)
+    const { tensors } = await readHeader(path)
+    // stable-diffusion-v1-5/stable-diffusion-v1-5:unet/config.json, where it is not diffusers' default.
+    const config = unetConfig(new Config('config.json', { cross_attention_dim: 768, attention_head_dim: 8 }))
+    const files = [{ path, tensors: tensors.map(({ name, shape, offset }) => ({ name, dtype: 'F16' as const, shape, offset })) }]
+    const session = new (native().Session)({ threads: 1, precision: 'f32', unet: { config, files } })
+    modules = session.modules()
+    session.dispose()
+  })
+  after(() => rm(folder, { recursive: true, force: true }))
+
+  it('has the 859,520,964 parameters of the real file to stand on', () => {
+    const shapes = Object.values(names.unet)
+    assert.equal(
+      shapes.reduce((sum, shape) => sum + elements(shape), 0),
+      859_520_964,
+    )
+  })
+
+  it("has kohya's 192 modules, with its names and shapes", () => {
+    const rank = 16
+    const adapters = selectAdapters(modules, 'default', rank, rank)
+    assert.equal(adapters.length, 192)
+    const tensors = adapterTensors(adapters, new Float32Array(parameterCount(adapters)), 'F16')
+    assert.deepEqual(Object.fromEntries(tensors.map(({ name, shape }) => [name, shape])), names.lora)
+  })
+
+  it('trains 423,936 parameters per unit of rank, 199,296 of them in attention', () => {
+    assert.equal(parameterCount(selectAdapters(modules, 'default', 1, 1)), 423_936)
+    const attention = selectAdapters(modules, 'attention', 1, 1)
+    assert.equal(attention.length, 128)
+    assert.equal(parameterCount(attention), 199_296)
+  })
+})
