@@ -27,7 +27,14 @@ const { values: options } = parseArgs({
 const number = (name) => Number(options[name])
 const size = number('size')
 const { model } = options
-const request = { prompt: 'a red apple', negativePrompt: 'blue', steps: number('steps'), cfg: number('cfg'), seed: 5, clipSkip: 1 }
+const request = {
+  prompt: 'a 3d emoji of a banana on a blue background',
+  negativePrompt: 'red',
+  steps: number('steps'),
+  cfg: number('cfg'),
+  seed: 5,
+  clipSkip: 1,
+}
 const scale = 0.8
 const folder = mkdtempSync(join(tmpdir(), 'lorafuse-compare-'))
 
@@ -84,6 +91,7 @@ try {
     output: folder,
     name: 'compare',
     resolution: size,
+    bucketMin: size,
     steps: number('train-steps'),
     rank: 4,
     alpha: 2,
