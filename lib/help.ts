@@ -24,10 +24,11 @@ export function defaultText({ default: value, defaultText: words }: Row): string
   return typeof constant === 'boolean' ? (constant ? 'on' : 'off') : String(constant)
 }
 
-/** `--rank N`, `--flip`, `--resume [PATH]`. */
-export function usage(name: string, { kind }: Row): string {
-  const value = kind.placeholder && kind.flag ? ` [${kind.placeholder}]` : kind.placeholder ? ` ${kind.placeholder}` : ''
-  return `--${kebab(name)}${value}`
+/** `--rank N`, `--flip`, `--[no-]buckets`, `--resume [PATH]`. */
+export function usage(name: string, { kind, default: value }: Row): string {
+  if (kind.flag && value?.() === true) return `--[no-]${kebab(name)}`
+  const placeholder = kind.placeholder && kind.flag ? ` [${kind.placeholder}]` : kind.placeholder ? ` ${kind.placeholder}` : ''
+  return `--${kebab(name)}${placeholder}`
 }
 
 function wrap(text: string, width: number): string[] {
@@ -45,7 +46,7 @@ const COLUMN = 30
 function option(name: string, row: Row, width: number): string {
   const notes = [
     row.presence === 'required' ? 'required' : '',
-    defaultText(row) && `default ${defaultText(row)}`,
+    defaultText(row) && !row.kind.flag && `default ${defaultText(row)}`,
     row.kohya && `kohya --${row.kohya.join(', --')}`,
   ].filter(Boolean)
   const lines = wrap(`${row.help}${notes.length > 0 ? ` (${notes.join('; ')})` : ''}`, Math.max(30, width - COLUMN))

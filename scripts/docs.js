@@ -23,7 +23,7 @@ const path = new URL('../docs/options.md', import.meta.url)
 const intro = [
   '# Options',
   'Made by `node scripts/docs.js` from `lib/options.ts`; do not edit.',
-  'A flag that is on by default is turned off with `--no-…`. The library takes the names in camelCase; what stands under “Command line” only the command line has.',
+  '`--[no-]flag` is on by default; `--no-flag` turns it off. The library takes the names in camelCase; what stands under “Command line” only the command line has.',
 ]
 const text = `${[...intro, ...Object.entries(commands).map(section)].join('\n\n')}\n`
 if (!process.argv.includes('--check')) writeFileSync(path, text)
