@@ -97,13 +97,14 @@ describe('the packed package', { timeout: 1_800_000 }, () => {
       'examples/emoji/LICENSE',
       'LICENSE',
       'README.md',
+      'docs/options.md',
     ]) {
       const here = needed.replace('linux-x64', `${process.platform}-${process.arch}`)
       assert.ok(files.includes(here), here)
     }
     assert.equal(files.filter((file) => /^examples\/emoji\/.*\.png$/.test(file)).length, 24)
     assert.deepEqual(
-      files.filter((file) => /^(test|dist\/test|build|docs|output)\/|\.py$/.test(file)),
+      files.filter((file) => /^(test|dist\/test|build|output)\/|\.py$/.test(file)),
       [],
     )
   })
