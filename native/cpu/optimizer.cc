@@ -14,7 +14,7 @@ constexpr int64_t kPiece = 1 << 15;
 
 double norm_of(Threads& threads, const float* g, int64_t count) {
   std::vector<double> sums((count + kPiece - 1) / kPiece);
-  threads.for_ranges(count, kPiece, [&](int64_t begin, int64_t end) {
+  threads.for_ranges(count, kPiece, [g, &sums](int64_t begin, int64_t end) {
     double sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = begin; i < end; i++) sum += static_cast<double>(g[i]) * g[i];
@@ -38,7 +38,7 @@ float update(Threads& threads, const AdamW& options, float* weights, float* grad
   const float step_size = static_cast<float>(lr / (1 - std::pow(beta1, step)));
   const float correction2 = static_cast<float>(std::sqrt(1 - std::pow(beta2, step)));
 
-  threads.for_ranges(count, kPiece, [&](int64_t begin, int64_t end) {
+  threads.for_ranges(count, kPiece, [=](int64_t begin, int64_t end) {
 #pragma omp simd
     for (int64_t i = begin; i < end; i++) {
       const float g = gradients[i] * clip;

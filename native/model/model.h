@@ -53,7 +53,7 @@ struct LinearLayer {
 // Builds a graph layer by layer; a path is the module's name in the checkpoint.
 class Builder {
  public:
-  Builder(const Weights& weights, const Adapters& adapters) : weights_(weights), adapters_(adapters) {}
+  Builder(const Weights& weights, Adapters adapters) : weights_(weights), adapters_(std::move(adapters)) {}
 
   Graph graph;
   std::vector<LinearLayer> linears;
@@ -78,7 +78,7 @@ class Builder {
 
  private:
   const Weights& weights_;
-  const Adapters& adapters_;
+  const Adapters adapters_;
   std::map<std::string, ValueId> values_;  // weights and parameters, each once
 };
 

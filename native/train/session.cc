@@ -99,8 +99,7 @@ Tensor Session::bind(Weights& weights, const Value& value) {
 }
 
 Program Session::build(Weights& weights, const std::function<ValueId(Builder&)>& network) {
-  const Adapters none;
-  Builder b(weights, &weights == &unet_weights_ ? adapters_ : none);
+  Builder b(weights, &weights == &unet_weights_ ? adapters_ : Adapters{});
   b.graph.results = {network(b)};
   return Program(*backend_, fuse(b.graph), [&](const Value& v) { return bind(weights, v); });
 }
