@@ -52,7 +52,7 @@ async function findLora(name: string, folders: string[]): Promise<string> {
 async function readPrompts({ prompt, lora, loraDir, output }: ResolvedGenerateOptions): Promise<Prompt[]> {
   const shared: LoraReference[] = []
   for (const { path, weight } of lora) shared.push({ path: await findLora(path, ['.']), weight })
-  const folders = loraDir === undefined ? [...(output === undefined ? [] : [dirname(output)]), '.'] : [loraDir]
+  const folders = loraDir === undefined ? [...(output === undefined ? [] : [dirname(output)]), '.', 'output'] : [loraDir]
   const prompts: Prompt[] = []
   for (const words of prompt) {
     const { text, loras } = parsePrompt(words)

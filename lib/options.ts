@@ -150,7 +150,7 @@ const picture = {
   negativePrompt: defaulted(text, '', 'What to keep away from'),
   lora: defaulted(list(lora), [], 'LoRA file to apply, with a weight as in file:0.8; repeat it to stack several', { defaultText: 'none' }),
   loraDir: optional(path, 'Folder where <lora:name:1> looks for name.safetensors', {
-    defaultText: "the output's folder, then the current one",
+    defaultText: "the picture's folder, the current one, output",
   }),
   compare: defaulted(flag, false, 'One picture, a row per prompt: without and with the LoRAs side by side'),
   output: optional(path, 'PNG to write; several prompts without compare are numbered. The library writes none by default', {
