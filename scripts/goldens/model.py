@@ -33,21 +33,29 @@ VAE = dict(
 )
 
 
+# What goes through the residual stream is small, so that the epsilon of every norm that reads it shows in the result.
+QUIET = 0.03
+WRITES_STREAM = ("conv_in", "conv2", "proj_in", "proj_out", "to_out.0", "ff.net.2", "out_proj", "fc2", "token_embedding", "position_embedding")
+CARRIES_STREAM = ("conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv")
+
+
 @torch.no_grad()
 def randomize(module: torch.nn.Module, prefix: str) -> None:
-    """Weights keep the variance of what passes through them; norms and biases are far from their usual 1 and 0."""
+    """No weight is 0 or 1, none leaves a path unused: norms and biases are far from their usual values."""
     for name, weight in module.named_parameters():
-        key = f"{prefix}.{name}"
-        if "norm" in name and name.endswith("weight"):
-            value = 1 + pattern(key, weight.shape, 0.3)
-        elif name.endswith("bias"):
-            value = pattern(key, weight.shape, 0.2)
-        elif "embedding.weight" in name:
-            value = pattern(key, weight.shape, 0.7)
+        layer, kind = name.rsplit(".", 1)
+        if "norm" in layer and kind == "weight":
+            mean, deviation = 1.0, 0.3
+        elif kind == "bias":
+            mean, deviation = 0.0, 0.2
+        elif layer.endswith("embedding"):
+            mean, deviation = 0.0, 1.0
         else:
-            sharper = 1.5 if "to_q" in name or "q_proj" in name else 1.0
-            value = pattern(key, weight.shape, sharper / (weight[0].numel() ** 0.5))
-        weight.copy_(torch.from_numpy(value))
+            sharper = 1.5 if layer.endswith(("to_q", "q_proj")) else 1.0
+            mean, deviation = 0.0, sharper / weight[0].numel() ** 0.5
+        if layer.endswith(WRITES_STREAM) or (kind == "bias" and layer.endswith(CARRIES_STREAM)):
+            deviation *= QUIET
+        weight.copy_(torch.from_numpy(mean + pattern(f"{prefix}.{name}", weight.shape, deviation)))
 
 
 def build(folder: Path, tiny: Path) -> None:

@@ -121,13 +121,15 @@ export function relativeError(value: Float32Array, truth: Float32Array): number 
   return Math.sqrt(difference / norm)
 }
 
-/** Largest relative error allowed in f32, of any one tensor. */
-export const limit = 1e-4
+/** Largest relative error of any one tensor of a group: 1e-5, more where PyTorch's own f32 is not that near to f64, never above 1e-4. */
+export function limit(golden: Golden, group: string): number {
+  return Math.min(1e-4, Math.max(1e-5, 4 * (golden.naive[group] ?? 0)))
+}
 
 /** Fails with every tensor that is off, worst first; returns the largest error. */
-export function compare(golden: Golden, values: Iterable<[string, Float32Array]>): number {
+export function compare(golden: Golden, group: string, values: Iterable<[string, Float32Array]>): number {
   const errors = [...values].map(([name, value]) => ({ name, error: relativeError(value, golden.tensor(name)) }))
-  const bad = errors.filter(({ error }) => !(error <= limit)).sort((a, b) => b.error - a.error)
+  const bad = errors.filter(({ error }) => !(error <= limit(golden, group))).sort((a, b) => b.error - a.error)
   const list = bad.slice(0, 12).map(({ name, error }) => `  ${name}: relative error ${error.toExponential(1)}`)
   assert(bad.length === 0, `${bad.length} of ${errors.length} tensors differ from the golden:\n${list.join('\n')}`)
   return Math.max(...errors.map(({ error }) => error))
