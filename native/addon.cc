@@ -88,7 +88,7 @@ struct Members {
     CHECK(x > 0, "INVALID_ARGUMENT", "Expected a positive number for ", member_name(where, name), " but received ", x);
     return x;
   }
-  float real(const char* name) const { return static_cast<float>(number(get(from, name), member_name(where, name))); }
+  double real(const char* name) const { return number(get(from, name), member_name(where, name)); }
   bool flag(const char* name) const { return boolean(get(from, name), member_name(where, name)); }
   template <class Convert>
   auto all(const char* name, Convert convert) const { return list(get(from, name), member_name(where, name), convert); }
@@ -105,9 +105,9 @@ UNetConfig unet_config(const Members& m) {
   c.heads = m.all("heads", integer);
   c.cross_attention_dim = m.count("crossAttentionDim");
   c.norm_num_groups = static_cast<int>(m.count("normNumGroups"));
-  c.norm_eps = m.real("normEps");
+  c.norm_eps = static_cast<float>(m.real("normEps"));
   c.flip_sin_to_cos = m.flag("flipSinToCos");
-  c.freq_shift = m.real("freqShift");
+  c.freq_shift = static_cast<float>(m.real("freqShift"));
   const size_t levels = c.block_out_channels.size();
   CHECK(levels > 0 && c.down_attention.size() == levels && c.up_attention.size() == levels && c.heads.size() == levels, "INVALID_ARGUMENT",
         "Expected one entry per block in unet.config's blockOutChannels, downAttention, upAttention and heads");
@@ -123,7 +123,7 @@ TextEncoderConfig text_encoder_config(const Members& m) {
   c.max_position_embeddings = m.count("maxPositionEmbeddings");
   c.num_hidden_layers = static_cast<int>(m.count("numHiddenLayers"));
   c.num_attention_heads = static_cast<int>(m.count("numAttentionHeads"));
-  c.layer_norm_eps = m.real("layerNormEps");
+  c.layer_norm_eps = static_cast<float>(m.real("layerNormEps"));
   c.hidden_act = string(get(m.from, "hiddenAct"), "hiddenAct") == "gelu" ? Function::gelu : Function::quick_gelu;
   return c;
 }

@@ -33,8 +33,8 @@ float update(Threads& threads, const AdamW& options, float* weights, float* grad
 
   const double lr = options.learning_rate, beta1 = options.beta1, beta2 = options.beta2, step = static_cast<double>(options.step);
   const float clip = options.max_grad_norm > 0 ? static_cast<float>(std::fmin(1.0, options.max_grad_norm / (norm + 1e-6))) : 1.0f;
-  const float keep = static_cast<float>(1 - lr * options.weight_decay), epsilon = options.epsilon;
-  const float weight1 = static_cast<float>(1 - beta1), decay2 = options.beta2, weight2 = static_cast<float>(1 - beta2);
+  const float keep = static_cast<float>(1 - lr * options.weight_decay), epsilon = static_cast<float>(options.epsilon);
+  const float weight1 = static_cast<float>(1 - beta1), decay2 = static_cast<float>(beta2), weight2 = static_cast<float>(1 - beta2);
   const float step_size = static_cast<float>(lr / (1 - std::pow(beta1, step)));
   const float correction2 = static_cast<float>(std::sqrt(1 - std::pow(beta2, step)));
 

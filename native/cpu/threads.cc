@@ -38,35 +38,41 @@ void Threads::for_each(int64_t jobs, const std::function<void(int64_t, int)>& jo
     job_ = &job;
     jobs_ = jobs;
     next_ = 0;
-    busy_ = static_cast<int>(workers_.size());
     round_++;
   }
   start_.notify_all();
-  take(0);
-  for (int i = 0; i < kSpins && busy_.load(std::memory_order_acquire); i++) relax();
+  take(job, jobs, 0);
+  {
+    std::lock_guard lock(mutex_);
+    job_ = nullptr;  // a worker that has not come yet is not waited for
+  }
+  for (int i = 0; i < kSpins && active_.load(std::memory_order_acquire); i++) relax();
   std::unique_lock lock(mutex_);
-  finished_.wait(lock, [this] { return busy_.load(std::memory_order_acquire) == 0; });
+  finished_.wait(lock, [this] { return active_.load(std::memory_order_acquire) == 0; });
 }
 
-void Threads::take(int thread) {
-  for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < jobs_;) (*job_)(i, thread);
+void Threads::take(const Job& job, int64_t jobs, int thread) {
+  for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < jobs;) job(i, thread);
 }
 
 void Threads::work(int thread) {
   uint64_t seen = 0;
   for (;;) {
     for (int i = 0; i < kSpins && round_.load(std::memory_order_acquire) == seen; i++) relax();
+    const Job* job;
+    int64_t jobs;
     {
       std::unique_lock lock(mutex_);
       start_.wait(lock, [&] { return round_.load() != seen; });
       seen = round_;
       if (stop_) return;
+      if (!(job = job_)) continue;
+      jobs = jobs_;
+      active_++;
     }
-    take(thread);
-    if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-      std::lock_guard lock(mutex_);
-      finished_.notify_one();
-    }
+    take(*job, jobs, thread);
+    std::lock_guard lock(mutex_);
+    if (--active_ == 0) finished_.notify_one();
   }
 }
 

@@ -28,17 +28,18 @@ class Threads {
   }
 
  private:
+  using Job = std::function<void(int64_t, int)>;
   void work(int thread);
-  void take(int thread);
+  void take(const Job& job, int64_t jobs, int thread);
 
   std::vector<std::thread> workers_;
   std::mutex mutex_;
   std::condition_variable start_, finished_;
-  const std::function<void(int64_t, int)>* job_ = nullptr;
+  const Job* job_ = nullptr;  // the loop that late workers may still join
   int64_t jobs_ = 0;
   std::atomic<int64_t> next_{0};
-  std::atomic<uint64_t> round_{0};  // a new loop
-  std::atomic<int> busy_{0};
+  std::atomic<uint64_t> round_{0};  // counts loops
+  std::atomic<int> active_{0};      // workers inside the loop
   bool stop_ = false;
 };
 

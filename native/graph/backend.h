@@ -8,8 +8,8 @@
 namespace lorafuse {
 
 struct AdamW {  // torch.optim.AdamW (arXiv:1711.05101, algorithm 2)
-  float learning_rate = 1e-4f, beta1 = 0.9f, beta2 = 0.999f, epsilon = 1e-8f, weight_decay = 1e-2f;
-  float max_grad_norm = 1;  // 0 = no clipping (torch.nn.utils.clip_grad_norm_)
+  double learning_rate = 1e-4, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 1e-2;
+  double max_grad_norm = 1;  // 0 = no clipping (torch.nn.utils.clip_grad_norm_)
   int64_t step = 1;         // counts from 1
 };
 
