@@ -38,7 +38,7 @@ function succeed(...call: Parameters<typeof run>): string {
   return stdout
 }
 
-/** The package as `npm run prebuild` leaves it, from the addon that is built already. */
+/** The package as `npm run prebuilds` leaves it, from the addon that is built already. */
 function pack(): { tarball: string; files: string[] } {
   const { files } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { files: string[] }
   for (const path of [...files, 'package.json', 'README.md', 'LICENSE', 'build/Release']) {
