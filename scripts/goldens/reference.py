@@ -54,6 +54,7 @@ class Reference:
             self.autoencode()
             self.predict("unet", self.unet(None))
             self.predict("unet_lora", self.unet(DEFAULT))
+            self.predict("unet_bf16", self.unet(DEFAULT, torch.bfloat16))
         self.one_step("attention", ATTENTION)
         self.one_step("default", DEFAULT)
         self.train()
@@ -83,8 +84,12 @@ class Reference:
         self.out["vae_moments"] = last(self.vae.encode(pixels).latent_dist.parameters)
         self.out["vae_decoded"] = last(self.vae.decode(latents).sample)
 
-    def unet(self, targets: list[str] | None) -> UNet2DConditionModel:
+    def unet(self, targets: list[str] | None, rounded: torch.dtype | None = None) -> UNet2DConditionModel:
+        """`rounded`: frozen matrices and kernels keep that many bits; arithmetic, norms and biases do not change."""
         unet = UNet2DConditionModel.from_pretrained(self.checkpoint / "unet", torch_dtype=self.dtype).eval()
+        for weight in unet.parameters() if rounded else []:
+            if weight.dim() > 1:
+                weight.data = weight.data.to(rounded).to(self.dtype)
         if targets is None:
             return unet
         unet.add_adapter(LoraConfig(r=self.case.rank, lora_alpha=self.case.alpha, target_modules=targets, init_lora_weights=False))

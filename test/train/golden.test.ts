@@ -43,12 +43,12 @@ for (const { title, name, folder } of models) {
       check(t, 'vae_decoded', [['vae_decoded', await session.decodeLatents(latents, [n, height / 8, width / 8])]])
     })
 
-    const predictions = async (group: string): Promise<[string, Float32Array][]> => {
+    const predictions = async (group: string, from = session): Promise<[string, Float32Array][]> => {
       const [n, h, w] = golden.case.latents
       const found: [string, Float32Array][] = []
       for (const timesteps of [Float32Array.of(0, 999), Float32Array.of(17, 500)]) {
         const latents = pattern(`latents ${timesteps[0]}`, n * h * w * 4)
-        const output = await session.predict(latents, [n, h, w], timesteps, golden.tensor('text_skip_0'))
+        const output = await from.predict(latents, [n, h, w], timesteps, golden.tensor('text_skip_0'))
         found.push([`${group}/${timesteps}`, output])
       }
       return found
@@ -62,6 +62,16 @@ for (const { title, name, folder } of models) {
     it('predicts noise with adapters', async (t) => {
       attach(session, golden, 'default')
       check(t, 'unet_lora', await predictions('unet_lora'))
+    })
+
+    it('predicts noise with frozen weights rounded to bf16', async (t) => {
+      const rounded = await openSession(golden, 2, 'bf16')
+      try {
+        attach(rounded, golden, 'default')
+        check(t, 'unet_bf16', await predictions('unet_bf16', rounded))
+      } finally {
+        rounded.dispose()
+      }
     })
 
     for (const targets of ['attention', 'default'] as Targets[]) {

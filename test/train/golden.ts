@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import { readCheckpoint } from '../../lib/checkpoint.js'
-import { type AdapterSpec, native, type Session, type StepInput } from '../../lib/native.js'
+import { type AdapterSpec, native, type Session, type SessionOptions, type StepInput } from '../../lib/native.js'
 import { readHeader, readTensors } from '../../lib/safetensors.js'
 import { pattern } from './pattern.js'
 
@@ -65,9 +65,11 @@ export async function readGolden(name: string, model: string): Promise<Golden> {
   }
 }
 
-export async function openSession(golden: Golden, threads: number): Promise<Session> {
+type Precision = SessionOptions['precision']
+
+export async function openSession(golden: Golden, threads: number, precision: Precision = 'f32'): Promise<Session> {
   const { unet, textEncoder, vae } = await readCheckpoint(golden.model)
-  return new (native().Session)({ threads, precision: 'f32', unet, textEncoder, vae })
+  return new (native().Session)({ threads, precision, unet, textEncoder, vae })
 }
 
 const attention = /\.attn[12]\.to_(q|k|v|out\.0)$/
