@@ -39,10 +39,10 @@ export interface DrawContext {
 /** Pixels per latent, each way. */
 const FACTOR = 8
 
-/** Rejects as Node does: an error named `AbortError`, whose cause is the signal's reason. */
+/** Throws an error named `AbortError` (code `ABORTED`) whose cause is the signal's reason. */
 function throwIfAborted(signal: AbortSignal | undefined): void {
   if (!signal?.aborted) return
-  throw Object.assign(new Error('The picture was stopped', { cause: signal.reason }), { name: 'AbortError', code: 'ABORT_ERR' })
+  throw Object.assign(new LorafuseError('ABORTED', 'The picture was stopped', { cause: signal.reason }), { name: 'AbortError' })
 }
 
 /** Holds a model until it is disposed of. */
