@@ -36,9 +36,6 @@ export interface DrawContext {
   onStep?: ((step: number) => void) | undefined
 }
 
-/** Pixels per latent, each way. */
-const FACTOR = 8
-
 /** Throws an error named `AbortError` (code `ABORTED`) whose cause is the signal's reason. */
 function throwIfAborted(signal: AbortSignal | undefined): void {
   if (!signal?.aborted) return
@@ -48,12 +45,16 @@ function throwIfAborted(signal: AbortSignal | undefined): void {
 /** Holds a model until it is disposed of. */
 export class Pipeline implements AsyncDisposable {
   private readonly loras = new Map<string, Lora>()
+  /** Pixels per latent, each way. */
+  private readonly factor: number
 
   private constructor(
     readonly checkpoint: Checkpoint,
     private readonly session: Session,
     private readonly tokenizer: Tokenizer,
-  ) {}
+  ) {
+    this.factor = 2 ** (checkpoint.vae.config.blockOutChannels.length - 1)
+  }
 
   /** Throws as `readCheckpoint`, `loadTokenizer` and `native`. */
   static async open({ model, precision, threads }: PipelineOptions): Promise<Pipeline> {
@@ -70,15 +71,20 @@ export class Pipeline implements AsyncDisposable {
 
   /** The size to draw at: what is given, else the model's own. Throws `OPTION_INVALID`. */
   async size(width?: number, height?: number): Promise<{ width: number; height: number }> {
-    const { folder, unet } = this.checkpoint
-    const { sample_size: sample = 64 } = JSON.parse(await readFile(join(folder, 'unet/config.json'), 'utf8')) as { sample_size?: unknown }
-    const own = (axis: number) => Number(Array.isArray(sample) ? sample[axis] : sample) * FACTOR
-    const multiple = FACTOR * 2 ** (unet.config.blockOutChannels.length - 1)
-    const check = (name: string, value: number) => {
-      if (value > 0 && value % multiple === 0) return value
-      throw new LorafuseError('OPTION_INVALID', `Expected a multiple of ${multiple} for ${name} with this model but received ${value}`)
+    const config = await readFile(join(this.checkpoint.folder, 'unet/config.json'), 'utf8')
+    const sample = (JSON.parse(config) as { sample_size?: unknown }).sample_size ?? 64
+    const own = (axis: number) => Number(Array.isArray(sample) ? sample[axis] : sample) * this.factor
+    const size = { width: width ?? own(1), height: height ?? own(0) }
+    this.checkSize(size)
+    return size
+  }
+
+  private checkSize(size: { width: number; height: number }): void {
+    const multiple = this.factor * 2 ** (this.checkpoint.unet.config.blockOutChannels.length - 1)
+    for (const name of ['width', 'height'] as const) {
+      if (size[name] > 0 && size[name] % multiple === 0) continue
+      throw new LorafuseError('OPTION_INVALID', `Expected a multiple of ${multiple} for ${name} with this model but received ${size[name]}`)
     }
-    return { width: check('width', width ?? own(1)), height: check('height', height ?? own(0)) }
   }
 
   /** Draws with these LoRAs from now on. Throws as `readLora`. */
@@ -95,7 +101,9 @@ export class Pipeline implements AsyncDisposable {
     if (weights.length > 0) this.session.writeAdapters('weights', weights)
   }
 
-  private check({ clipSkip, steps }: DrawRequest): void {
+  private check(request: DrawRequest): void {
+    const { clipSkip, steps } = request
+    this.checkSize(request)
     const { textEncoder, scheduler } = this.checkpoint
     const most: [string, number, number][] = [
       ['clipSkip', clipSkip, textEncoder.config.numHiddenLayers],
@@ -126,7 +134,7 @@ export class Pipeline implements AsyncDisposable {
     const guided = cfg !== 1
     const count = guided ? 2 : 1
     const context = await this.embed(guided ? [negativePrompt, prompt] : [prompt], clipSkip)
-    const [h, w, channels] = [height / FACTOR, width / FACTOR, vae.config.latentChannels]
+    const [h, w, channels] = [height / this.factor, width / this.factor, vae.config.latentChannels]
     const latents = normal({ seed, stream: 'latents' }, h * w * channels)
     const input = new Float32Array(count * latents.length)
     for (const [i, step] of ddimSteps(scheduler, steps).entries()) {
