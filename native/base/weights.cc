@@ -13,24 +13,32 @@
 namespace lorafuse {
 namespace {
 
-float read(const unsigned char* data, DType dtype, int64_t i) {
-  if (dtype == DType::f32) {
-    float x;
-    std::memcpy(&x, data + 4 * i, 4);
-    return x;
-  }
-  uint16_t bits;
-  std::memcpy(&bits, data + 2 * i, 2);
-  return dtype == DType::f16 ? widen(Half{bits}) : widen(Bfloat{bits});
+// to[tap, i] = convert(from[i, tap]): the taps of a convolution move from the innermost place to the outermost.
+// The file may hold its elements unaligned.
+template <class From, class To, class Convert>
+void repack(const unsigned char* from, unsigned char* to, int64_t matrix, int64_t taps, Convert convert) {
+  for (int64_t i = 0; i < matrix; i++)
+    for (int64_t tap = 0; tap < taps; tap++) {
+      From x;
+      std::memcpy(&x, from + (i * taps + tap) * sizeof(From), sizeof(From));
+      const To y = convert(x);
+      std::memcpy(to + (tap * matrix + i) * sizeof(To), &y, sizeof(To));
+    }
 }
 
-void write(unsigned char* data, DType dtype, int64_t i, float x) {
-  if (dtype == DType::f32) {
-    std::memcpy(data + 4 * i, &x, 4);
-    return;
-  }
-  const uint16_t bits = dtype == DType::f16 ? to_half(x).bits : to_bfloat(x).bits;
-  std::memcpy(data + 2 * i, &bits, 2);
+template <class From>
+void repack_as(DType dtype, const unsigned char* from, unsigned char* to, int64_t matrix, int64_t taps) {
+  if (dtype == DType::f32) repack<From, float>(from, to, matrix, taps, [](From x) { return widen(x); });
+  else if (dtype == DType::f16) repack<From, Half>(from, to, matrix, taps, [](From x) { return to_half(widen(x)); });
+  else repack<From, Bfloat>(from, to, matrix, taps, [](From x) { return to_bfloat(widen(x)); });
+}
+
+void repack(DType from_dtype, DType dtype, const unsigned char* from, unsigned char* to, int64_t matrix, int64_t taps) {
+  if (from_dtype == dtype && size_of(dtype) == 4) repack<uint32_t, uint32_t>(from, to, matrix, taps, [](uint32_t x) { return x; });
+  else if (from_dtype == dtype) repack<uint16_t, uint16_t>(from, to, matrix, taps, [](uint16_t x) { return x; });
+  else if (from_dtype == DType::f32) repack_as<float>(dtype, from, to, matrix, taps);
+  else if (from_dtype == DType::f16) repack_as<Half>(dtype, from, to, matrix, taps);
+  else repack_as<Bfloat>(dtype, from, to, matrix, taps);
 }
 
 }  // namespace
@@ -61,28 +69,29 @@ const WeightEntry* Weights::find(const std::string& name) const {
   return found == entries_.end() ? nullptr : &found->second.info;
 }
 
+DType Weights::held_as(const WeightEntry& entry) const {
+  if (entry.shape.rank() < 2 || precision_ == Precision::as_is) return entry.dtype;
+  return precision_ == Precision::f16 ? DType::f16 : DType::bf16;
+}
+
+size_t Weights::bytes(const std::string& name) const {
+  const WeightEntry& entry = entries_.at(name).info;
+  return static_cast<size_t>(entry.shape.elements()) * size_of(held_as(entry));
+}
+
 Tensor Weights::get(const std::string& name) {
   Entry& e = entries_.at(name);
   if (e.ready.data) return e.ready;
   const Shape& s = e.info.shape;
-  DType dtype = e.info.dtype;
-  if (s.rank() >= 2 && precision_ != Precision::as_is) dtype = precision_ == Precision::f16 ? DType::f16 : DType::bf16;
+  const DType dtype = held_as(e.info);
   const bool is_conv = s.rank() == 4;
   const int64_t taps = is_conv ? s[2] * s[3] : 1;
   const Shape shape = !is_conv ? s : taps == 1 ? Shape{s[0], s[1]} : Shape{taps, s[0], s[1]};
   const bool aligned = reinterpret_cast<uintptr_t>(e.data) % size_of(dtype) == 0;
   if (dtype == e.info.dtype && taps == 1 && aligned) return e.ready = {const_cast<unsigned char*>(e.data), dtype, shape};
 
-  const int64_t matrix = s.elements() / taps;
-  const size_t size = size_of(dtype);
-  e.copy = std::make_unique<unsigned char[]>(s.elements() * size);
-  if (dtype == e.info.dtype) {
-    for (int64_t tap = 0; tap < taps; tap++)
-      for (int64_t i = 0; i < matrix; i++) std::memcpy(e.copy.get() + (tap * matrix + i) * size, e.data + (i * taps + tap) * size, size);
-  } else {
-    for (int64_t tap = 0; tap < taps; tap++)
-      for (int64_t i = 0; i < matrix; i++) write(e.copy.get(), dtype, tap * matrix + i, read(e.data, e.info.dtype, i * taps + tap));
-  }
+  e.copy.reset(new unsigned char[s.elements() * size_of(dtype)]);
+  repack(e.info.dtype, dtype, e.data, e.copy.get(), s.elements() / taps, taps);
   // The pages of the file are not read again.
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(e.data) + page - 1) / page * page;

@@ -32,12 +32,16 @@ class Weights {
   void add(const std::string& path, const std::vector<WeightEntry>& entries);
 
   const WeightEntry* find(const std::string& name) const;
+  // What get() holds, without getting it.
+  size_t bytes(const std::string& name) const;
   // The data, ready for kernels: a k×k convolution [N, C, k, k] becomes [k·k, N, C] and 1×1 ones [N, C].
   Tensor get(const std::string& name);
   // Frees what get() had to copy.
   void release();
 
  private:
+  DType held_as(const WeightEntry& entry) const;
+
   struct Mapping {
     std::string path;
     const unsigned char* data = nullptr;

@@ -16,15 +16,16 @@ std::vector<size_t> workspaces_of(const Backend& backend, const Graph& graph) {
 
 }  // namespace
 
-Program::Program(Backend& backend, Graph graph, const std::function<Tensor(const Value&)>& bind)
-    : backend_(backend), graph_(std::move(graph)), workspaces_(workspaces_of(backend, graph_)), plan_(lorafuse::plan(graph_, workspaces_)) {
-  for (const Value& v : graph_.values) tensors_.push_back(is_planned(v) ? Tensor{nullptr, v.dtype, v.shape} : bind(v));
-}
+Program::Program(Backend& backend, Graph graph, std::function<Tensor(const Value&)> bind)
+    : backend_(backend), graph_(std::move(graph)), workspaces_(workspaces_of(backend, graph_)), plan_(lorafuse::plan(graph_, workspaces_)),
+      bind_(std::move(bind)) {}
 
 size_t Program::workspace_bytes() const { return workspaces_.empty() ? 0 : *std::max_element(workspaces_.begin(), workspaces_.end()); }
 
 void Program::place(void* arena) {
   if (arena_ == arena) return;
+  if (tensors_.empty())
+    for (const Value& v : graph_.values) tensors_.push_back(is_planned(v) ? Tensor{nullptr, v.dtype, v.shape} : bind_(v));
   arena_ = static_cast<unsigned char*>(arena);
   for (size_t v = 0; v < tensors_.size(); v++)
     if (is_planned(graph_.values[v])) tensors_[v].data = arena_ + plan_.offsets[v];

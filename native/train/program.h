@@ -8,8 +8,8 @@ namespace lorafuse {
 
 class Program {
  public:
-  // `bind` gives the memory of each weight, parameter and gradient, by its value.
-  Program(Backend& backend, Graph graph, const std::function<Tensor(const Value&)>& bind);
+  // `bind` gives the memory of each weight, parameter and gradient, by its value; it is asked when the program is first placed.
+  Program(Backend& backend, Graph graph, std::function<Tensor(const Value&)> bind);
 
   const Graph& graph() const { return graph_; }
   const Plan& plan() const { return plan_; }
@@ -29,6 +29,7 @@ class Program {
   Graph graph_;
   std::vector<size_t> workspaces_;
   Plan plan_;
+  std::function<Tensor(const Value&)> bind_;
   std::vector<Tensor> tensors_;
   unsigned char* arena_ = nullptr;
 };

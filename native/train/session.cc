@@ -101,7 +101,7 @@ Tensor Session::bind(Weights& weights, const Value& value) {
 Program Session::build(Weights& weights, const std::function<ValueId(Builder&)>& network) {
   Builder b(weights, &weights == &unet_weights_ ? adapters_ : Adapters{});
   b.graph.results = {network(b)};
-  return Program(*backend_, fuse(b.graph), [&](const Value& v) { return bind(weights, v); });
+  return Program(*backend_, fuse(b.graph), [this, &weights](const Value& v) { return bind(weights, v); });
 }
 
 Program Session::build_train(LatentShape s, int64_t tokens) {
@@ -115,7 +115,7 @@ Program Session::build_train(LatentShape s, int64_t tokens) {
   const ValueId prediction = unet(b, config, noisy, b.input("timesteps", {s.batch}), context);
   const ValueId loss = b.emit(MseLoss{}, {prediction, noise, b.input("weights", {s.batch})});
   b.graph.results = {loss};
-  return Program(*backend_, fuse(gradients(b.graph, loss)), [&](const Value& v) { return bind(unet_weights_, v); });
+  return Program(*backend_, fuse(gradients(b.graph, loss)), [this](const Value& v) { return bind(unet_weights_, v); });
 }
 
 Program& Session::cached(const std::string& key, const std::function<Program()>& make) {
@@ -141,7 +141,7 @@ MemoryPlan Session::memory_plan(LatentShape shape, int64_t tokens) {
   const Program& program = cached(key_of("train", shape, tokens), [&] { return build_train(shape, tokens); });
   MemoryPlan plan;
   for (const Value& v : program.graph().values)
-    if (v.storage == Storage::weight) plan.weights += unet_weights_.get(v.name).bytes();
+    if (v.storage == Storage::weight) plan.weights += unet_weights_.bytes(v.name);
   plan.adapters = parameters_ * sizeof(float) * memory_.size();
   plan.workspace = program.workspace_bytes();
   plan.activations = program.arena_bytes() - plan.workspace;
