@@ -48,7 +48,12 @@ export function samplePosterior(moments: Float32Array, channels: number, noise: 
  * Encodes every image, mirrored too where `flip` is on; one posterior sample each, as kohya with cached latents. A random crop is drawn
  * once an image, not once a step. Throws `IMAGE_UNREADABLE`, `NAN_LATENTS`.
  */
-export async function cacheLatents(session: Session, pictures: Picture[], options: LatentsOptions, progress: Progress): Promise<Latents[]> {
+export async function cacheLatents(
+  session: Pick<Session, 'encodeImages'>,
+  pictures: Picture[],
+  options: LatentsOptions,
+  progress: Progress,
+): Promise<Latents[]> {
   const { seed, flip, randomCrop, background, factor, scalingFactor } = options
   const variants = flip ? [false, true] : [false]
   const total = pictures.length * variants.length
@@ -80,7 +85,7 @@ export async function cacheLatents(session: Session, pictures: Picture[], option
 
 /** Embeddings `[tokens, hiddenSize]` of each different caption. `skip`: how many of the text encoder's last layers are left out. */
 export async function cacheText(
-  session: Session,
+  session: Pick<Session, 'encodeText'>,
   tokenizer: Tokenizer,
   captions: Iterable<string>,
   skip: number,
