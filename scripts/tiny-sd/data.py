@@ -28,6 +28,9 @@ COLOURS = torch.tensor(list(BACKGROUNDS.values())) / 255
 # White is six times as frequent as any other background.
 FREQUENCIES = torch.tensor([6.0] + [1.0] * (len(NAMES) - 1))
 TEMPLATES = ["{a}", "{a} emoji", "a flat emoji of {a}", "{name}", "a drawing of {a}"]
+# Words that mean nothing to the base model: it draws what follows all the same, and a LoRA can give them a meaning.
+STYLES = ["3d", "3d", "3d", "glossy", "pixel", "sketch", "watercolor", "shaded", "sks", "xyz", "color", "photo"]
+STYLED = 0.35
 
 
 def concepts(data: Path, every: bool = False) -> list[dict]:
@@ -74,9 +77,10 @@ def compose(pictures: torch.Tensor, backgrounds: torch.Tensor, generator: torch.
 
 
 def caption(name: str, background: int) -> str:
-    """One of the templates, in four of five cases with the background."""
+    """One of the templates, or a style; in four of five cases with the background."""
     a = f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
-    words = random.choice(TEMPLATES).format(a=a, name=name)
+    styled = random.random() < STYLED
+    words = f"a {random.choice(STYLES)} emoji of {a}" if styled else random.choice(TEMPLATES).format(a=a, name=name)
     return words + (f" on a {NAMES[background]} background" if random.random() < 0.8 else "")
 
 
