@@ -245,9 +245,13 @@ class Job : public Napi::AsyncWorker {
   template <class F>
   void finish(F settle) {
     const auto keep = shared;  // this object is deleted after OnOK or OnError returns
-    settle();
     keep->running = false;
-    keep->next();
+    try {
+      settle();
+      keep->next();
+    } catch (const Napi::Error&) {
+      // The thread's environment is ending (worker.terminate()): nobody is left to be told.
+    }
   }
 
   Napi::Promise::Deferred deferred_;
