@@ -33,7 +33,7 @@ export class Progress {
       this.output.write(`${text}\n`)
       return
     }
-    this.shown = text.slice(0, Math.max(1, (this.output.columns ?? 80) - 1))
+    this.shown = text.slice(0, Math.max(1, (this.output.columns || 80) - 1))
     this.output.write(`\r${this.shown}\x1b[K`)
   }
 

@@ -1,0 +1,109 @@
+#!/usr/bin/env node
+import { type Context, run } from './commands.js'
+/** The command line: which command, what its end means for the shell, and signals. Results go to stdout, all else to stderr. */
+import { nearest } from './config.js'
+import { version } from './doctor.js'
+import { LorafuseError } from './events.js'
+import { type Command, commandHelp, commands, overview } from './help.js'
+import { Progress } from './progress.js'
+
+const FAILED = 1
+const SIGNALS = { SIGINT: 130, SIGTERM: 143, SIGPIPE: 141 }
+type Signal = keyof typeof SIGNALS
+
+/** Aborts on the first signal, which `received` then tells; a second one kills at once, in the middle of a step. */
+function abortOnSignals(say: (text: string) => void): { signal: AbortSignal; received(): Signal | undefined; stop(): void } {
+  const controller = new AbortController()
+  let received: Signal | undefined
+  const abort = (signal: Signal) => {
+    received ??= signal
+    controller.abort()
+  }
+  const kinds = ['SIGINT', 'SIGTERM'] as const
+  const onSignal = (signal: NodeJS.Signals) => {
+    if (received === 'SIGINT' || received === 'SIGTERM') {
+      stop()
+      process.kill(process.pid, signal)
+      return
+    }
+    abort(signal as Signal)
+    say('Stopping after the step in hand; once more stops at once.')
+  }
+  const stop = () => {
+    for (const kind of kinds) process.off(kind, onSignal)
+  }
+  for (const kind of kinds) process.on(kind, onSignal)
+  // Who read the output is gone: end as a program that SIGPIPE kills, but with the state saved.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error
+    abort('SIGPIPE')
+  })
+  process.stderr.on('error', () => undefined)
+  return { signal: controller.signal, received: () => received, stop }
+}
+
+function colour(code: number, text: string): string {
+  return process.stderr.isTTY && !process.env.NO_COLOR ? `\x1b[${code}m${text}\x1b[0m` : text
+}
+
+function report(error: unknown, json: boolean): void {
+  const {
+    code: known,
+    message,
+    stack,
+  } = error instanceof Error ? (error as NodeJS.ErrnoException) : (new Error(String(error)) as NodeJS.ErrnoException)
+  const code = typeof known === 'string' ? known : 'INTERNAL'
+  if (json) process.stdout.write(`${JSON.stringify({ type: 'error', code, message })}\n`)
+  else process.stderr.write(`${colour(31, 'error')} ${code}: ${code === 'INTERNAL' ? (stack ?? message) : message}\n`)
+}
+
+/** Runs a command line without the program's name; returns the exit code. */
+async function main(words: string[]): Promise<number> {
+  const [name, ...rest] = words
+  if (name === '--version' || name === '-V' || name === 'version') {
+    process.stdout.write(`${version()}\n`)
+    return 0
+  }
+  const asked = name === 'help' ? rest[0] : name
+  if (asked === undefined || asked === '--help' || asked === '-h') {
+    process.stdout.write(`${overview()}\n`)
+    return 0
+  }
+  const json = rest.includes('--json')
+  const progress = new Progress(process.stderr)
+  const signals = abortOnSignals((text) => progress.line(text))
+  try {
+    if (!Object.hasOwn(commands, asked)) {
+      const meant = nearest(asked, Object.keys(commands))
+      const hint = meant ? `; did you mean ${meant}?` : ''
+      throw new LorafuseError(
+        'COMMAND_UNKNOWN',
+        `Expected ${Object.keys(commands).join(', ')} for the command but received ${asked}${hint}`,
+      )
+    }
+    const command = asked as Command
+    if (name === 'help' || rest.includes('--help') || rest.includes('-h')) {
+      process.stdout.write(`${commandHelp(command, Math.min(process.stdout.columns || 100, 120))}\n`)
+      return 0
+    }
+    const context: Context = {
+      words: rest,
+      signal: signals.signal,
+      print: (text) => process.stdout.write(`${text}\n`),
+      progress,
+      warn: (code, message) => progress.line(`${colour(33, 'warning')} ${code}: ${message}`),
+    }
+    return (await run(command, context)) ? 0 : FAILED
+  } catch (error) {
+    progress.end()
+    const received = signals.received()
+    if (received && (error as Error).name === 'AbortError') return SIGNALS[received]
+    report(error, json)
+    return FAILED
+  } finally {
+    progress.end()
+    signals.stop()
+  }
+}
+
+process.exitCode = await main(process.argv.slice(2))

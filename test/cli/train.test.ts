@@ -1,0 +1,173 @@
+import assert from 'node:assert/strict'
+import { execFile } from 'node:child_process'
+import { readdir, readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { type TestContext, test } from 'node:test'
+import { promisify } from 'node:util'
+import sharp from 'sharp'
+import type { TrainEvent } from '../../lib/events.js'
+import { copyImages } from '../fixtures/images.js'
+import { tiny } from '../fixtures/lora.js'
+import { temporaryFolder } from '../fixtures/temporary.js'
+import { cli, lorafuse } from './run.js'
+
+interface Place {
+  folder: string
+  output: string
+  /** A training of two images at 64 pixels. */
+  words: string[]
+}
+
+async function place(t: TestContext): Promise<Place> {
+  const folder = await temporaryFolder(t)
+  const output = join(folder, 'out')
+  const images = await copyImages(folder, 2)
+  const words = ['train', '--model', tiny, '--images', images, '--output', output, '--name', 'style', '--resolution', '64', '--rank', '2']
+  return { folder, output, words }
+}
+
+const linesOf = (text: string) => text.split('\n').filter((line) => line !== '')
+const eventsOf = (text: string) => linesOf(text).map((line) => JSON.parse(line) as TrainEvent)
+
+test('a training leaves a LoRA and its curve, tells the path on stdout and the rest on stderr', async (t) => {
+  const { output, words } = await place(t)
+  const { code, stdout, stderr } = await lorafuse([...words, '--steps', '3'])
+  assert.equal(code, 0, stderr)
+  assert.equal(stdout, `${join(output, 'style.safetensors')}\n`)
+  assert.match(stderr, /2 images, 3 steps; \d+ modules, [\d,]+ parameters/)
+  assert.match(stderr, /step 3\/3 {2}loss \d\.\d{4} \(average \d\.\d{4}\) {2}\d+\.\d\d s(teps\/s|\/step) {2}ETA 0:00 {2}\d/)
+  assert.ok(!stderr.includes('\r') && !stderr.includes('\x1b'), 'no redrawing without a terminal')
+  const curve = await sharp(await readFile(join(output, 'style-loss.png'))).metadata()
+  assert.deepEqual([curve.format, curve.width, curve.height], ['png', 960, 480])
+  assert.ok((await readdir(output)).every((name) => !name.includes('.tmp-')))
+})
+
+test('with --json every event is a line on stdout and stderr is empty', async (t) => {
+  const { folder, words } = await place(t)
+  const curve = join(folder, 'loss.png')
+  const { code, stdout, stderr } = await lorafuse([...words, '--steps', '3', '--json', '--loss-curve', curve])
+  assert.equal(code, 0, stdout)
+  assert.equal(stderr, '')
+  const events = eventsOf(stdout)
+  const steps = events.flatMap((event) => (event.type === 'step' ? [event.step] : []))
+  assert.deepEqual(steps, [1, 2, 3])
+  assert.equal(events.at(-1)?.type, 'done')
+  assert.ok(events.some(({ type }) => type === 'start'))
+  await readFile(curve)
+})
+
+test('Ctrl-C finishes the step, saves the state and says how to go on; that ends in the same bits', async (t) => {
+  const { output, words } = await place(t)
+  const run = [...words, '--steps', '40', '--save-every', '0']
+  let sent = false
+  const stopped = await lorafuse([...run, '--json'], {
+    onOutput: (text, kill) => {
+      if (!sent && text.includes('"type":"step"')) kill('SIGINT')
+      sent ||= text.includes('"type":"step"')
+    },
+  })
+  assert.equal(stopped.code, 130, stopped.stdout + stopped.stderr)
+  assert.match(stopped.stderr, /^Stopping after the step in hand/)
+  const last = eventsOf(stopped.stdout).at(-1) as unknown as { type: string; step: number; statePath: string }
+  assert.equal(last.type, 'interrupted')
+  assert.ok(last.step >= 1 && last.step < 40)
+  await readFile(last.statePath)
+  const resumed = await lorafuse([...run, '--resume'])
+  assert.equal(resumed.code, 0, resumed.stderr)
+  assert.match(resumed.stderr, new RegExp(`40 steps, from step ${last.step};`))
+  const first = await readFile(join(output, 'style.safetensors'))
+  const whole = await lorafuse([...run, '--output', `${output}-whole`])
+  assert.equal(whole.code, 0, whole.stderr)
+  const tensors = (file: Buffer) => file.subarray(8 + Number(file.readBigUInt64LE()))
+  assert.ok(tensors(await readFile(join(`${output}-whole`, 'style.safetensors'))).equals(tensors(first)))
+})
+
+test('without --json the line that goes on can be pasted into a shell', async (t) => {
+  const { words } = await place(t)
+  let sent = false
+  const { code, stdout, stderr } = await lorafuse([...words, '--steps', '1000', '--save-every', '1'], {
+    onOutput: (text, kill) => {
+      if (!sent && text.includes('saved ')) kill('SIGTERM')
+      sent ||= text.includes('saved ')
+    },
+  })
+  assert.equal(code, 143, stderr)
+  assert.equal(stdout, '')
+  assert.match(
+    stderr,
+    /\nStopped after step \d+; the state is .*-state\.safetensors\. Go on with:\n {2}lorafuse train --model .* --save-every 1 --resume\n$/,
+  )
+})
+
+test('a second Ctrl-C kills at once', async (t) => {
+  const { words } = await place(t)
+  let signals = 0
+  const { code, signal } = await lorafuse([...words, '--steps', '100000', '--resolution', '256', '--json'], {
+    onOutput: (text, kill) => {
+      const due = signals === 0 ? text.includes('"type":"step"') : signals === 1 && text.includes('Stopping')
+      if (!due) return
+      signals += 1
+      kill('SIGINT')
+    },
+  })
+  // The step in hand may have ended in between.
+  assert.ok(signal === 'SIGINT' || code === 130, `${code} ${signal}`)
+})
+
+test('when nobody reads its output any more it stops as for Ctrl-C, quietly', async (t) => {
+  const { output, words } = await place(t)
+  const script = 'set -o pipefail; "$0" "$@" | grep -m1 \'"type":"step"\' >/dev/null; echo $?'
+  const { stdout, stderr } = await promisify(execFile)('bash', [
+    '-c',
+    script,
+    process.execPath,
+    cli,
+    ...words,
+    '--steps',
+    '100000',
+    '--json',
+  ])
+  assert.equal(stdout, '141\n')
+  assert.equal(stderr, '')
+  assert.ok((await readdir(output)).some((name) => name.includes('state')))
+})
+
+test('what was trained draws', async (t) => {
+  const { folder, output, words } = await place(t)
+  await lorafuse([...words, '--steps', '2', '--learning-rate', '0.01'])
+  const picture = join(folder, 'x.png')
+  const lora = `${join(output, 'style')}:0.8`
+  const drawn = await lorafuse([
+    'generate',
+    '--model',
+    tiny,
+    '--prompt',
+    'a cat',
+    '--lora',
+    lora,
+    '--steps',
+    '2',
+    '--output',
+    picture,
+    '--compare',
+  ])
+  assert.deepEqual(drawn, { code: 0, signal: null, stdout: `${picture}\n`, stderr: drawn.stderr })
+  assert.match(drawn.stderr, /picture 1\/2 {2}step 1\/2\n/)
+  assert.deepEqual((await sharp(picture).metadata()).width, 258)
+})
+
+test('bad input ends in one sentence, exit code 1 and nothing written', async (t) => {
+  const { folder, output, words } = await place(t)
+  for (const [change, code] of [
+    [['--images', join(folder, 'none')], 'IMAGES_NOT_FOUND'],
+    [['--model', join(folder, 'none')], 'MODEL_NOT_FOUND'],
+    [['--rank', '4000'], 'RANK_TOO_LARGE'],
+    [['--resume', join(folder, 'none.safetensors')], ''],
+  ] as const) {
+    const { code: exit, stderr, stdout } = await lorafuse([...words, '--steps', '1', ...change])
+    assert.equal(exit, 1)
+    assert.match(stderr, new RegExp(`^(warning .*\\n)*error ${code}[A-Z_]*: Expected .*\\n$`), stderr)
+    assert.equal(stdout, '')
+  }
+  assert.deepEqual(await readdir(output).catch(() => []), [])
+})
