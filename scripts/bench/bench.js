@@ -2,8 +2,8 @@
 // both processes hold the same model and inputs and step in turn, A B A B, so that the machine's moods fall on both.
 //   npm run bench -- --resolution 512 --steps 7
 import { spawn } from 'node:child_process'
-import { existsSync, mkdirSync, readFileSync } from 'node:fs'
-import { availableParallelism, cpus, tmpdir, totalmem } from 'node:os'
+import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
+import { availableParallelism, cpus, loadavg, tmpdir, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
@@ -102,23 +102,33 @@ if (!existsSync(join(unet, 'diffusion_pytorch_model.safetensors'))) {
 const inputs = join(tmpdir(), `lorafuse-bench-${process.pid}.safetensors`)
 await writeInputs(inputs, unet, JSON.parse(readFileSync(join(unet, 'config.json'), 'utf8')).cross_attention_dim)
 
+const [load] = loadavg()
 const settings = JSON.stringify({ unet, inputs, rank: number('rank'), threads: number('threads'), learningRate: 1e-4 })
 const sides = [
   { name: 'PyTorch', process: start(python, [join(here, 'pytorch.py'), settings]), steps: [] },
   { name: 'lorafuse', process: start(process.execPath, [join(here, 'lorafuse.js'), settings]), steps: [] },
 ]
 const [theirs, ours] = sides
-for (const side of sides) side.ready = await side.process.read()
-const { gflops } = await theirs.process.ask('calibrate')
-for (let i = 0; i < number('warmups') + number('steps'); i++) {
-  for (const side of sides) side.steps.push(await side.process.ask('step'))
-  console.error(
-    `step ${i + 1}: ${sides.map(({ name, steps }) => `${name} ${steps[i].seconds.toFixed(2)} s, loss ${steps[i].loss.toFixed(6)}`).join('; ')}`,
-  )
+
+/** Fills in what each side answers; returns GFLOP/s of a matrix product. */
+async function measure() {
+  for (const side of sides) side.ready = await side.process.read()
+  const { gflops } = await theirs.process.ask('calibrate')
+  for (let i = 0; i < number('warmups') + number('steps'); i++) {
+    for (const side of sides) side.steps.push(await side.process.ask('step'))
+    const each = sides.map(({ name, steps }) => `${name} ${steps[i].seconds.toFixed(2)} s, loss ${steps[i].loss.toFixed(6)}`)
+    console.error(`step ${i + 1}: ${each.join('; ')}`)
+  }
+  for (const side of sides) side.memory = await side.process.ask('memory')
+  return gflops
 }
-for (const side of sides) {
-  side.memory = await side.process.ask('memory')
-  side.process.end()
+
+let gflops
+try {
+  gflops = await measure()
+} finally {
+  for (const side of sides) side.process.end()
+  rmSync(inputs)
 }
 
 const flags = /^flags\s*:(.*)$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1]?.split(' ') ?? []
@@ -128,7 +138,9 @@ for (const { name, ready } of sides) console.log(`${name}: ${ready.about}`)
 console.log(
   `${options.model}, ${options.resolution} px, batch 1, rank ${options.rank} on attention (${ours.ready.adapters} parameters), f32`,
 )
-console.log(`${options.steps} steps each in turn after ${options.warmups} warm-ups; matrix product ${gflops.toFixed(0)} GFLOP/s`)
+console.log(
+  `${options.steps} steps each in turn after ${options.warmups} warm-ups; matrix product ${gflops.toFixed(0)} GFLOP/s; load before ${load?.toFixed(1)}`,
+)
 console.log('\n| | median s | min s | first s | of matrix product | peak RSS MiB |\n|---|---|---|---|---|---|')
 const tflop = options.tflop === undefined ? (counted[options.resolution] ?? 0) : number('tflop')
 for (const side of sides) {
