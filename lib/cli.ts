@@ -33,10 +33,13 @@ function abortOnSignals(say: (text: string) => void): { signal: AbortSignal; rec
     for (const kind of kinds) process.off(kind, onSignal)
   }
   for (const kind of kinds) process.on(kind, onSignal)
-  // Who read the output is gone: end as a program that SIGPIPE kills, but with the state saved.
-  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code !== 'EPIPE') throw error
-    abort('SIGPIPE')
+  process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => {
+    // Who read the output is gone: end as a program that SIGPIPE kills, but with the state saved.
+    if (code === 'EPIPE') return abort('SIGPIPE')
+    if (!controller.signal.aborted)
+      process.stderr.write(`error OUTPUT_NOT_WRITABLE: Expected to be able to write to stdout but received ${code}\n`)
+    process.exitCode = FAILED
+    controller.abort()
   })
   process.stderr.on('error', () => undefined)
   return { signal: controller.signal, received: () => received, stop }
@@ -97,8 +100,8 @@ async function main(words: string[]): Promise<number> {
   } catch (error) {
     progress.end()
     const received = signals.received()
-    if (received && (error as Error).name === 'AbortError') return SIGNALS[received]
-    report(error, json)
+    if (!signals.signal.aborted || (error as Error).name !== 'AbortError') report(error, json)
+    else if (received) return SIGNALS[received]
     return FAILED
   } finally {
     progress.end()
@@ -106,4 +109,5 @@ async function main(words: string[]): Promise<number> {
   }
 }
 
-process.exitCode = await main(process.argv.slice(2))
+const code = await main(process.argv.slice(2))
+if (code !== 0) process.exitCode = code

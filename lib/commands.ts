@@ -1,5 +1,6 @@
 /** What each command does with its options. */
-import { join } from 'node:path'
+import { mkdir } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
 import { parseArguments, quote, without } from './arguments.js'
 import { type GenerateOptions, resolve, resolveGenerateOptions, resolveTrainOptions, type TrainOptions } from './config.js'
 import { type CurvePoint, lossCurvePng } from './curve.js'
@@ -63,7 +64,10 @@ async function runTrain(context: Context): Promise<void> {
   const { output, name } = resolveTrainOptions(given, label)
   const points: CurvePoint[] = []
   const drawCurve = async () => {
-    if (points.length > 0) await writeAtomically(own.lossCurve ?? join(output, `${name}-loss.png`), await lossCurvePng(points))
+    if (points.length === 0) return
+    const path = own.lossCurve ?? join(output, `${name}-loss.png`)
+    await mkdir(dirname(path), { recursive: true })
+    await writeAtomically(path, await lossCurvePng(points))
   }
   let state: string | undefined
   const onEvent = (event: TrainEvent) => {

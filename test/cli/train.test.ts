@@ -44,7 +44,7 @@ test('a training leaves a LoRA and its curve, tells the path on stdout and the r
 
 test('with --json every event is a line on stdout and stderr is empty', async (t) => {
   const { folder, words } = await place(t)
-  const curve = join(folder, 'loss.png')
+  const curve = join(folder, 'new', 'loss.png')
   const { code, stdout, stderr } = await lorafuse([...words, '--steps', '3', '--json', '--loss-curve', curve])
   assert.equal(code, 0, stdout)
   assert.equal(stderr, '')
@@ -130,6 +130,37 @@ test('when nobody reads its output any more it stops as for Ctrl-C, quietly', as
   assert.equal(stdout, '141\n')
   assert.equal(stderr, '')
   assert.ok((await readdir(output)).some((name) => name.includes('state')))
+})
+
+test('a full disk behind stdout ends a training with one sentence', async (t) => {
+  const { words } = await place(t)
+  const script = '"$0" "$@" >/dev/full; echo $?'
+  const { stdout, stderr } = await promisify(execFile)('bash', [
+    '-c',
+    script,
+    process.execPath,
+    cli,
+    ...words,
+    '--steps',
+    '100000',
+    '--json',
+  ])
+  assert.equal(stdout, '1\n')
+  assert.equal(stderr, 'error OUTPUT_NOT_WRITABLE: Expected to be able to write to stdout but received ENOSPC\n')
+})
+
+test('Ctrl-C ends a picture with exit code 130 and no file', async (t) => {
+  const folder = await temporaryFolder(t)
+  let sent = false
+  const words = ['generate', '--model', tiny, '--prompt', 'a cat', '--steps', '1000', '--output', join(folder, 'x.png'), '--json']
+  const { code, stderr } = await lorafuse(words, {
+    onOutput: (_, kill) => {
+      if (!sent) kill('SIGINT')
+      sent = true
+    },
+  })
+  assert.equal(code, 130, stderr)
+  assert.deepEqual(await readdir(folder), [])
 })
 
 test('what was trained draws', async (t) => {
