@@ -1,6 +1,6 @@
 /** The folder a training writes to: LoRA files under kohya's names, and their states beside them. */
 import { mkdir, open, readdir, stat, statfs, unlink } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { type Adapter, adapterTensors, parameterCount } from './adapters.js'
 import { LorafuseError } from './events.js'
 import type { FloatType } from './floats.js'
@@ -34,6 +34,20 @@ function isAlive(pid: number): boolean {
   }
 }
 
+/** Trap: Node's own recursive mkdir never returns where a folder exists but takes none, as /proc. */
+async function makeFolder(path: string): Promise<void> {
+  try {
+    await mkdir(path)
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    if (code === 'EEXIST') return
+    const parent = dirname(path)
+    if (code !== 'ENOENT' || (await stat(parent).catch(() => undefined))) throw error
+    await makeFolder(parent)
+    await mkdir(path)
+  }
+}
+
 function notWritable(output: string, cause: unknown): LorafuseError {
   const { code } = cause as NodeJS.ErrnoException
   if (code === 'ENOSPC' || code === 'EDQUOT') return full(output, code)
@@ -58,7 +72,7 @@ export class Output {
     const { output, name } = this.options
     const probe = join(output, `${name}.safetensors.tmp-${process.pid}-0`)
     try {
-      await mkdir(output, { recursive: true })
+      await makeFolder(resolve(output))
       const file = await open(probe, 'w')
       await file.writeFile('x').finally(() => file.close())
       await unlink(probe)
