@@ -1,0 +1,46 @@
+// Rows of attention and its gradient: SD's head sizes, one token to several blocks of queries and keys, causal for the text encoder.
+#include "op_rows.h"
+#include "reference.h"
+
+namespace lorafuse::test {
+namespace {
+
+void forward_row(const Shape& q, const Shape& k, int heads, bool causal = false) { op_row({Attention{heads, causal}, {{q}, {k}, {k}}}); }
+
+void gradient_row(const Shape& q, const Shape& k, int heads) {
+  Row row{AttentionGrad{heads}, {{q}, {k}, {k}, {q}, {Shape{q[0], heads, q.rows() / q[0]}}, {q}}};
+  row.derive = [heads](std::vector<Array<double>>& in) {
+    std::fill(in[3].data.begin(), in[3].data.end(), 0);
+    compute<double>(Attention{heads}, {{&in[0], &in[1], &in[2]}, {&in[3], &in[4]}});
+  };
+  op_row(std::move(row));
+}
+
+// With one key, dq and dk are 0: what is left of them is rounding, and nothing to measure against.
+void rows(const Shape& q, const Shape& k, int heads) {
+  forward_row(q, k, heads);
+  if (k.rows() / k[0] > 1) gradient_row(q, k, heads);
+}
+
+}  // namespace
+
+SUITE(attention) {
+  for (int64_t head_size : {1, 5, 40, 64, 80, 160, 512}) {
+    rows({1, 20, head_size}, {1, 77, head_size}, 1);
+    rows({2, 6, 2 * head_size}, {2, 7, 2 * head_size}, 2);
+  }
+  for (int64_t queries : {1, 77, 130, 300})
+    for (int64_t keys : {1, 77, 130, 300}) rows({1, queries, 10}, {1, keys, 10}, 2);
+  for (int64_t tokens : {1, 5, 77, 130, 300}) forward_row({2, tokens, 15}, {2, tokens, 15}, 3, true);
+  forward_row({1, 77, 768}, {1, 77, 768}, 12, true);  // CLIP
+  rows({1, 8, 8, 320}, {1, 77, 320}, 8);              // cross attention over an image
+  rows({2, 8, 8, 80}, {2, 8, 8, 80}, 2);              // self attention
+  for (int64_t tokens : {125, 126, 127, 128, 129, 252, 255, 256, 257}) rows({1, tokens, 3}, {1, tokens, 3}, 1);
+}
+
+SUITE(attention_of_large_scores) {
+  // Scores beyond 88: the shift by the largest is what keeps exp finite.
+  op_row({Attention{2}, {scaled({1, 40, 80}, 6), scaled({1, 300, 80}, 6), {Shape{1, 300, 80}}}});
+}
+
+}  // namespace lorafuse::test

@@ -1,0 +1,30 @@
+#include "backends.h"
+
+#include <map>
+
+#include "train/library.h"
+
+namespace lorafuse::test {
+
+const std::vector<std::string>& variants() {
+  static const std::vector<std::string> runnable = [] {
+    std::vector<std::string> found;
+    for (const char* v : {"generic", "x86-64-v3", "x86-64-v4"}) {
+      found.push_back(v);
+      if (v == cpu_variant()) break;
+    }
+    return found;
+  }();
+  return runnable;
+}
+
+std::string label(const std::string& variant) { return variant == "generic" ? variant : variant.substr(variant.rfind('v')); }
+
+Backend& backend(const std::string& variant, int threads) {
+  static std::map<std::pair<std::string, int>, std::shared_ptr<Backend>> opened;
+  auto& found = opened[{variant, threads}];
+  if (!found) found = open_cpu_backend(threads, variant);
+  return *found;
+}
+
+}  // namespace lorafuse::test

@@ -1,0 +1,65 @@
+// Rows of mat_mul and weight_grad: every width to 17, the edges of panels, tiles, jobs and chunks of depth, and SD's own shapes cut down.
+#include "op_rows.h"
+
+namespace lorafuse::test {
+namespace {
+
+constexpr DType kTypes[] = {DType::f32, DType::f16, DType::bf16};
+
+struct Extra {
+  bool bias = false, residual = false;
+};
+
+// y = Σ x_i · w_iᵀ; depths[i] and pairs[i] belong together.
+void row(const Shape& rows, int64_t outputs, const std::vector<int64_t>& depths, DType dtype = DType::f32, std::vector<MatMul::Pair> pairs = {{}},
+         Extra extra = {}) {
+  Row r{MatMul{pairs, extra.bias, extra.residual}, {}};
+  for (size_t i = 0; i < depths.size(); i++) {
+    r.inputs.push_back({rows.with_channels(depths[i])});
+    // The second pair is an adapter: always f32.
+    r.inputs.push_back({pairs[i].transposed ? Shape{depths[i], outputs} : Shape{outputs, depths[i]}, i ? DType::f32 : dtype});
+  }
+  if (extra.bias) r.inputs.push_back({Shape{outputs}, dtype});
+  if (extra.residual) r.inputs.push_back({rows.with_channels(outputs)});
+  op_row(std::move(r));
+}
+
+void gradient_row(int64_t rows, int64_t outputs, int64_t inputs, float scale = 1) {
+  op_row({WeightGrad{scale}, {{Shape{rows, outputs}}, {Shape{rows, inputs}}}});
+}
+
+}  // namespace
+
+SUITE(mat_mul) {
+  for (DType dtype : kTypes) {
+    row({7, 1}, 40, {33}, dtype);
+    row({7, 1}, 40, {33}, dtype, {{1, true}});
+    row({2, 9, 1}, 48, {40}, dtype, {{}}, {true, false});
+    row({2, 3, 5, 1}, 70, {65}, dtype, {{0.5f, true}}, {true, true});
+    row({1, 77, 1}, 64, {768}, dtype);                                                // k and v of cross attention
+    row({1, 4, 4, 1}, 1280, {320}, dtype, {{}}, {true, false});                       // the feed-forward's projection
+    row({1, 8, 8, 1}, 80, {320, 16}, dtype, {{}, {0.25f}}, {true, true});             // with an adapter
+    row({1, 8, 8, 1}, 80, {96, 16}, dtype, {{1, true}, {0.25f, true}}, {false, true});  // its input gradient
+  }
+  for (int64_t width = 1; width <= 17; width++) {
+    row({3, 1}, width, {18 - width});
+    row({5, 1}, width, {18 - width}, DType::f16, {{1, true}});
+  }
+  for (int64_t columns : {31, 32, 33, 47, 48, 49, 63, 64, 65, 159, 160, 161, 319, 320, 321}) row({5, 1}, columns, {19});
+  for (int64_t rows : {1, 5, 6, 7, 13, 14, 15, 28, 29, 130}) row({rows, 1}, 35, {20}, DType::f32, {{}}, {true, true});
+  for (int64_t depth : {319, 320, 321, 639, 640, 641, 1500}) row({9, 1}, 34, {depth}, DType::bf16);
+  row({200, 1}, 330, {33});  // several jobs both ways
+  row({4, 1}, 20, {7, 3, 321}, DType::f32, {{}, {-2, true}, {0.125f}});
+}
+
+SUITE(weight_grad) {
+  for (int64_t width = 1; width <= 17; width++) gradient_row(6, width, 18 - width);
+  for (int64_t rows : {1, 13, 319, 320, 321, 700}) gradient_row(rows, 16, 33, 0.5f);
+  for (int64_t rank : {1, 4, 16, 64}) {
+    gradient_row(64, 320, rank, 0.25f);
+    gradient_row(64, rank, 320, 0.25f);
+  }
+  gradient_row(50, 161, 65);
+}
+
+}  // namespace lorafuse::test

@@ -1,0 +1,188 @@
+#include "op_rows.h"
+
+#include "backends.h"
+#include "reference.h"
+
+namespace lorafuse::test {
+namespace {
+
+constexpr int64_t kOutputs = 4096;  // small rows are tried with other numbers until this many outputs have an error
+constexpr int64_t kMostTrials = 256, kMostElements = 1 << 18;
+
+struct Trial {
+  std::vector<std::vector<unsigned char>> inputs;
+  std::vector<Array<double>> expected;
+  std::vector<float> accumulated;  // what WeightGrad adds to
+};
+
+struct Prepared {
+  std::vector<Shape> shapes;  // of the outputs
+  std::vector<Trial> trials;
+  std::vector<Deviation> naive;  // of each output
+};
+
+bool accumulates(const Op& op) { return std::holds_alternative<WeightGrad>(op); }
+
+template <class T>
+std::vector<Array<T>> outputs_of(const Row& row, const std::vector<Array<double>>& inputs, const Prepared& p, const std::vector<float>& accumulated) {
+  std::vector<Array<T>> in, out;
+  for (const auto& x : inputs) in.emplace_back(x.shape, x.data);
+  for (const Shape& s : p.shapes) out.emplace_back(s);
+  if (accumulates(row.op)) out[0] = Array<T>(p.shapes[0], accumulated);
+  Operands<T> operands;
+  for (const auto& x : in) operands.inputs.push_back(&x);
+  for (auto& x : out) operands.outputs.push_back(&x);
+  compute(row.op, operands);
+  return out;
+}
+
+Trial trial(const Row& row, Prepared& p, uint64_t seed) {
+  Random random(seed);
+  Trial t;
+  std::vector<Array<double>> inputs;
+  for (const Input& input : row.inputs) {
+    inputs.emplace_back(input.shape);
+    for (double& x : inputs.back().data) x = rounded(input.dtype, input.fill(random));
+  }
+  if (row.derive) row.derive(inputs);
+  for (size_t i = 0; i < inputs.size(); i++) {
+    const std::vector<float> held(inputs[i].data.begin(), inputs[i].data.end());
+    inputs[i].data.assign(held.begin(), held.end());
+    t.inputs.push_back(stored(row.inputs[i].dtype, held));
+  }
+  if (accumulates(row.op)) t.accumulated = random.normals(p.shapes[0].elements());
+  t.expected = outputs_of<double>(row, inputs, p, t.accumulated);
+  const auto naive = outputs_of<float>(row, inputs, p, t.accumulated);
+  for (size_t i = 0; i < naive.size(); i++) p.naive[i].add(naive[i], t.expected[i]);
+  return t;
+}
+
+// The cases of a row follow each other, so only the latest one is kept.
+const Prepared& prepared(const std::shared_ptr<const Row>& row) {
+  static std::shared_ptr<const Row> latest;
+  static Prepared p;
+  if (latest == row) return p;
+  p = {};
+  std::vector<Shape> inputs;
+  int64_t elements = 0;
+  for (const Input& input : row->inputs) inputs.push_back(input.shape), elements += input.shape.elements();
+  p.shapes = output_shapes(row->op, inputs);
+  p.naive.resize(p.shapes.size());
+  const int64_t trials = std::clamp<int64_t>(std::min(kOutputs / p.shapes[0].elements(), kMostElements / elements), 1, kMostTrials);
+  for (int64_t i = 0; i < trials; i++) p.trials.push_back(trial(*row, p, 1000 + i));
+  latest = row;
+  return p;
+}
+
+// An input in memory that ends where it ends, at an address that is a multiple of its element's size only.
+struct Held {
+  std::unique_ptr<unsigned char[]> memory;
+  unsigned char* data;
+  Held(DType dtype, const std::vector<unsigned char>& bytes) : memory(new unsigned char[bytes.size() + size_of(dtype)]), data(memory.get() + size_of(dtype)) {
+    std::copy(bytes.begin(), bytes.end(), data);
+  }
+};
+
+std::vector<std::vector<float>> run(const Row& row, const Prepared& p, const Trial& t, Backend& backend) {
+  Graph graph;
+  Node node{row.op, {}, {}};
+  std::vector<Tensor> tensors;
+  std::vector<Held> inputs;
+  std::vector<Guarded> outputs;
+  for (size_t i = 0; i < row.inputs.size(); i++) {
+    const Input& input = row.inputs[i];
+    node.inputs.push_back(graph.value({"", input.shape, input.dtype, Storage::input}));
+    inputs.emplace_back(input.dtype, t.inputs[i]);
+    tensors.push_back({inputs.back().data, input.dtype, input.shape});
+  }
+  for (const Shape& s : p.shapes) {
+    node.outputs.push_back(graph.value({"", s, DType::f32, Storage::activation}));
+    outputs.emplace_back(s.elements() * sizeof(float));
+    tensors.push_back({outputs.back().data(), DType::f32, s});
+  }
+  if (accumulates(row.op)) std::memcpy(outputs[0].data(), t.accumulated.data(), outputs[0].bytes());
+  const Guarded workspace(backend.workspace_bytes(graph, node));
+  backend.run(node, tensors, workspace.data());
+
+  workspace.expect_intact("the workspace");
+  for (size_t i = 0; i < inputs.size(); i++)
+    EXPECT(std::equal(t.inputs[i].begin(), t.inputs[i].end(), inputs[i].data), "input ", i, " was written");
+  std::vector<std::vector<float>> results;
+  for (size_t i = 0; i < outputs.size(); i++) {
+    outputs[i].expect_intact(text("output ", i));
+    const auto* data = reinterpret_cast<const float*>(outputs[i].data());
+    results.emplace_back(data, data + p.shapes[i].elements());
+  }
+  return results;
+}
+
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) { return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0; }
+
+void check(const std::shared_ptr<const Row>& row, const std::string& variant, int threads) {
+  const Prepared& p = prepared(row);
+  std::vector<Deviation> deviations(p.shapes.size());
+  for (const Trial& t : p.trials) {
+    const auto results = run(*row, p, t, backend(variant, threads));
+    for (size_t i = 0; i < results.size(); i++) deviations[i].add(std::span(results[i]), t.expected[i]);
+    if (threads == 1) continue;
+    const auto alone = run(*row, p, t, backend(variant, 1));
+    for (size_t i = 0; i < results.size(); i++) EXPECT(same_bits(results[i], alone[i]), "output ", i, " has other bits than with one thread");
+  }
+  for (size_t i = 0; i < deviations.size(); i++) expect_as_good(text("output ", i), deviations[i], p.naive[i]);
+}
+
+// What a name says of an op besides shapes, and of how many inputs it shows the shape.
+struct Description {
+  std::string attributes;
+  size_t shown = 1;
+};
+std::string extras(bool bias, bool residual) { return std::string(bias ? " +bias" : "") + (residual ? " +residual" : ""); }
+const char* name_of(Function f) { return f == Function::silu ? " silu" : f == Function::gelu ? " gelu" : " quick_gelu"; }
+
+template <class Convolution>
+std::string window(const Convolution& op) { return text(" ", op.kernel, "x", op.kernel, " stride ", op.stride, " pad ", op.before, ",", op.after); }
+
+Description describe(const MatMul& op) {
+  std::string pairs;
+  for (const auto& pair : op.pairs)
+    if (pair.scale != 1 || pair.transposed) pairs += text(" ", pair.scale, pair.transposed ? "T" : "");
+  return {pairs + extras(op.bias, op.residual), 2 * op.pairs.size()};
+}
+Description describe(const WeightGrad&) { return {"", 2}; }
+Description describe(const Conv2d& op) { return {window(op) + extras(op.bias, op.residual), 2}; }
+Description describe(const Conv2dInputGrad& op) { return {text(window(op), " to ", op.height, "x", op.width, extras(false, op.residual)), 2}; }
+Description describe(const Attention& op) { return {text(op.causal ? " causal " : " ", op.heads, " heads"), 2}; }
+Description describe(const AttentionGrad& op) { return {text(" ", op.heads, " heads"), 2}; }
+Description describe(const GroupNorm& op) { return {text(" ", op.groups, " groups", op.silu ? " silu" : ""), 1}; }
+Description describe(const GroupNormGrad& op) { return {text(" ", op.groups, " groups", op.silu ? " silu" : ""), 1}; }
+Description describe(const Activation& op) { return {name_of(op.function), 1}; }
+Description describe(const ActivationGrad& op) { return {name_of(op.function), 1}; }
+Description describe(const Slice& op) { return {text(" ", op.begin, "…", op.end), 1}; }
+Description describe(const Sinusoid& op) { return {text(" ", op.dim, op.cos_first ? " cos first" : " sin first", " shift ", op.shift), 1}; }
+Description describe(const Concat&) { return {"", 2}; }
+Description describe(const Embedding&) { return {"", 2}; }
+template <class AnyOp>
+Description describe(const AnyOp&) { return {}; }
+
+std::string name_of(const Row& row) {
+  const Description d = std::visit([](const auto& op) { return describe(op); }, row.op);
+  std::string shapes;
+  DType dtype = DType::f32;
+  for (size_t i = 0; i < row.inputs.size(); i++) {
+    if (i < d.shown) shapes += (i ? " x " : " ") + row.inputs[i].shape.str();
+    if (row.inputs[i].dtype == DType::f16 || row.inputs[i].dtype == DType::bf16) dtype = row.inputs[i].dtype;
+  }
+  return lorafuse::name_of(row.op) + d.attributes + shapes + " " + lorafuse::name_of(dtype);
+}
+
+}  // namespace
+
+void op_row(Row row) {
+  const auto shared = std::make_shared<const Row>(std::move(row));
+  for (const std::string& variant : variants())
+    for (int threads = 1; threads <= 3; threads++)
+      test_case(text(name_of(*shared), " ", label(variant), " ", threads, threads == 1 ? " thread" : " threads"),
+                [=] { check(shared, variant, threads); });
+}
+
+}  // namespace lorafuse::test

@@ -1,0 +1,32 @@
+// One body for all ops: a row says which op with which inputs, and becomes a case for each CPU variant and number of threads.
+#pragma once
+#include "arrays.h"
+#include "graph/graph.h"
+
+namespace lorafuse::test {
+
+struct Input {
+  Shape shape;
+  DType dtype = DType::f32;
+  std::function<float(Random&)> fill = [](Random& random) { return random.normal(); };
+};
+
+struct Row {
+  Op op;
+  std::vector<Input> inputs;
+  std::function<void(std::vector<Array<double>>& inputs)> derive = nullptr;  // computes inputs that follow from others
+};
+
+inline Input scaled(Shape shape, float scale, float shift = 0) {
+  return {std::move(shape), DType::f32, [=](Random& random) { return shift + scale * random.normal(); }};
+}
+// Around 1, as the γ of a norm.
+inline Input gamma(Shape shape, DType dtype) {
+  return {std::move(shape), dtype, [](Random& random) { return 1 + 0.2f * random.normal(); }};
+}
+
+// Adds the cases. Each checks the outputs against the f64 reference, that the inputs and the bytes around the outputs and the workspace stay,
+// and that the bits are those of one thread.
+void op_row(Row row);
+
+}  // namespace lorafuse::test

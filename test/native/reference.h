@@ -1,0 +1,25 @@
+// What every op computes, as one slow loop nest each: in f64 it is the truth, in f32 the naive version that sets the tolerance.
+#pragma once
+#include "arrays.h"
+#include "graph/graph.h"
+
+namespace lorafuse::test {
+
+// Inputs and outputs in the op's order. Outputs have their shapes; WeightGrad adds to what its output holds.
+template <class T>
+struct Operands {
+  std::vector<const Array<T>*> inputs;
+  std::vector<Array<T>*> outputs;
+
+  const Array<T>& in(size_t i) const { return *inputs[i]; }
+  Array<T>& out(size_t i) const { return *outputs[i]; }
+};
+
+template <class T>
+void compute(const Op& op, const Operands<T>& operands);  // T is float or double
+
+// Every value of a graph, from `values` where it is an input, weight or parameter; gradients begin with what `values` has.
+template <class T>
+std::vector<Array<T>> interpret(const Graph& graph, std::vector<Array<T>> values);
+
+}  // namespace lorafuse::test

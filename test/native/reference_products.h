@@ -1,0 +1,141 @@
+// Products, convolutions and attention of the reference: reference.cc.
+#pragma once
+#include <algorithm>
+
+#include "reference.h"
+
+namespace lorafuse::test {
+
+inline int64_t positions(const Shape& x) { return x.rows() / x[0]; }
+
+template <class T>
+void run(const MatMul& op, const Operands<T>& o) {
+  Array<T>& y = o.out(0);  // [M, N]
+  const int64_t rows = y.shape.rows(), outputs = y.shape[-1];
+  for (int64_t m = 0; m < rows; m++)
+    for (int64_t n = 0; n < outputs; n++) {
+      T sum = op.bias ? o.in(2 * op.pairs.size())[n] : T(0);
+      if (op.residual) sum += (*o.inputs.back())[m * outputs + n];
+      for (size_t i = 0; i < op.pairs.size(); i++) {
+        const Array<T>&x = o.in(2 * i), &w = o.in(2 * i + 1);
+        const T scale = T(op.pairs[i].scale);
+        const int64_t depth = x.shape[-1];
+        for (int64_t k = 0; k < depth; k++) sum += scale * x[m * depth + k] * (op.pairs[i].transposed ? w[k * outputs + n] : w[n * depth + k]);
+      }
+      y[m * outputs + n] = sum;
+    }
+}
+
+template <class T>
+void run(const WeightGrad& op, const Operands<T>& o) {
+  const Array<T>&dy = o.in(0), &x = o.in(1);  // [M, N], [M, K]
+  const int64_t rows = dy.shape.rows(), outputs = dy.shape[-1], inputs = x.shape[-1];
+  for (int64_t n = 0; n < outputs; n++)
+    for (int64_t k = 0; k < inputs; k++) {
+      T sum = 0;
+      for (int64_t m = 0; m < rows; m++) sum += dy[m * outputs + n] * x[m * inputs + k];
+      o.out(0)[n * inputs + k] += T(op.scale) * sum;
+    }
+}
+
+// The pixel of the large image under tap k of the kernel for a pixel of the small one, or −1 where that falls off.
+template <class Convolution>
+int64_t under(const Convolution& op, const Shape& large, int64_t b, int64_t row, int64_t column, int tap) {
+  const int64_t r = row * op.stride + tap / op.kernel - op.before, c = column * op.stride + tap % op.kernel - op.before;
+  return r < 0 || r >= large[1] || c < 0 || c >= large[2] ? -1 : (b * large[1] + r) * large[2] + c;
+}
+
+template <class T>
+void run(const Conv2d& op, const Operands<T>& o) {
+  const Array<T>&x = o.in(0), &w = o.in(1);  // [B, H, W, C], [taps, N, C]
+  Array<T>& y = o.out(0);
+  const int64_t inputs = x.shape[3], outputs = y.shape[3];
+  for (int64_t i = 0; i < y.shape.elements(); i++) {
+    const int64_t n = i % outputs, column = i / outputs % y.shape[2], row = i / outputs / y.shape[2] % y.shape[1], b = i / y.shape[1] / y.shape[2] / outputs;
+    T sum = (op.bias ? o.in(2)[n] : T(0)) + (op.residual ? (*o.inputs.back())[i] : T(0));
+    for (int tap = 0; tap < op.kernel * op.kernel; tap++) {
+      const int64_t pixel = under(op, x.shape, b, row, column, tap);
+      if (pixel < 0) continue;
+      for (int64_t c = 0; c < inputs; c++) sum += x[pixel * inputs + c] * w[(tap * outputs + n) * inputs + c];
+    }
+    y[i] = sum;
+  }
+}
+
+// Each pixel of dy goes back to where it came from.
+template <class T>
+void run(const Conv2dInputGrad& op, const Operands<T>& o) {
+  const Array<T>&dy = o.in(0), &w = o.in(1);  // [B, H', W', N], [taps, N, C]
+  Array<T>& dx = o.out(0);
+  const int64_t outputs = dy.shape[3], inputs = dx.shape[3];
+  for (int64_t i = 0; i < dx.shape.elements(); i++) dx[i] = op.residual ? (*o.inputs.back())[i] : T(0);
+  for (int64_t i = 0; i < dy.shape.elements(); i++) {
+    const int64_t n = i % outputs, column = i / outputs % dy.shape[2], row = i / outputs / dy.shape[2] % dy.shape[1];
+    for (int tap = 0; tap < op.kernel * op.kernel; tap++) {
+      const int64_t pixel = under(op, dx.shape, i / dy.shape[1] / dy.shape[2] / outputs, row, column, tap);
+      if (pixel < 0) continue;
+      for (int64_t c = 0; c < inputs; c++) dx[pixel * inputs + c] += dy[i] * w[(tap * outputs + n) * inputs + c];
+    }
+  }
+}
+
+// Columns [head·d, head·d + d) of row t of sample b.
+template <class T>
+T* row_of(Array<T>& x, int64_t b, int64_t t, int64_t head, int64_t d) {
+  return x.data.data() + (b * positions(x.shape) + t) * x.shape[-1] + head * d;
+}
+template <class T>
+const T* row_of(const Array<T>& x, int64_t b, int64_t t, int64_t head, int64_t d) {
+  return row_of(const_cast<Array<T>&>(x), b, t, head, d);
+}
+
+template <class T>
+T dot(const T* a, const T* b, int64_t n) {
+  T sum = 0;
+  for (int64_t i = 0; i < n; i++) sum += a[i] * b[i];
+  return sum;
+}
+
+template <class T>
+void run(const Attention& op, const Operands<T>& o) {
+  const Array<T>&q = o.in(0), &k = o.in(1), &v = o.in(2);
+  const int64_t d = q.shape[-1] / op.heads, queries = positions(q.shape), keys = positions(k.shape);
+  const T scale = 1 / std::sqrt(T(d));
+  for (int64_t b = 0; b < q.shape[0]; b++)
+    for (int64_t h = 0; h < op.heads; h++)
+      for (int64_t t = 0; t < queries; t++) {
+        std::vector<T> p(op.causal ? std::min(keys, t + 1) : keys);
+        for (size_t s = 0; s < p.size(); s++) p[s] = scale * dot(row_of(q, b, t, h, d), row_of(k, b, s, h, d), d);
+        const T most = *std::max_element(p.begin(), p.end());
+        T sum = 0;
+        for (T& x : p) sum += x = std::exp(x - most);
+        T* y = row_of(o.out(0), b, t, h, d);
+        for (size_t s = 0; s < p.size(); s++)
+          for (int64_t i = 0; i < d; i++) y[i] += p[s] / sum * row_of(v, b, s, h, d)[i];
+        o.out(1)[(b * op.heads + h) * queries + t] = most + std::log(sum);
+      }
+}
+
+template <class T>
+void run(const AttentionGrad& op, const Operands<T>& o) {
+  const Array<T>&q = o.in(0), &k = o.in(1), &v = o.in(2), &y = o.in(3), &dy = o.in(5);
+  const int64_t d = q.shape[-1] / op.heads, queries = positions(q.shape), keys = positions(k.shape);
+  const T scale = 1 / std::sqrt(T(d));
+  for (int64_t b = 0; b < q.shape[0]; b++)
+    for (int64_t h = 0; h < op.heads; h++)
+      for (int64_t t = 0; t < queries; t++) {
+        const T *qt = row_of(q, b, t, h, d), *dyt = row_of(dy, b, t, h, d);
+        const T delta = dot(row_of(y, b, t, h, d), dyt, d), log_sum_exp = o.in(4)[(b * op.heads + h) * queries + t];
+        for (int64_t s = 0; s < keys; s++) {
+          const T* ks = row_of(k, b, s, h, d);
+          const T p = std::exp(scale * dot(qt, ks, d) - log_sum_exp), ds = p * (dot(dyt, row_of(v, b, s, h, d), d) - delta);
+          for (int64_t i = 0; i < d; i++) {
+            row_of(o.out(0), b, t, h, d)[i] += scale * ds * ks[i];
+            row_of(o.out(1), b, s, h, d)[i] += scale * ds * qt[i];
+            row_of(o.out(2), b, s, h, d)[i] += p * dyt[i];
+          }
+        }
+      }
+}
+
+}  // namespace lorafuse::test
