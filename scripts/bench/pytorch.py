@@ -32,7 +32,7 @@ def calibrate() -> dict[str, float]:
 
 inputs = load_file(settings["inputs"])
 first = {name: inputs[name].permute(0, 3, 1, 2).contiguous() for name in ("latents", "noise")}
-unet = diffusers.UNet2DConditionModel.from_pretrained(settings["unet"], torch_dtype=torch.float32)
+unet = diffusers.UNet2DConditionModel.from_pretrained(settings["unet"], dtype=torch.float32)
 rank = settings["rank"]
 unet.requires_grad_(False)
 unet.add_adapter(peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))

@@ -43,12 +43,13 @@ async function draw(pipeline, references) {
   await pipeline.apply(references)
   const { session } = pipeline
   const found = {}
-  session.decodeLatents = async (latents, shape) => {
+  const value = async (latents, shape) => {
     found.latents = latents.map((value) => value * pipeline.checkpoint.scalingFactor)
     delete session.decodeLatents
     found.image = await session.decodeLatents(latents, shape)
     return found.image
   }
+  Object.defineProperty(session, 'decodeLatents', { value, configurable: true })
   await pipeline.draw({ ...request, width: size, height: size })
   return found
 }

@@ -11,11 +11,15 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from diffusers.utils import logging
 from safetensors.torch import load_file
+from transformers.utils import logging as transformers_logging
 
 settings = json.loads(sys.argv[1])
-logging.set_verbosity_error()
+for each in (logging, transformers_logging):
+    each.set_verbosity_error()
+    each.disable_progress_bar()
+torch.set_num_threads(1)
 ours = load_file(settings["ours"])
-pipeline = StableDiffusionPipeline.from_pretrained(settings["model"], torch_dtype=torch.float32)
+pipeline = StableDiffusionPipeline.from_pretrained(settings["model"], dtype=torch.float32)
 pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
 pipeline.set_progress_bar_config(disable=True)
 

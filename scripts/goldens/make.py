@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from transformers.utils import logging as transformers_logging
 
 import model
+import names
 from reference import Case, Reference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +53,7 @@ def write(folder: Path, checkpoint: Path, case: Case) -> None:
 def main() -> None:
     logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    names.main()
     torch.manual_seed(0)
     small = FIXTURES / "golden-sd1/model"
     model.build(small, TINY)

@@ -44,7 +44,7 @@ class Reference:
         torch.set_num_threads(1)
         self.checkpoint, self.case, self.dtype = checkpoint, case, dtype
         self.text = CLIPTextModel.from_pretrained(checkpoint / "text_encoder", dtype=dtype).eval()
-        self.vae = AutoencoderKL.from_pretrained(checkpoint / "vae", torch_dtype=dtype).eval()
+        self.vae = AutoencoderKL.from_pretrained(checkpoint / "vae", dtype=dtype).eval()
         self.scheduler = DDPMScheduler.from_pretrained(checkpoint / "scheduler")
         self.out: dict[str, torch.Tensor] = {}
 
@@ -86,7 +86,7 @@ class Reference:
 
     def unet(self, targets: list[str] | None, rounded: torch.dtype | None = None) -> UNet2DConditionModel:
         """`rounded`: frozen matrices and kernels keep that many bits; arithmetic, norms and biases do not change."""
-        unet = UNet2DConditionModel.from_pretrained(self.checkpoint / "unet", torch_dtype=self.dtype).eval()
+        unet = UNet2DConditionModel.from_pretrained(self.checkpoint / "unet", dtype=self.dtype).eval()
         for weight in unet.parameters() if rounded else []:
             if weight.dim() > 1:
                 weight.data = weight.data.to(rounded).to(self.dtype)
