@@ -1,0 +1,134 @@
+import assert from 'node:assert/strict'
+import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { type TestContext, test } from 'node:test'
+import sharp from 'sharp'
+import type { TrainOptions } from '../../lib/config.js'
+import type { TrainEvent } from '../../lib/events.js'
+import { train } from '../../lib/run.js'
+import { readHeader, readTensors } from '../../lib/safetensors.js'
+import { copyImages } from '../fixtures/images.js'
+import { tiny } from '../fixtures/lora.js'
+import { alteredModel } from '../fixtures/models.js'
+import { temporaryFolder } from '../fixtures/temporary.js'
+
+/** Four square images and a wide one, so that there are two buckets; all that is random is on. */
+async function options(t: TestContext): Promise<TrainOptions & { output: string }> {
+  const folder = await temporaryFolder(t)
+  const images = await copyImages(folder, 4)
+  await sharp({ create: { width: 200, height: 90, channels: 3, background: 'red' } }).toFile(join(images, 'wide.png'))
+  await writeFile(join(images, 'wide.txt'), 'a red flag')
+  const random = { flip: true, randomCrop: true, batchSize: 2, gradientAccumulation: 2, seed: 11 }
+  const model = { model: tiny, rank: 2, learningRate: 1e-3, maxGradNorm: 0.01 }
+  return { ...model, ...random, images, output: join(folder, 'out'), resolution: 96, bucketMin: 32, bucketStep: 32, saveEvery: 0, steps: 7 }
+}
+
+/** Adapters and moments of the state beside a LoRA, and the LoRA's tensors. */
+async function bits(output: string, name = 'lora') {
+  const state = await readTensors(join(output, `${name}-state.safetensors`))
+  return { state, lora: await readTensors(join(output, `${name}.safetensors`)) }
+}
+
+/** Trains until a step is done, and stops. */
+async function stopAfter(step: number, given: TrainOptions): Promise<void> {
+  const controller = new AbortController()
+  const onEvent = (event: TrainEvent) => {
+    if (event.type === 'step' && event.step === step) controller.abort()
+  }
+  await assert.rejects(train(given, { signal: controller.signal, onEvent }), { name: 'AbortError' })
+}
+
+const without = (code: string) => (event: TrainEvent) => assert.notEqual(event.type === 'warning' ? event.code : '', code)
+
+for (const lrScheduler of ['constant', 'cosine'] as const) {
+  test(`a run that is stopped twice and resumed ends in the bits of one that is not, ${lrScheduler} rate, other threads`, async (t) => {
+    const given: TrainOptions & { output: string } = { ...(await options(t)), lrScheduler, lrWarmupSteps: 2 }
+    await train({ ...given, output: `${given.output}-whole`, threads: 2 })
+    await stopAfter(2, { ...given, threads: 1 })
+    await stopAfter(5, { ...given, resume: true, threads: 2 })
+    const events: TrainEvent[] = []
+    const { step } = await train({ ...given, resume: true, threads: 1 }, { onEvent: (event) => events.push(event) })
+    assert.equal(step, 7)
+    assert.deepEqual(
+      events.flatMap((event) => (event.type === 'step' ? [event.step] : event.type === 'start' ? [event.resumedFrom] : [])),
+      [5, 6, 7],
+    )
+    assert.deepEqual(await bits(given.output), await bits(`${given.output}-whole`))
+  })
+}
+
+test('a finished run can go on with more steps, as if it had had them from the start; its session stays the same', async (t) => {
+  const given = await options(t)
+  await train({ ...given, output: `${given.output}-whole` })
+  await train({ ...given, steps: 3 })
+  const before = (await readHeader(join(given.output, 'lora.safetensors'))).metadata
+  await train({ ...given, resume: join(given.output, 'lora-state.safetensors') })
+  assert.deepEqual(await bits(given.output), await bits(`${given.output}-whole`))
+  const { metadata } = await readHeader(join(given.output, 'lora.safetensors'))
+  assert.equal(metadata.ss_session_id, before.ss_session_id)
+  assert.equal(metadata.ss_training_started_at, before.ss_training_started_at)
+  assert.deepEqual([before.ss_steps, metadata.ss_steps], ['3', '7'])
+})
+
+test('resuming what is finished writes it again, the same', async (t) => {
+  const given = { ...(await options(t)), steps: 2 }
+  await train(given)
+  const before = await bits(given.output)
+  await rm(join(given.output, 'lora.safetensors'))
+  const result = await train({ ...given, resume: true })
+  assert.equal(result.loss, undefined)
+  assert.deepEqual(await bits(given.output), before)
+  await assert.rejects(train({ ...given, steps: 1, resume: true }), { code: 'STATE_MISMATCH', message: /at most 1 steps.*of 2/ })
+})
+
+test('what does not change the result may differ: place, name of the folder, saving, threads', async (t) => {
+  const given = await options(t)
+  await stopAfter(1, given)
+  const moved = `${given.images}-moved`
+  await rename(given.images, moved)
+  const state = join(given.output, 'lora-step00000001-state.safetensors')
+  const change = {
+    images: moved,
+    output: `${given.output}-2`,
+    name: 'other',
+    saveEvery: 1,
+    savePrecision: 'f32',
+    steps: 2,
+    resume: state,
+  } as const
+  assert.equal((await train({ ...given, ...change })).step, 2)
+})
+
+test('a state of another model, other images or other settings is refused, and says what differs', async (t) => {
+  const given = await options(t)
+  await stopAfter(1, given)
+  const before = (await readdir(given.output)).sort()
+  const refuse = async (change: Partial<TrainOptions>, message: RegExp) => {
+    await assert.rejects(train({ ...given, resume: true, ...change }), { code: 'STATE_MISMATCH', message })
+    assert.deepEqual((await readdir(given.output)).sort(), before)
+  }
+  await refuse({ rank: 4, alpha: 2 }, /rank 2 instead of 4;/)
+  await refuse({ seed: 12, learningRate: 1e-4 }, /learningRate 0\.001 instead of 0\.0001, seed 11 instead of 12;/)
+  await refuse({ targets: 'attention' }, /targets "default" instead of "attention"/)
+  await refuse({ lrScheduler: 'cosine' }, /lrScheduler "constant" instead of "cosine", steps none instead of 7/)
+  const folder = await temporaryFolder(t)
+  await refuse({ model: await alteredModel(folder, Uint8Array.of(1, 2)) }, /received one of another model;/)
+  await writeFile(join(given.images, 'wide.txt'), 'a green flag')
+  await refuse({}, /received one of other images or captions;/)
+})
+
+test('a state that is missing or damaged is refused; without any the training starts anew and says so', async (t) => {
+  const given = { ...(await options(t)), steps: 2 }
+  await assert.rejects(train({ ...given, resume: 'nowhere.safetensors' }), { code: 'STATE_NOT_FOUND' })
+  const warnings: string[] = []
+  await train({ ...given, resume: true }, { onEvent: (event) => event.type === 'warning' && warnings.push(event.code) })
+  assert.deepEqual(warnings, ['NO_STATE'])
+  const path = join(given.output, 'lora-state.safetensors')
+  const bytes = await readFile(path)
+  bytes[bytes.length - 10]! ^= 255
+  await writeFile(path, bytes)
+  await assert.rejects(train({ ...given, resume: true }, { onEvent: without('NO_STATE') }), { code: 'STATE_INVALID' })
+  await assert.rejects(train({ ...given, resume: join(given.output, 'lora.safetensors') }), { code: 'STATE_INVALID', message: /-state/ })
+  await mkdir(join(given.output, 'folder'))
+  await assert.rejects(train({ ...given, resume: join(given.output, 'folder') }), { code: 'STATE_INVALID' })
+})
