@@ -3,6 +3,7 @@
 # LORAFUSE_PYTHON names an interpreter that has them; without it a virtual environment is made once in build/python
 # (about 2 GB; Debian and Ubuntu need python3-venv).
 set -e
+export PYTHONDONTWRITEBYTECODE=1
 root=$(cd "$(dirname "$0")/.." && pwd)
 if [ -n "$LORAFUSE_PYTHON" ]; then exec "$LORAFUSE_PYTHON" "$@"; fi
 if [ ! -f "$root/build/python/ready" ]; then
