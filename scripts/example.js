@@ -25,20 +25,28 @@ lorafuse(
   '--loss-curve', 'output/loss.png',
   '--resolution', '128',
   '--bucket-min', '128',
-  '--steps', '500',
+  '--steps', '900',
   '--batch-size', '4',
   '--rank', '16',
-  '--learning-rate', '1e-3',
+  '--learning-rate', '3e-3',
   '--lr-scheduler', 'cosine',
+  '--lr-warmup-steps', '20',
   '--flip',
   '--save-every', '0',
 )
-const things = ['banana on a blue', 'fox on a white', 'house on a sky blue', 'tomato on a white', 'robot on a yellow', 'rose on a black']
+const things = [
+  'banana on a blue',
+  'tomato on a white',
+  'house on a sky blue',
+  'fox on a white',
+  'balloon on a sky blue',
+  'robot on a yellow',
+]
 // biome-ignore format: an option a line
 lorafuse(
   'generate',
   '--model', here('examples/tiny-sd'),
-  ...things.flatMap((thing) => ['--prompt', `a 3d emoji of a ${thing} background`]),
+  ...things.flatMap((thing) => ['--prompt', `a ${thing} background`]),
   '--lora', 'output/3d-style.safetensors',
   '--cfg', '4',
   '--seed', '7',
