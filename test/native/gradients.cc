@@ -1,0 +1,223 @@
+// Every op with a gradient, between adapters and the loss: the derived backward in f64 against central differences of the forward,
+// and the backends' gradients against that f64.
+#include "graphs.h"
+
+namespace lorafuse::test {
+namespace {
+
+struct Net {
+  Graph graph;
+  ValueId loss = kNone;
+
+  ValueId input(Shape shape) { return graph.value({text("input ", graph.values.size()), std::move(shape), DType::f32, Storage::input}); }
+  ValueId weight(Shape shape, DType dtype = DType::f32) { return graph.value({"weight", std::move(shape), dtype, Storage::weight}); }
+  ValueId parameter(Shape shape) { return graph.value({text("parameter ", graph.values.size()), std::move(shape), DType::f32, Storage::parameter}); }
+  ValueId emit(Op op, std::vector<ValueId> inputs) { return graph.emit(std::move(op), std::move(inputs)); }
+  // y = x·Wᵀ + scale · x·downᵀ·upᵀ: a frozen layer with an adapter, as the models have them.
+  ValueId adapted(ValueId x, int64_t outputs, float scale = 0.5f) {
+    const int64_t inputs = graph.shape(x)[-1], rank = 2;
+    const ValueId t = emit(MatMul{}, {x, parameter({rank, inputs})});
+    return emit(Add{}, {emit(MatMul{}, {x, weight({outputs, inputs})}), emit(MatMul{{{scale, false}}}, {t, parameter({outputs, rank})})});
+  }
+  void end(ValueId prediction) {
+    const Shape shape = graph.shape(prediction);
+    loss = emit(MseLoss{}, {prediction, input(shape), input({shape[0]})});
+    graph.results = {loss};
+  }
+};
+
+// Σ_b weights_b · loss_b, which is what gradients() differentiates.
+double objective(const Net& net, const std::vector<Array<double>>& values) {
+  const Array<double> losses = interpret(net.graph, values)[net.loss];
+  const Node& node = net.graph.nodes.back();
+  double sum = 0;
+  for (int64_t b = 0; b < losses.shape.elements(); b++) sum += values[node.inputs[2]][b] * losses[b];
+  return sum;
+}
+
+// d objective / d values[v][i] from five points: wrong by h⁴ times a fifth derivative and ε/h, both about 1e-12.
+double difference(const Net& net, std::vector<Array<double>>& values, ValueId v, int64_t i) {
+  constexpr double h = 1e-3;
+  double& x = values[v][i];
+  const double middle = x;
+  auto at = [&](double step) {
+    x = middle + step;
+    const double f = objective(net, values);
+    x = middle;
+    return f;
+  };
+  return (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h);
+}
+
+// Far above what the differences are wrong by, far below what any mistake in a rule makes.
+constexpr double kClose = 1e-8;
+
+void check_differences(const Net& net, const Graph& backward, const Feed& feed) {
+  std::vector<Array<double>> values(net.graph.values.size());
+  for (size_t v = 0; v < values.size(); v++)
+    if (feed.contains(v)) values[v] = Array<double>(net.graph.shape(v), feed.at(v));
+  const auto derived = interpret<double>(backward, feed);
+  std::map<std::string, ValueId> parameters;
+  for (size_t v = 0; v < values.size(); v++)
+    if (net.graph.values[v].storage == Storage::parameter) parameters[net.graph.values[v].name] = v;
+  size_t found = 0;
+  for (size_t g = values.size(); g < backward.values.size(); g++) {
+    if (backward.values[g].storage != Storage::gradient) continue;
+    found++;
+    const ValueId v = parameters.at(backward.values[g].name);
+    std::vector<double> expected;
+    double scale = 0;
+    for (int64_t i = 0; i < net.graph.shape(v).elements(); i++) {
+      expected.push_back(difference(net, values, v, i));
+      scale = std::max(scale, std::fabs(expected.back()));
+    }
+    EXPECT(scale > 0, "the loss does not depend on ", backward.values[g].name);
+    for (size_t i = 0; i < expected.size(); i++) {
+      const double d = derived[g][i] - feed.at(g)[i];
+      EXPECT(std::fabs(d - expected[i]) <= kClose * scale, backward.values[g].name, " element ", i, ": derived ", d, ", differences give ", expected[i]);
+    }
+  }
+  EXPECT(found == parameters.size(), found, " gradients of ", parameters.size(), " parameters");
+}
+
+void check_backends(const Graph& backward) {
+  constexpr int kTrials = 8;
+  for (const Graph& graph : {backward, fuse(backward)})
+    for (const std::string& variant : variants()) {
+      GraphDeviation actual, naive;
+      for (uint64_t seed = 0; seed < kTrials; seed++) {
+        const Feed feed = random_feed(backward, seed);
+        const auto expected = interpret<double>(backward, feed);
+        naive.add(backward, outcome_of(backward, interpret<float>(backward, feed)), expected);
+        actual.add(graph, execute(backend(variant, 2), graph, feed), expected);
+      }
+      expect_as_good(actual, naive);
+    }
+}
+
+void gradient_case(const std::string& name, const std::function<ValueId(Net&)>& body) {
+  test_case("gradient " + name, [body] {
+    Net net;
+    net.end(body(net));
+    const Graph backward = gradients(net.graph, net.loss);
+    check_differences(net, backward, random_feed(backward, 1));
+    check_backends(backward);
+  });
+}
+
+ValueId image(Net& net) { return net.input({2, 4, 3, 5}); }
+
+void convolution(const char* name, Conv2d op, Shape x) {
+  gradient_case(name, [=](Net& net) {
+    const Shape weights{op.kernel * op.kernel, 6, x[-1]};
+    std::vector<ValueId> inputs = {net.adapted(net.input(x.with_channels(3)), x[-1]), net.weight(weights, DType::f16)};
+    if (op.bias) inputs.push_back(net.weight({6}));
+    if (op.residual) inputs.push_back(net.adapted(net.input(output_shapes(Conv2d{op.kernel, op.stride, op.before, op.after}, {x, weights})[0]), 6));
+    return net.emit(op, inputs);
+  });
+}
+
+}  // namespace
+
+SUITE(gradients_of_products) {
+  gradient_case("of an adapter alone", [](Net& net) { return net.adapted(image(net), 4); });
+  gradient_case("of an adapter through another and a frozen layer", [](Net& net) {
+    const ValueId x = net.emit(MatMul{{{}}, true}, {net.adapted(image(net), 6), net.weight({4, 6}, DType::bf16), net.weight({4})});
+    return net.adapted(x, 3, 2);
+  });
+  gradient_case("of an adapter that two layers share", [](Net& net) {
+    const ValueId shared = net.parameter({5, 5}), x = net.emit(MatMul{{{0.5f, false}}}, {image(net), shared});
+    return net.emit(MatMul{{{1, true}}}, {x, shared});
+  });
+  gradient_case("of transposed operands", [](Net& net) {
+    const ValueId x = net.emit(MatMul{{{-1.5f, true}}}, {net.adapted(image(net), 6), net.weight({6, 4})});
+    return net.emit(MatMul{{{0.5f, true}}}, {x, net.parameter({4, 3})});
+  });
+  gradient_case("of both pairs of a product and its residual", [](Net& net) {
+    const ValueId x = net.adapted(image(net), 4), z = net.adapted(image(net), 3), r = net.adapted(image(net), 6);
+    return net.emit(MatMul{{{2, false}, {0.5f, true}}, true, true}, {x, net.weight({6, 4}), z, net.parameter({3, 6}), net.weight({6}), r});
+  });
+  convolution("of a 3x3 convolution", {}, {2, 4, 5, 4});
+  convolution("of a 3x3 convolution with bias and residual", {3, 1, 1, 1, true, true}, {1, 3, 4, 4});
+  convolution("of a convolution with stride 2, even sizes", {3, 2, 1, 1}, {2, 4, 6, 3});
+  convolution("of a convolution with stride 2, odd sizes", {3, 2, 1, 1}, {1, 5, 3, 3});
+  convolution("of a convolution with stride 2, padded at the end only", {3, 2, 0, 1}, {1, 6, 4, 3});
+  convolution("of a convolution with stride 2, padded at the end only, odd sizes", {3, 2, 0, 1}, {1, 5, 7, 3});
+  convolution("of a 1x1 convolution", {1, 1, 0, 0}, {1, 3, 4, 5});
+}
+
+SUITE(gradients_of_attention) {
+  for (int heads : {1, 2})
+    gradient_case(text("of q, k and v of attention, heads ", heads), [=](Net& net) {
+      const ValueId q = net.adapted(net.input({2, 5, 4}), 6), k = net.adapted(net.input({2, 7, 3}), 6), v = net.adapted(net.input({2, 7, 3}), 6);
+      return net.emit(Attention{heads}, {q, k, v});
+    });
+  gradient_case("of self attention over an image, q, k and v from one value", [](Net& net) {
+    const ValueId x = net.adapted(net.input({2, 3, 2, 4}), 6);
+    return net.emit(Attention{3}, {net.adapted(x, 6), net.adapted(x, 6), net.adapted(x, 6)});
+  });
+  gradient_case("of attention where q, k and v are the same value", [](Net& net) {
+    const ValueId x = net.adapted(net.input({1, 4, 4}), 6);
+    return net.emit(Attention{2}, {x, x, x});
+  });
+  gradient_case("of q alone, keys and values frozen", [](Net& net) {
+    const ValueId q = net.adapted(net.input({1, 2, 2, 4}), 4), k = net.input({1, 5, 4}), v = net.input({1, 5, 4});
+    return net.emit(Attention{2}, {q, k, v});
+  });
+}
+
+SUITE(gradients_of_norms) {
+  for (bool silu : {false, true})
+    for (int groups : {1, 2, 6})
+      gradient_case(text("of group_norm, ", groups, " groups", silu ? " and silu" : ""), [=](Net& net) {
+        return net.emit(GroupNorm{groups, 1e-5f, silu}, {net.adapted(image(net), 6), net.weight({6}), net.weight({6}, DType::f16)});
+      });
+  gradient_case("of layer_norm", [](Net& net) {
+    return net.emit(LayerNorm{}, {net.adapted(image(net), 6), net.weight({6}, DType::bf16), net.weight({6})});
+  });
+}
+
+SUITE(gradients_of_pointwise_ops) {
+  for (const auto& [name, function] : {std::pair{"silu", Function::silu}, {"gelu", Function::gelu}, {"quick_gelu", Function::quick_gelu}})
+    gradient_case(text("of ", name), [function = function](Net& net) { return net.emit(Activation{function}, {net.adapted(image(net), 6)}); });
+  gradient_case("of geglu", [](Net& net) { return net.emit(Geglu{}, {net.adapted(image(net), 6)}); });
+  gradient_case("of both summands of add", [](Net& net) { return net.emit(Add{}, {net.adapted(image(net), 4), net.adapted(image(net), 4)}); });
+  gradient_case("of a value that is added to itself and read a third time", [](Net& net) {
+    const ValueId x = net.adapted(image(net), 4);
+    return net.emit(Add{}, {net.emit(Add{}, {x, x}), net.emit(Activation{Function::silu}, {x})});
+  });
+  gradient_case("of add_per_sample, both operands", [](Net& net) {
+    return net.emit(AddPerSample{}, {net.adapted(image(net), 4), net.adapted(net.input({2, 3}), 4)});
+  });
+  gradient_case("of concat, both operands", [](Net& net) { return net.emit(Concat{}, {net.adapted(image(net), 4), net.adapted(image(net), 3)}); });
+  gradient_case("of concat, one operand frozen", [](Net& net) { return net.emit(Concat{}, {net.input({2, 4, 3, 2}), net.adapted(image(net), 3)}); });
+  gradient_case("of upsample", [](Net& net) { return net.emit(Upsample{}, {net.adapted(image(net), 4)}); });
+}
+
+SUITE(gradients) {
+  test_case("gradients adds nothing before the first adapter", [] {
+    Net net;
+    ValueId x = image(net);
+    for (int i = 0; i < 3; i++) x = net.emit(Activation{Function::silu}, {net.emit(MatMul{}, {x, net.weight({5, 5})})});
+    net.end(net.adapted(x, 5));
+    const Graph backward = gradients(net.graph, net.loss);
+    const size_t added = backward.nodes.size() - net.graph.nodes.size();
+    // d prediction, the gradient of `up`, d(x·downᵀ), the gradient of `down`.
+    EXPECT(added == 4, added, " nodes");
+    EXPECT(count<MseLossGrad>(backward) == 1 && count<WeightGrad>(backward) == 2, "other nodes than the rules name");
+  });
+  test_case("a loss that depends on no adapter is refused", [] {
+    Net net;
+    net.end(image(net));
+    expect_error("NO_GRADIENT", [&] { gradients(net.graph, net.loss); });
+  });
+  test_case("an op without a gradient rule is refused by name", [] {
+    Net net;
+    const ValueId x = net.adapted(net.input({1, 4, 4}), 4);
+    net.end(net.emit(Attention{1, true}, {x, x, x}));
+    const std::string message = expect_error("NO_GRADIENT", [&] { gradients(net.graph, net.loss); });
+    EXPECT(message.find("[attention]") != std::string::npos, message);
+  });
+}
+
+}  // namespace lorafuse::test

@@ -1,0 +1,47 @@
+// Running whole graphs, by the f64 or f32 reference and by a backend, on the same numbers.
+#pragma once
+#include <map>
+
+#include "backends.h"
+#include "reference.h"
+
+namespace lorafuse::test {
+
+// The numbers of inputs, weights, parameters and what gradients begin with (0 where absent). Weights as their dtype holds them.
+using Feed = std::map<ValueId, std::vector<float>>;
+
+// Normal inputs, weights and adapters sized to keep the scale, loss weights and gradients that are not 0, whole timesteps.
+Feed random_feed(const Graph& graph, uint64_t seed);
+
+template <class T>
+std::vector<Array<T>> interpret(const Graph& graph, const Feed& feed) {
+  std::vector<Array<T>> values(graph.values.size());
+  for (const auto& [v, data] : feed) values[v] = Array<T>(graph.shape(v), data);
+  return interpret(graph, std::move(values));
+}
+
+// What remains after a run: the graph's results and the gradients, by value.
+using Outcome = std::map<ValueId, std::vector<float>>;
+
+// Plans and runs a graph in an arena of exactly the planned size, full of NaN before.
+Outcome execute(Backend& backend, const Graph& graph, const Feed& feed, bool poison = false);
+
+std::vector<ValueId> remaining(const Graph& graph);  // results and gradients
+bool same_bits(const Outcome& a, const Outcome& b);
+
+template <class OpKind>
+int count(const Graph& graph) {
+  int found = 0;
+  for (const Node& node : graph.nodes) found += std::holds_alternative<OpKind>(node.op);
+  return found;
+}
+
+// How far an outcome is from the f64 interpretation, results and gradients each taken together.
+struct GraphDeviation {
+  Deviation results, gradients;
+  void add(const Graph& graph, const Outcome& outcome, const std::vector<Array<double>>& expected);
+};
+Outcome outcome_of(const Graph& graph, const std::vector<Array<float>>& values);
+void expect_as_good(const GraphDeviation& actual, const GraphDeviation& naive);
+
+}  // namespace lorafuse::test
