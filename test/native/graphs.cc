@@ -14,8 +14,8 @@ Feed random_feed(const Graph& graph, uint64_t seed) {
     std::vector<float>& data = feed[static_cast<ValueId>(v)];
     const bool vector = value.shape.rank() == 1;
     const int64_t taps = value.shape.rank() == 3 ? value.shape[0] : 1;
-    if (value.name == "timesteps") {
-      for (int64_t i = 0; i < count; i++) data.push_back(static_cast<float>(random.below(1000)));
+    if (value.name == "timesteps") {  // early ones: the f32 angle of a late one would be all of a graph's error
+      for (int64_t i = 0; i < count; i++) data.push_back(static_cast<float>(random.below(10)));
     } else if (value.storage == Storage::input && !vector) {
       data = random.normals(count);
     } else {
@@ -74,7 +74,10 @@ bool same_bits(const Outcome& a, const Outcome& b) {
 }
 
 void GraphDeviation::add(const Graph& graph, const Outcome& outcome, const std::vector<Array<double>>& expected) {
-  for (const auto& [v, data] : outcome) (graph.values[v].storage == Storage::gradient ? gradients : results).add(std::span(data), expected[v]);
+  Deviation r, g;
+  for (const auto& [v, data] : outcome) (graph.values[v].storage == Storage::gradient ? g : r).add(std::span(data), expected[v]);
+  results += r.l2();
+  gradients += g.l2();
 }
 
 Outcome outcome_of(const Graph& graph, const std::vector<Array<float>>& values) {
@@ -84,8 +87,8 @@ Outcome outcome_of(const Graph& graph, const std::vector<Array<float>>& values) 
 }
 
 void expect_as_good(const GraphDeviation& actual, const GraphDeviation& naive) {
-  expect_as_good("the result", actual.results, naive.results);
-  expect_as_good("the gradient", actual.gradients, naive.gradients);
+  EXPECT(actual.results <= 2 * naive.results, "the results have errors of ", actual.results, ", plain f32 loops have ", naive.results);
+  EXPECT(actual.gradients <= 2 * naive.gradients, "the gradients have errors of ", actual.gradients, ", plain f32 loops have ", naive.gradients);
 }
 
 }  // namespace lorafuse::test

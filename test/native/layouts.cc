@@ -1,0 +1,126 @@
+// Which tensors a checkpoint has: diffusers:models/unets/unet_2d_condition.py, models/autoencoders/vae.py; transformers:models/clip/modeling_clip.py.
+#include "checkpoint.h"
+
+namespace lorafuse::test {
+namespace {
+
+std::string at(const std::string& path, int64_t index) { return path + "." + std::to_string(index); }
+
+void resnet(Layout& l, const std::string& path, int64_t in, int64_t out, int64_t time) {
+  l.norm(path + ".norm1", in);
+  l.layer(path + ".conv1", {out, in, 3, 3});
+  if (time) l.layer(path + ".time_emb_proj", {out, time});
+  l.norm(path + ".norm2", out);
+  l.layer(path + ".conv2", {out, out, 3, 3});
+  if (in != out) l.layer(path + ".conv_shortcut", {out, in, 1, 1});
+}
+
+void attention(Layout& l, const std::string& path, int64_t channels, int64_t context) {
+  l.layer(path + ".to_q", {channels, channels}, false);
+  l.layer(path + ".to_k", {channels, context}, false);
+  l.layer(path + ".to_v", {channels, context}, false);
+  l.layer(path + ".to_out.0", {channels, channels});
+}
+
+void transformer(Layout& l, const std::string& path, int64_t channels, int64_t context) {
+  const std::string block = path + ".transformer_blocks.0";
+  l.norm(path + ".norm", channels);
+  l.layer(path + ".proj_in", {channels, channels, 1, 1});
+  attention(l, block + ".attn1", channels, channels);
+  attention(l, block + ".attn2", channels, context);
+  l.layer(block + ".ff.net.0.proj", {8 * channels, channels});
+  l.layer(block + ".ff.net.2", {channels, 4 * channels});
+  for (int i = 1; i <= 3; i++) l.norm(block + ".norm" + std::to_string(i), channels);
+  l.layer(path + ".proj_out", {channels, channels, 1, 1});
+}
+
+void vae_middle(Layout& l, const std::string& path, int64_t channels) {
+  const std::string attention = path + ".attentions.0";
+  resnet(l, path + ".resnets.0", channels, channels, 0);
+  l.norm(attention + ".group_norm", channels);
+  for (const char* name : {".to_q", ".to_k", ".to_v", ".to_out.0"}) l.layer(attention + name, {channels, channels});
+  resnet(l, path + ".resnets.1", channels, channels, 0);
+}
+
+}  // namespace
+
+Layout unet_layout(const UNetConfig& config, DType dtype) {
+  Layout l{{}, 0, dtype};
+  const auto& channels = config.block_out_channels;
+  const int64_t levels = static_cast<int64_t>(channels.size()), time = 4 * channels[0], context = config.cross_attention_dim;
+  l.layer("conv_in", {channels[0], config.in_channels, 3, 3});
+  l.layer("time_embedding.linear_1", {time, channels[0]});
+  l.layer("time_embedding.linear_2", {time, time});
+  for (int64_t i = 0, in = channels[0]; i < levels; in = channels[i++]) {
+    const std::string block = at("down_blocks", i);
+    for (int j = 0; j < config.layers_per_block; j++) {
+      resnet(l, at(block + ".resnets", j), j ? channels[i] : in, channels[i], time);
+      if (config.down_attention[i]) transformer(l, at(block + ".attentions", j), channels[i], context);
+    }
+    if (i + 1 < levels) l.layer(block + ".downsamplers.0.conv", {channels[i], channels[i], 3, 3});
+  }
+  resnet(l, "mid_block.resnets.0", channels.back(), channels.back(), time);
+  transformer(l, "mid_block.attentions.0", channels.back(), context);
+  resnet(l, "mid_block.resnets.1", channels.back(), channels.back(), time);
+  for (int64_t i = 0; i < levels; i++) {
+    const std::string block = at("up_blocks", i);
+    const int64_t out = channels[levels - 1 - i], below = channels[std::min(levels - 1, levels - i)], above = channels[std::max<int64_t>(0, levels - 2 - i)];
+    for (int j = 0; j <= config.layers_per_block; j++) {
+      const int64_t skip = j == config.layers_per_block ? above : out;
+      resnet(l, at(block + ".resnets", j), (j ? out : below) + skip, out, time);
+      if (config.up_attention[i]) transformer(l, at(block + ".attentions", j), out, context);
+    }
+    if (i + 1 < levels) l.layer(block + ".upsamplers.0.conv", {out, out, 3, 3});
+  }
+  l.norm("conv_norm_out", channels[0]);
+  l.layer("conv_out", {config.out_channels, channels[0], 3, 3});
+  return l;
+}
+
+Layout text_encoder_layout(const TextEncoderConfig& config, DType dtype) {
+  Layout l{{}, 0, dtype};
+  const int64_t width = config.hidden_size;
+  l.add("text_model.embeddings.token_embedding.weight", {config.vocab_size, width});
+  l.add("text_model.embeddings.position_embedding.weight", {config.max_position_embeddings, width});
+  for (int i = 0; i < config.num_hidden_layers; i++) {
+    const std::string layer = at("text_model.encoder.layers", i);
+    for (const char* name : {"q_proj", "k_proj", "v_proj", "out_proj"}) l.layer(layer + ".self_attn." + name, {width, width});
+    l.norm(layer + ".layer_norm1", width);
+    l.layer(layer + ".mlp.fc1", {config.intermediate_size, width});
+    l.layer(layer + ".mlp.fc2", {width, config.intermediate_size});
+    l.norm(layer + ".layer_norm2", width);
+  }
+  l.norm("text_model.final_layer_norm", width);
+  return l;
+}
+
+Layout vae_layout(const VaeConfig& config, DType dtype) {
+  Layout l{{}, 0, dtype};
+  const auto& channels = config.block_out_channels;
+  const int64_t levels = static_cast<int64_t>(channels.size()), latents = config.latent_channels;
+  l.layer("encoder.conv_in", {channels[0], config.in_channels, 3, 3});
+  for (int64_t i = 0, in = channels[0]; i < levels; in = channels[i++]) {
+    const std::string block = at("encoder.down_blocks", i);
+    for (int j = 0; j < config.layers_per_block; j++) resnet(l, at(block + ".resnets", j), j ? channels[i] : in, channels[i], 0);
+    if (i + 1 < levels) l.layer(block + ".downsamplers.0.conv", {channels[i], channels[i], 3, 3});
+  }
+  vae_middle(l, "encoder.mid_block", channels.back());
+  l.norm("encoder.conv_norm_out", channels.back());
+  l.layer("encoder.conv_out", {2 * latents, channels.back(), 3, 3});
+  l.layer("quant_conv", {2 * latents, 2 * latents, 1, 1});
+  l.layer("post_quant_conv", {latents, latents, 1, 1});
+  l.layer("decoder.conv_in", {channels.back(), latents, 3, 3});
+  vae_middle(l, "decoder.mid_block", channels.back());
+  for (int64_t i = 0, in = channels.back(); i < levels; i++) {
+    const std::string block = at("decoder.up_blocks", i);
+    const int64_t out = channels[levels - 1 - i];
+    for (int j = 0; j <= config.layers_per_block; j++) resnet(l, at(block + ".resnets", j), j ? out : in, out, 0);
+    if (i + 1 < levels) l.layer(block + ".upsamplers.0.conv", {out, out, 3, 3});
+    in = out;
+  }
+  l.norm("decoder.conv_norm_out", channels[0]);
+  l.layer("decoder.conv_out", {config.out_channels, channels[0], 3, 3});
+  return l;
+}
+
+}  // namespace lorafuse::test
