@@ -2,7 +2,7 @@
 // end the adapters must have the bits of a run that was left alone.
 //   npm run build && node scripts/kill.js --kills 20
 import { spawn } from 'node:child_process'
-import { mkdtemp, readdir, rm } from 'node:fs/promises'
+import { cp, mkdtemp, readdir, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -19,7 +19,7 @@ const folder = await mkdtemp(join(tmpdir(), 'lorafuse-kill-'))
 const words = [
   join(root, 'dist/lib/cli.js'), 'train',
   '--model', join(root, 'examples/tiny-sd'),
-  '--images', join(root, 'examples/emoji'),
+  '--images', join(folder, 'images'),
   '--name', 'killed',
   '--resolution', '64',
   '--rank', '4',
@@ -64,6 +64,7 @@ async function bits(output) {
 }
 
 try {
+  await cp(join(root, 'examples/emoji'), join(folder, 'images'), { recursive: true })
   const whole = join(folder, 'whole')
   const began = performance.now()
   await train(whole)
