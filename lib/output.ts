@@ -1,5 +1,5 @@
 /** The folder a training writes to: LoRA files under kohya's names, and their states beside them. */
-import { mkdir, open, readdir, stat, statfs, unlink } from 'node:fs/promises'
+import { mkdir, open, readdir, rm, stat, statfs } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
 import { type Adapter, adapterTensors, parameterCount } from './adapters.js'
 import { LorafuseError } from './events.js'
@@ -44,7 +44,7 @@ async function makeFolder(path: string): Promise<void> {
     const parent = dirname(path)
     if (code !== 'ENOENT' || (await stat(parent).catch(() => undefined))) throw error
     await makeFolder(parent)
-    await mkdir(path)
+    await makeFolder(path)
   }
 }
 
@@ -75,15 +75,17 @@ export class Output {
       await makeFolder(resolve(output))
       const file = await open(probe, 'w')
       await file.writeFile('x').finally(() => file.close())
-      await unlink(probe)
+      await rm(probe, { force: true })
       await this.removeTemporaries()
     } catch (cause) {
       throw notWritable(output, cause)
     }
     // A LoRA in f32 at most, and a state of three times that.
     const needed = parameterCount(this.adapters) * 4 * 4
-    const { bavail, bsize } = await statfs(output)
-    if (bavail * bsize < needed) throw full(output, `${Math.floor((bavail * bsize) / 2 ** 20)} of ${Math.ceil(needed / 2 ** 20)} MiB`)
+    const { blocks, bavail, bsize } = await statfs(output)
+    // Some network file systems tell no size.
+    if (blocks > 0 && bavail * bsize < needed)
+      throw full(output, `${Math.floor((bavail * bsize) / 2 ** 20)} of ${Math.ceil(needed / 2 ** 20)} MiB`)
   }
 
   private async removeTemporaries(): Promise<void> {
@@ -92,10 +94,11 @@ export class Output {
       const [, writer] = /\.safetensors\.tmp-(\d+)-\d+$/.exec(file) ?? []
       if (writer === undefined || !file.startsWith(name)) continue
       const path = join(output, file)
-      const { mtimeMs } = await stat(path)
+      const found = await stat(path).catch(() => undefined)
       // In a container a new process may have the dead one's number.
       const own = Number(writer) === process.pid
-      if (own ? mtimeMs < Date.now() - process.uptime() * 1000 : !isAlive(Number(writer))) await unlink(path)
+      const dead = own ? found && found.mtimeMs < Date.now() - process.uptime() * 1000 : !isAlive(Number(writer))
+      if (dead) await rm(path, { force: true })
     }
   }
 
