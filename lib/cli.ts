@@ -1,10 +1,7 @@
 #!/usr/bin/env node
+/** The command line: what a command's end means for the shell, and signals. Results go to stdout, all else to stderr. */
+import { parseArguments } from './arguments.js'
 import { type Context, run } from './commands.js'
-/** The command line: which command, what its end means for the shell, and signals. Results go to stdout, all else to stderr. */
-import { nearest } from './config.js'
-import { version } from './doctor.js'
-import { LorafuseError } from './events.js'
-import { type Command, commandHelp, commands, overview } from './help.js'
 import { Progress } from './progress.js'
 
 const FAILED = 1
@@ -62,41 +59,20 @@ function report(error: unknown, json: boolean): void {
 
 /** Runs a command line without the program's name; returns the exit code. */
 async function main(words: string[]): Promise<number> {
-  const [name, ...rest] = words
-  if (name === '--version' || name === '-V' || name === 'version') {
-    process.stdout.write(`${version()}\n`)
-    return 0
-  }
-  const asked = name === 'help' ? rest[0] : name
-  if (asked === undefined || asked === '--help' || asked === '-h') {
-    process.stdout.write(`${overview()}\n`)
-    return 0
-  }
-  const json = rest.includes('--json')
+  const json = words.includes('--json')
   const progress = new Progress(process.stderr)
   const signals = abortOnSignals((text) => progress.line(text))
   try {
-    if (!Object.hasOwn(commands, asked)) {
-      const meant = nearest(asked, Object.keys(commands))
-      const hint = meant ? `; did you mean ${meant}?` : ''
-      throw new LorafuseError(
-        'COMMAND_UNKNOWN',
-        `Expected ${Object.keys(commands).join(', ')} for the command but received ${asked}${hint}`,
-      )
-    }
-    const command = asked as Command
-    if (name === 'help' || rest.includes('--help') || rest.includes('-h')) {
-      process.stdout.write(`${commandHelp(command, Math.min(process.stdout.columns || 100, 120))}\n`)
-      return 0
-    }
+    const given = parseArguments(words, process.stdout.columns)
+    if (!given) return 0
     const context: Context = {
-      words: rest,
+      ...given,
       signal: signals.signal,
       print: (text) => process.stdout.write(`${text}\n`),
       progress,
       warn: (code, message) => progress.line(`${colour(33, 'warning')} ${code}: ${message}`),
     }
-    return (await run(command, context)) ? 0 : FAILED
+    return (await run(context)) ? 0 : FAILED
   } catch (error) {
     progress.end()
     const received = signals.received()

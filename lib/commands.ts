@@ -1,21 +1,19 @@
 /** What each command does with its options. */
 import { mkdir } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { parseArguments, quote, without } from './arguments.js'
+import type { Arguments } from './arguments.js'
 import { type GenerateOptions, resolve, resolveGenerateOptions, resolveTrainOptions, type TrainOptions } from './config.js'
 import { type CurvePoint, lossCurvePng } from './curve.js'
 import { describe, doctor } from './doctor.js'
 import type { TrainEvent } from './events.js'
 import { generate } from './generate.js'
-import type { Command } from './help.js'
 import { commandLine, generateTable, type Table, trainTable } from './options.js'
 import { memory, type Progress, stepLine } from './progress.js'
 import { train } from './run.js'
 import { writeAtomically } from './safetensors.js'
+import { quote, without } from './words.js'
 
-export interface Context {
-  /** The command line after the command. */
-  words: string[]
+export interface Context extends Arguments {
   signal: AbortSignal
   /** Writes a line of the result. */
   print(text: string): void
@@ -24,9 +22,9 @@ export interface Context {
 }
 
 /** Runs a command; false: it found that things are not as they should be. Throws what the command throws. */
-export async function run(command: Command, context: Context): Promise<boolean> {
-  if (command === 'train') await runTrain(context)
-  else if (command === 'generate') await runGenerate(context)
+export async function run(context: Context): Promise<boolean> {
+  if (context.command === 'train') await runTrain(context)
+  else if (context.command === 'generate') await runGenerate(context)
   else return runDoctor(context)
   return true
 }
@@ -51,16 +49,15 @@ function showTrain(event: TrainEvent, { progress, print, warn }: Context): void 
   }
 }
 
-/** Reads and checks a command line; `own`: what only the command line has. */
-function read<Own extends Table>(command: Command, table: Table, own: Own, words: string[]) {
-  const { values, label } = parseArguments(command, { ...table, ...own }, words)
+/** Splits what was given into the library's options and the checked ones that only the command line has, `own`. */
+function split<Own extends Table>({ command, values, label }: Arguments, table: Table, own: Own) {
   const pick = (from: Table) => Object.fromEntries(Object.entries(values).filter(([name]) => Object.hasOwn(from, name)))
-  return { given: pick(table), own: resolve(command, own, pick(own), label), label }
+  return { given: pick(table), own: resolve(command, own, pick(own), label) }
 }
 
 async function runTrain(context: Context): Promise<void> {
-  const { words, signal, print, progress } = context
-  const { given, own, label } = read('train', trainTable, commandLine.train, words)
+  const { label, words, signal, print, progress } = context
+  const { given, own } = split(context, trainTable, commandLine.train)
   const { output, name } = resolveTrainOptions(given, label)
   const points: CurvePoint[] = []
   const drawCurve = async () => {
@@ -95,8 +92,9 @@ function resumeCommand(words: string[]): string {
   return `lorafuse ${quote(['train', ...without(words, '--resume'), '--resume'])}`
 }
 
-async function runGenerate({ words, signal, print, progress }: Context): Promise<void> {
-  const { given, own, label } = read('generate', generateTable, commandLine.generate, words)
+async function runGenerate(context: Context): Promise<void> {
+  const { label, signal, print, progress } = context
+  const { given, own } = split(context, generateTable, commandLine.generate)
   given.output ??= 'image.png'
   resolveGenerateOptions(given, label)
   await generate(given as unknown as GenerateOptions, {
@@ -112,9 +110,9 @@ async function runGenerate({ words, signal, print, progress }: Context): Promise
   })
 }
 
-function runDoctor({ words, print }: Context): boolean {
-  const { own } = read('doctor', {}, commandLine.doctor, words)
+function runDoctor(context: Context): boolean {
+  const { own } = split(context, {}, commandLine.doctor)
   const report = doctor()
-  print(own.json ? JSON.stringify(report) : describe(report))
+  context.print(own.json ? JSON.stringify(report) : describe(report))
   return report.ok
 }

@@ -71,6 +71,11 @@ export function unknownOption(command: string, name: string, names: string[], la
   return new LorafuseError('OPTION_UNKNOWN', `Expected an option of ${command} but received ${label(name)}${hint}`)
 }
 
+/** `OPTION_INVALID`; without `value`: none came. */
+export function invalidOption(expected: string, name: string, ...value: [unknown?]): LorafuseError {
+  return new LorafuseError('OPTION_INVALID', `Expected ${expected} for ${name} but received ${value.length > 0 ? show(value[0]) : 'none'}`)
+}
+
 /** Checks each value against its row. Throws `OPTION_REQUIRED`, `OPTION_INVALID`, `OPTION_UNKNOWN`. */
 export function resolve<T extends Table>(command: string, table: T, input: unknown, label: Label): Resolved<T> {
   if (typeof input !== 'object' || input === null) {
@@ -85,9 +90,7 @@ export function resolve<T extends Table>(command: string, table: T, input: unkno
       throw new LorafuseError('OPTION_REQUIRED', `Expected ${kind.expected} for ${label(name)} but received none`)
     }
     resolved[name] = value === undefined ? fallback?.() : kind.accept(value)
-    if (value !== undefined && resolved[name] === undefined) {
-      throw new LorafuseError('OPTION_INVALID', `Expected ${kind.expected} for ${label(name)} but received ${show(value)}`)
-    }
+    if (value !== undefined && resolved[name] === undefined) throw invalidOption(kind.expected, label(name), value)
   }
   return resolved as Resolved<T>
 }

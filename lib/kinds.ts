@@ -14,6 +14,8 @@ export interface Kind<Input, Value> {
   flag?: boolean
   /** May be given several times. */
   repeatable?: boolean
+  /** All words that are accepted, where they can be counted. */
+  words?: readonly string[]
   /** Type only: what callers may pass. */
   input?: Input
 }
@@ -56,13 +58,13 @@ export function number(least: number, most: number): Kind<number, number> {
 
 /** `also`: other tools' words for a value. */
 export function choice<const Value extends string>(values: readonly Value[], also: Record<string, Value> = {}): Kind<Value, Value> {
-  const words = values.length > 1 ? `${values.slice(0, -1).join(', ')} or ${values.at(-1)}` : `${values[0]}`
   return {
-    expected: words,
+    expected: values.length > 1 ? `${values.slice(0, -1).join(', ')} or ${values.at(-1)}` : `${values[0]}`,
     accept: (input) =>
       values.find((value) => value === input) ?? (typeof input === 'string' && Object.hasOwn(also, input) ? also[input] : undefined),
     fromText: same,
     placeholder: values.join('|'),
+    words: [...values, ...Object.keys(also)],
   }
 }
 

@@ -37,6 +37,24 @@ test("the version is the package's", async () => {
   for (const word of ['--version', '-V', 'version']) assert.equal((await lorafuse([word])).stdout, `${version}\n`)
 })
 
+test('a shell completes commands, options, words of an option, and files after an option that takes one', async () => {
+  const script = await lorafuse(['completion'])
+  assert.equal(script.code, 0)
+  assert.match(script.stdout, /lorafuse --get-yargs-completions/)
+  const complete = async (...words: string[]) => {
+    const { code, stdout, stderr } = await lorafuse(['--get-yargs-completions', 'lorafuse', ...words])
+    assert.deepEqual([code, stderr], [0, ''])
+    return stdout.split('\n').map((line) => line.split(/[\t:]/)[0])
+  }
+  const commands = await complete('')
+  for (const command of ['train', 'generate', 'doctor']) assert.ok(commands.includes(command), command)
+  const options = await complete('train', '--model', 'x', '--')
+  for (const option of ['--rank', '--network_dim', '--no-buckets', '--help']) assert.ok(options.includes(option), option)
+  assert.ok(!options.includes('--model'))
+  assert.deepEqual(await complete('train', '--save-precision', 'b'), ['bf16', ''])
+  assert.deepEqual(await complete('train', '--model', ''), [''])
+})
+
 const mistakes: { words: string[]; error: string }[] = [
   {
     words: ['trian'],
@@ -70,6 +88,14 @@ const mistakes: { words: string[]; error: string }[] = [
   {
     words: ['generate', '--model', tiny, '--prompt', 'x <lora:a:b>'],
     error: 'error PROMPT_INVALID: Expected <lora:name:weight> in the prompt but received <lora:a:b>',
+  },
+  {
+    words: ['train', '--network_dims', '4'],
+    error: 'error OPTION_UNKNOWN: Expected an option of train but received --network_dims; did you mean --network_dim?',
+  },
+  {
+    words: ['--flip'],
+    error: 'error COMMAND_UNKNOWN: Expected train, generate, doctor for the command but received --flip',
   },
   { words: ['doctor', '--all'], error: 'error OPTION_UNKNOWN: Expected an option of doctor but received --all' },
 ]

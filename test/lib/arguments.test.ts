@@ -1,11 +1,17 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { test } from 'node:test'
-import { parseArguments, quote, without } from '../../lib/arguments.js'
-import { commandLine, generateTable, trainTable } from '../../lib/options.js'
+import { type Arguments, parseArguments } from '../../lib/arguments.js'
+import { quote, without } from '../../lib/words.js'
 
-const table = { ...trainTable, ...commandLine.train }
-const train = (...words: string[]) => parseArguments('train', table, words)
+function read(...words: string[]): Arguments {
+  const found = parseArguments(words)
+  assert.ok(found)
+  return found
+}
+
+const train = (...words: string[]) => read('train', ...words)
+const generate = (...words: string[]) => read('generate', ...words)
 
 function refuses(words: string[], code: string, message: string | RegExp): void {
   assert.throws(() => train(...words), { name: 'LorafuseError', code, message })
@@ -17,11 +23,11 @@ test('values follow an option or an equals sign', () => {
 })
 
 test('flags need no value and can be turned off', () => {
-  assert.deepEqual(train('--flip', '--no-buckets', '--strict=false', '-h').values, {
+  assert.deepEqual(train('--flip', '--no-buckets', '--strict=false', '--help=false').values, {
     flip: true,
     buckets: false,
     strict: false,
-    help: true,
+    help: false,
   })
   refuses(['--no-flip=true'], 'OPTION_INVALID', 'Expected no value for --no-flip but received "true"')
 })
@@ -57,7 +63,7 @@ test('resume goes from the newest state, or from one that is named', () => {
 
 test('the last of a repeated option counts, lists add up', () => {
   assert.deepEqual(train('--rank', '4', '--network_dim', '8').values, { rank: 8 })
-  const { values } = parseArguments('generate', generateTable, ['--lora', 'a', '--lora', 'b:0.5', '--prompt', 'x'])
+  const { values } = generate('--lora', 'a', '--lora', 'b:0.5', '--prompt', 'x')
   assert.deepEqual(values, { lora: ['a', 'b:0.5'], prompt: ['x'] })
 })
 
@@ -65,6 +71,21 @@ test('negative numbers are values, words with two dashes are not', () => {
   assert.deepEqual(train('--seed', '-1').values, { seed: -1 })
   refuses(['--name', '--rank', '4'], 'OPTION_INVALID', 'Expected a file name without folder for --name but received none')
   assert.deepEqual(train('--name=--odd').values, { name: '--odd' })
+  assert.deepEqual(generate('--cfg', '-1', '--negative-prompt', '-x').values, { cfg: -1, negativePrompt: '-x' })
+  assert.deepEqual(generate('--negative-prompt=--x', '--prompt=').values, { negativePrompt: '--x', prompt: [''] })
+})
+
+test('a word is a value even where it names a command or an option', () => {
+  assert.deepEqual(generate('--prompt', 'help', '--prompt', 'train', '--prompt', 'seed').values, { prompt: ['help', 'train', 'seed'] })
+})
+
+test('a value is refused for a switch and none for what needs one, by the name that was typed', () => {
+  refuses(['--flip_aug=maybe'], 'OPTION_INVALID', 'Expected true or false for --flip_aug but received "maybe"')
+  refuses(['--strict='], 'OPTION_INVALID', 'Expected true or false for --strict but received an empty text')
+  refuses(['--network_dim'], 'OPTION_INVALID', 'Expected a whole number from 1 to 4096 for --network_dim but received none')
+  refuses(['--mixed_precision', 'f64'], 'OPTION_INVALID', 'Expected auto, f32, fp16 or bf16 for --mixed_precision but received "f64"')
+  refuses(['--no-rank'], 'OPTION_UNKNOWN', /--no-rank; did you mean --rank\?$/)
+  assert.deepEqual(train('--resume=').values, { resume: '' })
 })
 
 test('what is no number is left for the check to name', () => {
@@ -81,6 +102,13 @@ test('an unknown option is refused with the nearest, by either name', () => {
   refuses(['--xyzzy'], 'OPTION_UNKNOWN', 'Expected an option of train but received --xyzzy')
   refuses(['photo.png'], 'OPTION_INVALID', 'Expected options of train but received the word "photo.png"')
   refuses(['--flip', 'yes'], 'OPTION_INVALID', /received the word "yes"$/)
+  refuses(['--rank', '3', '4'], 'OPTION_INVALID', /received the word "4"$/)
+  refuses(['-rank', '3'], 'OPTION_INVALID', /received the word "-rank"$/)
+  refuses(['--', 'x'], 'OPTION_INVALID', /received the word "--"$/)
+  refuses(['--name', '--rnak', '4'], 'OPTION_UNKNOWN', /received --rnak; did you mean --rank\?$/)
+  for (const name of ['__proto__', 'constructor', 'a.b', '-x', 'bucketMin', 'version']) {
+    refuses([`--${name}`, '1'], 'OPTION_UNKNOWN', new RegExp(`received --${name}`))
+  }
 })
 
 test('errors name an option as it was typed', () => {
