@@ -111,7 +111,7 @@ function optionOf(name: string, row: Row, group: string): Options {
   const { kind, default: value } = row
   const shared: Options = { alias: (row.kohya ?? []).filter((alias) => alias !== kebab(name)), describe: describeOption(row), group }
   // The default only makes completion offer --no-buckets: what was not typed is no value.
-  if (isSwitch(row)) return { ...shared, boolean: true, ...(name !== 'help' && value?.() === true ? { default: true } : {}) }
+  if (isSwitch(row)) return { ...shared, boolean: true, ...(value?.() === true ? { default: true } : {}) }
   if (kind.flag) return shared
   return { ...shared, string: true, requiresArg: true, ...(kind.words ? { choices: kind.words } : {}) }
 }
