@@ -1,5 +1,4 @@
 /** What each command does with its options. */
-import { mkdir } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import type { Arguments } from './arguments.js'
 import { type GenerateOptions, resolve, resolveGenerateOptions, resolveTrainOptions, type TrainOptions } from './config.js'
@@ -10,7 +9,7 @@ import { generate } from './generate.js'
 import { commandLine, generateTable, type Table, trainTable } from './options.js'
 import { memory, type Progress, stepLine } from './progress.js'
 import { train } from './run.js'
-import { writeAtomically } from './safetensors.js'
+import { makeFolder, writeAtomically } from './safetensors.js'
 import { quote, without } from './words.js'
 
 export interface Context extends Arguments {
@@ -63,7 +62,7 @@ async function runTrain(context: Context): Promise<void> {
   const drawCurve = async () => {
     if (points.length === 0) return
     const path = own.lossCurve ?? join(output, `${name}-loss.png`)
-    await mkdir(dirname(path), { recursive: true })
+    await makeFolder(dirname(path))
     await writeAtomically(path, await lossCurvePng(points))
   }
   let state: string | undefined

@@ -1,7 +1,7 @@
 /** `generate`: prompts and LoRAs in, PNG out, with what it was made from in its text. */
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { mkdir, stat } from 'node:fs/promises'
+import { stat } from 'node:fs/promises'
 import { basename, dirname, extname, join, resolve } from 'node:path'
 import { type GenerateOptions, type LoraReference, type ResolvedGenerateOptions, resolveGenerateOptions } from './config.js'
 import { version } from './doctor.js'
@@ -9,7 +9,7 @@ import { LorafuseError } from './events.js'
 import { Pipeline } from './pipeline.js'
 import { encodePng, type Picture, tile } from './png.js'
 import { infotext, parsePrompt } from './prompt.js'
-import { legacyHash, readHeader, writeAtomically } from './safetensors.js'
+import { legacyHash, makeFolder, readHeader, writeAtomically } from './safetensors.js'
 
 export type GenerateEvent =
   /** A step of one of the pictures, all counted from 1; `compare` draws two a prompt. */
@@ -130,7 +130,7 @@ class Run {
   async run(): Promise<GeneratedImage[]> {
     const { options, prompts, size } = this
     const { output, compare } = options
-    if (output !== undefined) await makeFolder(dirname(output))
+    if (output !== undefined) await makeOutputFolder(dirname(output))
     if (compare) {
       const rows: Picture[][] = []
       for await (const picture of this.draw(false)) rows.push([picture])
@@ -148,9 +148,9 @@ class Run {
   }
 }
 
-async function makeFolder(path: string): Promise<void> {
+async function makeOutputFolder(path: string): Promise<void> {
   try {
-    await mkdir(path, { recursive: true })
+    await makeFolder(path)
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException
     throw new LorafuseError('OUTPUT_NOT_WRITABLE', `Expected to be able to make the folder ${path} but received ${code}`, { cause })

@@ -1,10 +1,10 @@
 /** The folder a training writes to: LoRA files under kohya's names, and their states beside them. */
-import { mkdir, open, readdir, rm, stat, statfs } from 'node:fs/promises'
-import { dirname, join, resolve } from 'node:path'
+import { open, readdir, rm, stat, statfs } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
 import { type Adapter, adapterTensors, parameterCount } from './adapters.js'
 import { LorafuseError } from './events.js'
 import type { FloatType } from './floats.js'
-import { hashTensors, writeSafetensors } from './safetensors.js'
+import { hashTensors, makeFolder, writeSafetensors } from './safetensors.js'
 import { type Identity, newestState, removeOldStates, statePathOf, type TrainingState, writeState } from './state.js'
 
 const DTYPES = { fp16: 'F16', bf16: 'BF16', f32: 'F32' } as const satisfies Record<string, FloatType>
@@ -31,20 +31,6 @@ function isAlive(pid: number): boolean {
     return true
   } catch (error) {
     return (error as NodeJS.ErrnoException).code === 'EPERM'
-  }
-}
-
-/** Trap: Node's own recursive mkdir never returns where a folder exists but takes none, as /proc. */
-async function makeFolder(path: string): Promise<void> {
-  try {
-    await mkdir(path)
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException
-    if (code === 'EEXIST') return
-    const parent = dirname(path)
-    if (code !== 'ENOENT' || (await stat(parent).catch(() => undefined))) throw error
-    await makeFolder(parent)
-    await makeFolder(path)
   }
 }
 

@@ -1,7 +1,7 @@
 /** Reads, checks and writes safetensors files. Format: https://github.com/huggingface/safetensors (`safetensors/src/tensor.rs`). */
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { type FileHandle, open, rename, unlink } from 'node:fs/promises'
+import { type FileHandle, mkdir, open, rename, stat, unlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { LorafuseError } from './events.js'
 import { type FloatType, narrow, widen } from './floats.js'
@@ -239,6 +239,22 @@ export async function legacyHash(path: string): Promise<string> {
 }
 
 let written = 0
+
+/**
+ * Makes a folder and those above it. Trap: Node's own recursive mkdir never returns where a folder exists but takes none, as /proc.
+ */
+export async function makeFolder(path: string): Promise<void> {
+  try {
+    await mkdir(path)
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    if (code === 'EEXIST') return
+    const parent = dirname(path)
+    if (code !== 'ENOENT' || (await stat(parent).catch(() => undefined))) throw error
+    await makeFolder(parent)
+    await makeFolder(path)
+  }
+}
 
 /**
  * Writes a file so that a reader, or a crash, sees the old one or the whole new one: to a temporary beside it, synced, renamed, the folder
