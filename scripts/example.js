@@ -46,7 +46,7 @@ const things = [
 lorafuse(
   'generate',
   '--model', here('examples/tiny-sd'),
-  ...things.flatMap((thing) => ['--prompt', `a ${thing} background`]),
+  ...things.flatMap((thing) => ['--prompt', `a 3d emoji of a ${thing} background`]),
   '--lora', 'output/3d-style.safetensors',
   '--cfg', '4',
   '--seed', '7',
