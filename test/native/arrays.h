@@ -52,7 +52,9 @@ inline std::vector<unsigned char> stored(DType dtype, const std::vector<float>& 
   for (size_t i = 0; i < values.size(); i++) {
     const int32_t integer = static_cast<int32_t>(values[i]);
     const uint16_t half = dtype == DType::f16 ? to_half(values[i]).bits : to_bfloat(values[i]).bits;
-    const void* from = dtype == DType::f32 ? static_cast<const void*>(&values[i]) : dtype == DType::i32 ? static_cast<const void*>(&integer) : &half;
+    const void* from = &half;
+    if (dtype == DType::f32) from = &values[i];
+    if (dtype == DType::i32) from = &integer;
     std::memcpy(bytes.data() + i * size_of(dtype), from, size_of(dtype));
   }
   return bytes;
@@ -83,11 +85,11 @@ class Deviation {
   double squares_ = 0, reference_squares_ = 0, most_ = 0, scale_ = 0;
 };
 
-// The rule of every comparison here: at most twice the error that the plain loops make in f32. The largest of few errors is a matter of
-// luck within the spacing of floats at the result's scale, so that much is added to it (flash-attention:tests/test_flash_attn.py, fwd_atol).
+// The rule of every comparison here: at most twice the error that the plain loops make in f32. The largest of few errors is luck within
+// the spacing of floats at the result's scale, so that much is added to it (flash-attention:tests/test_flash_attn.py, fwd_atol).
 inline void expect_as_good(const std::string& what, const Deviation& actual, const Deviation& naive) {
   EXPECT(actual.l2() <= 2 * naive.l2(), what, " has a relative L2 error of ", actual.l2(), ", plain f32 loops have ", naive.l2());
-  EXPECT(actual.most() <= 2 * (naive.most() + 0x1p-23), what, " has a largest error of ", actual.most(), " of the scale, plain f32 loops have ",
+  EXPECT(actual.most() <= 2 * (naive.most() + 0x1p-23), what, " has a largest error of ", actual.most(), " of its scale, plain f32 loops ",
          naive.most());
 }
 

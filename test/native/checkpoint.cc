@@ -105,7 +105,9 @@ VaeConfig small_vae() {
 std::vector<LinearLayer> adaptable(const Weights& weights, const UNetConfig& config) {
   Builder b(weights, {});
   const int64_t side = int64_t{1} << (config.block_out_channels.size() - 1);
-  unet(b, config, b.input("latents", {1, side, side, config.in_channels}), b.input("timesteps", {1}), b.input("context", {1, 1, config.cross_attention_dim}));
+  const ValueId latents = b.input("latents", {1, side, side, config.in_channels});
+  const ValueId context = b.input("context", {1, 1, config.cross_attention_dim});
+  unet(b, config, latents, b.input("timesteps", {1}), context);
   std::erase_if(b.linears, [](const LinearLayer& l) { return l.path.find(".attentions.") == std::string::npos; });
   return b.linears;
 }
@@ -119,7 +121,8 @@ Adapters adapters_for(const std::vector<LinearLayer>& layers, int64_t rank) {
 Graph train_graph(const Weights& weights, const UNetConfig& config, const Adapters& adapters, LatentShape s, int64_t tokens) {
   Builder b(weights, adapters);
   const Shape latents{s.batch, s.height, s.width, config.in_channels};
-  const ValueId noise = b.input("noise", latents), noisy = b.emit(AddNoise{}, {b.input("latents", latents), noise, b.input("coefficients", {s.batch, 2})});
+  const ValueId noise = b.input("noise", latents);
+  const ValueId noisy = b.emit(AddNoise{}, {b.input("latents", latents), noise, b.input("coefficients", {s.batch, 2})});
   const ValueId context = b.input("context", {s.batch, tokens, config.cross_attention_dim});
   const ValueId prediction = unet(b, config, noisy, b.input("timesteps", {s.batch}), context);
   b.graph.results = {b.emit(MseLoss{}, {prediction, noise, b.input("weights", {s.batch})})};

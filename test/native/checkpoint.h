@@ -1,4 +1,4 @@
-// Checkpoints made up for tests: the tensors that diffusers and transformers save for given configs, random or as a sparse file of full size.
+// Checkpoints made up for tests: the tensors that diffusers and transformers save for given configs, random or as a sparse file.
 #pragma once
 #include <filesystem>
 

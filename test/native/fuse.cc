@@ -1,4 +1,4 @@
-// Fused graphs compute what the unfused ones do, over a small UNet with adapters everywhere, and fusing leaves no Add behind that it could take.
+// Fused graphs compute what the unfused ones do, over a small UNet with adapters everywhere, and no Add stays that could be taken.
 #include "checkpoint.h"
 #include "graphs.h"
 
@@ -67,7 +67,8 @@ SUITE(fuse) {
   for (DType dtype : {DType::f32, DType::f16, DType::bf16})
     for (FuseOptions options : kOptions) {
       if (dtype != DType::f32 && !(options.pairs && options.residual)) continue;
-      test_case(text("a small UNet's loss and gradients stay when fused with ", name_of(options), ", weights in ", lorafuse::name_of(dtype)), [=] {
+      const char* type = lorafuse::name_of(dtype);
+      test_case(text("a small UNet's loss and gradients stay when fused with ", name_of(options), ", weights in ", type), [=] {
         SmallUNet net(dtype);
         expect_same_meaning(net.backward, options, [&](uint64_t seed) { return train_feed(net.backward, net.weights, seed); });
       });
@@ -80,12 +81,14 @@ SUITE(fuse) {
     EXPECT(left({false, false}).nodes.size() == nodes, "a pass that is off changed the graph");
     const Graph pairs = left({true, false}), residuals = left({false, true}), both = left({true, true});
     // A pair swallows both products' nodes into the Add's, a residual one.
-    EXPECT(nodes - pairs.nodes.size() == 2 * static_cast<size_t>(adds - count<Add>(pairs)), "pairs: ", pairs.nodes.size(), " nodes of ", nodes);
-    EXPECT(nodes - residuals.nodes.size() == static_cast<size_t>(adds - count<Add>(residuals)), "residuals: ", residuals.nodes.size(), " nodes of ", nodes);
-    note(text(adds, " additions; left with pairs ", count<Add>(pairs), ", with residuals ", count<Add>(residuals), ", with both ", count<Add>(both)));
+    auto gone = [&](const Graph& fused) { return static_cast<int>(nodes - fused.nodes.size()); };
+    const int with_pairs = count<Add>(pairs), with_residuals = count<Add>(residuals), with_both = count<Add>(both);
+    EXPECT(gone(pairs) == 2 * (adds - with_pairs), "pairs: ", gone(pairs), " nodes of ", nodes);
+    EXPECT(gone(residuals) == adds - with_residuals, "residuals: ", gone(residuals), " nodes of ", nodes);
+    note(text(adds, " additions; left with pairs ", with_pairs, ", with residuals ", with_residuals, ", with both ", with_both));
     const int adapters = static_cast<int>(adaptable(net.weights, net.config).size());
-    EXPECT(adds - count<Add>(pairs) >= adapters, "every adapter's addition must go");
-    EXPECT(count<Add>(both) < count<Add>(pairs) && count<Add>(both) < count<Add>(residuals), "both together must take more");
+    EXPECT(adds - with_pairs >= adapters, "every adapter's addition must go");
+    EXPECT(with_both < with_pairs && with_both < with_residuals, "both together must take more");
   });
   test_case("a UNet with adapters that only predicts keeps no addition at all", [] {
     SmallUNet net;

@@ -87,8 +87,8 @@ Outcome outcome_of(const Graph& graph, const std::vector<Array<float>>& values) 
 }
 
 void expect_as_good(const GraphDeviation& actual, const GraphDeviation& naive) {
-  EXPECT(actual.results <= 2 * naive.results, "the results have errors of ", actual.results, ", plain f32 loops have ", naive.results);
-  EXPECT(actual.gradients <= 2 * naive.gradients, "the gradients have errors of ", actual.gradients, ", plain f32 loops have ", naive.gradients);
+  EXPECT(actual.results <= 2 * naive.results, "the results have errors of ", actual.results, ", plain f32 loops ", naive.results);
+  EXPECT(actual.gradients <= 2 * naive.gradients, "the gradients have errors of ", actual.gradients, ", plain f32 loops ", naive.gradients);
 }
 
 }  // namespace lorafuse::test

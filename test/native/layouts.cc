@@ -1,4 +1,5 @@
-// Which tensors a checkpoint has: diffusers:models/unets/unet_2d_condition.py, models/autoencoders/vae.py; transformers:models/clip/modeling_clip.py.
+// Which tensors a checkpoint has.
+//   diffusers:models/unets/unet_2d_condition.py, diffusers:models/autoencoders/vae.py, transformers:models/clip/modeling_clip.py
 #include "checkpoint.h"
 
 namespace lorafuse::test {
@@ -64,7 +65,8 @@ Layout unet_layout(const UNetConfig& config, DType dtype) {
   resnet(l, "mid_block.resnets.1", channels.back(), channels.back(), time);
   for (int64_t i = 0; i < levels; i++) {
     const std::string block = at("up_blocks", i);
-    const int64_t out = channels[levels - 1 - i], below = channels[std::min(levels - 1, levels - i)], above = channels[std::max<int64_t>(0, levels - 2 - i)];
+    const int64_t level = levels - 1 - i, out = channels[level];
+    const int64_t below = channels[std::min(levels - 1, level + 1)], above = channels[std::max<int64_t>(0, level - 1)];
     for (int j = 0; j <= config.layers_per_block; j++) {
       const int64_t skip = j == config.layers_per_block ? above : out;
       resnet(l, at(block + ".resnets", j), (j ? out : below) + skip, out, time);

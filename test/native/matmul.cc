@@ -11,8 +11,8 @@ struct Extra {
 };
 
 // y = Σ x_i · w_iᵀ; depths[i] and pairs[i] belong together.
-void row(const Shape& rows, int64_t outputs, const std::vector<int64_t>& depths, DType dtype = DType::f32, std::vector<MatMul::Pair> pairs = {{}},
-         Extra extra = {}) {
+void row(const Shape& rows, int64_t outputs, const std::vector<int64_t>& depths, DType dtype = DType::f32,
+         std::vector<MatMul::Pair> pairs = {{}}, Extra extra = {}) {
   Row r{MatMul{pairs, extra.bias, extra.residual}, {}};
   for (size_t i = 0; i < depths.size(); i++) {
     r.inputs.push_back({rows.with_channels(depths[i])});

@@ -88,8 +88,8 @@ SUITE(model) {
       for (const Node& node : graph.nodes) workspaces.push_back(backend(variants().back(), 2).workspace_bytes(graph, node));
       const Plan with = plan(graph, workspaces), p = plan(graph, std::vector<size_t>(graph.nodes.size(), 0));
       const double above = static_cast<double>(with.arena_bytes) / static_cast<double>(with.lower_bound_bytes) - 1;
-      note(text(graph.nodes.size(), " nodes; activations and gradients ", gib(p.arena_bytes), " GiB, with workspace ", gib(with.arena_bytes), " GiB, ",
-                100 * above, " % above the lower bound"));
+      note(text(graph.nodes.size(), " nodes; activations and gradients ", gib(p.arena_bytes), " GiB, with workspace ",
+                gib(with.arena_bytes), " GiB, ", 100 * above, " % above the lower bound"));
       EXPECT(above <= 0.02, above);
       // What the design estimated for adapters on q, k, v and out: 0.53 GiB in f16.
       if (!all) EXPECT(gib(p.arena_bytes) <= 2 * 0.53, gib(p.arena_bytes), " GiB");

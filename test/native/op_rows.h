@@ -25,8 +25,8 @@ inline Input gamma(Shape shape, DType dtype) {
   return {std::move(shape), dtype, [](Random& random) { return 1 + 0.2f * random.normal(); }};
 }
 
-// Adds the cases. Each checks the outputs against the f64 reference, that the inputs and the bytes around the outputs and the workspace stay,
-// and that the bits are those of one thread.
+// Adds the cases. With one thread the outputs are compared with the f64 reference, with more their bits with those of one thread; the
+// inputs and the bytes around outputs and workspace must stay.
 void op_row(Row row);
 
 }  // namespace lorafuse::test

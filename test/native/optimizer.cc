@@ -60,7 +60,8 @@ void check(const Setting& setting, const std::string& variant, int threads) {
     std::vector<float> gradients = random.normals(setting.count, setting.scale);
     const double expected = adamw(options, truth, gradients);
     adamw(options, naive, gradients);
-    const float norm = cpu.update(options, actual.weights.data(), gradients.data(), actual.first.data(), actual.second.data(), setting.count);
+    const float norm =
+        cpu.update(options, actual.weights.data(), gradients.data(), actual.first.data(), actual.second.data(), setting.count);
     EXPECT(std::fabs(norm - expected) <= 0x1p-23 * expected, "step ", step, ": norm ", norm, " instead of ", expected);
     for (float g : gradients) EXPECT(g == 0, "step ", step, ": a gradient is still ", g);
   }
@@ -89,7 +90,8 @@ SUITE(optimizer) {
       test_case(text("an update changes nothing where gradients are ", name, ", ", label(variant)), [=, bad = bad] {
         Random random(8);
         const int64_t count = 70000;
-        std::vector<float> weights = random.normals(count), first = random.normals(count), second = random.normals(count), gradients = random.normals(count);
+        std::vector<float> weights = random.normals(count), gradients = random.normals(count);
+        std::vector<float> first = random.normals(count), second = random.normals(count);
         gradients[count - 3] = gradients[count - 4] = bad;
         const auto before = std::vector{weights, first, second, gradients};
         const float norm = backend(variant, 2).update({}, weights.data(), gradients.data(), first.data(), second.data(), count);

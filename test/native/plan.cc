@@ -22,12 +22,15 @@ struct RandomGraph {
     for (int64_t i = 0; i < nodes; i++) {
       Node node{Add{}, {}, {}};
       const int64_t values = static_cast<int64_t>(graph.values.size());
-      for (int64_t n = random.below(4); n > 0; n--) node.inputs.push_back(static_cast<ValueId>(values - 1 - random.below(std::min(values, reach))));
-      for (int64_t n = 1 + random.below(3); n > 0; n--) node.outputs.push_back(graph.value({"", {size()}, DType::f32, Storage::activation}));
+      for (int64_t n = random.below(4); n > 0; n--)
+        node.inputs.push_back(static_cast<ValueId>(values - 1 - random.below(std::min(values, reach))));
+      for (int64_t n = 1 + random.below(3); n > 0; n--)
+        node.outputs.push_back(graph.value({"", {size()}, DType::f32, Storage::activation}));
       graph.nodes.push_back(node);
       workspaces.push_back(random.below(3) == 0 ? static_cast<size_t>(size()) : 0);
     }
-    for (int64_t n = random.below(3); n > 0; n--) graph.results.push_back(static_cast<ValueId>(random.below(static_cast<int64_t>(graph.values.size()))));
+    const auto values = static_cast<int64_t>(graph.values.size());
+    for (int64_t n = random.below(3); n > 0; n--) graph.results.push_back(static_cast<ValueId>(random.below(values)));
   }
 };
 
@@ -153,7 +156,8 @@ SUITE(planner) {
     Training t;
     for (const std::string& variant : variants()) {
       const Outcome alone = execute(backend(variant, 1), t.graph, t.feed);
-      for (int threads : {2, 3}) EXPECT(same_bits(alone, execute(backend(variant, threads), t.graph, t.feed)), label(variant), ", ", threads, " threads");
+      for (int threads : {2, 3})
+        EXPECT(same_bits(alone, execute(backend(variant, threads), t.graph, t.feed)), label(variant), ", ", threads, " threads");
     }
   });
   test_case("the planned bytes are the real peak: the last one is written and none beyond", [] {
@@ -167,7 +171,8 @@ SUITE(planner) {
     });
     expect_sound(t.graph, std::vector<size_t>(t.graph.nodes.size(), 0), plan(t.graph, std::vector<size_t>(t.graph.nodes.size(), 0)));
     // Exactly as large as planned, so that ASan sees any access beyond; the sentinels of execute() see writes without it.
-    std::unique_ptr<unsigned char, decltype(&std::free)> arena(static_cast<unsigned char*>(std::aligned_alloc(64, program.arena_bytes())), &std::free);
+    std::unique_ptr<unsigned char, decltype(&std::free)> arena(static_cast<unsigned char*>(std::aligned_alloc(64, program.arena_bytes())),
+                                                               &std::free);
     std::fill_n(arena.get(), program.arena_bytes(), 0xff);
     program.place(arena.get());
     for (const auto& [v, data] : t.feed) {

@@ -66,7 +66,8 @@ SUITE(copies) {
 
 SUITE(embedding) {
   for (DType dtype : {DType::f32, DType::f16, DType::bf16})
-    for (int64_t channels : {1, 15, 16, 17, 768}) op_row({Embedding{}, {ids({2, 7}, 30), {Shape{30, channels}, dtype}, {Shape{9, channels}, dtype}}});
+    for (int64_t channels : {1, 15, 16, 17, 768})
+      op_row({Embedding{}, {ids({2, 7}, 30), {Shape{30, channels}, dtype}, {Shape{9, channels}, dtype}}});
   for (bool cos_first : {true, false})
     for (float shift : {0.0f, 1.0f})
       for (int64_t dim : {8, 320}) op_row({Sinusoid{dim, cos_first, shift}, {timesteps({3})}});

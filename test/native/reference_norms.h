@@ -41,7 +41,8 @@ void statistics(const Array<T>& x, const std::vector<int64_t>& group, float eps,
 
 // dx of y = (x − mean)·rstd·γ over one group, from dz = gradient of y.
 template <class T>
-void normalised_gradient(const Array<T>& x, const Array<T>& gamma, const std::vector<int64_t>& group, const T* s, const std::vector<T>& dz, Array<T>& dx) {
+void normalised_gradient(const Array<T>& x, const Array<T>& gamma, const std::vector<int64_t>& group, const T* s, const std::vector<T>& dz,
+                         Array<T>& dx) {
   const int64_t channels = x.shape[-1];
   T mean1 = 0, mean2 = 0;
   for (size_t j = 0; j < group.size(); j++) {

@@ -20,7 +20,8 @@ void run(const MatMul& op, const Operands<T>& o) {
         const Array<T>&x = o.in(2 * i), &w = o.in(2 * i + 1);
         const T scale = T(op.pairs[i].scale);
         const int64_t depth = x.shape[-1];
-        for (int64_t k = 0; k < depth; k++) sum += scale * x[m * depth + k] * (op.pairs[i].transposed ? w[k * outputs + n] : w[n * depth + k]);
+        for (int64_t k = 0; k < depth; k++)
+          sum += scale * x[m * depth + k] * (op.pairs[i].transposed ? w[k * outputs + n] : w[n * depth + k]);
       }
       y[m * outputs + n] = sum;
     }
@@ -48,10 +49,10 @@ void run(const Conv2d& op, const Operands<T>& o) {
   Array<T>& y = o.out(0);
   const int64_t inputs = x.shape[3], outputs = y.shape[3];
   for (int64_t i = 0; i < y.shape.elements(); i++) {
-    const int64_t n = i % outputs, column = i / outputs % y.shape[2], row = i / outputs / y.shape[2] % y.shape[1], b = i / y.shape[1] / y.shape[2] / outputs;
+    const int64_t n = i % outputs, column = i / outputs % y.shape[2], row = i / outputs / y.shape[2] % y.shape[1];
     T sum = (op.bias ? o.in(2)[n] : T(0)) + (op.residual ? (*o.inputs.back())[i] : T(0));
     for (int tap = 0; tap < op.kernel * op.kernel; tap++) {
-      const int64_t pixel = under(op, x.shape, b, row, column, tap);
+      const int64_t pixel = under(op, x.shape, i / outputs / y.shape[2] / y.shape[1], row, column, tap);
       if (pixel < 0) continue;
       for (int64_t c = 0; c < inputs; c++) sum += x[pixel * inputs + c] * w[(tap * outputs + n) * inputs + c];
     }
@@ -69,7 +70,7 @@ void run(const Conv2dInputGrad& op, const Operands<T>& o) {
   for (int64_t i = 0; i < dy.shape.elements(); i++) {
     const int64_t n = i % outputs, column = i / outputs % dy.shape[2], row = i / outputs / dy.shape[2] % dy.shape[1];
     for (int tap = 0; tap < op.kernel * op.kernel; tap++) {
-      const int64_t pixel = under(op, dx.shape, i / dy.shape[1] / dy.shape[2] / outputs, row, column, tap);
+      const int64_t pixel = under(op, dx.shape, i / outputs / dy.shape[2] / dy.shape[1], row, column, tap);
       if (pixel < 0) continue;
       for (int64_t c = 0; c < inputs; c++) dx[pixel * inputs + c] += dy[i] * w[(tap * outputs + n) * inputs + c];
     }

@@ -16,7 +16,8 @@ void refuses(const std::string& what, const Op& op, const std::vector<Shape>& in
 void gives(const Op& op, const std::vector<Shape>& inputs, const std::vector<Shape>& expected) {
   const auto shapes = output_shapes(op, inputs);
   EXPECT(shapes.size() == expected.size(), name_of(op), " has ", shapes.size(), " outputs");
-  for (size_t i = 0; i < shapes.size(); i++) EXPECT(shapes[i] == expected[i], name_of(op), " gives ", shapes[i], " instead of ", expected[i]);
+  for (size_t i = 0; i < shapes.size(); i++)
+    EXPECT(shapes[i] == expected[i], name_of(op), " gives ", shapes[i], " instead of ", expected[i]);
 }
 
 }  // namespace

@@ -9,7 +9,7 @@ using cpu::Threads;
 
 SUITE(threads) {
   for (int count : {1, 2, 3, 8})
-    test_case(text("every job runs once, ", count, " threads"), [count] {
+    test_case(text("every job runs once, ", count, count == 1 ? " thread" : " threads"), [count] {
       Threads threads(count);
       EXPECT(threads.count() == count, threads.count());
       for (int64_t jobs : {0, 1, 2, 3, 7, 100, 10000}) {

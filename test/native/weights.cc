@@ -53,7 +53,8 @@ uint16_t nearest(const Format& f, float x) {
 struct OneTensor {
   TemporaryFolder folder;
   Weights weights;
-  OneTensor(Weights::Precision precision, DType dtype, const Shape& shape, const std::vector<float>& values, size_t skip = 0) : weights(precision) {
+  OneTensor(Weights::Precision precision, DType dtype, const Shape& shape, const std::vector<float>& values, size_t skip = 0)
+      : weights(precision) {
     auto bytes = stored(dtype, values);
     bytes.insert(bytes.begin(), skip, 0x77);
     write_file(folder.file("one"), bytes);
@@ -110,8 +111,10 @@ SUITE(floats) {
 SUITE(weights) {
   const std::vector<float> six = {1, -2.5f, 0.1f, 3.14159f, 1e-6f, 70000};
   for (DType held : {DType::f32, DType::f16, DType::bf16})
-    for (auto [precision, wanted] : {std::pair{Weights::Precision::as_is, held}, {Weights::Precision::f16, DType::f16}, {Weights::Precision::bf16, DType::bf16}})
-      test_case(text("a matrix in ", name_of(held), precision == Weights::Precision::as_is ? " as it is" : " rounded", " comes as ", name_of(wanted)), [=] {
+    for (auto [how, precision, wanted] : {std::tuple{" as it is", Weights::Precision::as_is, held},
+                                          {" rounded", Weights::Precision::f16, DType::f16},
+                                          {" rounded", Weights::Precision::bf16, DType::bf16}})
+      test_case(text("a matrix in ", name_of(held), how, " comes as ", name_of(wanted)), [=, precision = precision, wanted = wanted] {
         OneTensor one(precision, held, {2, 3}, six);
         const Tensor t = one.weights.get("t");
         EXPECT(t.dtype == wanted && t.shape == Shape({2, 3}), name_of(t.dtype), " ", t.shape);
@@ -152,7 +155,8 @@ SUITE(weights) {
         OneTensor one(Weights::Precision::as_is, dtype, {2, 3}, six, skip);
         const Tensor t = one.weights.get("t");
         EXPECT(reinterpret_cast<uintptr_t>(t.data) % size_of(dtype) == 0, "not aligned");
-        for (size_t i = 0; i < six.size(); i++) EXPECT(widened(t)[i] == rounded(dtype, six[i]), name_of(dtype), " at ", skip, ", element ", i);
+        for (size_t i = 0; i < six.size(); i++)
+          EXPECT(widened(t)[i] == rounded(dtype, six[i]), name_of(dtype), " at ", skip, ", element ", i);
       }
   });
   test_case("released weights come back the same", [=] {
@@ -165,8 +169,11 @@ SUITE(weights) {
     TemporaryFolder folder;
     write_file(folder.file("short"), std::vector<unsigned char>(100, 1));
     Weights weights(Weights::Precision::as_is);
-    for (const WeightEntry& e : {WeightEntry{"layer", DType::f32, {26}, 0}, WeightEntry{"layer", DType::f16, {1}, 99}, WeightEntry{"layer", DType::f32, {1}, 1000},
-                                 WeightEntry{"layer", DType::f32, {1}, SIZE_MAX - 2}}) {
+    const WeightEntry outside[] = {{"layer", DType::f32, {26}, 0},
+                                   {"layer", DType::f16, {1}, 99},
+                                   {"layer", DType::f32, {1}, 1000},
+                                   {"layer", DType::f32, {1}, SIZE_MAX - 2}};
+    for (const WeightEntry& e : outside) {
       const std::string message = expect_error("WEIGHTS_TRUNCATED", [&] { weights.add(folder.file("short"), {e}); });
       EXPECT(message.find("layer") != std::string::npos && message.find(folder.file("short")) != std::string::npos, message);
     }
