@@ -29,6 +29,7 @@ parser.add_argument("--state", type=Path, default=root / "build/tiny-sd/state.pt
 parser.add_argument("--minutes", type=float, default=60)
 parser.add_argument("--batch", type=int, default=32)
 parser.add_argument("--learning-rate", type=float, default=6e-4)
+parser.add_argument("--decay", type=float, default=0.9995, help="of the averaged weights a step; lower where few steps are left")
 parser.add_argument("--variants", type=int, default=14, help="placements of each emoji whose latents are kept")
 parser.add_argument("--export", type=Path)
 options = parser.parse_args()
