@@ -27,8 +27,6 @@ NAMES = list(BACKGROUNDS)
 COLOURS = torch.tensor(list(BACKGROUNDS.values())) / 255
 # White is six times as frequent as any other background.
 FREQUENCIES = torch.tensor([6.0] + [1.0] * (len(NAMES) - 1))
-# Words that stand for no style yet: drawn flat whatever they say, they are free for a LoRA to fill.
-STYLES = ["3d"] * 3 + ["glossy", "pixel", "sketch", "watercolor", "shaded", "sks", "xyz", "color", "photo"]
 TEMPLATES = ["{a}", "{a} emoji", "a flat emoji of {a}", "{name}", "a drawing of {a}"]
 # Words that mean nothing to the base model: it draws what follows all the same, and a LoRA can give them a meaning.
 STYLES = ["3d", "3d", "3d", "glossy", "pixel", "sketch", "watercolor", "shaded", "sks", "xyz", "color", "photo"]

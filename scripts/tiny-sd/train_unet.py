@@ -104,7 +104,7 @@ def train() -> None:
         torch.nn.utils.clip_grad_norm_(networks.weights, 1.0)
         optimizer.step()
         networks.step += 1
-        networks.average.update(min(0.998, (networks.step + 1) / (networks.step + 10)))
+        networks.average.update(min(options.decay, (networks.step + 1) / (networks.step + 10)))
         losses.append(mse.mean().item())
         now = time.time()
         if now - said > 60:
