@@ -71,10 +71,12 @@ void Session::attach(const std::vector<Adapter>& adapters) {
   }
   programs_.clear();
   free_adapters();
+  adapters_.clear();  // none, should there be no memory for the new ones
+  parameters_ = 0;
+  for (float*& memory : memory_) memory = static_cast<float*>(backend_->allocate(count * sizeof(float)));
   adapters_ = std::move(attached);
   parameter_offsets_ = std::move(offsets);
   parameters_ = count;
-  for (float*& memory : memory_) memory = static_cast<float*>(backend_->allocate(count * sizeof(float)));
 }
 
 std::vector<float> Session::read_adapters(AdapterBuffer which) {
