@@ -24,10 +24,14 @@ function makeTools(): void {
   }
 }
 
+/** What a network needs is kept, all other settings of npm and of the test runner are not. */
+const FOREIGN = /^npm_(?!config_(registry|cafile|(https?_?|no)?proxy)$)|^NODE_(OPTIONS|TEST_CONTEXT|PATH)$|^CI$|^INIT_CWD$/
+
 function run(cwd: string, command: string, words: string[], path: string[] = [tools]) {
-  const kept = Object.entries(process.env).filter(([name]) => !/^npm_|^NODE_|^CI$|^INIT_CWD$/.test(name))
-  const env = { ...Object.fromEntries(kept), HOME: home, PATH: path.join(delimiter), npm_config_prefer_offline: 'true' }
-  const { status, stdout, stderr, error } = spawnSync(command, words, { cwd, env, encoding: 'utf8', timeout: 900_000, maxBuffer: 2 ** 26 })
+  const kept = Object.fromEntries(Object.entries(process.env).filter(([name]) => !FOREIGN.test(name)))
+  const npm = { npm_config_prefer_offline: 'true', npm_config_fetch_retries: '1' }
+  const env = { ...kept, ...npm, HOME: home, PATH: path.join(delimiter) }
+  const { status, stdout, stderr, error } = spawnSync(command, words, { cwd, env, encoding: 'utf8', timeout: 300_000, maxBuffer: 2 ** 26 })
   assert.ifError(error)
   return { status, stdout, stderr, all: `${command} ${words.join(' ')}\n${stdout}\n${stderr}` }
 }
