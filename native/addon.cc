@@ -2,6 +2,7 @@
 // The types on the other side are in lib/native.ts.
 #include <napi.h>
 
+#include <algorithm>
 #include <deque>
 #include <thread>
 

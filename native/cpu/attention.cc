@@ -1,5 +1,6 @@
 // softmax(q·kᵀ / √d)·v in blocks, the scores never in memory as a whole, and its gradient from the saved log-sum-exp.
 // Formulas: FlashAttention-2 (arXiv:2307.08691), algorithms 1 and 2. Heads are columns [h·d, (h+1)·d) of [B, T, C].
+#include <algorithm>
 #include <cmath>
 
 #include "gemm.h"

@@ -1,4 +1,5 @@
 // The CPU backend: memory is the host's, weights are read where they lie, each node runs its kernel.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 

@@ -1,5 +1,6 @@
 // A pool of threads that runs one loop at a time. The calling thread works too.
 #pragma once
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>

@@ -1,5 +1,6 @@
 // Plain arrays that own their numbers, random data, and how far two of them are apart.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <random>
 #include <span>

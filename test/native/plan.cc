@@ -1,4 +1,5 @@
 // The planner: properties over random lifetimes, and a small UNet's training step run in exactly the planned memory.
+#include <algorithm>
 #include <cstdlib>
 
 #include "checkpoint.h"
