@@ -12,6 +12,12 @@ export class LorafuseError extends Error {
   }
 }
 
+/** Throws an error named `AbortError` (code `ABORTED`) whose cause is the signal's reason. `what`: what was stopped, for its sentence. */
+export function throwIfAborted(signal: AbortSignal | undefined, what: string): void {
+  if (!signal?.aborted) return
+  throw Object.assign(new LorafuseError('ABORTED', `${what} was stopped`, { cause: signal.reason }), { name: 'AbortError' })
+}
+
 /** Sent once, before the first step. */
 export interface StartEvent {
   type: 'start'

@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type Checkpoint, readCheckpoint } from './checkpoint.js'
 import { weightPrecision } from './config.js'
-import { LorafuseError } from './events.js'
+import { LorafuseError, throwIfAborted } from './events.js'
 import { type Lora, readLora, stackLoras } from './lora.js'
 import { native, type Session } from './native.js'
 import { normal } from './noise.js'
@@ -34,12 +34,6 @@ export interface DrawContext {
   signal?: AbortSignal | undefined
   /** Called after each step, counted from 1. */
   onStep?: ((step: number) => void) | undefined
-}
-
-/** Throws an error named `AbortError` (code `ABORTED`) whose cause is the signal's reason. */
-function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (!signal?.aborted) return
-  throw Object.assign(new LorafuseError('ABORTED', 'The picture was stopped', { cause: signal.reason }), { name: 'AbortError' })
 }
 
 /** Holds a model until it is disposed of. */
@@ -127,7 +121,7 @@ export class Pipeline implements AsyncDisposable {
 
   /** Draws a picture. The starting noise is `[h, w, 4]` and depends on the seed alone. Throws `OPTION_INVALID`, an `AbortError`. */
   async draw(request: DrawRequest, { signal, onStep }: DrawContext = {}): Promise<Picture> {
-    throwIfAborted(signal)
+    throwIfAborted(signal, 'The picture')
     this.check(request)
     const { prompt, negativePrompt, steps, cfg, seed, width, height, clipSkip } = request
     const { scheduler, scalingFactor, vae } = this.checkpoint
@@ -138,13 +132,13 @@ export class Pipeline implements AsyncDisposable {
     const latents = normal({ seed, stream: 'latents' }, h * w * channels)
     const input = new Float32Array(count * latents.length)
     for (const [i, step] of ddimSteps(scheduler, steps).entries()) {
-      throwIfAborted(signal)
+      throwIfAborted(signal, 'The picture')
       for (let n = 0; n < count; n++) input.set(latents, n * latents.length)
       const noise = await this.session.predict(input, [count, h, w], new Float32Array(count).fill(step.timestep), context)
       ddimStep(latents, guided ? guide(noise, cfg) : noise, step, scheduler.clipSample)
       onStep?.(i + 1)
     }
-    throwIfAborted(signal)
+    throwIfAborted(signal, 'The picture')
     const unscaled = latents.map((value) => value / scalingFactor)
     return toPicture(await this.session.decodeLatents(unscaled, [1, h, w]), width, height)
   }

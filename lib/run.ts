@@ -9,13 +9,13 @@ import { type Checkpoint, hashUnet, readCheckpoint } from './checkpoint.js'
 import { fixedOptions, type ResolvedTrainOptions, resolveTrainOptions, type TrainOptions, weightPrecision } from './config.js'
 import { scanDataset } from './dataset.js'
 import { version } from './doctor.js'
-import { LorafuseError, type TrainEvent } from './events.js'
+import { LorafuseError, type TrainEvent, throwIfAborted } from './events.js'
 import { native, type Session } from './native.js'
 import { Output } from './output.js'
 import { legacyHash } from './safetensors.js'
 import { type Identity, readState, type TrainingState } from './state.js'
 import { loadTokenizer } from './tokenizer.js'
-import { type Finished, type TrainContext, Trainer, throwIfAborted } from './trainer.js'
+import { type Finished, type TrainContext, Trainer } from './trainer.js'
 
 export type { TrainContext } from './trainer.js'
 
@@ -98,7 +98,7 @@ class Run {
 
   private progress(kind: 'latents' | 'text'): Progress {
     return (done, total) => {
-      throwIfAborted(this.context.signal)
+      throwIfAborted(this.context.signal, 'The training')
       this.emit({ type: 'cache', kind, done, total })
     }
   }
@@ -137,7 +137,7 @@ class Run {
 
   async train(): Promise<TrainResult> {
     const { options } = this
-    throwIfAborted(this.context.signal)
+    throwIfAborted(this.context.signal, 'The training')
     const checkpoint = await readCheckpoint(options.model)
     const { unet, textEncoder, vae } = checkpoint
     const factor = 2 ** (vae.config.blockOutChannels.length - 1)
@@ -169,7 +169,7 @@ export async function train(input: TrainOptions, context: TrainContext = {}): Pr
     return await new Run(options, context).train()
   } catch (error) {
     // Whatever stopped because of the signal, a scan for example, ends the same way.
-    if (context.signal?.aborted && error === context.signal.reason) throwIfAborted(context.signal)
+    if (context.signal?.aborted && error === context.signal.reason) throwIfAborted(context.signal, 'The training')
     throw error
   }
 }

@@ -3,7 +3,7 @@ import { type Adapter, parameterCount } from './adapters.js'
 import type { SchedulerConfig } from './architecture.js'
 import type { Batch, Batches } from './batches.js'
 import { isMirrored, type Latents } from './cache.js'
-import { LorafuseError, type TrainEvent } from './events.js'
+import { LorafuseError, type TrainEvent, throwIfAborted } from './events.js'
 import { type TrainingFacts, trainingMetadata } from './metadata.js'
 import type { MemoryPlan, Session, StepInput } from './native.js'
 import { integer, normal } from './noise.js'
@@ -48,14 +48,6 @@ export interface Finished extends Saved {
 }
 
 const ADAM = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 }
-
-/** Throws an error named `AbortError` (code `ABORTED`) whose cause is the signal's reason. */
-export function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (!signal?.aborted) return
-  const error = new LorafuseError('ABORTED', 'The training was stopped', { cause: signal.reason })
-  error.name = 'AbortError'
-  throw error
-}
 
 /** Parts of one length, one after the other; a single one as it is. */
 function join(parts: Float32Array[]): Float32Array {
@@ -153,7 +145,7 @@ export class Trainer {
   private async stopIfAborted(step: number): Promise<void> {
     const { signal } = this.context
     if (signal?.aborted && step > this.savedStep) await this.checkpoint({ step }, step)
-    throwIfAborted(signal)
+    throwIfAborted(signal, 'The training')
   }
 
   /** Update `step` has no finite loss or gradient and changed nothing: the one before it is saved. */
