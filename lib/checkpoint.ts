@@ -12,7 +12,17 @@ import {
   vaeConfig,
 } from './architecture.js'
 import { LorafuseError } from './events.js'
-import type { Component, TextEncoderConfig, UNetConfig, VaeConfig, WeightEntry, WeightFile } from './native.js'
+import {
+  type Component,
+  native,
+  type Session,
+  type SessionOptions,
+  type TextEncoderConfig,
+  type UNetConfig,
+  type VaeConfig,
+  type WeightEntry,
+  type WeightFile,
+} from './native.js'
 import { hashFiles, readHeader } from './safetensors.js'
 
 export interface Checkpoint {
@@ -25,6 +35,12 @@ export interface Checkpoint {
   vae: Component<VaeConfig>
   tokenizerFolder: string
   scheduler: SchedulerConfig
+  /** Pixels per latent, each way. */
+  factor: number
+  /** Sides of pictures, in pixels, are multiples of it: the UNet halves the latents at each level. */
+  multiple: number
+  /** The UNet's `sample_size` in pixels: the size it was trained at. */
+  sampleSize: { width: number; height: number }
   /** Latents = posterior sample × this. */
   scalingFactor: number
 }
@@ -126,7 +142,8 @@ export async function readCheckpoint(path: string): Promise<Checkpoint> {
   const folder = resolve(path)
   await checkFolder(folder)
   const config = (name: string, what: string, file = 'config.json') => readConfig(join(folder, name, file), what)
-  const unet = unetConfig(await config('unet', 'the UNet'))
+  const unetJson = await config('unet', 'the UNet')
+  const unet = unetConfig(unetJson)
   const text = textEncoderConfig(await config('text_encoder', 'the text encoder'))
   const vaeJson = await config('vae', 'the VAE')
   const vae = vaeConfig(vaeJson)
@@ -139,6 +156,9 @@ export async function readCheckpoint(path: string): Promise<Checkpoint> {
     readWeights(join(folder, 'text_encoder'), 'model', 'the text encoder', renameTextEncoder),
     readWeights(join(folder, 'vae'), diffusers, 'the VAE', renameVae),
   ])
+  const factor = 2 ** (vae.blockOutChannels.length - 1)
+  const sample = unetJson.json.sample_size ?? 64
+  const side = (axis: number) => Number(Array.isArray(sample) ? sample[axis] : sample) * factor
   return {
     folder,
     name: basename(folder),
@@ -148,8 +168,16 @@ export async function readCheckpoint(path: string): Promise<Checkpoint> {
     vae: { config: vae, files: vaeFiles },
     tokenizerFolder: join(folder, 'tokenizer'),
     scheduler,
+    factor,
+    multiple: factor * 2 ** (unet.blockOutChannels.length - 1),
+    sampleSize: { width: side(1), height: side(0) },
     scalingFactor: vaeJson.number('scaling_factor', 0.18215),
   }
+}
+
+/** Opens the networks of a model, nothing of them read yet. Throws `NATIVE_NOT_FOUND`, and what mapping the files throws. */
+export function openSession({ unet, textEncoder, vae }: Checkpoint, options: Pick<SessionOptions, 'threads' | 'precision'>): Session {
+  return new (native().Session)({ ...options, unet, textEncoder, vae })
 }
 
 /** sha256 of the UNet's weight files: what a training state was trained on. Reads them whole. */

@@ -1,11 +1,9 @@
 /** A model that draws: text → embeddings → DDIM over the UNet → VAE → pixels. */
-import { readFile } from 'node:fs/promises'
-import { join } from 'node:path'
-import { type Checkpoint, readCheckpoint } from './checkpoint.js'
+import { type Checkpoint, openSession, readCheckpoint } from './checkpoint.js'
 import { weightPrecision } from './config.js'
 import { LorafuseError, throwIfAborted } from './events.js'
 import { type Lora, readLora, stackLoras } from './lora.js'
-import { native, type Session } from './native.js'
+import type { Session } from './native.js'
 import { normal } from './noise.js'
 import { type Picture, toPicture } from './png.js'
 import { ddimStep, ddimSteps, guide } from './sampler.js'
@@ -39,23 +37,18 @@ export interface DrawContext {
 /** Holds a model until it is disposed of. */
 export class Pipeline implements AsyncDisposable {
   private readonly loras = new Map<string, Lora>()
-  /** Pixels per latent, each way. */
-  private readonly factor: number
 
   private constructor(
     readonly checkpoint: Checkpoint,
     private readonly session: Session,
     private readonly tokenizer: Tokenizer,
-  ) {
-    this.factor = 2 ** (checkpoint.vae.config.blockOutChannels.length - 1)
-  }
+  ) {}
 
   /** Throws as `readCheckpoint`, `loadTokenizer` and `native`. */
   static async open({ model, precision, threads }: PipelineOptions): Promise<Pipeline> {
     const checkpoint = await readCheckpoint(model)
     const tokenizer = await loadTokenizer(checkpoint.tokenizerFolder)
-    const { unet, textEncoder, vae } = checkpoint
-    const session = new (native().Session)({ threads, precision: weightPrecision(precision), unet, textEncoder, vae })
+    const session = openSession(checkpoint, { threads, precision: weightPrecision(precision) })
     return new Pipeline(checkpoint, session, tokenizer)
   }
 
@@ -65,16 +58,14 @@ export class Pipeline implements AsyncDisposable {
 
   /** The size to draw at: what is given, else the model's own. Throws `OPTION_INVALID`. */
   async size(width?: number, height?: number): Promise<{ width: number; height: number }> {
-    const config = await readFile(join(this.checkpoint.folder, 'unet/config.json'), 'utf8')
-    const sample = (JSON.parse(config) as { sample_size?: unknown }).sample_size ?? 64
-    const own = (axis: number) => Number(Array.isArray(sample) ? sample[axis] : sample) * this.factor
-    const size = { width: width ?? own(1), height: height ?? own(0) }
+    const { sampleSize } = this.checkpoint
+    const size = { width: width ?? sampleSize.width, height: height ?? sampleSize.height }
     this.checkSize(size)
     return size
   }
 
   private checkSize(size: { width: number; height: number }): void {
-    const multiple = this.factor * 2 ** (this.checkpoint.unet.config.blockOutChannels.length - 1)
+    const { multiple } = this.checkpoint
     for (const name of ['width', 'height'] as const) {
       if (size[name] > 0 && size[name] % multiple === 0) continue
       throw new LorafuseError('OPTION_INVALID', `Expected a multiple of ${multiple} for ${name} with this model but received ${size[name]}`)
@@ -124,11 +115,11 @@ export class Pipeline implements AsyncDisposable {
     throwIfAborted(signal, 'The picture')
     this.check(request)
     const { prompt, negativePrompt, steps, cfg, seed, width, height, clipSkip } = request
-    const { scheduler, scalingFactor, vae } = this.checkpoint
+    const { scheduler, scalingFactor, factor, vae } = this.checkpoint
     const guided = cfg !== 1
     const count = guided ? 2 : 1
     const context = await this.embed(guided ? [negativePrompt, prompt] : [prompt], clipSkip)
-    const [h, w, channels] = [height / this.factor, width / this.factor, vae.config.latentChannels]
+    const [h, w, channels] = [height / factor, width / factor, vae.config.latentChannels]
     const latents = normal({ seed, stream: 'latents' }, h * w * channels)
     const input = new Float32Array(count * latents.length)
     for (const [i, step] of ddimSteps(scheduler, steps).entries()) {

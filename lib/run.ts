@@ -5,12 +5,12 @@ import { type Adapter, adapterSpecs, initialAdapters, parameterCount, selectAdap
 import { Batches } from './batches.js'
 import { selectBucket } from './buckets.js'
 import { cacheLatents, cacheText, type Picture, type Progress } from './cache.js'
-import { type Checkpoint, hashUnet, readCheckpoint } from './checkpoint.js'
+import { type Checkpoint, hashUnet, openSession, readCheckpoint } from './checkpoint.js'
 import { fixedOptions, type ResolvedTrainOptions, resolveTrainOptions, type TrainOptions, weightPrecision } from './config.js'
 import { scanDataset } from './dataset.js'
 import { version } from './doctor.js'
 import { LorafuseError, type TrainEvent, throwIfAborted } from './events.js'
-import { native, type Session } from './native.js'
+import type { Session } from './native.js'
 import { Output } from './output.js'
 import { legacyHash } from './safetensors.js'
 import { type Identity, readState, type TrainingState } from './state.js'
@@ -25,9 +25,8 @@ export interface TrainResult extends Finished {
 }
 
 /** Checks options that depend on the model. Throws `OPTION_INVALID`. */
-function checkOptions({ clipSkip, bucketStep }: ResolvedTrainOptions, { unet, textEncoder }: Checkpoint, factor: number): void {
+function checkOptions({ clipSkip, bucketStep }: ResolvedTrainOptions, { multiple, textEncoder }: Checkpoint): void {
   const layers = textEncoder.config.numHiddenLayers
-  const multiple = factor * 2 ** (unet.config.blockOutChannels.length - 1)
   const expect = (name: string, expected: string, value: number) =>
     new LorafuseError('OPTION_INVALID', `Expected ${expected} for ${name} with this model but received ${value}`)
   if (clipSkip > layers) throw expect('clipSkip', `at most ${layers}`, clipSkip)
@@ -103,7 +102,7 @@ class Run {
     }
   }
 
-  private async trainer(session: Session, checkpoint: Checkpoint, factor: number, pictures: Picture[]): Promise<Trainer> {
+  private async trainer(session: Session, checkpoint: Checkpoint, pictures: Picture[]): Promise<Trainer> {
     const { options, context } = this
     const adapters = selectAdapters(session.modules(), options.targets, options.rank, options.alpha)
     const output = new Output(options, adapters)
@@ -119,7 +118,7 @@ class Run {
     const tokenizer = await loadTokenizer(checkpoint.tokenizerFolder)
     const captions = pictures.map(({ caption }) => caption)
     const texts = await cacheText(session, tokenizer, captions, options.clipSkip - 1, this.progress('text'))
-    const { scalingFactor } = checkpoint
+    const { factor, scalingFactor } = checkpoint
     const latents = await cacheLatents(session, pictures, { ...options, factor, scalingFactor }, this.progress('latents'))
     session.attach(adapterSpecs(adapters))
     session.writeAdapters('weights', state.weights)
@@ -139,14 +138,12 @@ class Run {
     const { options } = this
     throwIfAborted(this.context.signal, 'The training')
     const checkpoint = await readCheckpoint(options.model)
-    const { unet, textEncoder, vae } = checkpoint
-    const factor = 2 ** (vae.config.blockOutChannels.length - 1)
-    checkOptions(options, checkpoint, factor)
+    checkOptions(options, checkpoint)
     const pictures = await this.readPictures()
     const { threads, precision } = options
-    const session = new (native().Session)({ threads, precision: weightPrecision(precision), unet, textEncoder, vae })
+    const session = openSession(checkpoint, { threads, precision: weightPrecision(precision) })
     try {
-      const trainer = await this.trainer(session, checkpoint, factor, pictures)
+      const trainer = await this.trainer(session, checkpoint, pictures)
       const finished = await trainer.train()
       const seconds = (performance.now() - this.started) / 1000
       this.emit({ type: 'done', step: finished.step, path: finished.path, seconds })
