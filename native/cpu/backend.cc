@@ -31,10 +31,7 @@ class CpuBackend : public Backend {
   }
 
   void run(const Node& node, const std::vector<Tensor>& tensors, void* workspace) override {
-    std::vector<Tensor> inputs, outputs;
-    for (ValueId v : node.inputs) inputs.push_back(tensors[v]);
-    for (ValueId v : node.outputs) outputs.push_back(tensors[v]);
-    Context context{threads_, workspace, inputs, outputs};
+    Context context{threads_, workspace, node, tensors};
     std::visit([&](const auto& op) { cpu::run(op, context); }, node.op);
   }
 

@@ -9,7 +9,6 @@ namespace {
 
 // Output pixels (y, x0 + j·step) read input pixels at stride·(y, x0 + j·step) + tap − before.
 struct ConvLoader {
-  const Context& c;
   int kernel, stride, before;
   const Tensor *x, *w, *bias;
   const float* residual;
@@ -88,16 +87,14 @@ struct ConvLoader {
 }  // namespace
 
 void run(const Conv2d& op, Context& c) {
-  gemm(c.threads,
-       ConvLoader{c, op.kernel, op.stride, op.before, &c.in(0), &c.in(1), op.bias ? &c.in(2) : nullptr, op.residual ? c.inputs.back().f32() : nullptr,
-                  c.out(0), false},
-       c.workspace);
+  const Tensor* bias = op.bias ? &c.in(2) : nullptr;
+  const float* residual = op.residual ? c.last_in().f32() : nullptr;
+  gemm(c.threads, ConvLoader{op.kernel, op.stride, op.before, &c.in(0), &c.in(1), bias, residual, c.out(0), false}, c.workspace);
 }
 
 void run(const Conv2dInputGrad& op, Context& c) {
-  gemm(c.threads,
-       ConvLoader{c, op.kernel, op.stride, op.before, &c.in(0), &c.in(1), nullptr, op.residual ? c.inputs.back().f32() : nullptr, c.out(0), true},
-       c.workspace);
+  const float* residual = op.residual ? c.last_in().f32() : nullptr;
+  gemm(c.threads, ConvLoader{op.kernel, op.stride, op.before, &c.in(0), &c.in(1), nullptr, residual, c.out(0), true}, c.workspace);
 }
 
 size_t workspace_bytes(const Conv2d&, std::span<const Shape>, int threads) { return gemm_workspace_bytes(threads); }

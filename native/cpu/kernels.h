@@ -10,12 +10,13 @@ namespace lorafuse::cpu {
 
 struct Context {
   Threads& threads;
-  void* workspace;                 // as workspace_bytes() of the op asked for
-  std::span<const Tensor> inputs;  // the node's inputs, in the op's order
-  std::span<const Tensor> outputs;
+  void* workspace;                  // as workspace_bytes() of the op asked for
+  const Node& node;                 // inputs and outputs in the op's order
+  std::span<const Tensor> tensors;  // of every value of the graph
 
-  const Tensor& in(size_t i) const { return inputs[i]; }
-  const Tensor& out(size_t i) const { return outputs[i]; }
+  const Tensor& in(size_t i) const { return tensors[node.inputs[i]]; }
+  const Tensor& last_in() const { return tensors[node.inputs.back()]; }
+  const Tensor& out(size_t i) const { return tensors[node.outputs[i]]; }
 };
 
 void run(const MatMul& op, Context& c);           // matmul.cc

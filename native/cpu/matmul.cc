@@ -23,7 +23,7 @@ struct MatMulLoader {
     return {{x(i).f32() + t * kTileRows * depth(i), depth(i), 1}, 0, tile(t).rows};
   }
   void init(const RowTile& tile, int64_t t, int64_t column, int64_t count) const {
-    const float* residual = op.residual ? c.inputs.back().f32() + t * kTileRows * columns() : nullptr;
+    const float* residual = op.residual ? c.last_in().f32() + t * kTileRows * columns() : nullptr;
     init_tile(tile, column, count, op.bias ? &c.in(2 * op.pairs.size()) : nullptr, residual);
   }
   void pack(int i, int64_t k, int64_t length, int64_t column, int64_t count, float* packed) const {
