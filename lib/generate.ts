@@ -1,6 +1,4 @@
 /** `generate`: prompts and LoRAs in, PNG out, with what it was made from in its text. */
-import { createHash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
 import { stat } from 'node:fs/promises'
 import { basename, dirname, extname, join, resolve } from 'node:path'
 import { type GenerateOptions, type LoraReference, type ResolvedGenerateOptions, resolveGenerateOptions } from './config.js'
@@ -9,7 +7,7 @@ import { LorafuseError } from './events.js'
 import { Pipeline } from './pipeline.js'
 import { encodePng, type Picture, tile } from './png.js'
 import { infotext, parsePrompt } from './prompt.js'
-import { legacyHash, makeFolder, readHeader, writeAtomically } from './safetensors.js'
+import { hashFiles, legacyHash, makeFolder, readHeader, writeAtomically } from './safetensors.js'
 
 export type GenerateEvent =
   /** A step of one of the pictures, all counted from 1; `compare` draws two a prompt. */
@@ -68,10 +66,7 @@ const stem = (path: string) => basename(path, extname(path))
 /** sha256 of the bytes after the header, which kohya also writes into the file. */
 async function loraHash(path: string): Promise<string> {
   const { metadata, dataStart } = await readHeader(path)
-  if (metadata.sshs_model_hash) return metadata.sshs_model_hash
-  const hash = createHash('sha256')
-  for await (const chunk of createReadStream(path, { start: dataStart })) hash.update(chunk as Uint8Array)
-  return hash.digest('hex')
+  return metadata.sshs_model_hash || hashFiles([path], { start: dataStart })
 }
 
 /** `picture.png` of several → `picture-2.png`. */
@@ -81,6 +76,8 @@ function numbered(path: string, i: number, count: number): string {
 
 class Run {
   private picture = 0
+  /** Of each file, once however many prompts name it. */
+  private readonly hashes = new Map<string, Promise<string>>()
 
   constructor(
     private readonly options: ResolvedGenerateOptions,
@@ -107,12 +104,18 @@ class Run {
     }
   }
 
+  private hashed(path: string, hash: (path: string) => Promise<string>): Promise<string> {
+    const known = this.hashes.get(path) ?? hash(path)
+    this.hashes.set(path, known)
+    return known
+  }
+
   private async parameters({ text, loras }: Prompt): Promise<string> {
     const { options, pipeline, size } = this
     const { name, unet } = pipeline.checkpoint
     const hashed = []
-    for (const { path, weight } of loras) hashed.push({ name: stem(path), weight, hash: await loraHash(path) })
-    const modelHash = await legacyHash(unet.files[0]?.path as string)
+    for (const { path, weight } of loras) hashed.push({ name: stem(path), weight, hash: await this.hashed(path, loraHash) })
+    const modelHash = await this.hashed(unet.files[0]?.path as string, legacyHash)
     return infotext({ ...options, ...size, prompt: text, loras: hashed, model: name, modelHash, version: version() })
   }
 

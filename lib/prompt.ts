@@ -37,7 +37,7 @@ export interface PictureInfo {
   width: number
   height: number
   model: string
-  /** sha256 of the UNet's weights. */
+  /** A1111's old hash of the UNet's weights, 8 hex digits. */
   modelHash: string
   clipSkip: number
   version: string

@@ -224,21 +224,19 @@ export function hashTensors(tensors: NamedTensor[], metadata: Record<string, str
 const LEGACY_BEGIN = 0x100000
 const LEGACY_END = 0x110000
 
-/** sha256 of files, one after the other, in hex; of one file it is kohya's `new_sd_model_hash`. */
-export async function hashFiles(paths: string[]): Promise<string> {
+/** sha256 of files, one after the other, in hex: of all their bytes, or of those in a range, `end` included. */
+export async function hashFiles(paths: string[], range: { start?: number; end?: number } = {}): Promise<string> {
   const hash = createHash('sha256')
-  for (const path of paths) for await (const chunk of createReadStream(path, { highWaterMark: 2 ** 20 })) hash.update(chunk as Uint8Array)
+  for (const path of paths) {
+    for await (const chunk of createReadStream(path, { ...range, highWaterMark: 2 ** 20 })) hash.update(chunk as Uint8Array)
+  }
   return hash.digest('hex')
 }
 
 /** A1111's old model hash: the first 8 hex digits of the sha256 of bytes 0x100000 to 0x10FFFF. */
 export async function legacyHash(path: string): Promise<string> {
-  const hash = createHash('sha256')
-  for await (const chunk of createReadStream(path, { start: LEGACY_BEGIN, end: LEGACY_END - 1 })) hash.update(chunk as Uint8Array)
-  return hash.digest('hex').slice(0, 8)
+  return (await hashFiles([path], { start: LEGACY_BEGIN, end: LEGACY_END - 1 })).slice(0, 8)
 }
-
-let written = 0
 
 /**
  * Makes a folder and those above it. Trap: Node's own recursive mkdir never returns where a folder exists but takes none, as /proc.
@@ -255,6 +253,8 @@ export async function makeFolder(path: string): Promise<void> {
     await makeFolder(path)
   }
 }
+
+let written = 0
 
 /**
  * Writes a file so that a reader, or a crash, sees the old one or the whole new one: to a temporary beside it, synced, renamed, the folder
