@@ -114,19 +114,13 @@ test('a second Ctrl-C kills at once', async (t) => {
   assert.ok(signal === 'SIGINT' || code === 130, `${code} ${signal}`)
 })
 
+/** Runs a bash script in which `"$0" "$@"` is the command line. */
+const inBash = (script: string, words: string[]) => promisify(execFile)('bash', ['-c', script, process.execPath, cli, ...words])
+
 test('when nobody reads its output any more it stops as for Ctrl-C, quietly', async (t) => {
   const { output, words } = await place(t)
   const script = 'set -o pipefail; "$0" "$@" | grep -m1 \'"type":"step"\' >/dev/null; echo $?'
-  const { stdout, stderr } = await promisify(execFile)('bash', [
-    '-c',
-    script,
-    process.execPath,
-    cli,
-    ...words,
-    '--steps',
-    '100000',
-    '--json',
-  ])
+  const { stdout, stderr } = await inBash(script, [...words, '--steps', '100000', '--json'])
   assert.equal(stdout, '141\n')
   assert.equal(stderr, '')
   assert.ok((await readdir(output)).some((name) => name.includes('state')))
@@ -135,16 +129,7 @@ test('when nobody reads its output any more it stops as for Ctrl-C, quietly', as
 test('a full disk behind stdout ends a training with one sentence', async (t) => {
   const { words } = await place(t)
   const script = '"$0" "$@" >/dev/full; echo $?'
-  const { stdout, stderr } = await promisify(execFile)('bash', [
-    '-c',
-    script,
-    process.execPath,
-    cli,
-    ...words,
-    '--steps',
-    '100000',
-    '--json',
-  ])
+  const { stdout, stderr } = await inBash(script, [...words, '--steps', '100000', '--json'])
   assert.equal(stdout, '1\n')
   assert.equal(stderr, 'error OUTPUT_NOT_WRITABLE: Expected to be able to write to stdout but received ENOSPC\n')
 })

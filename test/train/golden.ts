@@ -3,8 +3,8 @@ import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
-import { readCheckpoint } from '../../lib/checkpoint.js'
-import { type AdapterSpec, native, type Session, type SessionOptions, type StepInput } from '../../lib/native.js'
+import { openSession as open, readCheckpoint } from '../../lib/checkpoint.js'
+import type { AdapterSpec, Session, SessionOptions, StepInput } from '../../lib/native.js'
 import { readHeader, readTensors } from '../../lib/safetensors.js'
 import { pattern } from './pattern.js'
 
@@ -68,8 +68,7 @@ export async function readGolden(name: string, model: string): Promise<Golden> {
 type Precision = SessionOptions['precision']
 
 export async function openSession(golden: Golden, threads: number, precision: Precision = 'f32'): Promise<Session> {
-  const { unet, textEncoder, vae } = await readCheckpoint(golden.model)
-  return new (native().Session)({ threads, precision, unet, textEncoder, vae })
+  return open(await readCheckpoint(golden.model), { threads, precision })
 }
 
 const attention = /\.attn[12]\.to_(q|k|v|out\.0)$/
