@@ -145,9 +145,12 @@ SessionOptions session_options(const Napi::Value& value) {
   SessionOptions o;
   o.threads = static_cast<int>(integer(get(options, "threads"), "threads"));
   CHECK(o.threads >= 1 && o.threads <= 1024, "INVALID_ARGUMENT", "Expected 1 to 1024 threads but received ", o.threads);
+  const std::string device = string(get(options, "device"), "device");
+  CHECK(device == "cpu" || device == "cuda", "INVALID_ARGUMENT", "Expected cpu or cuda for device but received ", device);
+  o.device = device == "cpu" ? Device::cpu : Device::cuda;
   const std::string precision = string(get(options, "precision"), "precision");
   CHECK(precision == "f32" || precision == "fp16" || precision == "bf16", "INVALID_ARGUMENT", "Expected f32, fp16 or bf16 for precision but received ", precision);
-  o.precision = precision == "f32" ? Weights::Precision::as_is : precision == "fp16" ? Weights::Precision::f16 : Weights::Precision::bf16;
+  o.precision = precision == "f32" ? DType::f32 : precision == "fp16" ? DType::f16 : DType::bf16;
   auto component = [&](const char* name, auto convert, auto& config, std::vector<WeightFile>& files) {
     const auto c = object(get(options, name), name);
     config = convert(Members{object(get(c, "config"), text(name, ".config")), text(name, ".config")});
@@ -422,7 +425,9 @@ class JsSession : public Napi::ObjectWrap<JsSession> {
   Napi::Value update(const Napi::CallbackInfo& info) {
     return start(info, [&] {
       const Members m{object(info[0], "input"), ""};
-      const AdamW options{m.real("learningRate"), m.real("beta1"), m.real("beta2"), m.real("epsilon"), m.real("weightDecay"), m.real("maxGradNorm"), m.count("step")};
+      const AdamW options{m.real("learningRate"), m.real("beta1"), m.real("beta2"), m.real("epsilon"), m.real("weightDecay"), m.real("maxGradNorm"),
+                          m.real("lossScale"), m.count("step")};
+      CHECK(options.loss_scale > 0, "INVALID_ARGUMENT", "Expected a positive number for lossScale but received ", options.loss_scale);
       return [options](Session& s) { return s.update(options); };
     });
   }

@@ -70,8 +70,7 @@ const WeightEntry* Weights::find(const std::string& name) const {
 }
 
 DType Weights::held_as(const WeightEntry& entry) const {
-  if (entry.shape.rank() < 2 || precision_ == Precision::as_is) return entry.dtype;
-  return precision_ == Precision::f16 ? DType::f16 : DType::bf16;
+  return (entry.shape.rank() < 2 ? held_.vectors : held_.matrices).value_or(entry.dtype);
 }
 
 size_t Weights::bytes(const std::string& name) const {
@@ -100,11 +99,14 @@ Tensor Weights::get(const std::string& name) {
   return e.ready = {e.copy.get(), dtype, shape};
 }
 
+void Weights::release(const std::string& name) {
+  Entry& e = entries_.at(name);
+  e.copy.reset();
+  e.ready = {};
+}
+
 void Weights::release() {
-  for (auto& [name, e] : entries_) {
-    e.copy.reset();
-    e.ready = {};
-  }
+  for (auto& [name, e] : entries_) release(name);
   for (const Mapping& m : mappings_) madvise(const_cast<unsigned char*>(m.data), m.bytes, MADV_DONTNEED);
 }
 

@@ -2,7 +2,7 @@
 #pragma once
 #include <map>
 #include <memory>
-#include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,10 +20,12 @@ struct WeightEntry {
 
 class Weights {
  public:
-  // How weight matrices are held: as the file has them, or rounded to 16 bits.
-  enum class Precision { as_is, f16, bf16 };
+  // The types that matrices (rank 2 and more) and vectors are held in; none: as the file has them.
+  struct Held {
+    std::optional<DType> matrices, vectors;
+  };
 
-  explicit Weights(Precision precision) : precision_(precision) {}
+  explicit Weights(Held held) : held_(held) {}
   ~Weights();
   Weights(const Weights&) = delete;
   Weights& operator=(const Weights&) = delete;
@@ -38,6 +40,7 @@ class Weights {
   Tensor get(const std::string& name);
   // Frees what get() had to copy.
   void release();
+  void release(const std::string& name);
 
  private:
   DType held_as(const WeightEntry& entry) const;
@@ -54,7 +57,7 @@ class Weights {
     Tensor ready;
   };
 
-  Precision precision_;
+  Held held_;
   std::vector<Mapping> mappings_;
   std::map<std::string, Entry> entries_;
 };

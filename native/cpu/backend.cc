@@ -8,10 +8,22 @@
 namespace lorafuse::cpu {
 namespace {
 
+class Calls : public Recording {
+ public:
+  explicit Calls(std::function<void()> body) : body_(std::move(body)) {}
+  void replay() override { body_(); }
+
+ private:
+  std::function<void()> body_;
+};
+
 class CpuBackend : public Backend {
  public:
   explicit CpuBackend(int threads) : threads_(threads) {}
 
+  std::string describe() const override { return text("the CPU, ", threads_.count(), " threads"); }
+  bool computes_in(DType activations) const override { return activations == DType::f32; }
+  bool reads_host_memory() const override { return true; }
   void* allocate(size_t bytes) override {
     const size_t rounded = (bytes + 63) / 64 * 64;
     void* memory = std::aligned_alloc(64, std::max<size_t>(rounded, 64));
@@ -22,8 +34,9 @@ class CpuBackend : public Backend {
   void release(void* memory) override { std::free(memory); }
   void upload(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   void download(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
-  void* place(const Tensor& weight) override { return weight.data; }
+  void fill(void* memory, unsigned char byte, size_t bytes) override { std::memset(memory, byte, bytes); }
 
+  FuseOptions fusions() const override { return {}; }
   size_t workspace_bytes(const Graph& graph, const Node& node) const override {
     std::vector<Shape> shapes;
     for (ValueId v : node.inputs) shapes.push_back(graph.shape(v));
@@ -34,6 +47,8 @@ class CpuBackend : public Backend {
     Context context{threads_, workspace, node, tensors};
     std::visit([&](const auto& op) { cpu::run(op, context); }, node.op);
   }
+
+  std::unique_ptr<Recording> record(std::function<void()> body) override { return std::make_unique<Calls>(std::move(body)); }
 
   float update(const AdamW& options, float* weights, float* gradients, float* first, float* second, int64_t count) override {
     return cpu::update(threads_, options, weights, gradients, first, second, count);

@@ -1,5 +1,5 @@
 // One step of AdamW over all adapters, with the global norm clipped first. Order of operations as in PyTorch:
-//   g *= min(1, max_norm / (‖g‖ + 1e-6))                                   torch:nn/utils/clip_grad.py, clip_grad_norm_
+//   g *= min(1, max_norm / (‖g‖ + 1e-6)) / loss_scale                      torch:nn/utils/clip_grad.py, clip_grad_norm_
 //   p *= 1 − lr·λ;  m += (1 − β₁)(g − m);  v = β₂·v + (1 − β₂)·g²          torch:optim/adamw.py, _single_tensor_adam
 //   p −= lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)                        (arXiv:1711.05101, algorithm 2)
 #include <cmath>
@@ -28,11 +28,12 @@ double norm_of(Threads& threads, const float* g, int64_t count) {
 }  // namespace
 
 float update(Threads& threads, const AdamW& options, float* weights, float* gradients, float* first, float* second, int64_t count) {
-  const double norm = norm_of(threads, gradients, count);
+  const double norm = norm_of(threads, gradients, count) / options.loss_scale;
   if (!std::isfinite(static_cast<float>(norm))) return static_cast<float>(norm);
 
   const double lr = options.learning_rate, beta1 = options.beta1, beta2 = options.beta2, step = static_cast<double>(options.step);
-  const float clip = options.max_grad_norm > 0 ? static_cast<float>(std::fmin(1.0, options.max_grad_norm / (norm + 1e-6))) : 1.0f;
+  const double clip_norm = options.max_grad_norm > 0 ? std::fmin(1.0, options.max_grad_norm / (norm + 1e-6)) : 1.0;
+  const float clip = static_cast<float>(clip_norm / options.loss_scale);
   const float keep = static_cast<float>(1 - lr * options.weight_decay), epsilon = static_cast<float>(options.epsilon);
   const float weight1 = static_cast<float>(1 - beta1), decay2 = static_cast<float>(beta2), weight2 = static_cast<float>(1 - beta2);
   const float step_size = static_cast<float>(lr / (1 - std::pow(beta1, step)));

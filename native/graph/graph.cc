@@ -16,7 +16,8 @@ std::vector<ValueId> Graph::emit_all(Op op, std::vector<ValueId> inputs) {
   std::vector<Shape> shapes;
   for (ValueId id : inputs) shapes.push_back(shape(id));
   std::vector<ValueId> outputs;
-  for (Shape& s : output_shapes(op, shapes)) outputs.push_back(value({name_of(op), std::move(s), DType::f32, Storage::activation}));
+  for (Shape& s : output_shapes(op, shapes))
+    outputs.push_back(value({name_of(op), std::move(s), output_dtype(op, outputs.size(), dtype), Storage::activation}));
   nodes.push_back({std::move(op), std::move(inputs), outputs});
   return outputs;
 }

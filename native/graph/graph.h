@@ -34,6 +34,7 @@ struct Node {
 };
 
 struct Graph {
+  DType dtype = DType::f32;  // of the activations that emit() makes; statistics and losses are f32 whatever it is
   std::vector<Value> values;
   std::vector<Node> nodes;
   std::vector<ValueId> results;  // stay readable after the run
@@ -50,6 +51,8 @@ struct Graph {
 
 // shapes.cc — the shape rule of every op; throws SHAPE_MISMATCH naming the op and the shapes.
 std::vector<Shape> output_shapes(const Op& op, const std::vector<Shape>& inputs);
+// shapes.cc — the element type of output `position` where activations are `dtype`.
+DType output_dtype(const Op& op, size_t position, DType dtype);
 
 // gradients.cc — appends the backward of `loss` (an MseLoss output). Each parameter p gets a value of storage `gradient` and p's name.
 // Nothing before the first parameter, and nothing a gradient rule does not name, is computed or kept.

@@ -3,7 +3,10 @@
 //   shapes.cc     Shape rule           output_shapes(op, input shapes)
 //   gradients.cc  gradient rule        emits ordinary ops
 //   cpu/*.cc      kernel               run(op, ...): a missing one is a compile error
-// All activations are channels-last f32; weights may be f32, f16 or bf16. dx is the gradient of x.
+//   cuda/*.cu     kernel               the same overloads
+// All activations are channels-last. On the CPU they are f32 and weights f32, f16 or bf16. On a card they are f32, f16 or bf16, one type in
+// a graph, and so are weight matrices; vectors (bias, γ, β), adapters, statistics, losses and what the caller computes in f32 stay f32.
+// dx is the gradient of x.
 #pragma once
 #include <cstdint>
 #include <variant>

@@ -8,7 +8,7 @@
 namespace lorafuse {
 namespace {
 
-constexpr size_t kAlignment = 64;  // a cache line, and a zmm register
+constexpr size_t kAlignment = 128;  // two cache lines: a zmm register, a coalesced access of a warp
 size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 struct Buffer {

@@ -152,4 +152,10 @@ std::vector<Shape> output_shapes(const Op& op, const std::vector<Shape>& inputs)
   return std::visit([&](const auto& o) { return infer(name_of(op), o, inputs); }, op);
 }
 
+DType output_dtype(const Op& op, size_t position, DType dtype) {
+  const bool is_statistics = position == 1 && (std::holds_alternative<Attention>(op) || std::holds_alternative<GroupNorm>(op) ||
+                                               std::holds_alternative<LayerNorm>(op));
+  return is_statistics || std::holds_alternative<MseLoss>(op) || std::holds_alternative<WeightGrad>(op) ? DType::f32 : dtype;
+}
+
 }  // namespace lorafuse

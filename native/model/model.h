@@ -53,7 +53,10 @@ struct LinearLayer {
 // Builds a graph layer by layer; a path is the module's name in the checkpoint.
 class Builder {
  public:
-  Builder(const Weights& weights, Adapters adapters) : weights_(weights), adapters_(std::move(adapters)) {}
+  // dtype: of activations.
+  explicit Builder(const Weights& weights, Adapters adapters = {}, DType dtype = DType::f32) : weights_(weights), adapters_(std::move(adapters)) {
+    graph.dtype = dtype;
+  }
 
   Graph graph;
   std::vector<LinearLayer> linears;

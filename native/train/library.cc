@@ -2,6 +2,8 @@
 
 #include <dlfcn.h>
 
+#include <cstdlib>
+
 namespace lorafuse {
 namespace {
 
@@ -47,13 +49,26 @@ std::string cpu_variant() {
   return "generic";
 }
 
-std::shared_ptr<Backend> open_cpu_backend(int threads, const std::string& variant) {
-  const std::string suffix = variant == "generic" ? variant : variant.substr(variant.rfind('v'));
-  const std::string path = own_folder() + "/liblorafuse_cpu_" + suffix + ".so";
+namespace {
+
+// The library stays open while the process lives.
+CreateBackend open_library(const std::string& name, const std::string& path) {
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   auto* create = library ? reinterpret_cast<CreateBackend>(dlsym(library, "lorafuse_create_backend")) : nullptr;
-  CHECK(create, "BACKEND_MISSING", "Expected the CPU backend at ", path, " but it could not be opened: ", dlerror());
-  return std::shared_ptr<Backend>(create(threads));
+  CHECK(create, "BACKEND_MISSING", "Expected the ", name, " backend at ", path, " but it could not be opened: ", dlerror());
+  return create;
+}
+
+}  // namespace
+
+std::shared_ptr<Backend> open_cpu_backend(int threads, const std::string& variant) {
+  const std::string suffix = variant == "generic" ? variant : variant.substr(variant.rfind('v'));
+  return std::shared_ptr<Backend>(open_library("CPU", own_folder() + "/liblorafuse_cpu_" + suffix + ".so")(threads));
+}
+
+std::shared_ptr<Backend> open_cuda_backend() {
+  const char* other = std::getenv("LORAFUSE_CUDA_LIBRARY");
+  return std::shared_ptr<Backend>(open_library("CUDA", other ? other : own_folder() + "/liblorafuse_cuda.so")(1));
 }
 
 }  // namespace lorafuse

@@ -1,7 +1,8 @@
 #include "program.h"
 
 #include <algorithm>
-#include <cstring>
+
+#include "../base/floats.h"
 
 namespace lorafuse {
 namespace {
@@ -29,29 +30,51 @@ void Program::place(void* arena) {
   arena_ = static_cast<unsigned char*>(arena);
   for (size_t v = 0; v < tensors_.size(); v++)
     if (is_planned(graph_.values[v])) tensors_[v].data = arena_ + plan_.offsets[v];
+  recording_.reset();
+  runs_ = 0;
 }
 
 void Program::write(const std::string& input, const void* data) {
-  for (size_t v = 0; v < tensors_.size(); v++)
-    if (graph_.values[v].storage == Storage::input && graph_.values[v].name == input && plan_.last_use[v] >= 0)
-      backend_.upload(tensors_[v].data, data, tensors_[v].bytes());
+  for (size_t v = 0; v < tensors_.size(); v++) {
+    if (graph_.values[v].storage != Storage::input || graph_.values[v].name != input || plan_.last_use[v] < 0) continue;
+    const Tensor& t = tensors_[v];
+    if (size_of(t.dtype) == 4) {
+      backend_.upload(t.data, data, t.bytes());
+    } else {
+      const auto narrow = [&](float x) { return t.dtype == DType::f16 ? to_half(x).bits : to_bfloat(x).bits; };
+      std::vector<uint16_t> narrowed(t.shape.elements());
+      std::transform(static_cast<const float*>(data), static_cast<const float*>(data) + narrowed.size(), narrowed.begin(), narrow);
+      backend_.upload(t.data, narrowed.data(), t.bytes());
+    }
+  }
 }
 
 void Program::run(bool poison) {
+  if (poison) return run_nodes(true);
+  if (runs_++ == 0) return run_nodes(false);
+  if (!recording_) recording_ = backend_.record([this] { run_nodes(false); });
+  recording_->replay();
+}
+
+void Program::run_nodes(bool poison) {
   for (size_t i = 0; i < graph_.nodes.size(); i++) {
     const Node& node = graph_.nodes[i];
     backend_.run(node, tensors_, arena_ + plan_.workspaces[i]);
     if (!poison) continue;
     for (const auto* list : {&node.inputs, &node.outputs})
       for (ValueId v : *list)
-        if (is_planned(graph_.values[v]) && plan_.last_use[v] == static_cast<int32_t>(i)) std::memset(tensors_[v].data, 0xff, tensors_[v].bytes());
-    std::memset(arena_ + plan_.workspaces[i], 0xff, workspaces_[i]);
+        if (is_planned(graph_.values[v]) && plan_.last_use[v] == static_cast<int32_t>(i)) backend_.fill(tensors_[v].data, 0xff, tensors_[v].bytes());
+    backend_.fill(arena_ + plan_.workspaces[i], 0xff, workspaces_[i]);
   }
 }
 
 void Program::read(size_t result, float* data) {
   const Tensor& t = tensors_.at(graph_.results.at(result));
-  backend_.download(data, t.data, t.bytes());
+  if (t.dtype == DType::f32) return backend_.download(data, t.data, t.bytes());
+  std::vector<uint16_t> narrow(t.shape.elements());
+  backend_.download(narrow.data(), t.data, t.bytes());
+  const auto widened = [&](uint16_t bits) { return t.dtype == DType::f16 ? widen(Half{bits}) : widen(Bfloat{bits}); };
+  std::transform(narrow.begin(), narrow.end(), data, widened);
 }
 
 }  // namespace lorafuse

@@ -18,13 +18,17 @@ class Program {
 
   // Values move with the arena: call before write(), run(), read() whenever the arena is another.
   void place(void* arena);
+  // `data` is f32, or i32 where the input is; it is rounded to the input's type.
   void write(const std::string& input, const void* data);
+  // From the second time on a recording of the first is replayed.
   // poison: memory is filled with NaN as soon as the plan says that nobody reads it any more.
   void run(bool poison = false);
   void read(size_t result, float* data);
   const Shape& result_shape(size_t result) const { return graph_.shape(graph_.results.at(result)); }
 
  private:
+  void run_nodes(bool poison);
+
   Backend& backend_;
   Graph graph_;
   std::vector<size_t> workspaces_;
@@ -32,6 +36,8 @@ class Program {
   std::function<Tensor(const Value&)> bind_;
   std::vector<Tensor> tensors_;
   unsigned char* arena_ = nullptr;
+  int runs_ = 0;                           // at these addresses
+  std::unique_ptr<Recording> recording_;  // of all nodes, from the second run on
 };
 
 }  // namespace lorafuse

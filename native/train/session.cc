@@ -14,14 +14,25 @@ void expect_size(const char* name, size_t received, int64_t expected) {
   CHECK(static_cast<int64_t>(received) == expected, "INVALID_ARGUMENT", "Expected ", expected, " elements for ", name, " but received ", received);
 }
 
+std::shared_ptr<Backend> open_backend(const SessionOptions& o) {
+  return o.device == Device::cuda ? open_cuda_backend() : open_cpu_backend(o.threads);
+}
+
+Weights::Held held_as(const SessionOptions& o, DType matrices) {
+  if (o.device == Device::cuda) return {matrices, DType::f32};
+  return {matrices == DType::f32 ? std::nullopt : std::optional(matrices), std::nullopt};
+}
+
 }  // namespace
 
 Session::Session(SessionOptions options)
-    : options_(std::move(options)), unet_weights_(options_.precision), text_encoder_weights_(options_.precision), vae_weights_(Weights::Precision::as_is),
-      backend_(open_cpu_backend(options_.threads)) {
-  for (const WeightFile& f : options_.unet_files) unet_weights_.add(f.path, f.entries);
-  for (const WeightFile& f : options_.text_encoder_files) text_encoder_weights_.add(f.path, f.entries);
-  for (const WeightFile& f : options_.vae_files) vae_weights_.add(f.path, f.entries);
+    : options_(std::move(options)), backend_(open_backend(options_)), dtype_(options_.device == Device::cuda ? options_.precision : DType::f32),
+      unet_frozen_(*backend_, held_as(options_, options_.precision)), text_encoder_frozen_(*backend_, held_as(options_, options_.precision)),
+      vae_frozen_(*backend_, held_as(options_, DType::f32)) {
+  CHECK(backend_->computes_in(dtype_), "PRECISION_UNSUPPORTED", "Expected fp16 or f32 for precision, as this card does not compute in ", name_of(dtype_));
+  for (const WeightFile& f : options_.unet_files) unet_frozen_.weights.add(f.path, f.entries);
+  for (const WeightFile& f : options_.text_encoder_files) text_encoder_frozen_.weights.add(f.path, f.entries);
+  for (const WeightFile& f : options_.vae_files) vae_frozen_.weights.add(f.path, f.entries);
 }
 
 Session::~Session() {
@@ -43,7 +54,7 @@ void Session::free_arena() {
 }
 
 std::vector<LinearLayer> Session::modules() {
-  Builder b(unet_weights_, {});
+  Builder b(unet_frozen_.weights);
   const UNetConfig& config = options_.unet;
   const int64_t side = int64_t{1} << (config.block_out_channels.size() - 1);
   unet(b, config, b.input("latents", {1, side, side, config.in_channels}), b.input("timesteps", {1}), b.input("context", {1, 1, config.cross_attention_dim}));
@@ -90,34 +101,34 @@ void Session::write_adapters(AdapterBuffer which, const float* data, int64_t cou
   if (parameters_) backend_->upload(buffer(which), data, parameters_ * sizeof(float));
 }
 
-Tensor Session::bind(Weights& weights, const Value& value) {
-  if (value.storage == Storage::weight) {
-    Tensor t = weights.get(value.name);
-    t.data = backend_->place(t);
-    return t;
-  }
+Tensor Session::bind(Frozen& frozen, const Value& value) {
+  if (value.storage == Storage::weight) return frozen.get(value.name);
   const auto which = value.storage == Storage::parameter ? AdapterBuffer::weights : AdapterBuffer::gradients;
   return {buffer(which) + parameter_offsets_.at(value.name), DType::f32, value.shape};
 }
 
-Program Session::build(Weights& weights, const std::function<ValueId(Builder&)>& network) {
-  Builder b(weights, &weights == &unet_weights_ ? adapters_ : Adapters{});
+Builder Session::builder(Frozen& frozen) const {
+  return Builder(frozen.weights, &frozen == &unet_frozen_ ? adapters_ : Adapters{}, &frozen == &vae_frozen_ ? DType::f32 : dtype_);
+}
+
+Program Session::build(Frozen& frozen, const std::function<ValueId(Builder&)>& network) {
+  Builder b = builder(frozen);
   b.graph.results = {network(b)};
-  return Program(*backend_, fuse(b.graph), [this, &weights](const Value& v) { return bind(weights, v); });
+  return Program(*backend_, fuse(b.graph, backend_->fusions()), [this, &frozen](const Value& v) { return bind(frozen, v); });
 }
 
 Program Session::build_train(LatentShape s, int64_t tokens) {
   CHECK(parameters_ > 0, "NO_ADAPTERS", "Expected adapters to train but none are attached");
   const UNetConfig& config = options_.unet;
-  Builder b(unet_weights_, adapters_);
+  Builder b = builder(unet_frozen_);
   const Shape latents{s.batch, s.height, s.width, config.in_channels};
   const ValueId noise = b.input("noise", latents);
   const ValueId noisy = b.emit(AddNoise{}, {b.input("latents", latents), noise, b.input("coefficients", {s.batch, 2})});
-  const ValueId context = b.input("context", {s.batch, tokens, config.cross_attention_dim});
+  const ValueId context = b.input("context", {s.batch, tokens, config.cross_attention_dim}, dtype_);
   const ValueId prediction = unet(b, config, noisy, b.input("timesteps", {s.batch}), context);
   const ValueId loss = b.emit(MseLoss{}, {prediction, noise, b.input("weights", {s.batch})});
   b.graph.results = {loss};
-  return Program(*backend_, fuse(gradients(b.graph, loss)), [this](const Value& v) { return bind(unet_weights_, v); });
+  return Program(*backend_, fuse(gradients(b.graph, loss), backend_->fusions()), [this](const Value& v) { return bind(unet_frozen_, v); });
 }
 
 Program& Session::cached(const std::string& key, const std::function<Program()>& make) {
@@ -125,12 +136,13 @@ Program& Session::cached(const std::string& key, const std::function<Program()>&
   return found != programs_.end() ? found->second : programs_.emplace(key, make()).first->second;
 }
 
-std::vector<float> Session::run(Program& program, std::initializer_list<std::pair<const char*, const void*>> inputs) {
+std::vector<float> Session::run(Frozen& frozen, Program& program, std::initializer_list<std::pair<const char*, const void*>> inputs) {
   if (program.arena_bytes() > arena_bytes_) {
     free_arena();
     arena_ = backend_->allocate(program.arena_bytes());
     arena_bytes_ = program.arena_bytes();
   }
+  frozen.place(program.graph());
   program.place(arena_);
   for (const auto& [name, data] : inputs) program.write(name, data);
   program.run();
@@ -143,7 +155,7 @@ MemoryPlan Session::memory_plan(LatentShape shape, int64_t tokens) {
   const Program& program = cached(key_of("train", shape, tokens), [&] { return build_train(shape, tokens); });
   MemoryPlan plan;
   for (const Value& v : program.graph().values)
-    if (v.storage == Storage::weight) plan.weights += unet_weights_.bytes(v.name);
+    if (v.storage == Storage::weight) plan.weights += unet_frozen_.weights.bytes(v.name);
   plan.adapters = parameters_ * sizeof(float) * memory_.size();
   plan.workspace = program.workspace_bytes();
   plan.activations = program.arena_bytes() - plan.workspace;
@@ -158,9 +170,9 @@ std::vector<float> Session::encode_text(const std::vector<int32_t>& ids, int64_t
     CHECK(id >= 0 && id < config.vocab_size, "INVALID_ARGUMENT", "Expected token ids below ", config.vocab_size, " but received ", id);
   const int64_t length = static_cast<int64_t>(ids.size()) / count;
   Program& program = cached(text("text ", count, "x", length, " ", skip), [&] {
-    return build(text_encoder_weights_, [&](Builder& b) { return text_encoder(b, config, b.input("ids", {count, length}, DType::i32), skip); });
+    return build(text_encoder_frozen_, [&](Builder& b) { return text_encoder(b, config, b.input("ids", {count, length}, DType::i32), skip); });
   });
-  return run(program, {{"ids", ids.data()}});
+  return run(text_encoder_frozen_, program, {{"ids", ids.data()}});
 }
 
 std::vector<float> Session::encode_images(const std::vector<float>& pixels, LatentShape s) {
@@ -168,9 +180,9 @@ std::vector<float> Session::encode_images(const std::vector<float>& pixels, Late
   const Shape shape{s.batch, s.height, s.width, options_.vae->in_channels};
   expect_size("pixels", pixels.size(), shape.elements());
   Program& program = cached(key_of("encode", s), [&] {
-    return build(vae_weights_, [&](Builder& b) { return vae_encoder(b, *options_.vae, b.input("pixels", shape)); });
+    return build(vae_frozen_, [&](Builder& b) { return vae_encoder(b, *options_.vae, b.input("pixels", shape)); });
   });
-  return run(program, {{"pixels", pixels.data()}});
+  return run(vae_frozen_, program, {{"pixels", pixels.data()}});
 }
 
 std::vector<float> Session::decode_latents(const std::vector<float>& latents, LatentShape s) {
@@ -178,9 +190,9 @@ std::vector<float> Session::decode_latents(const std::vector<float>& latents, La
   const Shape shape{s.batch, s.height, s.width, options_.vae->latent_channels};
   expect_size("latents", latents.size(), shape.elements());
   Program& program = cached(key_of("decode", s), [&] {
-    return build(vae_weights_, [&](Builder& b) { return vae_decoder(b, *options_.vae, b.input("latents", shape)); });
+    return build(vae_frozen_, [&](Builder& b) { return vae_decoder(b, *options_.vae, b.input("latents", shape)); });
   });
-  return run(program, {{"latents", latents.data()}});
+  return run(vae_frozen_, program, {{"latents", latents.data()}});
 }
 
 std::vector<float> Session::predict(const std::vector<float>& latents, LatentShape s, const std::vector<float>& timesteps, const std::vector<float>& context) {
@@ -192,11 +204,12 @@ std::vector<float> Session::predict(const std::vector<float>& latents, LatentSha
   CHECK(tokens > 0, "INVALID_ARGUMENT", "Expected at least one token of context but received ", context.size(), " floats");
   expect_size("context", context.size(), s.batch * tokens * config.cross_attention_dim);
   Program& program = cached(key_of("predict", s, tokens), [&] {
-    return build(unet_weights_, [&](Builder& b) {
-      return unet(b, config, b.input("latents", shape), b.input("timesteps", {s.batch}), b.input("context", {s.batch, tokens, config.cross_attention_dim}));
+    return build(unet_frozen_, [&](Builder& b) {
+      return unet(b, config, b.input("latents", shape, dtype_), b.input("timesteps", {s.batch}),
+                  b.input("context", {s.batch, tokens, config.cross_attention_dim}, dtype_));
     });
   });
-  return run(program, {{"latents", latents.data()}, {"timesteps", timesteps.data()}, {"context", context.data()}});
+  return run(unet_frozen_, program, {{"latents", latents.data()}, {"timesteps", timesteps.data()}, {"context", context.data()}});
 }
 
 // Training needs neither encoder: their programs, copies and pages go, and with them an arena larger than training's.
@@ -204,8 +217,8 @@ void Session::release_encoders() {
   const size_t before = programs_.size();
   std::erase_if(programs_, [](const auto& p) { return !p.first.starts_with("train") && !p.first.starts_with("predict"); });
   if (programs_.size() == before) return;
-  text_encoder_weights_.release();
-  vae_weights_.release();
+  text_encoder_frozen_.release();
+  vae_frozen_.release();
   free_arena();
 }
 
@@ -220,7 +233,7 @@ std::vector<float> Session::step(const StepInput& in) {
   expect_size("context", in.context.size(), batch * in.tokens * config.cross_attention_dim);
   release_encoders();
   Program& program = cached(key_of("train", in.shape, in.tokens), [&] { return build_train(in.shape, in.tokens); });
-  return run(program, {{"latents", in.latents.data()}, {"noise", in.noise.data()}, {"coefficients", in.coefficients.data()},
+  return run(unet_frozen_, program, {{"latents", in.latents.data()}, {"noise", in.noise.data()}, {"coefficients", in.coefficients.data()},
                        {"timesteps", in.timesteps.data()}, {"context", in.context.data()}, {"weights", in.weights.data()}});
 }
 

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "../model/model.h"
+#include "frozen.h"
 #include "program.h"
 
 namespace lorafuse {
@@ -14,9 +15,13 @@ struct WeightFile {
   std::vector<WeightEntry> entries;
 };
 
+enum class Device { cpu, cuda };
+
 struct SessionOptions {
+  Device device = Device::cpu;
   int threads = 1;
-  Weights::Precision precision = Weights::Precision::as_is;
+  // On a card: the type of activations and weight matrices. On the CPU, which computes in f32, of weight matrices; f32: as the file has them.
+  DType precision = DType::f32;
   UNetConfig unet;
   std::optional<TextEncoderConfig> text_encoder;
   std::optional<VaeConfig> vae;
@@ -65,18 +70,20 @@ class Session {
 
  private:
   Program build_train(LatentShape shape, int64_t tokens);
-  Program build(Weights& weights, const std::function<ValueId(Builder&)>& network);
+  Program build(Frozen& frozen, const std::function<ValueId(Builder&)>& network);
+  Builder builder(Frozen& frozen) const;
   Program& cached(const std::string& key, const std::function<Program()>& make);
-  std::vector<float> run(Program& program, std::initializer_list<std::pair<const char*, const void*>> inputs);
-  Tensor bind(Weights& weights, const Value& value);
+  std::vector<float> run(Frozen& frozen, Program& program, std::initializer_list<std::pair<const char*, const void*>> inputs);
+  Tensor bind(Frozen& frozen, const Value& value);
   float* buffer(AdapterBuffer which) const { return memory_[static_cast<int>(which)]; }
   void free_adapters();
   void free_arena();
   void release_encoders();
 
   SessionOptions options_;
-  Weights unet_weights_, text_encoder_weights_, vae_weights_;
   std::shared_ptr<Backend> backend_;
+  DType dtype_;  // of activations; the VAE's are f32: those of SDXL's overflow in f16
+  Frozen unet_frozen_, text_encoder_frozen_, vae_frozen_;
   Adapters adapters_;
   std::map<std::string, int64_t> parameter_offsets_;  // "<path>.down" → floats from the start of each adapter buffer
   int64_t parameters_ = 0;

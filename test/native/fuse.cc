@@ -8,7 +8,7 @@ namespace {
 struct SmallUNet {
   TemporaryFolder folder;
   UNetConfig config = small_unet();
-  Weights weights{Weights::Precision::as_is};
+  Weights weights{Weights::Held{}};
   Graph forward, backward;
 
   explicit SmallUNet(DType dtype = DType::f32) {

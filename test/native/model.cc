@@ -26,7 +26,7 @@ struct Sd15 {
   TemporaryFolder folder;
   UNetConfig config = sd15_unet();
   Layout layout = unet_layout(config, DType::f16);
-  Weights weights{Weights::Precision::as_is};
+  Weights weights{Weights::Held{}};
   Sd15() { weights.add(write_sparse(folder.file("unet"), layout).path, layout.entries); }
 };
 
@@ -47,7 +47,7 @@ SUITE(model) {
     const TextEncoderConfig config;
     const Layout layout = text_encoder_layout(config);
     EXPECT(layout.parameters() == 123060480, layout.parameters());
-    Weights weights(Weights::Precision::as_is);
+    Weights weights(Weights::Held{});
     weights.add(write_sparse(folder.file("text"), layout).path, layout.entries);
     Builder b(weights, {});
     const ValueId states = text_encoder(b, config, b.input("ids", {2, 77}, DType::i32), 0);
@@ -59,7 +59,7 @@ SUITE(model) {
     const VaeConfig config = sd15_vae();
     const Layout layout = vae_layout(config);
     EXPECT(layout.parameters() == 83653863, layout.parameters());
-    Weights weights(Weights::Precision::as_is);
+    Weights weights(Weights::Held{});
     weights.add(write_sparse(folder.file("vae"), layout).path, layout.entries);
     Builder encoder(weights, {}), decoder(weights, {});
     const ValueId moments = vae_encoder(encoder, config, encoder.input("pixels", {1, 64, 128, 3}));

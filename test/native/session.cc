@@ -7,7 +7,7 @@
 namespace lorafuse::test {
 namespace {
 
-// The UNet's file with matrices in another type and vectors in f32: what Precision makes of an f32 one.
+// The UNet's file with matrices in another type and vectors in f32: what a precision makes of an f32 one.
 Layout with_matrices(const Layout& layout, DType dtype) {
   Layout other;
   for (const WeightEntry& e : layout.entries) {
@@ -21,7 +21,7 @@ struct Model {
   TemporaryFolder folder;
   SessionOptions options;
 
-  explicit Model(int threads = 2, DType matrices = DType::f32, Weights::Precision precision = Weights::Precision::as_is) {
+  explicit Model(int threads = 2, DType matrices = DType::f32, DType precision = DType::f32) {
     options.threads = threads;
     options.precision = precision;
     options.unet = small_unet();
@@ -65,7 +65,7 @@ std::vector<float> gradients_of(Session& session) { return session.read_adapters
 
 // The training graph of a session over `model`, with the session's adapters, to be computed by the plain reference.
 struct Reference {
-  Weights weights{Weights::Precision::as_is};
+  Weights weights{Weights::Held{}};
   Graph graph;
   Feed feed;                               // but for the step's inputs
   std::map<ValueId, int64_t> offsets;      // of gradients, in the session's buffer
@@ -242,9 +242,9 @@ SUITE(session) {
     const auto latents = Random(1).normals(4 * 4 * 4), context = Random(2).normals(5 * 12);
     EXPECT(plain.predict(latents, {1, 4, 4}, {500}, context) == attached.predict(latents, {1, 4, 4}, {500}, context), "up = 0 changes it");
   });
-  for (auto [dtype, precision] : {std::pair{DType::f16, Weights::Precision::f16}, {DType::bf16, Weights::Precision::bf16}})
+  for (DType dtype : {DType::f16, DType::bf16})
     test_case(text("weights rounded to ", lorafuse::name_of(dtype), " take half the memory and predict as a file of that type does"), [=] {
-      const Model full, as_file(2, dtype), rounding(2, DType::f32, precision);
+      const Model full, as_file(2, dtype), rounding(2, DType::f32, dtype);
       Session f(full.options), a(as_file.options), r(rounding.options);
       const auto latents = Random(1).normals(4 * 4 * 4), context = Random(2).normals(5 * 12);
       auto predict = [&](Session& s) { return s.predict(latents, {1, 4, 4}, {500}, context); };

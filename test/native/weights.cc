@@ -53,8 +53,8 @@ uint16_t nearest(const Format& f, float x) {
 struct OneTensor {
   TemporaryFolder folder;
   Weights weights;
-  OneTensor(Weights::Precision precision, DType dtype, const Shape& shape, const std::vector<float>& values, size_t skip = 0)
-      : weights(precision) {
+  OneTensor(Weights::Held held, DType dtype, const Shape& shape, const std::vector<float>& values, size_t skip = 0)
+      : weights(held) {
     auto bytes = stored(dtype, values);
     bytes.insert(bytes.begin(), skip, 0x77);
     write_file(folder.file("one"), bytes);
@@ -111,11 +111,10 @@ SUITE(floats) {
 SUITE(weights) {
   const std::vector<float> six = {1, -2.5f, 0.1f, 3.14159f, 1e-6f, 70000};
   for (DType held : {DType::f32, DType::f16, DType::bf16})
-    for (auto [how, precision, wanted] : {std::tuple{" as it is", Weights::Precision::as_is, held},
-                                          {" rounded", Weights::Precision::f16, DType::f16},
-                                          {" rounded", Weights::Precision::bf16, DType::bf16}})
-      test_case(text("a matrix in ", name_of(held), how, " comes as ", name_of(wanted)), [=, precision = precision, wanted = wanted] {
-        OneTensor one(precision, held, {2, 3}, six);
+    for (const std::optional<DType> matrices : {std::optional<DType>(), std::optional(DType::f32), std::optional(DType::f16), std::optional(DType::bf16)}) {
+      const DType wanted = matrices.value_or(held);
+      test_case(text("a matrix in ", name_of(held), matrices ? " held as " : " as it is comes as ", name_of(wanted)), [=] {
+        OneTensor one({matrices, std::nullopt}, held, {2, 3}, six);
         const Tensor t = one.weights.get("t");
         EXPECT(t.dtype == wanted && t.shape == Shape({2, 3}), name_of(t.dtype), " ", t.shape);
         const auto values = widened(t);
@@ -124,27 +123,29 @@ SUITE(weights) {
           EXPECT(values[i] == expected, "element ", i, ": ", values[i], " instead of ", expected);
         }
       });
+    }
   test_case("vectors keep their type whatever the precision of matrices", [=] {
-    OneTensor one(Weights::Precision::bf16, DType::f32, {6}, six);
+    OneTensor one({DType::bf16, std::nullopt}, DType::f32, {6}, six), widened_one({DType::bf16, DType::f32}, DType::f16, {6}, six);
     EXPECT(one.weights.get("t").dtype == DType::f32 && widened(one.weights.get("t")) == six, "a bias was rounded");
+    EXPECT(widened_one.weights.get("t").dtype == DType::f32, "a bias was not widened");
   });
   test_case("a 3x3 convolution [N, C, 3, 3] comes as [9, N, C]", [] {
     const int64_t outputs = 4, inputs = 3;
-    for (auto precision : {Weights::Precision::as_is, Weights::Precision::f16}) {
+    for (const Weights::Held& held : {Weights::Held{}, Weights::Held{DType::f16, std::nullopt}}) {
       std::vector<float> values;
       for (int i = 0; i < outputs * inputs * 9; i++) values.push_back(static_cast<float>(i));
-      OneTensor one(precision, DType::f32, {outputs, inputs, 3, 3}, values);
+      OneTensor one(held, DType::f32, {outputs, inputs, 3, 3}, values);
       const Tensor t = one.weights.get("t");
       EXPECT(t.shape == Shape({9, outputs, inputs}), t.shape);
-      const auto held = widened(t);
+      const auto numbers = widened(t);
       for (int64_t tap = 0; tap < 9; tap++)
         for (int64_t n = 0; n < outputs; n++)
           for (int64_t c = 0; c < inputs; c++)
-            EXPECT(held[(tap * outputs + n) * inputs + c] == values[(n * inputs + c) * 9 + tap], "tap ", tap, ", ", n, ", ", c);
+            EXPECT(numbers[(tap * outputs + n) * inputs + c] == values[(n * inputs + c) * 9 + tap], "tap ", tap, ", ", n, ", ", c);
     }
   });
   test_case("a 1x1 convolution [N, C, 1, 1] comes as the matrix [N, C], in place", [=] {
-    OneTensor one(Weights::Precision::as_is, DType::f16, {3, 2, 1, 1}, {1, 2, 3, 4, 5, 6});
+    OneTensor one(Weights::Held{}, DType::f16, {3, 2, 1, 1}, {1, 2, 3, 4, 5, 6});
     const Tensor t = one.weights.get("t");
     EXPECT(t.shape == Shape({3, 2}) && widened(t) == std::vector<float>({1, 2, 3, 4, 5, 6}), t.shape);
     EXPECT(reinterpret_cast<uintptr_t>(t.data) % 4096 == 0, "the data was copied");
@@ -152,7 +153,7 @@ SUITE(weights) {
   test_case("tensors at odd offsets are read as well", [=] {
     for (DType dtype : {DType::f32, DType::f16, DType::bf16})
       for (size_t skip : {1, 2, 3, 5}) {
-        OneTensor one(Weights::Precision::as_is, dtype, {2, 3}, six, skip);
+        OneTensor one(Weights::Held{}, dtype, {2, 3}, six, skip);
         const Tensor t = one.weights.get("t");
         EXPECT(reinterpret_cast<uintptr_t>(t.data) % size_of(dtype) == 0, "not aligned");
         for (size_t i = 0; i < six.size(); i++)
@@ -160,7 +161,7 @@ SUITE(weights) {
       }
   });
   test_case("released weights come back the same", [=] {
-    OneTensor one(Weights::Precision::f16, DType::f32, {2, 3}, six);
+    OneTensor one({DType::f16, std::nullopt}, DType::f32, {2, 3}, six);
     const auto before = widened(one.weights.get("t"));
     one.weights.release();
     EXPECT(widened(one.weights.get("t")) == before, "other numbers after release()");
@@ -168,7 +169,7 @@ SUITE(weights) {
   test_case("a tensor beyond the end of its file is refused, with its name and file", [] {
     TemporaryFolder folder;
     write_file(folder.file("short"), std::vector<unsigned char>(100, 1));
-    Weights weights(Weights::Precision::as_is);
+    Weights weights(Weights::Held{});
     const WeightEntry outside[] = {{"layer", DType::f32, {26}, 0},
                                    {"layer", DType::f16, {1}, 99},
                                    {"layer", DType::f32, {1}, 1000},
@@ -182,7 +183,7 @@ SUITE(weights) {
   test_case("an empty file and a missing one are refused", [] {
     TemporaryFolder folder;
     write_file(folder.file("empty"), {});
-    Weights weights(Weights::Precision::as_is);
+    Weights weights(Weights::Held{});
     expect_error("WEIGHTS_TRUNCATED", [&] { weights.add(folder.file("empty"), {{"t", DType::f32, {1}, 0}}); });
     const std::string message = expect_error("FILE_NOT_FOUND", [&] { weights.add(folder.file("none"), {}); });
     EXPECT(message.find(folder.file("none")) != std::string::npos, message);
@@ -198,7 +199,7 @@ SUITE(weights) {
       if (missing) layout.entries.erase(entry);
       else entry->shape = {16, 16};  // [16, 12] is right: fewer elements, so that the file still holds them
       const WeightFile file = write_sparse(folder.file("model"), unet_layout(config));
-      Weights weights(Weights::Precision::as_is);
+      Weights weights(Weights::Held{});
       weights.add(file.path, layout.entries);
       const std::string message =
           expect_error(missing ? "WEIGHT_MISSING" : "WEIGHT_SHAPE", [&] { train_graph(weights, config, {}, {1, 4, 4}, 7); });

@@ -1,10 +1,11 @@
-// emulator_tests [part of a name]: runs the cases whose name contains it, or the one that is named exactly so.
+// emulator_tests [--ptx folder] [part of a name]: runs the cases whose name contains it, or the one that is named exactly so.
+// --ptx writes the text of every module there, so that ptxas can say whether the cases are legal PTX.
 #include <chrono>
 #include <cstdio>
 #include <set>
 #include <vector>
 
-#include "test.h"
+#include "device.h"
 
 namespace ptxemu::test {
 namespace {
@@ -95,4 +96,10 @@ void test_case(std::string name, std::function<void()> body) {
 
 }  // namespace ptxemu::test
 
-int main(int count, char** arguments) { return ptxemu::test::run(arguments[0], count > 1 ? arguments[1] : ""); }
+int main(int count, char** arguments) {
+  if (count > 2 && std::string(arguments[1]) == "--ptx") {
+    ptxemu::test::ptx_folder = arguments[2];
+    arguments += 2, count -= 2;
+  }
+  return ptxemu::test::run(arguments[0], count > 1 ? arguments[1] : "");
+}

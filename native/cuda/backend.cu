@@ -1,0 +1,187 @@
+// The CUDA backend: one card, one stream for kernels and one for copies to it, pinned staging, a CUDA graph for what is replayed.
+#include <algorithm>
+#include <cstring>
+
+#include "kernels.h"
+#include "runtime.h"
+
+namespace lorafuse::cuda {
+namespace {
+
+constexpr int kOldest = 75;                        // Turing: the first with ldmatrix and mma.m16n8k8
+constexpr size_t kStaging = size_t{8} << 20;  // bytes of each of two pinned buffers
+
+Card card_of(const cudaDeviceProp& p) { return {p.major * 10 + p.minor, p.multiProcessorCount, p.sharedMemPerBlockOptin}; }
+
+cudaDeviceProp properties() {
+  int devices = 0;
+  const cudaError_t status = cudaGetDeviceCount(&devices);
+  CHECK(status == cudaSuccess && devices > 0, "NO_DEVICE", "Expected a CUDA card but found none: ",
+        status == cudaSuccess ? "the driver lists no device" : cudaGetErrorString(status));
+  cudaDeviceProp p{};
+  CUDA(cudaGetDeviceProperties(&p, 0));
+  CHECK(p.major * 10 + p.minor >= kOldest, "NO_DEVICE", "Expected a card of compute capability 7.5 or newer but found ", p.name, ", ", p.major, ".", p.minor);
+  return p;
+}
+
+class Stream {
+ public:
+  Stream() { CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
+  ~Stream() { cudaStreamDestroy(stream_); }
+  Stream(const Stream&) = delete;
+  operator cudaStream_t() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+class Event {
+ public:
+  Event() { CUDA(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming)); }
+  ~Event() { cudaEventDestroy(event_); }
+  Event(const Event&) = delete;
+  operator cudaEvent_t() const { return event_; }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+// Host memory that copies run from and to, in two halves so that filling one overlaps with copying the other.
+class Staging {
+ public:
+  Staging() { CUDA(cudaMallocHost(reinterpret_cast<void**>(&memory_), 2 * kStaging)); }
+  ~Staging() { cudaFreeHost(memory_); }
+  Staging(const Staging&) = delete;
+
+  // A half that no copy uses any more; record(copies) when one does.
+  unsigned char* next() {
+    current_ ^= 1;
+    CUDA(cudaEventSynchronize(free_[current_]));
+    return memory_ + current_ * kStaging;
+  }
+  void record(cudaStream_t copies) { CUDA(cudaEventRecord(free_[current_], copies)); }
+
+ private:
+  unsigned char* memory_ = nullptr;
+  Event free_[2];
+  int current_ = 0;
+};
+
+class GraphRecording : public Recording {
+ public:
+  GraphRecording(cudaStream_t stream, const std::function<void()>& body) : stream_(stream) {
+    CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    cudaGraph_t graph = nullptr;
+    try {
+      body();
+    } catch (...) {
+      cudaStreamEndCapture(stream, &graph);
+      if (graph) cudaGraphDestroy(graph);
+      throw;
+    }
+    CUDA(cudaStreamEndCapture(stream, &graph));
+    const cudaError_t status = cudaGraphInstantiate(&executable_, graph, 0);
+    cudaGraphDestroy(graph);
+    check(status, "cudaGraphInstantiate");
+  }
+  ~GraphRecording() override {
+    cudaStreamSynchronize(stream_);
+    cudaGraphExecDestroy(executable_);
+  }
+  void replay() override { CUDA(cudaGraphLaunch(executable_, stream_)); }
+
+ private:
+  cudaStream_t stream_;
+  cudaGraphExec_t executable_ = nullptr;
+};
+
+class CudaBackend : public Backend {
+ public:
+  explicit CudaBackend(const cudaDeviceProp& p)
+      : card_(card_of(p)), description_(text(p.name, ", compute capability ", p.major, ".", p.minor, ", ", p.totalGlobalMem >> 20, " MiB")) {
+    CUDA(cudaMalloc(&update_workspace_, kUpdateWorkspace));
+  }
+  ~CudaBackend() override { cudaFree(update_workspace_); }
+
+  std::string describe() const override { return description_; }
+  bool computes_in(DType activations) const override { return activations != DType::bf16 || card_.compute_capability >= 80; }
+  bool reads_host_memory() const override { return false; }
+
+  void* allocate(size_t bytes) override {
+    void* memory = nullptr;
+    const cudaError_t status = cudaMalloc(&memory, std::max<size_t>(bytes, 1));
+    if (status == cudaErrorMemoryAllocation) {
+      cudaGetLastError();  // it is not sticky: what there is stays usable
+      size_t free = 0, total = 0;
+      CUDA(cudaMemGetInfo(&free, &total));
+      throw Error("OUT_OF_MEMORY", text("Expected ", bytes, " bytes of memory on the card but only ", free, " of its ", total, " are free"));
+    }
+    check(status, "cudaMalloc");
+    CUDA(cudaMemsetAsync(memory, 0, bytes, kernels_));
+    return memory;
+  }
+  void release(void* memory) override { cudaFree(memory); }  // waits for the card
+
+  // Copies begin when the kernels issued before them are done, and those issued later wait for them.
+  void upload(void* to, const void* from, size_t bytes) override {
+    CUDA(cudaEventRecord(computed_, kernels_));
+    CUDA(cudaStreamWaitEvent(copies_, computed_, 0));
+    for (size_t done = 0; done < bytes; done += kStaging) {
+      const size_t count = std::min(kStaging, bytes - done);
+      unsigned char* half = staging_.next();
+      std::memcpy(half, static_cast<const unsigned char*>(from) + done, count);
+      CUDA(cudaMemcpyAsync(static_cast<unsigned char*>(to) + done, half, count, cudaMemcpyHostToDevice, copies_));
+      staging_.record(copies_);
+    }
+    CUDA(cudaEventRecord(copied_, copies_));
+    CUDA(cudaStreamWaitEvent(kernels_, copied_, 0));
+  }
+
+  void download(void* to, const void* from, size_t bytes) override {
+    for (size_t done = 0; done < bytes; done += kStaging) {
+      const size_t count = std::min(kStaging, bytes - done);
+      unsigned char* half = staging_.next();
+      CUDA(cudaMemcpyAsync(half, static_cast<const unsigned char*>(from) + done, count, cudaMemcpyDeviceToHost, kernels_));
+      CUDA(cudaStreamSynchronize(kernels_));
+      std::memcpy(static_cast<unsigned char*>(to) + done, half, count);
+    }
+  }
+
+  void fill(void* memory, unsigned char byte, size_t bytes) override { CUDA(cudaMemsetAsync(memory, byte, bytes, kernels_)); }
+
+  FuseOptions fusions() const override { return {}; }
+  size_t workspace_bytes(const Graph& graph, const Node& node) const override {
+    std::vector<Value> inputs;
+    for (ValueId v : node.inputs) inputs.push_back(graph.values[v]);
+    return std::visit([&](const auto& op) { return cuda::workspace_bytes(op, std::span<const Value>(inputs), card_); }, node.op);
+  }
+
+  void run(const Node& node, const std::vector<Tensor>& tensors, void* workspace) override {
+    Context context{card_, kernels_, workspace, node, tensors};
+    std::visit([&](const auto& op) { cuda::run(op, context); }, node.op);
+  }
+
+  std::unique_ptr<Recording> record(std::function<void()> body) override { return std::make_unique<GraphRecording>(kernels_, body); }
+
+  float update(const AdamW& options, float* weights, float* gradients, float* first, float* second, int64_t count) override {
+    cuda::update(kernels_, options, weights, gradients, first, second, count, update_workspace_);
+    float norm = 0;
+    download(&norm, update_workspace_, sizeof(norm));
+    return norm;
+  }
+
+ private:
+  Card card_;
+  std::string description_;
+  Stream kernels_, copies_;
+  Event computed_, copied_;
+  Staging staging_;
+  void* update_workspace_ = nullptr;
+};
+
+}  // namespace
+}  // namespace lorafuse::cuda
+
+extern "C" __attribute__((visibility("default"))) lorafuse::Backend* lorafuse_create_backend(int) {
+  return new lorafuse::cuda::CudaBackend(lorafuse::cuda::properties());
+}

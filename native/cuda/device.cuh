@@ -1,0 +1,70 @@
+// What kernels share: element types, reductions in a fixed order, and the tensor core's instructions (PTX ISA, "Warp Level Matrix Instructions").
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+#include <type_traits>
+
+#include "../base/tensor.h"
+#include "runtime.h"
+
+namespace lorafuse::cuda {
+
+// Whether this architecture computes in T: kernels for bf16 are empty below sm_80.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+template <class T>
+constexpr bool kComputes = !std::is_same_v<T, __nv_bfloat16>;
+#else
+template <class T>
+constexpr bool kComputes = true;
+#endif
+
+// Calls f(T()) with the element type of a tensor.
+template <class F>
+void for_type(DType dtype, F f) {
+  if (dtype == DType::f16) f(__half());
+  else if (dtype == DType::bf16) f(__nv_bfloat16());
+  else f(float());
+}
+
+template <class T>
+T* data(const Tensor& t) { return static_cast<T*>(t.data); }
+
+template <class T>
+constexpr T ceil_div(T a, T b) { return (a + b - 1) / b; }
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
+__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+template <class T>
+__device__ __forceinline__ T from_float(float x) {
+  if constexpr (std::is_same_v<T, __half>) return __float2half_rn(x);
+  else if constexpr (std::is_same_v<T, __nv_bfloat16>) return __float2bfloat16_rn(x);
+  else return x;
+}
+
+// Of all lanes, to all lanes, in butterfly order.
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+  for (int offset = 16; offset; offset >>= 1) x += __shfl_xor_sync(0xffffffffu, x, offset);
+  return x;
+}
+__device__ __forceinline__ float warp_max(float x) {
+#pragma unroll
+  for (int offset = 16; offset; offset >>= 1) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, offset));
+  return x;
+}
+
+// Of all threads of a block of kThreads, to all of them. `scratch` [32] may be used again after the next barrier.
+template <int kThreads>
+__device__ __forceinline__ float block_sum(float x, float* scratch) {
+  static_assert(kThreads % 32 == 0 && kThreads <= 1024);
+  x = warp_sum(x);
+  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = x;
+  __syncthreads();
+  return warp_sum(threadIdx.x % 32 < kThreads / 32 ? scratch[threadIdx.x % 32] : 0.0f);
+}
+
+}  // namespace lorafuse::cuda

@@ -1,0 +1,78 @@
+// The CUDA kernels: one overload of run() for each op, launched on one stream. Built once for each architecture (CMakeLists.txt).
+// Every result is the same bits whatever the order of warps and blocks: no floating-point atomics, every sum in one order.
+// T, the type of activations and weight matrices of a graph: __half, __nv_bfloat16 (sm_80) or float. Bias, γ, β, adapters: float.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include <span>
+
+#include "../graph/backend.h"
+
+namespace lorafuse::cuda {
+
+struct Card {
+  int compute_capability;  // 75, 80, …
+  int multiprocessors;
+  size_t shared_bytes;  // of a block, opted in to
+};
+
+struct Context {
+  const Card& card;
+  cudaStream_t stream;
+  void* workspace;                  // as workspace_bytes() of the op asked for
+  const Node& node;                 // inputs and outputs in the op's order
+  std::span<const Tensor> tensors;  // of every value of the graph
+
+  const Tensor& in(size_t i) const { return tensors[node.inputs[i]]; }
+  const Tensor& last_in() const { return tensors[node.inputs.back()]; }
+  const Tensor& out(size_t i) const { return tensors[node.outputs[i]]; }
+};
+
+void run(const MatMul& op, Context& c);           // matmul.cu
+void run(const WeightGrad& op, Context& c);       // matmul.cu
+void run(const Conv2d& op, Context& c);           // conv.cu
+void run(const Conv2dInputGrad& op, Context& c);  // conv.cu
+void run(const Attention& op, Context& c);        // attention.cu
+void run(const AttentionGrad& op, Context& c);    // attention.cu
+void run(const GroupNorm& op, Context& c);        // norm.cu
+void run(const GroupNormGrad& op, Context& c);    // norm.cu
+void run(const LayerNorm& op, Context& c);        // norm.cu
+void run(const LayerNormGrad& op, Context& c);    // norm.cu
+void run(const Activation& op, Context& c);       // pointwise.cu, as all that follow
+void run(const ActivationGrad& op, Context& c);
+void run(const Geglu& op, Context& c);
+void run(const GegluGrad& op, Context& c);
+void run(const Add& op, Context& c);
+void run(const AddPerSample& op, Context& c);
+void run(const SumPositions& op, Context& c);
+void run(const Concat& op, Context& c);
+void run(const Slice& op, Context& c);
+void run(const Upsample& op, Context& c);
+void run(const UpsampleGrad& op, Context& c);
+void run(const Embedding& op, Context& c);
+void run(const Sinusoid& op, Context& c);
+void run(const AddNoise& op, Context& c);
+void run(const MseLoss& op, Context& c);
+void run(const MseLossGrad& op, Context& c);
+
+// optimizer.cu: the norm and the update; `workspace` has kUpdateWorkspace bytes, the norm [1] f32 is left at its begin.
+constexpr size_t kUpdateWorkspace = 16384;
+void update(cudaStream_t stream, const AdamW& options, float* weights, float* gradients, float* first, float* second, int64_t count, void* workspace);
+
+// Scratch an op needs for a run; most need none.
+template <class AnyOp>
+size_t workspace_bytes(const AnyOp&, std::span<const Value>, const Card&) {
+  return 0;
+}
+size_t workspace_bytes(const MatMul& op, std::span<const Value> inputs, const Card& card);
+size_t workspace_bytes(const WeightGrad& op, std::span<const Value> inputs, const Card& card);
+size_t workspace_bytes(const Conv2d& op, std::span<const Value> inputs, const Card& card);
+size_t workspace_bytes(const Conv2dInputGrad& op, std::span<const Value> inputs, const Card& card);
+size_t workspace_bytes(const Attention& op, std::span<const Value> inputs, const Card& card);
+size_t workspace_bytes(const AttentionGrad& op, std::span<const Value> inputs, const Card& card);
+size_t workspace_bytes(const GroupNorm& op, std::span<const Value> inputs, const Card& card);
+size_t workspace_bytes(const GroupNormGrad& op, std::span<const Value> inputs, const Card& card);
+size_t workspace_bytes(const SumPositions& op, std::span<const Value> inputs, const Card& card);
+size_t workspace_bytes(const MseLoss& op, std::span<const Value> inputs, const Card& card);
+
+}  // namespace lorafuse::cuda
