@@ -61,6 +61,17 @@ inline std::vector<unsigned char> stored(DType dtype, const std::vector<float>& 
   return bytes;
 }
 
+// The numbers of a tensor of this type, widened.
+inline std::vector<float> loaded(DType dtype, const std::vector<unsigned char>& bytes) {
+  std::vector<float> values(bytes.size() / size_of(dtype));
+  for (size_t i = 0; i < values.size(); i++) {
+    uint16_t half = 0;
+    std::memcpy(dtype == DType::f32 ? static_cast<void*>(&values[i]) : &half, bytes.data() + i * size_of(dtype), size_of(dtype));
+    if (dtype != DType::f32) values[i] = dtype == DType::f16 ? widen(Half{half}) : widen(Bfloat{half});
+  }
+  return values;
+}
+
 // How far results are from the f64 reference, gathered over arrays: ‖difference‖ / ‖reference‖ and max |difference| / max |reference|.
 class Deviation {
  public:
@@ -86,12 +97,13 @@ class Deviation {
   double squares_ = 0, reference_squares_ = 0, most_ = 0, scale_ = 0;
 };
 
-// The rule of every comparison here: at most twice the error that the plain loops make in f32. The largest of few errors is luck within
+// The rule of every comparison here: at most twice the error that the plain loops make in the same precision. The largest of few errors is luck within
 // the spacing of floats at the result's scale, so that much is added to it (flash-attention:tests/test_flash_attn.py, fwd_atol).
-inline void expect_as_good(const std::string& what, const Deviation& actual, const Deviation& naive) {
-  EXPECT(actual.l2() <= 2 * naive.l2(), what, " has a relative L2 error of ", actual.l2(), ", plain f32 loops have ", naive.l2());
-  EXPECT(actual.most() <= 2 * (naive.most() + 0x1p-23), what, " has a largest error of ", actual.most(), " of its scale, plain f32 loops ",
-         naive.most());
+inline void expect_as_good(const std::string& what, const Deviation& actual, const Deviation& naive, DType dtype = DType::f32) {
+  const double spacing = dtype == DType::f32 ? 0x1p-23 : dtype == DType::f16 ? 0x1p-10 : 0x1p-7;
+  EXPECT(actual.l2() <= 2 * naive.l2(), what, " has a relative L2 error of ", actual.l2(), ", plain ", name_of(dtype), " loops have ", naive.l2());
+  EXPECT(actual.most() <= 2 * (naive.most() + spacing), what, " has a largest error of ", actual.most(), " of its scale, plain ", name_of(dtype),
+         " loops ", naive.most());
 }
 
 }  // namespace lorafuse::test

@@ -1,5 +1,6 @@
 #include "backends.h"
 
+#include <cstdlib>
 #include <map>
 
 #include "train/library.h"
@@ -25,6 +26,25 @@ Backend& backend(const std::string& variant, int threads) {
   auto& found = opened[{variant, threads}];
   if (!found) found = open_cpu_backend(threads, variant);
   return *found;
+}
+
+Backend* card() {
+#ifdef LORAFUSE_EMULATED_LIBRARY
+  static const std::shared_ptr<Backend> opened = [] {
+    setenv("LORAFUSE_CUDA_LIBRARY", LORAFUSE_EMULATED_LIBRARY, 0);
+    return open_cuda_backend();
+  }();
+  return opened.get();
+#else
+  return nullptr;
+#endif
+}
+
+std::vector<DType> card_types() {
+  std::vector<DType> types;
+  for (DType t : {DType::f32, DType::f16, DType::bf16})
+    if (card() && card()->computes_in(t)) types.push_back(t);
+  return types;
 }
 
 }  // namespace lorafuse::test

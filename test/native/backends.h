@@ -13,6 +13,10 @@ const std::vector<std::string>& variants();  // generic, x86-64-v3, …
 std::string label(const std::string& variant);  // generic, v3, v4
 Backend& backend(const std::string& variant, int threads);
 
+// The CUDA backend on the emulated card, or what LORAFUSE_CUDA_LIBRARY names; none where this build has no CUDA.
+Backend* card();
+std::vector<DType> card_types();  // what it computes in
+
 // `bytes` bytes of 0xff (NaN in every float type) between two runs of sentinel bytes.
 class Guarded {
  public:

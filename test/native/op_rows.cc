@@ -1,5 +1,8 @@
 #include "op_rows.h"
 
+#include <set>
+#include <utility>
+
 #include "backends.h"
 #include "reference.h"
 
@@ -15,8 +18,34 @@ struct Trial {
   std::vector<float> accumulated;  // what WeightGrad adds to
 };
 
+// Where a row runs: on the CPU with the types that it names, or on the card with activations of one type.
+struct Place {
+  bool card = false;
+  DType activations = DType::f32;
+  bool operator==(const Place&) const = default;
+};
+
+// kernels.h of the CUDA backend: matrices and activations are T, vectors, adapters, statistics and what losses are made of f32.
+bool is_f32(const AttentionGrad&, size_t input) { return input == 4; }
+bool is_f32(const GroupNormGrad&, size_t input) { return input == 3; }
+bool is_f32(const LayerNormGrad&, size_t input) { return input == 2; }
+bool is_f32(const AddNoise&, size_t) { return true; }
+bool is_f32(const MseLoss&, size_t input) { return input > 0; }
+bool is_f32(const MseLossGrad&, size_t input) { return input > 0; }
+bool is_f32(const MatMul& op, size_t input) { return input % 2 == 1 && input > 1 && input < 2 * op.pairs.size(); }  // the adapter of a pair
+template <class AnyOp>
+bool is_f32(const AnyOp&, size_t) { return false; }
+
+DType type_of(const Row& row, size_t input, Place place) {
+  const Input& in = row.inputs[input];
+  if (!place.card || in.dtype == DType::i32) return in.dtype;
+  const bool f32 = in.shape.rank() == 1 || std::visit([&](const auto& op) { return is_f32(op, input); }, row.op);
+  return f32 ? DType::f32 : place.activations;
+}
+
 struct Prepared {
   std::vector<Shape> shapes;  // of the outputs
+  std::vector<DType> types;
   std::vector<Trial> trials;
   std::vector<Deviation> naive;  // of each output
 };
@@ -25,7 +54,7 @@ bool accumulates(const Op& op) { return std::holds_alternative<WeightGrad>(op); 
 
 template <class T>
 std::vector<Array<T>> outputs_of(const Row& row, const std::vector<Array<double>>& inputs, const Prepared& p,
-                                 const std::vector<float>& accumulated) {
+                                 const std::vector<float>& accumulated, DType stores = DType::f32) {
   std::vector<Array<T>> in, out;
   for (const auto& x : inputs) in.emplace_back(x.shape, x.data);
   for (const Shape& s : p.shapes) out.emplace_back(s);
@@ -33,45 +62,50 @@ std::vector<Array<T>> outputs_of(const Row& row, const std::vector<Array<double>
   Operands<T> operands;
   for (const auto& x : in) operands.inputs.push_back(&x);
   for (auto& x : out) operands.outputs.push_back(&x);
+  operands.stores = stores;
   compute(row.op, operands);
+  for (size_t i = 0; i < out.size(); i++)
+    if (stores != DType::f32 && p.types[i] == stores)
+      for (T& x : out[i].data) x = operands.round(x);
   return out;
 }
 
-Trial trial(const Row& row, Prepared& p, uint64_t seed) {
+Trial trial(const Row& row, Place place, Prepared& p, uint64_t seed) {
   Random random(seed);
   Trial t;
   std::vector<Array<double>> inputs;
-  for (const Input& input : row.inputs) {
-    inputs.emplace_back(input.shape);
-    for (double& x : inputs.back().data) x = rounded(input.dtype, input.fill(random));
+  for (size_t i = 0; i < row.inputs.size(); i++) {
+    inputs.emplace_back(row.inputs[i].shape);
+    for (double& x : inputs.back().data) x = rounded(type_of(row, i, place), row.inputs[i].fill(random));
   }
   if (row.derive) row.derive(inputs);
   for (size_t i = 0; i < inputs.size(); i++) {
-    const std::vector<float> held(inputs[i].data.begin(), inputs[i].data.end());
-    inputs[i].data.assign(held.begin(), held.end());
-    t.inputs.push_back(stored(row.inputs[i].dtype, held));
+    const DType type = type_of(row, i, place);
+    for (double& x : inputs[i].data) x = rounded(type, static_cast<float>(x));
+    t.inputs.push_back(stored(type, std::vector<float>(inputs[i].data.begin(), inputs[i].data.end())));
   }
   if (accumulates(row.op)) t.accumulated = random.normals(p.shapes[0].elements());
   t.expected = outputs_of<double>(row, inputs, p, t.accumulated);
-  const auto naive = outputs_of<float>(row, inputs, p, t.accumulated);
+  const auto naive = outputs_of<float>(row, inputs, p, t.accumulated, place.activations);
   for (size_t i = 0; i < naive.size(); i++) p.naive[i].add(naive[i], t.expected[i]);
   return t;
 }
 
 // The cases of a row follow each other, so only the latest one is kept.
-const Prepared& prepared(const std::shared_ptr<const Row>& row) {
-  static std::shared_ptr<const Row> latest;
+const Prepared& prepared(const std::shared_ptr<const Row>& row, Place place) {
+  static std::pair<std::shared_ptr<const Row>, Place> latest;
   static Prepared p;
-  if (latest == row) return p;
+  if (latest == std::pair(row, place)) return p;
   p = {};
   std::vector<Shape> inputs;
   int64_t elements = 0;
   for (const Input& input : row->inputs) inputs.push_back(input.shape), elements += input.shape.elements();
   p.shapes = output_shapes(row->op, inputs);
+  for (size_t i = 0; i < p.shapes.size(); i++) p.types.push_back(output_dtype(row->op, i, place.activations));
   p.naive.resize(p.shapes.size());
   const int64_t trials = std::clamp<int64_t>(std::min(kOutputs / p.shapes[0].elements(), kMostElements / elements), 1, kMostTrials);
-  for (int64_t i = 0; i < trials; i++) p.trials.push_back(trial(*row, p, 1000 + i));
-  latest = row;
+  for (int64_t i = 0; i < trials; i++) p.trials.push_back(trial(*row, place, p, 1000 + i));
+  latest = {row, place};
   return p;
 }
 
@@ -118,6 +152,59 @@ std::vector<std::vector<float>> run(const Row& row, const Prepared& p, const Tri
   return results;
 }
 
+// Memory of the card, each tensor in an allocation of its own: the emulator sees every access beyond one.
+struct OnCard {
+  OnCard(Backend& backend, size_t bytes, const void* from = nullptr) : backend_(backend), data(backend.allocate(bytes)), bytes_(bytes) {
+    if (from) backend.upload(data, from, bytes);
+    else backend.fill(data, 0xff, bytes);
+  }
+  OnCard(OnCard&& other) noexcept : backend_(other.backend_), data(std::exchange(other.data, nullptr)), bytes_(other.bytes_) {}
+  ~OnCard() {
+    if (data) backend_.release(data);
+  }
+  std::vector<unsigned char> read() const {
+    std::vector<unsigned char> bytes(bytes_);
+    backend_.download(bytes.data(), data, bytes_);
+    return bytes;
+  }
+
+ private:
+  Backend& backend_;
+
+ public:
+  void* data;
+
+ private:
+  size_t bytes_;
+};
+
+std::vector<std::vector<float>> run_on_card(const Row& row, const Prepared& p, const Trial& t, Place place, Backend& backend) {
+  Graph graph;
+  graph.dtype = place.activations;
+  Node node{row.op, {}, {}};
+  std::vector<Tensor> tensors;
+  std::vector<OnCard> memory;
+  for (size_t i = 0; i < row.inputs.size(); i++) {
+    const DType type = type_of(row, i, place);
+    node.inputs.push_back(graph.value({"", row.inputs[i].shape, type, Storage::input}));
+    memory.emplace_back(backend, t.inputs[i].size(), t.inputs[i].data());
+    tensors.push_back({memory.back().data, type, row.inputs[i].shape});
+  }
+  for (size_t i = 0; i < p.shapes.size(); i++) {
+    node.outputs.push_back(graph.value({"", p.shapes[i], p.types[i], Storage::activation}));
+    const bool adds = accumulates(row.op);
+    memory.emplace_back(backend, p.shapes[i].elements() * size_of(p.types[i]), adds ? t.accumulated.data() : nullptr);
+    tensors.push_back({memory.back().data, p.types[i], p.shapes[i]});
+  }
+  const OnCard workspace(backend, backend.workspace_bytes(graph, node));
+  backend.run(node, tensors, workspace.data);
+
+  for (size_t i = 0; i < row.inputs.size(); i++) EXPECT(memory[i].read() == t.inputs[i], "input ", i, " was written");
+  std::vector<std::vector<float>> results;
+  for (size_t i = 0; i < p.shapes.size(); i++) results.push_back(loaded(p.types[i], memory[row.inputs.size() + i].read()));
+  return results;
+}
+
 bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
   return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
@@ -140,8 +227,19 @@ void check_bits(const Row& row, const Prepared& p, Backend& backend, Backend& al
   }
 }
 
+void check_on_card(const std::shared_ptr<const Row>& row, DType activations) {
+  const Place place{true, activations};
+  const Prepared& p = prepared(row, place);
+  std::vector<Deviation> deviations(p.shapes.size());
+  for (const Trial& t : p.trials) {
+    const auto results = run_on_card(*row, p, t, place, *card());
+    for (size_t i = 0; i < results.size(); i++) deviations[i].add(std::span(results[i]), t.expected[i]);
+  }
+  for (size_t i = 0; i < deviations.size(); i++) expect_as_good(text("output ", i), deviations[i], p.naive[i], p.types[i]);
+}
+
 void check(const std::shared_ptr<const Row>& row, const std::string& variant, int threads) {
-  const Prepared& p = prepared(row);
+  const Prepared& p = prepared(row, {});
   if (threads == 1) check_numbers(*row, p, backend(variant, 1));
   else check_bits(*row, p, backend(variant, threads), backend(variant, 1));
 }
@@ -183,15 +281,19 @@ Description describe(const Embedding&) { return {"", 2}; }
 template <class AnyOp>
 Description describe(const AnyOp&) { return {}; }
 
-std::string name_of(const Row& row) {
+// Without the types.
+std::string shapes_of(const Row& row) {  // the op, its attributes and shapes
   const Description d = std::visit([](const auto& op) { return describe(op); }, row.op);
   std::string shapes;
+  for (size_t i = 0; i < std::min(row.inputs.size(), d.shown); i++) shapes += (i ? " x " : " ") + row.inputs[i].shape.str();
+  return lorafuse::name_of(row.op) + d.attributes + shapes;
+}
+
+std::string name_of(const Row& row) {
   DType dtype = DType::f32;
-  for (size_t i = 0; i < row.inputs.size(); i++) {
-    if (i < d.shown) shapes += (i ? " x " : " ") + row.inputs[i].shape.str();
-    if (row.inputs[i].dtype == DType::f16 || row.inputs[i].dtype == DType::bf16) dtype = row.inputs[i].dtype;
-  }
-  return lorafuse::name_of(row.op) + d.attributes + shapes + " " + lorafuse::name_of(dtype);
+  for (const Input& input : row.inputs)
+    if (input.dtype == DType::f16 || input.dtype == DType::bf16) dtype = input.dtype;
+  return shapes_of(row) + " " + lorafuse::name_of(dtype);
 }
 
 }  // namespace
@@ -202,6 +304,10 @@ void op_row(Row row) {
     for (int threads = 1; threads <= 3; threads++)
       test_case(text(name_of(*shared), " ", label(variant), " ", threads, threads == 1 ? " thread" : " threads"),
                 [=] { check(shared, variant, threads); });
+  // Rows that differ only in how the CPU holds its weights are one on the card.
+  static std::set<std::string> on_card;
+  if (!on_card.insert(shapes_of(*shared)).second) return;
+  for (DType type : card_types()) test_case(text(shapes_of(*shared), " card ", lorafuse::name_of(type)), [=] { check_on_card(shared, type); });
 }
 
 }  // namespace lorafuse::test

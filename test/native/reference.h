@@ -10,6 +10,9 @@ template <class T>
 struct Operands {
   std::vector<const Array<T>*> inputs;
   std::vector<Array<T>*> outputs;
+  // The naive version in 16 bits, which sets the tolerance of kernels in 16 bits, rounds what it would store between its products.
+  DType stores = DType::f32;
+  T round(T x) const { return stores == DType::f32 ? x : T(rounded(stores, static_cast<float>(x))); }
 
   const Array<T>& in(size_t i) const { return *inputs[i]; }
   Array<T>& out(size_t i) const { return *outputs[i]; }

@@ -20,8 +20,9 @@ void run(const MatMul& op, const Operands<T>& o) {
         const Array<T>&x = o.in(2 * i), &w = o.in(2 * i + 1);
         const T scale = T(op.pairs[i].scale);
         const int64_t depth = x.shape[-1];
+        if (i > 0) sum = o.round(sum);
         for (int64_t k = 0; k < depth; k++)
-          sum += scale * x[m * depth + k] * (op.pairs[i].transposed ? w[k * outputs + n] : w[n * depth + k]);
+          sum += scale * x[m * depth + k] * o.round(op.pairs[i].transposed ? w[k * outputs + n] : w[n * depth + k]);
       }
       y[m * outputs + n] = sum;
     }
@@ -103,13 +104,13 @@ void run(const Attention& op, const Operands<T>& o) {
     for (int64_t h = 0; h < op.heads; h++)
       for (int64_t t = 0; t < queries; t++) {
         std::vector<T> p(op.causal ? std::min(keys, t + 1) : keys);
-        for (size_t s = 0; s < p.size(); s++) p[s] = scale * dot(row_of(q, b, t, h, d), row_of(k, b, s, h, d), d);
+        for (size_t s = 0; s < p.size(); s++) p[s] = o.round(scale * dot(row_of(q, b, t, h, d), row_of(k, b, s, h, d), d));
         const T most = *std::max_element(p.begin(), p.end());
         T sum = 0;
         for (T& x : p) sum += x = std::exp(x - most);
         T* y = row_of(o.out(0), b, t, h, d);
         for (size_t s = 0; s < p.size(); s++)
-          for (int64_t i = 0; i < d; i++) y[i] += p[s] / sum * row_of(v, b, s, h, d)[i];
+          for (int64_t i = 0; i < d; i++) y[i] += o.round(p[s] / sum) * row_of(v, b, s, h, d)[i];
         o.out(1)[(b * op.heads + h) * queries + t] = most + std::log(sum);
       }
 }
@@ -126,7 +127,8 @@ void run(const AttentionGrad& op, const Operands<T>& o) {
         const T delta = dot(row_of(y, b, t, h, d), dyt, d), log_sum_exp = o.in(4)[(b * op.heads + h) * queries + t];
         for (int64_t s = 0; s < keys; s++) {
           const T* ks = row_of(k, b, s, h, d);
-          const T p = std::exp(scale * dot(qt, ks, d) - log_sum_exp), ds = p * (dot(dyt, row_of(v, b, s, h, d), d) - delta);
+          const T p = o.round(std::exp(scale * dot(qt, ks, d) - log_sum_exp));
+          const T ds = o.round(p * (o.round(dot(dyt, row_of(v, b, s, h, d), d)) - delta));
           for (int64_t i = 0; i < d; i++) {
             row_of(o.out(0), b, t, h, d)[i] += scale * ds * ks[i];
             row_of(o.out(1), b, s, h, d)[i] += scale * ds * qt[i];
