@@ -97,9 +97,10 @@ void test_case(std::string name, std::function<void()> body) {
 }  // namespace ptxemu::test
 
 int main(int count, char** arguments) {
-  if (count > 2 && std::string(arguments[1]) == "--ptx") {
-    ptxemu::test::ptx_folder = arguments[2];
-    arguments += 2, count -= 2;
+  std::string filter;
+  for (int i = 1; i < count; i++) {
+    if (std::string(arguments[i]) == "--ptx" && i + 1 < count) ptxemu::test::ptx_folder = arguments[++i];
+    else filter = arguments[i];
   }
-  return ptxemu::test::run(arguments[0], count > 1 ? arguments[1] : "");
+  return ptxemu::test::run(arguments[0], filter);
 }

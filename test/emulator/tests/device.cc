@@ -1,0 +1,50 @@
+#include "device.h"
+
+#include <fstream>
+
+namespace ptxemu::test {
+
+std::string ptx_folder;
+
+const std::string own_word =
+  "  .reg .pred %p<16>;\n  .reg .b16 %h<32>;\n  .reg .b32 %r<64>;\n  .reg .b64 %rd<32>;\n"
+  "  ld.param.u64 %rd0, [out];\n  cvta.to.global.u64 %rd0, %rd0;\n  mov.u32 %r0, %tid.x;\n  mad.wide.u32 %rd0, %r0, 4, %rd0;\n";
+
+namespace {
+std::unique_ptr<Module> parsed(const std::string& body, int target) {
+  const std::string ptx = text(".version 9.0\n.target sm_", target, "\n.address_size 64\n", body);
+  if (!ptx_folder.empty()) {
+    static int written = 0;
+    std::ofstream(text(ptx_folder, "/", target, "-", written++, ".ptx")) << ptx;
+  }
+  return Module::parse(ptx, "test");
+}
+}  // namespace
+
+Device::Device(const std::string& body, int target) : card(ptxemu::card(target)), module(parsed(body, target)) { module->load(memory); }
+
+Launch Device::prepare(const std::string& kernel, Dim3 grid, Dim3 block, size_t dynamic_shared,
+  const std::vector<std::span<const std::byte>>& arguments) const {
+  const Kernel* found = module->kernel(kernel);
+  EXPECT(found, "no kernel ", kernel);
+  EXPECT(found->parameters.size() == arguments.size(), kernel, " takes ", found->parameters.size(), " parameters, received ", arguments.size());
+  Launch launch{found, grid, block, dynamic_shared, std::vector<std::byte>(found->parameter_bytes)};
+  for (size_t i = 0; i < arguments.size(); i++) {
+    const Parameter& p = found->parameters[i];
+    EXPECT(p.bytes == arguments[i].size(), kernel, ": ", p.name, " has ", p.bytes, " bytes, received ", arguments[i].size());
+    std::memcpy(launch.parameters.data() + p.offset, arguments[i].data(), p.bytes);
+  }
+  return launch;
+}
+
+Error expect_error(ErrorKind kind, const std::function<void()>& body) {
+  try {
+    body();
+  } catch (const Error& e) {
+    if (e.kind != kind) throw Failure(text("expected ", name(kind), " but received ", name(e.kind), ": ", e.what()));
+    return e;
+  }
+  throw Failure(text("expected ", name(kind), " but nothing was thrown"));
+}
+
+}  // namespace ptxemu::test

@@ -1,0 +1,122 @@
+// Integer arithmetic: add, sub, mul, mad, div, rem, min, max, abs, neg, sad, dp4a, dp2a. PTX ISA 9.0, 9.7.1.
+// Results wrap modulo 2^n; division by zero and INT_MIN / -1 are left open by the ISA.
+#include <cstdlib>
+#include <limits>
+
+#include "rows.h"
+#include "test.h"
+
+namespace ptxemu::test {
+namespace {
+
+template <class T>
+using Unsigned = std::make_unsigned_t<T>;
+__extension__ using Wide = __int128;  // holds every product of two 64-bit integers
+
+template <class T>
+std::string suffix() {
+  return text(std::is_signed_v<T> ? ".s" : ".u", sizeof(T) * 8);
+}
+
+template <class T>
+T wrapped(Wide x) {
+  return T(Unsigned<T>(x));
+}
+template <class T>
+T clamped(Wide x) {
+  return T(std::min<Wide>(std::max<Wide>(x, std::numeric_limits<T>::min()), std::numeric_limits<T>::max()));
+}
+template <class T>
+T high(Wide x) {
+  return T(x >> sizeof(T) * 8);
+}
+
+template <class T>
+void division() {
+  const std::string t = suffix<T>();
+  auto defined = [](T a, T b) {
+    if (b == 0 || (std::is_signed_v<T> && a == std::numeric_limits<T>::min() && b == T(-1))) throw Unspecified();
+  };
+  row("div" + t, [=](T a, T b) { return defined(a, b), T(a / b); });
+  row("rem" + t, [=](T a, T b) { return defined(a, b), T(a % b); });
+}
+
+template <class T>
+void arithmetic() {
+  const std::string t = suffix<T>();
+  row("add" + t, [](T a, T b) { return wrapped<T>(Wide(a) + b); });
+  row("sub" + t, [](T a, T b) { return wrapped<T>(Wide(a) - b); });
+  row("mul.lo" + t, [](T a, T b) { return wrapped<T>(Wide(a) * b); });
+  row("mul.hi" + t, [](T a, T b) { return high<T>(Wide(a) * b); });
+  row("mad.lo" + t, [](T a, T b, T c) { return wrapped<T>(Wide(a) * b + c); });
+  row("mad.hi" + t, [](T a, T b, T c) { return wrapped<T>(Wide(high<T>(Wide(a) * b)) + c); });
+  row("min" + t, [](T a, T b) { return a < b ? a : b; });
+  row("max" + t, [](T a, T b) { return a < b ? b : a; });
+  division<T>();
+  if constexpr (std::is_signed_v<T>) {
+    row("neg" + t, [](T a) { return wrapped<T>(-Wide(a)); });
+    row("abs" + t, [](T a) { return wrapped<T>(a < 0 ? -Wide(a) : Wide(a)); });
+  }
+}
+
+template <class T, class Product>
+void wide() {
+  row("mul.wide" + suffix<T>(), [](T a, T b) { return Product(Product(a) * Product(b)); });
+  row("mad.wide" + suffix<T>(), [](T a, T b, Product c) { return wrapped<Product>(Wide(a) * b + c); });
+}
+
+template <class T>
+void sum_of_differences() {
+  row("sad" + suffix<T>(), [](T a, T b, T c) { return wrapped<T>(Wide(c) + (a < b ? Wide(b) - a : Wide(a) - b)); });
+}
+
+template <class T>
+T element(uint32_t word, int i) {
+  return T(word >> i * sizeof(T) * 8);
+}
+
+template <class A, class B, class Sum>
+void dot_products(const std::string& types) {
+  row("dp4a" + types, [](uint32_t a, uint32_t b, Sum c) {
+    Wide sum = c;
+    for (int i = 0; i < 4; i++) sum += Wide(element<A>(a, i)) * element<B>(b, i);
+    return wrapped<Sum>(sum);
+  });
+}
+
+}  // namespace
+
+SUITE(integers) {
+  arithmetic<int16_t>();
+  arithmetic<uint16_t>();
+  arithmetic<int32_t>();
+  arithmetic<uint32_t>();
+  arithmetic<int64_t>();
+  arithmetic<uint64_t>();
+  wide<int16_t, int32_t>();
+  wide<uint16_t, uint32_t>();
+  wide<int32_t, int64_t>();
+  wide<uint32_t, uint64_t>();
+  sum_of_differences<int32_t>();
+  sum_of_differences<uint32_t>();
+  dot_products<int8_t, int8_t, int32_t>(".s32.s32");
+  dot_products<uint8_t, uint8_t, uint32_t>(".u32.u32");
+  dot_products<int8_t, uint8_t, int32_t>(".s32.u32");
+  row("add.sat.s32", [](int32_t a, int32_t b) { return clamped<int32_t>(Wide(a) + b); });
+  row("sub.sat.s32", [](int32_t a, int32_t b) { return clamped<int32_t>(Wide(a) - b); });
+  row("mad.hi.sat.s32", [](int32_t a, int32_t b, int32_t c) { return clamped<int32_t>(Wide(high<int32_t>(Wide(a) * b)) + c); });
+  row("mul24.lo.s32", [](int32_t a, int32_t b) { return wrapped<int32_t>(Wide(int32_t(a << 8) >> 8) * (int32_t(b << 8) >> 8)); });
+  row("mul24.lo.u32", [](uint32_t a, uint32_t b) { return wrapped<uint32_t>(Wide(a & 0xffffff) * (b & 0xffffff)); });
+  row("add.u16x2", [](uint32_t a, uint32_t b) { return ((a + b) & 0xffff) | ((a & 0xffff0000) + (b & 0xffff0000)); });
+
+  // Immediate operands stand for every lane, whatever their spelling.
+  row("add.s32 %d, %a, -7", [](int32_t a) { return wrapped<int32_t>(Wide(a) - 7); });
+  row("mad.lo.s32 %d, %a, 0x7fffffff, 12U", [](int32_t a) { return wrapped<int32_t>(Wide(a) * 0x7fffffff + 12); });
+  row("add.s64 %d, %a, -9223372036854775808", [](int64_t a) { return int64_t(uint64_t(a) + (uint64_t(1) << 63)); });
+  row("and.b32 %d, %a, 0b1011", [](uint32_t a) { return a & 11; });
+  row("and.b32 %d, %a, 0777", [](uint32_t a) { return a & 511; });
+  row("max.s16 %d, %a, -32768", [](int16_t a) { return a; });
+  row("mul.wide.s32 %d, %a, -3", [](int32_t a) { return int64_t(a) * -3; });
+}
+
+}  // namespace ptxemu::test
