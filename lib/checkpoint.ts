@@ -11,12 +11,12 @@ import {
   unsupported,
   vaeConfig,
 } from './architecture.js'
+import type { Computation } from './device.js'
 import { LorafuseError } from './events.js'
 import {
   type Component,
   native,
   type Session,
-  type SessionOptions,
   type TextEncoderConfig,
   type UNetConfig,
   type VaeConfig,
@@ -176,7 +176,7 @@ export async function readCheckpoint(path: string): Promise<Checkpoint> {
 }
 
 /** Opens the networks of a model, nothing of them read yet. Throws `NATIVE_NOT_FOUND`, and what mapping the files throws. */
-export function openSession({ unet, textEncoder, vae }: Checkpoint, options: Pick<SessionOptions, 'threads' | 'precision'>): Session {
+export function openSession({ unet, textEncoder, vae }: Checkpoint, options: Computation): Session {
   return new (native().Session)({ ...options, unet, textEncoder, vae })
 }
 

@@ -123,8 +123,3 @@ export function fixedOptions(options: ResolvedTrainOptions): Record<string, unkn
   if (options.lrScheduler !== 'constant') names.push('steps', 'epochs')
   return Object.fromEntries(names.map((name) => [name, options[name as keyof ResolvedTrainOptions]]))
 }
-
-/** How the native side holds frozen weights; `auto` is f32 on the CPU. */
-export function weightPrecision(precision: ResolvedTrainOptions['precision']): 'f32' | 'fp16' | 'bf16' {
-  return precision === 'auto' ? 'f32' : precision
-}

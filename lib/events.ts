@@ -59,7 +59,7 @@ export interface StepEvent {
   /** Mean over the last epoch's worth of updates, as kohya's `avr_loss`. */
   averageLoss: number
   learningRate: number
-  /** Global L2 norm of the gradients before clipping. */
+  /** Global L2 norm of the gradients before clipping. Not finite: they overflowed in fp16, and the update was left out. */
   gradNorm: number
   stepsPerSecond: number
   etaSeconds: number

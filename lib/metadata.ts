@@ -3,11 +3,14 @@
  * (kohya-ss/sd-scripts:library/sai_model_spec.py). All values are strings, booleans and none as Python writes them.
  */
 import type { Picture } from './cache.js'
-import { type ResolvedTrainOptions, weightPrecision } from './config.js'
+import type { ResolvedTrainOptions } from './config.js'
+import type { SessionOptions } from './native.js'
 import type { RunId } from './state.js'
 
 export interface TrainingFacts {
   options: ResolvedTrainOptions
+  /** What was computed in. */
+  precision: SessionOptions['precision']
   pictures: Picture[]
   run: RunId
   /** Updates of the whole run. */
@@ -80,8 +83,7 @@ function localDate(time: number): string {
 
 /** The metadata of a file saved after update `step`, at `savedAt` (Unix time in seconds); without the hashes. */
 export function trainingMetadata(facts: TrainingFacts, step: number, savedAt: number): Record<string, string> {
-  const { options, pictures, run, steps, model } = facts
-  const precision = weightPrecision(options.precision)
+  const { options, precision, pictures, run, steps, model } = facts
   const scheduler = options.lrScheduler === 'constant' && options.lrWarmupSteps > 0 ? 'constant_with_warmup' : options.lrScheduler
   const values: Record<string, Value> = {
     session_id: run.sessionId,

@@ -68,9 +68,14 @@ export interface Component<Config> {
 }
 
 export interface SessionOptions {
-  /** Worker threads, 1 or more. Results do not depend on it. */
+  /** `cuda`: the first card; throws `NO_DEVICE` without one, `BACKEND_MISSING` where this build has no CUDA backend. */
+  device: 'cpu' | 'cuda'
+  /** Worker threads of the CPU, 1 or more. Results do not depend on it. */
   threads: number
-  /** How frozen weights are held: `f32` = exactly as the file has them, widened when used; else rounded to 16 bits first. */
+  /**
+   * On a card: the type of activations and frozen weights; throws `PRECISION_UNSUPPORTED` for bf16 before Ampere. On the CPU, which
+   * computes in f32: how frozen weights are held, `f32` = exactly as the file has them, widened when used, else rounded to 16 bits first.
+   */
   precision: 'f32' | 'fp16' | 'bf16'
   unet: Component<UNetConfig>
   textEncoder?: Component<TextEncoderConfig>
@@ -105,7 +110,7 @@ export interface StepInput {
   timesteps: Float32Array
   /** Text embeddings `[n, tokens, crossAttentionDim]`. */
   context: Float32Array
-  /** Factor of each sample's mean squared error in the loss that is differentiated, e.g. 1/(batch·accumulation). */
+  /** Factor of each sample's mean squared error in the loss that is differentiated, e.g. lossScale/(batch·accumulation). */
   weights: Float32Array
 }
 
@@ -117,6 +122,8 @@ export interface UpdateInput {
   weightDecay: number
   /** Gradients are scaled down to this global L2 norm; 0 = never. */
   maxGradNorm: number
+  /** What the gradients are multiplied by: they are divided by it first. */
+  lossScale: number
   /** Counts updates from 1, for the bias correction. */
   step: number
 }
@@ -166,7 +173,8 @@ export interface NativeInfo {
   /** Processor features that matter here, e.g. `avx2`, `avx512f`, `avx512_bf16`. */
   features: string[]
   threads: number
-  cuda: { available: boolean; reason: string }
+  /** `card`: its name and size; `reason`: why there is none. */
+  cuda: { available: boolean; card: string; reason: string }
 }
 
 export interface NativeAddon {

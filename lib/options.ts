@@ -40,10 +40,15 @@ function defaulted<Input, Value>(
 }
 
 const machine = {
+  device: defaulted(
+    choice(['auto', 'cuda', 'cpu'], { gpu: 'cuda' }),
+    'auto',
+    'Where to compute: on the first CUDA card (CUDA_VISIBLE_DEVICES picks another) or the CPU; auto: on a card where there is one',
+  ),
   precision: defaulted(
     choice(['auto', 'f32', 'fp16', 'bf16'], { no: 'f32', fp32: 'f32', f16: 'fp16' }),
     'auto',
-    'How frozen weights are held. f32: as the file has them; fp16, bf16: rounded to 16 bits. Arithmetic is f32 on the CPU, where auto is f32',
+    'On a card: the type of activations and frozen weights, auto is fp16, bf16 needs Ampere. On the CPU, where auto is f32 and so is arithmetic: how frozen weights are held, f32 as the file has them',
     { kohya: ['mixed_precision'], fixed: true },
   ),
   threads: defaulted(integer(1, 1024), availableParallelism, 'Worker threads; the result does not depend on it', {
@@ -167,8 +172,12 @@ const sampling = {
   clipSkip: defaulted(integer(1, 64), 1, 'Take the text from this layer, counted from the last', { kohya: ['clip_skip'] }),
 }
 
-export const generateGroups = { Picture: picture, Sampling: sampling, Machine: { precision, threads: machine.threads } }
-export const generateTable = { ...picture, ...sampling, precision, threads: machine.threads }
+export const generateGroups = {
+  Picture: picture,
+  Sampling: sampling,
+  Machine: { device: machine.device, precision, threads: machine.threads },
+}
+export const generateTable = { ...picture, ...sampling, device: machine.device, precision, threads: machine.threads }
 
 const common = {
   json: defaulted(flag, false, 'Events as JSON, one a line on stdout, instead of progress on stderr'),

@@ -1,6 +1,6 @@
 /** A model that draws: text → embeddings → DDIM over the UNet → VAE → pixels. */
 import { type Checkpoint, openSession, readCheckpoint } from './checkpoint.js'
-import { weightPrecision } from './config.js'
+import { computation } from './device.js'
 import { LorafuseError, throwIfAborted } from './events.js'
 import { type Lora, readLora, stackLoras } from './lora.js'
 import type { Session } from './native.js'
@@ -11,6 +11,7 @@ import { loadTokenizer, type Tokenizer } from './tokenizer.js'
 
 export interface PipelineOptions {
   model: string
+  device: 'auto' | 'cuda' | 'cpu'
   precision: 'auto' | 'f32' | 'fp16' | 'bf16'
   threads: number
 }
@@ -45,10 +46,10 @@ export class Pipeline implements AsyncDisposable {
   ) {}
 
   /** Throws as `readCheckpoint`, `loadTokenizer` and `native`. */
-  static async open({ model, precision, threads }: PipelineOptions): Promise<Pipeline> {
+  static async open({ model, ...options }: PipelineOptions): Promise<Pipeline> {
     const checkpoint = await readCheckpoint(model)
     const tokenizer = await loadTokenizer(checkpoint.tokenizerFolder)
-    const session = openSession(checkpoint, { threads, precision: weightPrecision(precision) })
+    const session = openSession(checkpoint, computation(options))
     return new Pipeline(checkpoint, session, tokenizer)
   }
 

@@ -6,10 +6,12 @@ import { Batches } from './batches.js'
 import { selectBucket } from './buckets.js'
 import { cacheLatents, cacheText, type Picture, type Progress } from './cache.js'
 import { type Checkpoint, hashUnet, openSession, readCheckpoint } from './checkpoint.js'
-import { fixedOptions, type ResolvedTrainOptions, resolveTrainOptions, type TrainOptions, weightPrecision } from './config.js'
+import { fixedOptions, type ResolvedTrainOptions, resolveTrainOptions, type TrainOptions } from './config.js'
 import { scanDataset } from './dataset.js'
+import { type Computation, computation } from './device.js'
 import { version } from './doctor.js'
 import { LorafuseError, type TrainEvent, throwIfAborted } from './events.js'
+import { LossScale } from './loss-scale.js'
 import type { Session } from './native.js'
 import { Output } from './output.js'
 import { legacyHash } from './safetensors.js'
@@ -92,7 +94,7 @@ class Run {
     const weights = initialAdapters(adapters, seed)
     const zeros = () => new Float32Array(weights.length)
     const run = { sessionId: randomInt(2 ** 32), startedAt: Date.now() / 1000 }
-    return { step: 0, run, weights, firstMoment: zeros(), secondMoment: zeros() }
+    return { step: 0, run, weights, firstMoment: zeros(), secondMoment: zeros(), lossScale: undefined }
   }
 
   private progress(kind: 'latents' | 'text'): Progress {
@@ -102,7 +104,7 @@ class Run {
     }
   }
 
-  private async trainer(session: Session, checkpoint: Checkpoint, pictures: Picture[]): Promise<Trainer> {
+  private async trainer(session: Session, chosen: Computation, checkpoint: Checkpoint, pictures: Picture[]): Promise<Trainer> {
     const { options, context } = this
     const adapters = selectAdapters(session.modules(), options.targets, options.rank, options.alpha)
     const output = new Output(options, adapters)
@@ -127,11 +129,25 @@ class Run {
     const { updatesPerEpoch, batchesPerEpoch } = batches
     const unetPath = checkpoint.unet.files[0]?.path as string
     const model = { name: checkpoint.name, hash, legacyHash: await legacyHash(unetPath) }
-    const facts = { options, pictures, run: state.run, steps, batchesPerEpoch, updatesPerEpoch, model, version: version() }
+    const facts = {
+      options,
+      precision: chosen.precision,
+      pictures,
+      run: state.run,
+      steps,
+      batchesPerEpoch,
+      updatesPerEpoch,
+      model,
+      version: version(),
+    }
     const samples = pictures.map(({ caption }, i) => ({ latents: latents[i]!, context: texts.get(caption)! }))
     const { scheduler } = checkpoint
     const { length: tokens } = tokenizer
-    return new Trainer({ session, samples, tokens, batches, adapters, output, identity, facts, scheduler, from: state.step }, context)
+    const lossScale = LossScale.of(chosen, state.lossScale)
+    return new Trainer(
+      { session, samples, tokens, batches, adapters, output, identity, facts, scheduler, lossScale, from: state.step },
+      context,
+    )
   }
 
   async train(): Promise<TrainResult> {
@@ -140,10 +156,10 @@ class Run {
     const checkpoint = await readCheckpoint(options.model)
     checkOptions(options, checkpoint)
     const pictures = await this.readPictures()
-    const { threads, precision } = options
-    const session = openSession(checkpoint, { threads, precision: weightPrecision(precision) })
+    const chosen = computation(options)
+    const session = openSession(checkpoint, chosen)
     try {
-      const trainer = await this.trainer(session, checkpoint, pictures)
+      const trainer = await this.trainer(session, chosen, checkpoint, pictures)
       const finished = await trainer.train()
       const seconds = (performance.now() - this.started) / 1000
       this.emit({ type: 'done', step: finished.step, path: finished.path, seconds })

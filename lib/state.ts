@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import { readdir, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { LorafuseError } from './events.js'
+import type { LossScaleState } from './loss-scale.js'
 import { readHeader, readTensors, writeSafetensors } from './safetensors.js'
 
 /** What a state was trained on. */
@@ -32,12 +33,15 @@ export interface Buffers {
 export interface TrainingState extends Buffers {
   step: number
   run: RunId
+  /** Undefined before the first step. */
+  lossScale: LossScaleState | undefined
 }
 
 interface About extends RunId {
   version: 1
   step: number
   identity: Identity
+  lossScale?: LossScaleState
   sha256: string
 }
 
@@ -60,7 +64,14 @@ function invalid(path: string, problem: string, cause?: unknown): LorafuseError 
 
 /** Writes a state. Throws as `writeAtomically`. */
 export async function writeState(path: string, state: TrainingState, identity: Identity): Promise<void> {
-  const about: About = { version: 1, step: state.step, ...state.run, identity, sha256: hash(state) }
+  const about: About = {
+    version: 1,
+    step: state.step,
+    ...state.run,
+    identity,
+    ...(state.lossScale ? { lossScale: state.lossScale } : {}),
+    sha256: hash(state),
+  }
   const tensors = BUFFERS.map((name) => ({ name, dtype: 'F32' as const, shape: [state[name].length], data: state[name] }))
   await writeSafetensors(path, tensors, { [KEY]: JSON.stringify(about) })
 }
@@ -102,7 +113,7 @@ function differences(saved: Identity, now: Identity): string[] {
  * or no state), `STATE_MISMATCH` (saved by a run of another model, other images or other settings; says which).
  */
 export async function readState(path: string, identity: Identity, count: number): Promise<TrainingState> {
-  const { step, sessionId, startedAt, identity: saved, sha256 } = await readAbout(path)
+  const { step, sessionId, startedAt, identity: saved, lossScale, sha256 } = await readAbout(path)
   const found = differences(saved, identity)
   if (found.length > 0) {
     const advice = 'resume with what it was trained with, or train anew without resume'
@@ -115,7 +126,7 @@ export async function readState(path: string, identity: Identity, count: number)
   const buffers: Buffers = { weights: buffer('weights'), firstMoment: buffer('firstMoment'), secondMoment: buffer('secondMoment') }
   if (hash(buffers) !== sha256) throw invalid(path, 'a damaged file: its checksum differs')
   if (buffers.weights.length !== count) throw invalid(path, `${buffers.weights.length} numbers where this run trains ${count}`)
-  return { step, run: { sessionId, startedAt }, ...buffers }
+  return { step, run: { sessionId, startedAt }, lossScale, ...buffers }
 }
 
 /** Where a checkpoint's state lies: beside it. */

@@ -4,6 +4,7 @@ import type { SchedulerConfig } from './architecture.js'
 import type { Batch, Batches } from './batches.js'
 import { isMirrored, type Latents } from './cache.js'
 import { LorafuseError, type TrainEvent, throwIfAborted } from './events.js'
+import type { LossScale } from './loss-scale.js'
 import { type TrainingFacts, trainingMetadata } from './metadata.js'
 import type { MemoryPlan, Session, StepInput } from './native.js'
 import { integer, normal } from './noise.js'
@@ -36,6 +37,7 @@ export interface TrainerOptions {
   identity: Identity
   facts: TrainingFacts
   scheduler: SchedulerConfig
+  lossScale: LossScale
   /** The last update that is done; 0: none. */
   from: number
 }
@@ -90,7 +92,7 @@ export class Trainer {
 
   /** What update `step` computes for a batch whose first sample is the update's `offset`th. */
   private input(batch: Batch, step: number, offset: number): StepInput {
-    const { samples, facts } = this.options
+    const { samples, facts, lossScale } = this.options
     const { seed, flip, gradientAccumulation } = facts.options
     const chosen = batch.map((i) => samples[i]!)
     const { height, width } = chosen[0]!.latents
@@ -107,14 +109,15 @@ export class Trainer {
       timesteps: Float32Array.from(timesteps),
       context: join(chosen.map(({ context }) => context)),
       // As accelerate: each batch's mean over the number of batches that an update takes, even where an epoch's last takes fewer.
-      weights: new Float32Array(batch.length).fill(1 / (batch.length * gradientAccumulation)),
+      weights: new Float32Array(batch.length).fill(lossScale.value / (batch.length * gradientAccumulation)),
     }
   }
 
   private async save(occasion: Occasion, step: number): Promise<Saved> {
-    const { session, output, facts, identity } = this.options
+    const { session, output, facts, identity, lossScale } = this.options
     const state = {
       step,
+      lossScale: lossScale.state,
       run: facts.run,
       weights: session.readAdapters('weights'),
       firstMoment: session.readAdapters('firstMoment'),
@@ -157,8 +160,14 @@ export class Trainer {
     return new LorafuseError('NAN_LOSS', `Expected a finite loss at step ${step} but received ${what}${kept}. Lower the learning rate`)
   }
 
+  /** Gradients that overflowed in fp16 are dropped; the scale has become smaller. */
+  private dropGradients(): void {
+    const { session, adapters } = this.options
+    session.writeAdapters('gradients', new Float32Array(parameterCount(adapters)))
+  }
+
   private async update(step: number): Promise<{ loss: number; gradNorm: number; learningRate: number }> {
-    const { session, batches, facts } = this.options
+    const { session, batches, facts, lossScale } = this.options
     const { weightDecay, maxGradNorm } = facts.options
     let sum = 0
     let count = 0
@@ -168,9 +177,26 @@ export class Trainer {
     }
     const loss = sum / count
     const learningRate = learningRateAt(step, facts.steps, facts.options)
-    const gradNorm = Number.isFinite(loss) ? await session.update({ ...ADAM, learningRate, weightDecay, maxGradNorm, step }) : Number.NaN
-    if (!Number.isFinite(gradNorm)) throw await this.diverged(step, loss, gradNorm)
+    if (!Number.isFinite(loss)) throw await this.diverged(step, loss, Number.NaN)
+    // The bias correction counts the updates that were made.
+    const settings = { ...ADAM, learningRate, weightDecay, maxGradNorm, lossScale: lossScale.value, step: step - lossScale.state.skipped }
+    const gradNorm = await session.update(settings)
+    if (Number.isFinite(gradNorm)) {
+      lossScale.made()
+    } else if (lossScale.canShrink) {
+      lossScale.skipped()
+      this.dropGradients()
+    } else {
+      throw await this.diverged(step, loss, gradNorm)
+    }
     return { loss, gradNorm, learningRate }
+  }
+
+  /** Another program may have taken the card's memory: what is trained so far is saved. */
+  private async outOfMemory(last: number, cause: LorafuseError): Promise<LorafuseError> {
+    const { path } = last > this.savedStep ? await this.checkpoint({ step: last }, last) : {}
+    const kept = path === undefined ? '' : `; step ${last} is saved in ${path}`
+    return new LorafuseError('OUT_OF_MEMORY', `${cause.message}${kept}`, { cause })
   }
 
   private report(step: number, update: { loss: number; gradNorm: number; learningRate: number }): void {
@@ -197,7 +223,9 @@ export class Trainer {
     let loss: number | undefined
     for (let step = from + 1; step <= steps; step++) {
       await this.stopIfAborted(step - 1)
-      const update = await this.update(step)
+      const update = await this.update(step).catch(async (error: LorafuseError) => {
+        throw error.code === 'OUT_OF_MEMORY' ? await this.outOfMemory(step - 1, error) : error
+      })
       loss = update.loss
       this.report(step, update)
       await this.saveWhereDue(step)

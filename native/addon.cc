@@ -452,8 +452,15 @@ Napi::Value info(const Napi::CallbackInfo& call) {
   out.Set("features", features);
   out.Set("threads", std::max(1u, std::thread::hardware_concurrency()));
   auto cuda = Napi::Object::New(env);
-  cuda.Set("available", false);
-  cuda.Set("reason", "This version has no CUDA backend yet: it trains on the CPU");
+  std::string card, reason;
+  try {
+    card = open_cuda_backend()->describe();
+  } catch (const Error& e) {
+    reason = e.what();
+  }
+  cuda.Set("available", reason.empty());
+  cuda.Set("card", card);
+  cuda.Set("reason", reason);
   out.Set("cuda", cuda);
   return out;
 }

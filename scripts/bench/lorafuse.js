@@ -15,6 +15,7 @@ const data = (name) => inputs.get(name).data
 const { Session, info } = native()
 const session = new Session({
   threads,
+  device: 'cpu',
   precision: 'f32',
   unet: {
     config: unetConfig(new Config(config, JSON.parse(readFileSync(config, 'utf8')))),
@@ -46,7 +47,15 @@ async function step() {
   const start = performance.now()
   const losses = await session.step(input)
   updates += 1
-  const optimizer = { learningRate: settings.learningRate, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 1e-2, maxGradNorm: 1 }
+  const optimizer = {
+    learningRate: settings.learningRate,
+    beta1: 0.9,
+    beta2: 0.999,
+    epsilon: 1e-8,
+    weightDecay: 1e-2,
+    maxGradNorm: 1,
+    lossScale: 1,
+  }
   const gradNorm = await session.update({ ...optimizer, step: updates })
   return { loss: losses[0], gradNorm, seconds: (performance.now() - start) / 1000 }
 }

@@ -55,7 +55,7 @@ async function draw(pipeline, references) {
 }
 
 async function ours(lora, path) {
-  const pipeline = await Pipeline.open({ model, precision: 'f32', threads: number('threads') })
+  const pipeline = await Pipeline.open({ model, device: 'cpu', precision: 'f32', threads: number('threads') })
   try {
     const side = size / 8
     const tensor = (name, data, height, channels) => ({ name, dtype: 'F32', shape: [1, height, height, channels], data })
@@ -99,6 +99,7 @@ try {
     learningRate: 2e-3,
     seed: 1,
     saveEvery: 0,
+    device: 'cpu',
     threads: number('threads'),
   })
   const lora = join(folder, 'compare.safetensors')

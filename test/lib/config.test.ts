@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { fixedOptions, kebab, nearest, resolveGenerateOptions, resolveTrainOptions, weightPrecision } from '../../lib/config.js'
+import { fixedOptions, kebab, nearest, resolveGenerateOptions, resolveTrainOptions } from '../../lib/config.js'
 import { generateTable, type Table, trainTable } from '../../lib/options.js'
 
 const train = { model: 'model', images: 'images' }
@@ -77,8 +77,7 @@ test("kohya's words for precisions and schedules are understood", () => {
   assert.equal(resolveTrainOptions({ ...train, precision: 'no' as 'f32' }).precision, 'f32')
   assert.equal(resolveTrainOptions({ ...train, savePrecision: 'float' as 'f32' }).savePrecision, 'f32')
   assert.equal(resolveTrainOptions({ ...train, lrScheduler: 'constant_with_warmup' as 'constant' }).lrScheduler, 'constant')
-  assert.equal(weightPrecision('auto'), 'f32')
-  assert.equal(weightPrecision('bf16'), 'bf16')
+  assert.equal(resolveTrainOptions({ ...train, device: 'gpu' as 'cuda' }).device, 'cuda')
 })
 
 test('colours and LoRAs are read from their short forms', () => {
@@ -98,7 +97,7 @@ test('colours and LoRAs are read from their short forms', () => {
 test('the options that a resumed run must share leave out paths, threads and the length of a run at constant rate', () => {
   const constant = Object.keys(fixedOptions(resolveTrainOptions(train)))
   for (const name of ['rank', 'alpha', 'seed', 'precision', 'learningRate', 'resolution']) assert.ok(constant.includes(name), name)
-  for (const name of ['model', 'images', 'output', 'threads', 'savePrecision', 'saveEvery', 'steps'])
+  for (const name of ['model', 'images', 'output', 'device', 'threads', 'savePrecision', 'saveEvery', 'steps'])
     assert.ok(!constant.includes(name), name)
   const cosine = fixedOptions(resolveTrainOptions({ ...train, lrScheduler: 'cosine', steps: 5 }))
   assert.equal(cosine.steps, 5)

@@ -147,7 +147,7 @@ test('a LoRA of another model is refused', async (t) => {
 })
 
 test('an open pipeline draws one picture after another, and after its disposal no more', async () => {
-  const pipeline = await Pipeline.open({ model: tiny, precision: 'auto', threads: 1 })
+  const pipeline = await Pipeline.open({ model: tiny, device: 'auto', precision: 'auto', threads: 1 })
   const request = { ...small, prompt: 'an apple', negativePrompt: '', clipSkip: 1 }
   const first = await pipeline.draw(request)
   await pipeline.draw({ ...request, seed: 5, width: 96 })

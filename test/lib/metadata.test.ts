@@ -18,7 +18,8 @@ function metadata(given: Partial<TrainOptions>, step = 9): Record<string, string
   const options = resolveTrainOptions({ model: 'm', images: 'i', name: 'my style', rank: 8, alpha: 4, ...given })
   const model = { name: 'sd15', legacyHash: '6ce0161689b3'.slice(0, 8), hash: 'a'.repeat(64) }
   const run = { sessionId: 77, startedAt: 1_700_000_000.25 }
-  const facts = { options, pictures, run, steps: 20, batchesPerEpoch: 7, updatesPerEpoch: 7, model, version: '0.1.0' }
+  const precision = options.precision === 'auto' ? ('f32' as const) : options.precision
+  const facts = { options, precision, pictures, run, steps: 20, batchesPerEpoch: 7, updatesPerEpoch: 7, model, version: '0.1.0' }
   return trainingMetadata(facts, step, 1_700_000_100)
 }
 

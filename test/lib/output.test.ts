@@ -14,7 +14,7 @@ import { pattern } from '../train/pattern.js'
 const adapters: Adapter[] = [{ module: { path: 'a.b', kind: 'linear', inFeatures: 2000, outFeatures: 3000 }, rank: 64, alpha: 32 }]
 const count = parameterCount(adapters)
 const buffers = { weights: pattern('w', count), firstMoment: pattern('m', count), secondMoment: pattern('v', count) }
-const state = { step: 100, run: { sessionId: 1, startedAt: 1 }, ...buffers }
+const state = { step: 100, run: { sessionId: 1, startedAt: 1 }, lossScale: undefined, ...buffers }
 const identity = { model: 'm', images: 'i', settings: {} }
 
 for (const [savePrecision, dtype, error] of [

@@ -12,7 +12,7 @@ const identity: Identity = { model: 'a', images: 'b', settings: { rank: 4, seed:
 function state(step = 7, sessionId = 1, startedAt = 100.5): TrainingState {
   const run = { sessionId, startedAt }
   const buffers = { weights: pattern('w', 9), firstMoment: pattern('m', 9), secondMoment: pattern('v', 9) }
-  return { step, run, ...buffers }
+  return { step, run, lossScale: { value: 1024, growing: 3, skipped: 2 }, ...buffers }
 }
 
 test('a state comes back to the bit', async (t) => {

@@ -7,6 +7,7 @@ import { Batches } from '../../lib/batches.js'
 import { isMirrored } from '../../lib/cache.js'
 import { fixedOptions, resolveTrainOptions, type TrainOptions } from '../../lib/config.js'
 import type { StepEvent, TrainEvent } from '../../lib/events.js'
+import { LossScale } from '../../lib/loss-scale.js'
 import { normal } from '../../lib/noise.js'
 import { Output } from '../../lib/output.js'
 import { alphasCumprod } from '../../lib/schedule.js'
@@ -30,7 +31,7 @@ const samples = [1, 2, 3].map((value) => {
   }
 })
 
-async function setUp(t: TestContext, given: Partial<TrainOptions>, context: TrainContext = {}) {
+async function setUp(t: TestContext, given: Partial<TrainOptions>, context: TrainContext = {}, device: 'cpu' | 'cuda' = 'cpu') {
   const output = await temporaryFolder(t)
   const options = resolveTrainOptions({ model: 'm', images: 'i', output, name: 'fake', saveEvery: 0, learningRate: 0.1, ...given })
   const session = new FakeSession(5)
@@ -43,10 +44,22 @@ async function setUp(t: TestContext, given: Partial<TrainOptions>, context: Trai
     bucket: { width: 8, height: 8, resized: { width: 8, height: 8 } },
   }))
   const model = { name: 'm', hash: 'h', legacyHash: 'l' }
-  const facts = { options, pictures, run: { sessionId: 1, startedAt: 2 }, steps, batchesPerEpoch, updatesPerEpoch, model, version: '0' }
+  const facts = {
+    options,
+    precision: 'fp16' as const,
+    pictures,
+    run: { sessionId: 1, startedAt: 2 },
+    steps,
+    batchesPerEpoch,
+    updatesPerEpoch,
+    model,
+    version: '0',
+  }
   const identity = { model: 'h', images: 'i', settings: fixedOptions(options) }
+  const lossScale = LossScale.of({ device, precision: 'fp16' })
+  const files = new Output(options, adapters)
   const trainer = new Trainer(
-    { session, samples, tokens, batches, adapters, output: new Output(options, adapters), identity, facts, scheduler, from: 0 },
+    { session, samples, tokens, batches, adapters, output: files, identity, facts, scheduler, lossScale, from: 0 },
     {
       ...context,
       onEvent: (event) => {
@@ -167,6 +180,41 @@ for (const [what, fails] of [
     assert.equal(events.at(-1)?.type, 'checkpoint')
   })
 }
+
+test('on a card in fp16, gradients that overflow halve the loss scale and their update is left out', async (t) => {
+  const plain = await setUp(t, { steps: 6 })
+  await plain.trainer.train()
+  const { trainer, session, output, events, read } = await setUp(t, { steps: 6 }, {}, 'cuda')
+  session.largest = 2 ** 14
+  await trainer.train()
+  const overflowed = stepsOf(events).map(({ gradNorm }) => gradNorm === Infinity)
+  const left = overflowed.filter(Boolean).length
+  assert.ok(left > 0 && left < 6, `${left} updates were left out`)
+  for (const [i, { lossScale }] of session.updates.entries()) {
+    assert.equal(lossScale, 2 ** (16 - overflowed.slice(0, i).filter(Boolean).length))
+  }
+  assert.equal(
+    session.updates.at(-1)?.step,
+    6 - overflowed.slice(0, 5).filter(Boolean).length,
+    'the bias correction counts updates that were made',
+  )
+  const saved = await read(join(output, 'fake-state.safetensors'))
+  assert.deepEqual(saved.lossScale, { value: 2 ** (16 - left), growing: 5 - overflowed.lastIndexOf(true), skipped: left })
+  assert.ok(plain.session.updates.every(({ lossScale }) => lossScale === 1))
+  assert.ok(session.readAdapters('gradients').every((gradient) => gradient === 0))
+})
+
+test('no memory on the card ends the training with the step before it saved', async (t) => {
+  const { trainer, session, read } = await setUp(t, { steps: 9 }, {}, 'cuda')
+  session.starves = 4
+  let path = ''
+  await assert.rejects(trainer.train(), (error: Error & { code?: string }) => {
+    assert.equal(error.code, 'OUT_OF_MEMORY')
+    path = /^Expected 9 bytes .*; step 3 is saved in (.*fake-step00000003)\.safetensors$/.exec(error.message)?.[1] ?? ''
+    return path !== ''
+  })
+  assert.equal((await read(`${path}-state.safetensors`)).step, 3)
+})
 
 test('a loss that is not finite at once leaves nothing', async (t) => {
   const { trainer, session, output } = await setUp(t, { steps: 9 })

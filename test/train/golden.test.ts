@@ -127,6 +127,7 @@ for (const { title, name, folder } of models) {
             epsilon: settings.epsilon,
             weightDecay: settings.weight_decay,
             maxGradNorm: settings.max_grad_norm,
+            lossScale: 1,
             step: step + 1,
           }),
         )

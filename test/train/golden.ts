@@ -68,7 +68,7 @@ export async function readGolden(name: string, model: string): Promise<Golden> {
 type Precision = SessionOptions['precision']
 
 export async function openSession(golden: Golden, threads: number, precision: Precision = 'f32'): Promise<Session> {
-  return open(await readCheckpoint(golden.model), { threads, precision })
+  return open(await readCheckpoint(golden.model), { device: 'cpu', threads, precision })
 }
 
 const attention = /\.attn[12]\.to_(q|k|v|out\.0)$/

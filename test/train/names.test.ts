@@ -48,7 +48,7 @@ describe("LoRA of Stable Diffusion 1.5's UNet", () => {
     // stable-diffusion-v1-5/stable-diffusion-v1-5:unet/config.json, where it is not diffusers' default.
     const config = unetConfig(new Config('config.json', { cross_attention_dim: 768, attention_head_dim: 8 }))
     const files = [{ path, tensors: tensors.map(({ name, shape, offset }) => ({ name, dtype: 'F16' as const, shape, offset })) }]
-    const session = new (native().Session)({ threads: 1, precision: 'f32', unet: { config, files } })
+    const session = new (native().Session)({ device: 'cpu', threads: 1, precision: 'f32', unet: { config, files } })
     modules = session.modules()
     session.dispose()
   })
