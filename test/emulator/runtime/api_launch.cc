@@ -1,0 +1,149 @@
+// Kernels: launches, attributes, occupancy.
+#include <cuda_occupancy.h>
+
+#include <algorithm>
+#include <cstring>
+#include <sstream>
+
+#include "runtime/queue.h"
+
+using namespace ptxemu;
+
+namespace {
+
+std::string shape(const Dim3& d) { return std::to_string(d.x) + "x" + std::to_string(d.y) + "x" + std::to_string(d.z); }
+
+// Registers are given to a warp in pieces of 256; a multiprocessor holds 65536.
+bool registers_suffice(const Function& function, uint64_t threads, const Card& card) {
+  const uint64_t warps = (threads + 31) / 32, per_warp = (uint64_t(function.registers) * 32 + 255) / 256 * 256;
+  return warps * per_warp <= uint64_t(card.registers_per_multiprocessor);
+}
+
+void check_limits(const Function& function, const Launch& launch, const Card& card) {
+  const LaunchLimit limit = check(launch, card, function.opted_in_shared);
+  const bool registers = registers_suffice(function, launch.block.count(), card);
+  if (limit == LaunchLimit::none && registers) return;
+  std::ostringstream text;
+  text << "kernel " << function.name << ", grid " << shape(launch.grid) << ", block " << shape(launch.block) << ", shared memory "
+       << launch.kernel->static_shared_bytes << " + " << launch.dynamic_shared << " bytes (" << function.opted_in_shared
+       << " opted in), compute capability " << card.compute_capability << ": ";
+  if (limit == LaunchLimit::none) {
+    text << function.registers << " registers per thread are more than the multiprocessor has";
+    throw Failure(cudaErrorLaunchOutOfResources, text.str());
+  }
+  const bool configuration = limit == LaunchLimit::empty_dimension || limit == LaunchLimit::block_dimension
+      || limit == LaunchLimit::grid_dimension;
+  throw Failure(configuration ? cudaErrorInvalidConfiguration : cudaErrorInvalidValue, text.str() + name(limit));
+}
+
+int threads_per_block(const Function& function, const Card& card) {
+  const Kernel& kernel = *function.kernel;
+  int threads = card.threads_per_block;
+  for (const Dim3& bound : {kernel.max_threads, kernel.required_threads})
+    if (bound.count()) threads = std::min(threads, int(bound.count()));
+  while (threads > 32 && !registers_suffice(function, uint64_t(threads), card)) threads -= 32;
+  return threads;
+}
+
+void occupancy(Runtime& r, int* blocks, const void* host, int block_threads, size_t dynamic_shared) {
+  require(blocks && block_threads > 0, cudaErrorInvalidValue, "occupancy of a block without threads");
+  const Function& function = r.function(host);
+  if (function.registers == 0)
+    throw Failure(cudaErrorNotSupported, "the registers of kernel " + function.name + " are not known: the fat binary holds no uncompressed "
+                  "machine code that compute capability " + std::to_string(r.card.compute_capability) + " runs");
+  cudaOccDeviceProp card;
+  card.computeMajor = r.card.compute_capability / 10;
+  card.computeMinor = r.card.compute_capability % 10;
+  card.maxThreadsPerBlock = r.card.threads_per_block;
+  card.maxThreadsPerMultiprocessor = r.card.threads_per_multiprocessor;
+  card.regsPerBlock = card.regsPerMultiprocessor = r.card.registers_per_multiprocessor;
+  card.warpSize = 32;
+  card.sharedMemPerBlock = r.card.shared_per_block;
+  card.sharedMemPerMultiprocessor = r.card.shared_per_multiprocessor;
+  card.numSms = r.card.multiprocessors;
+  card.sharedMemPerBlockOptin = r.card.shared_per_block_opt_in;
+  card.reservedSharedMemPerBlock = r.card.shared_reserved_per_block;
+  cudaOccFuncAttributes kernel;
+  kernel.maxThreadsPerBlock = threads_per_block(function, r.card);
+  kernel.numRegs = function.registers;
+  kernel.sharedSizeBytes = function.kernel->static_shared_bytes;
+  kernel.partitionedGCConfig = PARTITIONED_GC_OFF;
+  kernel.shmemLimitConfig = FUNC_SHMEM_LIMIT_OPTIN;
+  kernel.maxDynamicSharedSizeBytes = std::max(function.opted_in_shared, r.card.shared_per_block - function.kernel->static_shared_bytes);
+  kernel.numBlockBarriers = 1;
+  const cudaOccDeviceState state;
+  cudaOccResult result;
+  const cudaOccError error = cudaOccMaxActiveBlocksPerMultiprocessor(&result, &card, &kernel, &state, block_threads, dynamic_shared);
+  if (error != CUDA_OCC_SUCCESS)
+    throw Failure(cudaErrorInvalidValue, "cuda_occupancy.h refuses kernel " + function.name + " with error " + std::to_string(error));
+  *blocks = result.activeBlocksPerMultiprocessor;
+}
+
+}  // namespace
+
+extern "C" {
+
+cudaError_t cudaLaunchKernel(const void* host, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t handle) {
+  return call([&](Runtime& r) {
+    Function& function = r.function(host);
+    Launch launch;
+    launch.kernel = function.kernel;
+    launch.grid = {grid.x, grid.y, grid.z};
+    launch.block = {block.x, block.y, block.z};
+    launch.dynamic_shared = shared;
+    launch.parameters.resize(function.kernel->parameter_bytes);
+    for (size_t i = 0; i < function.kernel->parameters.size(); ++i) {
+      const Parameter& parameter = function.kernel->parameters[i];
+      std::memcpy(launch.parameters.data() + parameter.offset, arguments[i], parameter.bytes);
+    }
+    check_limits(function, launch, r.card);
+    function.binary->module->decode(*function.kernel);
+    enqueue(r, r.streams.stream(handle), cudaGraphNodeTypeKernel, [&r, launch, code = function.binary->module] {
+      run(launch, *r.memory, r.card, r.settings.options, r.counters);
+    });
+  });
+}
+
+cudaError_t cudaFuncSetAttribute(const void* host, cudaFuncAttribute attribute, int value) {
+  return call([&](Runtime& r) {
+    Function& function = r.function(host);
+    if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) return require(value >= -1 && value <= 100, cudaErrorInvalidValue,
+                                                                                    "a carveout is a percentage, or -1");
+    require(attribute == cudaFuncAttributeMaxDynamicSharedMemorySize, cudaErrorInvalidValue, "the emulator does not know this attribute");
+    if (value < 0 || function.kernel->static_shared_bytes + size_t(value) > r.card.shared_per_block_opt_in)
+      throw Failure(cudaErrorInvalidValue, "kernel " + function.name + ": " + std::to_string(value) + " bytes of dynamic and "
+                    + std::to_string(function.kernel->static_shared_bytes) + " of static shared memory, a block may have "
+                    + std::to_string(r.card.shared_per_block_opt_in));
+    function.opted_in_shared = size_t(value);
+  });
+}
+
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* host) {
+  return call([&](Runtime& r) {
+    const Function& function = r.function(host);
+    *attributes = {};
+    attributes->sharedSizeBytes = function.kernel->static_shared_bytes;
+    attributes->localSizeBytes = function.kernel->local_bytes;
+    attributes->maxThreadsPerBlock = threads_per_block(function, r.card);
+    attributes->numRegs = function.registers;
+    attributes->ptxVersion = function.kernel->module->target();
+    attributes->binaryVersion = r.card.compute_capability;
+    attributes->maxDynamicSharedSizeBytes =
+        int(std::max(function.opted_in_shared, r.card.shared_per_block - function.kernel->static_shared_bytes));
+    attributes->preferredShmemCarveout = -1;
+  });
+}
+
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* host, int block_threads, size_t dynamic_shared) {
+  return call([&](Runtime& r) { occupancy(r, blocks, host, block_threads, dynamic_shared); });
+}
+
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void* host, int block_threads, size_t dynamic_shared,
+                                                                   unsigned flags) {
+  return call([&](Runtime& r) {
+    require(flags <= cudaOccupancyDisableCachingOverride, cudaErrorInvalidValue, "unknown occupancy flags");
+    occupancy(r, blocks, host, block_threads, dynamic_shared);
+  });
+}
+
+}

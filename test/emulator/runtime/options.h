@@ -1,0 +1,34 @@
+// The settings of the emulated machine: environment variables when the library is loaded, ptxemu_set_option later.
+//   PTXEMU_CARD      75 (default), 80, 86, 87, 89, 90, 100, 103, 110, 120, 121   compute capability
+//   PTXEMU_DEVICES   1 (default), 0 = a machine without a card
+//   PTXEMU_MEMORY    bytes of device memory, with K, M or G at will
+//   PTXEMU_ORDER     forward (default), backward, random      warps of a block and blocks of a grid
+//   PTXEMU_SEED      number (default 1): order of streams, random orders, jitter
+//   PTXEMU_ROUNDING  sequential (default), truncated          sums of mma
+//   PTXEMU_JITTER    0 (default), 1                           approximate instructions off by up to 2 ulp
+//   PTXEMU_THREADS   host threads of a launch
+//   PTXEMU_CHECKS    all (default), none, or some of races,uninitialised
+//   PTXEMU_COUNTERS  file: the counters are written there when the library is unloaded
+//   PTXEMU_FAIL_ALLOCATION, PTXEMU_FAIL_LAUNCH   n: the n-th one fails
+#pragma once
+#include <string>
+
+#include "machine.h"
+
+namespace ptxemu {
+
+struct Settings {
+  int compute_capability = 75;
+  int devices = 1;
+  size_t memory_bytes = 0;  // 0 = the card's
+  Options options;
+  std::string counters_file;
+  long fail_allocation = 0, fail_launch = 0;  // 0 = none
+
+  // Throws std::invalid_argument that says what was expected.
+  void set(const std::string& name, const std::string& value);
+  // From the environment; the text of the first bad value, or "".
+  std::string read_environment();
+};
+
+}  // namespace ptxemu
