@@ -73,6 +73,8 @@ DType Weights::held_as(const WeightEntry& entry) const {
   return (entry.shape.rank() < 2 ? held_.vectors : held_.matrices).value_or(entry.dtype);
 }
 
+DType Weights::dtype(const std::string& name) const { return held_as(entries_.at(name).info); }
+
 size_t Weights::bytes(const std::string& name) const {
   const WeightEntry& entry = entries_.at(name).info;
   return static_cast<size_t>(entry.shape.elements()) * size_of(held_as(entry));

@@ -34,7 +34,8 @@ class Weights {
   void add(const std::string& path, const std::vector<WeightEntry>& entries);
 
   const WeightEntry* find(const std::string& name) const;
-  // What get() holds, without getting it.
+  // What get() gives, without getting it.
+  DType dtype(const std::string& name) const;
   size_t bytes(const std::string& name) const;
   // The data, ready for kernels: a k×k convolution [N, C, k, k] becomes [k·k, N, C] and 1×1 ones [N, C].
   Tensor get(const std::string& name);

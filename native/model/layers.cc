@@ -14,7 +14,7 @@ ValueId Builder::weight(const std::string& name, const std::vector<int64_t>& fil
   const bool same = s == expected || (s.rank() == 4 && s[2] * s[3] == 1 && Shape({s[0], s[1]}) == expected);
   CHECK(same, "WEIGHT_SHAPE", "Expected tensor ", name, " to be ", expected, " but the checkpoint has ", s);
   const Shape held = expected.rank() == 4 ? Shape{s[2] * s[3], s[0], s[1]} : expected;
-  return values_[name] = graph.value({name, held, entry->dtype, Storage::weight});
+  return values_[name] = graph.value({name, held, weights_.dtype(name), Storage::weight});
 }
 
 ValueId Builder::linear(const std::string& path, ValueId x, int64_t out_features, bool bias) {

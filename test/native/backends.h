@@ -2,6 +2,7 @@
 #pragma once
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "graph/backend.h"
@@ -41,6 +42,29 @@ class Guarded {
   };
   size_t bytes_;
   std::unique_ptr<unsigned char[], Delete> memory_;
+};
+
+// Memory of a backend: on the card each block is an allocation of its own, so that the emulator sees every access beyond one.
+class Held {
+ public:
+  Held(Backend& backend, size_t bytes) : backend_(&backend), data_(backend.allocate(bytes)), bytes_(bytes) { backend.fill(data_, 0xff, bytes); }
+  Held(Backend& backend, const std::vector<unsigned char>& bytes) : Held(backend, bytes.size()) { backend.upload(data_, bytes.data(), bytes_); }
+  Held(Held&& other) noexcept : backend_(other.backend_), data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
+  Held& operator=(Held&&) = delete;
+  ~Held() {
+    if (data_) backend_->release(data_);
+  }
+  void* data() const { return data_; }
+  std::vector<unsigned char> read() const {
+    std::vector<unsigned char> bytes(bytes_);
+    backend_->download(bytes.data(), data_, bytes_);
+    return bytes;
+  }
+
+ private:
+  Backend* backend_;
+  void* data_;
+  size_t bytes_;
 };
 
 }  // namespace lorafuse::test

@@ -118,12 +118,13 @@ Adapters adapters_for(const std::vector<LinearLayer>& layers, int64_t rank) {
   return adapters;
 }
 
-Graph train_graph(const Weights& weights, const UNetConfig& config, const Adapters& adapters, LatentShape s, int64_t tokens) {
-  Builder b(weights, adapters);
+Graph train_graph(const Weights& weights, const UNetConfig& config, const Adapters& adapters, LatentShape s, int64_t tokens,
+                  DType dtype) {
+  Builder b(weights, adapters, dtype);
   const Shape latents{s.batch, s.height, s.width, config.in_channels};
   const ValueId noise = b.input("noise", latents);
   const ValueId noisy = b.emit(AddNoise{}, {b.input("latents", latents), noise, b.input("coefficients", {s.batch, 2})});
-  const ValueId context = b.input("context", {s.batch, tokens, config.cross_attention_dim});
+  const ValueId context = b.input("context", {s.batch, tokens, config.cross_attention_dim}, dtype);
   const ValueId prediction = unet(b, config, noisy, b.input("timesteps", {s.batch}), context);
   b.graph.results = {b.emit(MseLoss{}, {prediction, noise, b.input("weights", {s.batch})})};
   return std::move(b.graph);

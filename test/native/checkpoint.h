@@ -50,7 +50,8 @@ std::vector<LinearLayer> adaptable(const Weights& weights, const UNetConfig& con
 Adapters adapters_for(const std::vector<LinearLayer>& layers, int64_t rank);
 
 // The step's forward: noise is added, predicted and compared; results = {loss}.
-Graph train_graph(const Weights& weights, const UNetConfig& config, const Adapters& adapters, LatentShape shape, int64_t tokens);
+Graph train_graph(const Weights& weights, const UNetConfig& config, const Adapters& adapters, LatentShape shape, int64_t tokens,
+                  DType dtype = DType::f32);
 // Random inputs and adapters, the weights as the file has them.
 std::map<ValueId, std::vector<float>> train_feed(const Graph& graph, Weights& weights, uint64_t seed);
 

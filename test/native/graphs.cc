@@ -14,7 +14,9 @@ Feed random_feed(const Graph& graph, uint64_t seed) {
     std::vector<float>& data = feed[static_cast<ValueId>(v)];
     const bool vector = value.shape.rank() == 1;
     const int64_t taps = value.shape.rank() == 3 ? value.shape[0] : 1;
-    if (value.name == "timesteps") {  // early ones: the f32 angle of a late one would be all of a graph's error
+    if (value.dtype == DType::i32) {
+      for (int64_t i = 0; i < count; i++) data.push_back(static_cast<float>(random.below(30)));
+    } else if (value.name == "timesteps") {  // early ones: the f32 angle of a late one would be all of a graph's error
       for (int64_t i = 0; i < count; i++) data.push_back(static_cast<float>(random.below(10)));
     } else if (value.storage == Storage::input && !vector) {
       data = random.normals(count);
@@ -34,24 +36,26 @@ std::vector<ValueId> remaining(const Graph& graph) {
 }
 
 Outcome execute(Backend& backend, const Graph& graph, const Feed& feed, bool poison) {
-  std::map<const Value*, std::vector<unsigned char>> memory;
+  std::map<const Value*, Held> memory;
   Program program(backend, graph, [&](const Value& value) {
     // The program holds a copy of the graph: a value is known by its place in it.
-    auto& bytes = memory[&value];
-    bytes.assign(value.bytes(), 0);
-    return Tensor{bytes.data(), value.dtype, value.shape};
+    const Held& held = memory.emplace(&value, Held(backend, std::vector<unsigned char>(value.bytes()))).first->second;
+    return Tensor{held.data(), value.dtype, value.shape};
   });
   const Graph& held = program.graph();
-  const Guarded arena(program.arena_bytes());
-  program.place(arena.data());
+  // The CPU's has sentinels around it; beyond the card's there is nothing.
+  const bool on_host = backend.reads_host_memory();
+  const Guarded guarded(on_host ? program.arena_bytes() : 0);
+  const Held on_card(backend, on_host ? 0 : program.arena_bytes());
+  program.place(on_host ? guarded.data() : on_card.data());
   for (const auto& [v, data] : feed) {
     const Value& value = held.values[v];
     const auto bytes = stored(value.dtype, data);
-    if (value.storage == Storage::input) program.write(value.name, bytes.data());
-    else std::copy(bytes.begin(), bytes.end(), memory.at(&value).begin());
+    if (value.storage == Storage::input) program.write(value.name, value.dtype == DType::i32 ? static_cast<const void*>(bytes.data()) : data.data());
+    else backend.upload(memory.at(&value).data(), bytes.data(), bytes.size());
   }
   program.run(poison);
-  arena.expect_intact("the arena");
+  guarded.expect_intact("the arena");
   Outcome outcome;
   for (size_t i = 0; i < held.results.size(); i++) {
     auto& data = outcome[held.results[i]];
@@ -59,10 +63,7 @@ Outcome execute(Backend& backend, const Graph& graph, const Feed& feed, bool poi
     program.read(i, data.data());
   }
   for (ValueId v : remaining(held))
-    if (held.values[v].storage == Storage::gradient) {
-      const auto* data = reinterpret_cast<const float*>(memory.at(&held.values[v]).data());
-      outcome[v].assign(data, data + held.shape(v).elements());
-    }
+    if (held.values[v].storage == Storage::gradient) outcome[v] = loaded(DType::f32, memory.at(&held.values[v]).read());
   return outcome;
 }
 

@@ -110,10 +110,10 @@ const Prepared& prepared(const std::shared_ptr<const Row>& row, Place place) {
 }
 
 // An input in memory that ends where it ends, at an address that is a multiple of its element's size only.
-struct Held {
+struct Unaligned {
   std::unique_ptr<unsigned char[]> memory;
   unsigned char* data;
-  Held(DType dtype, const std::vector<unsigned char>& bytes)
+  Unaligned(DType dtype, const std::vector<unsigned char>& bytes)
       : memory(new unsigned char[bytes.size() + size_of(dtype)]), data(memory.get() + size_of(dtype)) {
     std::copy(bytes.begin(), bytes.end(), data);
   }
@@ -123,7 +123,7 @@ std::vector<std::vector<float>> run(const Row& row, const Prepared& p, const Tri
   Graph graph;
   Node node{row.op, {}, {}};
   std::vector<Tensor> tensors;
-  std::vector<Held> inputs;
+  std::vector<Unaligned> inputs;
   std::vector<Guarded> outputs;
   for (size_t i = 0; i < row.inputs.size(); i++) {
     const Input& input = row.inputs[i];
@@ -152,52 +152,26 @@ std::vector<std::vector<float>> run(const Row& row, const Prepared& p, const Tri
   return results;
 }
 
-// Memory of the card, each tensor in an allocation of its own: the emulator sees every access beyond one.
-struct OnCard {
-  OnCard(Backend& backend, size_t bytes, const void* from = nullptr) : backend_(backend), data(backend.allocate(bytes)), bytes_(bytes) {
-    if (from) backend.upload(data, from, bytes);
-    else backend.fill(data, 0xff, bytes);
-  }
-  OnCard(OnCard&& other) noexcept : backend_(other.backend_), data(std::exchange(other.data, nullptr)), bytes_(other.bytes_) {}
-  ~OnCard() {
-    if (data) backend_.release(data);
-  }
-  std::vector<unsigned char> read() const {
-    std::vector<unsigned char> bytes(bytes_);
-    backend_.download(bytes.data(), data, bytes_);
-    return bytes;
-  }
-
- private:
-  Backend& backend_;
-
- public:
-  void* data;
-
- private:
-  size_t bytes_;
-};
-
 std::vector<std::vector<float>> run_on_card(const Row& row, const Prepared& p, const Trial& t, Place place, Backend& backend) {
   Graph graph;
   graph.dtype = place.activations;
   Node node{row.op, {}, {}};
   std::vector<Tensor> tensors;
-  std::vector<OnCard> memory;
+  std::vector<Held> memory;
   for (size_t i = 0; i < row.inputs.size(); i++) {
     const DType type = type_of(row, i, place);
     node.inputs.push_back(graph.value({"", row.inputs[i].shape, type, Storage::input}));
-    memory.emplace_back(backend, t.inputs[i].size(), t.inputs[i].data());
-    tensors.push_back({memory.back().data, type, row.inputs[i].shape});
+    memory.emplace_back(backend, t.inputs[i]);
+    tensors.push_back({memory.back().data(), type, row.inputs[i].shape});
   }
   for (size_t i = 0; i < p.shapes.size(); i++) {
     node.outputs.push_back(graph.value({"", p.shapes[i], p.types[i], Storage::activation}));
-    const bool adds = accumulates(row.op);
-    memory.emplace_back(backend, p.shapes[i].elements() * size_of(p.types[i]), adds ? t.accumulated.data() : nullptr);
-    tensors.push_back({memory.back().data, p.types[i], p.shapes[i]});
+    if (accumulates(row.op)) memory.emplace_back(backend, stored(DType::f32, t.accumulated));
+    else memory.emplace_back(backend, p.shapes[i].elements() * size_of(p.types[i]));
+    tensors.push_back({memory.back().data(), p.types[i], p.shapes[i]});
   }
-  const OnCard workspace(backend, backend.workspace_bytes(graph, node));
-  backend.run(node, tensors, workspace.data);
+  const Held workspace(backend, backend.workspace_bytes(graph, node));
+  backend.run(node, tensors, workspace.data());
 
   for (size_t i = 0; i < row.inputs.size(); i++) EXPECT(memory[i].read() == t.inputs[i], "input ", i, " was written");
   std::vector<std::vector<float>> results;

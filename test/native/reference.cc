@@ -138,13 +138,22 @@ void compute(const Op& op, const Operands<T>& operands) {
 template <class T>
 std::vector<Array<T>> interpret(const Graph& graph, std::vector<Array<T>> values) {
   values.resize(graph.values.size());
-  for (size_t v = 0; v < values.size(); v++)
+  // In f32 as a naive version computes it: what a graph holds in 16 bits is rounded.
+  auto hold = [&](ValueId v) {
+    if (std::is_same_v<T, float> && size_of(graph.values[v].dtype) == 2)
+      for (T& x : values[v].data) x = T(rounded(graph.values[v].dtype, static_cast<float>(x)));
+  };
+  for (size_t v = 0; v < values.size(); v++) {
     if (values[v].data.empty()) values[v] = Array<T>(graph.values[v].shape);
+    hold(static_cast<ValueId>(v));
+  }
   for (const Node& node : graph.nodes) {
     Operands<T> operands;
     for (ValueId v : node.inputs) operands.inputs.push_back(&values[v]);
     for (ValueId v : node.outputs) operands.outputs.push_back(&values[v]);
+    if (std::is_same_v<T, float>) operands.stores = graph.dtype;
     compute(node.op, operands);
+    for (ValueId v : node.outputs) hold(v);
   }
   return values;
 }

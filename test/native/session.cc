@@ -33,6 +33,20 @@ struct Model {
   }
 };
 
+bool on_card(const SessionOptions& options) { return options.device == Device::cuda; }
+
+// The places a session may be opened on here: the CPU, and the card for each type that it computes in.
+struct Place {
+  std::string name;
+  Device device;
+  DType precision;
+};
+std::vector<Place> places() {
+  std::vector<Place> all = {{"the CPU", Device::cpu, DType::f32}};
+  for (DType type : card_types()) all.push_back({text("the card in ", lorafuse::name_of(type)), Device::cuda, type});
+  return all;
+}
+
 std::vector<Adapter> all_adapters(Session& session, int64_t rank) {
   std::vector<Adapter> adapters;
   for (const LinearLayer& l : session.modules()) adapters.push_back({l.path, rank, 0.5f});
@@ -65,14 +79,16 @@ std::vector<float> gradients_of(Session& session) { return session.read_adapters
 
 // The training graph of a session over `model`, with the session's adapters, to be computed by the plain reference.
 struct Reference {
-  Weights weights{Weights::Held{}};
+  Weights weights;
   Graph graph;
   Feed feed;                               // but for the step's inputs
   std::map<ValueId, int64_t> offsets;      // of gradients, in the session's buffer
 
-  Reference(const Model& model, Session& session, const StepInput& in) {
+  Reference(const Model& model, Session& session, const StepInput& in)
+      : weights(on_card(model.options) ? Weights::Held{model.options.precision, DType::f32} : Weights::Held{}) {
     weights.add(model.options.unet_files[0].path, model.options.unet_files[0].entries);
-    const Graph forward = train_graph(weights, model.options.unet, adapters_for(session.modules(), 2), in.shape, in.tokens);
+    const Graph forward = train_graph(weights, model.options.unet, adapters_for(session.modules(), 2), in.shape, in.tokens,
+                                      on_card(model.options) ? model.options.precision : DType::f32);
     graph = gradients(forward, forward.results[0]);
     feed = train_feed(graph, weights, 0);
     std::map<std::string, int64_t> of;
@@ -167,23 +183,26 @@ SUITE(session) {
     const std::vector<float> few(3);
     expect_error("INVALID_ARGUMENT", [&] { ready.session.write_adapters(AdapterBuffer::weights, few.data(), 3); });
   });
-  test_case("losses are those of the f64 graph, and gradients of several steps add up until an update takes them", [] {
-    Model model;
-    Ready ready(model.options);
-    Reference reference(model, ready.session, input({2, 4, 6}, 0));
-    GraphDeviation actual, naive;
-    for (uint64_t seed = 1; seed <= 12; seed += 2) {
-      const std::vector<StepInput> steps = {input({2, 4, 6}, seed), input({2, 4, 6}, seed + 1)};
-      std::vector<float> losses;
-      for (const StepInput& in : steps) losses = ready.session.step(in);
-      const auto expected = reference.after<double>(steps);
-      actual.add(reference.graph, reference.of(ready.session, losses), expected);
-      naive.add(reference.graph, outcome_of(reference.graph, reference.after<float>(steps)), expected);
-      ready.session.update({.learning_rate = 0});
-      for (float g : gradients_of(ready.session)) EXPECT(g == 0, g);
-    }
-    expect_as_good(actual, naive);
-  });
+  for (const Place& place : places())
+    test_case("losses are those of the f64 graph, and gradients of several steps add up until an update takes them, on " + place.name, [=] {
+      Model model;
+      model.options.device = place.device;
+      model.options.precision = place.precision;
+      Ready ready(model.options);
+      Reference reference(model, ready.session, input({2, 4, 6}, 0));
+      GraphDeviation actual, naive;
+      for (uint64_t seed = 1; seed <= 12; seed += 2) {
+        const std::vector<StepInput> steps = {input({2, 4, 6}, seed), input({2, 4, 6}, seed + 1)};
+        std::vector<float> losses;
+        for (const StepInput& in : steps) losses = ready.session.step(in);
+        const auto expected = reference.after<double>(steps);
+        actual.add(reference.graph, reference.of(ready.session, losses), expected);
+        naive.add(reference.graph, outcome_of(reference.graph, reference.after<float>(steps)), expected);
+        ready.session.update({.learning_rate = 0});
+        for (float g : gradients_of(ready.session)) EXPECT(g == 0, g);
+      }
+      expect_as_good(actual, naive);
+    });
   test_case("a step gives the same bits whatever ran in between, for any number of threads", [] {
     std::vector<std::vector<float>> all;
     for (int threads : {1, 2, 3}) {
@@ -208,6 +227,30 @@ SUITE(session) {
     }
     for (const auto& result : all) EXPECT(result == all[0], "other bits");
   });
+  for (const Place& place : places()) {
+    if (place.device == Device::cpu) continue;
+    test_case("a step gives the same bits whatever ran in between, first or replayed, on " + place.name, [=] {
+      Model model;
+      model.options.device = place.device;
+      model.options.precision = place.precision;
+      Ready ready(model.options);
+      Session& session = ready.session;
+      std::vector<std::vector<float>> all;
+      for (int round = 0; round < 4; round++) {
+        if (round == 3) {  // another shape, a larger arena, encoders
+          session.predict(Random(1).normals(2 * 8 * 8 * 4), {2, 8, 8}, {3, 900}, Random(2).normals(2 * 7 * 12));
+          session.encode_text({1, 2, 3, 39}, 2, 1);
+          session.encode_images(Random(3).normals(16 * 16 * 3), {1, 16, 16});
+          session.decode_latents(Random(3).normals(16 * 8 * 4), {1, 16, 8});
+        }
+        all.push_back(session.step(input({1, 4, 4}, 1)));
+        const auto gradients = gradients_of(session);
+        all.back().insert(all.back().end(), gradients.begin(), gradients.end());
+        session.update({.learning_rate = 0, .weight_decay = 0});
+      }
+      for (const auto& result : all) EXPECT(result == all[0], "other bits");
+    });
+  }
   test_case("a NaN in a step reaches the loss, and the update that follows changes nothing", [] {
     Model model;
     Ready ready(model.options);
