@@ -20,7 +20,7 @@ std::string kernel_of(const Row& row) {
     instruction += " %d";
     for (size_t k = 0; k < row.in.size(); k++) instruction += text(", %", "abce"[k]);
   }
-  if (instruction.back() != '}') instruction += ";";
+  if (instruction[0] != '{') instruction += ";";
   std::string parameters = ".param .u64 out, .param .u32 n", registers, loads;
   auto declare = [&](const std::string& name, Type t) {
     registers += text("  .reg .", t.kind == Kind::predicate ? "pred" : text("b", register_bits(t)), " ", name, ";\n");

@@ -30,8 +30,8 @@ void variables() {
   test_case("variables hold their initial values, the rest is zero", [] {
     Device device(text(
       ".const .align 4 .u32 table[6] = {10, 0x20, 0b11, 040};\n.global .align 1 .b8 bytes[8] = {1, 2, 255, 4};\n.global .f32 one = 0f3F800000;\n"
-      ".global .align 8 .f64 wide = 0d4000000000000000;\n.global .align 8 .u64 address[2] = {generic(numbers), numbers+8};\n"
-      ".global .align 4 .s32 numbers[4] = {-1, -2, -3, -4};\n.global .align 4 .b8 zeros[4];\n",
+      ".global .align 8 .f64 wide = 0d4000000000000000;\n.global .align 4 .s32 numbers[4] = {-1, -2, -3, -4};\n"
+      ".global .align 8 .u64 address[2] = {generic(numbers), numbers+8};\n.global .align 4 .b8 zeros[4];\n",
       kernel("  ld.const.u32 %r1, [table+4];\n  ld.const.v2.u32 {%r2, %r3}, [table+8];\n  ld.const.u32 %r4, [table+16];\n"
              "  ld.global.u32 %r5, [bytes];\n  ld.global.f32 %r6, [one];\n  ld.global.f64 %rd1, [wide];\n  mov.b64 {_, %r7}, %rd1;\n"
              "  st.global.v4.u32 [%rd0], {%r1, %r2, %r3, %r4};\n"
