@@ -1,6 +1,7 @@
 #include "program.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "../base/floats.h"
 
@@ -17,7 +18,7 @@ std::vector<size_t> workspaces_of(const Backend& backend, const Graph& graph) {
 
 }  // namespace
 
-Program::Program(Backend& backend, Graph graph, std::function<Tensor(const Value&)> bind)
+Program::Program(Backend& backend, Graph graph, Bind bind)
     : backend_(backend), graph_(std::move(graph)), workspaces_(workspaces_of(backend, graph_)), plan_(lorafuse::plan(graph_, workspaces_)),
       bind_(std::move(bind)) {}
 
@@ -66,6 +67,21 @@ void Program::run_nodes(bool poison) {
         if (is_planned(graph_.values[v]) && plan_.last_use[v] == static_cast<int32_t>(i)) backend_.fill(tensors_[v].data, 0xff, tensors_[v].bytes());
     backend_.fill(arena_ + plan_.workspaces[i], 0xff, workspaces_[i]);
   }
+}
+
+double Program::time_node(size_t node) {
+  constexpr int kTimes = 10;
+  using Clock = std::chrono::steady_clock;
+  auto run = [&](int times) {
+    const auto begin = Clock::now();
+    for (int i = 0; i < times; i++) backend_.run(graph_.nodes.at(node), tensors_, arena_ + plan_.workspaces.at(node));
+    char last;
+    backend_.download(&last, arena_, 1);
+    return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+  };
+  run(1);
+  const double once = run(1);
+  return (run(1 + kTimes) - once) / kTimes;
 }
 
 void Program::read(size_t result, float* data) {

@@ -8,8 +8,9 @@ namespace lorafuse {
 
 class Program {
  public:
-  // `bind` gives the memory of each weight, parameter and gradient, by its value; it is asked when the program is first placed.
-  Program(Backend& backend, Graph graph, std::function<Tensor(const Value&)> bind);
+  // Gives the memory of a weight, parameter or gradient, by its value; asked when the program is first placed.
+  using Bind = std::function<Tensor(const Value&)>;
+  Program(Backend& backend, Graph graph, Bind bind);
 
   const Graph& graph() const { return graph_; }
   const Plan& plan() const { return plan_; }
@@ -24,6 +25,8 @@ class Program {
   // poison: memory is filled with NaN as soon as the plan says that nobody reads it any more.
   void run(bool poison = false);
   void read(size_t result, float* data);
+  // Milliseconds that a node takes, run alone several times: for benchmarks.
+  double time_node(size_t node);
   const Shape& result_shape(size_t result) const { return graph_.shape(graph_.results.at(result)); }
 
  private:
@@ -33,7 +36,7 @@ class Program {
   Graph graph_;
   std::vector<size_t> workspaces_;
   Plan plan_;
-  std::function<Tensor(const Value&)> bind_;
+  Bind bind_;
   std::vector<Tensor> tensors_;
   unsigned char* arena_ = nullptr;
   int runs_ = 0;                           // at these addresses

@@ -1,0 +1,166 @@
+// Times a training step of Stable Diffusion 1.5 with random weights, and each of its ops, on the card; needs no model and no Node.
+//   card_bench [--size 512] [--batch 1] [--rank 16] [--targets all|attention] [--precision fp16|bf16|f32] [--steps 20] [--zeros] [--ops]
+// --zeros: weights that are all zero, on no disk: for counting on the emulator. --ops: the table of ops too.
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <map>
+
+#include "../native/arrays.h"
+#include "../native/checkpoint.h"
+#include "cost.h"
+#include "train/library.h"
+#include "train/program.h"
+
+namespace lorafuse::test {
+namespace {
+
+struct Settings {
+  int64_t size = 512, batch = 1, rank = 16, steps = 20;
+  bool all = true, zeros = false, ops = false;
+  DType precision = DType::f16;
+};
+
+Settings parsed(int count, char** arguments) {
+  Settings s;
+  for (int i = 1; i < count; i++) {
+    const std::string name = arguments[i];
+    if (name == "--zeros") s.zeros = true;
+    else if (name == "--ops") s.ops = true;
+    else {
+      CHECK(i + 1 < count, "INVALID_OPTION", "Expected a value after ", name);
+      const std::string value = arguments[++i];
+      if (name == "--size") s.size = std::stoll(value);
+      else if (name == "--batch") s.batch = std::stoll(value);
+      else if (name == "--rank") s.rank = std::stoll(value);
+      else if (name == "--steps") s.steps = std::stoll(value);
+      else if (name == "--targets") s.all = value == "all";
+      else if (name == "--precision") s.precision = value == "fp16" ? DType::f16 : value == "bf16" ? DType::bf16 : DType::f32;
+      else throw Error("INVALID_OPTION", "Expected an option of card_bench but received " + name);
+    }
+  }
+  return s;
+}
+
+double now_ms() { return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double mib(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
+
+class Bench {
+ public:
+  explicit Bench(const Settings& s)
+      : settings_(s), config_(sd15_unet()), weights_(Weights::Held{s.precision, DType::f32}), backend_(open_cuda_backend()) {
+    const Layout layout = unet_layout(config_, DType::f16);
+    const WeightFile file = s.zeros ? write_sparse(folder_.file("unet"), layout) : write_random(folder_.file("unet"), layout, 1);
+    weights_.add(file.path, layout.entries);
+    auto layers = adaptable(weights_, config_);
+    if (!s.all) std::erase_if(layers, [](const LinearLayer& l) { return l.path.find(".attn") == std::string::npos; });
+    const Graph forward = train_graph(weights_, config_, adapters_for(layers, s.rank), {s.batch, s.size / 8, s.size / 8}, 77, s.precision);
+    graph_ = fuse(gradients(forward, forward.results[0]), backend_->fusions());
+  }
+  ~Bench() {
+    program_.reset();
+    for (void* m : memory_) backend_->release(m);
+  }
+
+  void run() {
+    std::printf("%s\nSD1.5, %lld px, batch %lld, rank %lld on %s, %s; %zu ops\n", backend_->describe().c_str(), static_cast<long long>(settings_.size),
+                static_cast<long long>(settings_.batch), static_cast<long long>(settings_.rank), settings_.all ? "all 192 layers" : "q, k, v and out",
+                name_of(settings_.precision), graph_.nodes.size());
+    place();
+    std::vector<float> losses(settings_.batch);
+    double best = INFINITY, total = 0;
+    for (int64_t step = 0; step < settings_.steps; step++) {
+      const double begin = now_ms();
+      program_->run();
+      program_->read(0, losses.data());
+      if (step < 3 && settings_.steps > 3) continue;  // runs node by node, records, settles
+      total += now_ms() - begin;
+      best = std::min(best, now_ms() - begin);
+    }
+    const auto timed = static_cast<double>(std::max<int64_t>(settings_.steps > 3 ? settings_.steps - 3 : settings_.steps, 1));
+    std::printf("step: mean %.2f ms, best %.2f ms\n", total / timed, best);
+    if (settings_.ops) time_ops();
+  }
+
+ private:
+  void* allocate(size_t bytes) {
+    memory_.push_back(nullptr);
+    return memory_.back() = backend_->allocate(bytes);
+  }
+
+  void place() {
+    size_t weights = 0, adapters = 0;
+    Program::Bind bind = [&](const Value& v) {
+      (v.storage == Storage::weight ? weights : adapters) += v.bytes();
+      Tensor t{allocate(v.bytes()), v.dtype, v.shape};
+      if (v.storage == Storage::weight && !settings_.zeros) {
+        const Tensor host = weights_.get(v.name);
+        backend_->upload(t.data, host.data, host.bytes());
+        weights_.release(v.name);
+      } else if (v.storage == Storage::parameter) {
+        const auto values = Random(7).normals(v.shape.elements(), 0.02f);
+        backend_->upload(t.data, values.data(), v.bytes());
+      }
+      return t;
+    };
+    program_.emplace(*backend_, graph_, bind);
+    arena_ = allocate(program_->arena_bytes());
+    program_->place(arena_);
+    for (const Value& v : graph_.values)
+      if (v.storage == Storage::input) {
+        std::vector<float> data = Random(3).normals(v.shape.elements());
+        if (v.name == "timesteps") data.assign(data.size(), 500);
+        if (v.name == "coefficients") data.assign(data.size(), 0.7f);
+        if (v.name == "weights") data.assign(data.size(), 1024);
+        program_->write(v.name, data.data());
+      }
+    // Gradients and both moments are as large as the adapters.
+    std::printf("memory: weights %.0f MiB, adapters and moments %.0f, activations %.0f, workspace %.0f, all %.0f MiB\n", mib(weights), mib(2 * adapters),
+                mib(program_->arena_bytes() - program_->workspace_bytes()), mib(program_->workspace_bytes()),
+                mib(weights + 2 * adapters + program_->arena_bytes()));
+  }
+
+  // Each node alone, by kind and shapes: milliseconds, and what the card reached.
+  void time_ops() {
+    struct Row {
+      double ms = 0, gflop = 0, mib = 0;
+      int count = 0;
+    };
+    std::map<std::string, Row> rows;
+    for (size_t i = 0; i < graph_.nodes.size(); i++) {
+      const Cost cost = cost_of(graph_, graph_.nodes[i]);
+      Row& row = rows[described(graph_, graph_.nodes[i])];
+      row.count++;
+      row.gflop += cost.flops * 1e-9;
+      row.mib += mib(cost.bytes);
+      row.ms += program_->time_node(i);
+    }
+    std::printf("%-72s %5s %9s %9s %9s %9s\n", "op", "count", "ms", "TFLOP/s", "GB/s", "GFLOP");
+    for (const auto& [name, r] : rows)
+      std::printf("%-72s %5d %9.3f %9.2f %9.1f %9.2f\n", name.c_str(), r.count, r.ms, r.gflop / r.ms, r.mib * 1.048576 / r.ms, r.gflop);
+  }
+
+  Settings settings_;
+  UNetConfig config_;
+  TemporaryFolder folder_;
+  Weights weights_;
+  std::shared_ptr<Backend> backend_;
+  Graph graph_;
+  std::vector<void*> memory_;
+  std::optional<Program> program_;
+  void* arena_ = nullptr;
+};
+
+}  // namespace
+}  // namespace lorafuse::test
+
+int main(int count, char** arguments) {
+  try {
+    lorafuse::test::Bench(lorafuse::test::parsed(count, arguments)).run();
+    return 0;
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "card_bench: %s\n", e.what());
+    return 1;
+  }
+}
