@@ -34,26 +34,26 @@ void run(const Conv2d& op, Context& c);           // conv.cu
 void run(const Conv2dInputGrad& op, Context& c);  // conv.cu
 void run(const Attention& op, Context& c);        // attention.cu
 void run(const AttentionGrad& op, Context& c);    // attention.cu
-void run(const GroupNorm& op, Context& c);        // norm.cu
-void run(const GroupNormGrad& op, Context& c);    // norm.cu
-void run(const LayerNorm& op, Context& c);        // norm.cu
-void run(const LayerNormGrad& op, Context& c);    // norm.cu
-void run(const Activation& op, Context& c);       // pointwise.cu, as all that follow
-void run(const ActivationGrad& op, Context& c);
-void run(const Geglu& op, Context& c);
-void run(const GegluGrad& op, Context& c);
-void run(const Add& op, Context& c);
-void run(const AddPerSample& op, Context& c);
-void run(const SumPositions& op, Context& c);
-void run(const Concat& op, Context& c);
-void run(const Slice& op, Context& c);
-void run(const Upsample& op, Context& c);
-void run(const UpsampleGrad& op, Context& c);
-void run(const Embedding& op, Context& c);
-void run(const Sinusoid& op, Context& c);
-void run(const AddNoise& op, Context& c);
-void run(const MseLoss& op, Context& c);
-void run(const MseLossGrad& op, Context& c);
+void run(const GroupNorm& op, Context& c);        // group_norm.cu
+void run(const GroupNormGrad& op, Context& c);    // group_norm.cu
+void run(const LayerNorm& op, Context& c);        // layer_norm.cu
+void run(const LayerNormGrad& op, Context& c);    // layer_norm.cu
+void run(const Activation& op, Context& c);       // pointwise.cu
+void run(const ActivationGrad& op, Context& c);   // pointwise.cu
+void run(const Geglu& op, Context& c);            // pointwise.cu
+void run(const GegluGrad& op, Context& c);        // pointwise.cu
+void run(const Add& op, Context& c);              // pointwise.cu
+void run(const AddPerSample& op, Context& c);     // pointwise.cu
+void run(const SumPositions& op, Context& c);     // pointwise.cu
+void run(const Concat& op, Context& c);           // copies.cu
+void run(const Slice& op, Context& c);            // copies.cu
+void run(const Upsample& op, Context& c);         // copies.cu
+void run(const UpsampleGrad& op, Context& c);     // copies.cu
+void run(const Embedding& op, Context& c);        // copies.cu; NaN where an id is no token's
+void run(const Sinusoid& op, Context& c);         // loss.cu
+void run(const AddNoise& op, Context& c);         // loss.cu
+void run(const MseLoss& op, Context& c);          // loss.cu
+void run(const MseLossGrad& op, Context& c);      // loss.cu
 
 // optimizer.cu: the norm and the update; `workspace` has kUpdateWorkspace bytes, the norm [1] f32 is left at its begin.
 constexpr size_t kUpdateWorkspace = 16384;
@@ -73,6 +73,5 @@ size_t workspace_bytes(const AttentionGrad& op, std::span<const Value> inputs, c
 size_t workspace_bytes(const GroupNorm& op, std::span<const Value> inputs, const Card& card);
 size_t workspace_bytes(const GroupNormGrad& op, std::span<const Value> inputs, const Card& card);
 size_t workspace_bytes(const SumPositions& op, std::span<const Value> inputs, const Card& card);
-size_t workspace_bytes(const MseLoss& op, std::span<const Value> inputs, const Card& card);
 
 }  // namespace lorafuse::cuda

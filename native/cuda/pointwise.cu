@@ -1,25 +1,229 @@
-#include "device.cuh"
+// Element-wise ops, one pass over their inputs, and sums over positions: formulas in graph/ops.h and math.cuh.
 #include "kernels.h"
+#include "math.cuh"
+#include "vector.cuh"
 
 namespace lorafuse::cuda {
+namespace {
 
-void run(const Activation&, Context&) { throw Error("NOT_IMPLEMENTED", "Activation"); }
-void run(const ActivationGrad&, Context&) { throw Error("NOT_IMPLEMENTED", "ActivationGrad"); }
-void run(const Geglu&, Context&) { throw Error("NOT_IMPLEMENTED", "Geglu"); }
-void run(const GegluGrad&, Context&) { throw Error("NOT_IMPLEMENTED", "GegluGrad"); }
-void run(const Add&, Context&) { throw Error("NOT_IMPLEMENTED", "Add"); }
-void run(const AddPerSample&, Context&) { throw Error("NOT_IMPLEMENTED", "AddPerSample"); }
-void run(const SumPositions&, Context&) { throw Error("NOT_IMPLEMENTED", "SumPositions"); }
-size_t workspace_bytes(const SumPositions&, std::span<const Value>, const Card&) { return 0; }
-void run(const Concat&, Context&) { throw Error("NOT_IMPLEMENTED", "Concat"); }
-void run(const Slice&, Context&) { throw Error("NOT_IMPLEMENTED", "Slice"); }
-void run(const Upsample&, Context&) { throw Error("NOT_IMPLEMENTED", "Upsample"); }
-void run(const UpsampleGrad&, Context&) { throw Error("NOT_IMPLEMENTED", "UpsampleGrad"); }
-void run(const Embedding&, Context&) { throw Error("NOT_IMPLEMENTED", "Embedding"); }
-void run(const Sinusoid&, Context&) { throw Error("NOT_IMPLEMENTED", "Sinusoid"); }
-void run(const AddNoise&, Context&) { throw Error("NOT_IMPLEMENTED", "AddNoise"); }
-void run(const MseLoss&, Context&) { throw Error("NOT_IMPLEMENTED", "MseLoss"); }
-size_t workspace_bytes(const MseLoss&, std::span<const Value>, const Card&) { return 0; }
-void run(const MseLossGrad&, Context&) { throw Error("NOT_IMPLEMENTED", "MseLossGrad"); }
+constexpr int kThreads = 256;
+
+template <Function f>
+struct Value {
+  static __device__ __forceinline__ float of(float x) { return f == Function::silu ? silu(x) : f == Function::gelu ? gelu(x) : quick_gelu(x); }
+};
+template <Function f>
+struct Slope {
+  static __device__ __forceinline__ float of(float x, float dy) {
+    return dy * (f == Function::silu ? silu_grad(x) : f == Function::gelu ? gelu_grad(x) : quick_gelu_grad(x));
+  }
+};
+struct Sum {
+  static __device__ __forceinline__ float of(float a, float b) { return a + b; }
+};
+
+// y[i] = F::of(inputs[i]…)
+template <class F, class T, class... Inputs>
+__global__ void __launch_bounds__(kThreads) map(int64_t count, T* y, Inputs... inputs) {
+  if constexpr (kComputes<T>) {
+    constexpr int N = kVector<T>;
+    const int64_t first = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * N;
+    if (first + N <= count) {
+      const auto apply = [&](auto... vectors) {
+        (vectors.load(inputs + first), ...);
+        float out[N];
+#pragma unroll
+        for (int i = 0; i < N; i++) out[i] = F::of(vectors[i]...);
+        store(y + first, out);
+      };
+      apply(Vector<std::remove_cv_t<std::remove_pointer_t<Inputs>>, N>()...);
+    } else {
+      for (int64_t i = first; i < count; i++) y[i] = from_float<T>(F::of(to_float(inputs[i])...));
+    }
+  }
+}
+
+template <class F, class... Inputs>
+void map_all(const char* name, Context& c, const Inputs&... inputs) {
+  const int64_t count = c.out(0).shape.elements();
+  for_type(c.out(0).dtype, [&](auto type) {
+    using T = decltype(type);
+    const int64_t blocks = ceil_div<int64_t>(count, kThreads * kVector<T>);
+    launch(name, map<F, T, decltype(static_cast<void>(inputs), static_cast<const T*>(nullptr))...>, blocks, kThreads, 0, c.stream, count,
+           data<T>(c.out(0)), data<T>(inputs)...);
+  });
+}
+
+template <class F>
+void for_function(Function function, F f) {
+  switch (function) {
+    case Function::silu: return f(std::integral_constant<Function, Function::silu>());
+    case Function::gelu: return f(std::integral_constant<Function, Function::gelu>());
+    case Function::quick_gelu: return f(std::integral_constant<Function, Function::quick_gelu>());
+  }
+}
+
+// x [rows, 2F] = a ‖ b; y [rows, F]. F = vectors · N.
+template <class T, int N>
+__global__ void __launch_bounds__(kThreads) geglu(uint32_t rows, uint32_t vectors, const T* x, T* y) {
+  if constexpr (kComputes<T>) {
+    const uint32_t i = blockIdx.x * kThreads + threadIdx.x, r = i / vectors, v = i % vectors;
+    if (r >= rows) return;
+    const T* from = x + (static_cast<int64_t>(r) * 2 * vectors + v) * N;
+    Vector<T, N> a, b;
+    a.load(from);
+    b.load(from + static_cast<int64_t>(vectors) * N);
+    float out[N];
+#pragma unroll
+    for (int k = 0; k < N; k++) out[k] = a[k] * gelu(b[k]);
+    store(y + static_cast<int64_t>(i) * N, out);
+  }
+}
+
+// dx [rows, 2F] = da ‖ db from dy [rows, F].
+template <class T, int N>
+__global__ void __launch_bounds__(kThreads) geglu_grad(uint32_t rows, uint32_t vectors, const T* x, const T* dy, T* dx) {
+  if constexpr (kComputes<T>) {
+    const uint32_t i = blockIdx.x * kThreads + threadIdx.x, r = i / vectors, v = i % vectors;
+    if (r >= rows) return;
+    const int64_t first = (static_cast<int64_t>(r) * 2 * vectors + v) * N, second = first + static_cast<int64_t>(vectors) * N;
+    Vector<T, N> a, b, g;
+    a.load(x + first);
+    b.load(x + second);
+    g.load(dy + static_cast<int64_t>(i) * N);
+    float da[N], db[N];
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+      const Normal n = normal(b[k]);
+      da[k] = g[k] * (b[k] * n.cdf);
+      db[k] = g[k] * a[k] * (n.cdf + b[k] * n.density);
+    }
+    store(dx + first, da);
+    store(dx + second, db);
+  }
+}
+
+// y [B, positions, C] = x + e [B, C]. C = vectors · N; sample blockIdx.y.
+template <class T, int N>
+__global__ void __launch_bounds__(kThreads) add_per_sample(uint32_t count, uint32_t vectors, const T* x, const T* e, T* y) {
+  if constexpr (kComputes<T>) {
+    const uint32_t i = blockIdx.x * kThreads + threadIdx.x, sample = blockIdx.y;
+    if (i >= count) return;
+    const int64_t first = (static_cast<int64_t>(sample) * count + i) * N;
+    Vector<T, N> a, b;
+    a.load(x + first);
+    b.load(e + (static_cast<int64_t>(sample) * vectors + i % vectors) * N);
+    float out[N];
+#pragma unroll
+    for (int k = 0; k < N; k++) out[k] = a[k] + b[k];
+    store(y + first, out);
+  }
+}
+
+constexpr int kStrip = 32, kRows = kThreads / kStrip;  // vectors of a block, and its rows side by side
+constexpr int kChunk = 8 * kRows;                      // positions that a block sums
+
+// sums [B, chunks, C] f32 of x [B, positions, C]. Chunk blockIdx.x, strip of channels blockIdx.y, sample blockIdx.z.
+template <class T, int N>
+__global__ void __launch_bounds__(kThreads) sum_chunk(uint32_t positions, uint32_t vectors, const T* x, float* sums) {
+  if constexpr (kComputes<T>) {
+    __shared__ float rows[N][kRows][kStrip];
+    const uint32_t column = threadIdx.x % kStrip, row = threadIdx.x / kStrip, v = blockIdx.y * kStrip + column;
+    const uint32_t first = blockIdx.x * kChunk, end = min(first + kChunk, positions);
+    float sum[N] = {};
+    if (v < vectors) {
+      const T* from = x + (static_cast<int64_t>(blockIdx.z) * positions * vectors + v) * N;
+#pragma unroll 4
+      for (uint32_t p = first + row; p < end; p += kRows) {
+        Vector<T, N> a;
+        a.load(from + static_cast<int64_t>(p) * vectors * N);
+#pragma unroll
+        for (int k = 0; k < N; k++) sum[k] += a[k];
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < N; k++) rows[k][row][column] = sum[k];
+    __syncthreads();
+    if (row != 0 || v >= vectors) return;
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+      for (int r = 1; r < kRows; r++) sum[k] += rows[k][r][column];
+    }
+    store(sums + ((static_cast<int64_t>(blockIdx.z) * gridDim.x + blockIdx.x) * vectors + v) * N, sum);
+  }
+}
+
+// y [B, C] = Σ_chunks sums [B, chunks, C]. Sample blockIdx.y.
+template <class T>
+__global__ void __launch_bounds__(kThreads) sum_chunks(uint32_t chunks, uint32_t channels, const float* sums, T* y) {
+  if constexpr (kComputes<T>) {
+    const uint32_t c = blockIdx.x * kThreads + threadIdx.x;
+    if (c >= channels) return;
+    const float* from = sums + static_cast<int64_t>(blockIdx.y) * chunks * channels + c;
+    float sum = 0;
+    for (uint32_t i = 0; i < chunks; i++) sum += from[static_cast<int64_t>(i) * channels];
+    y[static_cast<int64_t>(blockIdx.y) * channels + c] = from_float<T>(sum);
+  }
+}
+
+uint32_t chunks_of(const Shape& x) { return ceil_div<int64_t>(x.rows() / x[0], kChunk); }
+
+}  // namespace
+
+void run(const Activation& op, Context& c) {
+  for_function(op.function, [&](auto f) { map_all<Value<f>>("activation", c, c.in(0)); });
+}
+
+void run(const ActivationGrad& op, Context& c) {
+  for_function(op.function, [&](auto f) { map_all<Slope<f>>("activation_grad", c, c.in(0), c.in(1)); });
+}
+
+void run(const Add&, Context& c) { map_all<Sum>("add", c, c.in(0), c.in(1)); }
+
+void run(const Geglu&, Context& c) {
+  const int64_t rows = c.out(0).shape.rows(), width = c.out(0).shape[-1];
+  for_vectors(c.out(0).dtype, width, [&](auto type, auto n) {
+    using T = decltype(type);
+    launch("geglu", geglu<T, n>, ceil_div<int64_t>(rows * width / n, kThreads), kThreads, 0, c.stream, rows, width / n, data<T>(c.in(0)),
+           data<T>(c.out(0)));
+  });
+}
+
+void run(const GegluGrad&, Context& c) {
+  const int64_t rows = c.in(1).shape.rows(), width = c.in(1).shape[-1];
+  for_vectors(c.out(0).dtype, width, [&](auto type, auto n) {
+    using T = decltype(type);
+    launch("geglu_grad", geglu_grad<T, n>, ceil_div<int64_t>(rows * width / n, kThreads), kThreads, 0, c.stream, rows, width / n,
+           data<T>(c.in(0)), data<T>(c.in(1)), data<T>(c.out(0)));
+  });
+}
+
+void run(const AddPerSample&, Context& c) {
+  const Shape& x = c.in(0).shape;
+  for_vectors(c.out(0).dtype, x[-1], [&](auto type, auto n) {
+    using T = decltype(type);
+    const int64_t count = x.elements() / x[0] / n;
+    launch("add_per_sample", add_per_sample<T, n>, dim3(ceil_div<int64_t>(count, kThreads), x[0]), kThreads, 0, c.stream, count, x[-1] / n,
+           data<T>(c.in(0)), data<T>(c.in(1)), data<T>(c.out(0)));
+  });
+}
+
+size_t workspace_bytes(const SumPositions&, std::span<const ::lorafuse::Value> inputs, const Card&) {
+  const Shape& x = inputs[0].shape;
+  return x[0] * chunks_of(x) * x[-1] * sizeof(float);
+}
+
+void run(const SumPositions&, Context& c) {
+  const Shape& x = c.in(0).shape;
+  const int64_t channels = x[-1], chunks = chunks_of(x);
+  for_vectors(c.in(0).dtype, channels, [&](auto type, auto n) {
+    using T = decltype(type);
+    const int64_t vectors = channels / n;
+    launch("sum_chunk", sum_chunk<T, n>, dim3(chunks, ceil_div<int64_t>(vectors, kStrip), x[0]), kThreads, 0, c.stream, x.rows() / x[0], vectors,
+           data<T>(c.in(0)), c.workspace);
+    launch("sum_chunks", sum_chunks<T>, dim3(ceil_div<int64_t>(channels, kThreads), x[0]), kThreads, 0, c.stream, chunks, channels, c.workspace,
+           data<T>(c.out(0)));
+  });
+}
 
 }  // namespace lorafuse::cuda

@@ -1,0 +1,147 @@
+// Ops that move elements: concatenation, slices, nearest-neighbour resampling, rows of tables. Formulas in graph/ops.h.
+#include "kernels.h"
+#include "vector.cuh"
+
+namespace lorafuse::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+// Calls f(Word()) with the widest type that divides all of `bytes`: rows are copied in it, whatever their elements are.
+template <class F>
+void for_words(std::initializer_list<size_t> bytes, F f) {
+  const auto all = [&](size_t size) {
+    for (size_t b : bytes)
+      if (b % size != 0) return false;
+    return true;
+  };
+  if (all(sizeof(uint4))) f(uint4());
+  else if (all(sizeof(uint2))) f(uint2());
+  else if (all(sizeof(uint32_t))) f(uint32_t());
+  else f(uint16_t());
+}
+
+// y [rows, first + second] = a [rows, first] ‖ b [rows, second]
+template <class Word>
+__global__ void __launch_bounds__(kThreads) concat(uint32_t rows, uint32_t first, uint32_t second, const Word* a, const Word* b, Word* y) {
+  const uint32_t i = blockIdx.x * kThreads + threadIdx.x, all = first + second, r = i / all, c = i % all;
+  if (r < rows) y[i] = c < first ? a[static_cast<int64_t>(r) * first + c] : b[static_cast<int64_t>(r) * second + c - first];
+}
+
+// y [rows, width] = x[:, begin : begin + width], x [rows, all]
+template <class Word>
+__global__ void __launch_bounds__(kThreads) slice(uint32_t rows, uint32_t all, uint32_t begin, uint32_t width, const Word* x, Word* y) {
+  const uint32_t i = blockIdx.x * kThreads + threadIdx.x, r = i / width, c = i % width;
+  if (r < rows) y[i] = x[static_cast<int64_t>(r) * all + begin + c];
+}
+
+// y [B, 2H, 2W, C], each word of x [B, H, W, C] four times. rows = B·H, row = W·C.
+template <class Word>
+__global__ void __launch_bounds__(kThreads) upsample(uint32_t rows, uint32_t row, uint32_t channels, const Word* x, Word* y) {
+  const uint32_t i = blockIdx.x * kThreads + threadIdx.x, r = i / row, w = i % row / channels, c = i % channels;
+  if (r >= rows) return;
+  const Word word = x[i];
+  Word* to = y + static_cast<int64_t>(r) * 4 * row + 2 * w * channels + c;
+  to[0] = word;
+  to[channels] = word;
+  to[2 * row] = word;
+  to[2 * row + channels] = word;
+}
+
+// dx [B, H, W, C] = sums of 2×2 of dy. rows = B·H, row = W·C, in vectors.
+template <class T, int N>
+__global__ void __launch_bounds__(kThreads) upsample_grad(uint32_t rows, uint32_t row, uint32_t channels, const T* dy, T* dx) {
+  if constexpr (kComputes<T>) {
+    const uint32_t i = blockIdx.x * kThreads + threadIdx.x, r = i / row, w = i % row / channels, c = i % channels;
+    if (r >= rows) return;
+    const T* from = dy + (static_cast<int64_t>(r) * 4 * row + 2 * w * channels + c) * N;
+    Vector<T, N> v[4];
+    v[0].load(from);
+    v[1].load(from + channels * N);
+    v[2].load(from + 2 * row * N);
+    v[3].load(from + (2 * row + channels) * N);
+    float out[N];
+#pragma unroll
+    for (int k = 0; k < N; k++) out[k] = (v[0][k] + v[1][k]) + (v[2][k] + v[3][k]);
+    store(dx + static_cast<int64_t>(i) * N, out);
+  }
+}
+
+// y [rows, C] = tokens[id] + positions[row % length]; NaN where there is no such token.
+template <class T, int N>
+__global__ void __launch_bounds__(kThreads)
+    embedding(uint32_t rows, uint32_t length, uint32_t vectors, uint32_t vocabulary, const int32_t* ids, const T* tokens, const T* positions, T* y) {
+  if constexpr (kComputes<T>) {
+    const uint32_t i = blockIdx.x * kThreads + threadIdx.x, r = i / vectors, v = i % vectors;
+    if (r >= rows) return;
+    const uint32_t id = static_cast<uint32_t>(ids[r]);
+    float out[N];
+    if (id < vocabulary) {
+      Vector<T, N> token, position;
+      token.load(tokens + (static_cast<int64_t>(id) * vectors + v) * N);
+      position.load(positions + (static_cast<int64_t>(r % length) * vectors + v) * N);
+#pragma unroll
+      for (int k = 0; k < N; k++) out[k] = token[k] + position[k];
+    } else {
+#pragma unroll
+      for (int k = 0; k < N; k++) out[k] = __int_as_float(0x7fffffff);
+    }
+    store(y + static_cast<int64_t>(i) * N, out);
+  }
+}
+
+}  // namespace
+
+void run(const Concat&, Context& c) {
+  const int64_t rows = c.out(0).shape.rows();
+  const size_t each = size_of(c.out(0).dtype), first = c.in(0).shape[-1] * each, second = c.in(1).shape[-1] * each;
+  for_words({first, second}, [&](auto type) {
+    using Word = decltype(type);
+    const size_t a = first / sizeof(Word), b = second / sizeof(Word);
+    launch("concat", concat<Word>, ceil_div<int64_t>(rows * (a + b), kThreads), kThreads, 0, c.stream, rows, a, b, c.in(0).data, c.in(1).data,
+           c.out(0).data);
+  });
+}
+
+void run(const Slice& op, Context& c) {
+  const int64_t rows = c.out(0).shape.rows();
+  const size_t each = size_of(c.out(0).dtype), all = c.in(0).shape[-1] * each, begin = op.begin * each, width = (op.end - op.begin) * each;
+  for_words({all, begin, width}, [&](auto type) {
+    using Word = decltype(type);
+    constexpr size_t kSize = sizeof(Word);
+    launch("slice", slice<Word>, ceil_div<int64_t>(rows * width / kSize, kThreads), kThreads, 0, c.stream, rows, all / kSize, begin / kSize,
+           width / kSize, c.in(0).data, c.out(0).data);
+  });
+}
+
+void run(const Upsample&, Context& c) {
+  const Shape& x = c.in(0).shape;
+  const size_t bytes = x[3] * size_of(c.in(0).dtype);
+  for_words({bytes}, [&](auto type) {
+    using Word = decltype(type);
+    const int64_t rows = x[0] * x[1], channels = bytes / sizeof(Word), row = x[2] * channels;
+    launch("upsample", upsample<Word>, ceil_div<int64_t>(rows * row, kThreads), kThreads, 0, c.stream, rows, row, channels, c.in(0).data,
+           c.out(0).data);
+  });
+}
+
+void run(const UpsampleGrad&, Context& c) {
+  const Shape& dx = c.out(0).shape;
+  for_vectors(c.out(0).dtype, dx[3], [&](auto type, auto n) {
+    using T = decltype(type);
+    const int64_t rows = dx[0] * dx[1], channels = dx[3] / n, row = dx[2] * channels;
+    launch("upsample_grad", upsample_grad<T, n>, ceil_div<int64_t>(rows * row, kThreads), kThreads, 0, c.stream, rows, row, channels,
+           data<T>(c.in(0)), data<T>(c.out(0)));
+  });
+}
+
+void run(const Embedding&, Context& c) {
+  const int64_t rows = c.in(0).shape.elements(), channels = c.out(0).shape[-1];
+  for_vectors(c.out(0).dtype, channels, [&](auto type, auto n) {
+    using T = decltype(type);
+    launch("embedding", embedding<T, n>, ceil_div<int64_t>(rows * channels / n, kThreads), kThreads, 0, c.stream, rows, c.in(0).shape[1],
+           channels / n, c.in(1).shape[0], c.in(0).i32(), data<T>(c.in(1)), data<T>(c.in(2)), data<T>(c.out(0)));
+  });
+}
+
+}  // namespace lorafuse::cuda
