@@ -1,0 +1,301 @@
+// ld, st, ldu, prefetch (PTX ISA, "Data Movement and Conversion Instructions"). Lanes that access neighbouring elements are checked and
+// copied as one run; anything else lane by lane.
+#include "memory.h"
+
+#include "select.h"
+
+namespace ptxemu {
+namespace {
+
+enum Flags : uint16_t { wide_base = 1, sign_extend = 2, strong = 4, into_wide = 8 };
+
+template <int width> using Element = std::conditional_t<width == 8, uint64_t, std::conditional_t<width == 4, uint32_t, std::conditional_t<width == 2, uint16_t, uint8_t>>>;
+template <int width> using Register = std::conditional_t<width == 8, uint64_t, uint32_t>;
+
+// One lane: element k of the vector to or from its register.
+template <int width>
+inline void load_element(Warp& w, const Instruction& in, int k, int lane, const void* from) {
+  Element<width> e;
+  std::memcpy(&e, from, width);
+  if constexpr (width < 4) {
+    using S = std::conditional_t<width == 2, int16_t, int8_t>;
+    if (in.aux & into_wide) lanes<uint64_t>(w, in.to(k))[lane] = in.aux & sign_extend ? uint64_t(int64_t(S(e))) : e;
+    else lanes<uint32_t>(w, in.to(k))[lane] = in.aux & sign_extend ? uint32_t(int32_t(S(e))) : e;
+  } else {
+    if (width == 4 && in.aux & into_wide) lanes<uint64_t>(w, in.to(k))[lane] = in.aux & sign_extend ? uint64_t(int64_t(int32_t(e))) : e;
+    else lanes<Register<width>>(w, in.to(k))[lane] = Register<width>(e);
+  }
+}
+template <int width>
+inline void store_element(Warp& w, const Instruction& in, int k, int lane, void* to) {
+  const Element<width> e = Element<width>(in.aux & into_wide ? lanes<uint64_t>(w, in.from(1 + k))[lane] : lanes<Register<width>>(w, in.from(1 + k))[lane]);
+  std::memcpy(to, &e, width);
+}
+template <int width, int count, bool store>
+inline void move_elements(Warp& w, const Instruction& in, int lane, void* at) {
+  for (int k = 0; k < count; k++) {
+    char* p = static_cast<char*>(at) + k * width;
+    if constexpr (store) store_element<width>(w, in, k, lane, p);
+    else load_element<width>(w, in, k, lane, p);
+  }
+}
+
+// All lanes, neighbours: the loop over lanes inside the one over elements.
+template <int width, int count, bool store>
+inline void move_run(Warp& w, const Instruction& in, void* at) {
+  auto* memory = static_cast<Element<width>*>(at);
+  if (in.aux & (sign_extend | into_wide)) {
+    for (int lane = 0; lane < 32; lane++) move_elements<width, count, store>(w, in, lane, memory + lane * count);
+    return;
+  }
+  for (int k = 0; k < count; k++) {
+    if constexpr (store) {
+      const auto* r = lanes<Register<width>>(w, in.from(1 + k));
+      for (int lane = 0; lane < 32; lane++) memory[lane * count + k] = Element<width>(r[lane]);
+    } else {
+      auto* r = lanes<Register<width>>(w, in.to(k));
+      for (int lane = 0; lane < 32; lane++) r[lane] = memory[lane * count + k];
+    }
+  }
+}
+
+template <int width, int count, bool store>
+inline void global_lane(Warp& w, const Instruction& in, uint64_t address, int lane) {
+  constexpr uint32_t total = width * count;
+  constexpr Access access = store ? Access::write : Access::read;
+  bool device;
+  std::byte* p = global_bytes(w, address, total, lane, device);
+  if (address % total) fail_misaligned(w, "global", address, total, lane);
+  if (in.aux & strong) {
+    meet_at(w, address, store);
+    if (device) check_global_precisely(w, address, total, lane, Access::atomic);
+  } else if (device) {
+    check_global<access>(w, address, total, lane);
+  }
+  move_elements<width, count, store>(w, in, lane, p);
+}
+
+template <int width, int count, bool store>
+inline void shared_lane(Warp& w, const Instruction& in, uint64_t offset, int lane) {
+  constexpr uint32_t total = width * count;
+  char* p = shared_bytes(w, offset, total, lane);
+  if (offset % total) fail_misaligned(w, "shared", offset, total, lane);
+  if constexpr (store) {
+    alignas(16) char data[total];
+    move_elements<width, count, true>(w, in, lane, data);
+    if (in.aux & strong) check_shared<Access::atomic>(w, uint32_t(offset), total, lane);
+    else check_shared<Access::write>(w, uint32_t(offset), total, lane, data);
+    std::memcpy(p, data, total);
+  } else {
+    if (!(in.aux & strong)) check_shared<Access::read>(w, uint32_t(offset), total, lane);
+    move_elements<width, count, false>(w, in, lane, p);
+  }
+}
+
+template <int width, int count, bool store>
+inline void local_lane(Warp& w, const Instruction& in, uint64_t offset, int lane) {
+  constexpr uint32_t total = width * count;
+  if (offset % total) fail_misaligned(w, "local", offset, total, lane);
+  move_elements<width, count, store>(w, in, lane, local_bytes(w, offset, total, lane));
+}
+
+template <int width, int count, bool store>
+inline void param_lane(Warp& w, const Instruction& in, uint64_t offset, int lane) {
+  constexpr uint32_t total = width * count;
+  const std::vector<std::byte>& p = w.block->launch->parameters;
+  if (store || offset + total > p.size() || offset > p.size())
+    fail(w, ErrorKind::out_of_bounds, "kernel parameters, offset " + std::to_string(offset) + " of " + std::to_string(p.size()), lane);
+  move_elements<width, count, false>(w, in, lane, const_cast<std::byte*>(p.data()) + offset);
+}
+
+template <int width, int count, bool store>
+void access_global(Warp& w, const Instruction& in, uint32_t mask) {
+  constexpr uint32_t total = width * count;
+  Block& b = *w.block;
+  Addresses a;
+  read_addresses(w, in, 0, a);
+  if (b.options->counters) count_global(b, a, mask, total, store);
+  if (total > 1 && mask == all_lanes && !(in.aux & strong) && contiguous(a, total)) {
+    bool device;
+    std::byte* p = global_bytes(w, a.of[0], total * 32, 0, device);
+    if (a.of[0] % total) fail_misaligned(w, "global", a.of[0], total, 0);
+    if (!device || !scan_global<store>(b.memory->shadow(a.of[0]), int(total * 16), b.launch_stamp, block_id(b))) [[likely]] {
+      move_run<width, count, store>(w, in, p);
+      return;
+    }
+  }
+  each_active(mask, [&](int lane) { global_lane<width, count, store>(w, in, a.of[lane], lane); });
+}
+
+template <int width, int count, bool store>
+void access_shared(Warp& w, const Instruction& in, uint32_t mask) {
+  constexpr uint32_t total = width * count;
+  Block& b = *w.block;
+  Addresses a;
+  read_addresses(w, in, 0, a);
+  if (b.options->counters) count_shared(b, a, mask, total);
+  if (mask == all_lanes && !(in.aux & strong) && b.options->races && a.of[0] % total == 0 && contiguous(a, total)) {
+    char* p = shared_bytes(w, a.of[0], total * 32, 0);
+    if (!check_shared_run<store ? Access::write : Access::read>(w, uint32_t(a.of[0]), total)) [[likely]] {
+      move_run<width, count, store>(w, in, p);
+      return;
+    }
+  }
+  each_active(mask, [&](int lane) { shared_lane<width, count, store>(w, in, a.of[lane], lane); });
+}
+
+template <int width, int count, bool store>
+void access_local(Warp& w, const Instruction& in, uint32_t mask) {
+  Addresses a;
+  read_addresses(w, in, 0, a);
+  w.block->counters->local_requests++;
+  each_active(mask, [&](int lane) { local_lane<width, count, store>(w, in, a.of[lane], lane); });
+}
+
+template <int width, int count, bool store>
+void access_param(Warp& w, const Instruction& in, uint32_t mask) {
+  Addresses a;
+  read_addresses(w, in, 0, a);
+  each_active(mask, [&](int lane) { param_lane<width, count, store>(w, in, a.of[lane], lane); });
+}
+
+template <int width, int count, bool store>
+void access_generic(Warp& w, const Instruction& in, uint32_t mask) {
+  Addresses a;
+  read_addresses(w, in, 0, a);
+  uint32_t shared = 0, local = 0, param = 0;
+  for (int i = 0; i < 32; i++) {
+    const uint64_t window = a.of[i] & window_mask;
+    shared |= uint32_t(window == shared_window) << i;
+    local |= uint32_t(window == local_window) << i;
+    param |= uint32_t(window == param_window) << i;
+  }
+  shared &= mask, local &= mask, param &= mask;
+  const uint32_t global = mask & ~(shared | local | param);
+  if (global) {
+    if (w.block->options->counters) count_global(*w.block, a, global, width * count, store);
+    each_active(global, [&](int lane) { global_lane<width, count, store>(w, in, a.of[lane], lane); });
+  }
+  for (auto& address : a.of) address &= ~window_mask;
+  if (shared) {
+    if (w.block->options->counters) count_shared(*w.block, a, shared, width * count);
+    each_active(shared, [&](int lane) { shared_lane<width, count, store>(w, in, a.of[lane], lane); });
+  }
+  if (local) w.block->counters->local_requests++;
+  each_active(local, [&](int lane) { local_lane<width, count, store>(w, in, a.of[lane], lane); });
+  each_active(param, [&](int lane) { param_lane<width, count, store>(w, in, a.of[lane], lane); });
+}
+
+template <int width, int count, bool store>
+Handler in_space(Space space) {
+  switch (space) {
+    case Space::global: return access_global<width, count, store>;
+    case Space::shared: return access_shared<width, count, store>;
+    case Space::local: return access_local<width, count, store>;
+    case Space::param: return store ? nullptr : access_param<width, count, store>;
+    case Space::constant: return store ? nullptr : access_global<width, count, store>;
+    case Space::generic: return access_generic<width, count, store>;
+    default: return nullptr;
+  }
+}
+template <int width, bool store>
+Handler of_count(size_t count, Space space) {
+  if (count == 1) return in_space<width, 1, store>(space);
+  if (count == 2) return in_space<width, 2, store>(space);
+  if constexpr (width < 8)
+    if (count == 4) return in_space<width, 4, store>(space);
+  return nullptr;
+}
+template <bool store>
+Handler of_width(size_t width, size_t count, Space space) {
+  switch (width) {
+    case 1: return of_count<1, store>(count, space);
+    case 2: return of_count<2, store>(count, space);
+    case 4: return of_count<4, store>(count, space);
+    case 8: return of_count<8, store>(count, space);
+    default: return nullptr;
+  }
+}
+
+void decode(Decoder& d) {
+  const bool store = d.parts()[0] == "st";
+  const Type type = d.type();
+  if (type == Type::none || type == Type::b128) d.unknown();
+  d.expect_operands(2);
+  auto elements = Decoder::elements(d.operand(store ? 1 : 0));
+  uint16_t flags = is_signed(type) && bytes(type) < 8 ? sign_extend : 0;
+  if (bytes(type) < 8 && d.is_wide(elements[0])) flags |= into_wide;
+  if (d.has("volatile") || d.has("relaxed") || d.has("acquire") || d.has("release") || d.has("mmio")) flags |= strong;
+  const Type in_register = flags & into_wide ? Type::b64 : type;
+  if (bytes(type) == 4 && !(flags & into_wide)) flags &= uint16_t(~sign_extend);
+  if (!store)
+    for (auto e : elements) d.target(e, in_register);
+  const Space space = d.address(d.operand(store ? 0 : 1), d.space());
+  if (store)
+    for (auto e : elements) d.source(e, in_register);
+  d.in.aux |= flags;
+  if (store) d.in.aux &= uint16_t(~sign_extend);
+  if (space == Space::shared || space == Space::generic) d.note_shared_access(bytes(type));
+  d.emit(store ? of_width<true>(bytes(type), elements.size(), space) : of_width<false>(bytes(type), elements.size(), space));
+}
+
+void decode_prefetch(Decoder& d) {
+  if (d.parts()[0] == "discard") d.unknown();
+  d.emit([](Warp&, const Instruction&, uint32_t) {});
+}
+
+}  // namespace
+
+void fail_misaligned(Warp& w, const char* space, uint64_t address, uint32_t bytes, int lane) {
+  char text[120];
+  std::snprintf(text, sizeof text, "%s address 0x%llx for an access of %u bytes", space, static_cast<unsigned long long>(address), bytes);
+  fail(w, ErrorKind::misaligned, text, lane);
+}
+
+void fail_shared(Warp& w, uint64_t offset, uint32_t bytes, int lane) {
+  fail(w, ErrorKind::out_of_bounds, std::to_string(bytes) + " bytes at shared memory offset " + std::to_string(int64_t(offset)) + ", the block has " + std::to_string(w.block->shared.size()), lane);
+}
+
+void fail_global(Warp& w, uint64_t address, uint32_t bytes, int lane) {
+  const Memory& memory = *w.block->memory;
+  const Memory::Range* range = memory.find(address);
+  std::string where;
+  if (range) {
+    where = "offset " + std::to_string(address - range->address) + " of an allocation of " + std::to_string(range->bytes) + " bytes";
+  } else {
+    where = "an address in no allocation";
+    for (auto& r : memory.allocations()) {
+      if (address >= r.address + r.bytes && address < r.address + r.bytes + 4096) where = std::to_string(address - r.address - r.bytes) + " bytes behind the end of an allocation of " + std::to_string(r.bytes) + " bytes";
+      if (address < r.address && address + 4096 > r.address) where = std::to_string(r.address - address) + " bytes before an allocation of " + std::to_string(r.bytes) + " bytes";
+    }
+    if (memory.find_host(address)) where = "host memory that is not mapped";
+    if (address < 4096) where = "a null pointer + " + std::to_string(address);
+  }
+  fail(w, ErrorKind::out_of_bounds, std::to_string(bytes) + " bytes at " + where, lane);
+}
+
+std::byte* find_global(Warp& w, uint64_t address, uint32_t bytes, int lane, bool& device) {
+  Block& b = *w.block;
+  if (const Memory::Range* range = b.memory->find(address)) {
+    const uint64_t inside = address - range->address;
+    if (bytes > range->bytes - inside) {
+      const uint32_t each = bytes > 32 ? bytes / 32 : bytes;  // of a run: name the first lane that is outside
+      const uint64_t good = (range->bytes - inside) / each;
+      fail_global(w, address + good * each, each, bytes > 32 ? int(good) : lane);
+    }
+    b.range_hint[w.current - b.program->code.data()] = *range;
+    return b.memory->backing(address);
+  }
+  bool mapped = false;
+  const Memory::Range* host = b.memory->find_host(address, &mapped);
+  if (!host || !mapped || bytes > host->bytes - (address - host->address)) fail_global(w, address, bytes > 32 ? bytes / 32 : bytes, lane);
+  device = false;
+  return reinterpret_cast<std::byte*>(address);
+}
+
+void add_memory(Table& t) {
+  t["ld"] = t["st"] = t["ldu"] = decode;
+  t["prefetch"] = t["prefetchu"] = t["discard"] = t["applypriority"] = decode_prefetch;
+}
+
+}  // namespace ptxemu

@@ -1,0 +1,59 @@
+// Addresses of lanes -> bytes of the host, with every check on the way (PTX ISA, "State Spaces").
+#pragma once
+#include "../checks/global.h"
+#include "../checks/shared.h"
+#include "lanes.h"
+
+namespace ptxemu {
+
+struct Addresses { alignas(64) uint64_t of[32]; };
+
+// Base register (32 or 64 bits, in.aux bit 0) + offset.
+inline void read_addresses(Warp& w, const Instruction& in, int source, Addresses& a) {
+  if (in.aux & 1) {
+    const uint64_t* base = lanes<uint64_t>(w, in.from(source));
+    for (int i = 0; i < 32; i++) a.of[i] = base[i] + uint64_t(in.offset);
+  } else {
+    const uint32_t* base = lanes<uint32_t>(w, in.from(source));
+    for (int i = 0; i < 32; i++) a.of[i] = uint32_t(base[i] + uint32_t(in.offset));
+  }
+}
+
+// Every lane of the warp follows the one before at `step` bytes.
+inline bool contiguous(const Addresses& a, uint64_t step) {
+  uint64_t off = 0;
+  for (int i = 0; i < 32; i++) off |= a.of[i] ^ (a.of[0] + uint64_t(i) * step);
+  return off == 0;
+}
+
+[[noreturn]] void fail_global(Warp& w, uint64_t address, uint32_t bytes, int lane);
+[[noreturn]] void fail_shared(Warp& w, uint64_t offset, uint32_t bytes, int lane);
+[[noreturn]] void fail_misaligned(Warp& w, const char* space, uint64_t address, uint32_t bytes, int lane);
+
+// Where the bytes of a global access lie; checked against the allocation that this instruction met last, then against all.
+std::byte* find_global(Warp& w, uint64_t address, uint32_t bytes, int lane, bool& device);
+inline std::byte* global_bytes(Warp& w, uint64_t address, uint32_t bytes, int lane, bool& device) {
+  Block& b = *w.block;
+  const Memory::Range& hint = b.range_hint[w.current - b.program->code.data()];
+  device = true;
+  if (address - hint.address < hint.bytes && bytes <= hint.bytes - (address - hint.address)) [[likely]] return b.memory->backing(address);
+  return find_global(w, address, bytes, lane, device);
+}
+
+inline char* shared_bytes(Warp& w, uint64_t offset, uint32_t bytes, int lane) {
+  Block& b = *w.block;
+  if (offset + bytes > b.shared.size() || offset > b.shared.size()) [[unlikely]] fail_shared(w, offset, bytes, lane);
+  return b.shared.data() + offset;
+}
+inline char* local_bytes(Warp& w, uint64_t offset, uint32_t bytes, int lane) {
+  Block& b = *w.block;
+  const size_t size = b.program->local_bytes;
+  if (offset + bytes > size || offset > size)
+    fail(w, ErrorKind::out_of_bounds, "local memory offset " + std::to_string(offset) + " of " + std::to_string(size), lane);
+  return b.local.data() + size_t(w.id * 32 + lane) * size + offset;
+}
+
+void count_global(Block& b, const Addresses& a, uint32_t mask, uint32_t bytes, bool store);
+void count_shared(Block& b, const Addresses& a, uint32_t mask, uint32_t bytes);
+
+}  // namespace ptxemu
