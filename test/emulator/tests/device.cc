@@ -11,17 +11,18 @@ const std::string own_word =
   "  ld.param.u64 %rd0, [out];\n  cvta.to.global.u64 %rd0, %rd0;\n  mov.u32 %r0, %tid.x;\n  mad.wide.u32 %rd0, %r0, 4, %rd0;\n";
 
 namespace {
-std::unique_ptr<Module> parsed(const std::string& body, int target) {
+std::string with_header(const std::string& body, int target) {
   const std::string ptx = text(".version 9.0\n.target sm_", target, "\n.address_size 64\n", body);
-  if (!ptx_folder.empty()) {
-    static int written = 0;
-    std::ofstream(text(ptx_folder, "/", target, "-", written++, ".ptx")) << ptx;
-  }
-  return Module::parse(ptx, "test");
+  static int written = 0;
+  if (!ptx_folder.empty()) std::ofstream(text(ptx_folder, "/", target, "-", written++, ".ptx")) << ptx;
+  return ptx;
 }
 }  // namespace
 
-Device::Device(const std::string& body, int target) : card(ptxemu::card(target)), module(parsed(body, target)) { module->load(memory); }
+Device::Device(const std::string& body, int target)
+    : ptx(with_header(body, target)), card(ptxemu::card(target)), module(Module::parse(ptx, "test")) {
+  module->load(memory);
+}
 
 Launch Device::prepare(const std::string& kernel, Dim3 grid, Dim3 block, size_t dynamic_shared,
   const std::vector<std::span<const std::byte>>& arguments) const {

@@ -3,6 +3,7 @@
 //   const uint64_t out = device.upload(std::vector<int>(32));
 //   device.launch("k", {1}, {32}, out);
 #pragma once
+#include <algorithm>
 #include <cstring>
 #include <functional>
 #include <span>
@@ -22,6 +23,7 @@ class Device {
   // `body` follows .version, .target and .address_size.
   explicit Device(const std::string& body, int target = 90);
 
+  const std::string ptx;
   Options options;
   Counters counters;
   Card card;
