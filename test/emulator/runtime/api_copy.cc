@@ -67,13 +67,12 @@ void copy(Runtime& r, void* to, const void* from, size_t bytes, cudaMemcpyKind k
   const Place to_place = end(r, to, bytes, any || to_device, any || !to_device, "destination");
   const Place from_place = end(r, from, bytes, any || from_device, any || !from_device, "source");
   const bool pageable = to_place == Place::pageable || from_place == Place::pageable;
-  if (stream.capture && pageable) {
-    r.graphs.refuse(stream);  // the copy would have to wait for the stream
-  }
+  if (stream.capture && pageable) r.graphs.refuse(stream);  // the copy would have to wait for the stream
   const bool on_device = to_place == Place::device && from_place == Place::device;
   if (blocking) r.graphs.refuse_unsafe();
   enqueue(r, stream, cudaGraphNodeTypeMemcpy, work_of(r, to, to_place, from, from_place, bytes));
-  const bool waits = on_device ? false : blocking || to_place == Place::pageable || (to_place != Place::device && from_place != Place::device);
+  const bool on_host = to_place != Place::device && from_place != Place::device;
+  const bool waits = on_host || to_place == Place::pageable || (blocking && !on_device);
   if (waits && !stream.capture) r.streams.synchronize(stream);
 }
 

@@ -49,8 +49,8 @@ void occupancy(Runtime& r, int* blocks, const void* host, int block_threads, siz
   require(blocks && block_threads > 0, cudaErrorInvalidValue, "occupancy of a block without threads");
   const Function& function = r.function(host);
   if (function.registers == 0)
-    throw Failure(cudaErrorNotSupported, "the registers of kernel " + function.name + " are not known: the fat binary holds no uncompressed "
-                  "machine code that compute capability " + std::to_string(r.card.compute_capability) + " runs");
+    throw Failure(cudaErrorNotSupported, "the registers of kernel " + function.name + " are not known: the fat binary holds no "
+                  "uncompressed machine code that compute capability " + std::to_string(r.card.compute_capability) + " runs");
   cudaOccDeviceProp card;
   card.computeMajor = r.card.compute_capability / 10;
   card.computeMinor = r.card.compute_capability % 10;
@@ -107,8 +107,8 @@ cudaError_t cudaLaunchKernel(const void* host, dim3 grid, dim3 block, void** arg
 cudaError_t cudaFuncSetAttribute(const void* host, cudaFuncAttribute attribute, int value) {
   return call([&](Runtime& r) {
     Function& function = r.function(host);
-    if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) return require(value >= -1 && value <= 100, cudaErrorInvalidValue,
-                                                                                    "a carveout is a percentage, or -1");
+    if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout)  // a hint; nothing here depends on it
+      return require(value >= -1 && value <= 100, cudaErrorInvalidValue, "a carveout is a percentage, or -1");
     require(attribute == cudaFuncAttributeMaxDynamicSharedMemorySize, cudaErrorInvalidValue, "the emulator does not know this attribute");
     if (value < 0 || function.kernel->static_shared_bytes + size_t(value) > r.card.shared_per_block_opt_in)
       throw Failure(cudaErrorInvalidValue, "kernel " + function.name + ": " + std::to_string(value) + " bytes of dynamic and "

@@ -142,7 +142,8 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEven
     for (cudaEvent_t handle : {from, to}) {
       const Event& event = r.streams.event(handle);
       r.graphs.refuse(event);
-      require(event.timed && event.mark, cudaErrorInvalidResourceHandle, "an event was never recorded, or made with cudaEventDisableTiming");
+      require(event.timed && event.mark, cudaErrorInvalidResourceHandle,
+              "an event was never recorded, or made with cudaEventDisableTiming");
       require(event.mark->done, cudaErrorNotReady, "an event has not happened");
     }
     *milliseconds = std::chrono::duration<float, std::milli>(*to->moment - *from->moment).count();

@@ -140,7 +140,8 @@ void Graphs::refuse_all() {
 }
 
 void Graphs::refuse(Stream& stream) {
-  if (stream.capture) invalidate(*stream.capture, cudaErrorStreamCaptureUnsupported, "a stream that is being captured cannot be waited for");
+  if (stream.capture)
+    invalidate(*stream.capture, cudaErrorStreamCaptureUnsupported, "a stream that is being captured cannot be waited for");
   if (streams_.is_legacy(stream)) refuse_legacy();
 }
 
