@@ -1,5 +1,5 @@
 // rcp, sqrt, rsqrt, ex2, lg2, sin, cos, tanh, div.approx, div.full (PTX ISA, "Floating Point Instructions"). The approximate forms give the
-// correctly rounded result, or with Options::jitter one up to 2 ulp away: a kernel must not depend on which.
+// correctly rounded result, or with Options::jitter one up to 2 ulp away (f16, bf16: 1 ulp): a kernel must not depend on which.
 #include "half.h"
 #include "select.h"
 
@@ -56,14 +56,25 @@ void divide(Warp& w, const Instruction& in, uint32_t mask) {
   for_lanes(d, mask, [&](int i) { return r[i]; });
 }
 
+// -1 ... 1 ulp; 0, subnormals, infinity, NaN and their neighbours stay.
+template <bool bf16>
+uint32_t jittered_half(uint32_t r, uint32_t bits, uint64_t seed) {
+  constexpr int mantissa = bf16 ? 7 : 10, least = 2 << mantissa, most = ((0x7fff >> mantissa) - 2) << mantissa;
+  return int(r & 0x7fff) < least || int(r & 0x7fff) > most ? r : r + uint32_t(jitter_of(bits, seed) / 2);
+}
+
 template <class F, bool bf16, bool packed>
 void approximate_half(Warp& w, const Instruction& in, uint32_t mask) {
   alignas(32) float a[32];
   alignas(32) uint32_t half[2][32];
   for (int part = 0; part <= int(packed); part++) {
     widen_half<bf16>(lanes<uint32_t>(w, in.from(0)), part, a);
-    for (int i = 0; i < 32; i++) a[i] = F::apply(a[i]);
+    const bool ftz = in.aux & 1;
+    for (int i = 0; i < 32; i++) a[i] = ftz ? flush(F::apply(flush(a[i]))) : F::apply(a[i]);
     narrow_half<bf16>(a, half[part]);
+    const Options& options = *w.block->options;
+    if (options.jitter)
+      for (int i = 0; i < 32; i++) half[part][i] = jittered_half<bf16>(half[part][i], std::bit_cast<uint32_t>(a[i]), options.seed);
   }
   for_lanes(lanes<uint32_t>(w, in.to(0)), mask, [&](int i) { return packed ? half[0][i] | half[1][i] << 16 : half[0][i]; });
 }
@@ -92,11 +103,12 @@ void decode(Decoder& d) {
   d.target(0, t);
   d.source(1, t);
   d.in.flops = 1;
+  d.in.aux = d.has("ftz");
   if (is_half(t)) return d.emit(!d.has("approx") ? nullptr : op == "ex2" ? half_of<Exp2>(t) : op == "tanh" ? half_of<Tanh>(t) : nullptr);
   const bool rounds = d.has("rn") || d.has("rz") || d.has("rm") || d.has("rp");
   if ((op == "rcp" || op == "sqrt") && rounds) {
     const Rounding r = d.has("rz") ? Rounding::zero : d.has("rm") ? Rounding::down : d.has("rp") ? Rounding::up : Rounding::nearest;
-    d.in.aux = uint16_t(d.has("ftz") | (t == Type::f64) << 2 | uint16_t(r) << 4);
+    d.in.aux |= uint16_t((t == Type::f64) << 2 | uint16_t(r) << 4);
     return d.emit(op == "rcp" ? exact<Reciprocal> : exact<SquareRoot>);
   }
   if (t == Type::f64) {  // .approx.ftz.f64: the upper 20 bits of the mantissa at least

@@ -25,6 +25,7 @@ void issue(Warp& w, const Instruction& in, uint32_t mask) {
       bool device;
       global_bytes(w, source.of[lane], filled, lane, device);
       if (source.of[lane] % bytes) fail_misaligned(w, "global", source.of[lane], bytes, lane);
+      if (device) check_global<Access::read>(w, source.of[lane], filled, lane);  // and once more when it happens
     }
     check_shared<Access::write>(w, uint32_t(at), bytes, lane);
     mark_shared_in_flight(w, uint32_t(at), bytes, lane);

@@ -6,8 +6,6 @@
 namespace ptxemu {
 namespace {
 
-
-
 struct Add { template <class T> static T apply(T old, T b, T) { return T(old + b); } };
 struct Exchange { template <class T> static T apply(T, T b, T) { return b; } };
 struct CompareSwap { template <class T> static T apply(T old, T b, T c) { return old == b ? c : old; } };
@@ -55,7 +53,8 @@ void atomic(Warp& w, const Instruction& in, uint32_t mask) {
     }
     const T old = *p;
     const T x = T(lanes<Slot<T>>(w, in.from(1))[lane]), y = has_third ? T(lanes<Slot<T>>(w, in.from(2))[lane]) : T();
-    *p = F::apply(old, x, y);
+    if constexpr (std::is_same_v<T, float> && std::is_same_v<F, Add>) *p = shared ? old + x : flush(flush(old) + flush(x));  // as the ISA says
+    else *p = F::apply(old, x, y);
     if constexpr (result) lanes<Slot<T>>(w, in.to(0))[lane] = widen<T>(old);
   });
 }

@@ -65,7 +65,10 @@ void convert(Warp& w, const Instruction& in, uint32_t mask) {
       else f = float_to_odd(v);
       if (flags & sat) f = saturate(f);
       if (flags & relu) f = f != f ? f : f > 0 ? f : 0.0f;
-      return r == Rounding::zero ? (bf16 ? bf16_towards_zero(f) : f16_towards_zero(f)) : (bf16 ? bf16_of(f) : f16_of(f));
+      if (r == Rounding::zero) return bf16 ? bf16_towards_zero(f) : f16_towards_zero(f);
+      if (r == Rounding::down) return bf16 ? bf16_downwards(f) : f16_downwards(f);
+      if (r == Rounding::up) return bf16 ? bf16_upwards(f) : f16_upwards(f);
+      return bf16 ? bf16_of(f) : f16_of(f);
     };
     if constexpr (std::is_same_v<S, float> && r == Rounding::nearest) {
       if (!flags) {
@@ -132,12 +135,11 @@ Handler with_rounding(Rounding r) {
   if constexpr (scoped) {
     return r == Rounding::nearest ? convert<D, S, Rounding::nearest> : r == Rounding::zero ? convert_directed<D, S, Rounding::zero>
            : r == Rounding::down ? convert_directed<D, S, Rounding::down> : convert_directed<D, S, Rounding::up>;
-  } else if constexpr (integer && std::is_floating_point_v<typename Read<S>::Value>) {
+  } else if constexpr (half || (integer && std::is_floating_point_v<typename Read<S>::Value>)) {
     return r == Rounding::nearest ? convert<D, S, Rounding::nearest> : r == Rounding::zero ? convert<D, S, Rounding::zero>
            : r == Rounding::down ? convert<D, S, Rounding::down> : convert<D, S, Rounding::up>;
   } else {
-    if (half && r != Rounding::nearest && r != Rounding::zero) return nullptr;
-    return half && r == Rounding::zero ? convert<D, S, Rounding::zero> : convert<D, S, Rounding::nearest>;
+    return convert<D, S, Rounding::nearest>;
   }
 }
 

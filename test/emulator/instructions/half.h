@@ -31,6 +31,10 @@ inline float float_of_bf16(uint32_t bits) { return std::bit_cast<float>(bits << 
 inline float float_of_f16(uint32_t bits) { return _cvtsh_ss(uint16_t(bits)); }
 inline uint32_t f16_of(float x) { return x == x ? uint16_t(_cvtss_sh(x, 0)) : 0x7fffu; }
 inline uint32_t f16_towards_zero(float x) { return x == x ? uint16_t(_cvtss_sh(x, 3)) : 0x7fffu; }
+inline uint32_t f16_downwards(float x) { return x == x ? uint16_t(_cvtss_sh(x, 1)) : 0x7fffu; }
+inline uint32_t f16_upwards(float x) { return x == x ? uint16_t(_cvtss_sh(x, 2)) : 0x7fffu; }
+inline uint32_t bf16_downwards(float x) { return bf16_towards_zero(x) + (x < 0 && std::bit_cast<uint32_t>(x) & 0xffff); }
+inline uint32_t bf16_upwards(float x) { return bf16_towards_zero(x) + (x > 0 && std::bit_cast<uint32_t>(x) & 0xffff); }
 
 // To nearest even; NaN becomes 0x7fff. The upper halves are 0.
 template <bool bf16>
@@ -65,7 +69,7 @@ inline float fma_to_odd(float a, float b, float c) {
 template <class T>
 inline float float_to_odd(T x) {
   const float f = float(x);
-  if (!(f - f == 0)) return f;
+  if (!(f - f == 0)) return std::isfinite(double(x)) ? std::copysign(std::bit_cast<float>(0x7f7fffffu), f) : f;  // the largest is odd
   const auto back = [&] { if constexpr (std::is_same_v<T, double>) return double(f); else return static_cast<__int128>(f); }();
   if (back == x) return f;
   const uint32_t bits = std::bit_cast<uint32_t>(f);

@@ -65,7 +65,7 @@ template <char mode> struct PermuteMode {
     const uint32_t s = c & 3;
     uint32_t selector = 0;
     for (uint32_t i = 0; i < 4; i++) {
-      uint32_t pick = mode == 'f' ? s + i : mode == 'b' ? (s - i) & 7 : mode == '8' ? s : mode == 'l' ? std::max(i, s) : mode == 'r' ? std::min(i, s) : (s & 2) + (i & 1);
+      uint32_t pick = mode == 'f' ? s + i : mode == 'b' ? (s - i) & 7 : mode == '8' ? s : mode == 'l' ? std::max(i, s) : mode == 'r' ? std::min(i, s) : (s & 1) * 2 + (i & 1);
       selector |= pick << (4 * i);
     }
     return Permute::apply(a, b, selector);
