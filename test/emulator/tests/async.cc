@@ -51,10 +51,6 @@ SUITE(async) {
     expect_copied(kernel("  mov.u64 %rd1, 0;\n  mov.u32 %r8, 0;\n" + copy("cp.async.ca.shared.global", 8, ", %r8"), "  cp.async.wait_all;\n"),
       [](size_t, uint32_t) { return 0u; });
   });
-  test_case("cp.async with ignore-src", [] {
-    expect_copied(kernel("  setp.gt.u32 %p1, %r0, 9;\n" + copy("cp.async.cg.shared.global", 16, ", %p1"), "  cp.async.wait_all;\n"),
-      [](size_t i, uint32_t from) { return i / 4 > 9 ? 0 : from; });
-  });
   test_case("cp.async.wait_group 1 leaves the youngest group open", [] {
     const std::string first = copy("cp.async.cg.shared.global", 16) + commit;
     const std::string second = "  cp.async.ca.shared.global [tile+1020], [%rd1], 4;\n" + commit;

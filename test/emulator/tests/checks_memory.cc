@@ -43,7 +43,7 @@ void bounds() {
     "  cvta.shared.u64 %rd3, words;\n  add.s64 %rd3, %rd3, 510;\n  setp.eq.u32 %p1, %r0, 5;\n  @%p1 add.s64 %rd3, %rd3, 2;\n  @%p1 st.u16 [%rd3], 1; //!\n");
   finding("a shared atomic behind shared memory", kind, {0}, "  atom.shared.add.u32 %r1, [%r8+512], 1; //!\n");
   finding("a row of ldmatrix behind shared memory", kind, {-1},
-    "  mad.lo.u32 %r1, %r0, 16, %r8;\n  add.u32 %r1, %r1, 400;\n  ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r2}, [%r1]; //!\n", {.threads = 32});
+    "  mad.lo.u32 %r1, %r0, 16, %r8;\n  st.shared.v4.u32 [%r1], {%r0, %r0, %r0, %r0};\n  bar.sync 0;\n  add.u32 %r1, %r1, 400;\n  ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r2}, [%r1]; //!\n", {.threads = 32});
   finding("cp.async to behind shared memory", kind, {0}, "  cp.async.ca.shared.global [%r8+512], [%rd1], 4; //!\n");
   finding("cp.async from behind the allocation", kind, {0}, "  cp.async.ca.shared.global [%r9], [%rd1+1000], 4; //!\n");
 

@@ -23,7 +23,7 @@ struct Modifiers {
   float in(float x) const { return ftz ? flush(x) : x; }
   float out(double exact) const {
     const float x = rounded(exact, round);
-    return sat ? float(saturate(x)) : in(x);
+    return in(sat ? float(saturate(x)) : x);
   }
 };
 

@@ -76,7 +76,8 @@ Format format_of(Type t) {
   return t.kind == Kind::f16 ? f16_format : t.kind == Kind::bf16 ? bf16_format : t.kind == Kind::f32 ? f32_format : Format{53, -1022, 1023};
 }
 
-bool close(Type t, double expected, double actual, Tolerance tolerance) {
+// `jitter` is counted in units of the last place of the correctly rounded result.
+bool close(Type t, double expected, double actual, Tolerance tolerance, int jitter) {
   if (std::isnan(expected) || std::isnan(actual)) return std::isnan(expected) && std::isnan(actual);
   const Format f = format_of(t);
   const double rounded = round_to(expected, f);
@@ -87,7 +88,8 @@ bool close(Type t, double expected, double actual, Tolerance tolerance) {
   const double ulp = std::ldexp(1, exponent - f.precision + 1);
   // One ulp at least where the result is subnormal: the ISA's relative errors are those of normal results.
   const double subnormal = exponent == f.min_exponent ? ulp : 0;
-  const double allowed = std::max({tolerance.relative * std::fabs(expected), tolerance.absolute, tolerance.ulps * ulp, subnormal});
+  const double jittered = rounded == 0 || std::isinf(rounded) ? 0 : jitter * std::ldexp(1, std::max(std::ilogb(rounded), f.min_exponent) - f.precision + 1);
+  const double allowed = jittered + std::max({tolerance.relative * std::fabs(expected), tolerance.absolute, tolerance.ulps * ulp, subnormal});
   const double reached = std::isinf(actual) ? std::copysign(std::max(largest, std::fabs(expected)), actual) : actual;
   return std::fabs(reached - expected) <= allowed;
 }
@@ -115,7 +117,7 @@ class Run {
     return results;
   }
 
-  void compare(const std::vector<Bits>& results, double extra_ulps) const {
+  void compare(const std::vector<Bits>& results, int jitter) const {
     for (size_t i = 0; i < count; i++) {
       try {
         if (row_.definition) {
@@ -124,10 +126,8 @@ class Run {
             shown(row_.out, results[i]));
         } else {
           const double expected = row_.approximation(rows_[i].data());
-          Tolerance tolerance = row_.tolerance;
-          tolerance.ulps = std::max({tolerance.ulps, tolerance.relative * std::ldexp(1, format_of(row_.out).precision)}) + extra_ulps;
-          EXPECT(close(row_.out, expected, number(row_.out, results[i]), extra_ulps ? tolerance : row_.tolerance), called(i), ": expected ",
-            expected, " but received ", shown(row_.out, results[i]));
+          EXPECT(close(row_.out, expected, number(row_.out, results[i]), row_.tolerance, jitter), called(i), ": expected ", expected,
+            " but received ", shown(row_.out, results[i]));
         }
       } catch (const Unspecified&) {
       }
