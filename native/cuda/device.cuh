@@ -32,7 +32,7 @@ template <class T>
 T* data(const Tensor& t) { return static_cast<T*>(t.data); }
 
 template <class T>
-constexpr T ceil_div(T a, T b) { return (a + b - 1) / b; }
+__host__ __device__ constexpr T ceil_div(T a, T b) { return (a + b - 1) / b; }
 
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(__half x) { return __half2float(x); }

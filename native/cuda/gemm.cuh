@@ -1,0 +1,169 @@
+// Products on the card: loader × main loop × epilogue. MatMul, WeightGrad and the convolutions are loaders over one kernel.
+//
+// c [M, N] = Σ_k a [M, k] · b [k, N], in steps of 64 bytes of k, each block one tile of c and a run of steps. The next step's chunks travel
+// from global memory to registers while the tensor cores work on this one in shared memory (two buffers, one barrier a step).
+// Where c has too few tiles to fill the card, k is split over blocks and their f32 sums are added in order (reduce_partials).
+#pragma once
+#include <algorithm>
+#include <span>
+
+#include "epilogue.cuh"
+#include "kernels.h"
+#include "main_loop.cuh"
+
+namespace lorafuse::cuda {
+
+// How the blocks share the work: blockIdx = (tile, part of k, phase).
+struct Grid {
+  int rows, columns;      // of tiles
+  int steps_per_split;
+  float* partials;        // [splits, elements] of f32 sums, or null: k is not split
+  int elements;           // of the output
+};
+
+// A Loader<Tile> has:
+//   Operands                                                  what the host passes
+//   Loader(const Operands&, row, column, phase, step)         of the block's tile, before its first step
+//   int steps()                                               in all
+//   static constexpr bool transposed_a(); bool transposed_b()   how the step's tiles lie
+//   uint4 a(v), b(v)                                          the v-th chunk this thread moves
+//   void next()                                               on to the next step
+//   int output_row(row), columns()                            −1 where c has no such row
+template <class Loader, class Epilogue>
+__global__ void __launch_bounds__(kThreads, 2) gemm_kernel(const typename Loader::Operands operands, const Grid grid, const Epilogue epilogue) {
+  using Tile = typename Loader::Tile;
+  using T = typename Tile::Element;
+  if constexpr (kComputes<T>) {
+    constexpr int kA = kChunks<T, Tile::kRows>, kB = kChunks<T, Tile::kColumns>;
+    static_assert(2 * (kA + kB) * sizeof(uint4) >= Tile::kScratchBytes);
+    __shared__ uint4 shared[2][kA + kB];
+
+    // Bands of 8 rows of tiles, column by column: blocks that run together read the same operands.
+    constexpr int kBand = 8;
+    const int band = static_cast<int>(blockIdx.x) / (kBand * grid.columns), in_band = static_cast<int>(blockIdx.x) - band * kBand * grid.columns;
+    const int height = min(kBand, grid.rows - band * kBand);
+    const int row = (band * kBand + in_band % height) * Tile::kRows, column = in_band / height * Tile::kColumns;
+
+    const int begin = blockIdx.y * grid.steps_per_split;
+    Loader loader(operands, row, column, blockIdx.z, begin);
+    const int count = min(grid.steps_per_split, loader.steps() - begin);
+
+    uint4 a[kShare<T, Tile::kRows>], b[kShare<T, Tile::kColumns>];
+    const auto load = [&] {
+#pragma unroll
+      for (int v = 0; v < kShare<T, Tile::kRows>; v++)
+        if (kA % kThreads == 0 || v * kThreads + threadIdx.x < kA) a[v] = loader.a(v);
+#pragma unroll
+      for (int v = 0; v < kShare<T, Tile::kColumns>; v++)
+        if (kB % kThreads == 0 || v * kThreads + threadIdx.x < kB) b[v] = loader.b(v);
+    };
+    const auto store = [&](uint4* to, bool transposed_b) {
+#pragma unroll
+      for (int v = 0; v < kShare<T, Tile::kRows>; v++) {
+        const int q = v * kThreads + threadIdx.x;
+        constexpr int kLine = kLineChunks<T, Tile::kRows, Loader::transposed_a()>;
+        if (kA % kThreads == 0 || q < kA) to[place<kLine>(q / kLine, q % kLine)] = a[v];
+      }
+#pragma unroll
+      for (int v = 0; v < kShare<T, Tile::kColumns>; v++) {
+        const int q = v * kThreads + threadIdx.x;
+        constexpr int kPlain = kLineChunks<T, Tile::kColumns, false>, kTransposed = kLineChunks<T, Tile::kColumns, true>;
+        if (kB % kThreads == 0 || q < kB)
+          to[kA + (transposed_b ? place<kTransposed>(q / kTransposed, q % kTransposed) : place<kPlain>(q / kPlain, q % kPlain))] = b[v];
+      }
+    };
+
+    Tile tile;
+    if (count > 0) {
+      load();
+      store(shared[0], loader.transposed_b());
+      __syncthreads();
+    }
+    for (int i = 0; i < count; i++) {
+      const bool transposed_b = loader.transposed_b(), more = i + 1 < count;
+      if (more) {
+        loader.next();
+        load();
+      }
+      const uint4* now = shared[i % 2];
+      if (transposed_b) tile.template multiply_step<Loader::transposed_a(), true>(now, now + kA);
+      else tile.template multiply_step<Loader::transposed_a(), false>(now, now + kA);
+      if (more) store(shared[(i + 1) % 2], loader.transposed_b());
+      __syncthreads();
+    }
+
+    const int n = loader.columns();
+    tile.for_each_output(shared[0], [&](int r, int c, auto& v) {
+      const int out = loader.output_row(row + r);
+      if (out < 0 || column + c >= n) return;
+      const int at = out * n + column + c;
+      if (grid.partials) StorePartial{grid.partials + static_cast<size_t>(blockIdx.y) * grid.elements, n}(at, column + c, v);
+      else epilogue(at, column + c, v);
+    });
+  }
+}
+
+// ---- on the host ----
+
+struct TileShape {
+  int rows, columns;
+  double efficiency;  // of the tensor cores where the grid is large, relative to the largest tile
+};
+
+struct Choice {
+  size_t tile;  // index into the shapes
+  int splits, steps_per_split;
+};
+
+// The tile and number of splits that should take the least time: multiply-adds of the fullest multiprocessor + traffic of partial sums.
+inline Choice choose(std::span<const TileShape> tiles, int64_t m, int64_t n, int64_t steps, int64_t phases, int step_depth, const Card& card) {
+  constexpr double kMacsPerByte = 28;  // of one multiprocessor's multiply-adds while it moves a byte: 2080 Ti, 256 a cycle, 9 bytes a cycle
+  constexpr double kLaunch = 2e6;      // multiply-adds of one multiprocessor while a reduction starts
+  constexpr int kMostSplits = 32;
+  Choice best{0, 1, static_cast<int>(steps)};
+  double least = 1e300;
+  for (size_t t = 0; t < tiles.size(); t++)
+    for (int64_t splits = 1; splits <= std::clamp<int64_t>(steps, 1, kMostSplits); splits++) {
+      const int64_t per_split = ceil_div(steps, splits);
+      if (ceil_div(steps, std::max<int64_t>(per_split, 1)) != splits && splits > 1) continue;
+      const int64_t blocks = ceil_div<int64_t>(m, tiles[t].rows) * ceil_div<int64_t>(n, tiles[t].columns) * splits * phases;
+      const int64_t waves = ceil_div<int64_t>(blocks, card.multiprocessors);
+      const double alone = waves == 1 ? 1.5 : 1;  // nothing hides its latencies
+      double cost = waves * alone * per_split * step_depth * tiles[t].rows * tiles[t].columns / tiles[t].efficiency;
+      if (splits > 1) cost += kLaunch + kMacsPerByte * 4 * m * n * phases * (2 * splits + 1) / card.multiprocessors;
+      if (cost < least) least = cost, best = {t, static_cast<int>(splits), static_cast<int>(per_split)};
+    }
+  return best;
+}
+
+// Calls f(std::type_identity<tile>) for the chosen one of a list.
+template <class... Tiles, class F>
+void with_tile(size_t chosen, F f) {
+  size_t i = 0;
+  ((i++ == chosen ? f(std::type_identity<Tiles>()) : void()), ...);
+}
+
+inline size_t partial_bytes(const Choice& choice, int64_t elements) { return choice.splits > 1 ? choice.splits * elements * sizeof(float) : 0; }
+
+// Whether the lines of a tensor of T are whole, aligned chunks.
+template <class T>
+bool in_chunks(const Tensor& t) { return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.shape[-1] % kVector<T> == 0; }
+
+inline void expect_small(const char* op, int64_t elements) {
+  CHECK(elements < int64_t{1} << 31, "TOO_LARGE", "[", op, "] expected fewer than 2^31 elements in a tensor but received ", elements);
+}
+
+template <class Loader, class Epilogue>
+void launch_gemm(const char* name, const Context& c, const typename Loader::Operands& operands, const Epilogue& epilogue, int64_t m, int64_t n, int phases,
+                 int64_t elements, const Choice& choice) {
+  using Tile = typename Loader::Tile;
+  Grid grid{static_cast<int>(ceil_div<int64_t>(m, Tile::kRows)), static_cast<int>(ceil_div<int64_t>(n, Tile::kColumns)), choice.steps_per_split,
+            choice.splits > 1 ? static_cast<float*>(c.workspace) : nullptr, static_cast<int>(elements)};
+  const dim3 blocks(grid.rows * grid.columns, choice.splits, phases);
+  launch(name, gemm_kernel<Loader, Epilogue>, blocks, kThreads, 0, c.stream, operands, grid, epilogue);
+  if (grid.partials)
+    launch("reduce_partials", reduce_partials<Epilogue>, static_cast<unsigned>(ceil_div<int64_t>(elements, 256)), 256, 0, c.stream, grid.partials,
+           choice.splits, static_cast<int>(elements), epilogue);
+}
+
+}  // namespace lorafuse::cuda

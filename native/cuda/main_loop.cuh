@@ -1,0 +1,123 @@
+// The main loop's inner part: accumulators of a block's tile [M, N], what they do with one step of both operands, and how they come out.
+#pragma once
+#include "tile.cuh"
+
+namespace lorafuse::cuda {
+
+// On tensor cores: 8 warps, kWarpsM of them side by side in M.
+template <class T, int kM, int kN, int kWarpsM>
+struct TensorCoreTile {
+  using Element = T;
+  static constexpr int kRows = kM, kColumns = kN;
+  static constexpr int kWarpRows = kM / kWarpsM, kWarpColumns = kN / (kThreads / 32 / kWarpsM);
+  static_assert(kWarpRows % 16 == 0 && kWarpColumns % 16 == 0);
+
+  float sum[kWarpRows / 16][kWarpColumns / 8][4] = {};
+
+  static __device__ __forceinline__ int row() { return threadIdx.x / 32 % kWarpsM * kWarpRows; }
+  static __device__ __forceinline__ int column() { return threadIdx.x / 32 / kWarpsM * kWarpColumns; }
+
+  template <bool kTransposedA, bool kTransposedB>
+  __device__ __forceinline__ void multiply_step(const uint4* a, const uint4* b) {
+#pragma unroll
+    for (int k = 0; k < kDepth<T>; k += 16) {
+      uint32_t fa[kWarpRows / 16][4], fb[kWarpColumns / 16][4];
+#pragma unroll
+      for (int j = 0; j < kWarpColumns / 16; j++) load_fragment<T, kN, kTransposedB>(b, column() + 16 * j, k, fb[j]);
+#pragma unroll
+      for (int i = 0; i < kWarpRows / 16; i++) load_fragment<T, kM, kTransposedA>(a, row() + 16 * i, k, fa[i]);
+#pragma unroll
+      for (int i = 0; i < kWarpRows / 16; i++)
+#pragma unroll
+        for (int j = 0; j < kWarpColumns / 8; j++) multiply<T>(sum[i][j], fa[i], fb[j / 2][j % 2], fb[j / 2][j % 2 + 2]);
+    }
+  }
+
+  // Calls f(row, column, 8 values of that row), 16-byte stores of T wanted; `scratch` is the block's shared memory, free of readers.
+  static constexpr int kScratchBytes = kThreads / 32 * 16 * kWarpColumns * sizeof(float);
+  template <class F>
+  __device__ __forceinline__ void for_each_output(uint4* scratch, F f) const {
+    constexpr int kGroups = kWarpColumns / 8;  // of 8 floats in a row
+    constexpr int kRowsPerWave = kGroups < 4 ? 4 / kGroups : 1;
+    float* rows = reinterpret_cast<float*>(scratch) + threadIdx.x / 32 * 16 * kWarpColumns;  // [16, kWarpColumns], groups permuted
+    const auto place_of = [](int r, int group, int half) {
+      const int turn = r / kRowsPerWave;
+      return r * kWarpColumns + (group ^ (turn & ((kGroups < 4 ? kGroups : 4) - 1))) * 8 + (half ^ (turn & 1)) * 4;
+    };
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < kWarpRows / 16; i++) {
+#pragma unroll
+      for (int j = 0; j < kGroups; j++)
+#pragma unroll
+        for (int low = 0; low < 2; low++)
+          *reinterpret_cast<float2*>(rows + place_of(lane / 4 + 8 * low, j, lane % 4 / 2) + lane % 2 * 2) = {sum[i][j][2 * low], sum[i][j][2 * low + 1]};
+      __syncwarp();
+#pragma unroll
+      for (int part = 0; part < 16 * kGroups / 32; part++) {
+        const int r = (part * 32 + lane) / kGroups, group = lane % kGroups;
+        float v[8];
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+          const float4 q = *reinterpret_cast<const float4*>(rows + place_of(r, group, half));
+          v[4 * half] = q.x, v[4 * half + 1] = q.y, v[4 * half + 2] = q.z, v[4 * half + 3] = q.w;
+        }
+        f(row() + 16 * i + r, column() + 8 * group, v);
+      }
+      __syncwarp();
+    }
+  }
+};
+
+// In plain f32: thread (i, j) of 16 × 16 has rows i + 16·r and columns j + 16·c.
+template <int kM, int kN>
+struct FloatTile {
+  using Element = float;
+  static constexpr int kRows = kM, kColumns = kN;
+  static constexpr int kScratchBytes = 0;
+
+  float sum[kM / 16][kN / 16] = {};
+
+  template <bool kTransposedA, bool kTransposedB>
+  __device__ __forceinline__ void multiply_step(const uint4* a, const uint4* b) {
+#pragma unroll
+    for (int k = 0; k < kDepth<float>; k += 4) {
+      float fa[kM / 16][4], fb[kN / 16][4];
+#pragma unroll
+      for (int i = 0; i < kM / 16; i++) load4<kM, kTransposedA>(a, threadIdx.x / 16 + 16 * i, k, fa[i]);
+#pragma unroll
+      for (int j = 0; j < kN / 16; j++) load4<kN, kTransposedB>(b, threadIdx.x % 16 + 16 * j, k, fb[j]);
+#pragma unroll
+      for (int i = 0; i < kM / 16; i++)
+#pragma unroll
+        for (int j = 0; j < kN / 16; j++)
+#pragma unroll
+          for (int e = 0; e < 4; e++) sum[i][j] = fmaf(fa[i][e], fb[j][e], sum[i][j]);
+    }
+  }
+
+  template <class F>
+  __device__ __forceinline__ void for_each_output(uint4*, F f) const {
+#pragma unroll
+    for (int i = 0; i < kM / 16; i++)
+#pragma unroll
+      for (int j = 0; j < kN / 16; j++) {
+        float v[1] = {sum[i][j]};
+        f(static_cast<int>(threadIdx.x) / 16 + 16 * i, static_cast<int>(threadIdx.x) % 16 + 16 * j, v);
+      }
+  }
+
+ private:
+  template <int kRowsOf, bool kTransposed>
+  static __device__ __forceinline__ void load4(const uint4* tile, int r, int k, float (&f)[4]) {
+    if constexpr (kTransposed) {
+#pragma unroll
+      for (int e = 0; e < 4; e++) f[e] = element<kRowsOf, true>(tile, r, k + e);
+    } else {
+      const float4 q = reinterpret_cast<const float4&>(tile[place<kLineChunks<float, kRowsOf, false>>(r, k / 4)]);
+      f[0] = q.x, f[1] = q.y, f[2] = q.z, f[3] = q.w;
+    }
+  }
+};
+
+}  // namespace lorafuse::cuda

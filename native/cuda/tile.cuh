@@ -1,0 +1,111 @@
+// Tiles of an operand on their way to the tensor core: global memory → 16-byte chunks in shared memory → fragments.
+//
+// A tile has kRows rows (of the product's M or N) and 64 bytes of k for each. It lies as its matrix does, in lines of 16-byte chunks:
+//   plain       [kRows, depth]  a line is a row, k is contiguous
+//   transposed  [depth, kRows]  a line is one k, rows are contiguous: read by ldmatrix.trans
+// The chunks of a line are permuted so that neither writing a tile nor reading 8×8 matrices of it meets a bank twice.
+#pragma once
+#include "device.cuh"
+
+namespace lorafuse::cuda {
+
+constexpr int kThreads = 256;
+constexpr int kLineBytes = 64;  // of k in a step of the main loop
+
+template <class T>
+constexpr int kVector = 16 / sizeof(T);  // elements of a chunk
+template <class T>
+constexpr int kDepth = kLineBytes / sizeof(T);  // k's of a step
+
+template <class T, int kRows>
+constexpr int kChunks = kRows * kLineBytes / 16;
+// Chunks of a tile that one thread moves.
+template <class T, int kRows>
+constexpr int kShare = ceil_div(kChunks<T, kRows>, kThreads);
+template <class T, int kRows, bool kTransposed>
+constexpr int kLineChunks = kTransposed ? kRows / kVector<T> : kLineBytes / 16;
+
+// Where chunk `chunk` of line `line` lies: 8 lines after each other, read at one chunk, cover all 32 banks.
+template <int kPerLine>
+__device__ __forceinline__ int place(int line, int chunk) {
+  constexpr int kLinesPerWave = kPerLine < 8 ? 8 / kPerLine : 1;
+  return line * kPerLine + (chunk ^ (line / kLinesPerWave & ((kPerLine < 8 ? kPerLine : 8) - 1)));
+}
+
+// A matrix in global memory, in lines as it lies. Elements are T or, for adapters, float; then each is scaled and rounded to T.
+struct Matrix {
+  const void* data;
+  int lines, length;  // `length` contiguous elements a line
+  float scale;
+  bool is_f32, in_chunks;  // in_chunks: lines are whole, aligned chunks of T that need no scaling
+};
+
+__device__ __forceinline__ uint4 load_chunk(const void* data) { return __ldg(static_cast<const uint4*>(data)); }
+
+// A chunk made of elements f(0) … f(kVector − 1), T each.
+template <class T, class F>
+__device__ __forceinline__ uint4 gather_chunk(F f) {
+  union {
+    uint4 chunk;
+    T elements[kVector<T>];
+  } u;
+#pragma unroll
+  for (int e = 0; e < kVector<T>; e++) u.elements[e] = f(e);
+  return u.chunk;
+}
+
+// Elements `first` … of a line; zeros beyond the matrix.
+template <class T>
+__device__ __forceinline__ uint4 fetch(const Matrix& m, int line, int first) {
+  if (line >= m.lines || first >= m.length) return uint4{};
+  const int at = line * m.length + first;
+  if (m.in_chunks) return load_chunk(static_cast<const T*>(m.data) + at);
+  return gather_chunk<T>([&](int e) {
+    if (first + e >= m.length) return from_float<T>(0);
+    const float x = m.is_f32 ? static_cast<const float*>(m.data)[at + e] : to_float(static_cast<const T*>(m.data)[at + e]);
+    return from_float<T>(x * m.scale);
+  });
+}
+
+// Four 8×8 matrices of 16-bit elements: rows r … r+7 and r+8 … r+15 at k … k+7, then both at k+8 … k+15. Both multiples of 16.
+// They are the A operand of mma.m16n8k16, or the B operands of two: {f[0], f[2]} and {f[1], f[3]}.
+template <class T, int kRows, bool kTransposed>
+__device__ __forceinline__ void load_fragment(const uint4* tile, int r, int k, uint32_t (&f)[4]) {
+  const int lane = threadIdx.x % 32, row = lane % 8, low = lane / 8 % 2, high = lane / 16;
+  const int line = kTransposed ? k + high * 8 + row : r + low * 8 + row;
+  const int chunk = kTransposed ? r / 8 + low : k / 8 + high;
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(tile + place<kLineChunks<T, kRows, kTransposed>>(line, chunk)));
+  if constexpr (kTransposed)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(f[0]), "=r"(f[1]), "=r"(f[2]), "=r"(f[3]) : "r"(address) : "memory");
+  else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(f[0]), "=r"(f[1]), "=r"(f[2]), "=r"(f[3]) : "r"(address) : "memory");
+}
+
+// c [16, 8] += a [16, 16] · b [16, 8], in f32.
+template <class T>
+__device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+#if __CUDA_ARCH__ >= 800
+  if constexpr (std::is_same_v<T, __nv_bfloat16>)
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  else
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(b0));
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[2]), "r"(a[3]), "r"(b1));
+#endif
+}
+
+// One 32-bit element, row r and k, of a tile of floats.
+template <int kRows, bool kTransposed>
+__device__ __forceinline__ float element(const uint4* tile, int r, int k) {
+  const int line = kTransposed ? k : r, along = kTransposed ? r : k;
+  return reinterpret_cast<const float*>(tile + place<kLineChunks<float, kRows, kTransposed>>(line, along / 4))[along % 4];
+}
+
+}  // namespace lorafuse::cuda
