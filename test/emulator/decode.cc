@@ -229,6 +229,11 @@ bool Decoder::is_wide(std::string_view text) const {
   return s && s->kind == Symbol::reg && s->type != Type::pred && wide_[s->operand];
 }
 
+bool Decoder::is_predicate(std::string_view text) const {
+  const Symbol* s = find(text);
+  return s && s->kind == Symbol::reg && s->type == Type::pred;
+}
+
 bool Decoder::is_special(std::string_view text) const { return text.starts_with('%') && !find(text); }
 
 uint32_t Decoder::special(std::string_view name) {

@@ -61,6 +61,8 @@ class Decoder {
   Space space() const;                                // .global, .shared, ... of the opcode
   void note_shared_access(size_t bytes);              // the smallest decides how fine the race cells are
   bool is_wide(std::string_view text) const;          // a register of 64 bits
+  bool is_predicate(std::string_view text) const;
+  uint32_t new_operand(Type type) { return new_register(type).operand; }  // for a statement that needs several instructions
   bool is_special(std::string_view text) const;       // %tid.x, ... and no register
 
  private:

@@ -10,7 +10,7 @@
 namespace ptxemu {
 
 enum class Type : uint8_t {
-  none, pred, b8, b16, b32, b64, b128, u8, u16, u32, u64, s8, s16, s32, s64, f16, f16x2, bf16, bf16x2, f32, f64,
+  none, pred, b8, b16, b32, b64, b128, u8, u16, u32, u64, s8, s16, s32, s64, u16x2, s16x2, f16, f16x2, bf16, bf16x2, f32, f64,
 };
 Type parse_type(std::string_view text);  // "u32" -> Type::u32; none if it is no type
 size_t bytes(Type type);                 // pred and none: 0

@@ -24,7 +24,9 @@ inline int32_t jitter_of(uint32_t bits, uint64_t seed) {
 
 float jittered(float r, uint32_t bits, uint64_t seed) {
   if (!(std::fabs(r) >= 0x1p-120f && std::fabs(r) < 0x1p+127f)) return r;  // 0, NaN, infinity and the edges stay
-  return std::bit_cast<float>(std::bit_cast<int32_t>(r) + jitter_of(bits, seed));
+  int32_t ulps = jitter_of(bits, seed);
+  if (ulps > 0 && !(std::bit_cast<uint32_t>(r) & 0x7fffff)) ulps /= 2;  // above a power of two they are twice as large
+  return std::bit_cast<float>(std::bit_cast<int32_t>(r) + ulps);
 }
 
 template <class F, bool ftz>

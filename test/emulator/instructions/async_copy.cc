@@ -13,10 +13,11 @@ void issue(Warp& w, const Instruction& in, uint32_t mask) {
   Addresses to, source;
   read_addresses(w, in, 0, to);
   for (int i = 0; i < 32; i++) source.of[i] = from[i] + uint64_t(int64_t(in.target));
-  const uint32_t* size = in.sources > 2 ? lanes<uint32_t>(w, in.from(2)) : nullptr;
+  const uint32_t* size = in.sources > 2 && !in.count ? lanes<uint32_t>(w, in.from(2)) : nullptr;
+  const uint32_t ignored = in.count ? predicate(w, in.from(2)) : 0;
   if (b.options->counters) count_global(b, source, mask, bytes, false), count_shared(b, to, mask, bytes);
   each_active(mask, [&](int lane) {
-    const uint32_t filled = size ? size[lane] : bytes;
+    const uint32_t filled = size ? size[lane] : ignored >> lane & 1 ? 0 : bytes;
     if (filled > bytes) fail(w, ErrorKind::out_of_bounds, "cp.async: source size " + std::to_string(filled) + " of " + std::to_string(bytes) + " bytes", lane);
     const uint64_t at = (to.of[lane] & window_mask) == shared_window ? to.of[lane] & ~window_mask : to.of[lane];
     shared_bytes(w, at, bytes, lane);
@@ -29,7 +30,7 @@ void issue(Warp& w, const Instruction& in, uint32_t mask) {
     }
     check_shared<Access::write>(w, uint32_t(at), bytes, lane);
     mark_shared_in_flight(w, uint32_t(at), bytes, lane);
-    w.open_copies.push_back({uint32_t(lane), uint32_t(at), bytes, filled, source.of[lane]});
+    w.open_copies.push_back({uint32_t(lane), uint32_t(at), bytes, filled, source.of[lane], &in});
   });
 }
 
@@ -46,6 +47,8 @@ void commit(Warp& w, const Instruction&, uint32_t mask) {
 
 void complete(Warp& w, const PendingCopy& c) {
   Block& b = *w.block;
+  const Instruction* waiting = w.current;
+  w.current = c.issued;
   char data[16] = {};
   if (c.source_bytes) {
     bool device;
@@ -60,6 +63,7 @@ void complete(Warp& w, const PendingCopy& c) {
   const uint32_t unit = uint32_t(b.program->shadow_unit);
   const int32_t me = w.stamp << stamp_shift | w.id << 5 | int32_t(c.lane);
   for (uint32_t at = c.to; at < c.to + c.bytes; at += unit) b.written[at / unit] = me;
+  w.current = waiting;
 }
 
 // Every lane of the mask waits until at most `pending` of its newest groups are open.
@@ -115,7 +119,10 @@ void decode(Decoder& d) {
   d.in.target = int32_t(d.in.offset);
   d.in.offset = shared_offset;
   d.in.aux = shared_wide;
-  if (d.operands().size() > 3 && !d.has("L2::cache_hint")) d.source(3, Type::u32);
+  if (d.operands().size() > (d.has("L2::cache_hint") ? 4u : 3u)) {
+    d.in.count = d.is_predicate(d.operand(3));  // ignore-src
+    d.source(3, d.in.count ? Type::pred : Type::u32);
+  }
   d.in.width = uint8_t(size);
   d.note_shared_access(4);
   d.emit(issue);

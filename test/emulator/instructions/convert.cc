@@ -181,6 +181,30 @@ void convert_pair(Warp& w, const Instruction& in, uint32_t mask) {
   for_lanes(lanes<uint32_t>(w, in.to(0)), mask, [&](int i) { return half[0][i] << 16 | half[1][i]; });
 }
 
+struct LowWord { static uint32_t apply(uint64_t a) { return uint32_t(a); } };
+struct SignExtend { static int64_t apply(int32_t a) { return a; } };
+struct ZeroExtend { static uint64_t apply(uint32_t a) { return a; } };
+
+// Integers in registers wider than their type (PTX ISA, "Operand Size Exceeding Instruction-Type Size"): narrowed before, widened after.
+void decode_wide(Decoder& d, Type from, Type to, bool wide_source, bool wide_target) {
+  if (is_float(from) || is_float(to) || d.has("sat")) d.unknown();
+  const uint32_t narrow = wide_source ? d.new_operand(Type::b32) : 0, result = wide_target ? d.new_operand(Type::b32) : 0;
+  if (wide_source) {
+    d.in.operand[d.in.targets++] = narrow;
+    d.source(1, Type::b64);
+    d.emit(unary<uint32_t, uint64_t, LowWord>);
+  }
+  if (wide_target) d.in.operand[d.in.targets++] = result;
+  else d.target(0, to);
+  if (wide_source) d.in.operand[d.in.targets + d.in.sources++] = narrow;
+  else d.source(1, from);
+  d.emit(for_any(to, [&]<class D>() -> Handler { return for_any(from, [&]<class S>() -> Handler { return with_rounding<D, S>(Rounding::nearest); }); }));
+  if (!wide_target) return;
+  d.target(0, Type::b64);
+  d.in.operand[d.in.targets + d.in.sources++] = result;
+  d.emit(is_signed(to) ? Handler(unary<int64_t, int32_t, SignExtend>) : Handler(unary<uint64_t, uint32_t, ZeroExtend>));
+}
+
 void decode(Decoder& d) {
   const Type from = d.type(), to = d.type_at(1);
   const bool integral = d.has("rni") || d.has("rzi") || d.has("rmi") || d.has("rpi");
@@ -196,6 +220,8 @@ void decode(Decoder& d) {
     return d.emit(bf16 ? (zero ? convert_pair<true, true> : convert_pair<true, false>) : zero ? convert_pair<false, true> : convert_pair<false, false>);
   }
   d.expect_operands(2);
+  const bool wide_source = bytes(from) < 8 && d.is_wide(d.operand(1)), wide_target = bytes(to) < 8 && d.is_wide(d.operand(0));
+  if (wide_source || wide_target) return decode_wide(d, from, to, wide_source, wide_target);
   d.target(0, to);
   d.source(1, from);
   if (integral && to == from) {

@@ -49,6 +49,16 @@ struct Mul24 { template <class T> static T apply(T a, T b) { return T(Wide<T>(lo
 struct Mul24High { template <class T> static T apply(T a, T b) { return T(Wide<T>(low_24(a)) * low_24(b) >> 16); } };
 struct Mad24 { template <class T> static T apply(T a, T b, T c) { return Add::apply(Mul24::apply(a, b), c); } };
 
+template <class T, class F> struct Pair {
+  static uint32_t apply(uint32_t a, uint32_t b) {
+    return uint16_t(F::apply(T(a), T(b))) | uint32_t(uint16_t(F::apply(T(a >> 16), T(b >> 16)))) << 16;
+  }
+};
+template <class F> Handler pair_of(Type t) {
+  using U = uint32_t;
+  return t == Type::s16x2 ? Handler(binary<U, U, U, Pair<int16_t, F>>) : Handler(binary<U, U, U, Pair<uint16_t, F>>);
+}
+
 template <class D, class T> Handler wide_of(bool mad) { return mad ? Handler(ternary<D, T, T, D, MadWide<D>>) : Handler(binary<D, T, T, MulWide<D>>); }
 
 // add.cc, addc, sub.cc, subc, mad.lo.cc, ...: a chain of words through the carry flag of the lane.
@@ -119,7 +129,14 @@ Handler integer_handler(const Decoder& d) {
     if (op == "sub") return binary<int32_t, int32_t, int32_t, SubSaturated>;
     return op == "mad" && high ? ternary<int32_t, int32_t, int32_t, int32_t, MadHighSaturated> : nullptr;
   }
-  if (d.has("relu")) {
+  const bool relu = d.has("relu");
+  if (type == Type::u16x2 || type == Type::s16x2) {
+    if (relu && type == Type::u16x2) return nullptr;
+    if (op == "min") return relu ? pair_of<MinRelu>(type) : pair_of<Min>(type);
+    if (op == "max") return relu ? pair_of<MaxRelu>(type) : pair_of<Max>(type);
+    return op == "add" && !relu ? pair_of<Add>(type) : nullptr;
+  }
+  if (relu) {
     if (type != Type::s32) return nullptr;
     return op == "min" ? binary<int32_t, int32_t, int32_t, MinRelu> : op == "max" ? binary<int32_t, int32_t, int32_t, MaxRelu> : nullptr;
   }

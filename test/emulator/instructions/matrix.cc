@@ -151,8 +151,11 @@ void load_matrices(Warp& w, const Instruction& in, uint32_t mask) {
   if (b.options->counters) count_shared(b, a, named, 16);
   alignas(32) uint16_t rows[8 * count][8];
   for (int r = 0; r < 8 * count; r++) {
-    const char* p = shared_bytes(w, a.of[r], 16, r);
+    shared_bytes(w, a.of[r], 16, r);
     if (a.of[r] % 16) fail_misaligned(w, "shared", a.of[r], 16, r);
+  }
+  for (int r = 0; r < 8 * count; r++) {
+    const char* p = b.shared.data() + a.of[r];
     check_shared<Access::read>(w, uint32_t(a.of[r]), 16, r);
     std::memcpy(rows[r], p, 16);
   }

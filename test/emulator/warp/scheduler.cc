@@ -21,41 +21,6 @@ void merge(std::vector<Group>& groups) {
       }
 }
 
-// All groups wait. bar.warp.sync may stand at different places; any other collective has named lanes that never come.
-void release_parked(Warp& w) {
-  uint32_t together = 0;
-  for (auto& g : w.groups) together |= w.block->program->code[g.pc].aux == 1 ? g.mask : 0;
-  bool any = false;
-  for (auto& g : w.groups) {
-    const Instruction& in = w.block->program->code[g.pc];
-    uint32_t named = lanes<uint32_t>(w, in.from(in.member_mask))[std::countr_zero(g.mask)];
-    if (in.aux != 1 || (named & w.alive & ~together)) continue;
-    g.parked = false, g.pc++;
-    any = true;
-  }
-  if (any) return synchronise_lanes(w);
-  Group& g = w.groups.front();
-  w.current = &w.block->program->code[g.pc];
-  char text[64];
-  std::snprintf(text, sizeof text, "lanes %08x are here, lanes %08x are alive", g.mask, w.alive);
-  fail(w, ErrorKind::divergence, std::string("a collective names lanes that do not come to it: ") + text, std::countr_zero(g.mask));
-}
-
-// True if the group may go on with the collective now.
-bool collective_ready(Warp& w, const Instruction& in, uint32_t mask) {
-  if (!mask) return true;
-  const uint32_t* members = lanes<uint32_t>(w, in.from(in.member_mask));
-  uint32_t named = members[std::countr_zero(mask)];
-  bool ready = true;
-  each_active(mask, [&](int lane) {
-    w.current = &in;
-    if (!(members[lane] >> lane & 1)) fail(w, ErrorKind::divergence, "a lane executes a collective whose member mask does not name it", lane);
-    if (members[lane] & w.alive & ~mask) ready = false;
-  });
-  (void)named;
-  return ready;
-}
-
 void arrive_at_barrier(Warp& w, const Instruction& in, uint32_t mask) {
   Block& b = *w.block;
   w.current = &in;
@@ -79,6 +44,56 @@ void arrive_at_barrier(Warp& w, const Instruction& in, uint32_t mask) {
   w.reduction = in.aux >= 2 ? &in : nullptr;
   w.reduction_mask = mask;
   w.at_barrier = true;
+}
+
+// barrier.sync without .aligned: the lanes of a warp may come to it from several places, one after the other.
+bool gather_at_barrier(Warp& w) {
+  const Instruction* first = nullptr;
+  for (auto& g : w.groups) {
+    const Instruction& in = w.block->program->code[g.pc];
+    if (in.flow != Flow::block_barrier || in.width || in.aux) return false;
+    auto id = [&](const Instruction& i) { return lanes<uint32_t>(w, i.from(0))[std::countr_zero(g.mask)]; };
+    if (first && id(*first) != id(in)) return false;
+    first = &in;
+  }
+  for (auto& g : w.groups) g.pc++, g.parked = false;
+  arrive_at_barrier(w, *first, w.alive);
+  return true;
+}
+
+// All groups wait. bar.warp.sync may stand at different places; any other collective has named lanes that never come.
+void release_parked(Warp& w) {
+  auto warp_sync = [](const Instruction& in) { return in.flow == Flow::collective && in.aux == 1; };
+  uint32_t together = 0;
+  for (auto& g : w.groups) together |= warp_sync(w.block->program->code[g.pc]) ? g.mask : 0;
+  bool any = false;
+  for (auto& g : w.groups) {
+    const Instruction& in = w.block->program->code[g.pc];
+    if (!warp_sync(in)) continue;
+    uint32_t named = lanes<uint32_t>(w, in.from(in.member_mask))[std::countr_zero(g.mask)];
+    if (named & w.alive & ~together) continue;
+    g.parked = false, g.pc++;
+    any = true;
+  }
+  if (any) return synchronise_lanes(w);
+  Group& g = w.groups.front();
+  w.current = &w.block->program->code[g.pc];
+  char text[64];
+  std::snprintf(text, sizeof text, "lanes %08x are here, lanes %08x are alive", g.mask, w.alive);
+  fail(w, ErrorKind::divergence, std::string("a collective names lanes that do not come to it: ") + text, std::countr_zero(g.mask));
+}
+
+// True if the group may go on with the collective now.
+bool collective_ready(Warp& w, const Instruction& in, uint32_t mask) {
+  if (!mask) return true;
+  const uint32_t* members = lanes<uint32_t>(w, in.from(in.member_mask));
+  bool ready = true;
+  each_active(mask, [&](int lane) {
+    w.current = &in;
+    if (!(members[lane] >> lane & 1)) fail(w, ErrorKind::divergence, "a lane executes a collective whose member mask does not name it", lane);
+    if (members[lane] & w.alive & ~mask) ready = false;
+  });
+  return ready;
 }
 
 }  // namespace
@@ -105,6 +120,7 @@ void run_warp(Warp& w) {
     for (size_t i = 0; i < w.groups.size(); i++)
       if (!w.groups[i].parked && (chosen < 0 || (w.groups[i].pc < w.groups[chosen].pc) != rotate)) chosen = int(i);
     if (chosen < 0) {
+      if (gather_at_barrier(w)) return account();
       release_parked(w);
       continue;
     }
@@ -175,6 +191,11 @@ void run_warp(Warp& w) {
         if (m) in.run(w, in, m), threads += uint32_t(std::popcount(m));
         pc++;
       } else if (in.flow == Flow::block_barrier) {
+        if (m && m != w.alive && !in.width && !in.aux && m == mask) {
+          leave(pc);
+          w.groups[chosen].parked = true;
+          break;
+        }
         if (m) arrive_at_barrier(w, in, m);
         pc++;
         if (w.at_barrier) {

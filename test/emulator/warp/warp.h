@@ -88,10 +88,10 @@ constexpr uint64_t window_mask = ~uint64_t(0xffffffff);
 struct Group {
   int pc;
   uint32_t mask;
-  bool parked;  // a collective waits for lanes that are elsewhere
+  bool parked;  // a collective or barrier waits for lanes that are elsewhere
 };
 
-struct PendingCopy { uint32_t lane, to, bytes, source_bytes; uint64_t from; };
+struct PendingCopy { uint32_t lane, to, bytes, source_bytes; uint64_t from; const Instruction* issued; };
 struct CopyGroup { uint32_t mask = 0; std::vector<PendingCopy> copies; };
 
 struct Warp {
