@@ -122,7 +122,8 @@ void lop3(Warp& w, const Instruction& in, uint32_t mask) {
 
 template <char op>
 void predicates_of(Warp& w, const Instruction& in, uint32_t mask) {
-  const uint32_t a = predicate(w, in.from(0)), b = op == '~' ? 0 : predicate(w, in.from(1));
+  const uint32_t a = predicate(w, in.from(0)) ^ (in.aux & 1 ? all_lanes : 0);
+  const uint32_t b = op == '~' ? 0 : predicate(w, in.from(1)) ^ (in.aux & 2 ? all_lanes : 0);
   const uint32_t r = op == '&' ? a & b : op == '|' ? a | b : op == '^' ? a ^ b : ~a;
   uint32_t& d = predicate(w, in.to(0));
   d = (d & ~mask) | (r & mask);
@@ -134,8 +135,13 @@ void decode_logic(Decoder& d) {
   const Type type = pred ? Type::pred : d.type();
   d.expect_operands(one ? 2 : 3);
   d.target(0, type);
+  if (pred) {
+    d.in.aux = uint16_t(d.negated(1) | (!one && d.negated(2)) << 1);
+    d.predicate_source(1);
+    if (!one) d.predicate_source(2);
+    return d.emit(op == "and" ? predicates_of<'&'> : op == "or" ? predicates_of<'|'> : op == "xor" ? predicates_of<'^'> : op == "not" ? predicates_of<'~'> : nullptr);
+  }
   d.sources(1, one ? 1 : 2, type);
-  if (pred) return d.emit(op == "and" ? predicates_of<'&'> : op == "or" ? predicates_of<'|'> : op == "xor" ? predicates_of<'^'> : op == "not" ? predicates_of<'~'> : nullptr);
   d.emit(for_bits(type, [&]<class T>() -> Handler {
     return op == "and" ? binary<T, T, T, And> : op == "or" ? binary<T, T, T, Or> : op == "xor" ? binary<T, T, T, Xor> : op == "not" ? Handler(unary<T, T, Not>) : Handler(unary<T, T, Cnot>);
   }));
