@@ -115,7 +115,15 @@ void Decoder::begin(const Statement& statement) {
   opcode_ = text.substr(0, end);
   rest_ = trim(text.substr(end));
   parts_ = split(opcode_, '.');
+  asked_ = 0;
   operands_ = split(rest_, ',');
+}
+
+// Defaults, hints to the caches, the memory model's words (every access here is in order) and those that every form of an opcode has.
+static bool changes_nothing(std::string_view part) {
+  static constexpr std::string_view words[] = {"rn", "lo", "approx", "noftz", "sync", "aligned", "uni", "weak", "relaxed", "acquire", "release", "acq_rel",
+      "sc", "volatile", "cta", "gpu", "sys", "nc", "ca", "cg", "cs", "lu", "cv", "wb", "wt", "to", "async", "wrap", "shared", "global", "m8n8", "v2", "v4", "gl", "popc", "idx", "any", "r", "abs"};
+  return parse_type(part) != Type::none || part.starts_with("L1::") || part.starts_with("L2::") || std::find(std::begin(words), std::end(words), part) != std::end(words);
 }
 
 void Decoder::decode_statement(const Statement& statement) {
@@ -128,12 +136,18 @@ void Decoder::decode_statement(const Statement& statement) {
   auto it = table.find(op);
   if (it == table.end()) unknown();
   it->second(*this);
+  for (size_t i = 1; i < parts_.size(); i++)
+    if (!(asked_ >> i & 1) && !changes_nothing(parts_[i])) unknown();
 }
 
-bool Decoder::has(std::string_view part) const { return std::find(parts_.begin(), parts_.end(), part) != parts_.end(); }
+bool Decoder::has(std::string_view part) const {
+  const size_t i = size_t(std::find(parts_.begin(), parts_.end(), part) - parts_.begin());
+  if (i < parts_.size()) asked_ |= 1u << i;
+  return i < parts_.size();
+}
 Type Decoder::type() const { return type_at(0); }
 Type Decoder::type_at(size_t from_end) const {
-  return parts_.size() > from_end + 1 ? parse_type(parts_[parts_.size() - 1 - from_end]) : Type::none;
+  return parts_.size() > from_end + 1 ? parse_type(part(parts_.size() - 1 - from_end)) : Type::none;
 }
 std::string_view Decoder::operand(size_t i) const {
   if (i >= operands_.size()) fail_ptx(statement_->line, "too few operands: " + statement_->text);
@@ -270,14 +284,11 @@ bool Decoder::symbol_address(std::string_view text, uint64_t& bits) const {
 }
 
 Space Decoder::space() const {
-  for (auto part : parts_) {
-    part = part.substr(0, part.find("::"));
-    if (part == "global") return Space::global;
-    if (part == "shared") return Space::shared;
-    if (part == "local") return Space::local;
-    if (part == "param") return Space::param;
-    if (part == "const") return Space::constant;
-  }
+  static constexpr std::pair<std::string_view, Space> names[] = {{"global", Space::global}, {"shared", Space::shared}, {"local", Space::local},
+      {"param", Space::param}, {"const", Space::constant}};
+  for (size_t i = 1; i < parts_.size(); i++)
+    for (auto& [name, space] : names)
+      if (parts_[i].substr(0, parts_[i].find("::")) == name) return part(i), space;
   return Space::generic;
 }
 

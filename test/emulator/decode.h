@@ -34,7 +34,9 @@ class Decoder {
   void decode_kernel();
 
   // ---- the statement at hand ----
-  const std::vector<std::string_view>& parts() const { return parts_; }   // "ld.global.v2.f32" -> ld, global, v2, f32
+  // "ld.global.v2.f32" -> ld, global, v2, f32. A part that no one asks for, and that is not known to change nothing, makes the statement unknown.
+  std::string_view part(size_t i) const { return asked_ |= 1u << i, parts_[i]; }
+  const std::vector<std::string_view>& parts() const { return asked_ = ~0u, parts_; }
   bool has(std::string_view part) const;
   Type type() const;                                  // the last part
   Type type_at(size_t from_end) const;                // 0 = the last part
@@ -112,6 +114,7 @@ class Decoder {
   Statement end_;                                      // of a body that does not say ret
   std::string opcode_, rest_;
   std::vector<std::string_view> parts_, operands_;
+  mutable uint32_t asked_ = 0;                         // bit i: part i has been looked at
   std::vector<Scope> scopes_;
   std::vector<bool> wide_;                             // [register]
   std::map<std::pair<uint64_t, bool>, uint32_t> immediates_;

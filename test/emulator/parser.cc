@@ -89,6 +89,7 @@ void take_line_directives(std::string& text, Source& source, std::vector<Locatio
       size_t open = line.find('"'), close = line.rfind('"');
       if (open != line.npos && close > open) source.files[file] = line.substr(open + 1, close - open - 1);
     } else if (line.starts_with(".version") || line.starts_with(".address_size")) {
+      if (line.starts_with(".address_size") && line.find("64") == line.npos) fail_ptx(int(places.size()) + 1, "addresses of 64 bits are needed");
     } else if (line.starts_with(".target")) {
       size_t digits = line.find("sm_");
       if (digits != line.npos) source.target = std::atoi(std::string(line.substr(digits + 3)).c_str());
@@ -260,7 +261,7 @@ std::vector<Declaration> parse_declarations(std::string_view text, int line) {
   size_t equals = text.find('=');
   if (equals != text.npos) d.initial = trim(text.substr(equals + 1)), text = trim(text.substr(0, equals));
   while (text.starts_with(".")) {
-    size_t end = std::min(text.find_first_of(" \t\n", 1), text.size());
+    size_t end = std::min(text.find_first_of(text.starts_with(".attribute") ? " \t\n" : " \t\n.", 1), text.size());
     std::string_view word = text.substr(0, end);
     text = trim(text.substr(end));
     Type type = parse_type(word.substr(1));

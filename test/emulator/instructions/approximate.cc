@@ -99,7 +99,7 @@ void exact(Warp& w, const Instruction& in, uint32_t mask) {
 template <class F> Handler single(const Decoder& d) { return d.has("ftz") ? approximate<F, true> : approximate<F, false>; }
 
 void decode(Decoder& d) {
-  const std::string_view op = d.parts()[0];
+  const std::string_view op = d.part(0);
   const Type t = d.type();
   d.expect_operands(2);
   d.target(0, t);

@@ -10,11 +10,11 @@ int operand_count(std::string_view op) {
 }
 
 void decode(Decoder& d) {
-  const int n = operand_count(d.parts()[0]);
+  const int n = operand_count(d.part(0));
   const Type type = d.type();
   const bool wide = d.has("wide");
   auto wider = [&] { return type == Type::s32 ? Type::s64 : type == Type::u32 ? Type::u64 : type == Type::s16 ? Type::s32 : Type::u32; };
-  const bool three = n == 2 && d.operands().size() == 4 && (d.parts()[0] == "min" || d.parts()[0] == "max");  // min of three, sm_100
+  const bool three = n == 2 && d.operands().size() == 4 && (d.part(0) == "min" || d.part(0) == "max");  // min of three, sm_100
   d.expect_operands(size_t(n) + 1 + three);
   if (three) d.unknown();
   d.target(0, wide ? wider() : type);

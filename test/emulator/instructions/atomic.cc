@@ -89,7 +89,7 @@ Handler pick(Decoder& d, Type type, Space space, bool result) {
 }
 
 void decode(Decoder& d) {
-  const bool result = d.parts()[0] == "atom", swap = d.has("cas");
+  const bool result = d.part(0) == "atom", swap = d.has("cas");
   const Type type = d.type();
   d.expect_operands(size_t(2 + result + swap));
   if (result) d.target(0, type);

@@ -117,12 +117,12 @@ int comparison_of(Decoder& d) {
   static constexpr std::pair<std::string_view, int> names[] = {{"eq", eq}, {"ne", ne}, {"lt", lt}, {"le", le}, {"gt", gt}, {"ge", ge}, {"lo", lt}, {"ls", le}, {"hi", gt},
       {"hs", ge}, {"equ", equ}, {"neu", neu}, {"ltu", ltu}, {"leu", leu}, {"gtu", gtu}, {"geu", geu}, {"num", num}, {"nan", nan_}};
   for (auto& [name, c] : names)
-    if (d.parts()[1] == name) return c;
+    if (d.part(1) == name) return c;
   d.unknown();
 }
 
 void decode_compare(Decoder& d) {
-  const bool value = d.parts()[0] == "set";
+  const bool value = d.part(0) == "set";
   const int comparison = comparison_of(d);
   const Type type = d.type();
   uint16_t flags = uint16_t((d.has("ftz") ? ftz : 0) | (d.has("and") ? op_and : 0) | (d.has("or") ? op_or : 0) | (d.has("xor") ? op_xor : 0));

@@ -100,7 +100,7 @@ void decode_test(Decoder& d) {
 }  // namespace
 
 Handler float_handler(const Decoder& d) {
-  const std::string_view op = d.parts()[0];
+  const std::string_view op = d.part(0);
   const Type type = d.type();
   if (type != Type::f32 && type != Type::f64) return nullptr;
   const bool ftz = d.has("ftz"), nan = d.has("NaN");

@@ -59,7 +59,7 @@ void change_bits(Warp& w, const Instruction& in, uint32_t mask) {
 }  // namespace
 
 Handler half_handler(const Decoder& d) {
-  const std::string_view op = d.parts()[0];
+  const std::string_view op = d.part(0);
   const Type t = d.type();
   const bool packed = t == Type::f16x2 || t == Type::bf16x2, nan = d.has("NaN");
   const_cast<Decoder&>(d).in.aux = uint16_t((d.has("ftz") ? ftz : 0) | (d.has("sat") ? sat : 0) | (d.has("relu") ? relu : 0));

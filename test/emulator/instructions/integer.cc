@@ -108,7 +108,7 @@ void decode_dp4a(Decoder& d) {
 }  // namespace
 
 Handler integer_handler(const Decoder& d) {
-  const std::string_view op = d.parts()[0];
+  const std::string_view op = d.part(0);
   const Type type = d.type();
   const bool high = d.has("hi"), saturated = d.has("sat");
   if (op == "addc" || op == "subc" || op == "madc" || d.has("cc"))

@@ -130,8 +130,8 @@ void predicates_of(Warp& w, const Instruction& in, uint32_t mask) {
 }
 
 void decode_logic(Decoder& d) {
-  const std::string_view op = d.parts()[0];
-  const bool one = op == "not" || op == "cnot", pred = d.parts().back() == "pred";
+  const std::string_view op = d.part(0);
+  const bool one = op == "not" || op == "cnot", pred = d.type() == Type::pred;
   const Type type = pred ? Type::pred : d.type();
   d.expect_operands(one ? 2 : 3);
   d.target(0, type);
@@ -149,7 +149,7 @@ void decode_logic(Decoder& d) {
 
 void decode_shift(Decoder& d) {
   d.expect_operands(3);
-  const bool left = d.parts()[0] == "shl";
+  const bool left = d.part(0) == "shl";
   d.target(0, d.type());
   d.source(1, d.type());
   d.source(2, Type::u32);
@@ -178,7 +178,7 @@ void decode_lop3(Decoder& d) {
 }
 
 void decode_count(Decoder& d) {
-  const std::string_view op = d.parts()[0];
+  const std::string_view op = d.part(0);
   d.expect_operands(2);
   d.target(0, op == "brev" ? d.type() : Type::u32);
   d.source(1, d.type());
@@ -192,7 +192,7 @@ void decode_count(Decoder& d) {
 }
 
 void decode_field(Decoder& d) {
-  const bool extract = d.parts()[0] == "bfe";
+  const bool extract = d.part(0) == "bfe";
   d.expect_operands(extract ? 4 : 5);
   d.target(0, d.type());
   d.sources(1, extract ? 1 : 2, d.type());
@@ -213,7 +213,7 @@ void decode_permute(Decoder& d) {
 
 void decode_mask(Decoder& d) {
   d.expect_operands(3);
-  const bool clamp = d.has("clamp"), mask = d.parts()[0] == "bmsk", is_signed_type = d.type() == Type::s32;
+  const bool clamp = d.has("clamp"), mask = d.part(0) == "bmsk", is_signed_type = d.type() == Type::s32;
   d.target(0, Type::b32);
   d.sources(1, 2, Type::b32);
   using U = uint32_t;

@@ -58,7 +58,7 @@ bool decode_clock(Decoder& d) {
 
 void decode_move(Decoder& d) {
   d.expect_operands(2);
-  if (d.parts().back() == "pred") {
+  if (d.type() == Type::pred) {
     d.target(0, Type::pred);
     d.source(1, Type::pred);
     return d.emit(move_predicate);

@@ -29,7 +29,7 @@ void decode_barrier(Decoder& d) {
   d.in.aux = d.has("arrive") ? 1 : reduces ? (d.has("popc") ? 2 : d.has("and") ? 3 : d.has("or") ? 4 : 0) : 0;
   if (!d.has("sync") && !d.has("arrive") && !reduces) d.unknown();
   if (reduces && !d.in.aux) d.unknown();
-  d.in.width = d.parts()[0] == "bar" || d.has("aligned");  // all lanes of the warp together
+  d.in.width = d.part(0) == "bar" || d.has("aligned");  // all lanes of the warp together
   d.in.flow = Flow::block_barrier;
   d.emit(nothing);
 }
