@@ -31,6 +31,8 @@ SUITE(barriers) {
   exchange("bar.cta.sync", "  bar.cta.sync 1;\n");
   exchange("barrier.sync", "  barrier.sync 2;\n");
   exchange("barrier.sync.aligned with a count", "  barrier.sync.aligned 3, 128;\n");
+  exchange("barrier.sync of lanes that have diverged",
+    "  setp.lt.u32 %p1, %r0, 50;\n  @%p1 bra LOW;\n  barrier.sync 1;\n  bra READ;\nLOW:\n  barrier.sync 1;\nREAD:\n");
   exchange("bar.arrive and bar.sync pair by pair",
     "  setp.lt.u32 %p1, %r0, 64;\n  @%p1 bra LOW;\n  bar.arrive 1, 128;\n  bar.sync 2, 128;\n  bra READ;\nLOW:\n  bar.sync 1, 128;\n  bar.arrive 2, 128;\nREAD:\n");
   exchange("fences beside the barrier", "  membar.cta;\n  membar.gl;\n  fence.acq_rel.gpu;\n  fence.sc.cta;\n  bar.sync 0;\n  membar.sys;\n");

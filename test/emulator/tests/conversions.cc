@@ -154,6 +154,7 @@ SUITE(conversions) {
   row("cvt.s32.s8 %d, %a", [](int16_t a) { return int32_t(int8_t(a)); });
   row("cvt.u32.u16 %d, %a", [](uint32_t a) { return uint32_t(uint16_t(a)); });
   row("cvt.rn.f32.u8 %d, %a", [](uint32_t a) { return float(uint8_t(a)); });
+  row("cvt.s64.s32 %d, %a", [](int64_t a) { return int64_t(int32_t(a)); });
   // A narrow result fills its wider register: sign or zeros.
   row("cvt.s8.s32 %d, %a", [](int32_t a) { return int32_t(int8_t(a)); });
   row("cvt.u16.u32 %d, %a", [](uint32_t a) { return a & 0xffff; });

@@ -24,6 +24,7 @@ struct Setup {
     out = device.upload(std::vector<uint8_t>(1024));
     in = device.upload(std::vector<uint8_t>(1000));
     fresh = device.allocate(1024);
+    device.options.threads = 1;  // the first block to be wrong is then always the same
   }
   void launch(Shape s) { device.launch_shared("k", {s.blocks}, {s.threads}, s.dynamic_shared, out, in, fresh); }
   Device device;
@@ -35,6 +36,11 @@ struct Setup {
 void finding(const std::string& name, ErrorKind kind, Where where, const std::string& body, Shape shape, std::vector<std::string> words,
   const std::string& before) {
   test_case(name, [=] {
+    for (const Order order : {Order::backward, Order::random}) {  // found in any order, though perhaps at the other access
+      Setup s(body, before, shape.target);
+      s.device.options.warp_order = s.device.options.block_order = order;
+      expect_error(kind, [&] { s.launch(shape); });
+    }
     Setup s(located(body), before, shape.target);
     const Error e = expect_error(kind, [&] { s.launch(shape); });
     const std::string what = e.what();
@@ -52,7 +58,8 @@ void finding(const std::string& name, ErrorKind kind, Where where, const std::st
       const size_t start = ptx.find_first_not_of(" ", ptx.rfind('\n', mark) + 1);
       expected.push_back(ptx.substr(start, ptx.find_first_of(" ;", start) - start));  // the opcode or guard
     }
-    expected.push_back("k");
+    expected.insert(expected.end(), {"kernel k", text("block (", where.block, ", 0, 0)")});
+    if (where.thread >= 0) expected.push_back(text("thread (", where.thread, ", 0, 0)"));
     for (const std::string& word : expected) EXPECT(what.find(word) != std::string::npos, "no \"", word, "\" in: ", what);
   });
 }

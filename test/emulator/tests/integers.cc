@@ -107,6 +107,7 @@ SUITE(integers) {
   row("mad.hi.sat.s32", [](int32_t a, int32_t b, int32_t c) { return clamped<int32_t>(Wide(high<int32_t>(Wide(a) * b)) + c); });
   row("mul24.lo.s32", [](int32_t a, int32_t b) { return wrapped<int32_t>(Wide(int32_t(a << 8) >> 8) * (int32_t(b << 8) >> 8)); });
   row("mul24.lo.u32", [](uint32_t a, uint32_t b) { return wrapped<uint32_t>(Wide(a & 0xffffff) * (b & 0xffffff)); });
+  row("add.u16x2", [](uint32_t a, uint32_t b) { return ((a + b) & 0xffff) | ((a & 0xffff0000) + (b & 0xffff0000)); });
 
   // Immediate operands stand for every lane, whatever their spelling.
   row("add.s32 %d, %a, -7", [](int32_t a) { return wrapped<int32_t>(Wide(a) - 7); });
