@@ -153,6 +153,7 @@ void run_warp(Warp& w) {
       }
       w.current = &in;
       executed++;
+      if (in.flow != Flow::collective && in.flow != Flow::block_barrier) threads += uint32_t(std::popcount(m));
       if (in.flow == Flow::branch) {
         if (m == mask) {
           pc = in.target;
@@ -196,7 +197,7 @@ void run_warp(Warp& w) {
           w.groups[chosen].parked = true;
           break;
         }
-        if (m) arrive_at_barrier(w, in, m);
+        if (m) arrive_at_barrier(w, in, m), threads += uint32_t(std::popcount(m));
         pc++;
         if (w.at_barrier) {
           leave(pc);
