@@ -70,7 +70,8 @@ __global__ void __launch_bounds__(kThreads) upsample_grad(uint32_t rows, uint32_
 // y [rows, C] = tokens[id] + positions[row % length]; NaN where there is no such token.
 template <class T, int N>
 __global__ void __launch_bounds__(kThreads)
-    embedding(uint32_t rows, uint32_t length, uint32_t vectors, uint32_t vocabulary, const int32_t* ids, const T* tokens, const T* positions, T* y) {
+    embedding(uint32_t rows, uint32_t length, uint32_t vectors, uint32_t vocabulary, const int32_t* ids, const T* tokens,
+              const T* positions, T* y) {
   if constexpr (kComputes<T>) {
     const uint32_t i = blockIdx.x * kThreads + threadIdx.x, r = i / vectors, v = i % vectors;
     if (r >= rows) return;
@@ -98,8 +99,8 @@ void run(const Concat&, Context& c) {
   for_words({first, second}, [&](auto type) {
     using Word = decltype(type);
     const size_t a = first / sizeof(Word), b = second / sizeof(Word);
-    launch("concat", concat<Word>, ceil_div<int64_t>(rows * (a + b), kThreads), kThreads, 0, c.stream, rows, a, b, c.in(0).data, c.in(1).data,
-           c.out(0).data);
+    launch("concat", concat<Word>, ceil_div<int64_t>(rows * (a + b), kThreads), kThreads, 0, c.stream, rows, a, b, c.in(0).data,
+           c.in(1).data, c.out(0).data);
   });
 }
 

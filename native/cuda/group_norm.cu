@@ -1,176 +1,178 @@
-// Normalisation over groups of channels (arXiv:1803.08494), SiLU after it where asked, and the gradient. Each is three launches:
-// sums of parts of groups, what follows from them for each group, the elements. x and dy are read twice.
+// Normalisation over groups of channels (arXiv:1803.08494), SiLU after it where asked, and the gradient.
 //   x̂ = (x − mean)·rstd,  z = x̂·γ + β,  y = z or silu(z);  dz = dy or dy·silu'(z)
-//   dx = rstd·(γ·dz − mean(γ·dz) − x̂·mean(γ·dz·x̂))                              (torch:aten/src/ATen/native/group_norm.cpp)
+//   dx = rstd·(γ·dz − mean(γ·dz) − x̂·mean(γ·dz·x̂))   (torch:aten/src/ATen/native/group_norm.cpp)
+// Groups that fit into a block take one launch. Others take three: sums of parts of groups, what follows from them for each group, and the
+// elements, last chunk first, as the cache still has it. x and dy are read twice.
 // Statistics: the mean of each part, then Σ(x − mean)² around it, both from registers; parts are combined in their order
 // (Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983).
-#include <algorithm>
-#include <numeric>
-
+#include "groups.cuh"
 #include "kernels.h"
 #include "math.cuh"
-#include "vector.cuh"
 
 namespace lorafuse::cuda {
 namespace {
 
-constexpr int kThreads = 256, kBlocks = 3;  // of a block; on a multiprocessor
-constexpr int kWarps = kThreads / 32;
-constexpr int kHeld = 8;  // vectors of a thread
+constexpr int kThreads = Groups::kThreads, kBlocks = 3;  // of a block; on a multiprocessor
 
-// How blocks lie over x [B, positions, C]. A block has a strip of channels, of whole parts, and a chunk of positions: `rows` of them side
-// by side, kHeld times. Each thread stays in one column of vectors, so what belongs to its channels is read once.
-struct Layout {
-  int positions, vectors, groups;
-  int width, part;      // channels of a group; of a part: a group, or a divisor of one that is wider than a block
-  int columns, strips;  // vectors of a strip
-  int rows, chunks;
+// What the N channels of a thread have in common over positions.
+template <int N>
+struct Channels {
+  float mean[N], scale[N], beta[N];  // scale: γ·rstd
 
-  Layout(const Shape& x, int groups, int lanes)
-      : positions(x.rows() / x[0]), vectors(x[-1] / lanes), groups(groups), width(x[-1] / groups), part(width) {
-    const auto unit = [&] { return std::lcm(part, lanes) / lanes; };
-    while (unit() > kThreads) {
-      do part--;
-      while (width % part != 0);
+  // `first` and `second`: mean and rstd of the groups of `split`.
+  __device__ __forceinline__ void load(int channel, const Split<N>& split, const float* gamma, const float* beta_, float2 first, float2 second) {
+    cuda::load(gamma + channel, scale);
+    cuda::load(beta_ + channel, beta);
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+      mean[i] = split(i) ? second.x : first.x;
+      scale[i] *= split(i) ? second.y : first.y;
     }
-    double most = 0;
-    for (int c = unit(); c <= kThreads && c * lanes / part <= kThreads; c += unit()) {  // the widest that leaves the fewest threads idle
-      const int count = ceil_div(vectors, c);
-      const double busy = static_cast<double>(vectors) / count * (kThreads / c);
-      if (busy >= most) most = busy, columns = c, strips = count;
-      if (c >= vectors) break;
-    }
-    rows = kThreads / columns;
-    chunks = ceil_div(positions, chunk());
-  }
-
-  __host__ __device__ int chunk() const { return rows * kHeld; }
-  __host__ __device__ int parts() const { return groups * (width / part); }  // side by side in C
-  __device__ int positions_of(int chunk_index) const { return min(chunk(), positions - chunk_index * chunk()); }
-  dim3 grid(int64_t samples) const { return dim3(chunks, strips, samples); }
-  size_t sums_bytes(int64_t samples) const { return samples * parts() * chunks * sizeof(float2); }
-};
-
-// Where a thread is. Chunk blockIdx.x, strip blockIdx.y, sample blockIdx.z.
-template <int N>
-struct Place {
-  int channel;          // the first of its vector
-  int position, end;    // its first position, and where those of the chunk end: it has every `rows`-th
-  int64_t first, step;  // offset of its first vector, and from one to the next
-
-  __device__ __forceinline__ explicit Place(const Layout& n) {
-    const int column = threadIdx.x % n.columns, row = threadIdx.x / n.columns, v = blockIdx.y * n.columns + column;
-    const int begin = blockIdx.x * n.chunk();
-    channel = v * N;
-    position = begin + row;
-    end = row < n.rows && v < n.vectors ? begin + n.positions_of(blockIdx.x) : 0;
-    first = ((static_cast<int64_t>(blockIdx.z) * n.positions + position) * n.vectors + v) * N;
-    step = static_cast<int64_t>(n.rows) * n.vectors * N;
   }
 };
 
-// Calls f(k, offset) for the k-th vector of this thread.
-template <int N, class F>
-__device__ __forceinline__ void for_held(const Layout& n, const Place<N>& at, F f) {
-#pragma unroll
-  for (int k = 0; k < kHeld; k++)
-    if (at.position + k * n.rows < at.end) f(k, at.first + k * at.step);
-}
-
-// Calls f(i, part of the strip) for the N channels of a thread.
-template <int N, class F>
-__device__ __forceinline__ void for_parts(const Layout& n, F f) {
-  const int channel = threadIdx.x % n.columns * N;
-  int part = channel / n.part, inside = channel % n.part;
-#pragma unroll
-  for (int i = 0; i < N; i++) {
-    f(i, part);
-    if (++inside == n.part) inside = 0, part++;
-  }
-}
-
+// The values of both groups of a split, in [groups].
 template <int N>
-struct Scratch {
-  float threads[kThreads * N];   // every thread's sums of its channels
-  float channels[kThreads * N];  // of the strip
-  float parts[kThreads];         // of the strip
+struct Pair {
+  float2 first, second;
+  __device__ __forceinline__ Pair(const Split<N>& split, const float2* values)
+      : first(values[split.index]), second(split.two() ? values[split.index + 1] : first) {}
 };
 
-// Where float i of Scratch::threads is: 32 bytes a thread, written as two vectors, would lie in half of the banks at a time.
-template <int N>
-__device__ __forceinline__ int swizzled(int i) { return N == 8 ? i ^ (i >> 5 & 1) << 2 : i; }
-
-// scratch.parts[p] = Σ over part p of the strip of all threads' `sums`; to be read before the next call.
-template <int N>
-__device__ __forceinline__ void sum_parts(const Layout& n, const float (&sums)[N], Scratch<N>& scratch) {
-  if constexpr (N == 1) {
-    scratch.threads[threadIdx.x] = sums[0];
-  } else {
-#pragma unroll
-    for (int i = 0; i < N; i += 4)
-      *reinterpret_cast<float4*>(scratch.threads + swizzled<N>(threadIdx.x * N + i)) = {sums[i], sums[i + 1], sums[i + 2], sums[i + 3]};
-  }
-  __syncthreads();
-  const int channels = n.columns * N;
-  for (int c = threadIdx.x; c < channels; c += kThreads) {
-    float sum = 0;
-    for (int r = 0; r < n.rows; r++) sum += scratch.threads[swizzled<N>(r * channels + c)];
-    scratch.channels[c] = sum;
-  }
-  __syncthreads();
-  for (int p = threadIdx.x / 32; p < channels / n.part; p += kWarps) {
-    float sum = 0;
-    for (int c = threadIdx.x % 32; c < n.part; c += 32) sum += scratch.channels[p * n.part + c];
-    sum = warp_sum(sum);
-    if (threadIdx.x % 32 == 0) scratch.parts[p] = sum;
-  }
-  __syncthreads();
+template <bool kSilu, int N>
+__device__ __forceinline__ float normalised(const Channels<N>& c, int i, float x) {
+  const float z = (x - c.mean[i]) * c.scale[i] + c.beta[i];
+  return kSilu ? silu(z) : z;
 }
 
-// The place in sums [B, parts, chunks] of the part of the strip that this thread writes; null where it has none.
-template <int N>
-__device__ __forceinline__ float2* own_part(const Layout& n, float2* sums) {
-  const int each = n.columns * N / n.part, part = blockIdx.y * each + threadIdx.x;
-  if (threadIdx.x >= each || part >= n.parts()) return nullptr;
-  return sums + (static_cast<int64_t>(blockIdx.z) * n.parts() + part) * n.chunks + blockIdx.x;
+// x − mean and dz.
+template <bool kSilu, int N>
+__device__ __forceinline__ float2 centred(const Channels<N>& c, int i, float x, float dy) {
+  const float d = x - c.mean[i];
+  return {d, kSilu ? dy * silu_grad(d * c.scale[i] + c.beta[i]) : dy};
 }
 
-// sums [B, parts, chunks] = mean and Σ(x − mean)² of each part.
+// The thread's vectors of x into `held`; mean and Σ(x − mean)² of the block's share of its own part.
 template <class T, int N>
-__global__ void __launch_bounds__(kThreads, kBlocks) group_moments(Layout n, const T* x, float2* sums) {
-  if constexpr (kComputes<T>) {
-    __shared__ Scratch<N> scratch;
-    const Place<N> at(n);
-    const float size = static_cast<float>(n.positions_of(blockIdx.x) * n.part);
-    Vector<T, N> held[kHeld];
-    float shift[N], sum[N] = {}, squares[N] = {};
-    for_held(n, at, [&](int k, int64_t offset) { held[k].load(x + offset); });
-    for_held(n, at, [&](int k, int64_t) {
+__device__ __forceinline__ float2 moments(const Groups& n, const Place<N>& at, int elements, const T* x,
+                                          Vector<T, N> (&held)[Groups::kHeld], GroupScratch<2>& scratch) {
+  const Split<N> split = split_of<N>(n);
+  const float size = static_cast<float>(elements);
+  float sum[1][N] = {}, around[2][N] = {};
+  for_held(n, at, [&](int k, int64_t offset) { held[k].load(x + offset); });
+  for_held(n, at, [&](int k, int64_t) {
 #pragma unroll
-      for (int i = 0; i < N; i++) sum[i] += held[k][i];
-    });
-    sum_parts(n, sum, scratch);
-    float2* out = own_part<N>(n, sums);
-    const float own_shift = out ? scratch.parts[threadIdx.x] / size : 0;
-    for_parts<N>(n, [&](int i, int part) { shift[i] = scratch.parts[part] / size, sum[i] = 0; });
+    for (int i = 0; i < N; i++) sum[0][i] += held[k][i];
+  });
+  sum_parts(n, split, sum, scratch);
+  const float first = scratch.parts[0][split.index] / size, second = split.two() ? scratch.parts[0][split.index + 1] / size : first;
+  const float own = own_part<N>(n) >= 0 ? scratch.parts[0][threadIdx.x] / size : 0;
+  for_held(n, at, [&](int k, int64_t) {
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+      const float d = held[k][i] - (split(i) ? second : first);
+      around[0][i] += d;
+      around[1][i] += d * d;
+    }
+  });
+  sum_parts(n, split, around, scratch);
+  if (own_part<N>(n) < 0) return {0, 0};
+  // What rounding left of Σ(x − shift) corrects the mean.
+  const float rest = scratch.parts[0][threadIdx.x], correction = rest / size;
+  return {own + correction, fmaxf(0.0f, scratch.parts[1][threadIdx.x] - rest * correction)};
+}
 
-    for_held(n, at, [&](int k, int64_t) {
+// scratch.parts = Σ γ·rstd·dz and Σ γ·rstd·dz·(x − mean) of the block's share of each part.
+template <bool kSilu, class T, int N>
+__device__ __forceinline__ void gradient_sums(const Groups& n, const Place<N>& at, const Channels<N>& c, const T* x, const T* dy,
+                                              GroupScratch<2>& scratch) {
+  float sums[2][N] = {};
+  for_held(n, at, [&](int, int64_t offset) {
+    Vector<T, N> a, g;
+    a.load(x + offset);
+    g.load(dy + offset);
 #pragma unroll
-      for (int i = 0; i < N; i++) {
-        const float d = held[k][i] - shift[i];
-        sum[i] += d;
-        squares[i] += d * d;
-      }
+    for (int i = 0; i < N; i++) {
+      const float2 d = centred<kSilu>(c, i, a[i], g[i]);
+      sums[0][i] += d.y;
+      sums[1][i] += d.y * d.x;
+    }
+  });
+  if (!at.idle()) {
+#pragma unroll
+    for (int i = 0; i < N; i++) sums[0][i] *= c.scale[i], sums[1][i] *= c.scale[i];
+  }
+  sum_parts(n, split_of<N>(n), sums, scratch);
+}
+
+// Means over a group of γ·rstd·dz and of γ·rstd·dz·(x − mean)·rstd².
+__device__ __forceinline__ float2 gradient_means(const Groups& n, float sum, float products, float rstd) {
+  const float size = static_cast<float>(n.positions) * n.width;
+  return {sum / size, rstd * rstd * (products / size)};
+}
+
+// dx = γ·rstd·dz − means.x − (x − mean)·means.y
+template <bool kSilu, class T, int N>
+__device__ __forceinline__ void input_gradient(const Groups& n, const Place<N>& at, const Split<N>& split, const Channels<N>& c, float2 first,
+                                               float2 second, const T* x, const T* dy, T* dx) {
+  for_held(n, at, [&](int, int64_t offset) {
+    Vector<T, N> a, g;
+    a.load(x + offset);
+    g.load(dy + offset);
+    float out[N];
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+      const float2 d = centred<kSilu>(c, i, a[i], g[i]);
+      out[i] = c.scale[i] * d.y - (split(i) ? second.x : first.x) - d.x * (split(i) ? second.y : first.y);
+    }
+    store(dx + offset, out);
+  });
+}
+
+// All of GroupNorm where a block has whole groups.
+template <class T, int N, bool kSilu>
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    group_norm_whole(Groups n, float eps, const T* x, const float* gamma, const float* beta, T* y, float2* statistics) {
+  if constexpr (kComputes<T>) {
+    __shared__ GroupScratch<2> scratch;
+    __shared__ float2 found[kThreads];
+    const Place<N> at(n, 0);
+    const int elements = n.positions * n.width, own = own_part<N>(n);
+    Vector<T, N> held[Groups::kHeld];
+    const float2 m = moments(n, at, elements, x, held, scratch);
+    if (own >= 0) {
+      found[threadIdx.x] = {m.x, 1 / sqrtf(m.y / static_cast<float>(elements) + eps)};
+      statistics[blockIdx.z * n.groups + own] = found[threadIdx.x];
+    }
+    __syncthreads();
+    if (at.idle()) return;
+    const Split<N> split = split_of<N>(n);
+    const Pair<N> s(split, found);
+    Channels<N> c;
+    c.load(at.channel, split, gamma, beta, s.first, s.second);
+    for_held(n, at, [&](int k, int64_t offset) {
+      float out[N];
+#pragma unroll
+      for (int i = 0; i < N; i++) out[i] = normalised<kSilu>(c, i, held[k][i]);
+      store(y + offset, out);
     });
-    sum_parts(n, sum, scratch);
-    const float rest = out ? scratch.parts[threadIdx.x] : 0;  // what rounding left of Σ(x − shift) corrects the mean
-    sum_parts(n, squares, scratch);
-    if (out) *out = {own_shift + rest / size, fmaxf(0.0f, scratch.parts[threadIdx.x] - rest * (rest / size))};
+  }
+}
+
+// sums [B, parts, chunks] = moments() of chunk blockIdx.x.
+template <class T, int N>
+__global__ void __launch_bounds__(kThreads, kBlocks) group_moments(Groups n, const T* x, float2* sums) {
+  if constexpr (kComputes<T>) {
+    __shared__ GroupScratch<2> scratch;
+    const int own = own_part<N>(n);
+    Vector<T, N> held[Groups::kHeld];
+    const float2 m = moments(n, Place<N>(n, blockIdx.x), n.positions_of(blockIdx.x) * n.part, x, held, scratch);
+    if (own >= 0) sums[(static_cast<int64_t>(blockIdx.z) * n.parts() + own) * n.chunks + blockIdx.x] = m;
   }
 }
 
 // statistics [B, groups] = mean, rstd. Group blockIdx.x of all B · groups.
-__global__ void __launch_bounds__(kThreads) group_statistics(Layout n, float eps, const float2* sums, float2* statistics) {
+__global__ void __launch_bounds__(kThreads) group_statistics(Groups n, float eps, const float2* sums, float2* statistics) {
   __shared__ float scratch[2][32];
   const int count = n.width / n.part * n.chunks;  // of a group, chunks innermost
   const float2* own = sums + static_cast<int64_t>(blockIdx.x) * count;
@@ -184,148 +186,134 @@ __global__ void __launch_bounds__(kThreads) group_statistics(Layout n, float eps
   if (threadIdx.x == 0) statistics[blockIdx.x] = {mean, 1 / sqrtf(squares / size + eps)};
 }
 
-// What the N channels of a thread have in common over positions.
-template <int N>
-struct Channels {
-  float mean[N], scale[N], beta[N];  // scale: γ·rstd
-
-  __device__ __forceinline__ Channels(const Layout& n, int channel, const float* gamma, const float* beta_, const float2* statistics) {
-    load(gamma + channel, scale);
-    load(beta_ + channel, beta);
-    int group = channel / n.width, inside = channel % n.width;
-    const float2* own = statistics + blockIdx.z * n.groups;
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-      const float2 s = own[group];
-      mean[i] = s.x;
-      scale[i] *= s.y;
-      if (++inside == n.width) inside = 0, group++;
-    }
-  }
-};
-
 template <class T, int N, bool kSilu>
 __global__ void __launch_bounds__(kThreads, kBlocks)
-    group_normalise(Layout n, const T* x, const float* gamma, const float* beta, const float2* statistics, T* y) {
+    group_normalise(Groups n, const T* x, const float* gamma, const float* beta, const float2* statistics, T* y) {
   if constexpr (kComputes<T>) {
-    const Place<N> at(n);
-    if (at.position >= at.end) return;
-    const Channels<N> c(n, at.channel, gamma, beta, statistics);
+    const Place<N> at(n, n.chunks - 1 - blockIdx.x);
+    if (at.idle()) return;
+    const Split<N> split(at.channel, n.width);
+    const Pair<N> s(split, statistics + blockIdx.z * n.groups);
+    Channels<N> c;
+    c.load(at.channel, split, gamma, beta, s.first, s.second);
     for_held(n, at, [&](int, int64_t offset) {
       float a[N];
       load(x + offset, a);
 #pragma unroll
-      for (int i = 0; i < N; i++) {
-        const float z = (a[i] - c.mean[i]) * c.scale[i] + c.beta[i];
-        a[i] = kSilu ? silu(z) : z;
-      }
+      for (int i = 0; i < N; i++) a[i] = normalised<kSilu>(c, i, a[i]);
       store(y + offset, a);
     });
   }
 }
 
-// sums [B, parts, chunks] = Σ γ·rstd·dz and Σ γ·rstd·dz·(x − mean) of each part.
+// All of GroupNormGrad where a block has whole groups.
 template <class T, int N, bool kSilu>
-__global__ void __launch_bounds__(kThreads, kBlocks)
-    group_gradient_sums(Layout n, const T* x, const float* gamma, const float* beta, const float2* statistics, const T* dy, float2* sums) {
+__global__ void __launch_bounds__(kThreads, kBlocks - 1)
+    group_norm_grad_whole(Groups n, const T* x, const float* gamma, const float* beta, const float2* statistics, const T* dy, T* dx) {
   if constexpr (kComputes<T>) {
-    __shared__ Scratch<N> scratch;
-    const Place<N> at(n);
-    float sum[N] = {}, products[N] = {};
-    if (at.position < at.end) {
-      const Channels<N> c(n, at.channel, gamma, beta, statistics);
-      for_held(n, at, [&](int, int64_t offset) {
-        Vector<T, N> a, g;
-        a.load(x + offset);
-        g.load(dy + offset);
-#pragma unroll
-        for (int i = 0; i < N; i++) {
-          const float d = a[i] - c.mean[i], dz = kSilu ? g[i] * silu_grad(d * c.scale[i] + c.beta[i]) : g[i];
-          sum[i] += dz;
-          products[i] += dz * d;
-        }
-      });
-#pragma unroll
-      for (int i = 0; i < N; i++) sum[i] *= c.scale[i], products[i] *= c.scale[i];
+    __shared__ GroupScratch<2> scratch;
+    __shared__ float2 found[kThreads];
+    const Place<N> at(n, 0);
+    const float2* samples = statistics + blockIdx.z * n.groups;
+    Channels<N> c;
+    if (!at.idle()) {
+      const Split<N> split(at.channel, n.width);
+      const Pair<N> s(split, samples);
+      c.load(at.channel, split, gamma, beta, s.first, s.second);
     }
-    sum_parts(n, sum, scratch);
-    float2* out = own_part<N>(n, sums);
-    const float own_sum = out ? scratch.parts[threadIdx.x] : 0;
-    sum_parts(n, products, scratch);
-    if (out) *out = {own_sum, scratch.parts[threadIdx.x]};
+    gradient_sums<kSilu>(n, at, c, x, dy, scratch);
+    const int own = own_part<N>(n);
+    if (own >= 0) found[threadIdx.x] = gradient_means(n, scratch.parts[0][threadIdx.x], scratch.parts[1][threadIdx.x], samples[own].y);
+    __syncthreads();
+    if (at.idle()) return;
+    const Split<N> split = split_of<N>(n);
+    const Pair<N> means(split, found);
+    input_gradient<kSilu>(n, at, split, c, means.first, means.second, x, dy, dx);
   }
 }
 
-// means [B, groups] = mean(γ·rstd·dz) and rstd² · mean(γ·rstd·dz·(x − mean)). Group blockIdx.x of all B · groups.
-__global__ void __launch_bounds__(kThreads) group_gradient_means(Layout n, const float2* sums, const float2* statistics, float2* means) {
+// sums [B, parts, chunks] = gradient_sums() of chunk blockIdx.x.
+template <class T, int N, bool kSilu>
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    group_gradient_sums(Groups n, const T* x, const float* gamma, const float* beta, const float2* statistics, const T* dy, float2* sums) {
+  if constexpr (kComputes<T>) {
+    __shared__ GroupScratch<2> scratch;
+    const Place<N> at(n, blockIdx.x);
+    Channels<N> c;
+    if (!at.idle()) {
+      const Split<N> split(at.channel, n.width);
+      const Pair<N> s(split, statistics + blockIdx.z * n.groups);
+      c.load(at.channel, split, gamma, beta, s.first, s.second);
+    }
+    gradient_sums<kSilu>(n, at, c, x, dy, scratch);
+    const int own = own_part<N>(n);
+    if (own < 0) return;
+    sums[(static_cast<int64_t>(blockIdx.z) * n.parts() + own) * n.chunks + blockIdx.x] = {scratch.parts[0][threadIdx.x],
+                                                                                          scratch.parts[1][threadIdx.x]};
+  }
+}
+
+// means [B, groups] = gradient_means(). Group blockIdx.x of all B · groups.
+__global__ void __launch_bounds__(kThreads) group_gradient_means(Groups n, const float2* sums, const float2* statistics, float2* means) {
   __shared__ float scratch[2][32];
   const int count = n.width / n.part * n.chunks;
   const float2* own = sums + static_cast<int64_t>(blockIdx.x) * count;
-  const float size = static_cast<float>(n.positions) * n.width;
   float sum = 0, products = 0;
   for (int i = threadIdx.x; i < count; i += kThreads) sum += own[i].x, products += own[i].y;
   sum = block_sum<kThreads>(sum, scratch[0]);
   products = block_sum<kThreads>(products, scratch[1]);
-  const float rstd = statistics[blockIdx.x].y;
-  if (threadIdx.x == 0) means[blockIdx.x] = {sum / size, rstd * rstd * (products / size)};
+  if (threadIdx.x == 0) means[blockIdx.x] = gradient_means(n, sum, products, statistics[blockIdx.x].y);
 }
 
 template <class T, int N, bool kSilu>
 __global__ void __launch_bounds__(kThreads, kBlocks)
-    group_gradient(Layout n, const T* x, const float* gamma, const float* beta, const float2* statistics, const T* dy, const float2* means, T* dx) {
+    group_gradient(Groups n, const T* x, const float* gamma, const float* beta, const float2* statistics, const T* dy, const float2* means,
+                   T* dx) {
   if constexpr (kComputes<T>) {
-    const Place<N> at(n);
-    if (at.position >= at.end) return;
-    const Channels<N> c(n, at.channel, gamma, beta, statistics);
-    float mean1[N], mean2[N];
-    int group = at.channel / n.width, inside = at.channel % n.width;
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-      const float2 m = means[blockIdx.z * n.groups + group];
-      mean1[i] = m.x, mean2[i] = m.y;
-      if (++inside == n.width) inside = 0, group++;
-    }
-    for_held(n, at, [&](int, int64_t offset) {
-      Vector<T, N> a, g;
-      a.load(x + offset);
-      g.load(dy + offset);
-      float out[N];
-#pragma unroll
-      for (int i = 0; i < N; i++) {
-        const float d = a[i] - c.mean[i], dz = kSilu ? g[i] * silu_grad(d * c.scale[i] + c.beta[i]) : g[i];
-        out[i] = c.scale[i] * dz - mean1[i] - d * mean2[i];
-      }
-      store(dx + offset, out);
-    });
+    const Place<N> at(n, n.chunks - 1 - blockIdx.x);
+    if (at.idle()) return;
+    const Split<N> split(at.channel, n.width);
+    const Pair<N> s(split, statistics + blockIdx.z * n.groups), m(split, means + blockIdx.z * n.groups);
+    Channels<N> c;
+    c.load(at.channel, split, gamma, beta, s.first, s.second);
+    input_gradient<kSilu>(n, at, split, c, m.first, m.second, x, dy, dx);
   }
 }
 
-// Of Layout, for the type and channels of x.
-size_t sums_bytes(const ::lorafuse::Value& x, int groups) {
-  size_t bytes = 0;
-  for_vectors(x.dtype, x.shape[-1], [&](auto, auto n) { bytes = Layout(x.shape, groups, n).sums_bytes(x.shape[0]); });
-  return bytes;
+// Pairs of floats in the workspace.
+size_t sums_of(const ::lorafuse::Value& x, int groups) {
+  size_t sums = 0;
+  for_groups(x.dtype, x.shape[-1], groups, [&](auto, auto lanes) { sums = Groups(x.shape, groups, lanes).sums(x.shape[0]); });
+  return sums;
 }
 
 }  // namespace
 
-size_t workspace_bytes(const GroupNorm& op, std::span<const ::lorafuse::Value> inputs, const Card&) { return sums_bytes(inputs[0], op.groups); }
+size_t workspace_bytes(const GroupNorm& op, std::span<const ::lorafuse::Value> inputs, const Card&) {
+  return sums_of(inputs[0], op.groups) * sizeof(float2);
+}
 size_t workspace_bytes(const GroupNormGrad& op, std::span<const ::lorafuse::Value> inputs, const Card&) {
-  return sums_bytes(inputs[0], op.groups) + inputs[0].shape[0] * op.groups * sizeof(float2);
+  const size_t sums = sums_of(inputs[0], op.groups);
+  return sums ? (sums + inputs[0].shape[0] * op.groups) * sizeof(float2) : 0;
 }
 
 void run(const GroupNorm& op, Context& c) {
   const Shape& shape = c.in(0).shape;
   const float *gamma = c.in(1).f32(), *beta = c.in(2).f32();
   float2 *sums = static_cast<float2*>(c.workspace), *statistics = data<float2>(c.out(1));
-  for_vectors(c.in(0).dtype, shape[-1], [&](auto type, auto lanes) {
+  for_groups(c.in(0).dtype, shape[-1], op.groups, [&](auto type, auto lanes) {
     using T = decltype(type);
-    const Layout n(shape, op.groups, lanes);
+    const Groups n(shape, op.groups, lanes);
+    const dim3 grid = n.grid(shape[0]);
     const T* x = data<T>(c.in(0));
-    launch("group_moments", group_moments<T, lanes>, n.grid(shape[0]), kThreads, 0, c.stream, n, x, sums);
+    T* y = data<T>(c.out(0));
+    if (n.whole)
+      return launch("group_norm_whole", op.silu ? group_norm_whole<T, lanes, true> : group_norm_whole<T, lanes, false>, grid, kThreads, 0,
+                    c.stream, n, op.eps, x, gamma, beta, y, statistics);
+    launch("group_moments", group_moments<T, lanes>, grid, kThreads, 0, c.stream, n, x, sums);
     launch("group_statistics", group_statistics, shape[0] * op.groups, kThreads, 0, c.stream, n, op.eps, sums, statistics);
-    launch("group_normalise", op.silu ? group_normalise<T, lanes, true> : group_normalise<T, lanes, false>, n.grid(shape[0]), kThreads, 0,
-           c.stream, n, x, gamma, beta, statistics, data<T>(c.out(0)));
+    launch("group_normalise", op.silu ? group_normalise<T, lanes, true> : group_normalise<T, lanes, false>, grid, kThreads, 0, c.stream, n,
+           x, gamma, beta, statistics, y);
   });
 }
 
@@ -333,16 +321,21 @@ void run(const GroupNormGrad& op, Context& c) {
   const Shape& shape = c.in(0).shape;
   const float *gamma = c.in(1).f32(), *beta = c.in(2).f32();
   const float2* statistics = data<float2>(c.in(3));
-  for_vectors(c.in(0).dtype, shape[-1], [&](auto type, auto lanes) {
+  for_groups(c.in(0).dtype, shape[-1], op.groups, [&](auto type, auto lanes) {
     using T = decltype(type);
-    const Layout n(shape, op.groups, lanes);
+    const Groups n(shape, op.groups, lanes);
+    const dim3 grid = n.grid(shape[0]);
     const T *x = data<T>(c.in(0)), *dy = data<T>(c.in(4));
-    float2 *sums = static_cast<float2*>(c.workspace), *means = sums + n.sums_bytes(shape[0]) / sizeof(float2);
-    launch("group_gradient_sums", op.silu ? group_gradient_sums<T, lanes, true> : group_gradient_sums<T, lanes, false>, n.grid(shape[0]), kThreads,
-           0, c.stream, n, x, gamma, beta, statistics, dy, sums);
+    T* dx = data<T>(c.out(0));
+    if (n.whole)
+      return launch("group_norm_grad_whole", op.silu ? group_norm_grad_whole<T, lanes, true> : group_norm_grad_whole<T, lanes, false>, grid,
+                    kThreads, 0, c.stream, n, x, gamma, beta, statistics, dy, dx);
+    float2 *sums = static_cast<float2*>(c.workspace), *means = sums + n.sums(shape[0]);
+    launch("group_gradient_sums", op.silu ? group_gradient_sums<T, lanes, true> : group_gradient_sums<T, lanes, false>, grid, kThreads, 0,
+           c.stream, n, x, gamma, beta, statistics, dy, sums);
     launch("group_gradient_means", group_gradient_means, shape[0] * op.groups, kThreads, 0, c.stream, n, sums, statistics, means);
-    launch("group_gradient", op.silu ? group_gradient<T, lanes, true> : group_gradient<T, lanes, false>, n.grid(shape[0]), kThreads, 0, c.stream, n,
-           x, gamma, beta, statistics, dy, means, data<T>(c.out(0)));
+    launch("group_gradient", op.silu ? group_gradient<T, lanes, true> : group_gradient<T, lanes, false>, grid, kThreads, 0, c.stream, n, x,
+           gamma, beta, statistics, dy, means, dx);
   });
 }
 

@@ -143,8 +143,8 @@ void run(const LayerNorm& op, Context& c) {
   const int64_t channels = c.in(0).shape[-1], rows = c.in(0).shape.rows();
   for_rows(c.in(0).dtype, channels, [&](auto type, auto n, auto k) {
     using T = decltype(type);
-    launch("layer_norm", layer_norm<T, n, k>, ceil_div<int64_t>(rows, kRows), kThreads, 0, c.stream, rows, channels / n, op.eps, data<T>(c.in(0)),
-           c.in(1).f32(), c.in(2).f32(), data<T>(c.out(0)), c.out(1).data);
+    launch("layer_norm", layer_norm<T, n, k>, ceil_div<int64_t>(rows, kRows), kThreads, 0, c.stream, rows, channels / n, op.eps,
+           data<T>(c.in(0)), c.in(1).f32(), c.in(2).f32(), data<T>(c.out(0)), c.out(1).data);
   });
 }
 

@@ -126,7 +126,8 @@ void run(const MseLoss&, Context& c) {
   const int64_t size = sample_elements(c.in(0));
   for_vectors(c.in(0).dtype, size, [&](auto type, auto n) {
     using T = decltype(type);
-    launch("mse_loss", mse_loss<T, n>, c.in(0).shape[0], kLossThreads, 0, c.stream, size / n, data<T>(c.in(0)), c.in(1).f32(), c.out(0).f32());
+    launch("mse_loss", mse_loss<T, n>, c.in(0).shape[0], kLossThreads, 0, c.stream, size / n, data<T>(c.in(0)), c.in(1).f32(),
+           c.out(0).f32());
   });
 }
 
@@ -134,8 +135,8 @@ void run(const MseLossGrad&, Context& c) {
   const int64_t size = sample_elements(c.out(0));
   for_vectors(c.out(0).dtype, size, [&](auto type, auto n) {
     using T = decltype(type);
-    launch("mse_loss_grad", mse_loss_grad<T, n>, dim3(ceil_div<int64_t>(size / n, kThreads), c.out(0).shape[0]), kThreads, 0, c.stream, size / n,
-           data<T>(c.in(0)), c.in(1).f32(), c.in(2).f32(), data<T>(c.out(0)));
+    launch("mse_loss_grad", mse_loss_grad<T, n>, dim3(ceil_div<int64_t>(size / n, kThreads), c.out(0).shape[0]), kThreads, 0, c.stream,
+           size / n, data<T>(c.in(0)), c.in(1).f32(), c.in(2).f32(), data<T>(c.out(0)));
   });
 }
 

@@ -35,7 +35,8 @@ template <int N>
 __global__ void __launch_bounds__(kThreads) sum_squares(int64_t count, const float* g, double* sums) {
   __shared__ double scratch[kThreads];
   double sum = 0;
-  for (int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * N; i < count; i += static_cast<int64_t>(kBlocks) * kThreads * N) {
+  constexpr int64_t kStep = int64_t{kBlocks} * kThreads * N;
+  for (int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * N; i < count; i += kStep) {
     float x[N];
     load(g + i, x);
 #pragma unroll
@@ -82,7 +83,8 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void update(cudaStream_t stream, const AdamW& options, float* weights, float* gradients, float* first, float* second, int64_t count, void* workspace) {
+void update(cudaStream_t stream, const AdamW& options, float* weights, float* gradients, float* first, float* second, int64_t count,
+            void* workspace) {
   const double lr = options.learning_rate, step = static_cast<double>(options.step);
   const Step s{static_cast<float>(1 - lr * options.weight_decay), static_cast<float>(1 - options.beta1), static_cast<float>(options.beta2),
                static_cast<float>(1 - options.beta2), static_cast<float>(lr / (1 - std::pow(options.beta1, step))),
@@ -96,7 +98,8 @@ void update(cudaStream_t stream, const AdamW& options, float* weights, float* gr
   const auto issue = [&](auto n) {
     launch("sum_squares", sum_squares<n>, kBlocks, kThreads, 0, stream, count, gradients, sums);
     launch("clip_norm", clip_norm, 1, kThreads, 0, stream, options.max_grad_norm, options.loss_scale, sums, clip);
-    launch("adamw", adamw<n>, ceil_div<int64_t>(count, kThreads * n), kThreads, 0, stream, count, s, clip, weights, gradients, first, second);
+    launch("adamw", adamw<n>, ceil_div<int64_t>(count, kThreads * n), kThreads, 0, stream, count, s, clip, weights, gradients, first,
+           second);
   };
   if (vectors) issue(Count<kVector<float>>());
   else issue(Count<1>());

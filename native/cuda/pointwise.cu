@@ -10,7 +10,9 @@ constexpr int kThreads = 256;
 
 template <Function f>
 struct Value {
-  static __device__ __forceinline__ float of(float x) { return f == Function::silu ? silu(x) : f == Function::gelu ? gelu(x) : quick_gelu(x); }
+  static __device__ __forceinline__ float of(float x) {
+    return f == Function::silu ? silu(x) : f == Function::gelu ? gelu(x) : quick_gelu(x);
+  }
 };
 template <Function f>
 struct Slope {
@@ -219,10 +221,10 @@ void run(const SumPositions&, Context& c) {
   for_vectors(c.in(0).dtype, channels, [&](auto type, auto n) {
     using T = decltype(type);
     const int64_t vectors = channels / n;
-    launch("sum_chunk", sum_chunk<T, n>, dim3(chunks, ceil_div<int64_t>(vectors, kStrip), x[0]), kThreads, 0, c.stream, x.rows() / x[0], vectors,
-           data<T>(c.in(0)), c.workspace);
-    launch("sum_chunks", sum_chunks<T>, dim3(ceil_div<int64_t>(channels, kThreads), x[0]), kThreads, 0, c.stream, chunks, channels, c.workspace,
-           data<T>(c.out(0)));
+    launch("sum_chunk", sum_chunk<T, n>, dim3(chunks, ceil_div<int64_t>(vectors, kStrip), x[0]), kThreads, 0, c.stream, x.rows() / x[0],
+           vectors, data<T>(c.in(0)), c.workspace);
+    launch("sum_chunks", sum_chunks<T>, dim3(ceil_div<int64_t>(channels, kThreads), x[0]), kThreads, 0, c.stream, chunks, channels,
+           c.workspace, data<T>(c.out(0)));
   });
 }
 

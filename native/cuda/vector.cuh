@@ -43,8 +43,9 @@ struct Vector {
 
   __device__ __forceinline__ float operator[](int i) const {
     const uint32_t word = words[i / kEach];
+    const auto half = static_cast<unsigned short>(i % 2 ? word >> 16 : word);
     if constexpr (std::is_same_v<T, float>) return __uint_as_float(word);
-    else if constexpr (std::is_same_v<T, __half>) return __half2float(__ushort_as_half(static_cast<unsigned short>(i % 2 ? word >> 16 : word)));
+    else if constexpr (std::is_same_v<T, __half>) return __half2float(__ushort_as_half(half));
     else return __uint_as_float(i % 2 ? word & 0xffff0000u : word << 16);
   }
 };

@@ -1,0 +1,161 @@
+// How the blocks of group_norm.cu lie over x [B, positions, C], and their sums over groups of channels.
+#pragma once
+#include <algorithm>
+#include <bit>
+#include <numeric>
+
+#include "vector.cuh"
+
+namespace lorafuse::cuda {
+
+// A block has a strip of channels, of whole parts, and a chunk of positions: `rows` of them side by side, `held` times. Each thread stays
+// in one column of vectors, so what belongs to its channels is read once.
+struct Groups {
+  static constexpr int kThreads = 256;
+  static constexpr int kHeld = 8;      // most vectors of a thread
+  static constexpr int kColumns = 16;  // where strips are cut, they have at least as many vectors: 256 neighbouring bytes
+  static constexpr int kFill = 160;    // blocks that fill a card
+
+  int positions, vectors, groups;
+  int width, part;      // channels of a group; of a part: a group, or a divisor of one that is wider than a block
+  int columns, strips;  // vectors of a strip
+  int rows, held, chunks;
+  int lanes;   // of a warp that add up a part
+  bool whole;  // a block has all positions of its groups, so that no other block needs to know what it finds
+
+  // `n` channels are a vector, as for_groups() finds it.
+  Groups(const Shape& x, int groups, int n)
+      : positions(x.rows() / x[0]), vectors(x[-1] / n), groups(groups), width(x[-1] / groups), part(width) {
+    const auto unit = [&] { return std::lcm(part, n) / n; };  // the fewest columns of whole parts
+    while (unit() > kThreads) {
+      do part--;
+      while (width % part != 0);
+    }
+    columns = unit();
+    whole = part == width && ceil_div(positions, kThreads / columns) <= kHeld;
+    if (!whole) columns = widest(unit());
+    strips = ceil_div(vectors, columns);
+    rows = kThreads / columns;
+    held = whole ? kHeld : std::clamp<int>(x[0] * strips * ceil_div(positions, rows) / kFill, 1, kHeld);
+    chunks = ceil_div(positions, chunk());
+    lanes = std::min<int>(32, std::bit_floor<unsigned>(kThreads / (columns * n / part)));
+  }
+
+  __host__ __device__ int chunk() const { return rows * held; }
+  __host__ __device__ int parts() const { return groups * (width / part); }  // side by side in C
+  __device__ int positions_of(int chunk_index) const { return min(chunk(), positions - chunk_index * chunk()); }
+  dim3 grid(int64_t samples) const { return dim3(chunks, strips, samples); }
+  size_t sums(int64_t samples) const { return whole ? 0 : samples * parts() * chunks; }  // pairs of floats, one for each part of a block
+
+ private:
+  // The widest strip of those that leave the fewest threads idle.
+  int widest(int unit) const {
+    const int most = std::min(kThreads / unit, ceil_div(vectors, unit)) * unit;
+    int best = 0;
+    double best_busy = 0;
+    for (int c = std::min(most, ceil_div(kColumns, unit) * unit); c <= most; c += unit) {
+      const double busy = static_cast<double>(vectors) / ceil_div(vectors, c) * (kThreads / c);
+      if (busy >= best_busy) best_busy = busy, best = c;
+    }
+    return best;
+  }
+};
+
+// Where a thread is. Strip blockIdx.y, sample blockIdx.z.
+template <int N>
+struct Place {
+  int channel;          // the first of its vector
+  int position, end;    // its first position, and where those of the chunk end: it has every `rows`-th
+  int64_t first, step;  // offset of its first vector, and from one to the next
+
+  __device__ __forceinline__ Place(const Groups& n, int chunk) {
+    const int column = threadIdx.x % n.columns, row = threadIdx.x / n.columns, v = blockIdx.y * n.columns + column;
+    const int begin = chunk * n.chunk();
+    channel = v * N;
+    position = begin + row;
+    end = row < n.rows && v < n.vectors ? begin + n.positions_of(chunk) : 0;
+    first = ((static_cast<int64_t>(blockIdx.z) * n.positions + position) * n.vectors + v) * N;
+    step = static_cast<int64_t>(n.rows) * n.vectors * N;
+  }
+  __device__ __forceinline__ bool idle() const { return position >= end; }
+};
+
+// Calls f(k, offset) for the k-th vector of this thread.
+template <int N, class F>
+__device__ __forceinline__ void for_held(const Groups& n, const Place<N>& at, F f) {
+#pragma unroll
+  for (int k = 0; k < Groups::kHeld; k++)
+    if (at.position + k * n.rows < at.end) f(k, at.first + k * at.step);
+}
+
+// N channels that lie in one group, or part, or in two: the first `count` of them in `index`, the others in index + 1.
+template <int N>
+struct Split {
+  int index, count;
+
+  __device__ __forceinline__ Split(int channel, int width) : index(channel / width), count(min(N, width - channel % width)) {}
+  __device__ __forceinline__ bool two() const { return count < N; }
+  // Whether channel i lies in the second.
+  __device__ __forceinline__ bool operator()(int i) const { return i >= count; }
+};
+
+// Of the parts of the strip.
+template <int N>
+__device__ __forceinline__ Split<N> split_of(const Groups& n) { return Split<N>(threadIdx.x % n.columns * N, n.part); }
+
+// The part of the strip that this thread looks after, as one of all parts of the sample; −1 where it has none.
+template <int N>
+__device__ __forceinline__ int own_part(const Groups& n) {
+  const int each = n.columns * N / n.part, part = blockIdx.y * each + threadIdx.x;
+  return threadIdx.x < each && part < n.parts() ? part : -1;
+}
+
+template <int kSums>
+struct GroupScratch {
+  float threads[kSums][2][Groups::kThreads];  // every thread's sums, of one part and the next
+  float parts[kSums][Groups::kThreads];       // of the strip
+};
+
+// scratch.parts[s][p] = Σ over part p of the strip of all threads' sums[s] of their channels, for all to read.
+template <int kSums, int kMost, int N>
+__device__ __forceinline__ void sum_parts(const Groups& n, const Split<N>& split, const float (&sums)[kSums][N], GroupScratch<kMost>& scratch) {
+#pragma unroll
+  for (int s = 0; s < kSums; s++) {
+    float first = 0, second = 0;
+#pragma unroll
+    for (int i = 0; i < N; i++) (split(i) ? second : first) += sums[s][i];
+    scratch.threads[s][0][threadIdx.x] = first;
+    if constexpr (N > 1) scratch.threads[s][1][threadIdx.x] = second;
+  }
+  __syncthreads();
+  // Part p begins in column `begin`, there as the second of two if its first channel is not the first of a vector.
+  const int p = threadIdx.x / n.lanes, channel = p * n.part, begin = channel / N, count = (channel + n.part - 1) / N - begin + 1;
+  const bool shares = channel % N != 0;
+  float total[kSums] = {};
+  if (p < n.columns * N / n.part) {
+    for (int i = threadIdx.x % n.lanes; i < count * n.rows; i += n.lanes) {
+      const int column = i % count, at = i / count * n.columns + begin + column, slot = shares && column == 0;
+#pragma unroll
+      for (int s = 0; s < kSums; s++) total[s] += scratch.threads[s][slot][at];
+    }
+  }
+#pragma unroll
+  for (int s = 0; s < kSums; s++) {
+    for (int offset = n.lanes / 2; offset; offset /= 2) total[s] += __shfl_xor_sync(0xffffffffu, total[s], offset);
+    if (threadIdx.x % n.lanes == 0) scratch.parts[s][p] = total[s];
+  }
+  __syncthreads();
+}
+
+// Calls f(T(), Count<N>()) with how many channels are a vector: one where groups are narrower, or wider than a block.
+template <class F>
+void for_groups(DType dtype, int64_t channels, int groups, F f) {
+  for_type(dtype, [&](auto type) {
+    constexpr int kMost = kVector<decltype(type)>;
+    const int64_t width = channels / groups;
+    if (channels % kMost == 0 && kMost <= width && width <= Groups::kThreads) f(type, Count<kMost>());
+    else f(type, Count<1>());
+  });
+}
+
+}  // namespace lorafuse::cuda
