@@ -1,4 +1,4 @@
-// Hazards in shared memory. Every unit of 1, 2 or 4 bytes has two cells: who wrote it last and who read it, and when.
+// Hazards in shared memory. Every unit, the smallest access of the kernel, has two cells: who wrote it last and who read it, and when.
 // A cell = stamp << 12 | flags << 10 | thread, 0 = never. The stamp is the block's clock at the thread's last synchronisation; the access
 // happened before those of warp w iff stamp <= w.seen[its warp] (vector clocks: Lamport 1978, Mattern 1988; FastTrack, PLDI 2009).
 // Lanes of one warp are ordered by bar.warp.sync and barriers only, not by the order in which they happen to run.
@@ -65,19 +65,19 @@ inline void check_shared(Warp& w, uint32_t offset, uint32_t bytes, int lane, con
   if (hazard) [[unlikely]] check_shared_precisely(w, offset, bytes, lane, access, data);
 }
 
-// The lanes of a full warp access neighbouring elements. false = no hazard; true = look precisely, lane by lane.
+// n lanes from `lane` on access neighbouring elements. false = no hazard; true = look precisely, lane by lane.
 template <Access access>
-inline bool check_shared_run(Warp& w, uint32_t offset, uint32_t bytes_per_lane) {
+inline bool check_shared_run(Warp& w, uint32_t offset, uint32_t bytes_per_lane, int lane, int n) {
   Block& b = *w.block;
   const uint32_t unit = uint32_t(b.program->shadow_unit);
   int32_t *written = b.written.data() + offset / unit, *read = b.read.data() + offset / unit;
-  const int first = w.id << 5;
+  const int first = w.id << 5 | lane;
   constexpr bool write = access == Access::write;
   switch (bytes_per_lane / unit) {
-    case 1: return scan_cells<write>(w, written, read, 32, [first](int i) { return first + i; });
-    case 2: return scan_cells<write>(w, written, read, 64, [first](int i) { return first + (i >> 1); });
-    case 4: return scan_cells<write>(w, written, read, 128, [first](int i) { return first + (i >> 2); });
-    case 8: return scan_cells<write>(w, written, read, 256, [first](int i) { return first + (i >> 3); });
+    case 1: return scan_cells<write>(w, written, read, n, [first](int i) { return first + i; });
+    case 2: return scan_cells<write>(w, written, read, 2 * n, [first](int i) { return first + (i >> 1); });
+    case 4: return scan_cells<write>(w, written, read, 4 * n, [first](int i) { return first + (i >> 2); });
+    case 8: return scan_cells<write>(w, written, read, 8 * n, [first](int i) { return first + (i >> 3); });
     default: return true;
   }
 }

@@ -124,7 +124,7 @@ void decode(Decoder& d) {
     d.source(3, d.in.count ? Type::pred : Type::u32);
   }
   d.in.width = uint8_t(size);
-  d.note_shared_access(4);
+  d.note_shared_access(size);
   d.emit(issue);
 }
 

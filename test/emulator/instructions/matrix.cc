@@ -208,7 +208,7 @@ Handler pick_matrices(size_t count, bool transposed) {
 }
 
 void decode_matrices(Decoder& d) {
-  const bool store = d.parts()[0] == "stmatrix";
+  const bool store = d.part(0) == "stmatrix";
   if (!d.has("m8n8") || !d.has("b16") || !d.has("sync")) d.unknown();
   d.expect_operands(2);
   auto elements = Decoder::elements(d.operand(store));
@@ -218,7 +218,7 @@ void decode_matrices(Decoder& d) {
   d.address(d.operand(!store), Space::shared);
   if (store)
     for (auto e : elements) d.source(e, Type::b32);
-  d.note_shared_access(4);
+  d.note_shared_access(16);
   d.emit(store ? pick_matrices<true>(elements.size(), d.has("trans")) : pick_matrices<false>(elements.size(), d.has("trans")));
 }
 

@@ -40,12 +40,12 @@ inline void move_elements(Warp& w, const Instruction& in, int lane, void* at) {
   }
 }
 
-// All lanes, neighbours: the loop over lanes inside the one over elements.
+// A run of lanes; where it is the whole warp, with the loop over lanes inside the one over elements.
 template <int width, int count, bool store>
-inline void move_run(Warp& w, const Instruction& in, void* at) {
+inline void move_run(Warp& w, const Instruction& in, int first, int n, void* at) {
   auto* memory = static_cast<Element<width>*>(at);
-  if (in.aux & (sign_extend | into_wide)) {
-    for (int lane = 0; lane < 32; lane++) move_elements<width, count, store>(w, in, lane, memory + lane * count);
+  if (n < 32 || in.aux & (sign_extend | into_wide)) {
+    for (int i = 0; i < n; i++) move_elements<width, count, store>(w, in, first + i, memory + i * count);
     return;
   }
   for (int k = 0; k < count; k++) {
@@ -59,10 +59,34 @@ inline void move_run(Warp& w, const Instruction& in, void* at) {
   }
 }
 
+// All active lanes read the same address.
+template <int width, int count>
+inline void move_to_all(Warp& w, const Instruction& in, uint32_t mask, const void* at) {
+  const int first = std::countr_zero(mask);
+  move_elements<width, count, false>(w, in, first, const_cast<void*>(at));
+  for (int k = 0; k < count; k++) {
+    if (width == 8 || in.aux & into_wide) {
+      uint64_t* r = lanes<uint64_t>(w, in.to(k));
+      const uint64_t value = r[first];
+      for_lanes(r, mask, [&](int) { return value; });
+    } else {
+      uint32_t* r = lanes<uint32_t>(w, in.to(k));
+      const uint32_t value = r[first];
+      for_lanes(r, mask, [&](int) { return value; });
+    }
+  }
+}
+
+inline bool same_address(const Addresses& a, uint32_t mask) {
+  const uint64_t one = a.of[std::countr_zero(mask)];
+  uint64_t off = 0;
+  for (int i = 0; i < 32; i++) off |= mask >> i & 1 ? a.of[i] ^ one : 0;
+  return off == 0;
+}
+
 template <int width, int count, bool store>
 inline void global_lane(Warp& w, const Instruction& in, uint64_t address, int lane) {
   constexpr uint32_t total = width * count;
-  constexpr Access access = store ? Access::write : Access::read;
   bool device;
   std::byte* p = global_bytes(w, address, total, lane, device);
   if (address % total) fail_misaligned(w, "global", address, total, lane);
@@ -70,7 +94,7 @@ inline void global_lane(Warp& w, const Instruction& in, uint64_t address, int la
     meet_at(w, address, store);
     if (device) check_global_precisely(w, address, total, lane, Access::atomic);
   } else if (device) {
-    check_global<access>(w, address, total, lane);
+    check_global<store ? Access::write : Access::read>(w, address, total, lane);
   }
   move_elements<width, count, store>(w, in, lane, p);
 }
@@ -109,39 +133,65 @@ inline void param_lane(Warp& w, const Instruction& in, uint64_t offset, int lane
 }
 
 template <int width, int count, bool store>
-void access_global(Warp& w, const Instruction& in, uint32_t mask) {
+void global_lanes(Warp& w, const Instruction& in, uint32_t mask, const Addresses& a) {
   constexpr uint32_t total = width * count;
   Block& b = *w.block;
-  Addresses a;
-  read_addresses(w, in, 0, a);
   if (b.options->counters) count_global(b, a, mask, total, store);
-  if (total > 1 && mask == all_lanes && !(in.aux & strong) && contiguous(a, total)) {
+  if (total == 1 || in.aux & strong) return each_active(mask, [&](int lane) { global_lane<width, count, store>(w, in, a.of[lane], lane); });
+  if (!store && same_address(a, mask)) {
+    const int first = std::countr_zero(mask);
+    global_lane<width, count, false>(w, in, a.of[first], first);
     bool device;
-    std::byte* p = global_bytes(w, a.of[0], total * 32, 0, device);
-    if (a.of[0] % total) fail_misaligned(w, "global", a.of[0], total, 0);
-    if (!device || !scan_global<store>(b.memory->shadow(a.of[0]), int(total * 16), b.launch_stamp, block_id(b))) [[likely]] {
-      move_run<width, count, store>(w, in, p);
+    return move_to_all<width, count>(w, in, mask, global_bytes(w, a.of[first], total, first, device));
+  }
+  each_run(a, mask, total, [&](int first, int n) {
+    const uint64_t address = a.of[first];
+    bool device;
+    std::byte* p = global_bytes(w, address, total * uint32_t(n), first, device, n);
+    if (address % total) fail_misaligned(w, "global", address, total, first);
+    if (device && scan_global<store>(b.memory->shadow(address), int(total) * n / 2, b.launch_stamp, block_id(b))) [[unlikely]] {
+      for (int i = 0; i < n; i++) global_lane<width, count, store>(w, in, a.of[first + i], first + i);
       return;
     }
+    move_run<width, count, store>(w, in, first, n, p);
+  });
+}
+
+template <int width, int count, bool store>
+void shared_lanes(Warp& w, const Instruction& in, uint32_t mask, const Addresses& a) {
+  constexpr uint32_t total = width * count;
+  Block& b = *w.block;
+  if (b.options->counters) count_shared(b, a, mask, total);
+  if (in.aux & strong) return each_active(mask, [&](int lane) { shared_lane<width, count, store>(w, in, a.of[lane], lane); });
+  const int first_lane = std::countr_zero(mask);
+  if (!store && mask != 1u << first_lane && same_address(a, mask)) {
+    shared_lane<width, count, false>(w, in, a.of[first_lane], first_lane);
+    const int last_lane = 31 - std::countl_zero(mask);  // a second reader: the cells say "several lanes"
+    check_shared<Access::read>(w, uint32_t(a.of[first_lane]), total, last_lane);
+    return move_to_all<width, count>(w, in, mask, b.shared.data() + a.of[first_lane]);
   }
-  each_active(mask, [&](int lane) { global_lane<width, count, store>(w, in, a.of[lane], lane); });
+  each_run(a, mask, total, [&](int first, int n) {
+    const uint64_t offset = a.of[first];
+    if (n == 1 || offset % total || offset + total * uint32_t(n) > b.shared.size() || check_shared_run<store ? Access::write : Access::read>(w, uint32_t(offset), total, first, n)) {
+      for (int i = 0; i < n; i++) shared_lane<width, count, store>(w, in, a.of[first + i], first + i);
+      return;
+    }
+    move_run<width, count, store>(w, in, first, n, b.shared.data() + offset);
+  });
+}
+
+template <int width, int count, bool store>
+void access_global(Warp& w, const Instruction& in, uint32_t mask) {
+  Addresses a;
+  read_addresses(w, in, 0, a);
+  global_lanes<width, count, store>(w, in, mask, a);
 }
 
 template <int width, int count, bool store>
 void access_shared(Warp& w, const Instruction& in, uint32_t mask) {
-  constexpr uint32_t total = width * count;
-  Block& b = *w.block;
   Addresses a;
   read_addresses(w, in, 0, a);
-  if (b.options->counters) count_shared(b, a, mask, total);
-  if (mask == all_lanes && !(in.aux & strong) && b.options->races && a.of[0] % total == 0 && contiguous(a, total)) {
-    char* p = shared_bytes(w, a.of[0], total * 32, 0);
-    if (!check_shared_run<store ? Access::write : Access::read>(w, uint32_t(a.of[0]), total)) [[likely]] {
-      move_run<width, count, store>(w, in, p);
-      return;
-    }
-  }
-  each_active(mask, [&](int lane) { shared_lane<width, count, store>(w, in, a.of[lane], lane); });
+  shared_lanes<width, count, store>(w, in, mask, a);
 }
 
 template <int width, int count, bool store>
@@ -156,7 +206,10 @@ template <int width, int count, bool store>
 void access_param(Warp& w, const Instruction& in, uint32_t mask) {
   Addresses a;
   read_addresses(w, in, 0, a);
-  each_active(mask, [&](int lane) { param_lane<width, count, store>(w, in, a.of[lane], lane); });
+  if (!same_address(a, mask)) return each_active(mask, [&](int lane) { param_lane<width, count, store>(w, in, a.of[lane], lane); });
+  const int first = std::countr_zero(mask);
+  param_lane<width, count, store>(w, in, a.of[first], first);
+  move_to_all<width, count>(w, in, mask, w.block->launch->parameters.data() + a.of[first]);
 }
 
 template <int width, int count, bool store>
@@ -172,15 +225,9 @@ void access_generic(Warp& w, const Instruction& in, uint32_t mask) {
   }
   shared &= mask, local &= mask, param &= mask;
   const uint32_t global = mask & ~(shared | local | param);
-  if (global) {
-    if (w.block->options->counters) count_global(*w.block, a, global, width * count, store);
-    each_active(global, [&](int lane) { global_lane<width, count, store>(w, in, a.of[lane], lane); });
-  }
+  if (global) global_lanes<width, count, store>(w, in, global, a);
   for (auto& address : a.of) address &= ~window_mask;
-  if (shared) {
-    if (w.block->options->counters) count_shared(*w.block, a, shared, width * count);
-    each_active(shared, [&](int lane) { shared_lane<width, count, store>(w, in, a.of[lane], lane); });
-  }
+  if (shared) shared_lanes<width, count, store>(w, in, shared, a);
   if (local) w.block->counters->local_requests++;
   each_active(local, [&](int lane) { local_lane<width, count, store>(w, in, a.of[lane], lane); });
   each_active(param, [&](int lane) { param_lane<width, count, store>(w, in, a.of[lane], lane); });
@@ -218,7 +265,7 @@ Handler of_width(size_t width, size_t count, Space space) {
 }
 
 void decode(Decoder& d) {
-  const bool store = d.parts()[0] == "st";
+  const bool store = d.part(0) == "st";
   const Type type = d.type();
   if (type == Type::none || type == Type::b128) d.unknown();
   d.expect_operands(2);
@@ -235,12 +282,12 @@ void decode(Decoder& d) {
     for (auto e : elements) d.source(e, in_register);
   d.in.aux |= flags;
   if (store) d.in.aux &= uint16_t(~sign_extend);
-  if (space == Space::shared || space == Space::generic) d.note_shared_access(bytes(type));
+  if (space == Space::shared || space == Space::generic) d.note_shared_access(bytes(type) * elements.size());
   d.emit(store ? of_width<true>(bytes(type), elements.size(), space) : of_width<false>(bytes(type), elements.size(), space));
 }
 
 void decode_prefetch(Decoder& d) {
-  if (d.parts()[0] == "discard") d.unknown();
+  if (d.part(0) == "discard") d.unknown();
   d.emit([](Warp&, const Instruction&, uint32_t) {});
 }
 
@@ -274,21 +321,18 @@ void fail_global(Warp& w, uint64_t address, uint32_t bytes, int lane) {
   fail(w, ErrorKind::out_of_bounds, std::to_string(bytes) + " bytes at " + where, lane);
 }
 
-std::byte* find_global(Warp& w, uint64_t address, uint32_t bytes, int lane, bool& device) {
+std::byte* find_global(Warp& w, uint64_t address, uint32_t bytes, int lane, bool& device, int lanes) {
   Block& b = *w.block;
+  const uint32_t each = bytes / uint32_t(lanes);
   if (const Memory::Range* range = b.memory->find(address)) {
-    const uint64_t inside = address - range->address;
-    if (bytes > range->bytes - inside) {
-      const uint32_t each = bytes > 32 ? bytes / 32 : bytes;  // of a run: name the first lane that is outside
-      const uint64_t good = (range->bytes - inside) / each;
-      fail_global(w, address + good * each, each, bytes > 32 ? int(good) : lane);
-    }
+    const uint64_t inside = address - range->address, good = (range->bytes - inside) / each;  // lanes that stay inside
+    if (good < uint64_t(lanes)) fail_global(w, address + good * each, each, lane + int(good));
     b.range_hint[w.current - b.program->code.data()] = *range;
     return b.memory->backing(address);
   }
   bool mapped = false;
   const Memory::Range* host = b.memory->find_host(address, &mapped);
-  if (!host || !mapped || bytes > host->bytes - (address - host->address)) fail_global(w, address, bytes > 32 ? bytes / 32 : bytes, lane);
+  if (!host || !mapped || bytes > host->bytes - (address - host->address)) fail_global(w, address, each, lane);
   device = false;
   return reinterpret_cast<std::byte*>(address);
 }

@@ -19,25 +19,39 @@ inline void read_addresses(Warp& w, const Instruction& in, int source, Addresses
   }
 }
 
-// Every lane of the warp follows the one before at `step` bytes.
+// Every lane of the warp follows the one before at `step` bytes; 0 = all have the same address.
 inline bool contiguous(const Addresses& a, uint64_t step) {
   uint64_t off = 0;
   for (int i = 0; i < 32; i++) off |= a.of[i] ^ (a.of[0] + uint64_t(i) * step);
   return off == 0;
 }
 
+// f(first lane, lanes) for every run of active lanes that access neighbouring elements of `step` bytes.
+template <class F>
+inline void each_run(const Addresses& a, uint32_t mask, uint64_t step, F&& f) {
+  if (mask == all_lanes && contiguous(a, step)) return f(0, 32);
+  while (mask) {
+    const int first = std::countr_zero(mask);
+    int n = 1;
+    while (first + n < 32 && mask >> (first + n) & 1 && a.of[first + n] == a.of[first] + uint64_t(n) * step) n++;
+    mask &= n == 32 ? 0 : ~(((1u << n) - 1) << first);
+    f(first, n);
+  }
+}
+
 [[noreturn]] void fail_global(Warp& w, uint64_t address, uint32_t bytes, int lane);
 [[noreturn]] void fail_shared(Warp& w, uint64_t offset, uint32_t bytes, int lane);
 [[noreturn]] void fail_misaligned(Warp& w, const char* space, uint64_t address, uint32_t bytes, int lane);
 
-// Where the bytes of a global access lie; checked against the allocation that this instruction met last, then against all.
-std::byte* find_global(Warp& w, uint64_t address, uint32_t bytes, int lane, bool& device);
-inline std::byte* global_bytes(Warp& w, uint64_t address, uint32_t bytes, int lane, bool& device) {
+// Where the bytes of a global access lie; checked against the allocation that this instruction met last, then against all. The access may
+// be a run of lanes, each with its share of the bytes.
+std::byte* find_global(Warp& w, uint64_t address, uint32_t bytes, int lane, bool& device, int lanes);
+inline std::byte* global_bytes(Warp& w, uint64_t address, uint32_t bytes, int lane, bool& device, int lanes = 1) {
   Block& b = *w.block;
   const Memory::Range& hint = b.range_hint[w.current - b.program->code.data()];
   device = true;
   if (address - hint.address < hint.bytes && bytes <= hint.bytes - (address - hint.address)) [[likely]] return b.memory->backing(address);
-  return find_global(w, address, bytes, lane, device);
+  return find_global(w, address, bytes, lane, device, lanes);
 }
 
 inline char* shared_bytes(Warp& w, uint64_t offset, uint32_t bytes, int lane) {

@@ -77,7 +77,7 @@ struct Program {
   size_t static_shared = 0;
   size_t dynamic_shared_at = 0;                  // where extern shared arrays start
   size_t local_bytes = 0;
-  size_t shadow_unit = 4;                        // bytes of shared memory per race cell: the smallest access
+  size_t shadow_unit = 16;                       // bytes of shared memory per race cell: the smallest access
   const std::map<int, std::string>* files = nullptr;
 };
 
