@@ -1,4 +1,5 @@
-// Instructions whose result the ISA bounds by a maximum error: ex2, lg2, rcp, sqrt, rsqrt, sin, cos, tanh, div. PTX ISA 9.0, 9.7.3.
+// Instructions whose result the ISA bounds by a maximum error: ex2, lg2, rcp, sqrt, rsqrt, sin, cos, tanh, div.
+// PTX ISA 9.0, "Floating Point Instructions".
 // Each is held against the exact value in double; special operands must give the special results of the ISA's tables.
 #include "rows.h"
 #include "test.h"

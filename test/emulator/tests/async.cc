@@ -1,4 +1,4 @@
-// cp.async: copies from global to shared memory that are done only after a wait. PTX ISA 9.0, 9.7.9.25.3.
+// cp.async: copies from global to shared memory that are done only after a wait. PTX ISA 9.0, "cp.async".
 // With a src-size below cp-size the rest is filled with zeros, and src-size 0 reads nothing.
 #include "device.h"
 
@@ -33,12 +33,14 @@ const std::string commit = "  cp.async.commit_group;\n";
 }  // namespace
 
 SUITE(async) {
-  struct Form { const char* op; int bytes; };
+  struct Form {
+    const char* op;
+    int bytes;
+  };
   for (const Form& f : {Form{"cp.async.ca.shared.global", 4}, {"cp.async.ca.shared.global", 8}, {"cp.async.ca.shared.global", 16},
          {"cp.async.cg.shared.global", 16}, {"cp.async.cg.shared.global.L2::128B", 16}, {"cp.async.ca.shared.global.L2::256B", 4}}) {
-    test_case(text(f.op, " of ", f.bytes, " bytes, wait_all"), [f] {
-      expect_copied(kernel(copy(f.op, f.bytes), "  cp.async.wait_all;\n"), [](size_t, uint32_t from) { return from; });
-    });
+    test_case(text(f.op, " of ", f.bytes, " bytes, wait_all"),
+      [f] { expect_copied(kernel(copy(f.op, f.bytes), "  cp.async.wait_all;\n"), [](size_t, uint32_t from) { return from; }); });
     test_case(text(f.op, " of ", f.bytes, " bytes, commit_group and wait_group"), [f] {
       expect_copied(kernel(copy(f.op, f.bytes) + commit, "  cp.async.wait_group 0;\n"), [](size_t, uint32_t from) { return from; });
     });
@@ -48,21 +50,24 @@ SUITE(async) {
       [](size_t i, uint32_t from) { return i % 4 < i / 4 % 5 ? from : 0; });
   });
   test_case("cp.async of src-size 0 does not touch its source", [] {
-    expect_copied(kernel("  mov.u64 %rd1, 0;\n  mov.u32 %r8, 0;\n" + copy("cp.async.ca.shared.global", 8, ", %r8"), "  cp.async.wait_all;\n"),
+    expect_copied(
+      kernel("  mov.u64 %rd1, 0;\n  mov.u32 %r8, 0;\n" + copy("cp.async.ca.shared.global", 8, ", %r8"), "  cp.async.wait_all;\n"),
       [](size_t, uint32_t) { return 0u; });
   });
   test_case("cp.async.wait_group 1 leaves the youngest group open", [] {
     const std::string first = copy("cp.async.cg.shared.global", 16) + commit;
     const std::string second = "  cp.async.ca.shared.global [tile+1020], [%rd1], 4;\n" + commit;
     Device device(kernel(first + "  setp.ne.u32 %p2, %r0, 0;\n  @%p2 bra WAIT;\n" + second + "  bra READ;\nWAIT:\n" + commit + "READ:\n",
-      "  cp.async.wait_group 1;\n"), 80);
+                    "  cp.async.wait_group 1;\n"),
+      80);
     const std::vector<uint32_t> in(256, 3);
     const uint64_t out = device.upload(std::vector<uint32_t>(256));
     device.launch("k", {}, {32}, out, device.upload(in));  // 32 threads: nobody else's row reaches tile + 1020
     expect_each(device.download<uint32_t>(out, 128), [](size_t) { return 3u; }, "word");
   });
   test_case("what cp.async brought is seen by other warps after wait and bar.sync", [] {
-    const std::string other = "  cp.async.wait_all;\n  bar.sync 0;\n  xor.b32 %r1, %r0, 32;\n  mov.u32 %r2, tile;\n  mad.lo.u32 %r1, %r1, 16, %r2;\n";
+    const std::string other =
+      "  cp.async.wait_all;\n  bar.sync 0;\n  xor.b32 %r1, %r0, 32;\n  mov.u32 %r2, tile;\n  mad.lo.u32 %r1, %r1, 16, %r2;\n";
     Device device(kernel(copy("cp.async.cg.shared.global", 16), other), 80);
     std::vector<uint32_t> in(256);
     for (size_t i = 0; i < in.size(); i++) in[i] = uint32_t(i);

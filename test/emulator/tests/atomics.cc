@@ -1,4 +1,5 @@
-// atom and red: every operation and type in global, shared and generic memory; many threads on one word. PTX ISA 9.0, 9.7.13.5 and 9.7.13.7.
+// atom and red: every operation and type in global, shared and generic memory; many threads on one word.
+// PTX ISA 9.0, "Parallel Synchronization and Communication Instructions".
 #include <algorithm>
 
 #include "device.h"
@@ -65,12 +66,10 @@ void floats() {
   operation<double>("add.f64", [](double a, double b) { return a + b; });
   operation<F16>("add.noftz.f16", [](F16 a, F16 b) { return F16::round(sum_to_odd(a, b)); });
   operation<BF16>("add.noftz.bf16", [](BF16 a, BF16 b) { return BF16::round(sum_to_odd(a, b)); });
-  operation<F16x2>("add.noftz.f16x2", [](F16x2 a, F16x2 b) {
-    return F16x2{F16::round(sum_to_odd(a.low, b.low)), F16::round(sum_to_odd(a.high, b.high))};
-  });
-  operation<BF16x2>("add.noftz.bf16x2", [](BF16x2 a, BF16x2 b) {
-    return BF16x2{BF16::round(sum_to_odd(a.low, b.low)), BF16::round(sum_to_odd(a.high, b.high))};
-  });
+  operation<F16x2>("add.noftz.f16x2",
+    [](F16x2 a, F16x2 b) { return F16x2{F16::round(sum_to_odd(a.low, b.low)), F16::round(sum_to_odd(a.high, b.high))}; });
+  operation<BF16x2>("add.noftz.bf16x2",
+    [](BF16x2 a, BF16x2 b) { return BF16x2{BF16::round(sum_to_odd(a.low, b.low)), BF16::round(sum_to_odd(a.high, b.high))}; });
 }
 
 void contention() {

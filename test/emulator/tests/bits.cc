@@ -1,4 +1,5 @@
-// Logic, shifts and bit fields: and, or, xor, not, cnot, shl, shr, shf, bfe, bfi, bfind, clz, popc, brev, prmt, lop3. PTX ISA 9.0, 9.7.1 and 9.7.8.
+// Logic, shifts and bit fields: and, or, xor, not, cnot, shl, shr, shf, bfe, bfi, bfind, clz, popc, brev, prmt, lop3.
+// PTX ISA 9.0, "Integer Arithmetic Instructions", "Logic and Shift Instructions", "Data Movement and Conversion Instructions".
 #include "rows.h"
 #include "test.h"
 
@@ -121,7 +122,10 @@ void permutations() {
     for (int i = 0; i < 4; i++) d |= byte_of(a, b, c >> 4 * i & 15) << 8 * i;
     return d;
   });
-  struct Mode { const char* name; int select[4][4]; };  // from the least significant byte, by c & 3
+  struct Mode {
+    const char* name;
+    int select[4][4];
+  };  // from the least significant byte, by c & 3
   static const Mode modes[] = {
     {"f4e", {{0, 1, 2, 3}, {1, 2, 3, 4}, {2, 3, 4, 5}, {3, 4, 5, 6}}},
     {"b4e", {{0, 7, 6, 5}, {1, 0, 7, 6}, {2, 1, 0, 7}, {3, 2, 1, 0}}},

@@ -4,7 +4,8 @@
 namespace ptxemu::test {
 namespace {
 
-const std::string good = ".visible .entry good(.param .u64 out)\n{\n  .reg .b64 %rd0;\n  ld.param.u64 %rd0, [out];\n  st.global.u32 [%rd0], 5;\n  ret;\n}\n";
+const std::string good =
+  ".visible .entry good(.param .u64 out)\n{\n  .reg .b64 %rd0;\n  ld.param.u64 %rd0, [out];\n  st.global.u32 [%rd0], 5;\n  ret;\n}\n";
 
 // `line` cannot be executed: its kernel fails at the first launch and in decode(), the module's other kernel works.
 void unknown(const std::string& name, const std::string& line, ErrorKind kind = ErrorKind::unknown_instruction) {
@@ -14,10 +15,12 @@ void unknown(const std::string& name, const std::string& line, ErrorKind kind = 
     const int ptx_line = 1 + int(std::count(device.ptx.begin(), device.ptx.begin() + at, '\n'));
     const uint64_t out = device.upload(std::vector<uint32_t>(32));
     for (const bool launch : {true, false}) {
-      const Error e = expect_error(kind, [&] { launch ? device.launch("k", {}, {32}, out) : device.module->decode(*device.module->kernel("k")); });
+      const Error e =
+        expect_error(kind, [&] { launch ? device.launch("k", {}, {32}, out) : device.module->decode(*device.module->kernel("k")); });
       const std::string what = e.what(), opcode = line.substr(0, line.find_first_of(" ;"));
       EXPECT(e.ptx_line == ptx_line, "PTX line: expected ", ptx_line, " but received ", e.ptx_line, " in: ", what);
-      EXPECT(what.find(text("line ", ptx_line)) != std::string::npos && (kind == ErrorKind::bad_ptx || what.find(opcode) != std::string::npos),
+      EXPECT(
+        what.find(text("line ", ptx_line)) != std::string::npos && (kind == ErrorKind::bad_ptx || what.find(opcode) != std::string::npos),
         "not in the message: ", what);
     }
     device.module->decode(*device.module->kernel("good"));
@@ -31,7 +34,8 @@ void instructions() {
   unknown("a modifier that does not exist", "add.wobble.s32 %r1, %r2, %r3;");
   unknown("a type that does not exist", "add.s31 %r1, %r2, %r3;");
   unknown("a comparison that does not exist", "setp.about.s32 %p1, %r1, %r2;");
-  unknown("a shape of mma that is not there", "mma.sync.aligned.m8n8k4.row.col.f32.f16.f16.f32 {%r1, %r2, %r3, %r4}, {%r0, %r0}, {%r0, %r0}, {%r1, %r2, %r3, %r4};");
+  unknown("a shape of mma that is not there",
+    "mma.sync.aligned.m8n8k4.row.col.f32.f16.f16.f32 {%r1, %r2, %r3, %r4}, {%r0, %r0}, {%r0, %r0}, {%r1, %r2, %r3, %r4};");
   unknown("a texture fetch", "tex.2d.v4.f32.f32 {%r1, %r2, %r3, %r4}, [%rd1, {%r5, %r6}];");
   unknown("an instruction of Hopper alone", "wgmma.fence.sync.aligned;");
   unknown("a special register that does not exist", "mov.u32 %r1, %flavour;");
@@ -51,8 +55,12 @@ void text_that_is_no_ptx() {
   bad("a statement without semicolon", header + ".visible .entry k()\n{\n  ret\n}\n");
   bad("32-bit addresses", ".version 9.0\n.target sm_75\n.address_size 32\n" + good);
   test_case("kernels, parameters and launch bounds can be asked for", [] {
-    Device device(text(".visible .entry a(.param .u32 n, .param .align 8 .b8 s[24], .param .u8 c)\n.maxntid 128, 2, 1\n.minnctapersm 3\n{\n  .shared .align 4 .b8 x[40];\n"
-                       "  .local .align 8 .b8 y[24];\n  ret;\n}\n.entry b()\n.reqntid 64\n{\n  ret;\n}\n.func f() { ret; }\n"), 86);
+    Device device(
+      text(
+        ".visible .entry a(.param .u32 n, .param .align 8 .b8 s[24], .param .u8 c)\n.maxntid 128, 2, 1\n.minnctapersm 3\n{\n"
+        "  .shared .align 4 .b8 x[40];\n"
+        "  .local .align 8 .b8 y[24];\n  ret;\n}\n.entry b()\n.reqntid 64\n{\n  ret;\n}\n.func f() { ret; }\n"),
+      86);
     const Kernel* a = device.module->kernel("a");
     EXPECT(a && device.module->kernels().size() == 2 && !device.module->kernel("f"), device.module->kernels().size(), " kernels");
     EXPECT(a->parameters.size() == 3 && a->parameter_bytes == 33, a->parameter_bytes, " bytes of parameters");
@@ -62,16 +70,25 @@ void text_that_is_no_ptx() {
     EXPECT(device.module->target() == 86, "target ", device.module->target());
   });
   test_case("opcodes of a kernel are counted by their text", [] {
-    Device device(text(".visible .entry k(.param .u64 out)\n{\n", own_word, "  bar.sync 0;\n  bar.sync 0;\n  @%p1 add.s32 %r1, %r1, 1;\n  ret;\n}\n"));
+    Device device(
+      text(".visible .entry k(.param .u64 out)\n{\n", own_word, "  bar.sync 0;\n  bar.sync 0;\n  @%p1 add.s32 %r1, %r1, 1;\n  ret;\n}\n"));
     const std::map<std::string, int> opcodes = device.module->opcodes(*device.module->kernel("k"));
     EXPECT(opcodes.at("bar.sync") == 2 && opcodes.at("add.s32") == 1 && opcodes.at("ret") == 1, opcodes.size(), " opcodes");
   });
 }
 
 void launch_limits() {
-  const std::string kernels = ".visible .entry k()\n{\n  ret;\n}\n.visible .entry bounded()\n.maxntid 96, 1, 1\n{\n  ret;\n}\n.visible .entry exact()\n.reqntid 32, 2, 1\n"
-                              "{\n  ret;\n}\n.visible .entry shared()\n{\n  .shared .align 4 .b8 s[8192];\n  st.shared.u32 [s], 1;\n  ret;\n}\n";
-  struct Row { const char* what; const char* kernel; Dim3 grid, block; size_t dynamic, opted_in; LaunchLimit limit; };
+  const std::string kernels =
+    ".visible .entry k()\n{\n  ret;\n}\n.visible .entry bounded()\n.maxntid 96, 1, 1\n{\n  ret;\n}\n.visible .entry exact()\n"
+    ".reqntid 32, 2, 1\n"
+    "{\n  ret;\n}\n.visible .entry shared()\n{\n  .shared .align 4 .b8 s[8192];\n  st.shared.u32 [s], 1;\n  ret;\n}\n";
+  struct Row {
+    const char* what;
+    const char* kernel;
+    Dim3 grid, block;
+    size_t dynamic, opted_in;
+    LaunchLimit limit;
+  };
   static const Row rows[] = {
     {"a full block", "k", {1}, {1024}, 0, 0, LaunchLimit::none},
     {"a block of three dimensions", "k", {3, 65535, 65535}, {2, 8, 64}, 0, 0, LaunchLimit::none},
@@ -112,7 +129,11 @@ void launch_limits() {
     expect_error(ErrorKind::limit, [&] { device.launch("k", {1}, {2048}); });
   });
   test_case("cards have the limits of their compute capability", [] {
-    struct Limits { int capability; size_t opt_in; int threads_per_multiprocessor, blocks; };
+    struct Limits {
+      int capability;
+      size_t opt_in;
+      int threads_per_multiprocessor, blocks;
+    };
     for (const Limits& l : {Limits{75, 64 << 10, 1024, 16}, {80, 163 << 10, 2048, 32}, {86, 99 << 10, 1536, 16}, {89, 99 << 10, 1536, 24},
            {90, 227 << 10, 2048, 32}, {100, 227 << 10, 2048, 32}, {120, 99 << 10, 1536, 24}}) {
       const Card c = card(l.capability);

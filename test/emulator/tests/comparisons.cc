@@ -1,4 +1,5 @@
-// setp, set, selp, slct: every comparison of every type, combined with a predicate. PTX ISA 9.0, 9.7.5 and 9.7.6.
+// setp, set, selp, slct: every comparison of every type, combined with a predicate.
+// PTX ISA 9.0, "Comparison and Selection Instructions", "Half Precision Comparison Instructions".
 // A comparison with a NaN is false, unless it is one of the unordered ones (equ, neu, ltu, leu, gtu, geu), which are then true.
 #include "rows.h"
 #include "test.h"
@@ -24,11 +25,12 @@ std::vector<Comparison<T>> unsigned_names() {
 }
 std::vector<Comparison<double>> float_comparisons() {
   std::vector<Comparison<double>> all = ordered<double>();
-  for (const Comparison<double>& unordered : std::initializer_list<Comparison<double>>{{"equ", [](double a, double b) { return !(a < b || a > b); }},
-         {"neu", [](double a, double b) { return a != b; }}, {"ltu", [](double a, double b) { return !(a >= b); }},
-         {"leu", [](double a, double b) { return !(a > b); }}, {"gtu", [](double a, double b) { return !(a <= b); }},
-         {"geu", [](double a, double b) { return !(a < b); }}, {"num", [](double a, double b) { return !std::isnan(a) && !std::isnan(b); }},
-         {"nan", [](double a, double b) { return std::isnan(a) || std::isnan(b); }}})
+  for (const Comparison<double>&unordered :
+    std::initializer_list<Comparison<double>>{{"equ", [](double a, double b) { return !(a < b || a > b); }},
+      {"neu", [](double a, double b) { return a != b; }}, {"ltu", [](double a, double b) { return !(a >= b); }},
+      {"leu", [](double a, double b) { return !(a > b); }}, {"gtu", [](double a, double b) { return !(a <= b); }},
+      {"geu", [](double a, double b) { return !(a < b); }}, {"num", [](double a, double b) { return !std::isnan(a) && !std::isnan(b); }},
+      {"nan", [](double a, double b) { return std::isnan(a) || std::isnan(b); }}})
     all.push_back(unordered);
   return all;
 }
@@ -51,11 +53,12 @@ void floats(const std::string& type) {
     if constexpr (!std::is_same_v<T, float> && !std::is_same_v<T, double>) {
       const T one = T::round(1), zero{0};
       row(text("set.", c.name, ".", type, ".", type), [=](T a, T b) { return holds(a, b) ? one : zero; });
-      row(text("set.", c.name, ".", type, "x2.", type, "x2"), [=](Two<T> a, Two<T> b) {
-        return Two<T>{holds(a.low, b.low) ? one : zero, holds(a.high, b.high) ? one : zero};
-      });
-      row(text("{ .reg .pred %q; setp.", c.name, ".", type, "x2 %d|%q, %a, %b; }"), [=](Two<T> a, Two<T> b) { return holds(a.low, b.low); });
-      row(text("{ .reg .pred %q; setp.", c.name, ".", type, "x2 %q|%d, %a, %b; }"), [=](Two<T> a, Two<T> b) { return holds(a.high, b.high); });
+      row(text("set.", c.name, ".", type, "x2.", type, "x2"),
+        [=](Two<T> a, Two<T> b) { return Two<T>{holds(a.low, b.low) ? one : zero, holds(a.high, b.high) ? one : zero}; });
+      row(
+        text("{ .reg .pred %q; setp.", c.name, ".", type, "x2 %d|%q, %a, %b; }"), [=](Two<T> a, Two<T> b) { return holds(a.low, b.low); });
+      row(text("{ .reg .pred %q; setp.", c.name, ".", type, "x2 %q|%d, %a, %b; }"),
+        [=](Two<T> a, Two<T> b) { return holds(a.high, b.high); });
     } else {
       row(text("set.", c.name, ".f32.", type), [holds](T a, T b) { return holds(a, b) ? 1.0f : 0.0f; });
       if constexpr (std::is_same_v<T, float>)

@@ -24,11 +24,12 @@ Device::Device(const std::string& body, int target)
   module->load(memory);
 }
 
-Launch Device::prepare(const std::string& kernel, Dim3 grid, Dim3 block, size_t dynamic_shared,
-  const std::vector<std::span<const std::byte>>& arguments) const {
+Launch Device::prepare(
+  const std::string& kernel, Dim3 grid, Dim3 block, size_t dynamic_shared, const std::vector<std::span<const std::byte>>& arguments) const {
   const Kernel* found = module->kernel(kernel);
   EXPECT(found, "no kernel ", kernel);
-  EXPECT(found->parameters.size() == arguments.size(), kernel, " takes ", found->parameters.size(), " parameters, received ", arguments.size());
+  EXPECT(
+    found->parameters.size() == arguments.size(), kernel, " takes ", found->parameters.size(), " parameters, received ", arguments.size());
   Launch launch{found, grid, block, dynamic_shared, std::vector<std::byte>(found->parameter_bytes)};
   for (size_t i = 0; i < arguments.size(); i++) {
     const Parameter& p = found->parameters[i];

@@ -1,6 +1,6 @@
 // What a check must find, and its twin that is right. The body of the kernel can use
 //   %r0 = tid, %r7 = ctaid, %r8 = words (512 bytes of shared memory), %r9 = the own word of it (128 threads),
-//   %rd0 = the own word of `out`, 1024 bytes, %rd1 = `in`, 1000 bytes, both initialised, %rd2 = `fresh`, 1024 bytes that nobody has written.
+//   %rd0 = the own word of `out`, 1024 bytes, %rd1 = `in`, 1000 bytes, both initialised, %rd2 = `fresh`, 1024 bytes that nobody wrote.
 // The line that ends with "//!" is the one to be named.
 #pragma once
 #include "device.h"

@@ -1,5 +1,6 @@
 // f32 and f64 arithmetic that IEEE 754 defines to the last bit: add, sub, mul, fma, div, rcp, sqrt, min, max, abs, neg, copysign, testp.
-// PTX ISA 9.0, 9.7.3. Every f32 result is the exact one, rounded once; .ftz flushes subnormal operands and results to signed zeros.
+// PTX ISA 9.0, "Floating Point Instructions". Every f32 result is the exact one, rounded once; .ftz flushes subnormal operands and results
+// to signed zeros.
 #include <limits>
 
 #include "rows.h"

@@ -1,4 +1,5 @@
-// f16, bf16, f16x2, bf16x2: add, sub, mul, fma, neg, abs, min, max with .sat, .relu, .NaN; ex2, tanh. PTX ISA 9.0, 9.7.4.
+// f16, bf16, f16x2, bf16x2: add, sub, mul, fma, neg, abs, min, max with .sat, .relu, .NaN; ex2, tanh.
+// PTX ISA 9.0, "Half Precision Floating Point Instructions".
 // One rounding to nearest even; subnormals stay; the canonical NaN is 0x7fff.
 #include "rows.h"
 #include "test.h"

@@ -1,4 +1,5 @@
-// Integer arithmetic: add, sub, mul, mad, div, rem, min, max, abs, neg, sad, dp4a, dp2a. PTX ISA 9.0, 9.7.1.
+// Integer arithmetic: add, sub, mul, mad, div, rem, min, max, abs, neg, sad, dp4a.
+// PTX ISA 9.0, "Integer Arithmetic Instructions".
 // Results wrap modulo 2^n; division by zero and INT_MIN / -1 are left open by the ISA.
 #include <cstdlib>
 #include <limits>

@@ -1,6 +1,6 @@
-// ldmatrix, stmatrix, movmatrix: 8 x 8 matrices of 16-bit elements. PTX ISA 9.0, 9.7.14.5.15 to .17.
-// Lane 8k + r gives the address of row r of matrix k. Register k of a lane holds elements (g, 2t) and (g, 2t + 1) of matrix k, or with .trans
-// (2t, g) and (2t + 1, g), g = lane / 4, t = lane % 4.
+// ldmatrix, stmatrix, movmatrix: 8 x 8 matrices of 16-bit elements. PTX ISA 9.0, "Matrix Multiply-Accumulate Instructions".
+// Lane 8k + r gives the address of row r of matrix k. Register k of a lane holds elements (g, 2t) and (g, 2t + 1) of matrix k, or with
+// .trans (2t, g) and (2t + 1, g), g = lane / 4, t = lane % 4.
 #include <numeric>
 #include <random>
 
@@ -42,7 +42,9 @@ const std::string empty_shared =
   "  bar.warp.sync 0xffffffff;\n  ld.shared.v4.u32 {%w0, %w1, %w2, %w3}, [%own];\n  mad.wide.u32 %out, %lane, 48, %out;\n"
   "  st.global.v4.u32 [%out], {%w0, %w1, %w2, %w3};\n";
 
-struct Place { int row, column; };
+struct Place {
+  int row, column;
+};
 Place place(int lane, int i, bool transposed) {
   const int g = lane / 4, c = 2 * (lane % 4) + i;
   return transposed ? Place{c, g} : Place{g, c};
@@ -58,11 +60,14 @@ void load(int matrices, bool transposed) {
     const std::vector<uint32_t> addresses = row_addresses(matrices);
     const uint64_t out = device.upload(std::vector<uint16_t>(32 * matrices * 2));
     device.launch("k", {}, {32}, out, device.upload(in), device.upload(addresses));
-    expect_each(device.download<uint16_t>(out, 32 * matrices * 2), [&](size_t at) {
-      const int lane = int(at) / (matrices * 2), matrix = int(at) / 2 % matrices;
-      const Place p = place(lane, int(at) % 2, transposed);
-      return in[addresses[matrix * 8 + p.row] / 2 + p.column];
-    }, "half");
+    expect_each(
+      device.download<uint16_t>(out, 32 * matrices * 2),
+      [&](size_t at) {
+        const int lane = int(at) / (matrices * 2), matrix = int(at) / 2 % matrices;
+        const Place p = place(lane, int(at) % 2, transposed);
+        return in[addresses[matrix * 8 + p.row] / 2 + p.column];
+      },
+      "half");
   });
 }
 
@@ -71,8 +76,9 @@ void store(int matrices, bool transposed) {
   test_case(op, [=] {
     std::string loads = text("  mad.wide.u32 %in, %lane, ", matrices * 4, ", %in;\n");
     for (int k = 0; k < matrices; k++) loads += text("  ld.global.u32 %v", k, ", [%in+", k * 4, "];\n");
-    Device device(kernel(text("  st.shared.v4.u32 [%own], {0, 0, 0, 0};\n  bar.warp.sync 0xffffffff;\n", loads, "  ", op, " [%row], ", list(matrices),
-      ";\n", empty_shared)), 90);
+    Device device(kernel(text("  st.shared.v4.u32 [%own], {0, 0, 0, 0};\n  bar.warp.sync 0xffffffff;\n", loads, "  ", op, " [%row], ",
+                    list(matrices), ";\n", empty_shared)),
+      90);
     const std::vector<uint16_t> in = numbered(32 * matrices * 2);
     const std::vector<uint32_t> addresses = row_addresses(matrices);
     const uint64_t out = device.upload(std::vector<uint16_t>(rows * stride));
@@ -100,10 +106,13 @@ SUITE(matrices) {
     Device device(text(".visible .entry k(.param .u64 out)\n{\n", own_word,
       "  mul.lo.u32 %r1, %r0, 0x20002;\n  add.u32 %r1, %r1, 0x10000;\n  movmatrix.sync.aligned.m8n8.trans.b16 %r2, %r1;\n"
       "  st.global.u32 [%rd0], %r2;\n  ret;\n}\n"));  // element (row, column) = 8·row + column
-    expect_each(results_of<uint16_t>(device, {32}, 64), [](size_t at) {
-      const Place p = place(int(at) / 2, int(at) % 2, true);
-      return uint16_t(p.row * 8 + p.column);
-    }, "half");
+    expect_each(
+      results_of<uint16_t>(device, {32}, 64),
+      [](size_t at) {
+        const Place p = place(int(at) / 2, int(at) % 2, true);
+        return uint16_t(p.row * 8 + p.column);
+      },
+      "half");
   });
 }
 

@@ -1,11 +1,15 @@
-// mov between registers and vectors of registers, ld and st of every type, vector and cache modifier. PTX ISA 9.0, 9.7.9.
+// mov between registers and vectors of registers, ld and st of every type, vector and cache modifier.
+// PTX ISA 9.0, "Data Movement and Conversion Instructions".
 #include "device.h"
 #include "rows.h"
 
 namespace ptxemu::test {
 namespace {
 
-struct Element { const char* type; int bytes; };
+struct Element {
+  const char* type;
+  int bytes;
+};
 constexpr Element elements[] = {{"b8", 1}, {"u8", 1}, {"s8", 1}, {"b16", 2}, {"u16", 2}, {"s16", 2}, {"b32", 4}, {"u32", 4}, {"s32", 4},
   {"f32", 4}, {"b64", 8}, {"u64", 8}, {"s64", 8}, {"f64", 8}};
 
@@ -18,10 +22,11 @@ std::string registers(const char* stem, int n) {
 // out[i] = in[i] for vectors of n elements.
 std::string copy_kernel(const std::string& load, const std::string& store, Element e, int n) {
   const std::string vector = n > 1 ? text(".v", n, ".", e.type) : text(".", e.type);
-  return text(".visible .entry k(.param .u64 out, .param .u64 in)\n{\n  .reg .b32 %i;\n  .reg .b64 %o, %s;\n  .reg .b", std::max(e.bytes * 8, 16),
+  return text(".visible .entry k(.param .u64 out, .param .u64 in)\n{\n  .reg .b32 %i;\n  .reg .b64 %o, %s;\n  .reg .b",
+    std::max(e.bytes * 8, 16),
     " %x<4>;\n  ld.param.u64 %o, [out];\n  ld.param.u64 %s, [in];\n  mov.u32 %i, %tid.x;\n  mad.wide.u32 %o, %i, ", e.bytes * n,
-    ", %o;\n  mad.wide.u32 %s, %i, ", e.bytes * n, ", %s;\n  ", load, vector, " ", registers("x", n), ", [%s];\n  ", store, vector, " [%o], ",
-    registers("x", n), ";\n  ret;\n}\n");
+    ", %o;\n  mad.wide.u32 %s, %i, ", e.bytes * n, ", %s;\n  ", load, vector, " ", registers("x", n), ", [%s];\n  ", store, vector,
+    " [%o], ", registers("x", n), ";\n  ret;\n}\n");
 }
 
 void expect_copy(const std::string& body, size_t bytes_each) {
@@ -38,14 +43,15 @@ void copies() {
   for (const Element& e : elements)
     for (const int n : {1, 2, 4})
       if (e.bytes * n <= 16)
-        test_case(text("ld.global and st.global of ", n, " ", e.type), [=] { expect_copy(copy_kernel("ld.global", "st.global", e, n), e.bytes * n); });
+        test_case(text("ld.global and st.global of ", n, " ", e.type),
+          [=] { expect_copy(copy_kernel("ld.global", "st.global", e, n), e.bytes * n); });
   const Element word{"u32", 4};
-  for (const char* load : {"ld", "ld.global.nc", "ld.global.ca", "ld.global.cg", "ld.global.cs", "ld.global.lu", "ld.global.cv", "ld.volatile.global",
-         "ld.relaxed.gpu.global", "ld.acquire.gpu.global", "ld.global.L1::no_allocate", "ld.global.L1::evict_last", "ld.global.L2::128B",
-         "ld.global.nc.L1::no_allocate.L2::128B", "ldu.global"})
+  for (const char* load : {"ld", "ld.global.nc", "ld.global.ca", "ld.global.cg", "ld.global.cs", "ld.global.lu", "ld.global.cv",
+         "ld.volatile.global", "ld.relaxed.gpu.global", "ld.acquire.gpu.global", "ld.global.L1::no_allocate", "ld.global.L1::evict_last",
+         "ld.global.L2::128B", "ld.global.nc.L1::no_allocate.L2::128B", "ldu.global"})
     test_case(text(load, ".u32"), [=] { expect_copy(copy_kernel(load, "st.global", word, 1), 4); });
-  for (const char* store : {"st", "st.global.wb", "st.global.cg", "st.global.cs", "st.global.wt", "st.volatile.global", "st.relaxed.gpu.global",
-         "st.release.gpu.global", "st.global.L1::no_allocate"})
+  for (const char* store : {"st", "st.global.wb", "st.global.cg", "st.global.cs", "st.global.wt", "st.volatile.global",
+         "st.relaxed.gpu.global", "st.release.gpu.global", "st.global.L1::no_allocate"})
     test_case(text(store, ".u32"), [=] { expect_copy(copy_kernel("ld.global", store, word, 1), 4); });
 }
 
@@ -53,9 +59,9 @@ void copies() {
 template <class From, class To>
 void widening(const std::string& type) {
   test_case(text("ld.global.", type, " into ", sizeof(To) * 8, " bits"), [type] {
-    Device device(text(".visible .entry k(.param .u64 out, .param .u64 in)\n{\n  .reg .b32 %i;\n  .reg .b64 %o, %s;\n  .reg .b", sizeof(To) * 8,
-      " %x;\n  ld.param.u64 %o, [out];\n  ld.param.u64 %s, [in];\n  mov.u32 %i, %tid.x;\n  mad.wide.u32 %o, %i, ", sizeof(To),
-      ", %o;\n  mad.wide.u32 %s, %i, ", sizeof(From), ", %s;\n  ld.global.", type, " %x, [%s];\n  st.global.b", sizeof(To) * 8,
+    Device device(text(".visible .entry k(.param .u64 out, .param .u64 in)\n{\n  .reg .b32 %i;\n  .reg .b64 %o, %s;\n  .reg .b",
+      sizeof(To) * 8, " %x;\n  ld.param.u64 %o, [out];\n  ld.param.u64 %s, [in];\n  mov.u32 %i, %tid.x;\n  mad.wide.u32 %o, %i, ",
+      sizeof(To), ", %o;\n  mad.wide.u32 %s, %i, ", sizeof(From), ", %s;\n  ld.global.", type, " %x, [%s];\n  st.global.b", sizeof(To) * 8,
       " [%o], %x;\n  ret;\n}\n"));
     std::vector<From> in;
     for (int i = 0; i < 64; i++) in.push_back(From(uint64_t(i) * 0x0123456789abcdef >> 7));
@@ -114,7 +120,8 @@ SUITE(moves) {
   });
   test_case("offsets of addresses may be negative", [] {
     Device device(text(".visible .entry k(.param .u64 out)\n{\n", own_word,
-      "  add.s64 %rd1, %rd0, 16;\n  ld.global.u32 %r1, [%rd1+-16];\n  add.s32 %r1, %r1, 5;\n  st.global.u32 [%rd1+-0x10], %r1;\n  ret;\n}\n"));
+      "  add.s64 %rd1, %rd0, 16;\n  ld.global.u32 %r1, [%rd1+-16];\n  add.s32 %r1, %r1, 5;\n  st.global.u32 [%rd1+-0x10], %r1;\n  ret;\n"
+      "}\n"));
     const uint64_t out = device.upload(std::vector<uint32_t>(32, 9));
     device.launch("k", {}, {32}, out);
     expect_each(device.download<uint32_t>(out, 32), [](size_t) { return 14u; });

@@ -1,4 +1,5 @@
-// Exchange between the lanes of a warp: shfl, vote, match, redux, activemask, elect. PTX ISA 9.0, 9.7.9.6 "shfl.sync", 9.7.13.
+// Exchange between the lanes of a warp: shfl, vote, match, redux, activemask, elect.
+// PTX ISA 9.0, "shfl.sync", "vote.sync", "match.sync", "redux.sync", "activemask", "elect.sync".
 #include <bit>
 #include <random>
 
@@ -49,7 +50,10 @@ void expect_warp(const std::string& instruction, uint32_t mask, uint32_t c_and, 
 constexpr uint32_t masks[] = {0xffffffff, 0x0000ffff, 0x5a5a5a5a, 0x80000001};
 
 void shuffles() {
-  struct Source { int lane; bool in_range; };
+  struct Source {
+    int lane;
+    bool in_range;
+  };
   auto source = [](const std::string& mode, int lane, uint32_t b, uint32_t c) -> Source {
     const int bval = b & 31, cval = c & 31, segment = c >> 8 & 31;
     const int highest = (lane & segment) | (cval & ~segment), lowest = lane & segment;
@@ -60,9 +64,7 @@ void shuffles() {
   for (const std::string mode : {"up", "down", "bfly", "idx"}) {
     auto value = [=](const Lanes& w, int lane) { return w.a[source(mode, lane, w.b[lane], w.c[lane]).lane]; };
     const std::string op = text("shfl.sync.", mode, ".b32 ");
-    test_case(op + "with any clamp and segments", [=] {
-      expect_warp(op + "%d, %a, %b, %c, MASK;", ~0u, 0x1f1f, 0, value);
-    });
+    test_case(op + "with any clamp and segments", [=] { expect_warp(op + "%d, %a, %b, %c, MASK;", ~0u, 0x1f1f, 0, value); });
     for (const int width : {1, 2, 4, 8, 16, 32})
       test_case(text(op, "of width ", width), [=] {
         const uint32_t c = (32 - width) << 8 | (mode == "up" ? 0 : 31);
@@ -112,7 +114,8 @@ void votes() {
         return d;
       });
     });
-    test_case(text("activemask by ", std::hex, mask), [=] { expect_warp("activemask.b32 %d;", mask, 0, 0, [](const Lanes& w, int) { return w.mask; }); });
+    test_case(text("activemask by ", std::hex, mask),
+      [=] { expect_warp("activemask.b32 %d;", mask, 0, 0, [](const Lanes& w, int) { return w.mask; }); });
     test_case(text("elect.sync by ", std::hex, mask), [=] {
       expect_warp("{ .reg .pred %r; elect.sync %d|%r, MASK; @%r add.s32 %d, %d, 100; }", mask, 0, 0, [](const Lanes& w, int lane) {
         const int leader = std::countr_zero(w.mask);
@@ -130,9 +133,8 @@ void matches() {
   };
   for (const uint32_t mask : masks) {
     test_case(text("match.any.sync.b32 by ", std::hex, mask), [=] { expect_warp("match.any.sync.b32 %d, %a, MASK;", mask, 0, 0, alike); });
-    test_case(text("match.any.sync.b64 by ", std::hex, mask), [=] {
-      expect_warp("{ .reg .b64 %w; mov.b64 %w, {1, %a}; match.any.sync.b64 %d, %w, MASK; }", mask, 0, 0, alike);
-    });
+    test_case(text("match.any.sync.b64 by ", std::hex, mask),
+      [=] { expect_warp("{ .reg .b64 %w; mov.b64 %w, {1, %a}; match.any.sync.b64 %d, %w, MASK; }", mask, 0, 0, alike); });
     test_case(text("match.all.sync.b32 by ", std::hex, mask), [=] {
       expect_warp("{ .reg .pred %r; match.all.sync.b32 %d|%r, %a, MASK; @%r xor.b32 %d, %d, 0x10; }", mask, 0, 0,
         [=](const Lanes& w, int lane) { return alike(w, lane) == w.mask ? w.mask ^ 0x10 : 0; });
@@ -141,10 +143,13 @@ void matches() {
 }
 
 void reductions() {
-  struct Operation { const char* name; uint32_t (*f)(uint32_t, uint32_t); };
-  const Operation operations[] = {
-    {"add.u32", [](uint32_t x, uint32_t y) { return x + y; }}, {"add.s32", [](uint32_t x, uint32_t y) { return x + y; }},
-    {"min.u32", [](uint32_t x, uint32_t y) { return std::min(x, y); }}, {"max.u32", [](uint32_t x, uint32_t y) { return std::max(x, y); }},
+  struct Operation {
+    const char* name;
+    uint32_t (*f)(uint32_t, uint32_t);
+  };
+  const Operation operations[] = {{"add.u32", [](uint32_t x, uint32_t y) { return x + y; }},
+    {"add.s32", [](uint32_t x, uint32_t y) { return x + y; }}, {"min.u32", [](uint32_t x, uint32_t y) { return std::min(x, y); }},
+    {"max.u32", [](uint32_t x, uint32_t y) { return std::max(x, y); }},
     {"min.s32", [](uint32_t x, uint32_t y) { return uint32_t(std::min(int32_t(x), int32_t(y))); }},
     {"max.s32", [](uint32_t x, uint32_t y) { return uint32_t(std::max(int32_t(x), int32_t(y))); }},
     {"and.b32", [](uint32_t x, uint32_t y) { return x & y; }}, {"or.b32", [](uint32_t x, uint32_t y) { return x | y; }},
