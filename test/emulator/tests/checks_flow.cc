@@ -14,8 +14,8 @@ void barriers() {
     "  setp.lt.u32 %p1, %r0, 16;\n  @%p1 bar.sync 0; //!\n");
   finding("barrier.sync.aligned of lanes that have diverged", ErrorKind::divergence, {-1},
     "  setp.lt.u32 %p1, %r0, 16;\n  @%p1 bra LOW;\n  barrier.sync.aligned 1; //!\n  bra OUT;\nLOW:\n  barrier.sync.aligned 1;\nOUT:\n");
-  finding("bar.warp.sync that names lanes that do not come", ErrorKind::divergence, {-1},
-    half + "  bar.warp.sync 0xffffffff;\nOUT:\n  bar.sync 0; //!\n", warp);
+  finding("bar.warp.sync that names lanes that do not come", ErrorKind::divergence, {0},
+    half + "  bar.warp.sync 0xffffffff; //!\nOUT:\n  bar.sync 0;\n", warp);
   finding("bar.warp.sync by a lane that it does not name", ErrorKind::divergence, {16}, "  bar.warp.sync 0x0000ffff; //!\n", warp);
   clean("bar.sync in a branch that whole warps take", "  setp.lt.u32 %p1, %r0, 64;\n  @!%p1 bra OUT;\n  bar.sync 1, 64;\nOUT:\n");
   clean("bar.warp.sync of the lanes of a branch", half + "  bar.warp.sync 0x0000ffff;\nOUT:\n", warp);

@@ -21,6 +21,12 @@ void bounds() {
   clean("the first and last bytes of an allocation",
     "  ld.global.u8 %r1, [%rd1];\n  ld.global.u8 %r2, [%rd1+999];\n"
     "  ld.global.v4.u32 {%r1, %r2, %r3, %r4}, [%rd1+976];\n");
+  finding("a lane in the middle of neighbouring ones that leaves the allocation", kind, {58},
+    "  mad.wide.u32 %rd3, %r0, 4, %rd1;\n  add.s64 %rd3, %rd3, 768;\n  ld.global.u32 %r1, [%rd3]; //!\n", {.threads = 64}, {"1000"});
+  finding("a lane in the middle of neighbouring ones that reads what nobody has written", ErrorKind::uninitialised, {40},
+    "  mad.wide.u32 %rd3, %r0, 4, %rd2;\n  setp.ne.u32 %p1, %r0, 40;\n  @%p1 st.global.u32 [%rd3], %r0;\n"
+    "  ld.global.u32 %r1, [%rd3]; //!\n",
+    {.threads = 64});
   test_case("memory that has been freed", [] {
     Device device(text(".visible .entry k(.param .u64 out)\n{\n", own_word, "  ld.global.u32 %r1, [%rd0];\n  ret;\n}\n"));
     const uint64_t out = device.upload(std::vector<int>(32));

@@ -88,6 +88,20 @@ void lanes() {
     neighbour + "  st.shared.u32 [%r9], %r0;\n  bar.warp.sync 0xffffffff;\n  ld.shared.u32 %r1, [%r2];\n", {.threads = 32});
   finding("lanes overwrite what their neighbours read", kind, {0},
     prepare + neighbour + "  ld.shared.u32 %r1, [%r2];\n  st.shared.u32 [%r9], %r1; //!\n", {.threads = 32});
+  finding("a lane overwrites what all lanes read", kind, {0},
+    prepare + "  ld.shared.u32 %r1, [%r8];\n  setp.eq.u32 %p1, %r0, 0;\n  @%p1 st.shared.u32 [%r8], %r0; //!\n", {.threads = 32});
+  clean("a lane overwrites what all lanes have read, after bar.warp.sync",
+    prepare + "  ld.shared.u32 %r1, [%r8];\n  setp.eq.u32 %p1, %r0, 0;\n  bar.warp.sync 0xffffffff;\n  @%p1 st.shared.u32 [%r8], %r0;\n",
+    {.threads = 32});
+  clean("a lane overwrites what it alone has read",
+    prepare +
+      "  setp.eq.u32 %p1, %r0, 9;\n  @%p1 ld.shared.u32 %r1, [%r8];\n  @%p1 st.shared.u32 [%r8], %r0;\n  st.shared.u32 [%r9+256], %r0;\n",
+    {.threads = 32});
+  finding("one lane of a run goes out of its own words", kind, {33},
+    prepare +
+      "  setp.lt.u32 %p1, %r0, 32;\n  add.u32 %r2, %r9, -128;\n  setp.eq.u32 %p2, %r0, 1;\n  @%p2 st.shared.u32 [%r8+4], 5;\n"
+      "  @!%p1 ld.shared.u32 %r1, [%r2]; //!\n",
+    {.threads = 64});
   finding("two lanes of one store hit the same word", kind, {1},
     "  and.b32 %r2, %r0, 30;\n  mad.lo.u32 %r2, %r2, 4, %r8;\n  st.shared.u32 [%r2], %r0; //!\n", {.threads = 32});
 }
