@@ -5,7 +5,7 @@ namespace ptxemu {
 namespace {
 
 int operand_count(std::string_view op) {
-  if (op == "fma" || op == "mad" || op == "mad24" || op == "sad") return 3;
+  if (op == "fma" || op == "mad" || op == "madc" || op == "mad24" || op == "sad") return 3;
   return op == "abs" || op == "neg" ? 1 : 2;
 }
 
