@@ -1,4 +1,5 @@
-// Convolutions as products over (tap, channel): implicit GEMM, nothing is unfolded. y [pixels, N] = Σ_(tap, c) x[pixel under tap, c] · w[tap, N, c].
+// Convolutions as products over (tap, channel): implicit GEMM, nothing is unfolded.
+// y [pixels, N] = Σ_(tap, c) x[pixel under tap, c] · w[tap, N, c].
 // The input gradient is the same sum over dy: pixel y gets tap k from dy at (y + before − k) / stride. With stride 2 the pixels of one
 // parity, a phase, share the taps that reach them, and no product with a zero is made.
 #include "gemm.cuh"
@@ -50,7 +51,7 @@ struct ConvLoader {
       : o_(o), phase_(o.phases[phase]), column_(column), k_(step * kDepth<T>) {
 #pragma unroll
     for (int v = 0; v < kShare<T, Tile::kRows>; v++) {
-      const int r = row + (v * kThreads + static_cast<int>(threadIdx.x)) / 4;
+      const int r = row + chunk_of_thread(v) / 4;
       const int image = phase_.by_area(r), in_image = r - image * phase_.by_area.divisor;
       const int y = phase_.by_width(in_image), x = in_image - y * phase_.by_width.divisor;
       images_[v] = image * o.height;
@@ -71,7 +72,7 @@ struct ConvLoader {
   __device__ uint4 a(int v) const {
     const int k = k_ + threadIdx.x % 4 * kVector<T>;
     const T* x = static_cast<const T*>(o_.x);
-    if (o_.x_in_chunks) {
+    if (Tile::kInChunks || o_.x_in_chunks) {
       const int at = input_at(v, k);
       return at < 0 ? uint4{} : load_chunk(x + at);
     }
@@ -82,11 +83,11 @@ struct ConvLoader {
   }
 
   __device__ uint4 b(int v) const {
-    const int q = v * kThreads + threadIdx.x;
+    const unsigned q = chunk_of_thread(v);
     constexpr int kLine = kLineChunks<T, Tile::kColumns, kGradient>;
     const int k = k_ + (kGradient ? q / kLine : q % 4 * kVector<T>), n = column_ + (kGradient ? q % kLine * kVector<T> : q / 4);
     const T* w = static_cast<const T*>(o_.w);
-    if (o_.w_in_chunks) {
+    if (Tile::kInChunks || o_.w_in_chunks) {
       const int at = weight_at(k, n);
       return at < 0 ? uint4{} : load_chunk(w + at);
     }
@@ -132,24 +133,25 @@ template <class T, class F>
 void with_conv_tile(size_t chosen, F f) {
   if constexpr (std::is_same_v<T, float>) with_tile<FloatTile<128, 64>, FloatTile<64, 64>, FloatTile<128, 16>>(chosen, f);
   else
-    with_tile<TensorCoreTile<T, 128, 128, 2>, TensorCoreTile<T, 128, 64, 4>, TensorCoreTile<T, 64, 64, 2>, TensorCoreTile<T, 128, 16, 8>>(chosen, f);
+    with_tile<TensorCoreTile<T, 128, 128, 2>, TensorCoreTile<T, 128, 64, 4>, TensorCoreTile<T, 64, 64, 2>, TensorCoreTile<T, 128, 16, 8>>(
+        chosen, f);
 }
 
-Phase phase_of(const Conv2d& op, const Shape&, const Shape& w, const Shape& y, int) {
+Phase phase_of(const Conv2d& op, const Shape& w, const Shape& y, int) {
   const int before = op.before, taps = op.kernel * op.kernel;
-  return {0, 0, static_cast<int>(y.rows()), 0, 0, -before, -before, static_cast<int>(taps * w[2]), Divider(y[1] * y[2]), Divider(y[2]), Divider(op.kernel)};
+  return {0, 0, static_cast<int>(y.rows()), 0, 0, -before, -before, static_cast<int>(taps * w[2]),
+          Divider(y[1] * y[2]), Divider(y[2]), Divider(op.kernel)};
 }
 
-// Taps k ≡ first (mod stride) of a kernel.
-int taps_from(int first, int kernel, int stride) { return first < kernel ? (kernel - first - 1) / stride + 1 : 0; }
-
-Phase phase_of(const Conv2dInputGrad& op, const Shape&, const Shape& w, const Shape& dx, int phase) {
+Phase phase_of(const Conv2dInputGrad& op, const Shape& w, const Shape& dx, int phase) {
   const int y0 = phase / op.stride, x0 = phase % op.stride, tap_y = (y0 + op.before) % op.stride, tap_x = (x0 + op.before) % op.stride;
-  const int64_t height = std::max<int64_t>(0, ceil_div<int64_t>(dx[1] - y0, op.stride)), width = std::max<int64_t>(0, ceil_div<int64_t>(dx[2] - x0, op.stride));
-  const int taps_y = taps_from(tap_y, op.kernel, op.stride), taps_x = taps_from(tap_x, op.kernel, op.stride);
-  return {y0, x0, static_cast<int>(dx[0] * height * width), tap_y, tap_x, (y0 + op.before - tap_y) / op.stride, (x0 + op.before - tap_x) / op.stride,
-          static_cast<int>(taps_y * taps_x * w[1]), Divider(std::max<int64_t>(1, height * width)), Divider(std::max<int64_t>(1, width)),
-          Divider(std::max(1, taps_x))};
+  const auto pixels_from = [&](int first, int64_t size) { return first < size ? ceil_div<int64_t>(size - first, op.stride) : 0; };
+  const auto taps_from = [&](int first) { return first < op.kernel ? ceil_div(op.kernel - first, op.stride) : 0; };
+  const int64_t height = pixels_from(y0, dx[1]), width = pixels_from(x0, dx[2]);
+  return {y0, x0, static_cast<int>(dx[0] * height * width), tap_y, tap_x,
+          (y0 + op.before - tap_y) / op.stride, (x0 + op.before - tap_x) / op.stride,
+          static_cast<int>(taps_from(tap_y) * taps_from(tap_x) * w[1]),
+          Divider(std::max<int64_t>(1, height * width)), Divider(std::max<int64_t>(1, width)), Divider(std::max(1, taps_from(tap_x)))};
 }
 
 int phases_of(const Conv2d&) { return 1; }
@@ -169,6 +171,12 @@ struct Work {
   Choice choice;
 };
 
+// Images and weights are aligned: only their widths decide whether they are in chunks.
+bool takes_chunks(DType dtype, const Shape& x, const Shape& w) {
+  const int64_t elements = 16 / static_cast<int64_t>(size_of(dtype));
+  return x[3] % elements == 0 && w[2] % elements == 0;
+}
+
 template <class Convolution>
 Work work_of(const Convolution& op, const Shape& x, const Shape& w, DType dtype, const Card& card) {
   Work work{output_shape(op, x, w), phases_of(op), {}, 0, {}};
@@ -177,12 +185,12 @@ Work work_of(const Convolution& op, const Shape& x, const Shape& w, DType dtype,
   const int step_depth = kLineBytes / static_cast<int>(size_of(dtype));
   int64_t steps = 0;
   for (int i = 0; i < work.phases; i++) {
-    work.phase[i] = phase_of(op, x, w, work.out, i);
+    work.phase[i] = phase_of(op, w, work.out, i);
     work.pixels = std::max<int64_t>(work.pixels, work.phase[i].pixels);
     steps = std::max<int64_t>(steps, ceil_div(work.phase[i].depth, step_depth));
   }
   const std::span<const TileShape> shapes = dtype == DType::f32 ? std::span<const TileShape>(kFloatShapes) : kShapes;
-  work.choice = choose(shapes, work.pixels, work.out[3], steps, work.phases, step_depth, card);
+  work.choice = choose(shapes, takes_chunks(dtype, x, w), work.pixels, work.out[3], steps, work.phases, step_depth, card);
   return work;
 }
 
@@ -193,15 +201,17 @@ void convolve(const char* name, const Convolution& op, Context& c, const Tensor*
   const Work work = work_of(op, x.shape, w.shape, x.dtype, c.card);
   for_type(x.dtype, [&](auto type) {
     using T = decltype(type);
-    ConvOperands o{x.data, w.data, static_cast<int>(x.shape[1]), static_cast<int>(x.shape[2]), static_cast<int>(x.shape[3]), static_cast<int>(y.shape[1]),
-                   static_cast<int>(y.shape[2]), static_cast<int>(y.shape[3]), op.kernel, kGradient ? op.stride : 1, kGradient ? 1 : op.stride,
-                   in_chunks<T>(x), in_chunks<T>(w), Divider(x.shape[3]), {}};
+    const auto extent = [](const Tensor& t, int i) { return static_cast<int>(t.shape[i]); };
+    const bool chunks = takes_chunks(x.dtype, x.shape, w.shape);
+    CHECK(!chunks || (in_chunks<T>(x) && in_chunks<T>(w)), "NOT_SUPPORTED", "[", name, "] expected x and w at multiples of 16 bytes");
+    ConvOperands o{x.data, w.data, extent(x, 1), extent(x, 2), extent(x, 3), extent(y, 1), extent(y, 2), extent(y, 3),
+                   op.kernel, kGradient ? op.stride : 1, kGradient ? 1 : op.stride, in_chunks<T>(x), in_chunks<T>(w),
+                   Divider(x.shape[3]), {}};
     std::copy_n(work.phase, kMostPhases, o.phases);
-    const int n = o.out_channels;
-    const Store<T> store{data<T>(y), bias ? data<const float>(*bias) : nullptr, residual ? data<const T>(*residual) : nullptr, n,
-                         n % 8 == 0 && in_chunks<T>(y) && (!residual || in_chunks<T>(*residual))};
+    const Store<T> store = store_to<T>(y, bias ? data<const float>(*bias) : nullptr, residual);
     with_conv_tile<T>(work.choice.tile, [&](auto tile) {
-      launch_gemm<ConvLoader<typename decltype(tile)::type, kGradient>>(name, c, o, store, work.pixels, n, work.phases, y.shape.elements(), work.choice);
+      using Loader = ConvLoader<typename decltype(tile)::type, kGradient>;
+      launch_gemm<Loader>(name, c, o, store, work.pixels, o.out_channels, work.phases, y.shape.elements(), work.choice);
     });
   });
 }

@@ -1,4 +1,4 @@
-// What becomes of a product's f32 sums: y = sum + bias + residual in T, or g += scale · sum; both after an ordered reduction where k is split.
+// What becomes of a product's f32 sums: y = sum + bias + residual in T, or g += scale · sum. Where k is split, after an ordered reduction.
 #pragma once
 #include "device.cuh"
 
@@ -7,11 +7,11 @@ namespace lorafuse::cuda {
 // Epilogues are called with the offset of the first of kCount elements of a row of n, and its column. They end at the row's end.
 template <class T>
 struct Store {
-  T* y;                 // [M, n]
-  const float* bias;    // [n] or null
-  const T* residual;    // as y, or null
+  T* y;               // [M, n]
+  const float* bias;  // [n] or null
+  const T* residual;  // as y, or null
   int n;
-  bool in_chunks;       // rows are whole, aligned chunks of 8 T
+  bool in_chunks;     // y and residual are rows of whole, aligned chunks
 
   template <int kCount>
   __device__ __forceinline__ void operator()(int at, int column, float (&v)[kCount]) const {

@@ -1,7 +1,7 @@
 // Products on the card: loader × main loop × epilogue. MatMul, WeightGrad and the convolutions are loaders over one kernel.
 //
-// c [M, N] = Σ_k a [M, k] · b [k, N], in steps of 64 bytes of k, each block one tile of c and a run of steps. The next step's chunks travel
-// from global memory to registers while the tensor cores work on this one in shared memory (two buffers, one barrier a step).
+// c [M, N] = Σ_k a [M, k] · b [k, N], in steps of 64 bytes of k, each block one tile of c and a run of steps. The next step's chunks
+// travel from global memory to registers while the tensor cores work on this one in shared memory (two buffers, one barrier a step).
 // Where c has too few tiles to fill the card, k is split over blocks and their f32 sums are added in order (reduce_partials).
 #pragma once
 #include <algorithm>
@@ -15,10 +15,10 @@ namespace lorafuse::cuda {
 
 // How the blocks share the work: blockIdx = (tile, part of k, phase).
 struct Grid {
-  int rows, columns;      // of tiles
+  int rows, columns;  // of tiles
   int steps_per_split;
-  float* partials;        // [splits, elements] of f32 sums, or null: k is not split
-  int elements;           // of the output
+  float* partials;  // [splits, elements] of f32 sums, or null: k is not split
+  int elements;     // of the output
 };
 
 // A Loader<Tile> has:
@@ -30,17 +30,18 @@ struct Grid {
 //   void next()                                               on to the next step
 //   int output_row(row), columns()                            −1 where c has no such row
 template <class Loader, class Epilogue>
-__global__ void __launch_bounds__(kThreads, 2) gemm_kernel(const typename Loader::Operands operands, const Grid grid, const Epilogue epilogue) {
+__global__ void __launch_bounds__(kThreads, 2)
+    gemm_kernel(const typename Loader::Operands operands, const Grid grid, const Epilogue epilogue) {
   using Tile = typename Loader::Tile;
   using T = typename Tile::Element;
   if constexpr (kComputes<T>) {
     constexpr int kA = kChunks<T, Tile::kRows>, kB = kChunks<T, Tile::kColumns>;
     static_assert(2 * (kA + kB) * sizeof(uint4) >= Tile::kScratchBytes);
-    __shared__ uint4 shared[2][kA + kB];
+    __shared__ __align__(256) uint4 shared[2][kA + kB];
 
     // Bands of 8 rows of tiles, column by column: blocks that run together read the same operands.
     constexpr int kBand = 8;
-    const int band = static_cast<int>(blockIdx.x) / (kBand * grid.columns), in_band = static_cast<int>(blockIdx.x) - band * kBand * grid.columns;
+    const int index = blockIdx.x, band = index / (kBand * grid.columns), in_band = index - band * kBand * grid.columns;
     const int height = min(kBand, grid.rows - band * kBand);
     const int row = (band * kBand + in_band % height) * Tile::kRows, column = in_band / height * Tile::kColumns;
 
@@ -52,24 +53,24 @@ __global__ void __launch_bounds__(kThreads, 2) gemm_kernel(const typename Loader
     const auto load = [&] {
 #pragma unroll
       for (int v = 0; v < kShare<T, Tile::kRows>; v++)
-        if (kA % kThreads == 0 || v * kThreads + threadIdx.x < kA) a[v] = loader.a(v);
+        if (kA % kThreads == 0 || chunk_of_thread(v) < kA) a[v] = loader.a(v);
 #pragma unroll
       for (int v = 0; v < kShare<T, Tile::kColumns>; v++)
-        if (kB % kThreads == 0 || v * kThreads + threadIdx.x < kB) b[v] = loader.b(v);
+        if (kB % kThreads == 0 || chunk_of_thread(v) < kB) b[v] = loader.b(v);
     };
     const auto store = [&](uint4* to, bool transposed_b) {
 #pragma unroll
       for (int v = 0; v < kShare<T, Tile::kRows>; v++) {
-        const int q = v * kThreads + threadIdx.x;
+        const unsigned q = chunk_of_thread(v);
         constexpr int kLine = kLineChunks<T, Tile::kRows, Loader::transposed_a()>;
         if (kA % kThreads == 0 || q < kA) to[place<kLine>(q / kLine, q % kLine)] = a[v];
       }
 #pragma unroll
       for (int v = 0; v < kShare<T, Tile::kColumns>; v++) {
-        const int q = v * kThreads + threadIdx.x;
+        const unsigned q = chunk_of_thread(v);
         constexpr int kPlain = kLineChunks<T, Tile::kColumns, false>, kTransposed = kLineChunks<T, Tile::kColumns, true>;
-        if (kB % kThreads == 0 || q < kB)
-          to[kA + (transposed_b ? place<kTransposed>(q / kTransposed, q % kTransposed) : place<kPlain>(q / kPlain, q % kPlain))] = b[v];
+        const int at = transposed_b ? place<kTransposed>(q / kTransposed, q % kTransposed) : place<kPlain>(q / kPlain, q % kPlain);
+        if (kB % kThreads == 0 || q < kB) to[kA + at] = b[v];
       }
     };
 
@@ -111,18 +112,20 @@ struct TileShape {
 };
 
 struct Choice {
-  size_t tile;  // index into the shapes
+  size_t tile;  // its place in the list
   int splits, steps_per_split;
 };
 
 // The tile and number of splits that should take the least time: multiply-adds of the fullest multiprocessor + traffic of partial sums.
-inline Choice choose(std::span<const TileShape> tiles, int64_t m, int64_t n, int64_t steps, int64_t phases, int step_depth, const Card& card) {
+inline Choice choose(std::span<const TileShape> tiles, bool in_chunks, int64_t m, int64_t n, int64_t steps, int64_t phases, int step_depth,
+                     const Card& card) {
   constexpr double kMacsPerByte = 28;  // of one multiprocessor's multiply-adds while it moves a byte: 2080 Ti, 256 a cycle, 9 bytes a cycle
   constexpr double kLaunch = 2e6;      // multiply-adds of one multiprocessor while a reduction starts
   constexpr int kMostSplits = 32;
   Choice best{0, 1, static_cast<int>(steps)};
   double least = 1e300;
-  for (size_t t = 0; t < tiles.size(); t++)
+  for (size_t t = 0; t < tiles.size(); t++) {
+    if (!in_chunks && takes_only_chunks(tiles[t].rows, tiles[t].columns)) continue;
     for (int64_t splits = 1; splits <= std::clamp<int64_t>(steps, 1, kMostSplits); splits++) {
       const int64_t per_split = ceil_div(steps, splits);
       if (ceil_div(steps, std::max<int64_t>(per_split, 1)) != splits && splits > 1) continue;
@@ -133,6 +136,7 @@ inline Choice choose(std::span<const TileShape> tiles, int64_t m, int64_t n, int
       if (splits > 1) cost += kLaunch + kMacsPerByte * 4 * m * n * phases * (2 * splits + 1) / card.multiprocessors;
       if (cost < least) least = cost, best = {t, static_cast<int>(splits), static_cast<int>(per_split)};
     }
+  }
   return best;
 }
 
@@ -143,7 +147,9 @@ void with_tile(size_t chosen, F f) {
   ((i++ == chosen ? f(std::type_identity<Tiles>()) : void()), ...);
 }
 
-inline size_t partial_bytes(const Choice& choice, int64_t elements) { return choice.splits > 1 ? choice.splits * elements * sizeof(float) : 0; }
+inline size_t partial_bytes(const Choice& choice, int64_t elements) {
+  return choice.splits > 1 ? choice.splits * elements * sizeof(float) : 0;
+}
 
 // Whether the lines of a tensor of T are whole, aligned chunks.
 template <class T>
@@ -153,17 +159,31 @@ inline void expect_small(const char* op, int64_t elements) {
   CHECK(elements < int64_t{1} << 31, "TOO_LARGE", "[", op, "] expected fewer than 2^31 elements in a tensor but received ", elements);
 }
 
+template <class T>
+Matrix matrix_of(const Tensor& t, float scale = 1) {
+  expect_small("product", t.shape.elements());
+  const bool other = t.dtype == DType::f32 && !std::is_same_v<T, float>;
+  return {t.data, static_cast<int>(t.shape.rows()), static_cast<int>(t.shape[-1]), scale, other, !other && scale == 1 && in_chunks<T>(t)};
+}
+
+template <class T>
+Store<T> store_to(const Tensor& y, const float* bias, const Tensor* residual) {
+  expect_small("product", y.shape.elements());
+  const bool chunks = y.shape[-1] % 8 == 0 && in_chunks<T>(y) && (!residual || in_chunks<T>(*residual));
+  return {data<T>(y), bias, residual ? data<const T>(*residual) : nullptr, static_cast<int>(y.shape[-1]), chunks};
+}
+
 template <class Loader, class Epilogue>
-void launch_gemm(const char* name, const Context& c, const typename Loader::Operands& operands, const Epilogue& epilogue, int64_t m, int64_t n, int phases,
-                 int64_t elements, const Choice& choice) {
+void launch_gemm(const char* name, const Context& c, const typename Loader::Operands& operands, const Epilogue& epilogue, int64_t m,
+                 int64_t n, int phases, int64_t elements, const Choice& choice) {
   using Tile = typename Loader::Tile;
-  Grid grid{static_cast<int>(ceil_div<int64_t>(m, Tile::kRows)), static_cast<int>(ceil_div<int64_t>(n, Tile::kColumns)), choice.steps_per_split,
-            choice.splits > 1 ? static_cast<float*>(c.workspace) : nullptr, static_cast<int>(elements)};
-  const dim3 blocks(grid.rows * grid.columns, choice.splits, phases);
-  launch(name, gemm_kernel<Loader, Epilogue>, blocks, kThreads, 0, c.stream, operands, grid, epilogue);
-  if (grid.partials)
-    launch("reduce_partials", reduce_partials<Epilogue>, static_cast<unsigned>(ceil_div<int64_t>(elements, 256)), 256, 0, c.stream, grid.partials,
-           choice.splits, static_cast<int>(elements), epilogue);
+  const int rows = static_cast<int>(ceil_div<int64_t>(m, Tile::kRows)), columns = static_cast<int>(ceil_div<int64_t>(n, Tile::kColumns));
+  float* partials = choice.splits > 1 ? static_cast<float*>(c.workspace) : nullptr;
+  launch(name, gemm_kernel<Loader, Epilogue>, dim3(rows * columns, choice.splits, phases), kThreads, 0, c.stream, operands,
+         Grid{rows, columns, choice.steps_per_split, partials, static_cast<int>(elements)}, epilogue);
+  if (partials)
+    launch("reduce_partials", reduce_partials<Epilogue>, dim3(ceil_div<int64_t>(elements, 256)), 256, 0, c.stream, partials, choice.splits,
+           static_cast<int>(elements), epilogue);
 }
 
 }  // namespace lorafuse::cuda

@@ -9,31 +9,36 @@ template <class T, int kM, int kN, int kWarpsM>
 struct TensorCoreTile {
   using Element = T;
   static constexpr int kRows = kM, kColumns = kN;
+  static constexpr bool kInChunks = takes_only_chunks(kM, kN);
   static constexpr int kWarpRows = kM / kWarpsM, kWarpColumns = kN / (kThreads / 32 / kWarpsM);
   static_assert(kWarpRows % 16 == 0 && kWarpColumns % 16 == 0);
 
   float sum[kWarpRows / 16][kWarpColumns / 8][4] = {};
 
+  // Where this warp's part of the tile begins.
   static __device__ __forceinline__ int row() { return threadIdx.x / 32 % kWarpsM * kWarpRows; }
   static __device__ __forceinline__ int column() { return threadIdx.x / 32 / kWarpsM * kWarpColumns; }
 
   template <bool kTransposedA, bool kTransposedB>
   __device__ __forceinline__ void multiply_step(const uint4* a, const uint4* b) {
+    const FragmentReader<T, kM, kTransposedA> from_a(a, row());
+    const FragmentReader<T, kN, kTransposedB> from_b(b, column());
+#pragma unroll 1  // unrolled, fragments of two steps do not fit the registers
+    for (int step = 0; step < kDepth<T> / 16; step++) {
+      uint32_t fb[kWarpColumns / 16][4];
 #pragma unroll
-    for (int k = 0; k < kDepth<T>; k += 16) {
-      uint32_t fa[kWarpRows / 16][4], fb[kWarpColumns / 16][4];
+      for (int j = 0; j < kWarpColumns / 16; j++) from_b.load(j, step, fb[j]);
 #pragma unroll
-      for (int j = 0; j < kWarpColumns / 16; j++) load_fragment<T, kN, kTransposedB>(b, column() + 16 * j, k, fb[j]);
+      for (int i = 0; i < kWarpRows / 16; i++) {
+        uint32_t fa[4];
+        from_a.load(i, step, fa);
 #pragma unroll
-      for (int i = 0; i < kWarpRows / 16; i++) load_fragment<T, kM, kTransposedA>(a, row() + 16 * i, k, fa[i]);
-#pragma unroll
-      for (int i = 0; i < kWarpRows / 16; i++)
-#pragma unroll
-        for (int j = 0; j < kWarpColumns / 8; j++) multiply<T>(sum[i][j], fa[i], fb[j / 2][j % 2], fb[j / 2][j % 2 + 2]);
+        for (int j = 0; j < kWarpColumns / 8; j++) multiply<T>(sum[i][j], fa, fb[j / 2][j % 2], fb[j / 2][j % 2 + 2]);
+      }
     }
   }
 
-  // Calls f(row, column, 8 values of that row), 16-byte stores of T wanted; `scratch` is the block's shared memory, free of readers.
+  // Calls f(row, column, 8 values of that row), so that 16-byte stores are whole; `scratch` is the block's shared memory, free of readers.
   static constexpr int kScratchBytes = kThreads / 32 * 16 * kWarpColumns * sizeof(float);
   template <class F>
   __device__ __forceinline__ void for_each_output(uint4* scratch, F f) const {
@@ -50,8 +55,10 @@ struct TensorCoreTile {
 #pragma unroll
       for (int j = 0; j < kGroups; j++)
 #pragma unroll
-        for (int low = 0; low < 2; low++)
-          *reinterpret_cast<float2*>(rows + place_of(lane / 4 + 8 * low, j, lane % 4 / 2) + lane % 2 * 2) = {sum[i][j][2 * low], sum[i][j][2 * low + 1]};
+        for (int low = 0; low < 2; low++) {
+          float* to = rows + place_of(lane / 4 + 8 * low, j, lane % 4 / 2) + lane % 2 * 2;
+          *reinterpret_cast<float2*>(to) = {sum[i][j][2 * low], sum[i][j][2 * low + 1]};
+        }
       __syncwarp();
 #pragma unroll
       for (int part = 0; part < 16 * kGroups / 32; part++) {
@@ -74,6 +81,7 @@ template <int kM, int kN>
 struct FloatTile {
   using Element = float;
   static constexpr int kRows = kM, kColumns = kN;
+  static constexpr bool kInChunks = takes_only_chunks(kM, kN);
   static constexpr int kScratchBytes = 0;
 
   float sum[kM / 16][kN / 16] = {};
@@ -82,17 +90,18 @@ struct FloatTile {
   __device__ __forceinline__ void multiply_step(const uint4* a, const uint4* b) {
 #pragma unroll
     for (int k = 0; k < kDepth<float>; k += 4) {
-      float fa[kM / 16][4], fb[kN / 16][4];
-#pragma unroll
-      for (int i = 0; i < kM / 16; i++) load4<kM, kTransposedA>(a, threadIdx.x / 16 + 16 * i, k, fa[i]);
+      float fb[kN / 16][4];
 #pragma unroll
       for (int j = 0; j < kN / 16; j++) load4<kN, kTransposedB>(b, threadIdx.x % 16 + 16 * j, k, fb[j]);
 #pragma unroll
-      for (int i = 0; i < kM / 16; i++)
+      for (int i = 0; i < kM / 16; i++) {
+        float fa[4];
+        load4<kM, kTransposedA>(a, threadIdx.x / 16 + 16 * i, k, fa);
 #pragma unroll
         for (int j = 0; j < kN / 16; j++)
 #pragma unroll
-          for (int e = 0; e < 4; e++) sum[i][j] = fmaf(fa[i][e], fb[j][e], sum[i][j]);
+          for (int e = 0; e < 4; e++) sum[i][j] = fmaf(fa[e], fb[j][e], sum[i][j]);
+      }
     }
   }
 
@@ -103,7 +112,7 @@ struct FloatTile {
 #pragma unroll
       for (int j = 0; j < kN / 16; j++) {
         float v[1] = {sum[i][j]};
-        f(static_cast<int>(threadIdx.x) / 16 + 16 * i, static_cast<int>(threadIdx.x) % 16 + 16 * j, v);
+        f(static_cast<int>(threadIdx.x / 16) + 16 * i, static_cast<int>(threadIdx.x % 16) + 16 * j, v);
       }
   }
 

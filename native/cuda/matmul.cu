@@ -6,13 +6,6 @@ namespace {
 
 constexpr int kMostPairs = 16;
 
-template <class T>
-Matrix matrix(const Tensor& t, float scale = 1) {
-  expect_small("mat_mul", t.shape.elements());
-  const bool other = t.dtype == DType::f32 && !std::is_same_v<T, float>;
-  return {t.data, static_cast<int>(t.shape.rows()), static_cast<int>(t.shape[-1]), scale, other, !other && scale == 1 && in_chunks<T>(t)};
-}
-
 struct MatMulOperands {
   struct Pair {
     Matrix x, w;  // [M, K], [N, K] or [K, N]
@@ -45,16 +38,16 @@ struct MatMulLoader {
   __device__ bool transposed_b() const { return o_.pairs[pair_].transposed; }
 
   __device__ uint4 a(int v) const {
-    const int q = v * kThreads + threadIdx.x;
-    return fetch<T>(o_.pairs[pair_].x, row_ + q / 4, k_ + q % 4 * kVector<T>);
+    const unsigned q = chunk_of_thread(v);
+    return fetch<T, Tile::kInChunks>(o_.pairs[pair_].x, row_ + q / 4, k_ + q % 4 * kVector<T>);
   }
   __device__ uint4 b(int v) const {
-    const int q = v * kThreads + threadIdx.x;
+    const unsigned q = chunk_of_thread(v);
     constexpr int kLine = kLineChunks<T, Tile::kColumns, true>;
     const MatMulOperands::Pair& p = o_.pairs[pair_];
     const int line = p.transposed ? k_ + q / kLine : column_ + q / 4;
     const int along = p.transposed ? column_ + q % kLine * kVector<T> : k_ + q % 4 * kVector<T>;
-    return fetch<T>(p.w, line, along);
+    return fetch<T, Tile::kInChunks>(p.w, line, along);
   }
   __device__ void next() {
     k_ += kDepth<T>;
@@ -66,6 +59,10 @@ struct MatMulLoader {
   int row_, column_, k_, pair_ = 0;
 };
 
+struct WeightGradOperands {
+  Matrix dy, x;
+};
+
 // g [N, K] = dyᵀ · x: both lie transposed, and what is summed over are the rows of dy [M, N] and x [M, K].
 template <class AnyTile>
 struct WeightGradLoader {
@@ -73,11 +70,10 @@ struct WeightGradLoader {
   using T = typename Tile::Element;
   static __device__ constexpr bool transposed_a() { return true; }
 
-  struct Operands {
-    Matrix dy, x;
-  };
+  using Operands = WeightGradOperands;
 
-  __device__ WeightGradLoader(const Operands& o, int row, int column, int, int step) : o_(o), row_(row), column_(column), k_(step * kDepth<T>) {}
+  __device__ WeightGradLoader(const Operands& o, int row, int column, int, int step)
+      : o_(o), row_(row), column_(column), k_(step * kDepth<T>) {}
   __device__ int steps() const { return ceil_div(o_.dy.lines, kDepth<T>); }
   __device__ int columns() const { return o_.x.length; }
   __device__ int output_row(int row) const { return row < o_.dy.length ? row : -1; }
@@ -85,9 +81,9 @@ struct WeightGradLoader {
 
   template <int kRows>
   __device__ uint4 chunk(const Matrix& m, int v, int first) const {
-    const int q = v * kThreads + threadIdx.x;
+    const unsigned q = chunk_of_thread(v);
     constexpr int kLine = kLineChunks<T, kRows, true>;
-    return fetch<T>(m, k_ + q / kLine, first + q % kLine * kVector<T>);
+    return fetch<T, Tile::kInChunks>(m, k_ + q / kLine, first + q % kLine * kVector<T>);
   }
   __device__ uint4 a(int v) const { return chunk<Tile::kRows>(o_.dy, v, row_); }
   __device__ uint4 b(int v) const { return chunk<Tile::kColumns>(o_.x, v, column_); }
@@ -118,13 +114,12 @@ void with_weight_grad_tile(size_t chosen, F f) {
 
 int depth_of(DType dtype) { return kLineBytes / static_cast<int>(size_of(dtype)); }
 
-// From the shape and type of the first x, the widths of all x and the outputs' number.
-Choice choose_mat_mul(DType dtype, int64_t m, int64_t n, int64_t steps, const Card& card) {
+Choice choose_mat_mul(DType dtype, bool in_chunks, int64_t m, int64_t n, int64_t steps, const Card& card) {
   const std::span<const TileShape> shapes = dtype == DType::f32 ? std::span<const TileShape>(kMatMulFloatShapes) : kMatMulShapes;
-  return choose(shapes, m, n, steps, 1, depth_of(dtype), card);
+  return choose(shapes, in_chunks, m, n, steps, 1, depth_of(dtype), card);
 }
 Choice choose_weight_grad(DType dtype, const Shape& dy, const Shape& x, const Card& card) {
-  return choose(kWeightGradShapes, dy[-1], x[-1], ceil_div<int64_t>(dy.rows(), depth_of(dtype)), 1, depth_of(dtype), card);
+  return choose(kWeightGradShapes, false, dy[-1], x[-1], ceil_div<int64_t>(dy.rows(), depth_of(dtype)), 1, depth_of(dtype), card);
 }
 
 }  // namespace
@@ -133,27 +128,31 @@ size_t workspace_bytes(const MatMul& op, std::span<const Value> in, const Card& 
   const int64_t m = in[0].shape.rows(), n = in[1].shape[op.pairs[0].transposed ? 1 : 0];
   int64_t steps = 0;
   for (size_t i = 0; i < op.pairs.size(); i++) steps += ceil_div<int64_t>(in[2 * i].shape[-1], depth_of(in[0].dtype));
-  return partial_bytes(choose_mat_mul(in[0].dtype, m, n, steps, card), m * n);
+  size_t bytes = 0;
+  for (bool in_chunks : {false, true})  // where the operands will lie is not known yet
+    bytes = std::max(bytes, partial_bytes(choose_mat_mul(in[0].dtype, in_chunks, m, n, steps, card), m * n));
+  return bytes;
 }
 
 void run(const MatMul& op, Context& c) {
   CHECK(op.pairs.size() <= kMostPairs, "NOT_SUPPORTED", "[mat_mul] expected at most ", kMostPairs, " pairs but received ", op.pairs.size());
   const Tensor& y = c.out(0);
+  const Tensor* residual = op.residual ? &c.last_in() : nullptr;
+  const float* bias = op.bias ? data<const float>(c.in(2 * op.pairs.size())) : nullptr;
   const int64_t m = y.shape.rows(), n = y.shape[-1];
   for_type(y.dtype, [&](auto type) {
     using T = decltype(type);
-    MatMulOperands operands{};
-    operands.m = static_cast<int>(m), operands.n = static_cast<int>(n);
+    MatMulOperands o{{}, static_cast<int>(m), static_cast<int>(n), 0};
+    bool chunks = true;
     for (size_t i = 0; i < op.pairs.size(); i++) {
-      operands.pairs[i] = {matrix<T>(c.in(2 * i)), matrix<T>(c.in(2 * i + 1), op.pairs[i].scale), op.pairs[i].transposed};
-      operands.steps += ceil_div(operands.pairs[i].x.length, kDepth<T>);
+      o.pairs[i] = {matrix_of<T>(c.in(2 * i)), matrix_of<T>(c.in(2 * i + 1), op.pairs[i].scale), op.pairs[i].transposed};
+      o.steps += ceil_div(o.pairs[i].x.length, kDepth<T>);
+      chunks = chunks && o.pairs[i].x.in_chunks && o.pairs[i].w.in_chunks;
     }
-    const Tensor* residual = op.residual ? &c.last_in() : nullptr;
-    const Store<T> store{data<T>(y), op.bias ? data<const float>(c.in(2 * op.pairs.size())) : nullptr, residual ? data<const T>(*residual) : nullptr,
-                         static_cast<int>(n), n % 8 == 0 && in_chunks<T>(y) && (!residual || in_chunks<T>(*residual))};
-    const Choice choice = choose_mat_mul(y.dtype, m, n, operands.steps, c.card);
+    const Store<T> store = store_to<T>(y, bias, residual);
+    const Choice choice = choose_mat_mul(y.dtype, chunks, m, n, o.steps, c.card);
     with_mat_mul_tile<T>(choice.tile, [&](auto tile) {
-      launch_gemm<MatMulLoader<typename decltype(tile)::type>>("mat_mul", c, operands, store, m, n, 1, m * n, choice);
+      launch_gemm<MatMulLoader<typename decltype(tile)::type>>("mat_mul", c, o, store, m, n, 1, m * n, choice);
     });
   });
 }
@@ -164,13 +163,14 @@ size_t workspace_bytes(const WeightGrad&, std::span<const Value> in, const Card&
 
 void run(const WeightGrad& op, Context& c) {
   const Tensor &dy = c.in(0), &x = c.in(1), &g = c.out(0);
+  const Accumulate add{data<float>(g), op.scale, static_cast<int>(g.shape[1])};
   const Choice choice = choose_weight_grad(dy.dtype, dy.shape, x.shape, c.card);
   for_type(dy.dtype, [&](auto type) {
     using T = decltype(type);
+    const WeightGradOperands o{matrix_of<T>(dy), matrix_of<T>(x)};
     with_weight_grad_tile<T>(choice.tile, [&](auto tile) {
       using Loader = WeightGradLoader<typename decltype(tile)::type>;
-      launch_gemm<Loader>("weight_grad", c, typename Loader::Operands{matrix<T>(dy), matrix<T>(x)}, Accumulate{data<float>(g), op.scale, static_cast<int>(g.shape[-1])},
-                          g.shape[0], g.shape[-1], 1, g.shape.elements(), choice);
+      launch_gemm<Loader>("weight_grad", c, o, add, g.shape[0], g.shape[1], 1, g.shape.elements(), choice);
     });
   });
 }

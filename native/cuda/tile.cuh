@@ -12,6 +12,9 @@ namespace lorafuse::cuda {
 constexpr int kThreads = 256;
 constexpr int kLineBytes = 64;  // of k in a step of the main loop
 
+// Larger tiles leave no registers for anything but whole chunks: lines that are not, and what has to be converted, go through small ones.
+constexpr bool takes_only_chunks(int rows, int columns) { return rows * columns > 64 * 64; }
+
 template <class T>
 constexpr int kVector = 16 / sizeof(T);  // elements of a chunk
 template <class T>
@@ -42,6 +45,9 @@ struct Matrix {
 
 __device__ __forceinline__ uint4 load_chunk(const void* data) { return __ldg(static_cast<const uint4*>(data)); }
 
+// The v-th chunk of a tile that this thread moves.
+__device__ __forceinline__ unsigned chunk_of_thread(int v) { return v * kThreads + threadIdx.x; }
+
 // A chunk made of elements f(0) … f(kVector − 1), T each.
 template <class T, class F>
 __device__ __forceinline__ uint4 gather_chunk(F f) {
@@ -55,11 +61,11 @@ __device__ __forceinline__ uint4 gather_chunk(F f) {
 }
 
 // Elements `first` … of a line; zeros beyond the matrix.
-template <class T>
+template <class T, bool kInChunks>
 __device__ __forceinline__ uint4 fetch(const Matrix& m, int line, int first) {
   if (line >= m.lines || first >= m.length) return uint4{};
   const int at = line * m.length + first;
-  if (m.in_chunks) return load_chunk(static_cast<const T*>(m.data) + at);
+  if (kInChunks || m.in_chunks) return load_chunk(static_cast<const T*>(m.data) + at);
   return gather_chunk<T>([&](int e) {
     if (first + e >= m.length) return from_float<T>(0);
     const float x = m.is_f32 ? static_cast<const float*>(m.data)[at + e] : to_float(static_cast<const T*>(m.data)[at + e]);
@@ -67,21 +73,32 @@ __device__ __forceinline__ uint4 fetch(const Matrix& m, int line, int first) {
   });
 }
 
-// Four 8×8 matrices of 16-bit elements: rows r … r+7 and r+8 … r+15 at k … k+7, then both at k+8 … k+15. Both multiples of 16.
+// Reads fragments of a tile: four 8×8 matrices of 16-bit elements, rows r … r+7 and r+8 … r+15 at k … k+7, then both at k+8 … k+15.
 // They are the A operand of mma.m16n8k16, or the B operands of two: {f[0], f[2]} and {f[1], f[3]}.
 template <class T, int kRows, bool kTransposed>
-__device__ __forceinline__ void load_fragment(const uint4* tile, int r, int k, uint32_t (&f)[4]) {
-  const int lane = threadIdx.x % 32, row = lane % 8, low = lane / 8 % 2, high = lane / 16;
-  const int line = kTransposed ? k + high * 8 + row : r + low * 8 + row;
-  const int chunk = kTransposed ? r / 8 + low : k / 8 + high;
-  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(tile + place<kLineChunks<T, kRows, kTransposed>>(line, chunk)));
-  if constexpr (kTransposed)
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(f[0]), "=r"(f[1]), "=r"(f[2]), "=r"(f[3]) : "r"(address) : "memory");
-  else
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(f[0]), "=r"(f[1]), "=r"(f[2]), "=r"(f[3]) : "r"(address) : "memory");
-}
+class FragmentReader {
+ public:
+  // `row`, a multiple of the rows this warp reads, is the first of them.
+  __device__ __forceinline__ FragmentReader(const uint4* tile, int row) {
+    const int lane = threadIdx.x % 32, r = lane % 8, low = lane / 8 % 2, high = lane / 16;
+    const int line = kTransposed ? high * 8 + r : row + low * 8 + r, chunk = kTransposed ? row / 8 + low : high;
+    address_ = static_cast<uint32_t>(__cvta_generic_to_shared(tile)) + place<kPerLine>(line, chunk) * 16;
+  }
+
+  // The 16 rows from row + 16·i, the 16 k from 16·step: what is added to line or chunk permutes as an exclusive or.
+  __device__ __forceinline__ void load(int i, int step, uint32_t (&f)[4]) const {
+    if constexpr (kTransposed)
+      asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                   : "=r"(f[0]), "=r"(f[1]), "=r"(f[2]), "=r"(f[3]) : "r"((address_ ^ i * 32) + step * 16 * kPerLine * 16) : "memory");
+    else
+      asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                   : "=r"(f[0]), "=r"(f[1]), "=r"(f[2]), "=r"(f[3]) : "r"((address_ ^ step * 32) + i * 16 * kPerLine * 16) : "memory");
+  }
+
+ private:
+  static constexpr int kPerLine = kLineChunks<T, kRows, kTransposed>;
+  uint32_t address_;
+};
 
 // c [16, 8] += a [16, 16] · b [16, 8], in f32.
 template <class T>
