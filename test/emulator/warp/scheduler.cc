@@ -21,14 +21,17 @@ void merge(std::vector<Group>& groups) {
       }
 }
 
+[[noreturn]] void fail_partial_barrier(Warp& w, const Instruction& in, uint32_t mask) {
+  char text[80];
+  w.current = &in;
+  std::snprintf(text, sizeof text, "lanes %08x came, lanes %08x are alive", mask, w.alive);
+  fail(w, ErrorKind::divergence, std::string("a barrier of the block executed by a part of the warp: ") + text, std::countr_zero(mask ? mask : w.alive));
+}
+
 void arrive_at_barrier(Warp& w, const Instruction& in, uint32_t mask) {
   Block& b = *w.block;
   w.current = &in;
-  if (mask != w.alive) {
-    char text[80];
-    std::snprintf(text, sizeof text, "lanes %08x came, lanes %08x are alive", mask, w.alive);
-    fail(w, ErrorKind::divergence, std::string("a barrier of the block executed by a part of the warp: ") + text, std::countr_zero(mask ? mask : w.alive));
-  }
+  if (mask != w.alive) fail_partial_barrier(w, in, mask);
   uint32_t id = lanes<uint32_t>(w, in.from(0))[std::countr_zero(mask)];
   uint32_t threads = in.count > 1 ? lanes<uint32_t>(w, in.from(1))[std::countr_zero(mask)] : 0;
   if (id > 15) fail(w, ErrorKind::barrier, "barrier " + std::to_string(id) + ": there are 16");
@@ -51,7 +54,8 @@ bool gather_at_barrier(Warp& w) {
   const Instruction* first = nullptr;
   for (auto& g : w.groups) {
     const Instruction& in = w.block->program->code[g.pc];
-    if (in.flow != Flow::block_barrier || in.width || in.aux) return false;
+    if (in.flow != Flow::block_barrier || in.aux) return false;
+    if (in.width) fail_partial_barrier(w, in, g.mask);  // .aligned: the others went elsewhere, or have ended without it
     auto id = [&](const Instruction& i) { return lanes<uint32_t>(w, i.from(0))[std::countr_zero(g.mask)]; };
     if (first && id(*first) != id(in)) return false;
     first = &in;
@@ -192,7 +196,7 @@ void run_warp(Warp& w) {
         if (m) in.run(w, in, m), threads += uint32_t(std::popcount(m));
         pc++;
       } else if (in.flow == Flow::block_barrier) {
-        if (m && m != w.alive && !in.width && !in.aux && m == mask) {
+        if (m && m != w.alive && !in.aux && m == mask) {  // lanes whose code lies further on may be on their way here
           leave(pc);
           w.groups[chosen].parked = true;
           break;
