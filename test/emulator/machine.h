@@ -93,6 +93,7 @@ class Memory {
   bool release(uint64_t address);                        // false = no allocation starts here
   const Range* find(uint64_t address) const;             // the live allocation that contains the address, or nullptr
   bool contains(uint64_t address, size_t bytes) const;   // wholly inside one allocation
+  bool reserved(uint64_t address) const { return address - base_ < reserved_; }  // a device address, allocated now or not
   std::vector<Range> allocations() const;
   size_t used_bytes() const { return used_; }
   size_t capacity_bytes() const { return capacity_; }

@@ -24,6 +24,7 @@ Place end(const Runtime& r, const void* pointer, size_t bytes, bool may_be_devic
   const auto address = reinterpret_cast<uint64_t>(pointer);
   const auto refuse = [&](const char* what) { throw Failure(cudaErrorInvalidValue, std::string("copy: the ") + name + " " + what); };
   if (!pointer) refuse("is a null pointer");
+  if (at != Place::device && r.memory->reserved(address)) refuse("is an address of the card outside every allocation (freed?)");
   if (at == Place::device && !may_be_device) refuse("is device memory, the kind of copy says host");
   if (at == Place::pageable && !may_be_host) refuse("is no device memory, the kind of copy says device");
   if (at == Place::device && !r.memory->contains(address, bytes)) refuse("leaves its allocation");

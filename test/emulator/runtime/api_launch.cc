@@ -36,6 +36,25 @@ void check_limits(const Function& function, const Launch& launch, const Card& ca
   throw Failure(configuration ? cudaErrorInvalidConfiguration : cudaErrorInvalidValue, text.str() + name(limit));
 }
 
+void launch(Runtime& r, const void* host, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t stream) {
+  Function& function = r.function(host);
+  Launch launch;
+  launch.kernel = function.kernel;
+  launch.grid = {grid.x, grid.y, grid.z};
+  launch.block = {block.x, block.y, block.z};
+  launch.dynamic_shared = shared;
+  launch.parameters.resize(function.kernel->parameter_bytes);
+  for (size_t i = 0; i < function.kernel->parameters.size(); ++i) {
+    const Parameter& parameter = function.kernel->parameters[i];
+    std::memcpy(launch.parameters.data() + parameter.offset, arguments[i], parameter.bytes);
+  }
+  check_limits(function, launch, r.card);
+  function.binary->module->decode(*function.kernel);
+  enqueue(r, r.streams.stream(stream), cudaGraphNodeTypeKernel, [&r, launch, code = function.binary->module] {
+    run(launch, *r.memory, r.card, r.settings.options, r.counters);
+  });
+}
+
 int threads_per_block(const Function& function, const Card& card) {
   const Kernel& kernel = *function.kernel;
   int threads = card.threads_per_block;
@@ -83,24 +102,15 @@ void occupancy(Runtime& r, int* blocks, const void* host, int block_threads, siz
 
 extern "C" {
 
-cudaError_t cudaLaunchKernel(const void* host, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t handle) {
+cudaError_t cudaLaunchKernel(const void* host, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t stream) {
+  return call([&](Runtime& r) { launch(r, host, grid, block, arguments, shared, stream); });
+}
+
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* host, void** arguments) {
   return call([&](Runtime& r) {
-    Function& function = r.function(host);
-    Launch launch;
-    launch.kernel = function.kernel;
-    launch.grid = {grid.x, grid.y, grid.z};
-    launch.block = {block.x, block.y, block.z};
-    launch.dynamic_shared = shared;
-    launch.parameters.resize(function.kernel->parameter_bytes);
-    for (size_t i = 0; i < function.kernel->parameters.size(); ++i) {
-      const Parameter& parameter = function.kernel->parameters[i];
-      std::memcpy(launch.parameters.data() + parameter.offset, arguments[i], parameter.bytes);
-    }
-    check_limits(function, launch, r.card);
-    function.binary->module->decode(*function.kernel);
-    enqueue(r, r.streams.stream(handle), cudaGraphNodeTypeKernel, [&r, launch, code = function.binary->module] {
-      run(launch, *r.memory, r.card, r.settings.options, r.counters);
-    });
+    require(config, cudaErrorInvalidValue, "no launch configuration");
+    require(config->numAttrs == 0, cudaErrorNotSupported, "the emulator knows no launch attributes");
+    launch(r, host, config->gridDim, config->blockDim, arguments, config->dynamicSmemBytes, config->stream);
   });
 }
 

@@ -88,8 +88,8 @@ std::string choose_ptx(const std::vector<Image>& images, int compute_capability)
                   + architectures(images, Image::Kind::ptx) + ", machine code for " + architectures(images, Image::Kind::cubin)
                   + "; build with -gencode arch=compute_75,code=[sm_75,compute_75]");
   if (best->compressed)
-    throw Failure(cudaErrorNoKernelImageForDevice, "the PTX for " + card + " is compressed: build with --compress-mode=none (CUDA 12.8 "
-                  "and later) or -Xfatbin -compress-all=false");
+    throw Failure(cudaErrorNoKernelImageForDevice, "the PTX for " + card + " is compressed: build with --no-compress, or "
+                  "--compress-mode=none from CUDA 12.8");
   return std::string(best->data, strnlen(best->data, best->bytes));
 }
 

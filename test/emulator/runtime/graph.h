@@ -90,7 +90,7 @@ class Graphs {
   std::map<uint64_t, std::unique_ptr<Capture>> captures_;
   std::map<uint64_t, std::unique_ptr<Graph>> graphs_;
   std::map<uint64_t, std::unique_ptr<GraphExec>> execs_;
-  uint64_t ids_ = 0;
+  uint64_t ids_ = 0;  // also of graphs that are gone: an event may name a capture
 };
 
 }  // namespace ptxemu

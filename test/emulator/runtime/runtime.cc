@@ -36,6 +36,7 @@ void Runtime::reset() {
     if (allocation.owned) std::free(address);
   pinned_allocations.clear();
   device_allocations.clear();
+  allocation_numbers = 0;
   memory.reset();
   card = ptxemu::card(settings.compute_capability);
   if (settings.memory_bytes) card.memory_bytes = settings.memory_bytes;

@@ -94,7 +94,7 @@ void Streams::clear() {
   per_thread_.clear();
   orphans_.clear();
   legacy_ = Stream{};
-  legacy_.id = 1;
+  legacy_.id = ids_ = 1;
 }
 
 }  // namespace ptxemu

@@ -107,6 +107,7 @@ SUITE(runtime_card) {
       shared_kernel<<<1, 256, normal + 4>>>(x, normal / 4 + 1);
       FAILS(cudaGetLastError(), cudaErrorInvalidValue);
       FAILS(cudaFuncSetAttribute(shared_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most + 4), cudaErrorInvalidValue);
+      FAILS(cudaGetLastError(), cudaErrorInvalidValue);
       MUST(cudaFuncSetAttribute(shared_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
       shared_kernel<<<1, 256, most>>>(x, most / 4);
       MUST(cudaGetLastError());
@@ -149,7 +150,8 @@ SUITE(runtime_card) {
     EXPECT(in_another_process("PTXEMU_CARD=80", "--report").rfind("1 cudaSuccess", 0) == 0,
            in_another_process("PTXEMU_CARD=80", "--report"));
     const std::string bad = in_another_process("PTXEMU_ORDER=sideways", "--report");
-    EXPECT(bad.find("cudaErrorInitializationError") != std::string::npos && bad.find("forward, backward or random") != std::string::npos, bad);
+    EXPECT(bad.find("cudaErrorInitializationError") != std::string::npos, bad);
+    EXPECT(bad.find("forward, backward or random") != std::string::npos, bad);
   });
 
   test_case("the counters' file is written at the end", [] {

@@ -128,6 +128,45 @@ SUITE(runtime_graphs) {
     EXPECT(first && second, "the branches always ran in the same order");
   });
 
+  test_case("a graph follows the stream that it is launched in, and that stream follows it", [] {
+    for (int seed = 1; seed <= seeds; ++seed) {
+      fresh(75, seed);
+      int* y = ints(1);
+      const cudaStream_t captured = stream(), s = stream();
+      MUST(cudaStreamBeginCapture(captured, cudaStreamCaptureModeGlobal));
+      append_digit<<<1, 1, 0, captured>>>(y, 2);
+      const cudaGraphExec_t exec = end(captured);
+      MUST(cudaMemsetAsync(y, 0, sizeof(int), s));
+      append_digit<<<1, 1, 0, s>>>(y, 1);
+      MUST(cudaGraphLaunch(exec, s));
+      append_digit<<<1, 1, 0, s>>>(y, 3);
+      EXPECT(values(y, 1)[0] == 123, "seed ", seed, ": came ", values(y, 1)[0]);
+    }
+  });
+
+  test_case("launches of the same graph follow each other, in two streams too", [] {
+    for (int seed = 1; seed <= seeds; ++seed) {
+      fresh(75, seed);
+      int* y = ints(1);
+      const cudaStream_t captured = stream(), a = stream(), b = stream();
+      const cudaStream_t branch = stream();
+      const cudaEvent_t fork = event(), join = event();
+      MUST(cudaStreamBeginCapture(captured, cudaStreamCaptureModeGlobal));
+      append_digit<<<1, 1, 0, captured>>>(y, 1);
+      MUST(cudaEventRecord(fork, captured));
+      MUST(cudaStreamWaitEvent(branch, fork));
+      append_digit<<<1, 1, 0, branch>>>(y, 2);
+      MUST(cudaEventRecord(join, branch));
+      MUST(cudaStreamWaitEvent(captured, join));
+      const cudaGraphExec_t exec = end(captured);
+      MUST(cudaMemset(y, 0, sizeof(int)));
+      MUST(cudaDeviceSynchronize());
+      MUST(cudaGraphLaunch(exec, a));
+      MUST(cudaGraphLaunch(exec, b));
+      EXPECT(values(y, 1)[0] == 1212, "seed ", seed, ": came ", values(y, 1)[0]);
+    }
+  });
+
   test_case("nodes are counted, with their types", [] {
     fresh();
     int* x = ints(n);

@@ -46,6 +46,9 @@ SUITE(runtime_memory) {
     FAILS(cudaFree(x + 1), cudaErrorInvalidValue);
     MUST(cudaFree(x));
     FAILS(cudaFree(x), cudaErrorInvalidValue);
+    FAILS(cudaMemcpy(host, x, 4, cudaMemcpyDefault), cudaErrorInvalidValue);
+    FAILS(cudaMemcpy(x, x, 4, cudaMemcpyHostToHost), cudaErrorInvalidValue);
+    FAILS(cudaMemset(x, 0, 4), cudaErrorInvalidValue);
     MUST(cudaFreeHost(host));
     FAILS(cudaFreeHost(host), cudaErrorInvalidValue);
   });
