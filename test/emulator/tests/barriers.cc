@@ -42,6 +42,11 @@ SUITE(barriers) {
   exchange("two halves of the block meet at barriers of their own, then all of them",
     "  shr.u32 %r5, %r0, 6;\n  add.u32 %r5, %r5, 1;\n  bar.sync %r5, 64;\n  bar.sync 0;\n");
 
+  test_case("prefetches, pauses and fences change nothing", [] {
+    Device device(kernel("  mov.u32 %r1, 4;\n  prefetch.global.L2 [%rd0];\n  prefetch.global.L1 [%rd0];\n  nanosleep.u32 100;\n"
+                         "  fence.acq_rel.sys;\n  membar.cta;\n"));
+    expect_each(results_of<uint32_t>(device, {128}, 128), [](size_t) { return 4u; });
+  });
   test_case("a hundred rounds through one barrier", [] {
     Device device(kernel(
       "  mov.u32 %r1, 0;\n  mov.u32 %r2, 0;\nTOP:\n  add.u32 %r3, %r2, %r0;\n  st.shared.u32 [%r9], %r3;\n  bar.sync 0;\n"

@@ -1,4 +1,4 @@
-// Logic, shifts and bit fields: and, or, xor, not, cnot, shl, shr, shf, bfe, bfi, bfind, clz, popc, brev, prmt, lop3.
+// Logic, shifts and bit fields: and, or, xor, not, cnot, shl, shr, shf, bfe, bfi, bfind, clz, popc, brev, bmsk, szext, prmt, lop3.
 // PTX ISA 9.0, "Integer Arithmetic Instructions", "Logic and Shift Instructions", "Data Movement and Conversion Instructions".
 #include "rows.h"
 #include "test.h"
@@ -107,6 +107,26 @@ void funnel() {
   }
 }
 
+// bmsk: b ones from bit a on; szext: the low b bits, the rest zero or the sign.
+void masks() {
+  for (const bool clamp : {true, false}) {
+    const std::string mode = clamp ? ".clamp" : ".wrap";
+    auto amount = [clamp](uint32_t n) { return clamp ? std::min(n, 32u) : n & 31; };
+    row("bmsk" + mode + ".b32", [=](uint32_t a, uint32_t b) {
+      uint32_t d = 0;
+      for (uint32_t i = amount(a); i < 32 && i < amount(a) + amount(b); i++) d |= 1u << i;
+      return d;
+    });
+    auto low = [=](uint32_t a, uint32_t n, bool sign) {
+      uint32_t d = 0;
+      for (uint32_t i = 0; i < 32; i++) d |= (i < n ? a >> i & 1 : sign && n ? a >> (n - 1) & 1 : 0) << i;
+      return d;
+    };
+    row("szext" + mode + ".u32", [=](uint32_t a, uint32_t b) { return low(a, amount(b), false); });
+    row("szext" + mode + ".s32", [=](uint32_t a, uint32_t b) { return low(a, amount(b), true); });
+  }
+}
+
 uint32_t byte_of(uint32_t a, uint32_t b, uint32_t selector) {
   const uint32_t byte = (selector & 4 ? b : a) >> (selector & 3) * 8 & 0xff;
   return selector & 8 ? (byte & 0x80 ? 0xff : 0) : byte;  // bit 3 replicates the sign
@@ -160,6 +180,7 @@ SUITE(bits) {
   counts<uint32_t>();
   counts<uint64_t>();
   funnel();
+  masks();
   permutations();
   any_logic();
   row("and.pred", [](bool a, bool b) { return a && b; });

@@ -32,7 +32,27 @@ void bounds() {
     const uint64_t out = device.upload(std::vector<int>(32));
     device.launch("k", {}, {32}, out);
     EXPECT(device.memory.release(out), "release");
-    expect_error(kind, [&] { device.launch("k", {}, {32}, out); });
+    EXPECT(expect_error(kind, [&] { device.launch("k", {}, {32}, out); }).source.empty(), "a source although there is no .loc");
+  });
+  test_case("block and thread are named in three dimensions", [] {
+    Device device(text(".visible .entry k(.param .u64 out)\n{\n", own_word, R"(
+  mov.u32 %r1, %ctaid.z;
+  mov.u32 %r2, %ctaid.y;
+  mov.u32 %r3, %tid.z;
+  mov.u32 %r4, %tid.y;
+  setp.eq.u32 %p1, %r1, 1;
+  setp.eq.and.u32 %p1, %r2, 2, %p1;
+  setp.eq.and.u32 %p1, %r3, 1, %p1;
+  setp.eq.and.u32 %p1, %r4, 4, %p1;
+  setp.eq.and.u32 %p1, %r0, 3, %p1;
+  @%p1 st.global.u32 [%rd0+-16], %r0;
+  ret;
+}
+)"));
+    const Error e = expect_error(kind, [&] { device.launch("k", {2, 3, 2}, {4, 5, 2}, device.allocate(16)); });
+    const std::string what = e.what();
+    EXPECT(e.thread == 39 && what.find("thread (3, 4, 1)") != std::string::npos, what);
+    EXPECT(e.block.y == 2 && e.block.z == 1 && what.find(text("block (", e.block.x, ", 2, 1)")) != std::string::npos, what);
   });
   test_case("a host address", [] {
     Device device(text(".visible .entry k(.param .u64 out)\n{\n", own_word, "  ld.global.u32 %r1, [%rd0];\n  ret;\n}\n"));

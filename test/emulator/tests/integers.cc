@@ -71,6 +71,20 @@ void sum_of_differences() {
   row("sad" + suffix<T>(), [](T a, T b, T c) { return wrapped<T>(Wide(c) + (a < b ? Wide(b) - a : Wide(a) - b)); });
 }
 
+// Sums and products of 64 bits from words, by the carry flag.
+void carries() {
+  auto by_words = [](const std::string& low, const std::string& high) {
+    return text("{ .reg .b32 %p, %q, %r, %s; mov.b64 {%p, %q}, %a; mov.b64 {%r, %s}, %b; ", low, " %p, %p, %r; ", high,
+      " %q, %q, %s; mov.b64 %d, {%p, %q}; }");
+  };
+  row(by_words("add.cc.u32", "addc.u32"), [](uint64_t a, uint64_t b) { return a + b; });
+  row(by_words("sub.cc.u32", "subc.u32"), [](uint64_t a, uint64_t b) { return a - b; });
+  row("{ .reg .b32 %l; add.cc.s32 %l, %a, %b; addc.u32 %d, 0, 0; }",
+    [](uint32_t a, uint32_t b) { return uint32_t((uint64_t(a) + b) >> 32); });
+  row("{ .reg .b32 %l, %h; mad.lo.cc.u32 %l, %a, %b, %c; madc.hi.u32 %h, %a, %b, 0; mov.b64 %d, {%l, %h}; }",
+    [](uint32_t a, uint32_t b, uint32_t c) { return uint64_t(a) * b + c; });
+}
+
 template <class T>
 T element(uint32_t word, int i) {
   return T(word >> i * sizeof(T) * 8);
@@ -98,6 +112,7 @@ SUITE(integers) {
   wide<uint16_t, uint32_t>();
   wide<int32_t, int64_t>();
   wide<uint32_t, uint64_t>();
+  carries();
   sum_of_differences<int32_t>();
   sum_of_differences<uint32_t>();
   dot_products<int8_t, int8_t, int32_t>(".s32.s32");
