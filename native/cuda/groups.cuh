@@ -21,6 +21,7 @@ struct Groups {
   int columns, strips;  // vectors of a strip
   int rows, held, chunks;
   int lanes;   // of a warp that add up a part
+  int pitch;   // of the sums of a row of threads in GroupScratch
   bool whole;  // a block has all positions of its groups, so that no other block needs to know what it finds
 
   // `n` channels are a vector, as for_groups() finds it.
@@ -39,6 +40,8 @@ struct Groups {
     held = whole ? kHeld : std::clamp<int>(x[0] * strips * ceil_div(positions, rows) / kFill, 1, kHeld);
     chunks = ceil_div(positions, chunk());
     lanes = std::min<int>(32, std::bit_floor<unsigned>(kThreads / (columns * n / part)));
+    // Lanes read a few columns of several rows: where rows begin in the same bank, each continues after the one before.
+    pitch = columns % 32 == 0 ? columns + 32 / lanes * part / n % 32 : columns;
   }
 
   __host__ __device__ int chunk() const { return rows * held; }
@@ -48,14 +51,12 @@ struct Groups {
   size_t sums(int64_t samples) const { return whole ? 0 : samples * parts() * chunks; }  // pairs of floats, one for each part of a block
 
  private:
-  // The widest strip of those that leave the fewest threads idle.
+  // The columns of the fewest strips of those that leave the fewest threads idle.
   int widest(int unit) const {
-    const int most = std::min(kThreads / unit, ceil_div(vectors, unit)) * unit;
-    int best = 0;
-    double best_busy = 0;
-    for (int c = std::min(most, ceil_div(kColumns, unit) * unit); c <= most; c += unit) {
-      const double busy = static_cast<double>(vectors) / ceil_div(vectors, c) * (kThreads / c);
-      if (busy >= best_busy) best_busy = busy, best = c;
+    int best = 0, most = 0;
+    for (int count = 1; count == 1 || ceil_div(vectors, count) >= kColumns; count++) {
+      const int c = ceil_div(ceil_div(vectors, unit), count) * unit, busy = c <= kThreads ? vectors / count * (kThreads / c) : 0;
+      if (busy > most) most = busy, best = c;
     }
     return best;
   }
@@ -112,20 +113,22 @@ __device__ __forceinline__ int own_part(const Groups& n) {
 
 template <int kSums>
 struct GroupScratch {
-  float threads[kSums][2][Groups::kThreads];  // every thread's sums, of one part and the next
-  float parts[kSums][Groups::kThreads];       // of the strip
+  float threads[kSums][2][Groups::kThreads + 8 * 31 + 20];  // every thread's sums, of one part and, in other banks, of the next
+  float parts[kSums][Groups::kThreads];                     // of the strip
 };
 
 // scratch.parts[s][p] = Σ over part p of the strip of all threads' sums[s] of their channels, for all to read.
 template <int kSums, int kMost, int N>
 __device__ __forceinline__ void sum_parts(const Groups& n, const Split<N>& split, const float (&sums)[kSums][N], GroupScratch<kMost>& scratch) {
+  const int row = threadIdx.x / n.columns, own = row * n.pitch + threadIdx.x % n.columns;
 #pragma unroll
   for (int s = 0; s < kSums; s++) {
     float first = 0, second = 0;
 #pragma unroll
     for (int i = 0; i < N; i++) (split(i) ? second : first) += sums[s][i];
-    scratch.threads[s][0][threadIdx.x] = first;
-    if constexpr (N > 1) scratch.threads[s][1][threadIdx.x] = second;
+    if (row >= n.rows) continue;
+    scratch.threads[s][0][own] = first;
+    if constexpr (N > 1) scratch.threads[s][1][own] = second;
   }
   __syncthreads();
   // Part p begins in column `begin`, there as the second of two if its first channel is not the first of a vector.
@@ -134,7 +137,7 @@ __device__ __forceinline__ void sum_parts(const Groups& n, const Split<N>& split
   float total[kSums] = {};
   if (p < n.columns * N / n.part) {
     for (int i = threadIdx.x % n.lanes; i < count * n.rows; i += n.lanes) {
-      const int column = i % count, at = i / count * n.columns + begin + column, slot = shares && column == 0;
+      const int column = i % count, at = i / count * n.pitch + begin + column, slot = shares && column == 0;
 #pragma unroll
       for (int s = 0; s < kSums; s++) total[s] += scratch.threads[s][slot][at];
     }

@@ -40,6 +40,7 @@ __global__ void __launch_bounds__(kThreads) map(int64_t count, T* y, Inputs... i
       };
       apply(Vector<std::remove_cv_t<std::remove_pointer_t<Inputs>>, N>()...);
     } else {
+#pragma unroll 1
       for (int64_t i = first; i < count; i++) y[i] = from_float<T>(F::of(to_float(inputs[i])...));
     }
   }
