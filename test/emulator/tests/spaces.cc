@@ -1,5 +1,5 @@
-// State spaces: parameters, constants, initialised variables, shared (static and dynamic), local, generic addresses; special registers; printf.
-// PTX ISA 9.0, "State Spaces", "isspacep", "cvta", "Special Registers".
+// State spaces: parameters, constants, initialised variables, shared (static and dynamic), local, generic addresses; special registers;
+// printf. PTX ISA 9.0, "State Spaces", "isspacep", "cvta", "Special Registers".
 #include <unistd.h>
 
 #include <algorithm>
