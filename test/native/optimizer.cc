@@ -44,62 +44,92 @@ const Setting kSettings[] = {
     {"gradients below the limit", {}, 5000, 1e-4f},
     {"no clipping", {.max_grad_norm = 0}, 5000, 10},
     {"no weight decay, a large rate", {.learning_rate = 0.1f, .weight_decay = 0}, 333, 1},
+    {"gradients of a scaled loss", {.loss_scale = 65536}, 5000, 1e-3f},
     {"one parameter", {.learning_rate = 0.01f}, 1, 1},
     {"several jobs", {.learning_rate = 1e-3f, .beta1 = 0.8f, .beta2 = 0.95f}, 100003, 1},
 };
 
-void check(const Setting& setting, const std::string& variant, int threads) {
-  Backend& cpu = backend(variant, threads);
+// What an update moves, in a backend's memory.
+struct Buffers {
+  Backend& backend;
+  Held weights, gradients, first, second;
+  int64_t count;
+
+  static std::vector<unsigned char> bytes(const std::vector<float>& values) { return stored(DType::f32, values); }
+  Buffers(Backend& b, const std::vector<float>& w, const std::vector<float>& g, const std::vector<float>& m, const std::vector<float>& v)
+      : backend(b), weights(b, bytes(w)), gradients(b, bytes(g)), first(b, bytes(m)), second(b, bytes(v)), count(static_cast<int64_t>(w.size())) {}
+  void set_gradients(const std::vector<float>& g) { backend.upload(gradients.data(), g.data(), g.size() * sizeof(float)); }
+  float update(const AdamW& options) {
+    auto at = [](const Held& held) { return static_cast<float*>(held.data()); };
+    return backend.update(options, at(weights), at(gradients), at(first), at(second), count);
+  }
+  std::vector<std::vector<float>> all() const {
+    std::vector<std::vector<float>> values;
+    for (const Held* held : {&weights, &first, &second, &gradients}) values.push_back(loaded(DType::f32, held->read()));
+    return values;
+  }
+};
+
+void check(const Setting& setting, Backend& backend) {
   Random random(4);
-  const std::vector<float> start = random.normals(setting.count, 0.1f);
+  const std::vector<float> start = random.normals(setting.count, 0.1f), zeros(setting.count);
   State<double> truth = begin<double>(start);
-  State<float> naive = begin<float>(start), actual = begin<float>(start);
+  State<float> naive = begin<float>(start);
+  Buffers buffers(backend, start, zeros, zeros, zeros);
   for (int64_t step = 1; step <= 10; step++) {
     AdamW options = setting.options;
     options.step = step;
     std::vector<float> gradients = random.normals(setting.count, setting.scale);
     const double expected = adamw(options, truth, gradients);
     adamw(options, naive, gradients);
-    const float norm =
-        cpu.update(options, actual.weights.data(), gradients.data(), actual.first.data(), actual.second.data(), setting.count);
+    for (float& g : gradients) g *= static_cast<float>(options.loss_scale);
+    buffers.set_gradients(gradients);
+    const float norm = buffers.update(options);
     EXPECT(std::fabs(norm - expected) <= 0x1p-23 * expected, "step ", step, ": norm ", norm, " instead of ", expected);
-    for (float g : gradients) EXPECT(g == 0, "step ", step, ": a gradient is still ", g);
+    for (float g : loaded(DType::f32, buffers.gradients.read())) EXPECT(g == 0, "step ", step, ": a gradient is still ", g);
   }
-  auto compare = [&](const char* name, std::vector<float> State<float>::*member, const std::vector<double>& expected) {
+  const auto actual = buffers.all();
+  auto compare = [&](const char* name, const std::vector<float>& values, const std::vector<float>& plain, const std::vector<double>& expected) {
     Deviation d, n;
     const Array<double> reference(Shape{setting.count}, expected);
-    d.add(std::span<const float>(actual.*member), reference);
-    n.add(std::span<const float>(naive.*member), reference);
+    d.add(std::span<const float>(values), reference);
+    n.add(std::span<const float>(plain), reference);
     expect_as_good(name, d, n);
   };
-  compare("weights", &State<float>::weights, truth.weights);
-  compare("the first moment", &State<float>::first, truth.first);
-  compare("the second moment", &State<float>::second, truth.second);
+  compare("weights", actual[0], naive.weights, truth.weights);
+  compare("the first moment", actual[1], naive.first, truth.first);
+  compare("the second moment", actual[2], naive.second, truth.second);
+}
+
+void check_bad(float bad, Backend& backend) {
+  Random random(8);
+  const int64_t count = 70000;
+  const std::vector<float> weights = random.normals(count), first = random.normals(count), second = random.normals(count);
+  std::vector<float> gradients = random.normals(count);
+  gradients[count - 3] = gradients[count - 4] = bad;
+  Buffers buffers(backend, weights, gradients, first, second);
+  const auto before = buffers.all();
+  const float norm = buffers.update({});
+  EXPECT(!std::isfinite(norm), "the norm is ", norm);
+  const auto after = buffers.all();
+  for (size_t i = 0; i < after.size(); i++)
+    EXPECT(std::memcmp(before[i].data(), after[i].data(), count * sizeof(float)) == 0, "buffer ", i, " was changed");
 }
 
 }  // namespace
 
 SUITE(optimizer) {
-  for (const Setting& setting : kSettings)
-    for (const std::string& variant : variants())
-      for (int threads : {1, 3})
-        test_case(text("ten steps of AdamW, ", setting.name, ", ", label(variant), ", ", threads, threads == 1 ? " thread" : " threads"),
-                  [=] { check(setting, variant, threads); });
+  std::vector<std::pair<std::string, std::function<Backend&()>>> places;
   for (const std::string& variant : variants())
+    for (int threads : {1, 3})
+      places.push_back({text(label(variant), ", ", threads, threads == 1 ? " thread" : " threads"), [=]() -> Backend& { return backend(variant, threads); }});
+  if (card()) places.push_back({"card f32", []() -> Backend& { return *card(); }});
+  for (const auto& [place, open] : places) {
+    for (const Setting& setting : kSettings)
+      test_case(text("ten steps of AdamW, ", setting.name, ", ", place), [setting, open = open] { check(setting, open()); });
     for (const auto& [name, bad] : {std::pair{"NaN", NAN}, {"infinite", INFINITY}, {"so large that their norm is infinite", 3e38f}})
-      test_case(text("an update changes nothing where gradients are ", name, ", ", label(variant)), [=, bad = bad] {
-        Random random(8);
-        const int64_t count = 70000;
-        std::vector<float> weights = random.normals(count), gradients = random.normals(count);
-        std::vector<float> first = random.normals(count), second = random.normals(count);
-        gradients[count - 3] = gradients[count - 4] = bad;
-        const auto before = std::vector{weights, first, second, gradients};
-        const float norm = backend(variant, 2).update({}, weights.data(), gradients.data(), first.data(), second.data(), count);
-        EXPECT(!std::isfinite(norm), "the norm is ", norm);
-        const auto after = std::vector{weights, first, second, gradients};
-        for (size_t i = 0; i < after.size(); i++)
-          EXPECT(std::memcmp(before[i].data(), after[i].data(), count * sizeof(float)) == 0, "buffer ", i, " was changed");
-      });
+      test_case(text("an update changes nothing where gradients are ", name, ", ", place), [bad = bad, open = open] { check_bad(bad, open()); });
+  }
 }
 
 }  // namespace lorafuse::test

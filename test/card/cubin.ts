@@ -21,11 +21,11 @@ export interface KernelCode {
 
 /** Low 12 bits of an instruction (16 bytes each, sm_70 and newer). */
 const OPCODES = {
-  0x23c: 'HMMA',
-  0x83b: 'LDSM',
-  0x983: 'LDL',
-  0x387: 'STL',
-  0xb1d: 'BAR',
+  572: 'HMMA',
+  2107: 'LDSM',
+  2435: 'LDL',
+  903: 'STL',
+  2845: 'BAR',
 } as const
 
 interface Section {

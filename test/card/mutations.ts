@@ -1,0 +1,201 @@
+/** Faults put into the CUDA sources one at a time: each must make the native tests fail on the emulator. */
+
+export interface Mutation {
+  what: string
+  /** Of native/cuda. */
+  file: string
+  /** Occurs once in the file, or once after `after`. */
+  from: string
+  to: string
+  after?: string
+  /** The translation unit that is compiled with it. */
+  unit: string
+  /** Native tests whose name contains this run. */
+  cases: string
+}
+
+const gemm = { unit: 'matmul.cu', cases: 'mat_mul' }
+const conv = { unit: 'conv.cu', cases: 'conv2d' }
+const attention = { file: 'attention.cu', unit: 'attention.cu', cases: 'attention' }
+const attentionGrad = { file: 'attention_grad.cu', unit: 'attention_grad.cu', cases: 'attention_grad' }
+const groupNorm = { file: 'group_norm.cu', unit: 'group_norm.cu', cases: 'group_norm' }
+
+const barriers: Mutation[] = [
+  {
+    what: 'no barrier between the steps of a product',
+    file: 'gemm.cuh',
+    after: 'if (more) store(shared[(i + 1) % 2]',
+    from: '      __syncthreads();\n',
+    to: '',
+    ...gemm,
+  },
+  {
+    what: 'no barrier before the first step of a product',
+    file: 'gemm.cuh',
+    after: 'store(shared[0], loader.transposed_b());',
+    from: '      __syncthreads();\n',
+    to: '',
+    ...gemm,
+  },
+  {
+    what: "no barrier of the warp between a product's sums and their stores",
+    file: 'main_loop.cuh',
+    after: '{sum[i][j][2 * low], sum[i][j][2 * low + 1]};',
+    from: '      __syncwarp();\n',
+    to: '',
+    ...gemm,
+  },
+  {
+    what: "no barrier after attention's values arrive",
+    after: 'tile.fetch(k, j + kKeys, h.keys, h);',
+    from: '      __syncthreads();\n',
+    to: '',
+    ...attention,
+  },
+  {
+    what: "no barrier after attention's keys arrive",
+    after: '      tile.store(k_tile);\n',
+    from: '      __syncthreads();\n',
+    to: '',
+    ...attention,
+  },
+  {
+    what: "no barrier before the keys of dq's next tile are written",
+    after: 'for (int j = 0; j < h.keys; j += kTokens) {',
+    from: '      __syncthreads();\n',
+    to: '',
+    ...attentionGrad,
+  },
+  {
+    what: "no barrier before a group's sums of threads are added",
+    after: '{sums[i], sums[i + 1], sums[i + 2], sums[i + 3]};\n  }',
+    from: '  __syncthreads();\n',
+    to: '',
+    ...groupNorm,
+  },
+  {
+    what: 'no barrier in the sum of a block',
+    file: 'optimizer.cu',
+    from: '    __syncthreads();\n    if (threadIdx.x < half)',
+    to: '    if (threadIdx.x < half)',
+    unit: 'optimizer.cu',
+    cases: 'AdamW',
+  },
+]
+
+const guards: Mutation[] = [
+  { what: 'lines beyond a matrix are read', file: 'tile.cuh', from: 'line >= m.lines || ', to: '', ...gemm },
+  {
+    what: 'elements beyond a line are read',
+    file: 'tile.cuh',
+    from: 'if (first + e >= m.length) return from_float<T>(0);',
+    to: '',
+    ...gemm,
+  },
+  {
+    what: 'one column too many is stored',
+    file: 'epilogue.cuh',
+    after: 'struct Accumulate',
+    from: 'column + e < n',
+    to: 'column + e <= n',
+    unit: 'matmul.cu',
+    cases: 'weight_grad',
+  },
+  { what: 'rows above an image are read', file: 'conv.cu', from: 'static_cast<unsigned>(y) < o_.height', to: 'y < o_.height', ...conv },
+  {
+    what: 'queries beyond the last are stored',
+    file: 'attention.cuh',
+    from: 'first + row >= tokens || ',
+    to: '',
+    unit: 'attention.cu',
+    cases: 'attention',
+  },
+  {
+    what: 'an element beyond the last is mapped',
+    file: 'pointwise.cu',
+    from: 'if (first + N <= count) {',
+    to: 'if (first <= count) {',
+    unit: 'pointwise.cu',
+    cases: 'activation',
+  },
+  {
+    what: 'parameters beyond the last are updated',
+    file: 'optimizer.cu',
+    from: 'i >= count || ',
+    to: '',
+    unit: 'optimizer.cu',
+    cases: 'AdamW',
+  },
+]
+
+const values: Mutation[] = [
+  {
+    what: 'the halves of b are swapped',
+    file: 'tile.cuh',
+    after: '#else\n  asm("mma',
+    from: '"r"(a[0]), "r"(a[1]), "r"(b0)',
+    to: '"r"(a[0]), "r"(a[1]), "r"(b1)',
+    ...gemm,
+  },
+  {
+    what: 'rows of a are swapped',
+    file: 'tile.cuh',
+    after: '#else\n  asm("mma',
+    from: '"r"(a[2]), "r"(a[3]), "r"(b1)',
+    to: '"r"(a[3]), "r"(a[2]), "r"(b1)',
+    ...gemm,
+  },
+  { what: 'a transposed operand is loaded plain', file: 'tile.cuh', from: 'x4.trans.shared', to: 'x4.shared', ...gemm },
+  {
+    what: 'the last part of k is left out',
+    file: 'epilogue.cuh',
+    from: 's < splits',
+    to: 's + 1 < splits',
+    unit: 'matmul.cu',
+    cases: 'mat_mul',
+  },
+  { what: 'the scale of a pair is left out', file: 'tile.cuh', from: 'from_float<T>(x * m.scale)', to: 'from_float<T>(x)', ...gemm },
+  { what: 'taps are read one pixel off', file: 'conv.cu', from: 'y_[v] + t.i,', to: 'y_[v] + t.i + 1,', ...conv },
+  { what: 'a key beyond the last is seen', from: 'if (key >= h.keys ||', to: 'if (key > h.keys ||', ...attention },
+  { what: 'a token does not see itself', from: '(causal && key > query', to: '(causal && key >= query', ...attention },
+  { what: 'earlier sums are not scaled to the new maximum', from: 'sum[c][2 * r] *= shrink, ', to: '', ...attention },
+  { what: 'delta is added', from: '? 0 : p * (ds[n][i] - mean[i / 2])', to: '? 0 : p * (ds[n][i] + mean[i / 2])', ...attentionGrad },
+  { what: 'a part of the queries is left out', from: 'p < count; p++', to: 'p + 1 < count; p++', ...attentionGrad },
+  {
+    what: "a chunk of a group's positions is left out",
+    after: 'group_statistics(',
+    from: 'i < count; i += kThreads) sum +=',
+    to: 'i + 1 < count; i += kThreads) sum +=',
+    ...groupNorm,
+  },
+  { what: 'gradients are not set to 0', file: 'optimizer.cu', from: '    g[k] = 0;\n', to: '', unit: 'optimizer.cu', cases: 'AdamW' },
+]
+
+const waits: Mutation[] = [
+  {
+    what: 'kernels do not wait for uploads',
+    file: 'backend.cu',
+    from: '    CUDA(cudaStreamWaitEvent(kernels_, copied_, 0));\n',
+    to: '',
+    unit: 'backend.cu',
+    cases: 'add [',
+  },
+  {
+    what: 'staging is filled while it is copied from',
+    file: 'backend.cu',
+    from: '    CUDA(cudaEventSynchronize(free_[current_]));\n',
+    to: '',
+    unit: 'backend.cu',
+    cases: 'add [',
+  },
+  {
+    what: 'results are read before they are there',
+    file: 'backend.cu',
+    from: '      CUDA(cudaStreamSynchronize(kernels_));\n',
+    to: '',
+    unit: 'backend.cu',
+    cases: 'add [',
+  },
+]
+
+export const mutations = [...barriers, ...guards, ...values, ...waits]
