@@ -1,5 +1,6 @@
 // softmax(q·kᵀ / √d)·v of f16 and bf16 on the tensor cores, the scores never in memory: FlashAttention-2 (arXiv:2307.08691), algorithm 1.
 // A warp has 16 queries; all warps of a block share tiles of k and v. While one tile is used the next is on its way in registers.
+
 #include <cmath>
 
 #include "attention.cuh"
@@ -8,46 +9,51 @@
 namespace lorafuse::cuda {
 namespace {
 
+constexpr int kThreads = 128, kQueries = 64;  // of a block
+
 template <int D>
 struct Sizes {
-  static constexpr int kWarps = D > 80 ? 2 : 4, kThreads = 32 * kWarps, kQueries = 16 * kWarps;
-  static constexpr int kKeys = D > 80 ? 32 : 64;
-  static constexpr int kBlocks = D > 80 ? 4 : D > 64 ? 3 : 4;  // of a multiprocessor: registers
+  static constexpr int kKeys = D > 40 ? 32 : 64;     // of a tile
+  static constexpr int kBlocks = D > 80 ? 1 : D > 64 ? 3 : 4;  // of a multiprocessor
+  static constexpr bool kHeld = D <= 80;
 };
 
 template <class T, int D>
-__global__ void __launch_bounds__(Sizes<D>::kThreads, Sizes<D>::kBlocks)
+__global__ void __launch_bounds__(kThreads, Sizes<D>::kBlocks)
 attention_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, T* __restrict__ o,
                  float* __restrict__ log_sum_exp, Heads h, bool causal) {
   if constexpr (kComputes<T>) {
-    constexpr int kKeys = Sizes<D>::kKeys, kQueries = Sizes<D>::kQueries, kGroups = kKeys / 8;
-    using Keys = Tile<T, D, kKeys, Sizes<D>::kThreads>;
-    static_assert(kQueries <= kKeys);
-    __shared__ alignas(16) T k_tile[Keys::kElements], v_tile[Keys::kElements];
+    constexpr int kKeys = Sizes<D>::kKeys, kGroups = kKeys / 8;
+    using Queries = Tile<T, D, kQueries, kThreads>;
+    using Keys = Tile<T, D, kKeys, kThreads>;
+    static_assert(2 * kKeys >= kQueries);
+    constexpr bool kHeld = Sizes<D>::kHeld;
+    __shared__ alignas(16) T shared[2 * Keys::kElements + (kHeld ? 0 : Queries::kElements)];
+    T *k_tile = shared + (kHeld ? 0 : Queries::kElements), *v_tile = k_tile + Keys::kElements;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = blockIdx.x * kQueries, query = first + warp * 16 + lane / 4;
     const int end = causal ? min(h.keys, first + kQueries) : h.keys;  // of the keys that this block sees
     const float scale = h.scale * kLog2e;
-    q = h.at(q, h.queries, blockIdx.y), o = h.at(o, h.queries, blockIdx.y);
+    T* own_rows = shared + warp * 16 * kPitch<D>;
     k = h.at(k, h.keys, blockIdx.y), v = h.at(v, h.keys, blockIdx.y);
 
-    uint32_t a[D / 8][2];
-    {
-      Tile<T, D, kQueries, Sizes<D>::kThreads> queries;
-      queries.fetch(q, first, h.queries, h);
-      queries.store(v_tile);
-    }
     Keys tile;
     tile.fetch(k, 0, h.keys, h);
-    tile.store(k_tile);
+    {
+      Queries queries;
+      queries.fetch(h.at(q, h.queries, blockIdx.y), first, h.queries, h);
+      queries.store(shared);
+    }
     __syncthreads();
-    load_rows<T, D>(a, v_tile + warp * 16 * kPitch<D>);
+    const Left<T, D, kHeld> a_q(own_rows);
+    __syncthreads();
+    tile.store(k_tile);
     __syncthreads();
 
     float sum[D / 8][4] = {}, most[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0};  // of rows g and g + 8
     for (int j = 0; j < end; j += kKeys) {
       tile.fetch(v, j, h.keys, h);
       float s[kGroups][4];
-      multiply_transposed<T, D, kGroups>(s, a, k_tile);
+      multiply_transposed(s, a_q, k_tile);
       if (j + kKeys > h.keys || (causal && j + kKeys > first)) {
 #pragma unroll
         for (int n = 0; n < kGroups; n++)
@@ -57,7 +63,7 @@ attention_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __re
             if (key >= h.keys || (causal && key > query + i / 2 * 8)) s[n][i] = -INFINITY;
           }
       }
-      float shift[2];
+      float shift[2], shrink[2];
 #pragma unroll
       for (int r = 0; r < 2; r++) {
         float larger = most[r];
@@ -65,22 +71,29 @@ attention_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __re
         for (int n = 0; n < kGroups; n++) larger = fmaxf(larger, fmaxf(s[n][2 * r], s[n][2 * r + 1]));
         larger = fmaxf(larger, __shfl_xor_sync(0xffffffffu, larger, 1));
         larger = fmaxf(larger, __shfl_xor_sync(0xffffffffu, larger, 2));
-        const float shrink = exp2_approximate((most[r] - larger) * scale);
-        most[r] = larger, shift[r] = larger * scale, total[r] *= shrink;
-#pragma unroll
-        for (int c = 0; c < D / 8; c++) sum[c][2 * r] *= shrink, sum[c][2 * r + 1] *= shrink;
+        shrink[r] = exp2_approximate((most[r] - larger) * scale);
+        most[r] = larger, shift[r] = larger * scale, total[r] *= shrink[r];
       }
+      if (__any_sync(0xffffffffu, shrink[0] != 1 || shrink[1] != 1)) {  // after a few tiles it seldom is
+#pragma unroll
+        for (int c = 0; c < D / 8; c++)
+#pragma unroll
+          for (int i = 0; i < 4; i++) sum[c][i] *= shrink[i / 2];
+      }
+      uint32_t a_p[kGroups][2];
 #pragma unroll
       for (int n = 0; n < kGroups; n++)
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-          s[n][i] = exp2_approximate(fmaf(s[n][i], scale, -shift[i / 2]));
-          total[i / 2] += s[n][i];
+        for (int r = 0; r < 2; r++) {
+          const float low = exp2_approximate(fmaf(s[n][2 * r], scale, -shift[r]));
+          const float high = exp2_approximate(fmaf(s[n][2 * r + 1], scale, -shift[r]));
+          total[r] += low + high;
+          a_p[n][r] = pack<T>(low, high);
         }
       tile.store(v_tile);
       tile.fetch(k, j + kKeys, h.keys, h);
       __syncthreads();
-      multiply_add<T, D, kGroups>(sum, s, v_tile);
+      multiply_add<T, D, kGroups>(sum, a_p, v_tile);
       tile.store(k_tile);
       __syncthreads();
     }
@@ -91,14 +104,14 @@ attention_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __re
       if (lane % 4 == 0 && query + 8 * r < h.queries)
         log_sum_exp[static_cast<int64_t>(blockIdx.y) * h.queries + query + 8 * r] = most[r] * h.scale + logf(total[r]);
     }
-    store_rows<T, D>(sum, 1 / total[0], 1 / total[1], k_tile + warp * 16 * kPitch<D>, o, first + warp * 16, h.queries, h);
+    store_rows<T, D>(sum, 1 / total[0], 1 / total[1], own_rows, h.at(o, h.queries, blockIdx.y), first + warp * 16, h.queries, h);
   }
 }
 
 template <class T, int D>
 void launch_kernel(const Heads& h, int batch, bool causal, Context& c) {
-  const dim3 grid(ceil_div(h.queries, Sizes<D>::kQueries), batch * h.heads);
-  launch("attention", attention_kernel<T, D>, grid, Sizes<D>::kThreads, 0, c.stream, data<T>(c.in(0)), data<T>(c.in(1)), data<T>(c.in(2)),
+  const dim3 grid(ceil_div(h.queries, kQueries), batch * h.heads);
+  launch("attention", attention_kernel<T, D>, grid, kThreads, 0, c.stream, data<T>(c.in(0)), data<T>(c.in(1)), data<T>(c.in(2)),
          data<T>(c.out(0)), data<float>(c.out(1)), h, causal);
 }
 
@@ -117,12 +130,13 @@ void run(const Attention& op, Context& c) {
   const int batch = static_cast<int>(c.in(0).shape[0]);
   for_type(c.in(0).dtype, [&](auto type) {
     using T = decltype(type);
-    if constexpr (!std::is_same_v<T, float>) {
-      if (h.d <= 40) return launch_kernel<T, 40>(h, batch, op.causal, c);
-      if (h.d <= 64) return launch_kernel<T, 64>(h, batch, op.causal, c);
-      if (h.d <= 80) return launch_kernel<T, 80>(h, batch, op.causal, c);
-      if (h.d <= kLargestHead) return launch_kernel<T, kLargestHead>(h, batch, op.causal, c);
-    }
+    if constexpr (!std::is_same_v<T, float>)
+      if (fits_tensor_cores(h)) {
+        if (h.d <= 40) return launch_kernel<T, 40>(h, batch, op.causal, c);
+        if (h.d <= 64) return launch_kernel<T, 64>(h, batch, op.causal, c);
+        if (h.d <= 80) return launch_kernel<T, 80>(h, batch, op.causal, c);
+        return launch_kernel<T, kLargestHead>(h, batch, op.causal, c);
+      }
     run_simt(h, batch, op.causal, c);
   });
 }

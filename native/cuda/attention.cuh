@@ -13,7 +13,6 @@ struct Heads {
   float scale;  // 1 / √d
 
   __host__ __device__ int stride() const { return heads * d; }
-  __device__ bool vectors() const { return d % 8 == 0; }  // rows of a head begin at multiples of 16 bytes
   // The first element of head index % heads of sample index / heads.
   template <class T>
   __device__ T* at(T* x, int tokens, int index) const {
@@ -28,7 +27,9 @@ void run_simt(const Heads& h, int batch, bool causal, Context& c);
 void run_simt_grad(const Heads& h, int batch, float* delta, Context& c);
 
 constexpr float kLog2e = 1.4426950408889634f;
-constexpr int kLargestHead = 160;  // beyond it the tensor core kernels' accumulators do not fit
+// Of the tensor core kernels: accumulators in registers, rows of a head at multiples of 16 bytes.
+constexpr int kLargestHead = 160;
+inline bool fits_tensor_cores(const Heads& h) { return h.d <= kLargestHead && h.d % 8 == 0; }
 
 __device__ __forceinline__ float exp2_approximate(float x) {
   float y;
@@ -95,108 +96,146 @@ __device__ __forceinline__ void mma16(float (&c)[4], const uint32_t (&a0)[2], co
 #endif
 }
 
-// Eight columns of one row of a head, zeros from column d on.
-template <class T>
-__device__ __forceinline__ uint4 load_chunk(const T* row, int column, const Heads& h) {
-  uint4 x = {0, 0, 0, 0};
-  if (h.vectors()) {
-    if (column < h.d) x = *reinterpret_cast<const uint4*>(row + column);
-  } else {
-    const auto* bits = reinterpret_cast<const unsigned short*>(row) + column;
-    auto pair = [&](int i) {
-      const uint32_t low = column + i < h.d ? bits[i] : 0u, high = column + i + 1 < h.d ? bits[i + 1] : 0u;
-      return low | high << 16;
-    };
-    x = {pair(0), pair(2), pair(4), pair(6)};
-  }
-  return x;
-}
-
-// kTokens rows of D columns in shared memory. The pitch is an odd number of 16-byte chunks: eight rows touch all banks once.
-template <class T, int D, int kTokens, int kThreads>
-struct Tile {
-  static_assert(D % 8 == 0);
-  static constexpr int kChunks = D / 8, kPitch = (kChunks | 1) * 8, kElements = kTokens * kPitch;
-  static constexpr int kVectors = (kTokens * kChunks + kThreads - 1) / kThreads;  // of a thread
-
-  uint4 staged[kVectors];  // on the way from global memory
-
-  // Rows [first, first + kTokens) of a head; zeros from row `tokens` on.
-  __device__ __forceinline__ void fetch(const T* x, int first, int tokens, const Heads& h) {
-#pragma unroll
-    for (int i = 0; i < kVectors; i++) {
-      const int index = threadIdx.x + i * kThreads, row = first + index / kChunks;
-      staged[i] = {0, 0, 0, 0};
-      if (row < tokens && (kTokens * kChunks % kThreads == 0 || index < kTokens * kChunks))
-        staged[i] = load_chunk(x + row * h.stride(), index % kChunks * 8, h);
-    }
-  }
-  __device__ __forceinline__ void store(T* shared) const {
-#pragma unroll
-    for (int i = 0; i < kVectors; i++) {
-      const int index = threadIdx.x + i * kThreads;
-      if (kTokens * kChunks % kThreads == 0 || index < kTokens * kChunks)
-        *reinterpret_cast<uint4*>(shared + index / kChunks * kPitch + index % kChunks * 8) = staged[i];
-    }
-  }
-};
-
+// The pitch of a tile is an odd number of 16-byte chunks: eight rows touch all banks once.
 template <int D>
 constexpr int kPitch = (D / 8 | 1) * 8;
 
-// a [16, D]: rows of the warp in a tile.
-template <class T, int D>
-__device__ __forceinline__ void load_rows(uint32_t (&a)[D / 8][2], const T* rows) {
-  const int lane = threadIdx.x % 32;
-  const uint32_t address = shared_address(rows + lane % 16 * kPitch<D> + lane / 16 * 8);
+// kTokens rows of D columns on their way from global to shared memory. A thread has one chunk of every kStep-th row.
+template <class T, int D, int kTokens, int kThreads>
+struct Tile {
+  static_assert(D % 8 == 0);
+  static constexpr int kElements = kTokens * kPitch<D>, kChunks = D / 8, kStep = kThreads / kChunks;
+  static constexpr int kVectors = (kTokens + kStep - 1) / kStep;
+
+  uint4 staged[kVectors];
+
+  // Rows [first, first + kTokens) of a head; zeros from row `tokens` and from column d on.
+  __device__ __forceinline__ void fetch(const T* x, int first, int tokens, const Heads& h) {
+    const int row = threadIdx.x / kChunks, column = threadIdx.x % kChunks * 8;
+    const int rows = column < h.d ? min(rows_left(), tokens - first - row) : 0;
+    const T* from = x + (first + row) * h.stride() + column;
 #pragma unroll
-  for (int c = 0; c + 1 < D / 8; c += 2) {
+    for (int i = 0; i < kVectors; i++)
+      staged[i] = i * kStep < rows ? *reinterpret_cast<const uint4*>(from + i * kStep * h.stride()) : uint4{0, 0, 0, 0};
+  }
+  __device__ __forceinline__ void store(T* shared) const {
+    T* to = shared + threadIdx.x / kChunks * kPitch<D> + threadIdx.x % kChunks * 8;
+#pragma unroll
+    for (int i = 0; i < kVectors; i++)
+      if (i * kStep < rows_left()) *reinterpret_cast<uint4*>(to + i * kStep * kPitch<D>) = staged[i];
+  }
+
+ private:
+  // From the thread's first row on; none where there are more threads than chunks in kStep rows.
+  static __device__ __forceinline__ int rows_left() {
+    const int row = threadIdx.x / kChunks;
+    return kThreads % kChunks == 0 || row < kStep ? kTokens - row : 0;
+  }
+};
+
+// Left side [16, D] of products: 16 rows in shared memory, held in registers or read again for each product.
+template <class T, int D, bool kHeld>
+struct Left {
+  uint32_t address, held[kHeld ? D / 8 : 1][2];
+
+  __device__ __forceinline__ explicit Left(const T* rows)
+      : address(shared_address(rows + threadIdx.x % 16 * kPitch<D> + threadIdx.x % 32 / 16 * 8)) {
+    if constexpr (kHeld) {
+#pragma unroll
+      for (int c = 0; c + 1 < D / 8; c += 2) read(held[c], held[c + 1], c);
+      if constexpr (D / 8 % 2 == 1) read(held[D / 8 - 1], D / 8 - 1);
+    }
+  }
+  // Chunks c and c + 1, or the last one alone.
+  __device__ __forceinline__ void get(uint32_t (&a0)[2], uint32_t (&a1)[2], int c) const {
+    if constexpr (kHeld) {
+      a0[0] = held[c][0], a0[1] = held[c][1];
+      if (c + 1 < D / 8) a1[0] = held[c + 1][0], a1[1] = held[c + 1][1];
+    } else if (c + 1 < D / 8) {
+      read(a0, a1, c);
+    } else {
+      read(a0, c);
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void read(uint32_t (&a0)[2], uint32_t (&a1)[2], int c) const {
     uint32_t x[4];
     load_matrices<false>(x, address + c * 16);
-    a[c][0] = x[0], a[c][1] = x[1], a[c + 1][0] = x[2], a[c + 1][1] = x[3];
+    a0[0] = x[0], a0[1] = x[1], a1[0] = x[2], a1[1] = x[3];
   }
-  if constexpr (D / 8 % 2 == 1) load_matrices(a[D / 8 - 1], shared_address(rows + lane % 16 * kPitch<D>) + (D / 8 - 1) * 16);
+  __device__ __forceinline__ void read(uint32_t (&a)[2], int c) const { load_matrices(a, address + c * 16); }
+};
+
+// Right sides are tiles, 8·kGroups rows: ldmatrix takes 32 rows of a chunk, or 16 rows of two chunks.
+template <int D, int kGroups, class T>
+__device__ __forceinline__ uint32_t right_address(const T* x) {
+  static_assert(kGroups % 4 == 0 || (kGroups == 2 && D / 8 % 2 == 0));
+  const int lane = threadIdx.x % 32;
+  return shared_address(kGroups == 2 ? x + lane % 16 * kPitch<D> + lane / 16 * 8 : x + lane * kPitch<D>);
 }
 
-// s [16, 8·kGroups] = a [16, D] · xᵀ, x = the first 8·kGroups rows of a tile.
-template <class T, int D, int kGroups>
-__device__ __forceinline__ void multiply_transposed(float (&s)[kGroups][4], const uint32_t (&a)[D / 8][2], const T* x) {
-  static_assert(kGroups % 4 == 0);
-  const uint32_t address = shared_address(x + threadIdx.x % 32 * kPitch<D>);
+// s [16, 8·kGroups] = a [16, D] · xᵀ
+template <class T, int D, int kGroups, bool kHeld>
+__device__ __forceinline__ void multiply_transposed(float (&s)[kGroups][4], const Left<T, D, kHeld>& a, const T* x) {
+  const uint32_t address = right_address<D, kGroups>(x);
 #pragma unroll
   for (int n = 0; n < kGroups; n++) s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0;
 #pragma unroll
-  for (int c = 0; c < D / 8; c += 2)
+  for (int c = 0; c < D / 8; c += 2) {
+    uint32_t a0[2], a1[2];
+    a.get(a0, a1, c);
+    if constexpr (kGroups == 2) {
+      uint32_t b[4];
+      load_matrices<false>(b, address + c * 16);
+      mma16<T>(s[0], a0, a1, b[0], b[2]);
+      mma16<T>(s[1], a0, a1, b[1], b[3]);
+    } else {
 #pragma unroll
-    for (int n = 0; n < kGroups; n += 4) {
-      uint32_t low[4], high[4];
-      load_matrices<false>(low, address + n * 8 * kPitch<D> * 2 + c * 16);
-      if (c + 1 < D / 8) load_matrices<false>(high, address + n * 8 * kPitch<D> * 2 + c * 16 + 16);
+      for (int n = 0; n < kGroups; n += 4) {
+        uint32_t low[4], high[4];
+        load_matrices<false>(low, address + n * 8 * kPitch<D> * 2 + c * 16);
+        if (c + 1 < D / 8) load_matrices<false>(high, address + n * 8 * kPitch<D> * 2 + c * 16 + 16);
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        if (c + 1 < D / 8) mma16<T>(s[n + i], a[c], a[c + 1], low[i], high[i]);
-        else mma8<T>(s[n + i], a[c], low[i]);
+        for (int i = 0; i < 4; i++) {
+          if (c + 1 < D / 8) mma16<T>(s[n + i], a0, a1, low[i], high[i]);
+          else mma8<T>(s[n + i], a0, low[i]);
+        }
       }
     }
+  }
 }
 
-// o [16, D] += w [16, 8·kGroups] · x, x = the first 8·kGroups rows of a tile; w is rounded to T.
-template <class T, int D, int kGroups>
-__device__ __forceinline__ void multiply_add(float (&o)[D / 8][4], const float (&w)[kGroups][4], const T* x) {
-  static_assert(kGroups % 4 == 0);
-  const uint32_t address = shared_address(x + threadIdx.x % 32 * kPitch<D>);
-  uint32_t a[kGroups][2];
+// a [16, 8·kGroups] = w rounded to T
+template <class T, int kGroups>
+__device__ __forceinline__ void pack_rows(uint32_t (&a)[kGroups][2], const float (&w)[kGroups][4]) {
 #pragma unroll
   for (int n = 0; n < kGroups; n++) a[n][0] = pack<T>(w[n][0], w[n][1]), a[n][1] = pack<T>(w[n][2], w[n][3]);
+}
+
+// o [16, D] += a [16, 8·kGroups] · x
+template <class T, int D, int kGroups>
+__device__ __forceinline__ void multiply_add(float (&o)[D / 8][4], const uint32_t (&a)[kGroups][2], const T* x) {
+  const uint32_t address = right_address<D, kGroups>(x);
+  if constexpr (kGroups == 2) {
 #pragma unroll
-  for (int n = 0; n < kGroups; n += 4)
-#pragma unroll
-    for (int c = 0; c < D / 8; c++) {
+    for (int c = 0; c < D / 8; c += 2) {
       uint32_t b[4];
-      load_matrices<true>(b, address + n * 8 * kPitch<D> * 2 + c * 16);
-      mma16<T>(o[c], a[n], a[n + 1], b[0], b[1]);
-      mma16<T>(o[c], a[n + 2], a[n + 3], b[2], b[3]);
+      load_matrices<true>(b, address + c * 16);
+      mma16<T>(o[c], a[0], a[1], b[0], b[1]);
+      mma16<T>(o[c + 1], a[0], a[1], b[2], b[3]);
     }
+  } else {
+#pragma unroll
+    for (int n = 0; n < kGroups; n += 4)
+#pragma unroll
+      for (int c = 0; c < D / 8; c++) {
+        uint32_t b[4];
+        load_matrices<true>(b, address + n * 8 * kPitch<D> * 2 + c * 16);
+        mma16<T>(o[c], a[n], a[n + 1], b[0], b[1]);
+        mma16<T>(o[c], a[n + 2], a[n + 3], b[2], b[3]);
+      }
+  }
 }
 
 // Rows [first, first + 16) of a head = rows of c times `low` (g) and `high` (g + 8). `rows`: the warp's own 16 rows in shared memory.
@@ -214,12 +253,8 @@ __device__ __forceinline__ void store_rows(const float (&c)[D / 8][4], float low
   __syncwarp();
   for (int index = lane; index < 16 * kChunks; index += 32) {
     const int row = index / kChunks, column = index % kChunks * 8;
-    if (first + row >= tokens || column >= h.d) continue;
-    T* to = x + (first + row) * h.stride() + column;
-    const T* from = rows + row * kPitch<D> + column;
-    if (h.vectors()) *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
-    else
-      for (int i = 0; i < min(8, h.d - column); i++) to[i] = from[i];
+    if (first + row < tokens && column < h.d)
+      *reinterpret_cast<uint4*>(x + (first + row) * h.stride() + column) = *reinterpret_cast<const uint4*>(rows + row * kPitch<D> + column);
   }
 }
 

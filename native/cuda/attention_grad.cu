@@ -9,52 +9,71 @@
 namespace lorafuse::cuda {
 namespace {
 
-// A block has kRows rows of its own, 16 a warp, and goes through the others kTokens at a time.
-constexpr int kThreads = 128, kRows = 64, kTokens = 32, kGroups = kTokens / 8;
+// A block has kRows rows of its own, 16 a warp, and goes through the others kKeys or kQueries at a time.
+constexpr int kThreads = 128, kRows = 64;
 
 template <class T, int D>
 using Rows = Tile<T, D, kRows, kThreads>;
-template <class T, int D>
-using Tokens = Tile<T, D, kTokens, kThreads>;
+// What fits the registers and 64 KB of shared memory of sm_75, with as many blocks as can be.
+template <int D>
+struct Sizes {
+  static constexpr int kKeys = D > 64 ? 16 : 32, kQueries = D > 40 ? 16 : 32;  // of a step
+  static constexpr bool kHoldQueries = D <= 80, kHoldKeys = D <= 80, kHoldValues = D == 80;  // in registers
+  static constexpr bool kAhead = D <= 80;  // whether a step's loads begin a step before
+  static constexpr int kQueryBlocks = D > 80 ? 1 : D > 40 ? 3 : 4, kKeyBlocks = D > 80 ? 1 : D > 64 ? 2 : 3;  // of a multiprocessor
+};
 
-// a = 16 rows of a head for each warp, by way of shared memory.
+// Shared memory: the block's own rows where they are not held in registers, then what each step loads. Before and after the steps 64 rows
+// from its begin on are what values pass through.
+template <class T, int D, bool kHeld>
+constexpr int kOwn = kHeld ? 0 : Rows<T, D>::kElements;
+
+// Brings the block's rows to `shared`, when all are done with what was there.
 template <class T, int D>
-__device__ __forceinline__ void load_own_rows(uint32_t (&a)[D / 8][2], const T* x, int first, int tokens, const Heads& h, T* shared) {
+__device__ __forceinline__ void load_own_rows(const T* x, int first, int tokens, const Heads& h, T* shared) {
   Rows<T, D> rows;
   rows.fetch(x, first, tokens, h);
   __syncthreads();
   rows.store(shared);
   __syncthreads();
-  load_rows<T, D>(a, shared + threadIdx.x / 32 * 16 * kPitch<D>);
 }
 
 template <class T, int D>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, Sizes<D>::kQueryBlocks)
 query_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ o,
                   const float* __restrict__ log_sum_exp, const T* __restrict__ dout, T* __restrict__ dq, float* __restrict__ delta,
                   Heads h) {
   if constexpr (kComputes<T>) {
-    __shared__ alignas(16) T shared[Rows<T, D>::kElements];
-    T *k_tile = shared, *v_tile = shared + Tokens<T, D>::kElements;
+    constexpr bool kHeld = Sizes<D>::kHoldQueries;
+    constexpr int kKeys = Sizes<D>::kKeys, kGroups = kKeys / 8;
+    using Keys = Tile<T, D, kKeys, kThreads>;
+    extern __shared__ uint4 memory[];
+    T *q_rows = reinterpret_cast<T*>(memory), *dout_rows = q_rows + kOwn<T, D, kHeld>, *k_tile = dout_rows + kOwn<T, D, kHeld>;
+    T* v_tile = k_tile + Keys::kElements;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = blockIdx.x * kRows, query = first + warp * 16 + lane / 4;
+    const int own = warp * 16 * kPitch<D>;
     const float scale = h.scale * kLog2e;
     k = h.at(k, h.keys, blockIdx.y), v = h.at(v, h.keys, blockIdx.y);
 
-    uint32_t a_q[D / 8][2], a_dout[D / 8][2];
-    load_own_rows<T, D>(a_dout, h.at(dout, h.queries, blockIdx.y), first, h.queries, h, shared);
+    load_own_rows<T, D>(h.at(dout, h.queries, blockIdx.y), first, h.queries, h, dout_rows);
+    const Left<T, D, kHeld> a_dout(dout_rows + own);
+    load_own_rows<T, D>(h.at(o, h.queries, blockIdx.y), first, h.queries, h, q_rows);
     float mean[2] = {0, 0}, shift[2];  // delta and log_sum_exp·log2(e) of rows g and g + 8
     {
-      uint32_t a_o[D / 8][2];
-      load_own_rows<T, D>(a_o, h.at(o, h.queries, blockIdx.y), first, h.queries, h, shared);
+      const Left<T, D, false> a_o(q_rows + own);
 #pragma unroll
-      for (int c = 0; c < D / 8; c++)
+      for (int c = 0; c < D / 8; c += 2) {
+        uint32_t x[2][2] = {}, y[2][2] = {};
+        a_o.get(x[0], x[1], c), a_dout.get(y[0], y[1], c);
 #pragma unroll
-        for (int r = 0; r < 2; r++) {
-          const float2 x = unpack<T>(a_o[c][r]), y = unpack<T>(a_dout[c][r]);
-          mean[r] += x.x * y.x + x.y * y.y;
+        for (int i = 0; i < 4; i++) {
+          const float2 left = unpack<T>(x[i / 2][i % 2]), right = unpack<T>(y[i / 2][i % 2]);
+          mean[i % 2] += left.x * right.x + left.y * right.y;
         }
+      }
     }
-    load_own_rows<T, D>(a_q, h.at(q, h.queries, blockIdx.y), first, h.queries, h, shared);
+    load_own_rows<T, D>(h.at(q, h.queries, blockIdx.y), first, h.queries, h, q_rows);
+    const Left<T, D, kHeld> a_q(q_rows + own);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
       mean[r] += __shfl_xor_sync(0xffffffffu, mean[r], 1);
@@ -64,70 +83,78 @@ query_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __r
       if (lane % 4 == 0 && query + 8 * r < h.queries) delta[row] = mean[r];
     }
 
-    Tokens<T, D> k_next, v_next;
+    Keys k_next, v_next;
     k_next.fetch(k, 0, h.keys, h), v_next.fetch(v, 0, h.keys, h);
     float sum[D / 8][4] = {};
-    for (int j = 0; j < h.keys; j += kTokens) {
+    for (int j = 0; j < h.keys; j += kKeys) {
       __syncthreads();
       k_next.store(k_tile), v_next.store(v_tile);
       __syncthreads();
-      k_next.fetch(k, j + kTokens, h.keys, h), v_next.fetch(v, j + kTokens, h.keys, h);
+      k_next.fetch(k, j + kKeys, h.keys, h), v_next.fetch(v, j + kKeys, h.keys, h);
       float s[kGroups][4], ds[kGroups][4];
-      multiply_transposed<T, D, kGroups>(s, a_q, k_tile);
-      multiply_transposed<T, D, kGroups>(ds, a_dout, v_tile);
+      multiply_transposed(s, a_q, k_tile);
+      multiply_transposed(ds, a_dout, v_tile);
 #pragma unroll
       for (int n = 0; n < kGroups; n++)
 #pragma unroll
         for (int i = 0; i < 4; i++) {
           const float p = exp2_approximate(fmaf(s[n][i], scale, -shift[i / 2]));
-          ds[n][i] = j + kTokens > h.keys && j + n * 8 + lane % 4 * 2 + i % 2 >= h.keys ? 0 : p * (ds[n][i] - mean[i / 2]);
+          ds[n][i] = j + kKeys > h.keys && j + n * 8 + lane % 4 * 2 + i % 2 >= h.keys ? 0 : p * (ds[n][i] - mean[i / 2]);
         }
-      multiply_add<T, D, kGroups>(sum, ds, k_tile);
+      uint32_t a_ds[kGroups][2];
+      pack_rows<T, kGroups>(a_ds, ds);
+      multiply_add<T, D, kGroups>(sum, a_ds, k_tile);
     }
     __syncthreads();
-    store_rows<T, D>(sum, h.scale, h.scale, shared + warp * 16 * kPitch<D>, h.at(dq, h.queries, blockIdx.y), first + warp * 16, h.queries,
+    store_rows<T, D>(sum, h.scale, h.scale, q_rows + own, h.at(dq, h.queries, blockIdx.y), first + warp * 16, h.queries,
                      h);
   }
 }
 
 // `parts` [parts, 2, B, keys, C]: dk, dv of a part of the queries each, where there are several.
 template <class T, int D>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, Sizes<D>::kKeyBlocks)
 key_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const float* __restrict__ log_sum_exp,
                 const T* __restrict__ dout, T* __restrict__ dk, T* __restrict__ dv, const float* __restrict__ delta,
                 float* __restrict__ parts, int part, Heads h) {
   if constexpr (kComputes<T>) {
-    __shared__ alignas(16) T shared[Rows<T, D>::kElements];
-    __shared__ float2 statistics[kTokens];  // log_sum_exp·log2(e), delta
-    T *q_tile = shared, *dout_tile = shared + Tokens<T, D>::kElements;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = blockIdx.x * kRows;
+    constexpr int kQueries = Sizes<D>::kQueries, kGroups = kQueries / 8;
+    using Queries = Tile<T, D, kQueries, kThreads>;
+    constexpr bool kHoldKeys = Sizes<D>::kHoldKeys, kHoldValues = Sizes<D>::kHoldValues;
+    __shared__ alignas(16) float2 statistics[kQueries];  // log_sum_exp·log2(e), delta
+    extern __shared__ uint4 memory[];
+    T *k_rows = reinterpret_cast<T*>(memory), *v_rows = k_rows + kOwn<T, D, kHoldKeys>, *q_tile = v_rows + kOwn<T, D, kHoldValues>;
+    T* dout_tile = q_tile + Queries::kElements;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = blockIdx.x * kRows, own = warp * 16 * kPitch<D>;
     const int begin = blockIdx.z * part, end = min(h.queries, begin + part);
     const float scale = h.scale * kLog2e;
     q = h.at(q, h.queries, blockIdx.y), dout = h.at(dout, h.queries, blockIdx.y);
     log_sum_exp += static_cast<int64_t>(blockIdx.y) * h.queries, delta += static_cast<int64_t>(blockIdx.y) * h.queries;
 
-    uint32_t a_k[D / 8][2], a_v[D / 8][2];
-    load_own_rows<T, D>(a_k, h.at(k, h.keys, blockIdx.y), first, h.keys, h, shared);
-    load_own_rows<T, D>(a_v, h.at(v, h.keys, blockIdx.y), first, h.keys, h, shared);
+    load_own_rows<T, D>(h.at(k, h.keys, blockIdx.y), first, h.keys, h, k_rows);
+    const Left<T, D, kHoldKeys> a_k(k_rows + own);
+    load_own_rows<T, D>(h.at(v, h.keys, blockIdx.y), first, h.keys, h, v_rows);
+    const Left<T, D, kHoldValues> a_v(v_rows + own);
 
-    Tokens<T, D> q_next, dout_next;
+    Queries q_next, dout_next;
     float2 next;
     auto fetch = [&](int i) {
       q_next.fetch(q, i, end, h), dout_next.fetch(dout, i, end, h);
       const int query = i + static_cast<int>(threadIdx.x);
-      next = threadIdx.x < kTokens && query < end ? float2{log_sum_exp[query] * kLog2e, delta[query]} : float2{INFINITY, 0};
+      next = threadIdx.x < kQueries && query < end ? float2{log_sum_exp[query] * kLog2e, delta[query]} : float2{INFINITY, 0};
     };
-    fetch(begin);
+    if constexpr (Sizes<D>::kAhead) fetch(begin);
     float dk_sum[D / 8][4] = {}, dv_sum[D / 8][4] = {};
-    for (int i = begin; i < end; i += kTokens) {
+    for (int i = begin; i < end; i += kQueries) {
       __syncthreads();
+      if constexpr (!Sizes<D>::kAhead) fetch(i);
       q_next.store(q_tile), dout_next.store(dout_tile);
-      if (threadIdx.x < kTokens) statistics[threadIdx.x] = next;
+      if (threadIdx.x < kQueries) statistics[threadIdx.x] = next;
       __syncthreads();
-      fetch(i + kTokens);
-      float p[kGroups][4], ds[kGroups][4];  // [16 keys, kTokens]
-      multiply_transposed<T, D, kGroups>(p, a_k, q_tile);
-      multiply_transposed<T, D, kGroups>(ds, a_v, dout_tile);
+      if constexpr (Sizes<D>::kAhead) fetch(i + kQueries);
+      float p[kGroups][4], ds[kGroups][4];  // [16 keys, kQueries]
+      multiply_transposed(p, a_k, q_tile);
+      multiply_transposed(ds, a_v, dout_tile);
 #pragma unroll
       for (int n = 0; n < kGroups; n++) {
         const float4 two = *reinterpret_cast<const float4*>(statistics + n * 8 + lane % 4 * 2);
@@ -137,12 +164,15 @@ key_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __res
           ds[n][x] = p[n][x] * (ds[n][x] - (x % 2 ? two.w : two.y));
         }
       }
-      multiply_add<T, D, kGroups>(dv_sum, p, dout_tile);
-      multiply_add<T, D, kGroups>(dk_sum, ds, q_tile);
+      uint32_t a_p[kGroups][2], a_ds[kGroups][2];
+      pack_rows<T, kGroups>(a_p, p), pack_rows<T, kGroups>(a_ds, ds);
+      multiply_add<T, D, kGroups>(dv_sum, a_p, dout_tile);
+      if constexpr (D > 80) __syncwarp();  // or the compiler loads what is next too early, and spills
+      multiply_add<T, D, kGroups>(dk_sum, a_ds, q_tile);
     }
     if (gridDim.z == 1) {
       __syncthreads();
-      T* rows = shared + warp * 16 * kPitch<D>;
+      T* rows = k_rows + own;
       store_rows<T, D>(dk_sum, h.scale, h.scale, rows, h.at(dk, h.keys, blockIdx.y), first + warp * 16, h.keys, h);
       __syncwarp();
       store_rows<T, D>(dv_sum, 1, 1, rows, h.at(dv, h.keys, blockIdx.y), first + warp * 16, h.keys, h);
@@ -176,14 +206,16 @@ sum_parts_kernel(const float* __restrict__ parts, T* __restrict__ dk, T* __restr
   }
 }
 
+constexpr int kQueryStep = 32;  // parts are multiples of it
+
 // How many parts the queries are cut into so that blocks of keys occupy the card, and queries of a part.
 struct Parts {
   int count, queries;
 };
 Parts parts_of(const Heads& h, int batch, const Card& card) {
-  const int blocks = ceil_div(h.keys, kRows) * batch * h.heads, tiles = ceil_div(h.queries, kTokens);
+  const int blocks = ceil_div(h.keys, kRows) * batch * h.heads, tiles = ceil_div(h.queries, kQueryStep);
   const int wanted = std::clamp(2 * card.multiprocessors / blocks, 1, std::max(1, tiles / 8));
-  const int queries = ceil_div(tiles, wanted) * kTokens;
+  const int queries = ceil_div(tiles, wanted) * kQueryStep;
   return {ceil_div(h.queries, queries), queries};
 }
 
@@ -191,8 +223,20 @@ size_t delta_bytes(const Heads& h, int batch) {
   return ceil_div<size_t>(size_t{1} * batch * h.heads * h.queries * sizeof(float), 256) * 256;
 }
 
+// Static shared memory ends at 48 KB; for more a kernel opts in.
+template <class Kernel>
+void allow_shared(Kernel* kernel, size_t bytes) {
+  if (bytes <= 48 * 1024) return;
+  CUDA(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+}
+
 template <class T, int D>
 void launch_kernels(const Heads& h, int batch, Context& c) {
+  using S = Sizes<D>;
+  constexpr int kQueryTiles = 2 * (kOwn<T, D, S::kHoldQueries> + S::kKeys * kPitch<D>);
+  constexpr int kKeyTiles = kOwn<T, D, S::kHoldKeys> + kOwn<T, D, S::kHoldValues> + 2 * S::kQueries * kPitch<D>;
+  constexpr size_t kQueryBytes = std::max(kQueryTiles, Rows<T, D>::kElements) * sizeof(T);
+  constexpr size_t kKeyBytes = std::max(kKeyTiles, Rows<T, D>::kElements) * sizeof(T);
   float* delta = static_cast<float*>(c.workspace);
   float* parts = delta + delta_bytes(h, batch) / sizeof(float);
   const Parts part = parts_of(h, batch, c.card);
@@ -200,10 +244,12 @@ void launch_kernels(const Heads& h, int batch, Context& c) {
   T *dq = data<T>(c.out(0)), *dk = data<T>(c.out(1)), *dv = data<T>(c.out(2));
   const float* log_sum_exp = data<float>(c.in(4));
   const unsigned heads = batch * h.heads;
-  launch("attention's dq", query_grad_kernel<T, D>, dim3(ceil_div(h.queries, kRows), heads), kThreads, 0, c.stream, q, k, v, o,
+  allow_shared(query_grad_kernel<T, D>, kQueryBytes);
+  allow_shared(key_grad_kernel<T, D>, kKeyBytes);
+  launch("attention's dq", query_grad_kernel<T, D>, dim3(ceil_div(h.queries, kRows), heads), kThreads, kQueryBytes, c.stream, q, k, v, o,
          log_sum_exp, dout, dq, delta, h);
-  launch("attention's dk and dv", key_grad_kernel<T, D>, dim3(ceil_div(h.keys, kRows), heads, part.count), kThreads, 0, c.stream, q, k, v,
-         log_sum_exp, dout, dk, dv, delta, parts, part.queries, h);
+  launch("attention's dk and dv", key_grad_kernel<T, D>, dim3(ceil_div(h.keys, kRows), heads, part.count), kThreads, kKeyBytes, c.stream, q,
+         k, v, log_sum_exp, dout, dk, dv, delta, parts, part.queries, h);
   if (part.count == 1) return;
   const int elements = static_cast<int>(c.out(1).shape.elements());
   launch("sum of dk and dv", sum_parts_kernel<T>, dim3(ceil_div(elements, 256), 2), 256, 0, c.stream, parts, dk, dv, part.count,
@@ -217,12 +263,13 @@ void run(const AttentionGrad& op, Context& c) {
   const int batch = static_cast<int>(c.in(0).shape[0]);
   for_type(c.in(0).dtype, [&](auto type) {
     using T = decltype(type);
-    if constexpr (!std::is_same_v<T, float>) {
-      if (h.d <= 40) return launch_kernels<T, 40>(h, batch, c);
-      if (h.d <= 64) return launch_kernels<T, 64>(h, batch, c);
-      if (h.d <= 80) return launch_kernels<T, 80>(h, batch, c);
-      if (h.d <= kLargestHead) return launch_kernels<T, kLargestHead>(h, batch, c);
-    }
+    if constexpr (!std::is_same_v<T, float>)
+      if (fits_tensor_cores(h)) {
+        if (h.d <= 40) return launch_kernels<T, 40>(h, batch, c);
+        if (h.d <= 64) return launch_kernels<T, 64>(h, batch, c);
+        if (h.d <= 80) return launch_kernels<T, 80>(h, batch, c);
+        return launch_kernels<T, kLargestHead>(h, batch, c);
+      }
     run_simt_grad(h, batch, static_cast<float*>(c.workspace), c);
   });
 }
@@ -230,7 +277,7 @@ void run(const AttentionGrad& op, Context& c) {
 size_t workspace_bytes(const AttentionGrad& op, std::span<const Value> inputs, const Card& card) {
   const Heads h = heads_of(inputs[0].shape, inputs[1].shape, op.heads);
   const int batch = static_cast<int>(inputs[0].shape[0]);
-  const int parts = inputs[0].dtype == DType::f32 || h.d > kLargestHead ? 1 : parts_of(h, batch, card).count;
+  const int parts = inputs[0].dtype == DType::f32 || !fits_tensor_cores(h) ? 1 : parts_of(h, batch, card).count;
   return delta_bytes(h, batch) + (parts > 1 ? parts * 2 * inputs[1].shape.elements() * sizeof(float) : 0);
 }
 

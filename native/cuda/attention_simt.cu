@@ -22,13 +22,30 @@ struct Scratch {
   float weights[kRows * (kTokens + 4)];
 };
 
-// to [count, kDepth] = columns [column, column + kDepth) of rows [first, first + count) of a head; zeros beyond.
+// Columns [column, column + 4) of a row of a head, zeros from column d on.
+template <class T>
+__device__ __forceinline__ float4 load4(const T* row, int column, const Heads& h) {
+  if (h.d % 4 == 0) {  // rows of a head begin at multiples of four elements
+    if (column >= h.d) return {0, 0, 0, 0};
+    if constexpr (std::is_same_v<T, float>) {
+      return *reinterpret_cast<const float4*>(row + column);
+    } else {
+      const uint2 pairs = *reinterpret_cast<const uint2*>(row + column);
+      const float2 low = unpack<T>(pairs.x), high = unpack<T>(pairs.y);
+      return {low.x, low.y, high.x, high.y};
+    }
+  }
+  const auto one = [&](int i) { return column + i < h.d ? to_float(row[column + i]) : 0; };
+  return {one(0), one(1), one(2), one(3)};
+}
+
+// to [kCount, kDepth] = columns [column, column + kDepth) of rows [first, first + kCount) of a head; zeros beyond.
 template <int kCount, class T>
 __device__ __forceinline__ void load_slice(float* to, const T* x, int first, int tokens, int column, const Heads& h) {
-  for (int i = threadIdx.x; i < kCount * kDepth; i += kThreads) {
-    const int row = i / kDepth, c = i % kDepth;
-    const bool inside = first + row < tokens && column + c < h.d;
-    to[row * (kDepth + 4) + c] = inside ? to_float(x[(first + row) * h.stride() + column + c]) : 0;
+  for (int i = threadIdx.x; i < kCount * kDepth / 4; i += kThreads) {
+    const int row = i / (kDepth / 4), c = i % (kDepth / 4) * 4;
+    *reinterpret_cast<float4*>(to + row * (kDepth + 4) + c) =
+        first + row < tokens ? load4(x + (first + row) * h.stride(), column + c, h) : float4{0, 0, 0, 0};
   }
 }
 
@@ -67,12 +84,13 @@ template <int kPerThread, int kSlots, class T>
 __device__ __forceinline__ void add_product(float4 (&sum)[kPerThread][kSlots], const T* x, int first, int tokens, int column,
                                             const Heads& h, Scratch<kPerThread, kSlots>& scratch) {
   using Memory = Scratch<kPerThread, kSlots>;
-  const int tx = threadIdx.x % 16, ty = threadIdx.x / 16, columns = min(Memory::kColumns, h.d - column);
+  const int tx = threadIdx.x % 16, ty = threadIdx.x / 16, columns = ceil_div(min(Memory::kColumns, h.d - column), 64) * 64;
   for (int begin = 0; begin < kTokens && first + begin < tokens; begin += kSlice) {
     __syncthreads();
-    for (int i = threadIdx.x; i < kSlice * Memory::kColumns; i += kThreads) {
-      const int row = first + begin + i / Memory::kColumns, c = i % Memory::kColumns;
-      scratch.x[i] = row < tokens && c < columns ? to_float(x[row * h.stride() + column + c]) : 0;
+    for (int i = threadIdx.x; i < kSlice * Memory::kColumns / 4; i += kThreads) {
+      const int row = first + begin + i / (Memory::kColumns / 4), c = i % (Memory::kColumns / 4) * 4;
+      if (c < columns)
+        *reinterpret_cast<float4*>(scratch.x + 4 * i) = row < tokens ? load4(x + row * h.stride(), column + c, h) : float4{0, 0, 0, 0};
     }
     __syncthreads();
 #pragma unroll 1

@@ -61,7 +61,7 @@ const barriers: Mutation[] = [
   },
   {
     what: "no barrier before the keys of dq's next tile are written",
-    after: 'for (int j = 0; j < h.keys; j += kTokens) {',
+    after: 'for (int j = 0; j < h.keys; j += kKeys) {',
     from: '      __syncthreads();\n',
     to: '',
     ...attentionGrad,
@@ -105,7 +105,7 @@ const guards: Mutation[] = [
   {
     what: 'queries beyond the last are stored',
     file: 'attention.cuh',
-    from: 'first + row >= tokens || ',
+    from: 'first + row < tokens && ',
     to: '',
     unit: 'attention.cu',
     cases: 'attention',
@@ -158,7 +158,7 @@ const values: Mutation[] = [
   { what: 'taps are read one pixel off', file: 'conv.cu', from: 'y_[v] + t.i,', to: 'y_[v] + t.i + 1,', ...conv },
   { what: 'a key beyond the last is seen', from: 'if (key >= h.keys ||', to: 'if (key > h.keys ||', ...attention },
   { what: 'a token does not see itself', from: '(causal && key > query', to: '(causal && key >= query', ...attention },
-  { what: 'earlier sums are not scaled to the new maximum', from: 'sum[c][2 * r] *= shrink, ', to: '', ...attention },
+  { what: 'earlier sums are not scaled to the new maximum', from: 'sum[c][i] *= shrink[i / 2]', to: '', ...attention },
   { what: 'delta is added', from: '? 0 : p * (ds[n][i] - mean[i / 2])', to: '? 0 : p * (ds[n][i] + mean[i / 2])', ...attentionGrad },
   { what: 'a part of the queries is left out', from: 'p < count; p++', to: 'p + 1 < count; p++', ...attentionGrad },
   {

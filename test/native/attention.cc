@@ -25,17 +25,20 @@ void rows(const Shape& q, const Shape& k, int heads) {
 }  // namespace
 
 SUITE(attention) {
-  for (int64_t head_size : {1, 5, 40, 64, 80, 160, 512}) {
+  for (int64_t head_size : {1, 5, 8, 40, 48, 64, 72, 80, 104, 160, 512}) {
     rows({1, 20, head_size}, {1, 77, head_size}, 1);
     rows({2, 6, 2 * head_size}, {2, 7, 2 * head_size}, 2);
   }
   for (int64_t queries : {1, 77, 130, 300})
-    for (int64_t keys : {1, 77, 130, 300}) rows({1, queries, 10}, {1, keys, 10}, 2);
-  for (int64_t tokens : {1, 5, 77, 130, 300}) forward_row({2, tokens, 15}, {2, tokens, 15}, 3, true);
+    for (int64_t keys : {1, 77, 130, 300}) rows({1, queries, 16}, {1, keys, 16}, 2);
+  rows({1, 130, 10}, {1, 300, 10}, 2);
+  rows({1, 530, 80}, {1, 9, 80}, 2);  // many queries, few keys
+  for (int64_t tokens : {1, 5, 77, 130, 300}) forward_row({2, tokens, 24}, {2, tokens, 24}, 3, true);
+  forward_row({2, 77, 15}, {2, 77, 15}, 3, true);
   forward_row({1, 77, 768}, {1, 77, 768}, 12, true);  // CLIP
   rows({1, 8, 8, 320}, {1, 77, 320}, 8);              // cross attention over an image
   rows({2, 8, 8, 80}, {2, 8, 8, 80}, 2);              // self attention
-  for (int64_t tokens : {125, 126, 127, 128, 129, 252, 255, 256, 257}) rows({1, tokens, 3}, {1, tokens, 3}, 1);
+  for (int64_t tokens : {31, 32, 33, 63, 64, 65, 125, 126, 127, 128, 129, 252, 255, 256, 257}) rows({1, tokens, 8}, {1, tokens, 8}, 1);
 }
 
 SUITE(attention_of_large_scores) {
