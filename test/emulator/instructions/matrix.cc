@@ -4,6 +4,7 @@
 #include "half.h"
 #include "memory.h"
 #include "select.h"
+#include "truncated.h"
 
 namespace ptxemu {
 namespace {
@@ -11,25 +12,6 @@ namespace {
 void need_all_lanes(Warp& w, uint32_t mask) {
   if (mask == all_lanes) return;
   fail(w, ErrorKind::divergence, "an instruction of the whole warp executed by a part of it", mask ? std::countr_zero(mask) : -1);
-}
-
-// The exact sum of up to 8 products and c, aligned to the largest of them, the bits below 2^-24 of it cut off, the sum cut to f32.
-inline float sum_truncated(const float* a, const float* b, int n, float c) {
-  float p[8];
-  float largest = std::fabs(c);
-  for (int k = 0; k < n; k++) p[k] = a[k] * b[k], largest = std::max(largest, std::fabs(p[k]));
-  if (!(largest <= 0x1.fffffep127f) || largest == 0) {  // infinities, NaN
-    float s = c;
-    for (int k = 0; k < n; k++) s += p[k];
-    return canonical(s);
-  }
-  const double unit = std::ldexp(1.0, std::max(std::ilogb(largest) - 24, -149));
-  double s = std::trunc(double(c) / unit);
-  for (int k = 0; k < n; k++) s += std::trunc(double(p[k]) / unit);
-  s *= unit;
-  float f = float(s);
-  if (std::fabs(double(f)) > std::fabs(s)) f = std::nextafter(f, 0.0f);
-  return f;
 }
 
 template <bool bf16, int k_size>
@@ -58,13 +40,10 @@ void multiply(Warp& w, const Instruction& in, const float (&c)[16][8], float (&d
   }
   if (w.block->options->mma == MmaRounding::truncated) {
     const int group = w.block->card->compute_capability < 80 ? 4 : 8;
-    for (int m = 0; m < 16; m++)
-      for (int n = 0; n < 8; n++) {
-        float column[k_size], sum = c[m][n];
-        for (int k = 0; k < k_size; k++) column[k] = b[k][n];
-        for (int k = 0; k < k_size; k += group) sum = sum_truncated(&a[m][k], &column[k], group, sum);
-        d[m][n] = sum;
-      }
+    for (int m = 0; m < 16; m++) {
+      std::copy(c[m], c[m] + 8, d[m]);
+      for (int k = 0; k < k_size; k += group) sum_truncated_8(&a[m][k], &b[k], group, d[m], d[m]);
+    }
     return;
   }
   for (int m = 0; m < 16; m++) {
