@@ -6,10 +6,6 @@ namespace ptxemu::test {
 
 std::string ptx_folder;
 
-const std::string own_word =
-  "  .reg .pred %p<16>;\n  .reg .b16 %h<32>;\n  .reg .b32 %r<64>;\n  .reg .b64 %rd<32>;\n"
-  "  ld.param.u64 %rd0, [out];\n  cvta.to.global.u64 %rd0, %rd0;\n  mov.u32 %r0, %tid.x;\n  mad.wide.u32 %rd0, %r0, 4, %rd0;\n";
-
 namespace {
 std::string with_header(const std::string& body, int target) {
   const std::string ptx = text(".version 9.0\n.target sm_", target, "\n.address_size 64\n", body);

@@ -74,7 +74,9 @@ void expect_each(const std::vector<T>& out, F&& expected, const std::string& wha
 }
 
 // PTX that leaves the global address of `out` (the first parameter) + 4·%tid.x in %rd0 and %tid.x in %r0.
-extern const std::string own_word;
+inline constexpr char own_word[] =
+  "  .reg .pred %p<16>;\n  .reg .b16 %h<32>;\n  .reg .b32 %r<64>;\n  .reg .b64 %rd<32>;\n"
+  "  ld.param.u64 %rd0, [out];\n  cvta.to.global.u64 %rd0, %rd0;\n  mov.u32 %r0, %tid.x;\n  mad.wide.u32 %rd0, %r0, 4, %rd0;\n";
 
 // Runs `body`, which must throw this kind, and returns the error.
 Error expect_error(ErrorKind kind, const std::function<void()>& body);
