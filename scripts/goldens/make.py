@@ -1,7 +1,7 @@
 """Goldens: what diffusers + peft compute for two models, checked against in test/train/golden.test.ts.
 
 The outputs are computed in f64 on the stored f16 weights and kept as f32; the same in f32 gives the error that the
-reference itself makes, kept in the metadata. Inputs are made from their names on both sides (pattern.py).
+reference itself makes, and so does mixed precision in fp16; both are kept in the metadata. Inputs are made from their names on both sides (pattern.py).
 Run it again (`npm run goldens`) whenever a model changes: each file names the sha256 of the UNet it was made from.
 """
 
@@ -31,23 +31,30 @@ def group(name: str) -> str:
     return name.split("/")[0]
 
 
+def errors(values: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) -> dict[str, float]:
+    """The largest of each group."""
+    found: dict[str, float] = {}
+    for name, value in truth.items():
+        found[group(name)] = max(found.get(group(name), 0.0), relative(values[name], value))
+    return {name: float(f"{error:.2e}") for name, error in found.items()}
+
+
 def write(folder: Path, checkpoint: Path, case: Case) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     truth = Reference(checkpoint, case, torch.float64).everything()
-    single = Reference(checkpoint, case, torch.float32).everything()
-    naive: dict[str, float] = {}
-    for name, value in truth.items():
-        naive[group(name)] = max(naive.get(group(name), 0.0), relative(single[name], value))
+    naive = errors(Reference(checkpoint, case, torch.float32).everything(), truth)
+    mixed = errors(Reference(checkpoint, case, torch.float32, mixed_precision=True).everything(), truth)
     unet = checkpoint / "unet/diffusion_pytorch_model.safetensors"
     about = {
         "unet_sha256": hashlib.sha256(unet.read_bytes()).hexdigest(),
         "case": case.__dict__,
-        "naive_f32_error": {name: float(f"{error:.2e}") for name, error in naive.items()},
+        "naive_f32_error": naive,
+        "naive_f16_error": mixed,
     }
     save_file({name: value.float().contiguous() for name, value in truth.items()}, folder / "golden.safetensors", {"golden": json.dumps(about)})
-    print(folder.relative_to(ROOT), f"{(folder / 'golden.safetensors').stat().st_size / 1e6:.2f} MB, error of f32 against f64:")
+    print(folder.relative_to(ROOT), f"{(folder / 'golden.safetensors').stat().st_size / 1e6:.2f} MB, error of f32 and of mixed precision against f64:")
     for name, error in naive.items():
-        print(f"  {name:24} {error:.1e}")
+        print(f"  {name:24} {error:.1e} {mixed[name]:.1e}")
 
 
 def main() -> None:

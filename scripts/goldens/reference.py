@@ -40,9 +40,11 @@ def last(x: torch.Tensor) -> torch.Tensor:
 
 
 class Reference:
-    def __init__(self, checkpoint: Path, case: Case, dtype: torch.dtype):
+    def __init__(self, checkpoint: Path, case: Case, dtype: torch.dtype, mixed_precision: bool = False):
+        """`mixed_precision`: everything but the VAE in fp16 as accelerate does it, with a loss scale that the gradients are free of again."""
         torch.set_num_threads(1)
-        self.checkpoint, self.case, self.dtype = checkpoint, case, dtype
+        self.checkpoint, self.case, self.dtype, self.mixed_precision = checkpoint, case, dtype, mixed_precision
+        self.loss_scale = 1024 if mixed_precision else 1
         self.text = CLIPTextModel.from_pretrained(checkpoint / "text_encoder", dtype=dtype).eval()
         self.vae = AutoencoderKL.from_pretrained(checkpoint / "vae", dtype=dtype).eval()
         self.scheduler = DDPMScheduler.from_pretrained(checkpoint / "scheduler")
@@ -50,15 +52,21 @@ class Reference:
 
     def everything(self) -> dict[str, torch.Tensor]:
         with torch.no_grad():
-            self.encode_text()
             self.autoencode()
+        # Without its cache, which would keep rounded weights over an update.
+        with torch.autocast("cpu", torch.float16, enabled=self.mixed_precision, cache_enabled=False):
+            self.networks()
+        return self.out
+
+    def networks(self) -> None:
+        with torch.no_grad():
+            self.encode_text()
             self.predict("unet", self.unet(None))
             self.predict("unet_lora", self.unet(DEFAULT))
             self.predict("unet_bf16", self.unet(DEFAULT, torch.bfloat16))
         self.one_step("attention", ATTENTION)
         self.one_step("default", DEFAULT)
         self.train()
-        return self.out
 
     def drawn(self, name: str, shape: tuple[int, ...], deviation: float = 1.0) -> torch.Tensor:
         """Named numbers, channels-last as the native side takes them, then channels-first where there are four dimensions."""
@@ -125,15 +133,15 @@ class Reference:
         cumulative = self.scheduler.alphas_cumprod[timesteps]
         self.out[f"timesteps/{step}"] = timesteps
         self.out[f"coefficients/{step}"] = torch.stack([cumulative.sqrt(), (1 - cumulative).sqrt()], 1)
-        return ((unet(noisy, timesteps, context).sample - noise) ** 2).mean(dim=(1, 2, 3))
+        return ((unet(noisy, timesteps, context).sample.to(self.dtype) - noise) ** 2).mean(dim=(1, 2, 3))
 
     def one_step(self, name: str, targets: list[str]) -> None:
         unet = self.unet(targets)
         losses = self.losses(unet, 0)
-        losses.mean().backward()
+        (losses.mean() * self.loss_scale).backward()
         self.out[f"losses_{name}"] = losses.detach()
         for path, weight in self.adapters(unet):
-            self.out[f"gradients_{name}/{path}"] = weight.grad.flatten(1)
+            self.out[f"gradients_{name}/{path}"] = weight.grad.flatten(1) / self.loss_scale
 
     def train(self) -> None:
         """Clip, AdamW; losses [steps, n] and the gradients' norms [steps] before clipping, then the adapters."""
@@ -143,7 +151,9 @@ class Reference:
         losses, norms = [], []
         for step in range(case.steps):
             loss = self.losses(unet, step)
-            loss.mean().backward()
+            (loss.mean() * self.loss_scale).backward()
+            for weight in weights:
+                weight.grad /= self.loss_scale
             norms.append(torch.nn.utils.clip_grad_norm_(weights, case.max_grad_norm).detach())
             optimizer.step()
             optimizer.zero_grad()

@@ -1,169 +1,184 @@
 import assert from 'node:assert/strict'
+import { existsSync } from 'node:fs'
 import { after, before, describe, it, type TestContext } from 'node:test'
 import type { Session } from '../../lib/native.js'
-import { attach, compare, type Golden, openSession, readGolden, relativeError, stepInput, type Targets } from './golden.js'
+import { emulatedLibrary } from '../card/budgets.js'
+import { attach, compare, type Golden, openSession, type Place, readGolden, relativeError, stepInput, type Targets } from './golden.js'
 import { pattern } from './pattern.js'
 
 const models = [
   { title: 'a random SD1 model', name: 'golden-sd1', folder: 'test/fixtures/golden-sd1/model' },
   { title: 'the bundled model', name: 'golden-tiny-sd', folder: 'examples/tiny-sd' },
 ]
+const places: Place[] = [{ title: 'on the CPU', device: 'cpu', computes: 'f32' }]
+// A build without nvcc has no CUDA backend; where there is one, it runs on the emulator unless another library is named.
+if (existsSync(emulatedLibrary)) {
+  process.env.LORAFUSE_CUDA_LIBRARY ??= emulatedLibrary
+  places.push({ title: 'on a card in fp16', device: 'cuda', computes: 'fp16' })
+}
+/** As `Reference` in mixed precision. */
+const scaleOf = ({ computes }: Place) => (computes === 'fp16' ? 1024 : 1)
 
-for (const { title, name, folder } of models) {
-  describe(`${title}, against diffusers and peft`, () => {
-    let golden: Golden
-    let session: Session
+for (const { title, name, folder } of models)
+  for (const place of places) {
+    describe(`${title}, ${place.title}, against diffusers and peft`, () => {
+      const lossScale = scaleOf(place)
 
-    before(async () => {
-      golden = await readGolden(name, folder)
-      session = await openSession(golden, 2)
-    })
-    after(() => session?.dispose())
+      let golden: Golden
+      let session: Session
 
-    const check = (t: TestContext, group: string, values: Iterable<[string, Float32Array]>) => {
-      const error = compare(golden, group, values)
-      t.diagnostic(`relative error ${error.toExponential(1)}, PyTorch f32 ${golden.naive[group]?.toExponential(1)}`)
-    }
-
-    it('encodes text, with the last layer and without it', async (t) => {
-      const ids = Int32Array.from(golden.tensor('text_ids'))
-      check(t, 'text_skip_0', [['text_skip_0', await session.encodeText(ids, 2, 0)]])
-      check(t, 'text_skip_1', [['text_skip_1', await session.encodeText(ids, 2, 1)]])
-    })
-
-    it('encodes images to moments', async (t) => {
-      const shape = golden.case.pixels
-      const pixels = pattern('pixels', shape[0] * shape[1] * shape[2] * 3, 0.5)
-      check(t, 'vae_moments', [['vae_moments', await session.encodeImages(pixels, shape)]])
-    })
-
-    it('decodes latents', async (t) => {
-      const [n, height, width] = golden.case.pixels
-      const latents = pattern('vae latents', (n * height * width) / 16)
-      check(t, 'vae_decoded', [['vae_decoded', await session.decodeLatents(latents, [n, height / 8, width / 8])]])
-    })
-
-    const predictions = async (group: string, from = session): Promise<[string, Float32Array][]> => {
-      const [n, h, w] = golden.case.latents
-      const found: [string, Float32Array][] = []
-      for (const timesteps of [Float32Array.of(0, 999), Float32Array.of(17, 500)]) {
-        const latents = pattern(`latents ${timesteps[0]}`, n * h * w * 4)
-        const output = await from.predict(latents, [n, h, w], timesteps, golden.tensor('text_skip_0'))
-        found.push([`${group}/${timesteps}`, output])
-      }
-      return found
-    }
-
-    it('predicts noise without adapters', async (t) => {
-      session.attach([])
-      check(t, 'unet', await predictions('unet'))
-    })
-
-    it('predicts noise with adapters', async (t) => {
-      attach(session, golden, 'default')
-      check(t, 'unet_lora', await predictions('unet_lora'))
-    })
-
-    it('predicts noise with frozen weights rounded to bf16', async (t) => {
-      const rounded = await openSession(golden, 2, 'bf16')
-      try {
-        attach(rounded, golden, 'default')
-        check(t, 'unet_bf16', await predictions('unet_bf16', rounded))
-      } finally {
-        rounded.dispose()
-      }
-    })
-
-    for (const targets of ['attention', 'default'] as Targets[]) {
-      it(`gives the loss and the gradient of every adapter, targets ${targets}`, async (t) => {
-        const places = attach(session, golden, targets)
-        check(t, `losses_${targets}`, [[`losses_${targets}`, await session.step(stepInput(golden, 0))]])
-        const gradients = session.readAdapters('gradients')
-        assert.equal(gradients.length, places.at(-1)?.end)
-        const each = places.map(({ name, begin, end }): [string, Float32Array] => [name, gradients.subarray(begin, end)])
-        check(
-          t,
-          `gradients_${targets}`,
-          each.map(([path, value]) => [`gradients_${targets}/${path}`, value]),
-        )
+      before(async () => {
+        golden = await readGolden(name, folder)
+        session = await openSession(golden, place)
       })
-    }
+      after(() => session?.dispose())
 
-    it('adds gradients up over two halves of a batch', async () => {
-      const places = attach(session, golden, 'default')
-      const whole = stepInput(golden, 0)
-      const part = (values: Float32Array, i: number) => values.subarray((i * values.length) / 2, ((i + 1) * values.length) / 2)
-      for (const i of [0, 1]) {
-        await session.step({
-          shape: [1, whole.shape[1], whole.shape[2]],
-          latents: part(whole.latents, i),
-          noise: part(whole.noise, i),
-          coefficients: part(whole.coefficients, i),
-          timesteps: part(whole.timesteps, i),
-          context: part(whole.context, i),
-          weights: part(whole.weights, i),
+      const check = (t: TestContext, group: string, values: Iterable<[string, Float32Array]>) => {
+        const error = compare(golden, place, group, values)
+        t.diagnostic(`relative error ${error.toExponential(1)}, PyTorch ${golden.naive[place.computes][group]?.toExponential(1)}`)
+      }
+
+      it('encodes text, with the last layer and without it', async (t) => {
+        const ids = Int32Array.from(golden.tensor('text_ids'))
+        check(t, 'text_skip_0', [['text_skip_0', await session.encodeText(ids, 2, 0)]])
+        check(t, 'text_skip_1', [['text_skip_1', await session.encodeText(ids, 2, 1)]])
+      })
+
+      it('encodes images to moments', async (t) => {
+        const shape = golden.case.pixels
+        const pixels = pattern('pixels', shape[0] * shape[1] * shape[2] * 3, 0.5)
+        check(t, 'vae_moments', [['vae_moments', await session.encodeImages(pixels, shape)]])
+      })
+
+      it('decodes latents', async (t) => {
+        const [n, height, width] = golden.case.pixels
+        const latents = pattern('vae latents', (n * height * width) / 16)
+        check(t, 'vae_decoded', [['vae_decoded', await session.decodeLatents(latents, [n, height / 8, width / 8])]])
+      })
+
+      const predictions = async (group: string, from = session): Promise<[string, Float32Array][]> => {
+        const [n, h, w] = golden.case.latents
+        const found: [string, Float32Array][] = []
+        for (const timesteps of [Float32Array.of(0, 999), Float32Array.of(17, 500)]) {
+          const latents = pattern(`latents ${timesteps[0]}`, n * h * w * 4)
+          const output = await from.predict(latents, [n, h, w], timesteps, golden.tensor('text_skip_0'))
+          found.push([`${group}/${timesteps}`, output])
+        }
+        return found
+      }
+
+      it('predicts noise without adapters', async (t) => {
+        session.attach([])
+        check(t, 'unet', await predictions('unet'))
+      })
+
+      it('predicts noise with adapters', async (t) => {
+        attach(session, golden, 'default')
+        check(t, 'unet_lora', await predictions('unet_lora'))
+      })
+
+      if (place.device === 'cpu')
+        it('predicts noise with frozen weights rounded to bf16', async (t) => {
+          const rounded = await openSession(golden, place, { precision: 'bf16' })
+          try {
+            attach(rounded, golden, 'default')
+            check(t, 'unet_bf16', await predictions('unet_bf16', rounded))
+          } finally {
+            rounded.dispose()
+          }
+        })
+
+      for (const targets of ['attention', 'default'] as Targets[]) {
+        it(`gives the loss and the gradient of every adapter, targets ${targets}`, async (t) => {
+          const places = attach(session, golden, targets)
+          check(t, `losses_${targets}`, [[`losses_${targets}`, await session.step(stepInput(golden, 0, lossScale))]])
+          const gradients = session.readAdapters('gradients').map((g) => g / lossScale)
+          assert.equal(gradients.length, places.at(-1)?.end)
+          const each = places.map(({ name, begin, end }): [string, Float32Array] => [name, gradients.subarray(begin, end)])
+          check(
+            t,
+            `gradients_${targets}`,
+            each.map(([path, value]) => [`gradients_${targets}/${path}`, value]),
+          )
         })
       }
-      const gradients = session.readAdapters('gradients')
-      compare(
-        golden,
-        'gradients_default',
-        places.map(({ name, begin, end }) => [`gradients_default/${name}`, gradients.subarray(begin, end)]),
-      )
-    })
 
-    it('trains ten steps to the same losses and adapters', async (t) => {
-      const { case: settings } = golden
-      const places = attach(session, golden, 'default')
-      const losses: number[] = []
-      const norms: number[] = []
-      for (let step = 0; step < settings.steps; step++) {
-        losses.push(...(await session.step(stepInput(golden, step))))
-        norms.push(
-          await session.update({
-            learningRate: settings.learning_rate,
-            beta1: 0.9,
-            beta2: 0.999,
-            epsilon: settings.epsilon,
-            weightDecay: settings.weight_decay,
-            maxGradNorm: settings.max_grad_norm,
-            lossScale: 1,
-            step: step + 1,
-          }),
-        )
-      }
-      const clipped = norms.filter((norm) => norm > settings.max_grad_norm).length
-      assert(clipped > 0 && clipped < settings.steps, `some steps are clipped and some are not: ${norms}`)
-      check(t, 'training_losses', [['training_losses', Float32Array.from(losses)]])
-      check(t, 'training_norms', [['training_norms', Float32Array.from(norms)]])
-      const weights = session.readAdapters('weights')
-      check(
-        t,
-        'trained',
-        places.map(({ name, begin, end }) => [`trained/${name}`, weights.subarray(begin, end)]),
-      )
-      const moved = places.map(({ name, begin, end }) => {
-        const start = pattern(name, end - begin, settings.deviation)
-        const minus = (values: Float32Array) => values.map((value, i) => value - (start[i] ?? 0))
-        return relativeError(minus(weights.subarray(begin, end)), minus(golden.tensor(`trained/${name}`)))
-      })
-      t.diagnostic(`what the ten steps changed: relative error ${Math.max(...moved).toExponential(1)}`)
-      assert(Math.max(...moved) <= 1e-3, 'the change of the adapters is that of the reference')
-    })
-
-    it('gives the same bits with one thread', async () => {
-      const single = await openSession(golden, 1)
-      try {
-        const results = []
-        for (const each of [session, single]) {
-          attach(each, golden, 'default')
-          const losses = await each.step(stepInput(golden, 1))
-          results.push({ losses, gradients: each.readAdapters('gradients') })
+      it('adds gradients up over two halves of a batch', async () => {
+        const places = attach(session, golden, 'default')
+        const whole = stepInput(golden, 0, lossScale)
+        const part = (values: Float32Array, i: number) => values.subarray((i * values.length) / 2, ((i + 1) * values.length) / 2)
+        for (const i of [0, 1]) {
+          await session.step({
+            shape: [1, whole.shape[1], whole.shape[2]],
+            latents: part(whole.latents, i),
+            noise: part(whole.noise, i),
+            coefficients: part(whole.coefficients, i),
+            timesteps: part(whole.timesteps, i),
+            context: part(whole.context, i),
+            weights: part(whole.weights, i),
+          })
         }
-        assert.deepEqual(results[1], results[0])
-      } finally {
-        single.dispose()
-      }
+        const gradients = session.readAdapters('gradients').map((g) => g / lossScale)
+        compare(
+          golden,
+          place,
+          'gradients_default',
+          places.map(({ name, begin, end }) => [`gradients_default/${name}`, gradients.subarray(begin, end)]),
+        )
+      })
+
+      it('trains ten steps to the same losses and adapters', async (t) => {
+        const { case: settings } = golden
+        const places = attach(session, golden, 'default')
+        const losses: number[] = []
+        const norms: number[] = []
+        for (let step = 0; step < settings.steps; step++) {
+          losses.push(...(await session.step(stepInput(golden, step, lossScale))))
+          norms.push(
+            await session.update({
+              learningRate: settings.learning_rate,
+              beta1: 0.9,
+              beta2: 0.999,
+              epsilon: settings.epsilon,
+              weightDecay: settings.weight_decay,
+              maxGradNorm: settings.max_grad_norm,
+              lossScale,
+              step: step + 1,
+            }),
+          )
+        }
+        const clipped = norms.filter((norm) => norm > settings.max_grad_norm).length
+        assert(clipped > 0 && clipped < settings.steps, `some steps are clipped and some are not: ${norms}`)
+        check(t, 'training_losses', [['training_losses', Float32Array.from(losses)]])
+        check(t, 'training_norms', [['training_norms', Float32Array.from(norms)]])
+        const weights = session.readAdapters('weights')
+        check(
+          t,
+          'trained',
+          places.map(({ name, begin, end }) => [`trained/${name}`, weights.subarray(begin, end)]),
+        )
+        const moved = places.map(({ name, begin, end }) => {
+          const start = pattern(name, end - begin, settings.deviation)
+          const minus = (values: Float32Array) => values.map((value, i) => value - (start[i] ?? 0))
+          return relativeError(minus(weights.subarray(begin, end)), minus(golden.tensor(`trained/${name}`)))
+        })
+        t.diagnostic(`what the ten steps changed: relative error ${Math.max(...moved).toExponential(1)}`)
+        if (place.computes === 'f32') assert(Math.max(...moved) <= 1e-3, 'the change of the adapters is that of the reference')
+      })
+
+      it('gives the same bits in another session, with one thread', async () => {
+        const single = await openSession(golden, place, { threads: 1 })
+        try {
+          const results = []
+          for (const each of [session, single]) {
+            attach(each, golden, 'default')
+            const losses = await each.step(stepInput(golden, 1))
+            results.push({ losses, gradients: each.readAdapters('gradients') })
+          }
+          assert.deepEqual(results[1], results[0])
+        } finally {
+          single.dispose()
+        }
+      })
     })
-  })
-}
+  }
