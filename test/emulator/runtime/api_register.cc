@@ -67,8 +67,9 @@ cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, size_t* shared, 
 cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* host) {
   Runtime& r = runtime();
   const std::lock_guard lock(r.mutex);
-  *kernel = r.modules.handle(host);
-  return *kernel ? cudaSuccess : cudaErrorInvalidDeviceFunction;
+  if (!r.modules.registered(host)) return cudaErrorInvalidDeviceFunction;
+  *kernel = reinterpret_cast<cudaKernel_t>(const_cast<void*>(host));  // the function's address serves as handle
+  return cudaSuccess;
 }
 
 cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t stream) {

@@ -1,7 +1,5 @@
 #include "runtime/modules.h"
 
-#include <algorithm>
-
 #include "runtime/failure.h"
 
 namespace ptxemu {
@@ -32,15 +30,17 @@ void Modules::load(FatBinary& binary, Memory& memory, const Card& card) {
   if (binary.module) return;
   const std::vector<Image> images = read_fat_binary(binary.wrapper);
   std::shared_ptr<Module> module = Module::parse(choose_ptx(images, card.compute_capability), "fat binary");
-  module->load(memory);
+  try {
+    module->load(memory);
+  } catch (const Error& e) {
+    throw Failure(cudaErrorMemoryAllocation, e.what());
+  }
   binary.registers = registers_of(images, card.compute_capability);
   binary.module = std::move(module);
 }
 
-Function& Modules::resolve(const void* host_or_kernel, Memory& memory, const Card& card) {
-  auto found = functions_.find(host_or_kernel);
-  if (found == functions_.end())
-    found = std::find_if(functions_.begin(), functions_.end(), [&](const auto& f) { return f.second.get() == host_or_kernel; });
+Function& Modules::resolve(const void* host, Memory& memory, const Card& card) {
+  const auto found = functions_.find(host);
   require(found != functions_.end(), cudaErrorInvalidDeviceFunction, "no kernel is registered for this function");
   Function& function = *found->second;
   if (!function.kernel) {
@@ -60,11 +60,6 @@ const Variable& Modules::variable(const void* host, Memory& memory, const Card& 
   const Variable* variable = found->second.binary->module->variable(found->second.name);
   if (!variable) throw Failure(cudaErrorInvalidSymbol, "the PTX has no variable " + found->second.name);
   return *variable;
-}
-
-cudaKernel_t Modules::handle(const void* host) {
-  const auto found = functions_.find(host);
-  return found == functions_.end() ? nullptr : reinterpret_cast<cudaKernel_t>(found->second.get());
 }
 
 void Modules::forget() {

@@ -5,8 +5,6 @@
 #include <string>
 #include <vector>
 
-#include <cuda_runtime_api.h>
-
 #include "machine.h"
 #include "runtime/fatbinary.h"
 
@@ -38,10 +36,10 @@ class Modules {
   void add_function(FatBinary* binary, const void* host, const char* name);
   void add_symbol(FatBinary* binary, const void* host, const char* name);
 
-  // The kernel behind a host function or a cudaKernel_t; its module is parsed and loaded if it was not.
-  Function& resolve(const void* host_or_kernel, Memory& memory, const Card& card);
+  // The kernel behind a host function; its module is parsed and loaded if it was not.
+  Function& resolve(const void* host, Memory& memory, const Card& card);
   const Variable& variable(const void* host, Memory& memory, const Card& card);
-  cudaKernel_t handle(const void* host);  // nullptr = not registered
+  bool registered(const void* host) const { return functions_.count(host) > 0; }
 
   void forget();  // the card is a new one: everything is parsed and loaded anew
 

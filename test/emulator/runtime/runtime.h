@@ -49,7 +49,7 @@ struct Runtime {
   void reset();                      // a new card
   bool due(long Settings::* countdown);  // failure injection: true at the n-th call
   void must_have_card() const;
-  Function& function(const void* host_or_kernel) { return modules.resolve(host_or_kernel, *memory, card); }
+  Function& function(const void* host) { return modules.resolve(host, *memory, card); }
 
   // Where a call of the API ends: remembers the error for cudaGetLastError and the report.
   cudaError_t fail(cudaError_t code, const std::string& report);

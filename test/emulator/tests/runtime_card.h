@@ -54,6 +54,18 @@ inline int* pinned(int n, int value) {
   return array;
 }
 
+inline cudaStream_t stream(unsigned flags = cudaStreamNonBlocking) {
+  cudaStream_t s = nullptr;
+  MUST(cudaStreamCreateWithFlags(&s, flags));
+  return s;
+}
+
+inline cudaEvent_t event(unsigned flags = cudaEventDisableTiming) {
+  cudaEvent_t e = nullptr;
+  MUST(cudaEventCreateWithFlags(&e, flags));
+  return e;
+}
+
 static __global__ void set_all(int* x, int n, int value) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < n) x[i] = value;

@@ -1,21 +1,10 @@
-// Capture and graphs: what is replayed, in which order, and what CUDA refuses in between.
+// Graphs: what is replayed, and in which order.
 #include "tests/runtime_card.h"
 
 namespace ptxemu::test {
 namespace {
 
 constexpr int n = 32;
-
-cudaStream_t stream(unsigned flags = cudaStreamNonBlocking) {
-  cudaStream_t s = nullptr;
-  MUST(cudaStreamCreateWithFlags(&s, flags));
-  return s;
-}
-cudaEvent_t event() {
-  cudaEvent_t e = nullptr;
-  MUST(cudaEventCreateWithFlags(&e, cudaEventDisableTiming));
-  return e;
-}
 
 size_t nodes(cudaGraph_t graph) {
   size_t count = 0;
@@ -30,29 +19,6 @@ cudaGraphExec_t end(cudaStream_t s) {
   MUST(cudaGraphInstantiate(&exec, graph, 0));
   MUST(cudaGraphDestroy(graph));
   return exec;
-}
-
-// A capture in global mode of a non-blocking stream; `call` is refused with `expected`, and so is the capture's end.
-template <class Call>
-void refused(const char* name, cudaError_t expected, Call call, cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal,
-             unsigned flags = cudaStreamNonBlocking) {
-  fresh();
-  int* x = ints(n);
-  const cudaStream_t s = stream(flags), other = stream();
-  const cudaEvent_t captured = event();
-  MUST(cudaStreamBeginCapture(s, mode));
-  add_all<<<1, n, 0, s>>>(x, n, 1);
-  MUST(cudaEventRecord(captured, s));
-  const cudaError_t error = call(s, other, captured, x);
-  EXPECT(error == expected, name, ": expected ", cudaGetErrorName(expected), ", came ", cudaGetErrorName(error), ": ",
-         cudaGetErrorString(error));
-  cudaStreamCaptureStatus status;
-  MUST(cudaStreamIsCapturing(s, &status));
-  EXPECT(status == cudaStreamCaptureStatusInvalidated, name, ": status ", int(status));
-  cudaGraph_t graph = nullptr;
-  FAILS(cudaStreamEndCapture(s, &graph), cudaErrorStreamCaptureInvalidated);
-  EXPECT(!graph, name, ": a graph came back");
-  MUST(cudaStreamSynchronize(s));
 }
 
 }  // namespace
@@ -199,76 +165,6 @@ SUITE(runtime_graphs) {
     append_digit<<<1, 1, 0, s>>>(y, 3);
     MUST(cudaGraphLaunch(end(s), s));
     EXPECT(values(y, 1)[0] == 123, "came ", values(y, 1)[0]);
-  });
-
-  test_case("what a capture refuses, and that it is spoiled then", [] {
-    using S = cudaStream_t;
-    using E = cudaEvent_t;
-    static int* host;
-    host = nullptr;
-    refused("synchronize", cudaErrorStreamCaptureUnsupported, [](S s, S, E, int*) { return cudaStreamSynchronize(s); });
-    refused("query", cudaErrorStreamCaptureUnsupported, [](S s, S, E, int*) { return cudaStreamQuery(s); });
-    refused("synchronize another", cudaErrorStreamCaptureUnsupported, [](S, S other, E, int*) { return cudaStreamSynchronize(other); });
-    refused("device", cudaErrorStreamCaptureUnsupported, [](S, S, E, int*) { return cudaDeviceSynchronize(); });
-    refused("event query", cudaErrorCapturedEvent, [](S, S, E e, int*) { return cudaEventQuery(e); });
-    refused("event wait", cudaErrorCapturedEvent, [](S, S, E e, int*) { return cudaEventSynchronize(e); });
-    refused("malloc", cudaErrorStreamCaptureUnsupported, [](S, S, E, int*) { return cudaMalloc(&host, 4); });
-    refused("free", cudaErrorStreamCaptureUnsupported, [](S, S, E, int* x) { return cudaFree(x); });
-    refused("malloc, thread-local", cudaErrorStreamCaptureUnsupported, [](S, S, E, int*) { return cudaMallocHost(&host, 4); },
-            cudaStreamCaptureModeThreadLocal);
-    refused("memcpy", cudaErrorStreamCaptureUnsupported,
-            [](S, S, E, int* x) { int y; return cudaMemcpy(&y, x, 4, cudaMemcpyDeviceToHost); });
-    refused("pageable copy", cudaErrorStreamCaptureUnsupported,
-            [](S s, S, E, int* x) { int y; return cudaMemcpyAsync(&y, x, 4, cudaMemcpyDeviceToHost, s); });
-    refused("default stream", cudaErrorStreamCaptureImplicit,
-            [](S, S, E, int* x) { return cudaMemsetAsync(x, 0, 4, nullptr); }, cudaStreamCaptureModeGlobal, cudaStreamDefault);
-    refused("outside event", cudaErrorStreamCaptureIsolation, [](S s, S other, E, int*) {
-      const E e = event();
-      MUST(cudaEventRecord(e, other));
-      return cudaStreamWaitEvent(s, e);
-    });
-    refused("ended in another stream", cudaErrorStreamCaptureUnmatched, [](S, S other, E e, int*) {
-      cudaGraph_t graph;
-      MUST(cudaStreamWaitEvent(other, e));
-      return cudaStreamEndCapture(other, &graph);
-    });
-  });
-
-  test_case("the default stream may be used while a non-blocking stream is captured, memory allocated in relaxed mode", [] {
-    fresh();
-    int* x = ints(n);
-    const cudaStream_t s = stream();
-    MUST(cudaStreamBeginCapture(s, cudaStreamCaptureModeRelaxed));
-    add_all<<<1, n, 0, s>>>(x, n, 1);
-    MUST(cudaMemset(x, 0, n * sizeof(int)));
-    ints(n);
-    MUST(cudaGraphLaunch(end(s), s));
-  });
-
-  test_case("work that was not joined is refused at the end", [] {
-    fresh();
-    int* x = ints(n);
-    const cudaStream_t a = stream(), b = stream();
-    const cudaEvent_t fork = event();
-    cudaGraph_t graph = nullptr;
-    MUST(cudaStreamBeginCapture(a, cudaStreamCaptureModeGlobal));
-    MUST(cudaEventRecord(fork, a));
-    MUST(cudaStreamWaitEvent(b, fork));
-    add_all<<<1, n, 0, b>>>(x, n, 1);
-    FAILS(cudaStreamEndCapture(a, &graph), cudaErrorStreamCaptureUnjoined);
-    MUST(cudaStreamSynchronize(b));
-  });
-
-  test_case("captures are not begun twice, not in the default stream, not ended without a beginning", [] {
-    fresh();
-    const cudaStream_t s = stream();
-    cudaGraph_t graph = nullptr;
-    FAILS(cudaStreamEndCapture(s, &graph), cudaErrorIllegalState);
-    FAILS(cudaStreamBeginCapture(nullptr, cudaStreamCaptureModeGlobal), cudaErrorStreamCaptureUnsupported);
-    MUST(cudaStreamBeginCapture(s, cudaStreamCaptureModeGlobal));
-    FAILS(cudaStreamBeginCapture(s, cudaStreamCaptureModeGlobal), cudaErrorIllegalState);
-    MUST(cudaStreamEndCapture(s, &graph));
-    EXPECT(nodes(graph) == 0, "came ", nodes(graph));
   });
 
   test_case("a graph that outlives its memory is found out", [] {

@@ -74,7 +74,7 @@ SUITE(runtime_memory) {
     FAILS(cudaMemcpy(host.data(), x + 1, bytes, cudaMemcpyDeviceToHost), cudaErrorInvalidValue);
     FAILS(cudaMemcpy(host.data(), x, bytes, cudaMemcpyHostToDevice), cudaErrorInvalidValue);
     FAILS(cudaMemcpy(x, host.data(), bytes, cudaMemcpyDeviceToHost), cudaErrorInvalidValue);
-    FAILS(cudaMemcpy(x, host.data(), bytes, cudaMemcpyKind(9)), cudaErrorInvalidMemcpyDirection);
+    FAILS(cudaMemcpy(x, host.data(), bytes, cudaMemcpyKind(7)), cudaErrorInvalidMemcpyDirection);
     FAILS(cudaMemset(host.data(), 0, bytes), cudaErrorInvalidValue);
     FAILS(cudaMemset(x, 0, bytes + 4), cudaErrorInvalidValue);
     int* small = pinned(n, 0);

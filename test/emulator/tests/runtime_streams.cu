@@ -6,17 +6,6 @@ namespace {
 
 constexpr int n = 64;
 
-cudaStream_t stream(unsigned flags = cudaStreamNonBlocking) {
-  cudaStream_t s = nullptr;
-  MUST(cudaStreamCreateWithFlags(&s, flags));
-  return s;
-}
-cudaEvent_t event(unsigned flags = cudaEventDisableTiming) {
-  cudaEvent_t e = nullptr;
-  MUST(cudaEventCreateWithFlags(&e, flags));
-  return e;
-}
-
 // A kernel of one stream changes what another stream's copy brought; `wait`: the copy is waited for. The first of the results.
 int copy_then_add(bool wait, int copies) {
   int *x = ints(n), *host = pinned(n, 7);
@@ -180,6 +169,35 @@ SUITE(runtime_streams) {
       EXPECT(ptxemu_pending() == 0, "seed ", seed);
       EXPECT(values(x, n)[0] == 2, "seed ", seed, ": came ", values(x, n)[0]);
     }
+  });
+
+  test_case("each thread has its own default stream, which is a blocking one", [] {
+    fresh();
+    int* y = ints(1);
+    MUST(cudaMemset(y, 0, sizeof(int)));
+    append_digit<<<1, 1, 0, cudaStreamPerThread>>>(y, 1);
+    append_digit<<<1, 1, 0, cudaStreamLegacy>>>(y, 2);
+    append_digit<<<1, 1, 0, cudaStreamPerThread>>>(y, 3);
+    MUST(cudaStreamSynchronize(cudaStreamPerThread));
+    EXPECT(ptxemu_pending() == 0, "came ", ptxemu_pending());
+    EXPECT(values(y, 1)[0] == 123, "came ", values(y, 1)[0]);
+    FAILS(cudaStreamDestroy(cudaStreamPerThread), cudaErrorInvalidResourceHandle);
+  });
+
+  test_case("launches by configuration, streams with priority", [] {
+    fresh();
+    int *x = ints(n), least = -1, greatest = 1;
+    MUST(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+    cudaLaunchConfig_t config = {};
+    MUST(cudaStreamCreateWithPriority(&config.stream, cudaStreamNonBlocking, greatest));
+    config.gridDim = dim3(1);
+    config.blockDim = dim3(n);
+    MUST(cudaLaunchKernelEx(&config, set_all, x, n, 6));
+    EXPECT(values(x, n)[n - 1] == 6, "came ", values(x, n)[n - 1]);
+    cudaLaunchAttribute attribute = {};
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    FAILS(cudaLaunchKernelEx(&config, set_all, x, n, 6), cudaErrorNotSupported);
   });
 
   test_case("queries make progress", [] {
