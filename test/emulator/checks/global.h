@@ -45,11 +45,11 @@ void check_global_precisely(Warp& w, uint64_t address, uint32_t bytes, int lane,
 template <Access access>
 inline void check_global(Warp& w, uint64_t address, uint32_t bytes, int lane) {
   Block& b = *w.block;
-  if (access == Access::atomic || bytes == 1) return check_global_precisely(w, address, bytes, lane, access);
+  if (is_strong(access) || (bytes == 1 && writes(access))) return check_global_precisely(w, address, bytes, lane, access);
   uint32_t* cells = b.memory->shadow(address);
   bool hazard;
   switch (bytes) {
-    case 2: hazard = scan_global<access == Access::write>(cells, 1, b.launch_stamp, block_id(b)); break;
+    case 1: case 2: hazard = scan_global<access == Access::write>(cells, 1, b.launch_stamp, block_id(b)); break;
     case 4: hazard = scan_global<access == Access::write>(cells, 2, b.launch_stamp, block_id(b)); break;
     case 16: hazard = scan_global<access == Access::write>(cells, 8, b.launch_stamp, block_id(b)); break;
     default: hazard = scan_global<access == Access::write>(cells, int(bytes / 2), b.launch_stamp, block_id(b));

@@ -34,16 +34,17 @@ void check_shared_precisely(Warp& w, uint32_t offset, uint32_t bytes, int lane, 
     int32_t &written = b.written[at / unit], &read = b.read[at / unit];
     const int32_t x = written;
     if (x >> stamp_shift == in_flight && races) report(w, "access to what cp.async still writes", at, lane, x & 0x3ff);
-    if (access != Access::write && !x && b.options->uninitialised)
+    if (access != Access::write && access != Access::strong_write && !x && b.options->uninitialised)
       fail(w, ErrorKind::uninitialised, "shared memory offset " + std::to_string(at) + " is read before anything is written there", lane);
     if (!races) {
-      if (access != Access::read) written = now | thread;
+      if (writes(access)) written = now | thread;
       continue;
     }
-    if (x && !ordered(w, x, thread) && !(access == Access::atomic && (x & by_atomic))) {
+    if (access == Access::strong_read) continue;
+    if (x && !ordered(w, x, thread) && !(is_strong(access) && (x & by_atomic))) {
       if (access == Access::read) report(w, "read after write", at, lane, x & 0x3ff);
       bool same = access == Access::write && data && !(x & by_atomic) && !std::memcmp(b.shared.data() + at, static_cast<const char*>(data) + (at - offset), unit);
-      if (!same) report(w, access == Access::atomic ? "atomic after an ordinary write" : "write after write", at, lane, x & 0x3ff);
+      if (!same) report(w, is_strong(access) ? "atomic after an ordinary write" : "write after write", at, lane, x & 0x3ff);
     }
     if (access == Access::read) continue;  // the quick check has noted it
     const int32_t r = read;
@@ -54,7 +55,7 @@ void check_shared_precisely(Warp& w, uint32_t offset, uint32_t bytes, int lane, 
         report(w, "write after read", at, lane, r & 0x3ff);
       }
     }
-    written = now | thread | (access == Access::atomic ? by_atomic : 0);
+    written = now | thread | (is_strong(access) ? by_atomic : 0);
   }
 }
 

@@ -7,7 +7,10 @@
 
 namespace ptxemu {
 
-enum class Access : uint8_t { read, write, atomic };
+// Strong: .volatile, .relaxed, .acquire, .release.
+enum class Access : uint8_t { read, write, atomic, strong_read, strong_write };
+constexpr bool writes(Access a) { return a == Access::write || a == Access::atomic || a == Access::strong_write; }
+constexpr bool is_strong(Access a) { return a >= Access::atomic; }
 
 constexpr int stamp_shift = 12;
 constexpr int32_t last_stamp = 0x7fffe, in_flight = 0x7ffff;  // in flight: cp.async has been issued and not been waited for
@@ -54,9 +57,9 @@ inline void check_shared(Warp& w, uint32_t offset, uint32_t bytes, int lane, con
   const uint32_t unit = uint32_t(b.program->shadow_unit), first = offset / unit;
   const int n = int(bytes / unit), thread = w.id << 5 | lane;
   int32_t *written = b.written.data() + first, *read = b.read.data() + first;
-  bool hazard = access == Access::atomic;
+  bool hazard = is_strong(access);
   auto me = [thread](int) { return thread; };
-  if constexpr (access != Access::atomic) {
+  if constexpr (!is_strong(access)) {
     if (n == 8) hazard = scan_cells<access == Access::write>(w, written, read, 8, me);
     else if (n == 4) hazard = scan_cells<access == Access::write>(w, written, read, 4, me);
     else if (n == 1) hazard = scan_cells<access == Access::write>(w, written, read, 1, me);

@@ -24,6 +24,8 @@ template <bool bf16> struct AddHalf {
   static uint16_t apply(uint16_t old, uint16_t b, uint16_t) { return uint16_t(AddPair<bf16>::half(old, b)); }
 };
 
+constexpr uint16_t releases = 2;
+
 template <class T, class F, Space space, bool result>
 void atomic(Warp& w, const Instruction& in, uint32_t mask) {
   Block& b = *w.block;
@@ -47,6 +49,7 @@ void atomic(Warp& w, const Instruction& in, uint32_t mask) {
       if (address % sizeof(T)) fail_misaligned(w, "global", address, sizeof(T), lane);
       if (b.common->concurrent) lock.lock();
       if (device) {
+        if (in.aux & releases) b.fenced = true;
         meet_at(w, address, true);
         check_global_precisely(w, address, sizeof(T), lane, Access::atomic);
       }
@@ -94,6 +97,7 @@ void decode(Decoder& d) {
   d.expect_operands(size_t(2 + result + swap));
   if (result) d.target(0, type);
   const Space space = d.address(d.operand(result), d.space());
+  if (d.has("release") || d.has("acq_rel")) d.in.aux |= releases;
   d.sources(size_t(1 + result), size_t(1 + swap), type);
   if (space == Space::shared || space == Space::generic) d.note_shared_access(bytes(type));
   d.emit(pick(d, type, space, result));

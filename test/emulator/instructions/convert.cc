@@ -8,7 +8,13 @@
 namespace ptxemu {
 namespace {
 
-enum Flags : uint16_t { ftz = 1, sat = 2, relu = 4, upper = 8 };
+enum Flags : uint16_t { ftz = 1, sat = 2, relu = 4, finite = 8 };
+
+// .satfinite: the largest finite value instead of infinity.
+inline float clamp_finite(float x, bool bf16) {
+  const float most = bf16 ? std::bit_cast<float>(0x7f7f0000u) : 65504.0f;
+  return x > most ? most : x < -most ? -most : x;
+}
 
 // The value of a source lane in a type that holds it exactly.
 template <class S> struct Read {
@@ -65,6 +71,7 @@ void convert(Warp& w, const Instruction& in, uint32_t mask) {
       else f = float_to_odd(v);
       if (flags & sat) f = saturate(f);
       if (flags & relu) f = f != f ? f : f > 0 ? f : 0.0f;
+      if (flags & finite) f = clamp_finite(f, bf16);
       if (r == Rounding::zero) return bf16 ? bf16_towards_zero(f) : f16_towards_zero(f);
       if (r == Rounding::down) return bf16 ? bf16_downwards(f) : f16_downwards(f);
       if (r == Rounding::up) return bf16 ? bf16_upwards(f) : f16_upwards(f);
@@ -161,13 +168,14 @@ template <bool bf16, bool towards_zero>
 void convert_pair(Warp& w, const Instruction& in, uint32_t mask) {
   const float *a = lanes<float>(w, in.from(0)), *b = lanes<float>(w, in.from(1));
   alignas(32) uint32_t half[2][32];
-  alignas(32) float positive[2][32];
-  if (in.aux & relu) {
-    for (int i = 0; i < 32; i++) {
-      positive[0][i] = a[i] != a[i] ? a[i] : a[i] > 0 ? a[i] : 0.0f;
-      positive[1][i] = b[i] != b[i] ? b[i] : b[i] > 0 ? b[i] : 0.0f;
-    }
-    a = positive[0], b = positive[1];
+  alignas(32) float limited[2][32];
+  if (in.aux & (relu | finite)) {
+    auto limit = [&](float x) {
+      if (in.aux & relu) x = x != x ? x : x > 0 ? x : 0.0f;
+      return in.aux & finite ? clamp_finite(x, bf16) : x;
+    };
+    for (int i = 0; i < 32; i++) limited[0][i] = limit(a[i]), limited[1][i] = limit(b[i]);
+    a = limited[0], b = limited[1];
   }
   if constexpr (towards_zero) {
     for (int i = 0; i < 32; i++) {
@@ -209,8 +217,9 @@ void decode(Decoder& d) {
   const Type from = d.type(), to = d.type_at(1);
   const bool integral = d.has("rni") || d.has("rzi") || d.has("rmi") || d.has("rpi");
   const Rounding r = d.has("rz") || d.has("rzi") ? Rounding::zero : d.has("rm") || d.has("rmi") ? Rounding::down : d.has("rp") || d.has("rpi") ? Rounding::up : Rounding::nearest;
-  d.in.aux = uint16_t((d.has("ftz") ? ftz : 0) | (d.has("sat") ? sat : 0) | (d.has("relu") ? relu : 0));
-  if (to == Type::none || d.has("satfinite") || d.has("rna") || d.has("rs")) d.unknown();
+  d.in.aux = uint16_t((d.has("ftz") ? ftz : 0) | (d.has("sat") ? sat : 0) | (d.has("relu") ? relu : 0) | (d.has("satfinite") ? finite : 0));
+  const bool to_half = to == Type::f16 || to == Type::bf16 || to == Type::f16x2 || to == Type::bf16x2;
+  if (to == Type::none || (d.has("satfinite") && (!to_half || from != Type::f32)) || d.has("rna") || d.has("rs")) d.unknown();
   if (to == Type::f16x2 || to == Type::bf16x2) {
     if (from != Type::f32 || d.has("sat")) d.unknown();
     d.expect_operands(3);

@@ -7,7 +7,7 @@
 namespace ptxemu {
 namespace {
 
-enum Flags : uint16_t { wide_base = 1, sign_extend = 2, strong = 4, into_wide = 8 };
+enum Flags : uint16_t { wide_base = 1, sign_extend = 2, strong = 4, into_wide = 8, releases = 16 };
 
 template <int width> using Element = std::conditional_t<width == 8, uint64_t, std::conditional_t<width == 4, uint32_t, std::conditional_t<width == 2, uint16_t, uint8_t>>>;
 template <int width> using Register = std::conditional_t<width == 8, uint64_t, uint32_t>;
@@ -91,8 +91,9 @@ inline void global_lane(Warp& w, const Instruction& in, uint64_t address, int la
   std::byte* p = global_bytes(w, address, total, lane, device);
   if (address % total) fail_misaligned(w, "global", address, total, lane);
   if (in.aux & strong) {
+    if (in.aux & releases) w.block->fenced = true;
     meet_at(w, address, store);
-    if (device) check_global_precisely(w, address, total, lane, Access::atomic);
+    if (device) check_global_precisely(w, address, total, lane, store ? Access::strong_write : Access::strong_read);
   } else if (device) {
     check_global<store ? Access::write : Access::read>(w, address, total, lane);
   }
@@ -107,11 +108,12 @@ inline void shared_lane(Warp& w, const Instruction& in, uint64_t offset, int lan
   if constexpr (store) {
     alignas(16) char data[total];
     move_elements<width, count, true>(w, in, lane, data);
-    if (in.aux & strong) check_shared<Access::atomic>(w, uint32_t(offset), total, lane);
+    if (in.aux & strong) check_shared<Access::strong_write>(w, uint32_t(offset), total, lane);
     else check_shared<Access::write>(w, uint32_t(offset), total, lane, data);
     std::memcpy(p, data, total);
   } else {
-    if (!(in.aux & strong)) check_shared<Access::read>(w, uint32_t(offset), total, lane);
+    if (in.aux & strong) check_shared<Access::strong_read>(w, uint32_t(offset), total, lane);
+    else check_shared<Access::read>(w, uint32_t(offset), total, lane);
     move_elements<width, count, false>(w, in, lane, p);
   }
 }
@@ -137,7 +139,7 @@ void global_lanes(Warp& w, const Instruction& in, uint32_t mask, const Addresses
   constexpr uint32_t total = width * count;
   Block& b = *w.block;
   if (b.options->counters) count_global(b, a, mask, total, store);
-  if (total == 1 || in.aux & strong) return each_active(mask, [&](int lane) { global_lane<width, count, store>(w, in, a.of[lane], lane); });
+  if ((total == 1 && store) || in.aux & strong) return each_active(mask, [&](int lane) { global_lane<width, count, store>(w, in, a.of[lane], lane); });
   if (!store && same_address(a, mask)) {
     const int first = std::countr_zero(mask);
     global_lane<width, count, false>(w, in, a.of[first], first);
@@ -149,7 +151,7 @@ void global_lanes(Warp& w, const Instruction& in, uint32_t mask, const Addresses
     bool device;
     std::byte* p = global_bytes(w, address, total * uint32_t(n), first, device, n);
     if (address % total) fail_misaligned(w, "global", address, total, first);
-    if (device && scan_global<store>(b.memory->shadow(address), int(total) * n / 2, b.launch_stamp, block_id(b))) [[unlikely]] {
+    if (device && scan_global<store>(b.memory->shadow(address), (int(address & 1) + int(total) * n + 1) / 2, b.launch_stamp, block_id(b))) [[unlikely]] {
       for (int i = 0; i < n; i++) global_lane<width, count, store>(w, in, a.of[first + i], first + i);
       return;
     }
@@ -273,6 +275,7 @@ void decode(Decoder& d) {
   uint16_t flags = is_signed(type) && bytes(type) < 8 ? sign_extend : 0;
   if (bytes(type) < 8 && d.is_wide(elements[0])) flags |= into_wide;
   if (d.has("volatile") || d.has("relaxed") || d.has("acquire") || d.has("release") || d.has("mmio")) flags |= strong;
+  if (d.has("release")) flags |= releases;
   const Type in_register = flags & into_wide ? Type::b64 : type;
   if (bytes(type) == 4 && !(flags & into_wide)) flags &= uint16_t(~sign_extend);
   if (!store)
