@@ -12,9 +12,10 @@ Runtime& runtime() {
   return *only;
 }
 
+// Not destroyed with its thread either: destructors of the main thread's statics still call the API.
 ThreadError& thread_error() {
-  thread_local ThreadError error;
-  return error;
+  thread_local ThreadError* const error = new ThreadError;
+  return *error;
 }
 
 Runtime::Runtime() {
