@@ -1,6 +1,6 @@
 // Kills a training with SIGKILL at random moments and resumes it: after each kill every file there is must be whole, and at the
 // end the adapters must have the bits of a run that was left alone.
-//   npm run build && node scripts/kill.js --kills 20
+//   npm run build && node scripts/kill.js --kills 20 [--steps 60] [--device cuda]
 import { spawn } from 'node:child_process'
 import { cp, mkdtemp, readdir, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -11,7 +11,14 @@ import { readTensors } from '../dist/lib/safetensors.js'
 import { newestState } from '../dist/lib/state.js'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
-const { values: options } = parseArgs({ options: { kills: { type: 'string', default: '20' }, steps: { type: 'string', default: '60' } } })
+const { values: options } = parseArgs({
+  options: {
+    kills: { type: 'string', default: '20' },
+    steps: { type: 'string', default: '60' },
+    images: { type: 'string', default: '24' },
+    device: { type: 'string', default: 'cpu' },
+  },
+})
 const kills = Number(options.kills)
 const folder = await mkdtemp(join(tmpdir(), 'lorafuse-kill-'))
 
@@ -29,6 +36,7 @@ const words = [
   '--flip',
   '--save-every', '1',
   '--threads', '1',
+  '--device', options.device,
   '--resume',
 ]
 
@@ -64,7 +72,8 @@ async function bits(output) {
 }
 
 try {
-  await cp(join(root, 'examples/emoji'), join(folder, 'images'), { recursive: true })
+  const emoji = (await readdir(join(root, 'examples/emoji'))).sort()
+  for (const name of emoji.slice(0, 2 * Number(options.images))) await cp(join(root, 'examples/emoji', name), join(folder, 'images', name))
   const whole = join(folder, 'whole')
   const began = performance.now()
   await train(whole)

@@ -3,12 +3,10 @@ import { spawnSync } from 'node:child_process'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { type KernelCode, readKernels } from './cubin.js'
+import { built, emulatedLibrary, root } from './emulated.js'
 
-const root = fileURLToPath(new URL('../../..', import.meta.url))
 export const budgetsFile = join(root, 'test/card/budgets.json')
-export const emulatedLibrary = join(root, 'build/Release/emulated/liblorafuse_cuda.so')
 
 type Code = Omit<KernelCode, 'name' | 'sass'> & KernelCode['sass']
 
@@ -62,7 +60,7 @@ async function counted(library: string): Promise<Budgets['counted']> {
   const folder = await mkdtemp(join(tmpdir(), 'lorafuse-budgets-'))
   try {
     const counters = join(folder, 'counters.json')
-    const { status, stderr } = spawnSync(join(root, 'build/Release/card_bench'), ['--size', '128', '--zeros', '--steps', '1'], {
+    const { status, stderr } = spawnSync(built('card_bench'), ['--size', '128', '--zeros', '--steps', '1'], {
       encoding: 'utf8',
       env: { ...process.env, LORAFUSE_CUDA_LIBRARY: library, PTXEMU_COUNTERS: counters, PTXEMU_MEMORY: '4G' },
     })

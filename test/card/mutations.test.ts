@@ -4,14 +4,13 @@ import { cp, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
 import { describe, test } from 'node:test'
-import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
+import { built, hasCard, root } from './emulated.js'
 import { type Mutation, mutations } from './mutations.js'
 
-const root = fileURLToPath(new URL('../../..', import.meta.url))
 const objects = join(root, 'build/cmake/CMakeFiles/cuda_kernels.dir/native/cuda')
-const emulated = join(root, 'build/Release/emulated')
-const tests = join(root, 'build/Release/native_tests')
+const emulated = built('emulated')
+const tests = built('native_tests')
 const scratch = join(root, 'build/mutations')
 const run = promisify(execFile)
 
@@ -55,7 +54,7 @@ async function build(mutation: Mutation, folder: string): Promise<string> {
 }
 
 describe('a fault in the CUDA sources is found', { concurrency: availableParallelism() }, () => {
-  for (const [i, mutation] of mutations.entries()) {
+  for (const [i, mutation] of hasCard() ? mutations.entries() : []) {
     test(mutation.what, async (t) => {
       const folder = join(scratch, String(i))
       await mkdir(dirname(folder), { recursive: true })

@@ -1,8 +1,7 @@
 import assert from 'node:assert/strict'
-import { existsSync } from 'node:fs'
 import { after, before, describe, it, type TestContext } from 'node:test'
 import type { Session } from '../../lib/native.js'
-import { emulatedLibrary } from '../card/budgets.js'
+import { hasCard } from '../card/emulated.js'
 import { attach, compare, type Golden, openSession, type Place, readGolden, relativeError, stepInput, type Targets } from './golden.js'
 import { pattern } from './pattern.js'
 
@@ -11,11 +10,7 @@ const models = [
   { title: 'the bundled model', name: 'golden-tiny-sd', folder: 'examples/tiny-sd' },
 ]
 const places: Place[] = [{ title: 'on the CPU', device: 'cpu', computes: 'f32' }]
-// A build without nvcc has no CUDA backend; where there is one, it runs on the emulator unless another library is named.
-if (existsSync(emulatedLibrary)) {
-  process.env.LORAFUSE_CUDA_LIBRARY ??= emulatedLibrary
-  places.push({ title: 'on a card in fp16', device: 'cuda', computes: 'fp16' })
-}
+if (hasCard()) places.push({ title: 'on a card in fp16', device: 'cuda', computes: 'fp16' })
 /** As `Reference` in mixed precision. */
 const scaleOf = ({ computes }: Place) => (computes === 'fp16' ? 1024 : 1)
 

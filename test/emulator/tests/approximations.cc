@@ -43,6 +43,13 @@ SUITE(approximations) {
   pair("cos", {.absolute = std::exp2(-20.5)}, circular<std::cos>);
   pair("lg2", {.relative = 0x1p-22, .absolute = 0x1p-22}, [](double x) { return std::log2(x); });
   approximate_row<float>("tanh.approx.f32", {.relative = 0x1p-11}, [](float a) { return std::tanh(double(a)); });
+  // f64 of the upper 32 bits of its operand: about 20 bits are right.
+  auto gross = [](double a, double y) {
+    if (a != 0 && !(std::fabs(a) >= 0x1p-1022 && std::fabs(a) < 0x1p1022)) throw Unspecified();
+    return y;
+  };
+  approximate_row<double>("rcp.approx.ftz.f64", {.relative = 0x1p-19}, [gross](double a) { return gross(a, 1 / a); });
+  approximate_row<double>("rsqrt.approx.f64", {.relative = 0x1p-19}, [gross](double a) { return gross(a, inverse_root(a)); });
   for (const bool ftz : {false, true}) {
     const std::string tail = ftz ? ".ftz.f32" : ".f32";
     approximate_row<float>("div.full" + tail, {.ulps = 2}, [ftz](float a, float b) { return quotient(a, b, ftz); });

@@ -53,6 +53,9 @@ void floats(const std::string& type) {
     if constexpr (!std::is_same_v<T, float> && !std::is_same_v<T, double>) {
       const T one = T::round(1), zero{0};
       row(text("set.", c.name, ".", type, ".", type), [=](T a, T b) { return holds(a, b) ? one : zero; });
+      row(text("set.", c.name, ".u32.", type, "x2"), [=](Two<T> a, Two<T> b) {
+        return (holds(a.low, b.low) ? 0xffffu : 0) | (holds(a.high, b.high) ? 0xffff0000u : 0);
+      });
       row(text("set.", c.name, ".", type, "x2.", type, "x2"),
         [=](Two<T> a, Two<T> b) { return Two<T>{holds(a.low, b.low) ? one : zero, holds(a.high, b.high) ? one : zero}; });
       row(

@@ -64,6 +64,8 @@ void arithmetic() {
   row("sub.f32", [](float a, float b) { return a - b; });
   row("mul.f32", [](float a, float b) { return a * b; });
   row("add.ftz.f32", [](float a, float b) { return flush(flush(a) + flush(b)); });
+  row("sub.ftz.f32", [](float a, float b) { return flush(flush(a) - flush(b)); });
+  row("mul.ftz.f32", [](float a, float b) { return flush(flush(a) * flush(b)); });
   row("mul.sat.f32", [](float a, float b) { return float(saturate(a * b)); });
   row("add.f32 %d, %a, 0f3F800000", [](float a) { return a + 1; });
   row("fma.rn.f32 %d, %a, 0fBF000000, 0f4B400001", [](float a) { return rounded(sum_to_odd(a * -0.5, 12582913), Round::nearest); });

@@ -85,6 +85,41 @@ void carries() {
     [](uint32_t a, uint32_t b, uint32_t c) { return uint64_t(a) * b + c; });
 }
 
+// The flag goes in and out of one instruction: chains of three.
+void carry_chains() {
+  row("{ .reg .b64 %p, %q; add.cc.s64 %p, %a, %b; addc.cc.s64 %q, %a, 0; addc.u64 %d, 0, 0; }", [](uint64_t a, uint64_t b) {
+    const bool first = a + b < a;
+    return uint64_t(first && a == ~uint64_t(0));
+  });
+  row("{ .reg .b32 %p, %q; add.cc.u32 %p, %a, %b; addc.cc.u32 %q, %a, %b; addc.u32 %d, %q, 0; }", [](uint32_t a, uint32_t b) {
+    const uint64_t first = uint64_t(a) + b, second = uint64_t(a) + b + (first >> 32);
+    return uint32_t(second + (second >> 32));
+  });
+  row("{ .reg .b32 %p, %q; sub.cc.u32 %p, %a, %b; subc.cc.u32 %q, %b, %a; subc.u32 %d, %q, 0; }", [](uint32_t a, uint32_t b) {
+    const bool first = a < b, second = b < uint64_t(a) + first;
+    return uint32_t(b - a - first - second);
+  });
+  row("{ .reg .b32 %p, %q; add.cc.u32 %p, %a, %b; madc.lo.cc.u32 %q, %a, %b, %c; addc.u32 %d, %q, 0; }",
+    [](uint32_t a, uint32_t b, uint32_t c) {
+      const uint64_t first = uint64_t(a) + b, second = uint64_t(a * b) + c + (first >> 32);
+      return uint32_t(second + (second >> 32));
+    });
+  // Bits 32 to 95 of a 64 x 32-bit product and a 64-bit summand.
+  row("{ .reg .b32 %l, %h, %m, %n, %p, %q, %r; mov.b64 {%l, %h}, %a; mov.b64 {%m, %n}, %c; mad.lo.cc.u32 %p, %l, %b, %m; "
+      "madc.hi.cc.u32 %q, %l, %b, %n; madc.hi.u32 %r, %h, %b, 0; mad.lo.cc.u32 %q, %h, %b, %q; addc.u32 %r, %r, 0; mov.b64 %d, {%q, %r}; }",
+    [](uint64_t a, uint32_t b, uint64_t c) { return uint64_t(((__extension__ (unsigned __int128)a) * b + c) >> 32); });
+}
+
+// Two integers of 16 bits in one register.
+template <class T>
+void pairs() {
+  auto each = [](uint32_t a, uint32_t b, auto f) { return uint32_t(uint16_t(f(T(a), T(b)))) | uint32_t(uint16_t(f(T(a >> 16), T(b >> 16)))) << 16; };
+  const std::string t = suffix<T>() + "x2";
+  row("add" + t, [each](uint32_t a, uint32_t b) { return each(a, b, [](T x, T y) { return x + y; }); });
+  row("min" + t, [each](uint32_t a, uint32_t b) { return each(a, b, [](T x, T y) { return std::min(x, y); }); });
+  row("max" + t, [each](uint32_t a, uint32_t b) { return each(a, b, [](T x, T y) { return std::max(x, y); }); });
+}
+
 template <class T>
 T element(uint32_t word, int i) {
   return T(word >> i * sizeof(T) * 8);
@@ -113,6 +148,9 @@ SUITE(integers) {
   wide<int32_t, int64_t>();
   wide<uint32_t, uint64_t>();
   carries();
+  carry_chains();
+  pairs<int16_t>();
+  pairs<uint16_t>();
   sum_of_differences<int32_t>();
   sum_of_differences<uint32_t>();
   dot_products<int8_t, int8_t, int32_t>(".s32.s32");
@@ -123,7 +161,6 @@ SUITE(integers) {
   row("mad.hi.sat.s32", [](int32_t a, int32_t b, int32_t c) { return clamped<int32_t>(Wide(high<int32_t>(Wide(a) * b)) + c); });
   row("mul24.lo.s32", [](int32_t a, int32_t b) { return wrapped<int32_t>(Wide(int32_t(a << 8) >> 8) * (int32_t(b << 8) >> 8)); });
   row("mul24.lo.u32", [](uint32_t a, uint32_t b) { return wrapped<uint32_t>(Wide(a & 0xffffff) * (b & 0xffffff)); });
-  row("add.u16x2", [](uint32_t a, uint32_t b) { return ((a + b) & 0xffff) | ((a & 0xffff0000) + (b & 0xffff0000)); });
 
   // Immediate operands stand for every lane, whatever their spelling.
   row("add.s32 %d, %a, -7", [](int32_t a) { return wrapped<int32_t>(Wide(a) - 7); });

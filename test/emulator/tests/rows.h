@@ -63,13 +63,13 @@ struct Row {
 };
 void add_row(Row row);
 
-template <class Out, class F, class R, class... A>
+template <class Out, bool exact, class F, class R, class... A>
 void typed_row(const std::string& text, F f, Tolerance tolerance, R (F::*)(A...) const) {
   Row row{text, type_of<Out>(), {type_of<A>()...}, {}, {}, tolerance};
   auto call = [f](const Bits* in) {
     return [&]<size_t... I>(std::index_sequence<I...>) { return f(value_of<A>(in[I])...); }(std::index_sequence_for<A...>());
   };
-  if constexpr (std::is_same_v<R, Out>) row.definition = [call](const Bits* in) { return bits_of<Out>(call(in)); };
+  if constexpr (exact) row.definition = [call](const Bits* in) { return bits_of<Out>(call(in)); };
   else row.approximation = call;
   add_row(std::move(row));
 }
@@ -83,13 +83,13 @@ struct Signature<R (F::*)(A...) const> {
 
 template <class F>
 void row(const std::string& text, F definition) {
-  typed_row<typename Signature<F>::Result>(text, definition, {}, &F::operator());
+  typed_row<typename Signature<F>::Result, true>(text, definition, {}, &F::operator());
 }
 // The definition gives the exact value in double; the instruction's result is an Out within the tolerance.
 template <class Out, class F>
 void approximate_row(const std::string& text, Tolerance tolerance, F definition) {
-  static_assert(std::is_same_v<typename Signature<F>::Result, double> && !std::is_same_v<Out, double>);
-  typed_row<Out>(text, definition, tolerance, &F::operator());
+  static_assert(std::is_same_v<typename Signature<F>::Result, double>);
+  typed_row<Out, false>(text, definition, tolerance, &F::operator());
 }
 
 }  // namespace ptxemu::test
