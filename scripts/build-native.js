@@ -1,6 +1,8 @@
 #!/usr/bin/env node
 // Builds the native addon and its backends into build/Release with cmake-js (headers come from npm, nothing is downloaded).
-//   lorafuse-build [--tests] [--sanitize]
+//   lorafuse-build [--tests] [--sanitize] [--release] [--cuda-architectures "75;80"]
+// --release: as it is shipped; --cuda-architectures: where nvcc is, all of them or a list.
+// LORAFUSE_CUDA=off in the environment: without the CUDA backend, even where nvcc is.
 // --tests: build/Release/native_tests too; --sanitize: build/sanitize/native_tests with ASan and UBSan instead.
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
@@ -10,18 +12,29 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 
-const { values } = parseArgs({ options: { tests: { type: 'boolean', default: false }, sanitize: { type: 'boolean', default: false } } })
+const { values } = parseArgs({
+  options: {
+    tests: { type: 'boolean', default: false },
+    sanitize: { type: 'boolean', default: false },
+    release: { type: 'boolean', default: false },
+    'cuda-architectures': { type: 'string', default: '75;80' },
+  },
+})
 const root = fileURLToPath(new URL('..', import.meta.url))
 const require = createRequire(import.meta.url)
 const manifest = require.resolve('cmake-js/package.json')
 const cmakeJs = join(dirname(manifest), require(manifest).bin['cmake-js'])
+// Our checkout, and not a project which installs the package.
+const ours = existsSync(join(root, 'test/native'))
 const onOff = (on) => (on ? 'ON' : 'OFF')
 
 const definitions = {
   LORAFUSE_TESTS: onOff(values.tests || values.sanitize),
   LORAFUSE_SANITIZE: onOff(values.sanitize),
-  // Ours, never that of a project which installs the package.
-  LORAFUSE_WERROR: onOff(process.env.CI && existsSync(join(root, 'test/native'))),
+  LORAFUSE_RELEASE: onOff(values.release || !ours),
+  LORAFUSE_CUDA: onOff(process.env.LORAFUSE_CUDA !== 'off'),
+  LORAFUSE_CUDA_ARCHITECTURES: values['cuda-architectures'],
+  LORAFUSE_WERROR: onOff(process.env.CI && ours),
   LORAFUSE_OUTPUT: join(root, 'build', values.sanitize ? 'sanitize' : 'Release'),
 }
 const where = ['--directory', root, '--out', join(root, 'build', values.sanitize ? 'cmake-sanitize' : 'cmake'), '--log-level', 'warn']

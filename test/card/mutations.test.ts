@@ -35,16 +35,7 @@ async function build(mutation: Mutation, folder: string): Promise<string> {
   await writeFile(file, mutated(await readFile(file, 'utf8'), mutation))
   const object = join(folder, `${mutation.unit}.o`)
   const source = join(folder, 'native/cuda', mutation.unit)
-  const flags = [
-    '-std=c++20',
-    '-O3',
-    '-lineinfo',
-    '-gencode',
-    'arch=compute_75,code=compute_75',
-    '--compress-mode=none',
-    '-Xcompiler',
-    '-fPIC',
-  ]
+  const flags = ['-std=c++20', '-O3', '-lineinfo', '-gencode', 'arch=compute_75,code=compute_75', '--no-compress', '-Xcompiler', '-fPIC']
   await run(await nvcc(), [...flags, '-c', source, '-o', object])
   const others = (await readdir(objects)).filter((name) => name.endsWith('.o') && name !== `${mutation.unit}.o`)
   const library = join(folder, 'liblorafuse_cuda.so')
