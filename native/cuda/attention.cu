@@ -88,7 +88,7 @@ attention_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __re
           const float low = exp2_approximate(fmaf(s[n][2 * r], scale, -shift[r]));
           const float high = exp2_approximate(fmaf(s[n][2 * r + 1], scale, -shift[r]));
           total[r] += low + high;
-          a_p[n][r] = pack<T>(low, high);
+          a_p[n][r] = packed<T>(low, high);
         }
       tile.store(v_tile);
       tile.fetch(k, j + kKeys, h.keys, h);

@@ -4,6 +4,7 @@
 #pragma once
 #include "device.cuh"
 #include "kernels.h"
+#include "vector.cuh"
 
 namespace lorafuse::cuda {
 
@@ -37,16 +38,6 @@ __device__ __forceinline__ float exp2_approximate(float x) {
   return y;
 }
 
-template <class T>
-__device__ __forceinline__ uint32_t pack(float low, float high) {
-  if constexpr (std::is_same_v<T, __half>) {
-    const __half2 pair = __floats2half2_rn(low, high);
-    return *reinterpret_cast<const uint32_t*>(&pair);
-  } else {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return *reinterpret_cast<const uint32_t*>(&pair);
-  }
-}
 template <class T>
 __device__ __forceinline__ float2 unpack(uint32_t pair) {
   if constexpr (std::is_same_v<T, __half>) return __half22float2(*reinterpret_cast<const __half2*>(&pair));
@@ -99,19 +90,22 @@ __device__ __forceinline__ void mma16(float (&c)[4], const uint32_t (&a0)[2], co
 // The pitch of a tile is an odd number of 16-byte chunks: eight rows touch all banks once.
 template <int D>
 constexpr int kPitch = (D / 8 | 1) * 8;
+// Chunks of a row as threads are dealt to them, the padding too where it would make eight threads meet a bank twice.
+template <int D>
+constexpr int kLine = D / 8 % 8 == 0 ? D / 8 : kPitch<D> / 8;
 
 // kTokens rows of D columns on their way from global to shared memory. A thread has one chunk of every kStep-th row.
 template <class T, int D, int kTokens, int kThreads>
 struct Tile {
   static_assert(D % 8 == 0);
-  static constexpr int kElements = kTokens * kPitch<D>, kChunks = D / 8, kStep = kThreads / kChunks;
+  static constexpr int kElements = kTokens * kPitch<D>, kStep = kThreads / kLine<D>;
   static constexpr int kVectors = (kTokens + kStep - 1) / kStep;
 
   uint4 staged[kVectors];
 
   // Rows [first, first + kTokens) of a head; zeros from row `tokens` and from column d on.
   __device__ __forceinline__ void fetch(const T* x, int first, int tokens, const Heads& h) {
-    const int row = threadIdx.x / kChunks, column = threadIdx.x % kChunks * 8;
+    const int row = threadIdx.x / kLine<D>, column = threadIdx.x % kLine<D> * 8;
     const int rows = column < h.d ? min(rows_left(), tokens - first - row) : 0;
     const T* from = x + (first + row) * h.stride() + column;
 #pragma unroll
@@ -119,17 +113,17 @@ struct Tile {
       staged[i] = i * kStep < rows ? *reinterpret_cast<const uint4*>(from + i * kStep * h.stride()) : uint4{0, 0, 0, 0};
   }
   __device__ __forceinline__ void store(T* shared) const {
-    T* to = shared + threadIdx.x / kChunks * kPitch<D> + threadIdx.x % kChunks * 8;
+    T* to = shared + threadIdx.x / kLine<D> * kPitch<D> + threadIdx.x % kLine<D> * 8;
 #pragma unroll
     for (int i = 0; i < kVectors; i++)
       if (i * kStep < rows_left()) *reinterpret_cast<uint4*>(to + i * kStep * kPitch<D>) = staged[i];
   }
 
  private:
-  // From the thread's first row on; none where there are more threads than chunks in kStep rows.
+  // From the thread's first row on; none where it has no chunk.
   static __device__ __forceinline__ int rows_left() {
-    const int row = threadIdx.x / kChunks;
-    return kThreads % kChunks == 0 || row < kStep ? kTokens - row : 0;
+    const int row = threadIdx.x / kLine<D>, chunk = threadIdx.x % kLine<D>;
+    return (kThreads % kLine<D> == 0 || row < kStep) && (kLine<D> == D / 8 || chunk < D / 8) ? kTokens - row : 0;
   }
 };
 
@@ -210,7 +204,7 @@ __device__ __forceinline__ void multiply_transposed(float (&s)[kGroups][4], cons
 template <class T, int kGroups>
 __device__ __forceinline__ void pack_rows(uint32_t (&a)[kGroups][2], const float (&w)[kGroups][4]) {
 #pragma unroll
-  for (int n = 0; n < kGroups; n++) a[n][0] = pack<T>(w[n][0], w[n][1]), a[n][1] = pack<T>(w[n][2], w[n][3]);
+  for (int n = 0; n < kGroups; n++) a[n][0] = packed<T>(w[n][0], w[n][1]), a[n][1] = packed<T>(w[n][2], w[n][3]);
 }
 
 // o [16, D] += a [16, 8·kGroups] · x
@@ -242,17 +236,16 @@ __device__ __forceinline__ void multiply_add(float (&o)[D / 8][4], const uint32_
 template <class T, int D>
 __device__ __forceinline__ void store_rows(const float (&c)[D / 8][4], float low, float high, T* rows, T* x, int first, int tokens,
                                            const Heads& h) {
-  constexpr int kChunks = D / 8;
   const int lane = threadIdx.x % 32;
   auto* pairs = reinterpret_cast<uint32_t*>(rows + lane / 4 * kPitch<D> + lane % 4 * 2);
 #pragma unroll
-  for (int i = 0; i < kChunks; i++) {
-    pairs[i * 4] = pack<T>(c[i][0] * low, c[i][1] * low);
-    pairs[i * 4 + 4 * kPitch<D>] = pack<T>(c[i][2] * high, c[i][3] * high);
+  for (int i = 0; i < D / 8; i++) {
+    pairs[i * 4] = packed<T>(c[i][0] * low, c[i][1] * low);
+    pairs[i * 4 + 4 * kPitch<D>] = packed<T>(c[i][2] * high, c[i][3] * high);
   }
   __syncwarp();
-  for (int index = lane; index < 16 * kChunks; index += 32) {
-    const int row = index / kChunks, column = index % kChunks * 8;
+  for (int index = lane; index < 16 * kLine<D>; index += 32) {
+    const int row = index / kLine<D>, column = index % kLine<D> * 8;
     if (first + row < tokens && column < h.d)
       *reinterpret_cast<uint4*>(x + (first + row) * h.stride() + column) = *reinterpret_cast<const uint4*>(rows + row * kPitch<D> + column);
   }

@@ -122,10 +122,16 @@ __device__ __forceinline__ void store_row(const float4 (&sum)[kSlots], float fac
 #pragma unroll
   for (int slot = 0; slot < kSlots; slot++) {
     const int first = column + slot * 64 + threadIdx.x % 16 * 4;
-    const float x[4] = {sum[slot].x, sum[slot].y, sum[slot].z, sum[slot].w};
+    const float x[4] = {sum[slot].x * factor, sum[slot].y * factor, sum[slot].z * factor, sum[slot].w * factor};
+    if (first >= h.d) return;
+    if (h.d % 4 == 0) {
+      if constexpr (std::is_same_v<T, float>) *reinterpret_cast<float4*>(row + first) = {x[0], x[1], x[2], x[3]};
+      else *reinterpret_cast<uint2*>(row + first) = {packed<T>(x[0], x[1]), packed<T>(x[2], x[3])};
+    } else {
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-      if (first + i < h.d) row[first + i] = from_float<T>(x[i] * factor);
+      for (int i = 0; i < 4; i++)
+        if (first + i < h.d) row[first + i] = from_float<T>(x[i]);
+    }
   }
 }
 
