@@ -74,6 +74,17 @@ void barriers_of_some() {
       "  setp.ge.u32 %p1, %r0, 64;\n  @%p1 bra READ;\n  st.shared.u32 [%r9], 7;\n  bar.arrive 1, 128;\n  bra END;\nREAD:\n"
       "  bar.sync 1, 128;\n"
       "  and.b32 %r2, %r0, 63;\n  mad.lo.u32 %r2, %r2, 4, %r8;\n  ld.shared.u32 %r1, [%r2];\nEND:\n");
+  // Warps 0 and 1 meet; what the warps above have read since the whole block met is not theirs to write.
+  const std::string some_meet = "  setp.lt.u32 %p1, %r0, 64;\n  @!%p1 ld.shared.u32 %r1, [%r8];\n  @%p1 bar.sync 1, 64;\n"
+                                "  setp.eq.u32 %p2, %r0, 0;\n";
+  finding("a write of what a warp outside of the barrier has read", kind, {0}, prepare + some_meet + "  @%p2 st.shared.u32 [%r8], 9; //!\n",
+    {.threads = 96}, {"write after read"});
+  finding("a write of what several warps outside of the barrier have read", kind, {0},
+    prepare + some_meet + "  @%p2 st.shared.u32 [%r8], 9; //!\n", {.threads = 128}, {"write after read"});
+  clean("a write of what a warp inside of the barrier has read",
+    prepare + "  setp.eq.u32 %p1, %r0, 32;\n  @%p1 ld.shared.u32 %r1, [%r8];\n  setp.lt.u32 %p1, %r0, 64;\n"
+              "  @%p1 bar.sync 1, 64;\n  setp.eq.u32 %p2, %r0, 0;\n"
+              "  @%p2 st.shared.u32 [%r8], 9;\n");
   finding("who only arrives has not waited", kind, {-1},
     prepare +
       "  setp.ge.u32 %p1, %r0, 64;\n  @%p1 bra PUT;\n  bar.arrive 1, 128;\n  add.u32 %r2, %r9, 256;\n  ld.shared.u32 %r1, [%r2];\n"

@@ -105,15 +105,18 @@ void carry_chains() {
       return uint32_t(second + (second >> 32));
     });
   // Bits 32 to 95 of a 64 x 32-bit product and a 64-bit summand.
-  row("{ .reg .b32 %l, %h, %m, %n, %p, %q, %r; mov.b64 {%l, %h}, %a; mov.b64 {%m, %n}, %c; mad.lo.cc.u32 %p, %l, %b, %m; "
-      "madc.hi.cc.u32 %q, %l, %b, %n; madc.hi.u32 %r, %h, %b, 0; mad.lo.cc.u32 %q, %h, %b, %q; addc.u32 %r, %r, 0; mov.b64 %d, {%q, %r}; }",
-    [](uint64_t a, uint32_t b, uint64_t c) { return uint64_t(((__extension__ (unsigned __int128)a) * b + c) >> 32); });
+  row(
+    "{ .reg .b32 %l, %h, %m, %n, %p, %q, %r; mov.b64 {%l, %h}, %a; mov.b64 {%m, %n}, %c; mad.lo.cc.u32 %p, %l, %b, %m; "
+    "madc.hi.cc.u32 %q, %l, %b, %n; madc.hi.u32 %r, %h, %b, 0; mad.lo.cc.u32 %q, %h, %b, %q; addc.u32 %r, %r, 0; mov.b64 %d, {%q, %r}; }",
+    [](uint64_t a, uint32_t b, uint64_t c) { return uint64_t(((__extension__(unsigned __int128) a) * b + c) >> 32); });
 }
 
 // Two integers of 16 bits in one register.
 template <class T>
 void pairs() {
-  auto each = [](uint32_t a, uint32_t b, auto f) { return uint32_t(uint16_t(f(T(a), T(b)))) | uint32_t(uint16_t(f(T(a >> 16), T(b >> 16)))) << 16; };
+  auto each = [](uint32_t a, uint32_t b, auto f) {
+    return uint32_t(uint16_t(f(T(a), T(b)))) | uint32_t(uint16_t(f(T(a >> 16), T(b >> 16)))) << 16;
+  };
   const std::string t = suffix<T>() + "x2";
   row("add" + t, [each](uint32_t a, uint32_t b) { return each(a, b, [](T x, T y) { return x + y; }); });
   row("min" + t, [each](uint32_t a, uint32_t b) { return each(a, b, [](T x, T y) { return std::min(x, y); }); });
