@@ -22,16 +22,17 @@ void restart_clock(Block& block);  // when stamps run out, at a barrier of the w
 void check_shared_precisely(Warp& w, uint32_t offset, uint32_t bytes, int lane, Access access, const void* data);
 void mark_shared_in_flight(Warp& w, uint32_t offset, uint32_t bytes, int lane);
 
-// Accesses cells [0, n) by threads thread_of(0) ... thread_of(n - 1) of the warp; true = perhaps a hazard, then that cell is left as it was.
+// Accesses cells [0, n) by threads thread_of(0) ... thread_of(n - 1) of the warp, and with `flag` = several_lanes by other lanes too; true =
+// perhaps a hazard, then that cell is left as it was.
 template <bool write, class Thread>
-inline __attribute__((always_inline)) bool scan_cells(Warp& w, int32_t* __restrict written, int32_t* __restrict read, int n, Thread thread_of) {
+inline __attribute__((always_inline)) bool scan_cells(Warp& w, int32_t* __restrict written, int32_t* __restrict read, int n, Thread thread_of, int32_t flag = 0) {
   const int32_t unordered = w.seen_of_all << stamp_shift | 0xfff, now = w.stamp << stamp_shift, warp = w.id << 5;
   int32_t hazards = 0;
 #pragma GCC ivdep
   for (int i = 0; i < n; i++) {
-    const int32_t thread = thread_of(i), me = now | thread, x = written[i], r = read[i];
+    const int32_t thread = thread_of(i), me = now | flag | thread, x = written[i], r = read[i];
     const bool other_warp_wrote = (x > unordered) & ((x & 0x3e0) != warp);
-    const bool other_lane_wrote = (x >= now) & ((x & 0x3ff) != thread);
+    const bool other_lane_wrote = (x >= now) & (((x & 0x3ff) != thread) | (flag != 0));
     bool hazard = other_warp_wrote | other_lane_wrote | (x >= in_flight << stamp_shift);
     if constexpr (write) {
       const bool others_read = (r > unordered) & (((r & 0x3e0) != warp) | ((r & several_warps) != 0));
@@ -70,17 +71,18 @@ inline void check_shared(Warp& w, uint32_t offset, uint32_t bytes, int lane, con
 
 // n lanes from `lane` on access neighbouring elements. false = no hazard; true = look precisely, lane by lane.
 template <Access access>
-inline bool check_shared_run(Warp& w, uint32_t offset, uint32_t bytes_per_lane, int lane, int n) {
+inline bool check_shared_run(Warp& w, uint32_t offset, uint32_t bytes_per_lane, int lane, int n, bool repeated = false) {
   Block& b = *w.block;
   const uint32_t unit = uint32_t(b.program->shadow_unit);
   int32_t *written = b.written.data() + offset / unit, *read = b.read.data() + offset / unit;
   const int first = w.id << 5 | lane;
   constexpr bool write = access == Access::write;
+  const int32_t flag = repeated ? several_lanes : 0;
   switch (bytes_per_lane / unit) {
-    case 1: return scan_cells<write>(w, written, read, n, [first](int i) { return first + i; });
-    case 2: return scan_cells<write>(w, written, read, 2 * n, [first](int i) { return first + (i >> 1); });
-    case 4: return scan_cells<write>(w, written, read, 4 * n, [first](int i) { return first + (i >> 2); });
-    case 8: return scan_cells<write>(w, written, read, 8 * n, [first](int i) { return first + (i >> 3); });
+    case 1: return scan_cells<write>(w, written, read, n, [first](int i) { return first + i; }, flag);
+    case 2: return scan_cells<write>(w, written, read, 2 * n, [first](int i) { return first + (i >> 1); }, flag);
+    case 4: return scan_cells<write>(w, written, read, 4 * n, [first](int i) { return first + (i >> 2); }, flag);
+    case 8: return scan_cells<write>(w, written, read, 8 * n, [first](int i) { return first + (i >> 3); }, flag);
     default: return true;
   }
 }

@@ -159,27 +159,63 @@ void global_lanes(Warp& w, const Instruction& in, uint32_t mask, const Addresses
   });
 }
 
-template <int width, int count, bool store>
-void shared_lanes(Warp& w, const Instruction& in, uint32_t mask, const Addresses& a) {
+// Every different element is checked once; then all lanes take theirs.
+template <int width, int count>
+void read_shared(Warp& w, const Instruction& in, uint32_t mask, const Addresses& a) {
+  constexpr uint32_t total = width * count;
+  Block& b = *w.block;
+  Runs runs;
+  find_runs(a, mask, total, runs);
+  if (b.options->counters) count_shared(b, a, mask, total, runs.count == 1);
+  bool hazard = false;
+  for (int r = 0; r < runs.count && !hazard; r++) {
+    const uint64_t offset = a.of[runs.first[r]];
+    hazard = offset % total || offset + total * runs.lanes[r] > b.shared.size() || offset > b.shared.size() ||
+             check_shared_run<Access::read>(w, uint32_t(offset), total, runs.first[r], runs.lanes[r], runs.repeated[r]);
+  }
+  if (hazard) [[unlikely]] return each_active(mask, [&](int lane) { shared_lane<width, count, false>(w, in, a.of[lane], lane); });
+  char* memory = b.shared.data();
+  if (mask != all_lanes || in.aux & (sign_extend | into_wide)) {
+    each_active(mask, [&](int lane) { move_elements<width, count, false>(w, in, lane, memory + a.of[lane]); });
+  } else if (runs.count == 1 && runs.lanes[0] == 32) {
+    move_run<width, count, false>(w, in, 0, 32, memory + a.of[0]);
+  } else {
+    for (int k = 0; k < count; k++) {
+      auto* r = lanes<Register<width>>(w, in.to(k));
+      for (int lane = 0; lane < 32; lane++) {
+        Element<width> e;
+        std::memcpy(&e, memory + a.of[lane] + k * width, width);
+        r[lane] = e;
+      }
+    }
+  }
+}
+
+template <int width, int count>
+void write_shared(Warp& w, const Instruction& in, uint32_t mask, const Addresses& a) {
   constexpr uint32_t total = width * count;
   Block& b = *w.block;
   if (b.options->counters) count_shared(b, a, mask, total);
-  if (in.aux & strong) return each_active(mask, [&](int lane) { shared_lane<width, count, store>(w, in, a.of[lane], lane); });
-  const int first_lane = std::countr_zero(mask);
-  if (!store && mask != 1u << first_lane && same_address(a, mask)) {
-    shared_lane<width, count, false>(w, in, a.of[first_lane], first_lane);
-    const int last_lane = 31 - std::countl_zero(mask);  // a second reader: the cells say "several lanes"
-    check_shared<Access::read>(w, uint32_t(a.of[first_lane]), total, last_lane);
-    return move_to_all<width, count>(w, in, mask, b.shared.data() + a.of[first_lane]);
-  }
   each_run(a, mask, total, [&](int first, int n) {
     const uint64_t offset = a.of[first];
-    if (n == 1 || offset % total || offset + total * uint32_t(n) > b.shared.size() || check_shared_run<store ? Access::write : Access::read>(w, uint32_t(offset), total, first, n)) {
-      for (int i = 0; i < n; i++) shared_lane<width, count, store>(w, in, a.of[first + i], first + i);
+    if (n == 1 || offset % total || offset + total * uint32_t(n) > b.shared.size() || check_shared_run<Access::write>(w, uint32_t(offset), total, first, n)) {
+      for (int i = 0; i < n; i++) shared_lane<width, count, true>(w, in, a.of[first + i], first + i);
       return;
     }
-    move_run<width, count, store>(w, in, first, n, b.shared.data() + offset);
+    move_run<width, count, true>(w, in, first, n, b.shared.data() + offset);
   });
+}
+
+template <int width, int count, bool store>
+void shared_lanes(Warp& w, const Instruction& in, uint32_t mask, const Addresses& a) {
+  if (in.aux & strong) {
+    if (w.block->options->counters) count_shared(*w.block, a, mask, width * count);
+    each_active(mask, [&](int lane) { shared_lane<width, count, store>(w, in, a.of[lane], lane); });
+  } else if constexpr (store) {
+    write_shared<width, count>(w, in, mask, a);
+  } else {
+    read_shared<width, count>(w, in, mask, a);
+  }
 }
 
 template <int width, int count, bool store>

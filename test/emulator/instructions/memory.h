@@ -1,5 +1,7 @@
 // Addresses of lanes -> bytes of the host, with every check on the way (PTX ISA, "State Spaces").
 #pragma once
+#include <algorithm>
+
 #include "../checks/global.h"
 #include "../checks/shared.h"
 #include "lanes.h"
@@ -39,6 +41,38 @@ inline void each_run(const Addresses& a, uint32_t mask, uint64_t step, F&& f) {
   }
 }
 
+// The different runs of an access that reads: two lanes often want the same element, and whole runs repeat.
+struct Runs {
+  int count = 0;
+  uint8_t first[32], lanes[32];
+  bool repeated[32];  // by other lanes too
+};
+inline void find_runs(const Addresses& a, uint32_t mask, uint64_t step, Runs& runs) {
+  runs.count = 0;
+  if (mask == all_lanes && contiguous(a, step)) {
+    runs.count = 1, runs.first[0] = 0, runs.lanes[0] = 32, runs.repeated[0] = false;
+    return;
+  }
+  while (mask) {
+    const int first = std::countr_zero(mask);
+    const uint64_t address = a.of[first];
+    int n = 1, taken = 1;
+    while (first + n < 32 && mask >> (first + n) & 1 && a.of[first + n] == address + uint64_t(n) * step) n++;
+    if (n == 1)
+      while (first + taken < 32 && mask >> (first + taken) & 1 && a.of[first + taken] == address) taken++;
+    const int end = std::max(n, taken);
+    mask &= end == 32 ? 0 : ~(((1u << end) - 1) << first);
+    int known = 0;
+    while (known < runs.count && (a.of[runs.first[known]] != address || runs.lanes[known] != n)) known++;
+    if (known < runs.count) {
+      runs.repeated[known] = true;
+      continue;
+    }
+    runs.first[known] = uint8_t(first), runs.lanes[known] = uint8_t(n), runs.repeated[known] = taken > 1;
+    runs.count++;
+  }
+}
+
 [[noreturn]] void fail_global(Warp& w, uint64_t address, uint32_t bytes, int lane);
 [[noreturn]] void fail_shared(Warp& w, uint64_t offset, uint32_t bytes, int lane);
 [[noreturn]] void fail_misaligned(Warp& w, const char* space, uint64_t address, uint32_t bytes, int lane);
@@ -68,6 +102,6 @@ inline char* local_bytes(Warp& w, uint64_t offset, uint32_t bytes, int lane) {
 }
 
 void count_global(Block& b, const Addresses& a, uint32_t mask, uint32_t bytes, bool store);
-void count_shared(Block& b, const Addresses& a, uint32_t mask, uint32_t bytes);
+void count_shared(Block& b, const Addresses& a, uint32_t mask, uint32_t bytes, bool one_run = false);  // all lanes read from one run of elements
 
 }  // namespace ptxemu

@@ -34,13 +34,18 @@ void count_global(Block& b, const Addresses& a, uint32_t mask, uint32_t bytes, b
 }
 
 // An access of 4, 8 or 16 bytes takes one, two or four neighbouring banks: the columns of a table as wide as a pass has lanes.
-void count_shared(Block& b, const Addresses& a, uint32_t mask, uint32_t bytes) {
+void count_shared(Block& b, const Addresses& a, uint32_t mask, uint32_t bytes, bool one_run) {
   KernelCounters& c = *b.counters;
   c.shared_requests++;
   const int shift = bytes <= 4 ? 2 : bytes == 8 ? 3 : 4, columns = 128 >> shift;
   for (int first = 0; first < 32; first += columns) {
     const uint32_t part = mask & (columns == 32 ? all_lanes : ((1u << columns) - 1) << first);
     if (!part) continue;
+    c.shared_passes++;
+    if (one_run && bytes >= 4) continue;
+    uint64_t equal = 0, next = 0;
+    for (int i = 0; i < columns; i++) equal |= a.of[first + i] ^ a.of[first], next |= a.of[first + i] ^ (a.of[first] + uint64_t(i) * bytes);
+    if (mask == all_lanes && bytes >= 4 && (!equal || !next)) continue;
     uint32_t row[32][32];  // [column] different places that were asked for
     uint8_t different[32] = {};
     int most = 1;
@@ -53,7 +58,6 @@ void count_shared(Block& b, const Addresses& a, uint32_t mask, uint32_t bytes) {
       different[column] = uint8_t(n + 1);
       most = std::max(most, n + 1);
     });
-    c.shared_passes++;
     c.shared_conflicts += uint64_t(most - 1);
   }
 }
