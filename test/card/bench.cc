@@ -1,6 +1,8 @@
-// Times a training step of Stable Diffusion 1.5 with random weights, and each of its ops, on the card; needs no model and no Node.
-//   card_bench [--size 512] [--batch 1] [--rank 16] [--targets all|attention] [--precision fp16|bf16|f32] [--steps 20] [--zeros] [--ops]
+// Times a training step of Stable Diffusion 1.5 with random weights, and each of its ops, on the card.
+//   gpu_check bench [--size 512] [--batch 1] [--rank 16] [--targets all|attention] [--precision fp16|bf16|f32] [--steps 20] [--zeros] [--ops]
 // --zeros: weights that are all zero, on no disk: for counting on the emulator. --ops: the table of ops too.
+#include "bench.h"
+
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -22,14 +24,14 @@ struct Settings {
   DType precision = DType::f16;
 };
 
-Settings parsed(int count, char** arguments) {
+Settings parsed(const std::vector<std::string>& arguments) {
   Settings s;
-  for (int i = 1; i < count; i++) {
-    const std::string name = arguments[i];
+  for (size_t i = 0; i < arguments.size(); i++) {
+    const std::string& name = arguments[i];
     if (name == "--zeros") s.zeros = true;
     else if (name == "--ops") s.ops = true;
     else {
-      CHECK(i + 1 < count, "INVALID_OPTION", "Expected a value after ", name);
+      CHECK(i + 1 < arguments.size(), "INVALID_OPTION", "Expected a value after ", name);
       const std::string value = arguments[++i];
       if (name == "--size") s.size = std::stoll(value);
       else if (name == "--batch") s.batch = std::stoll(value);
@@ -37,7 +39,7 @@ Settings parsed(int count, char** arguments) {
       else if (name == "--steps") s.steps = std::stoll(value);
       else if (name == "--targets") s.all = value == "all";
       else if (name == "--precision") s.precision = value == "fp16" ? DType::f16 : value == "bf16" ? DType::bf16 : DType::f32;
-      else throw Error("INVALID_OPTION", "Expected an option of card_bench but received " + name);
+      else throw Error("INVALID_OPTION", "Expected an option of bench but received " + name);
     }
   }
   return s;
@@ -153,14 +155,7 @@ class Bench {
 };
 
 }  // namespace
-}  // namespace lorafuse::test
 
-int main(int count, char** arguments) {
-  try {
-    lorafuse::test::Bench(lorafuse::test::parsed(count, arguments)).run();
-    return 0;
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "card_bench: %s\n", e.what());
-    return 1;
-  }
-}
+void bench(const std::vector<std::string>& arguments) { Bench(parsed(arguments)).run(); }
+
+}  // namespace lorafuse::test

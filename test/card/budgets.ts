@@ -60,11 +60,11 @@ async function counted(library: string): Promise<Budgets['counted']> {
   const folder = await mkdtemp(join(tmpdir(), 'lorafuse-budgets-'))
   try {
     const counters = join(folder, 'counters.json')
-    const { status, stderr } = spawnSync(built('card_bench'), ['--size', '128', '--zeros', '--steps', '1'], {
+    const { status, stderr } = spawnSync(built('gpu_check'), ['bench', '--size', '128', '--zeros', '--steps', '1'], {
       encoding: 'utf8',
       env: { ...process.env, LORAFUSE_CUDA_LIBRARY: library, PTXEMU_COUNTERS: counters, PTXEMU_MEMORY: '4G' },
     })
-    if (status !== 0) throw new Error(`card_bench failed: ${stderr}`)
+    if (status !== 0) throw new Error(`gpu_check failed: ${stderr}`)
     const kernels = JSON.parse(await readFile(counters, 'utf8')) as Record<string, Record<string, number>>
     const names = demangled(Object.keys(kernels))
     const ratio = (part = 0, whole = 0, none: number) => (whole === 0 ? none : Math.round((1000 * part) / whole) / 1000)

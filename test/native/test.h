@@ -15,6 +15,8 @@ struct Failure : std::runtime_error {
 
 // Registers a suite before main; main calls `fill`, which adds the cases.
 bool suite(const char* name, void (*fill)());
+// Runs the chosen cases and prints how it went; `program` is named in how to run one again. Returns the exit code.
+int run_cases(const char* program, const std::string& filter);
 void test_case(std::string name, std::function<void()> body);
 // A line under the running case, printed whether it passes or not.
 void note(const std::string& line);
