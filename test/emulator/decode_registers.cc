@@ -67,7 +67,7 @@ class Liveness {
   }
 
   bool update(size_t b) {
-    uint64_t *out = &live_out_[b * words_], *in = &live_in_[b * words_];
+    uint64_t *out = live_out_.data() + b * words_, *in = live_in_.data() + b * words_;
     for (size_t n : next_[b])
       for (size_t word = 0; word < words_; word++) out[word] |= live_in_[n * words_ + word];
     std::vector<uint64_t> live(out, out + words_);
