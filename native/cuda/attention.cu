@@ -11,11 +11,12 @@ namespace {
 
 constexpr int kThreads = 128, kQueries = 64;  // of a block
 
+// What fits the registers of sm_75.
 template <int D>
 struct Sizes {
-  static constexpr int kKeys = D > 40 ? 32 : 64;     // of a tile
+  static constexpr int kKeys = D > 40 ? 32 : 64;               // of a tile
   static constexpr int kBlocks = D > 80 ? 1 : D > 64 ? 3 : 4;  // of a multiprocessor
-  static constexpr bool kHeld = D <= 80;
+  static constexpr bool kHeld = D <= 80;                       // queries in registers
 };
 
 template <class T, int D>

@@ -14,6 +14,7 @@ constexpr int kThreads = 128, kRows = 64;
 
 template <class T, int D>
 using Rows = Tile<T, D, kRows, kThreads>;
+
 // What fits the registers and 64 KB of shared memory of sm_75, with as many blocks as can be.
 template <int D>
 struct Sizes {
@@ -23,8 +24,8 @@ struct Sizes {
   static constexpr int kQueryBlocks = D > 80 ? 1 : D > 40 ? 3 : 4, kKeyBlocks = D > 80 ? 1 : D > 64 ? 2 : 3;  // of a multiprocessor
 };
 
-// Shared memory: the block's own rows where they are not held in registers, then what each step loads. Before and after the steps 64 rows
-// from its begin on are what values pass through.
+// Shared memory: the block's own rows where registers do not hold them, then what each step loads. Before and after the steps values
+// pass through its first kRows rows.
 template <class T, int D, bool kHeld>
 constexpr int kOwn = kHeld ? 0 : Rows<T, D>::kElements;
 
@@ -106,8 +107,7 @@ query_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __r
       multiply_add<T, D, kGroups>(sum, a_ds, k_tile);
     }
     __syncthreads();
-    store_rows<T, D>(sum, h.scale, h.scale, q_rows + own, h.at(dq, h.queries, blockIdx.y), first + warp * 16, h.queries,
-                     h);
+    store_rows<T, D>(sum, h.scale, h.scale, q_rows + own, h.at(dq, h.queries, blockIdx.y), first + warp * 16, h.queries, h);
   }
 }
 
@@ -182,11 +182,11 @@ key_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __res
 #pragma unroll
       for (int c = 0; c < D / 8; c++)
 #pragma unroll
-        for (int x = 0; x < 4; x++) {
-          const int key = first + warp * 16 + lane / 4 + x / 2 * 8, column = c * 8 + lane % 4 * 2 + x % 2;
+        for (int r = 0; r < 2; r++) {
+          const int key = first + warp * 16 + lane / 4 + r * 8, column = c * 8 + lane % 4 * 2;
           if (key >= h.keys || column >= h.d) continue;
-          dk_part[key * h.stride() + column] = dk_sum[c][x] * h.scale;
-          dv_part[key * h.stride() + column] = dv_sum[c][x];
+          *reinterpret_cast<float2*>(dk_part + key * h.stride() + column) = {dk_sum[c][2 * r] * h.scale, dk_sum[c][2 * r + 1] * h.scale};
+          *reinterpret_cast<float2*>(dv_part + key * h.stride() + column) = {dv_sum[c][2 * r], dv_sum[c][2 * r + 1]};
         }
     }
   }
@@ -214,7 +214,7 @@ struct Parts {
 };
 Parts parts_of(const Heads& h, int batch, const Card& card) {
   const int blocks = ceil_div(h.keys, kRows) * batch * h.heads, tiles = ceil_div(h.queries, kQueryStep);
-  const int wanted = std::clamp(2 * card.multiprocessors / blocks, 1, std::max(1, tiles / 8));
+  const int wanted = std::clamp(3 * card.multiprocessors / blocks, 1, std::max(1, tiles / 4));
   const int queries = ceil_div(tiles, wanted) * kQueryStep;
   return {ceil_div(h.queries, queries), queries};
 }
