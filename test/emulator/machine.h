@@ -68,7 +68,7 @@ struct Options {
   Order block_order = Order::forward;
   uint64_t seed = 0;  // of random orders and of the jitter
   MmaRounding mma = MmaRounding::sequential;
-  bool jitter = false;  // approximate instructions (ex2.approx, rcp.approx, ...) are off by up to 2 ulp, a function of operand and seed
+  bool jitter = false;  // approximate instructions (ex2.approx, ...) are off by as much as the ISA allows, a function of operand and seed
   bool races = true;    // shared memory between warps and lanes, global memory between blocks
   bool uninitialised = true;
   bool counters = true;

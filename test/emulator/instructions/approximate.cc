@@ -1,32 +1,63 @@
 // rcp, sqrt, rsqrt, ex2, lg2, sin, cos, tanh, div.approx, div.full (PTX ISA, "Floating Point Instructions"). The approximate forms give the
-// correctly rounded result, or with Options::jitter one up to 2 ulp away (f16, bf16: 1 ulp): a kernel must not depend on which.
+// correctly rounded result, or with Options::jitter another one within the error that the ISA allows: a kernel must not depend on which.
 #include "half.h"
 #include "select.h"
 
 namespace ptxemu {
 namespace {
 
-struct Reciprocal { template <class T> static T apply(T a) { return T(1) / a; } };
-struct SquareRoot { template <class T> static T apply(T a) { return std::sqrt(a); } };
-struct InverseSquareRoot { template <class T> static T apply(T a) { return T(1 / std::sqrt(double(a))); } };
-struct Exp2 { static float apply(float a) { return std::exp2(a); } };
-struct Log2 { static float apply(float a) { return std::log2(a); } };
-struct Sin { static float apply(float a) { return std::sin(a); } };
-struct Cos { static float apply(float a) { return std::cos(a); } };
-struct Tanh { static float apply(float a) { return std::tanh(a); } };
+// `ulps`: the largest error that the ISA allows, where it says so in units of the last place; else `error`, relative or absolute.
+struct Reciprocal {
+  static constexpr int ulps = 1;
+  template <class T> static T apply(T a) { return T(1) / a; }
+};
+struct SquareRoot {
+  static constexpr int ulps = 1;
+  template <class T> static T apply(T a) { return std::sqrt(a); }
+};
+struct InverseSquareRoot {
+  static constexpr int ulps = 1;
+  template <class T> static T apply(T a) { return T(1 / std::sqrt(double(a))); }
+};
+struct Exp2 {
+  static constexpr int ulps = 2;
+  template <class T> static T apply(T a) { return std::exp2(a); }
+};
+struct Log2 {
+  static constexpr int ulps = 2;
+  template <class T> static T apply(T a) { return std::log2(a); }
+};
+struct Sin {
+  static constexpr int ulps = 0;
+  static float error(float) { return 0x1p-22f; }
+  template <class T> static T apply(T a) { return std::sin(a); }
+};
+struct Cos {
+  static constexpr int ulps = 0;
+  static float error(float) { return 0x1p-22f; }
+  template <class T> static T apply(T a) { return std::cos(a); }
+};
+struct Tanh {
+  static constexpr int ulps = 0;
+  static float error(float r) { return r * 0x1p-13f; }
+  template <class T> static T apply(T a) { return std::tanh(a); }
+};
 
-// -2 ... 2, a function of the bits of the operands.
-inline int32_t jitter_of(uint32_t bits, uint64_t seed) {
+// A function of the bits of the operands.
+inline uint32_t hash_of(uint32_t bits, uint64_t seed) {
   uint64_t h = (bits + seed * 0x9e3779b97f4a7c15) * 0xbf58476d1ce4e5b9;
   h = (h ^ h >> 31) * 0x94d049bb133111eb;
-  return int32_t((h >> 40) % 5) - 2;
+  return uint32_t(h >> 40);
 }
 
-float jittered(float r, uint32_t bits, uint64_t seed) {
+// One of the floats at most `ulps` units from the exact result, of which r is the nearest.
+float jittered(float r, double exact, int ulps, uint32_t hash) {
   if (!(std::fabs(r) >= 0x1p-120f && std::fabs(r) < 0x1p+127f)) return r;  // 0, NaN, infinity and the edges stay
-  int32_t ulps = jitter_of(bits, seed);
-  if (ulps > 0 && !(std::bit_cast<uint32_t>(r) & 0x7fffff)) ulps /= 2;  // above a power of two they are twice as large
-  return std::bit_cast<float>(std::bit_cast<int32_t>(r) + ulps);
+  const double rest = std::fabs(exact) - std::fabs(double(r));
+  const int side = rest > 0 || (rest == 0 && hash & 0x100) ? 1 : -1;  // r + side is the second nearest
+  int step = (ulps == 1 ? int(hash & 1) : int(hash & 3) - 1) * side;
+  if (step > 0 && side < 0 && !(std::bit_cast<uint32_t>(r) & 0x7fffff)) step = 0;  // above a power of two units are twice as large
+  return std::bit_cast<float>(std::bit_cast<int32_t>(r) + step);
 }
 
 template <class F, bool ftz>
@@ -37,7 +68,12 @@ void approximate(Warp& w, const Instruction& in, uint32_t mask) {
   alignas(32) float r[32];
   for (int i = 0; i < 32; i++) r[i] = canonical(flush_if<ftz>(F::apply(flush_if<ftz>(a[i]))));
   if (options.jitter)
-    for (int i = 0; i < 32; i++) r[i] = jittered(r[i], std::bit_cast<uint32_t>(a[i]), options.seed);
+    for (int i = 0; i < 32; i++) {
+      const uint32_t hash = hash_of(std::bit_cast<uint32_t>(a[i]), options.seed);
+      if (flush_if<ftz>(a[i]) == 0) continue;  // 2^0 = cos 0 = 1 exactly
+      if constexpr (F::ulps > 0) r[i] = jittered(r[i], F::apply(double(flush_if<ftz>(a[i]))), F::ulps, hash);
+      else r[i] += F::error(r[i]) * (int32_t(hash % 5) - 2);
+    }
   for_lanes(d, mask, [&](int i) { return r[i]; });
 }
 
@@ -54,15 +90,19 @@ void divide(Warp& w, const Instruction& in, uint32_t mask) {
     if (!full && std::fabs(y) > 0x1p126f && std::isfinite(y)) r[i] = std::isinf(x) ? std::bit_cast<float>(0x7fffffffu) : std::copysign(0.0f, x * y);
   }
   if (options.jitter)
-    for (int i = 0; i < 32; i++) r[i] = jittered(r[i], std::bit_cast<uint32_t>(a[i]) * 31 + std::bit_cast<uint32_t>(b[i]), options.seed);
+    for (int i = 0; i < 32; i++) {
+      const double exact = double(flush_if<ftz>(a[i])) / double(flush_if<ftz>(b[i]));
+      r[i] = jittered(r[i], exact, 2, hash_of(std::bit_cast<uint32_t>(a[i]) * 31 + std::bit_cast<uint32_t>(b[i]), options.seed));
+    }
   for_lanes(d, mask, [&](int i) { return r[i]; });
 }
 
-// -1 ... 1 ulp; 0, subnormals, infinity, NaN and their neighbours stay.
+// -1 ... 1 unit of the last place; 0, 1, subnormals, infinity, NaN and their neighbours stay.
 template <bool bf16>
 uint32_t jittered_half(uint32_t r, uint32_t bits, uint64_t seed) {
-  constexpr int mantissa = bf16 ? 7 : 10, least = 2 << mantissa, most = ((0x7fff >> mantissa) - 2) << mantissa;
-  return int(r & 0x7fff) < least || int(r & 0x7fff) > most ? r : r + uint32_t(jitter_of(bits, seed) / 2);
+  constexpr int mantissa = bf16 ? 7 : 10, least = 2 << mantissa, most = ((0x7fff >> mantissa) - 2) << mantissa, one = bf16 ? 0x3f80 : 0x3c00;
+  const int magnitude = int(r & 0x7fff);
+  return magnitude < least || magnitude > most || magnitude == one ? r : r + hash_of(bits, seed) % 3 - 1;
 }
 
 template <class F, bool bf16, bool packed>

@@ -5,7 +5,7 @@
 //   PTXEMU_ORDER     forward (default), backward, random      warps of a block and blocks of a grid
 //   PTXEMU_SEED      number (default 1): order of streams, random orders, jitter
 //   PTXEMU_ROUNDING  sequential (default), truncated          sums of mma
-//   PTXEMU_JITTER    0 (default), 1                           approximate instructions off by up to 2 ulp
+//   PTXEMU_JITTER    0 (default), 1                           approximate instructions off as far as the ISA allows
 //   PTXEMU_THREADS   host threads of a launch
 //   PTXEMU_CHECKS    all (default), none, or some of races,uninitialised
 //   PTXEMU_COUNTERS  file: the counters are written there when the library is unloaded
