@@ -40,7 +40,8 @@ void Decoder::decode_body(const Function& function) {
       size_t space = s.text.find(' '), targets = s.text.find(".branchtargets");
       if (targets == s.text.npos) continue;
       auto& labels = label_tables_[function.name + ":" + s.text.substr(0, space)];
-      for (auto label : split(std::string_view(s.text).substr(targets + 14), ',')) labels.push_back(function.name + ":" + std::string(label));
+      for (auto label : split(std::string_view(s.text).substr(targets + 14), ','))
+        labels.push_back(function.name + ":" + std::string(label));
     }
   for (auto& s : function.body) {
     statement_ = &s;
@@ -119,9 +120,12 @@ void Decoder::begin(const Statement& statement) {
 
 // Defaults, hints to the caches, the memory model's words (every access here is in order) and those that every form of an opcode has.
 static bool changes_nothing(std::string_view part) {
-  static constexpr std::string_view words[] = {"rn", "lo", "approx", "noftz", "sync", "aligned", "uni", "weak", "relaxed", "acquire", "release", "acq_rel",
-      "sc", "volatile", "cta", "gpu", "sys", "nc", "ca", "cg", "cs", "lu", "cv", "wb", "wt", "to", "async", "wrap", "shared", "global", "m8n8", "v2", "v4", "gl", "popc", "idx", "any", "r", "abs"};
-  return parse_type(part) != Type::none || part.starts_with("L1") || part.starts_with("L2") || std::find(std::begin(words), std::end(words), part) != std::end(words);
+  static constexpr std::string_view words[] = {
+      "rn",       "lo",   "approx", "noftz",  "sync", "aligned", "uni", "weak", "relaxed", "acquire", "release", "acq_rel", "sc",
+      "volatile", "cta",  "gpu",    "sys",    "nc",   "ca",      "cg",  "cs",   "lu",      "cv",      "wb",      "wt",      "to",
+      "async",    "wrap", "shared", "global", "m8n8", "v2",      "v4",  "gl",   "popc",    "idx",     "any",     "r",       "abs"};
+  return parse_type(part) != Type::none || part.starts_with("L1") || part.starts_with("L2") ||
+         std::find(std::begin(words), std::end(words), part) != std::end(words);
 }
 
 void Decoder::decode_statement(const Statement& statement) {

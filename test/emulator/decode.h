@@ -34,7 +34,8 @@ class Decoder {
   void decode_kernel();
 
   // ---- the statement at hand ----
-  // "ld.global.v2.f32" -> ld, global, v2, f32. A part that no one asks for, and that is not known to change nothing, makes the statement unknown.
+  // "ld.global.v2.f32" -> ld, global, v2, f32. A part that no one asks for, and that is not known to change nothing, makes the statement
+  // unknown.
   std::string_view part(size_t i) const { return asked_ |= 1u << i, parts_[i]; }
   const std::vector<std::string_view>& parts() const { return asked_ = ~0u, parts_; }
   bool has(std::string_view part) const;

@@ -105,7 +105,8 @@ bool Decoder::symbol_address(std::string_view text, uint64_t& bits) const {
   if (generic) text = trim(text.substr(8, text.find(')') - 8));
   size_t sign = text.find_first_of("+-", 1);
   std::string name(trim(text.substr(0, sign)));
-  int64_t extra = sign == text.npos ? 0 : std::stoll(std::string(text[sign] == '-' ? "-" : "") + std::string(trim(text.substr(sign + 1))), nullptr, 0);
+  int64_t extra =
+      sign == text.npos ? 0 : std::stoll(std::string(text[sign] == '-' ? "-" : "") + std::string(trim(text.substr(sign + 1))), nullptr, 0);
   if (const Symbol* s = find(name)) {
     if (s->kind == Symbol::reg) return false;
     bits = s->offset + extra;
@@ -119,8 +120,8 @@ bool Decoder::symbol_address(std::string_view text, uint64_t& bits) const {
 }
 
 Space Decoder::space() const {
-  static constexpr std::pair<std::string_view, Space> names[] = {{"global", Space::global}, {"shared", Space::shared}, {"local", Space::local},
-      {"param", Space::param}, {"const", Space::constant}};
+  static constexpr std::pair<std::string_view, Space> names[] = {
+      {"global", Space::global}, {"shared", Space::shared}, {"local", Space::local}, {"param", Space::param}, {"const", Space::constant}};
   for (size_t i = 1; i < parts_.size(); i++)
     for (auto& [name, space] : names)
       if (parts_[i].substr(0, parts_[i].find("::")) == name) return part(i), space;

@@ -10,7 +10,8 @@ namespace {
 
 class Liveness {
  public:
-  Liveness(const Program& program, size_t registers, const std::map<int, std::vector<int>>& returns) : code_(program.code), words_((registers + 63) / 64) {
+  Liveness(const Program& program, size_t registers, const std::map<int, std::vector<int>>& returns)
+      : code_(program.code), words_((registers + 63) / 64) {
     find_blocks(program, returns);
     live_in_.assign(starts_.size() * words_, 0);
     live_out_.assign(starts_.size() * words_, 0);

@@ -86,8 +86,9 @@ std::vector<Memory::Range> Memory::allocations() const {
 void Memory::check(uint64_t address, size_t bytes, const char* what) const {
   if (contains(address, bytes) || !bytes) return;
   const Range* range = find(address);
-  std::string where = range ? "offset " + std::to_string(address - range->address) + " of an allocation of " + std::to_string(range->bytes) + " bytes"
-                            : "an address outside every allocation";
+  std::string where =
+      range ? "offset " + std::to_string(address - range->address) + " of an allocation of " + std::to_string(range->bytes) + " bytes"
+            : "an address outside every allocation";
   throw Error(ErrorKind::out_of_bounds, std::string(what) + " of " + std::to_string(bytes) + " bytes at " + where);
 }
 

@@ -73,7 +73,8 @@ SharedLayout layout_shared(const Module::State& module, const Function& entry) {
     }
   };
   for (auto& v : module.source.variables)
-    if (v.space == Space::shared && std::any_of(functions.begin(), functions.end(), [&](auto* f) { return mentions(*f, v.name); })) place(v);
+    if (v.space == Space::shared && std::any_of(functions.begin(), functions.end(), [&](auto* f) { return mentions(*f, v.name); }))
+      place(v);
   for (auto* f : functions)
     for (auto& s : f->body)
       if (s.kind == Statement::declaration && s.text.find(".shared") != std::string::npos)

@@ -72,7 +72,8 @@ void take_line_directives(std::string& text, Source& source, std::vector<Locatio
       size_t open = line.find('"'), close = line.rfind('"');
       if (open != line.npos && close > open) source.files[file] = line.substr(open + 1, close - open - 1);
     } else if (line.starts_with(".version") || line.starts_with(".address_size")) {
-      if (line.starts_with(".address_size") && line.find("64") == line.npos) fail_ptx(int(places.size()) + 1, "addresses of 64 bits are needed");
+      if (line.starts_with(".address_size") && line.find("64") == line.npos)
+        fail_ptx(int(places.size()) + 1, "addresses of 64 bits are needed");
     } else if (line.starts_with(".target")) {
       size_t digits = line.find("sm_");
       if (digits != line.npos) source.target = std::atoi(std::string(line.substr(digits + 3)).c_str());

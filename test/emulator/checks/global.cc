@@ -24,14 +24,24 @@ void check_global_precisely(Warp& w, uint64_t address, uint32_t bytes, int lane,
       continue;
     }
     const bool written = kind == written_by_one || kind == shared_by_several;
-    const bool conflict = access == Access::read ? fresh && written && !mine : access == Access::write ? !mine : writes(access) && !mine && kind != shared_by_several;
+    const bool conflict = access == Access::read    ? fresh && written && !mine
+                          : access == Access::write ? !mine
+                                                    : writes(access) && !mine && kind != shared_by_several;
     if (conflict && races && !(bytes == 1 && kind == shared_by_several)) {
       const Memory::Range* range = b.memory->find(address);
       std::string who = kind == read_by_several || other == 0x3ffff ? "other blocks" : "block " + std::to_string(other);
-      std::string theirs = kind == read_by_one || kind == read_by_several ? "have read" : kind == written_by_one ? "wrote" : "changed by strong or atomic accesses";
-      std::string mine_text = access == Access::read ? "reads" : access == Access::write ? "writes" : access == Access::atomic ? "changes atomically" : "writes by a strong access";
-      fail(w, ErrorKind::race, "between blocks of one launch: block " + std::to_string(b.linear) + " " + mine_text + " what " + who + " " + theirs +
-                                   ", offset " + std::to_string(at - range->address) + " of an allocation of " + std::to_string(range->bytes) + " bytes", lane);
+      std::string theirs = kind == read_by_one || kind == read_by_several ? "have read"
+                           : kind == written_by_one                       ? "wrote"
+                                                                          : "changed by strong or atomic accesses";
+      std::string mine_text = access == Access::read     ? "reads"
+                              : access == Access::write  ? "writes"
+                              : access == Access::atomic ? "changes atomically"
+                                                         : "writes by a strong access";
+      fail(
+          w, ErrorKind::race,
+          "between blocks of one launch: block " + std::to_string(b.linear) + " " + mine_text + " what " + who + " " + theirs +
+              ", offset " + std::to_string(at - range->address) + " of an allocation of " + std::to_string(range->bytes) + " bytes",
+          lane);
     }
     if (access == Access::write) cell = cell_of(stamp, written_by_one, me);
     else if (writes(access)) cell = cell_of(stamp, shared_by_several, fresh && kind == shared_by_several && other != me ? 0x3ffff : me);

@@ -9,9 +9,13 @@ namespace {
 [[noreturn]] void report(Warp& w, const char* what, uint32_t offset, int lane, int other_thread) {
   char text[200];
   if (other_thread >= 0)
-    std::snprintf(text, sizeof text, "%s at shared memory offset %u: thread %d and thread %d, no barrier between", what, offset, w.id * 32 + lane, other_thread);
+    std::snprintf(
+        text, sizeof text, "%s at shared memory offset %u: thread %d and thread %d, no barrier between", what, offset, w.id * 32 + lane,
+        other_thread);
   else
-    std::snprintf(text, sizeof text, "%s at shared memory offset %u: thread %d and threads of other warps, no barrier between", what, offset, w.id * 32 + lane);
+    std::snprintf(
+        text, sizeof text, "%s at shared memory offset %u: thread %d and threads of other warps, no barrier between", what, offset,
+        w.id * 32 + lane);
   fail(w, ErrorKind::race, text, lane);
 }
 
@@ -43,7 +47,8 @@ void check_shared_precisely(Warp& w, uint32_t offset, uint32_t bytes, int lane, 
     if (access == Access::strong_read) continue;
     if (x && !ordered(w, x, thread) && !(is_strong(access) && (x & by_atomic))) {
       if (access == Access::read) report(w, "read after write", at, lane, x & 0x3ff);
-      bool same = access == Access::write && data && !(x & by_atomic) && !std::memcmp(b.shared.data() + at, static_cast<const char*>(data) + (at - offset), unit);
+      bool same = access == Access::write && data && !(x & by_atomic) &&
+                  !std::memcmp(b.shared.data() + at, static_cast<const char*>(data) + (at - offset), unit);
       if (!same) report(w, is_strong(access) ? "atomic after an ordinary write" : "write after write", at, lane, x & 0x3ff);
     }
     if (access == Access::read) continue;  // the quick check has noted it

@@ -12,7 +12,11 @@ void fail_misaligned(Warp& w, const char* space, uint64_t address, uint32_t byte
 }
 
 void fail_shared(Warp& w, uint64_t offset, uint32_t bytes, int lane) {
-  fail(w, ErrorKind::out_of_bounds, std::to_string(bytes) + " bytes at shared memory offset " + std::to_string(int64_t(offset)) + ", the block has " + std::to_string(w.block->shared.size()), lane);
+  fail(
+      w, ErrorKind::out_of_bounds,
+      std::to_string(bytes) + " bytes at shared memory offset " + std::to_string(int64_t(offset)) + ", the block has " +
+          std::to_string(w.block->shared.size()),
+      lane);
 }
 
 void fail_global(Warp& w, uint64_t address, uint32_t bytes, int lane) {
@@ -24,8 +28,11 @@ void fail_global(Warp& w, uint64_t address, uint32_t bytes, int lane) {
   } else {
     where = "an address in no allocation";
     for (auto& r : memory.allocations()) {
-      if (address >= r.address + r.bytes && address < r.address + r.bytes + 4096) where = std::to_string(address - r.address - r.bytes) + " bytes behind the end of an allocation of " + std::to_string(r.bytes) + " bytes";
-      if (address < r.address && address + 4096 > r.address) where = std::to_string(r.address - address) + " bytes before an allocation of " + std::to_string(r.bytes) + " bytes";
+      if (address >= r.address + r.bytes && address < r.address + r.bytes + 4096)
+        where = std::to_string(address - r.address - r.bytes) + " bytes behind the end of an allocation of " + std::to_string(r.bytes) +
+                " bytes";
+      if (address < r.address && address + 4096 > r.address)
+        where = std::to_string(r.address - address) + " bytes before an allocation of " + std::to_string(r.bytes) + " bytes";
     }
     if (memory.find_host(address)) where = "host memory that is not mapped";
     if (address < 4096) where = "a null pointer + " + std::to_string(address);

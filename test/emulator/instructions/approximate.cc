@@ -87,7 +87,8 @@ void divide(Warp& w, const Instruction& in, uint32_t mask) {
     const float x = flush_if<ftz>(a[i]), y = flush_if<ftz>(b[i]);
     r[i] = canonical(flush_if<ftz>(x / y));
     // div.approx is a * (1 / b), and 1 / b is flushed where |b| > 2^126.
-    if (!full && std::fabs(y) > 0x1p126f && std::isfinite(y)) r[i] = std::isinf(x) ? std::bit_cast<float>(0x7fffffffu) : std::copysign(0.0f, x * y);
+    if (!full && std::fabs(y) > 0x1p126f && std::isfinite(y))
+      r[i] = std::isinf(x) ? std::bit_cast<float>(0x7fffffffu) : std::copysign(0.0f, x * y);
   }
   if (options.jitter)
     for (int i = 0; i < 32; i++) {
@@ -100,7 +101,8 @@ void divide(Warp& w, const Instruction& in, uint32_t mask) {
 // -1 ... 1 unit of the last place; 0, 1, subnormals, infinity, NaN and their neighbours stay.
 template <bool bf16>
 uint32_t jittered_half(uint32_t r, uint32_t bits, uint64_t seed) {
-  constexpr int mantissa = bf16 ? 7 : 10, least = 2 << mantissa, most = ((0x7fff >> mantissa) - 2) << mantissa, one = bf16 ? 0x3f80 : 0x3c00;
+  constexpr int mantissa = bf16 ? 7 : 10, least = 2 << mantissa, most = ((0x7fff >> mantissa) - 2) << mantissa,
+                one = bf16 ? 0x3f80 : 0x3c00;
   const int magnitude = int(r & 0x7fff);
   return magnitude < least || magnitude > most || magnitude == one ? r : r + hash_of(bits, seed) % 3 - 1;
 }
@@ -131,7 +133,9 @@ template <class F, bool ftz>
 struct Exact { static float apply(float a) { return canonical(flush_if<ftz>(F::apply(flush_if<ftz>(a)))); } };
 template <class F>
 void exact(Warp& w, const Instruction& in, uint32_t mask) {
-  Handler volatile handler = in.aux & 4 ? Handler(unary<double, double, F>) : in.aux & 1 ? Handler(unary<float, float, Exact<F, true>>) : Handler(unary<float, float, Exact<F, false>>);
+  Handler volatile handler = in.aux & 4   ? Handler(unary<double, double, F>)
+                             : in.aux & 1 ? Handler(unary<float, float, Exact<F, true>>)
+                                          : Handler(unary<float, float, Exact<F, false>>);
   RoundingScope scope(Rounding(in.aux >> 4));
   handler(w, in, mask);
 }
@@ -157,8 +161,16 @@ void decode(Decoder& d) {
     return d.emit(op == "rcp" ? unary<double, double, Reciprocal> : op == "rsqrt" ? unary<double, double, InverseSquareRoot> : nullptr);
   }
   if (t != Type::f32) d.unknown();
-  d.emit(op == "rcp" ? single<Reciprocal>(d) : op == "sqrt" ? single<SquareRoot>(d) : op == "rsqrt" ? single<InverseSquareRoot>(d) : op == "ex2" ? single<Exp2>(d)
-         : op == "lg2" ? single<Log2>(d) : op == "sin" ? single<Sin>(d) : op == "cos" ? single<Cos>(d) : op == "tanh" ? single<Tanh>(d) : nullptr);
+  d.emit(
+      op == "rcp"     ? single<Reciprocal>(d)
+      : op == "sqrt"  ? single<SquareRoot>(d)
+      : op == "rsqrt" ? single<InverseSquareRoot>(d)
+      : op == "ex2"   ? single<Exp2>(d)
+      : op == "lg2"   ? single<Log2>(d)
+      : op == "sin"   ? single<Sin>(d)
+      : op == "cos"   ? single<Cos>(d)
+      : op == "tanh"  ? single<Tanh>(d)
+                      : nullptr);
 }
 
 }  // namespace

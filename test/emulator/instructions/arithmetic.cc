@@ -30,7 +30,9 @@ void decode(Decoder& d) {
 }  // namespace
 
 void add_arithmetic(Table& t) {
-  for (auto op : {"add", "sub", "mul", "mad", "fma", "div", "rem", "min", "max", "abs", "neg", "mul24", "mad24", "sad", "addc", "subc", "madc"}) t[op] = decode;
+  for (auto op :
+       {"add", "sub", "mul", "mad", "fma", "div", "rem", "min", "max", "abs", "neg", "mul24", "mad24", "sad", "addc", "subc", "madc"})
+    t[op] = decode;
 }
 
 }  // namespace ptxemu

@@ -18,7 +18,9 @@ void issue(Warp& w, const Instruction& in, uint32_t mask) {
   if (b.options->counters) count_global(b, source, mask, bytes, false), count_shared(b, to, mask, bytes);
   each_active(mask, [&](int lane) {
     const uint32_t filled = size ? size[lane] : ignored >> lane & 1 ? 0 : bytes;
-    if (filled > bytes) fail(w, ErrorKind::out_of_bounds, "cp.async: source size " + std::to_string(filled) + " of " + std::to_string(bytes) + " bytes", lane);
+    if (filled > bytes)
+      fail(
+          w, ErrorKind::out_of_bounds, "cp.async: source size " + std::to_string(filled) + " of " + std::to_string(bytes) + " bytes", lane);
     const uint64_t at = (to.of[lane] & window_mask) == shared_window ? to.of[lane] & ~window_mask : to.of[lane];
     shared_bytes(w, at, bytes, lane);
     if (at % bytes) fail_misaligned(w, "shared", at, bytes, lane);
@@ -55,7 +57,8 @@ void complete(Warp& w, const PendingCopy& c) {
     const std::byte* from = global_bytes(w, c.from, c.source_bytes, int(c.lane), device);
     if (device) {
       uint32_t cells = (c.source_bytes + 1) / 2;
-      if (scan_global<false>(b.memory->shadow(c.from), int(cells), b.launch_stamp, block_id(b))) check_global_precisely(w, c.from, c.source_bytes, int(c.lane), Access::read);
+      if (scan_global<false>(b.memory->shadow(c.from), int(cells), b.launch_stamp, block_id(b)))
+        check_global_precisely(w, c.from, c.source_bytes, int(c.lane), Access::read);
     }
     std::memcpy(data, from, c.source_bytes);
   }

@@ -17,7 +17,9 @@ struct Xor { template <class T> static T apply(T old, T b, T) { return old ^ b; 
 struct Increment { template <class T> static T apply(T old, T b, T) { return old >= b ? 0 : old + 1; } };
 struct Decrement { template <class T> static T apply(T old, T b, T) { return old == 0 || old > b ? b : old - 1; } };
 template <bool bf16> struct AddPair {
-  static uint32_t half(uint32_t a, uint32_t b) { return bf16 ? bf16_of(float_of_bf16(a & 0xffff) + float_of_bf16(b & 0xffff)) : f16_of(float_of_f16(a) + float_of_f16(b)); }
+  static uint32_t half(uint32_t a, uint32_t b) {
+    return bf16 ? bf16_of(float_of_bf16(a & 0xffff) + float_of_bf16(b & 0xffff)) : f16_of(float_of_f16(a) + float_of_f16(b));
+  }
   static uint32_t apply(uint32_t old, uint32_t b, uint32_t) { return half(old, b) | half(old >> 16, b >> 16) << 16; }
 };
 template <bool bf16> struct AddHalf {
@@ -56,7 +58,8 @@ void atomic(Warp& w, const Instruction& in, uint32_t mask) {
     }
     const T old = *p;
     const T x = T(lanes<Slot<T>>(w, in.from(1))[lane]), y = has_third ? T(lanes<Slot<T>>(w, in.from(2))[lane]) : T();
-    if constexpr (std::is_same_v<T, float> && std::is_same_v<F, Add>) *p = shared ? old + x : flush(flush(old) + flush(x));  // as the ISA says
+    if constexpr (std::is_same_v<T, float> && std::is_same_v<F, Add>)
+      *p = shared ? old + x : flush(flush(old) + flush(x));  // as the ISA says
     else *p = F::apply(old, x, y);
     if constexpr (result) lanes<Slot<T>>(w, in.to(0))[lane] = widen<T>(old);
   });
@@ -73,7 +76,8 @@ Handler in_space(Space space, bool result) {
 Handler pick(Decoder& d, Type type, Space space, bool result) {
   if (d.has("exch") || d.has("cas")) {
     const bool swap = d.has("cas");
-    return for_bits(type, [&]<class T>() -> Handler { return swap ? in_space<T, CompareSwap>(space, result) : in_space<T, Exchange>(space, result); });
+    return for_bits(
+        type, [&]<class T>() -> Handler { return swap ? in_space<T, CompareSwap>(space, result) : in_space<T, Exchange>(space, result); });
   }
   if (d.has("add")) {
     if (type == Type::f32) return in_space<float, Add>(space, result);
@@ -84,10 +88,18 @@ Handler pick(Decoder& d, Type type, Space space, bool result) {
     if (type == Type::bf16) return in_space<uint16_t, AddHalf<true>>(space, result);
   }
   if (is_float(type)) return nullptr;
-  if (d.has("inc") || d.has("dec")) return type != Type::u32 ? nullptr : d.has("inc") ? in_space<uint32_t, Increment>(space, result) : in_space<uint32_t, Decrement>(space, result);
+  if (d.has("inc") || d.has("dec"))
+    return type != Type::u32 ? nullptr
+           : d.has("inc")    ? in_space<uint32_t, Increment>(space, result)
+                             : in_space<uint32_t, Decrement>(space, result);
   return for_32_and_64(type, [&]<class T>() -> Handler {
-    return d.has("add") ? in_space<T, Add>(space, result) : d.has("min") ? in_space<T, Min>(space, result) : d.has("max") ? in_space<T, Max>(space, result)
-           : d.has("and") ? in_space<T, And>(space, result) : d.has("or") ? in_space<T, Or>(space, result) : d.has("xor") ? in_space<T, Xor>(space, result) : nullptr;
+    return d.has("add")   ? in_space<T, Add>(space, result)
+           : d.has("min") ? in_space<T, Min>(space, result)
+           : d.has("max") ? in_space<T, Max>(space, result)
+           : d.has("and") ? in_space<T, And>(space, result)
+           : d.has("or")  ? in_space<T, Or>(space, result)
+           : d.has("xor") ? in_space<T, Xor>(space, result)
+                          : nullptr;
   });
 }
 

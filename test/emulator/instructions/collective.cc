@@ -1,5 +1,5 @@
-// shfl.sync, vote.sync, match.sync, redux.sync, activemask, elect.sync (PTX ISA, "Data Movement", "Parallel Synchronization"). The scheduler has seen to it
-// that the lanes named by the member mask are here.
+// shfl.sync, vote.sync, match.sync, redux.sync, activemask, elect.sync (PTX ISA, "Data Movement", "Parallel Synchronization"). The
+// scheduler has seen to it that the lanes named by the member mask are here.
 #include "select.h"
 
 namespace ptxemu {
@@ -26,7 +26,8 @@ void shuffle(Warp& w, const Instruction& in, uint32_t mask) {
     }
     if (!p) from = lane;
     else in_range |= 1u << lane;
-    if (!(mask >> from & 1)) fail(w, ErrorKind::divergence, "shfl.sync reads lane " + std::to_string(from) + ", which does not take part", lane);
+    if (!(mask >> from & 1))
+      fail(w, ErrorKind::divergence, "shfl.sync reads lane " + std::to_string(from) + ", which does not take part", lane);
     d[lane] = value[from];
   });
   if (in.targets == 2) predicate(w, in.to(1)) = (predicate(w, in.to(1)) & ~mask) | in_range;
@@ -126,7 +127,14 @@ void decode_vote(Decoder& d) {
   d.in.offset = d.negated(1);
   d.predicate_source(1);
   d.source(2, Type::b32);
-  emit(d, d.has("ballot") ? cast_vote<ballot> : d.has("any") ? cast_vote<any> : d.has("all") ? cast_vote<all> : d.has("uni") ? cast_vote<uniform> : nullptr, 1);
+  emit(
+      d,
+      d.has("ballot") ? cast_vote<ballot>
+      : d.has("any")  ? cast_vote<any>
+      : d.has("all")  ? cast_vote<all>
+      : d.has("uni")  ? cast_vote<uniform>
+                      : nullptr,
+      1);
 }
 
 void decode_match(Decoder& d) {
@@ -147,8 +155,16 @@ void decode_reduce(Decoder& d) {
   if (is_float(d.type())) d.unknown();
   using U = uint32_t;
   using S = int32_t;
-  emit(d, d.has("add") ? reduce<U, Add> : d.has("min") ? (is_signed_type ? Handler(reduce<S, Min>) : Handler(reduce<U, Min>))
-          : d.has("max") ? (is_signed_type ? Handler(reduce<S, Max>) : Handler(reduce<U, Max>)) : d.has("and") ? reduce<U, And> : d.has("or") ? reduce<U, Or> : d.has("xor") ? reduce<U, Xor> : nullptr, 1);
+  emit(
+      d,
+      d.has("add")   ? reduce<U, Add>
+      : d.has("min") ? (is_signed_type ? Handler(reduce<S, Min>) : Handler(reduce<U, Min>))
+      : d.has("max") ? (is_signed_type ? Handler(reduce<S, Max>) : Handler(reduce<U, Max>))
+      : d.has("and") ? reduce<U, And>
+      : d.has("or")  ? reduce<U, Or>
+      : d.has("xor") ? reduce<U, Xor>
+                     : nullptr,
+      1);
 }
 
 void decode_active(Decoder& d) {

@@ -114,7 +114,8 @@ Handler handler_of(Type type, int comparison) {
 }
 
 int comparison_of(Decoder& d) {
-  static constexpr std::pair<std::string_view, int> names[] = {{"eq", eq}, {"ne", ne}, {"lt", lt}, {"le", le}, {"gt", gt}, {"ge", ge}, {"lo", lt}, {"ls", le}, {"hi", gt},
+  static constexpr std::pair<std::string_view, int> names[] = {
+      {"eq", eq}, {"ne", ne},   {"lt", lt},   {"le", le},   {"gt", gt},   {"ge", ge},   {"lo", lt},   {"ls", le},   {"hi", gt},
       {"hs", ge}, {"equ", equ}, {"neu", neu}, {"ltu", ltu}, {"leu", leu}, {"gtu", gtu}, {"geu", geu}, {"num", num}, {"nan", nan_}};
   for (auto& [name, c] : names)
     if (d.part(1) == name) return c;
@@ -125,15 +126,19 @@ void decode_compare(Decoder& d) {
   const bool value = d.part(0) == "set";
   const int comparison = comparison_of(d);
   const Type type = d.type();
-  uint16_t flags = uint16_t((d.has("ftz") ? ftz : 0) | (d.has("and") ? op_and : 0) | (d.has("or") ? op_or : 0) | (d.has("xor") ? op_xor : 0));
+  uint16_t flags =
+      uint16_t((d.has("ftz") ? ftz : 0) | (d.has("and") ? op_and : 0) | (d.has("or") ? op_or : 0) | (d.has("xor") ? op_xor : 0));
   const bool combines = flags & (op_and | op_or | op_xor);
   d.expect_operands(combines ? 4 : 3);
   if (value) {
     const Type to = d.type_at(1);
     d.target(0, to);
     const bool pair = type == Type::f16x2 || type == Type::bf16x2;
-    d.in.offset = to == Type::f32 ? 0x3f800000 : to == Type::f16 || to == Type::f16x2 ? 0x3c00 : to == Type::bf16 || to == Type::bf16x2 ? 0x3f80
-                  : pair || bytes(to) == 2 ? 0xffff : 0xffffffff;
+    d.in.offset = to == Type::f32                          ? 0x3f800000
+                  : to == Type::f16 || to == Type::f16x2   ? 0x3c00
+                  : to == Type::bf16 || to == Type::bf16x2 ? 0x3f80
+                  : pair || bytes(to) == 2                 ? 0xffff
+                                                           : 0xffffffff;
     if (bytes(to) > 4) d.unknown();
   } else {
     size_t bar = d.operand(0).find('|');

@@ -31,7 +31,10 @@ template <> struct Read<bfloat_bits> {
 };
 
 template <Rounding r, class F> F to_integral(F x) {
-  return r == Rounding::nearest ? std::nearbyint(x) : r == Rounding::down ? std::floor(x) : r == Rounding::up ? std::ceil(x) : std::trunc(x);
+  return r == Rounding::nearest ? std::nearbyint(x)
+         : r == Rounding::down  ? std::floor(x)
+         : r == Rounding::up    ? std::ceil(x)
+                                : std::trunc(x);
 }
 
 template <class D, Rounding r, class F>
@@ -136,7 +139,8 @@ void convert_directed(Warp& w, const Instruction& in, uint32_t mask) {
 
 template <class D, class S>
 Handler with_rounding(Rounding r) {
-  constexpr bool scoped = std::is_floating_point_v<D> && !std::is_same_v<S, float> && !std::is_same_v<S, half_bits> && !std::is_same_v<S, bfloat_bits>;
+  constexpr bool scoped =
+      std::is_floating_point_v<D> && !std::is_same_v<S, float> && !std::is_same_v<S, half_bits> && !std::is_same_v<S, bfloat_bits>;
   constexpr bool half = std::is_same_v<D, half_bits> || std::is_same_v<D, bfloat_bits>;
   constexpr bool integer = !std::is_floating_point_v<D> && !half;
   if constexpr (scoped) {
@@ -206,7 +210,9 @@ void decode_wide(Decoder& d, Type from, Type to, bool wide_source, bool wide_tar
   else d.target(0, to);
   if (wide_source) d.in.operand[d.in.targets + d.in.sources++] = narrow;
   else d.source(1, from);
-  d.emit(for_any(to, [&]<class D>() -> Handler { return for_any(from, [&]<class S>() -> Handler { return with_rounding<D, S>(Rounding::nearest); }); }));
+  d.emit(for_any(to, [&]<class D>() -> Handler {
+    return for_any(from, [&]<class S>() -> Handler { return with_rounding<D, S>(Rounding::nearest); });
+  }));
   if (!wide_target) return;
   d.target(0, Type::b64);
   d.in.operand[d.in.targets + d.in.sources++] = result;
@@ -216,7 +222,10 @@ void decode_wide(Decoder& d, Type from, Type to, bool wide_source, bool wide_tar
 void decode(Decoder& d) {
   const Type from = d.type(), to = d.type_at(1);
   const bool integral = d.has("rni") || d.has("rzi") || d.has("rmi") || d.has("rpi");
-  const Rounding r = d.has("rz") || d.has("rzi") ? Rounding::zero : d.has("rm") || d.has("rmi") ? Rounding::down : d.has("rp") || d.has("rpi") ? Rounding::up : Rounding::nearest;
+  const Rounding r = d.has("rz") || d.has("rzi")   ? Rounding::zero
+                     : d.has("rm") || d.has("rmi") ? Rounding::down
+                     : d.has("rp") || d.has("rpi") ? Rounding::up
+                                                   : Rounding::nearest;
   d.in.aux = uint16_t((d.has("ftz") ? ftz : 0) | (d.has("sat") ? sat : 0) | (d.has("relu") ? relu : 0) | (d.has("satfinite") ? finite : 0));
   const bool to_half = to == Type::f16 || to == Type::bf16 || to == Type::f16x2 || to == Type::bf16x2;
   if (to == Type::none || (d.has("satfinite") && (!to_half || from != Type::f32)) || d.has("rna") || d.has("rs")) d.unknown();
@@ -226,7 +235,10 @@ void decode(Decoder& d) {
     d.target(0, to);
     d.sources(1, 2, from);
     const bool bf16 = to == Type::bf16x2, zero = r == Rounding::zero;
-    return d.emit(bf16 ? (zero ? convert_pair<true, true> : convert_pair<true, false>) : zero ? convert_pair<false, true> : convert_pair<false, false>);
+    return d.emit(
+        bf16   ? (zero ? convert_pair<true, true> : convert_pair<true, false>)
+        : zero ? convert_pair<false, true>
+               : convert_pair<false, false>);
   }
   d.expect_operands(2);
   const bool wide_source = bytes(from) < 8 && d.is_wide(d.operand(1)), wide_target = bytes(to) < 8 && d.is_wide(d.operand(0));
@@ -236,8 +248,11 @@ void decode(Decoder& d) {
   if (integral && to == from) {
     return d.emit(for_any(to, [&]<class T>() -> Handler {
       if constexpr (std::is_integral_v<T>) return nullptr;
-      else return r == Rounding::nearest ? round_to_integral<T, Rounding::nearest> : r == Rounding::zero ? round_to_integral<T, Rounding::zero>
-                  : r == Rounding::down ? round_to_integral<T, Rounding::down> : round_to_integral<T, Rounding::up>;
+      else
+        return r == Rounding::nearest ? round_to_integral<T, Rounding::nearest>
+               : r == Rounding::zero  ? round_to_integral<T, Rounding::zero>
+               : r == Rounding::down  ? round_to_integral<T, Rounding::down>
+                                      : round_to_integral<T, Rounding::up>;
     }));
   }
   d.emit(for_any(to, [&]<class D>() -> Handler { return for_any(from, [&]<class S>() -> Handler { return with_rounding<D, S>(r); }); }));

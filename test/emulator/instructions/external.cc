@@ -1,4 +1,5 @@
-// vprintf(format, arguments) and __assertfail(message, file, line, function, size) (CUDA C++ Programming Guide, "Formatted Output", "Assertion").
+// vprintf(format, arguments) and __assertfail(message, file, line, function, size) (CUDA C++ Programming Guide, "Formatted Output",
+// "Assertion").
 #include "external.h"
 
 #include <cstdio>
@@ -59,7 +60,8 @@ void call_vprintf(Warp& w, const Instruction& in, uint32_t mask) {
       std::memcpy(&bits, generic_bytes(w, list + at, size, lane), size);
       at += size;
       char buffer[512];
-      if (std::string_view("fFeEgGaA").find(kind) != std::string_view::npos) std::snprintf(buffer, sizeof buffer, one.c_str(), std::bit_cast<double>(bits));
+      if (std::string_view("fFeEgGaA").find(kind) != std::string_view::npos)
+        std::snprintf(buffer, sizeof buffer, one.c_str(), std::bit_cast<double>(bits));
       else if (kind == 's') std::snprintf(buffer, sizeof buffer, one.c_str(), text_at(w, bits, lane).c_str());
       else if (wide) std::snprintf(buffer, sizeof buffer, one.c_str(), static_cast<unsigned long long>(bits));
       else std::snprintf(buffer, sizeof buffer, one.c_str(), uint32_t(bits));
@@ -78,7 +80,9 @@ void call_assertfail(Warp& w, const Instruction& in, uint32_t mask) {
   const int lane = std::countr_zero(mask);
   const std::string message = text_at(w, argument(w, in, 0, 8, lane), lane), file = text_at(w, argument(w, in, 1, 8, lane), lane);
   const std::string function = text_at(w, argument(w, in, 3, 8, lane), lane);
-  fail(w, ErrorKind::assertion, file + ":" + std::to_string(argument(w, in, 2, 4, lane)) + ": " + function + ": assertion `" + message + "` failed", lane);
+  fail(
+      w, ErrorKind::assertion,
+      file + ":" + std::to_string(argument(w, in, 2, 4, lane)) + ": " + function + ": assertion `" + message + "` failed", lane);
 }
 
 }  // namespace ptxemu

@@ -47,7 +47,8 @@ Handler plain(Type type, bool ftz, bool sat) {
     return ftz ? binary<float, float, float, Single<F, true, false>> : binary<float, float, float, Single<F, false, false>>;
   } else {
     if (type == Type::f64) return ternary<double, double, double, double, F>;
-    if (sat) return ftz ? ternary<float, float, float, float, Single<F, true, true>> : ternary<float, float, float, float, Single<F, false, true>>;
+    if (sat)
+      return ftz ? ternary<float, float, float, float, Single<F, true, true>> : ternary<float, float, float, float, Single<F, false, true>>;
     return ftz ? ternary<float, float, float, float, Single<F, true, false>> : ternary<float, float, float, float, Single<F, false, false>>;
   }
 }
@@ -81,7 +82,12 @@ void test_property(Warp& w, const Instruction& in, uint32_t mask) {
   const T* a = lanes<T>(w, in.from(0));
   const uint32_t r = gather_mask([&](int i) {
     const int c = std::fpclassify(a[i]);
-    return test == 0 ? c != FP_NAN && c != FP_INFINITE : test == 1 ? c == FP_INFINITE : test == 2 ? c != FP_NAN : test == 3 ? c == FP_NAN : test == 4 ? c == FP_NORMAL : c == FP_SUBNORMAL;
+    return test == 0   ? c != FP_NAN && c != FP_INFINITE
+           : test == 1 ? c == FP_INFINITE
+           : test == 2 ? c != FP_NAN
+           : test == 3 ? c == FP_NAN
+           : test == 4 ? c == FP_NORMAL
+                       : c == FP_SUBNORMAL;
   });
   uint32_t& d = predicate(w, in.to(0));
   d = (d & ~mask) | (r & mask);
@@ -92,8 +98,13 @@ void decode_test(Decoder& d) {
   d.target(0, Type::pred);
   d.source(1, d.type());
   d.emit(for_floats(d.type(), [&]<class T>() -> Handler {
-    return d.has("finite") ? test_property<T, 0> : d.has("infinite") ? test_property<T, 1> : d.has("number") ? test_property<T, 2>
-           : d.has("notanumber") ? test_property<T, 3> : d.has("normal") ? test_property<T, 4> : d.has("subnormal") ? test_property<T, 5> : nullptr;
+    return d.has("finite")       ? test_property<T, 0>
+           : d.has("infinite")   ? test_property<T, 1>
+           : d.has("number")     ? test_property<T, 2>
+           : d.has("notanumber") ? test_property<T, 3>
+           : d.has("normal")     ? test_property<T, 4>
+           : d.has("subnormal")  ? test_property<T, 5>
+                                 : nullptr;
   }));
 }
 
@@ -112,9 +123,12 @@ Handler float_handler(const Decoder& d) {
   if (op == "div") return d.has("approx") || d.has("full") ? divide_approximately(d) : rounded<Div, 2>(d);
   if (op == "min" || op == "max") {
     const bool max = op == "max";
-    if (d.has("xorsign")) return type != Type::f32 ? nullptr : max ? (nan ? plain<XorSign<true, true>, 2>(type, ftz, false) : plain<XorSign<true, false>, 2>(type, ftz, false))
-                                                                   : (nan ? plain<XorSign<false, true>, 2>(type, ftz, false) : plain<XorSign<false, false>, 2>(type, ftz, false));
-    return max ? (nan ? plain<Max<true>, 2>(type, ftz, false) : plain<Max<false>, 2>(type, ftz, false)) : (nan ? plain<Min<true>, 2>(type, ftz, false) : plain<Min<false>, 2>(type, ftz, false));
+    if (d.has("xorsign"))
+      return type != Type::f32 ? nullptr
+             : max ? (nan ? plain<XorSign<true, true>, 2>(type, ftz, false) : plain<XorSign<true, false>, 2>(type, ftz, false))
+                   : (nan ? plain<XorSign<false, true>, 2>(type, ftz, false) : plain<XorSign<false, false>, 2>(type, ftz, false));
+    return max ? (nan ? plain<Max<true>, 2>(type, ftz, false) : plain<Max<false>, 2>(type, ftz, false))
+               : (nan ? plain<Min<true>, 2>(type, ftz, false) : plain<Min<false>, 2>(type, ftz, false));
   }
   if (op == "abs") return plain<Abs, 1>(type, ftz, false);
   if (op == "neg") return plain<Neg, 1>(type, ftz, false);

@@ -1,5 +1,5 @@
-// f16, f16x2, bf16, bf16x2 arithmetic (PTX ISA, "Half Precision Floating Point Instructions"). Computed in f32 and rounded once more: that is
-// the correctly rounded result, as 24 bits >= 2 * 11 + 2; fma takes its sum rounded to odd.
+// f16, f16x2, bf16, bf16x2 arithmetic (PTX ISA, "Half Precision Floating Point Instructions"). Computed in f32 and rounded once more: that
+// is the correctly rounded result, as 24 bits >= 2 * 11 + 2; fma takes its sum rounded to odd.
 #include "half.h"
 
 #include "select.h"

@@ -39,8 +39,18 @@ struct MaxRelu { template <class T> static T apply(T a, T b) { T m = a > b ? a :
 struct Abs { template <class T> static T apply(T a) { return a < 0 ? Sub::apply(T(0), a) : a; } };
 struct Neg { template <class T> static T apply(T a) { return Sub::apply(T(0), a); } };
 struct Sad { template <class T> static T apply(T a, T b, T c) { return Add::apply(c, a < b ? Sub::apply(b, a) : Sub::apply(a, b)); } };
-struct AddSaturated { static int32_t apply(int32_t a, int32_t b) { int64_t r = int64_t(a) + b; return int32_t(r > INT32_MAX ? INT32_MAX : r < INT32_MIN ? INT32_MIN : r); } };
-struct SubSaturated { static int32_t apply(int32_t a, int32_t b) { int64_t r = int64_t(a) - b; return int32_t(r > INT32_MAX ? INT32_MAX : r < INT32_MIN ? INT32_MIN : r); } };
+struct AddSaturated {
+  static int32_t apply(int32_t a, int32_t b) {
+    int64_t r = int64_t(a) + b;
+    return int32_t(r > INT32_MAX ? INT32_MAX : r < INT32_MIN ? INT32_MIN : r);
+  }
+};
+struct SubSaturated {
+  static int32_t apply(int32_t a, int32_t b) {
+    int64_t r = int64_t(a) - b;
+    return int32_t(r > INT32_MAX ? INT32_MAX : r < INT32_MIN ? INT32_MIN : r);
+  }
+};
 struct MadHighSaturated { static int32_t apply(int32_t a, int32_t b, int32_t c) { return AddSaturated::apply(MulHigh::apply(a, b), c); } };
 template <class D> struct MulWide { template <class T> static D apply(T a, T b) { return D(D(a) * D(b)); } };
 template <class D> struct MadWide { template <class T> static D apply(T a, T b, D c) { return Add::apply(D(D(a) * D(b)), c); } };
@@ -59,14 +69,18 @@ template <class F> Handler pair_of(Type t) {
   return t == Type::s16x2 ? Handler(binary<U, U, U, Pair<int16_t, F>>) : Handler(binary<U, U, U, Pair<uint16_t, F>>);
 }
 
-template <class D, class T> Handler wide_of(bool mad) { return mad ? Handler(ternary<D, T, T, D, MadWide<D>>) : Handler(binary<D, T, T, MulWide<D>>); }
+template <class D, class T>
+Handler wide_of(bool mad) {
+  return mad ? Handler(ternary<D, T, T, D, MadWide<D>>) : Handler(binary<D, T, T, MulWide<D>>);
+}
 
 // add.cc, addc, sub.cc, subc, mad.lo.cc, ...: a chain of words through the carry flag of the lane.
 template <class T, char op, bool carry_in, bool carry_out, bool high>
 void extended(Warp& w, const Instruction& in, uint32_t mask) {
   using U = Unsigned<T>;
   Slot<T>* d = lanes<Slot<T>>(w, in.to(0));
-  const Slot<T>*a = lanes<Slot<T>>(w, in.from(0)), *b = lanes<Slot<T>>(w, in.from(1)), *c = op == 'm' ? lanes<Slot<T>>(w, in.from(2)) : nullptr;
+  const Slot<T>*a = lanes<Slot<T>>(w, in.from(0)), *b = lanes<Slot<T>>(w, in.from(1)),
+        *c = op == 'm' ? lanes<Slot<T>>(w, in.from(2)) : nullptr;
   uint32_t out = 0;
   each_active(mask, [&](int i) {
     unsigned __int128 x = U(a[i]), y = U(b[i]);
@@ -80,8 +94,10 @@ void extended(Warp& w, const Instruction& in, uint32_t mask) {
 template <char op> Handler extended_of(const Decoder& d, bool carry_in) {
   const bool out = d.has("cc"), high = d.has("hi");
   return for_32_and_64(d.type(), [&]<class T>() -> Handler {
-    if (high) return carry_in ? (out ? extended<T, op, true, true, true> : extended<T, op, true, false, true>) : extended<T, op, false, true, true>;
-    return carry_in ? (out ? extended<T, op, true, true, false> : extended<T, op, true, false, false>) : extended<T, op, false, true, false>;
+    if (high)
+      return carry_in ? (out ? extended<T, op, true, true, true> : extended<T, op, true, false, true>) : extended<T, op, false, true, true>;
+    return carry_in ? (out ? extended<T, op, true, true, false> : extended<T, op, true, false, false>)
+                    : extended<T, op, false, true, false>;
   });
 }
 
@@ -112,7 +128,9 @@ Handler integer_handler(const Decoder& d) {
   const Type type = d.type();
   const bool high = d.has("hi"), saturated = d.has("sat");
   if (op == "addc" || op == "subc" || op == "madc" || d.has("cc"))
-    return op.starts_with("add") ? extended_of<'+'>(d, op == "addc") : op.starts_with("sub") ? extended_of<'-'>(d, op == "subc") : extended_of<'m'>(d, op == "madc");
+    return op.starts_with("add")   ? extended_of<'+'>(d, op == "addc")
+           : op.starts_with("sub") ? extended_of<'-'>(d, op == "subc")
+                                   : extended_of<'m'>(d, op == "madc");
   if (d.has("wide")) {
     const bool mad = op == "mad";
     switch (type) {
@@ -142,8 +160,14 @@ Handler integer_handler(const Decoder& d) {
   }
   if (op == "mul24" || op == "mad24") {
     if (op == "mad24" && high) return nullptr;
-    if (type == Type::u32) return op == "mad24" ? ternary<uint32_t, uint32_t, uint32_t, uint32_t, Mad24> : high ? binary<uint32_t, uint32_t, uint32_t, Mul24High> : binary<uint32_t, uint32_t, uint32_t, Mul24>;
-    if (type == Type::s32) return op == "mad24" ? ternary<int32_t, int32_t, int32_t, int32_t, Mad24> : high ? binary<int32_t, int32_t, int32_t, Mul24High> : binary<int32_t, int32_t, int32_t, Mul24>;
+    if (type == Type::u32)
+      return op == "mad24" ? ternary<uint32_t, uint32_t, uint32_t, uint32_t, Mad24>
+             : high        ? binary<uint32_t, uint32_t, uint32_t, Mul24High>
+                           : binary<uint32_t, uint32_t, uint32_t, Mul24>;
+    if (type == Type::s32)
+      return op == "mad24" ? ternary<int32_t, int32_t, int32_t, int32_t, Mad24>
+             : high        ? binary<int32_t, int32_t, int32_t, Mul24High>
+                           : binary<int32_t, int32_t, int32_t, Mul24>;
     return nullptr;
   }
   if ((op == "mul" || op == "mad") && !high && !d.has("lo")) return nullptr;

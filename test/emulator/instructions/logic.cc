@@ -13,7 +13,12 @@ struct Or { template <class T> static T apply(T a, T b) { return a | b; } };
 struct Xor { template <class T> static T apply(T a, T b) { return a ^ b; } };
 struct Not { template <class T> static T apply(T a) { return T(~a); } };
 struct Cnot { template <class T> static T apply(T a) { return a == 0; } };
-struct ShiftLeft { template <class T> static T apply(T a, uint32_t n) { return n >= bit_count<T> ? T(0) : T(std::make_unsigned_t<T>(a) << n); } };
+struct ShiftLeft {
+  template <class T>
+  static T apply(T a, uint32_t n) {
+    return n >= bit_count<T> ? T(0) : T(std::make_unsigned_t<T>(a) << n);
+  }
+};
 struct ShiftRight {
   template <class T> static T apply(T a, uint32_t n) {
     const uint32_t last = bit_count<T> - 1;
@@ -65,7 +70,12 @@ template <char mode> struct PermuteMode {
     const uint32_t s = c & 3;
     uint32_t selector = 0;
     for (uint32_t i = 0; i < 4; i++) {
-      uint32_t pick = mode == 'f' ? s + i : mode == 'b' ? (s - i) & 7 : mode == '8' ? s : mode == 'l' ? std::max(i, s) : mode == 'r' ? std::min(i, s) : (s & 1) * 2 + (i & 1);
+      uint32_t pick = mode == 'f'   ? s + i
+                      : mode == 'b' ? (s - i) & 7
+                      : mode == '8' ? s
+                      : mode == 'l' ? std::max(i, s)
+                      : mode == 'r' ? std::min(i, s)
+                                    : (s & 1) * 2 + (i & 1);
       selector |= pick << (4 * i);
     }
     return Permute::apply(a, b, selector);
@@ -139,11 +149,20 @@ void decode_logic(Decoder& d) {
     d.in.aux = uint16_t(d.negated(1) | (!one && d.negated(2)) << 1);
     d.predicate_source(1);
     if (!one) d.predicate_source(2);
-    return d.emit(op == "and" ? predicates_of<'&'> : op == "or" ? predicates_of<'|'> : op == "xor" ? predicates_of<'^'> : op == "not" ? predicates_of<'~'> : nullptr);
+    return d.emit(
+        op == "and"   ? predicates_of<'&'>
+        : op == "or"  ? predicates_of<'|'>
+        : op == "xor" ? predicates_of<'^'>
+        : op == "not" ? predicates_of<'~'>
+                      : nullptr);
   }
   d.sources(1, one ? 1 : 2, type);
   d.emit(for_bits(type, [&]<class T>() -> Handler {
-    return op == "and" ? binary<T, T, T, And> : op == "or" ? binary<T, T, T, Or> : op == "xor" ? binary<T, T, T, Xor> : op == "not" ? Handler(unary<T, T, Not>) : Handler(unary<T, T, Cnot>);
+    return op == "and"   ? binary<T, T, T, And>
+           : op == "or"  ? binary<T, T, T, Or>
+           : op == "xor" ? binary<T, T, T, Xor>
+           : op == "not" ? Handler(unary<T, T, Not>)
+                         : Handler(unary<T, T, Cnot>);
   }));
 }
 
@@ -153,7 +172,8 @@ void decode_shift(Decoder& d) {
   d.target(0, d.type());
   d.source(1, d.type());
   d.source(2, Type::u32);
-  d.emit(for_integers(d.type(), [&]<class T>() -> Handler { return left ? binary<T, T, uint32_t, ShiftLeft> : binary<T, T, uint32_t, ShiftRight>; }));
+  d.emit(for_integers(
+      d.type(), [&]<class T>() -> Handler { return left ? binary<T, T, uint32_t, ShiftLeft> : binary<T, T, uint32_t, ShiftRight>; }));
 }
 
 void decode_funnel(Decoder& d) {
@@ -184,10 +204,13 @@ void decode_count(Decoder& d) {
   d.source(1, d.type());
   if (op == "bfind") {
     const bool shift = d.has("shiftamt");
-    return d.emit(for_32_and_64(d.type(), [&]<class T>() -> Handler { return shift ? unary<uint32_t, T, FindLast<true>> : unary<uint32_t, T, FindLast<false>>; }));
+    return d.emit(for_32_and_64(
+        d.type(), [&]<class T>() -> Handler { return shift ? unary<uint32_t, T, FindLast<true>> : unary<uint32_t, T, FindLast<false>>; }));
   }
   d.emit(bytes(d.type()) < 4 ? nullptr : for_bits(d.type(), [&]<class T>() -> Handler {
-    return op == "popc" ? unary<uint32_t, T, PopulationCount> : op == "clz" ? Handler(unary<uint32_t, T, LeadingZeros>) : Handler(unary<T, T, Reverse>);
+    return op == "popc"  ? unary<uint32_t, T, PopulationCount>
+           : op == "clz" ? Handler(unary<uint32_t, T, LeadingZeros>)
+                         : Handler(unary<T, T, Reverse>);
   }));
 }
 
@@ -206,9 +229,14 @@ void decode_permute(Decoder& d) {
   d.target(0, Type::b32);
   d.sources(1, 3, Type::b32);
   using U = uint32_t;
-  d.emit(d.has("f4e") ? ternary<U, U, U, U, PermuteMode<'f'>> : d.has("b4e") ? ternary<U, U, U, U, PermuteMode<'b'>> : d.has("rc8") ? ternary<U, U, U, U, PermuteMode<'8'>>
-         : d.has("ecl") ? ternary<U, U, U, U, PermuteMode<'l'>> : d.has("ecr") ? ternary<U, U, U, U, PermuteMode<'r'>> : d.has("rc16") ? ternary<U, U, U, U, PermuteMode<'6'>>
-         : ternary<U, U, U, U, Permute>);
+  d.emit(
+      d.has("f4e")    ? ternary<U, U, U, U, PermuteMode<'f'>>
+      : d.has("b4e")  ? ternary<U, U, U, U, PermuteMode<'b'>>
+      : d.has("rc8")  ? ternary<U, U, U, U, PermuteMode<'8'>>
+      : d.has("ecl")  ? ternary<U, U, U, U, PermuteMode<'l'>>
+      : d.has("ecr")  ? ternary<U, U, U, U, PermuteMode<'r'>>
+      : d.has("rc16") ? ternary<U, U, U, U, PermuteMode<'6'>>
+                      : ternary<U, U, U, U, Permute>);
 }
 
 void decode_mask(Decoder& d) {

@@ -103,7 +103,9 @@ void decode_mma(Decoder& d) {
   const auto& p = d.parts();  // mma sync aligned shape row col dtype atype btype ctype
   if (p.size() != 10 || p[1] != "sync" || p[4] != "row" || p[5] != "col") d.unknown();
   const bool k16 = p[3] == "m16n8k16", half_accumulator = p[6] == "f16", bf16 = p[7] == "bf16";
-  if ((!k16 && p[3] != "m16n8k8") || p[7] != p[8] || p[6] != p[9] || (p[6] != "f32" && p[6] != "f16") || (p[7] != "f16" && !bf16) || (bf16 && half_accumulator)) d.unknown();
+  if ((!k16 && p[3] != "m16n8k8") || p[7] != p[8] || p[6] != p[9] || (p[6] != "f32" && p[6] != "f16") || (p[7] != "f16" && !bf16) ||
+      (bf16 && half_accumulator))
+    d.unknown();
   d.expect_operands(4);
   const Type sum = half_accumulator ? Type::b32 : Type::f32;
   const size_t expected[] = {half_accumulator ? 2u : 4u, k16 ? 4u : 2u, k16 ? 2u : 1u, half_accumulator ? 2u : 4u};
@@ -115,7 +117,11 @@ void decode_mma(Decoder& d) {
       else d.source(e, i == 3 ? sum : Type::b32);
     }
   }
-  d.emit(bf16 ? (k16 ? mma<true, 16, false> : mma<true, 8, false>) : half_accumulator ? (k16 ? mma<false, 16, true> : mma<false, 8, true>) : k16 ? mma<false, 16, false> : mma<false, 8, false>);
+  d.emit(
+      bf16               ? (k16 ? mma<true, 16, false> : mma<true, 8, false>)
+      : half_accumulator ? (k16 ? mma<false, 16, true> : mma<false, 8, true>)
+      : k16              ? mma<false, 16, false>
+                         : mma<false, 8, false>);
 }
 
 // Rows of 16 bytes: lane 8 j + i gives the address of row i of matrix j. Lane l gets row l / 4, columns 2 (l % 4) and the next.
@@ -183,7 +189,10 @@ Handler pick_matrices(size_t count, bool transposed) {
     if constexpr (store) return transposed ? store_matrices<n, true> : store_matrices<n, false>;
     else return transposed ? load_matrices<n, true> : load_matrices<n, false>;
   };
-  return count == 1 ? of.template operator()<1>() : count == 2 ? of.template operator()<2>() : count == 4 ? of.template operator()<4>() : nullptr;
+  return count == 1   ? of.template operator()<1>()
+         : count == 2 ? of.template operator()<2>()
+         : count == 4 ? of.template operator()<4>()
+                      : nullptr;
 }
 
 void decode_matrices(Decoder& d) {

@@ -102,6 +102,7 @@ inline char* local_bytes(Warp& w, uint64_t offset, uint32_t bytes, int lane) {
 }
 
 void count_global(Block& b, const Addresses& a, uint32_t mask, uint32_t bytes, bool store);
-void count_shared(Block& b, const Addresses& a, uint32_t mask, uint32_t bytes, bool one_run = false);  // all lanes read from one run of elements
+void count_shared(
+    Block& b, const Addresses& a, uint32_t mask, uint32_t bytes, bool one_run = false);  // all lanes read from one run of elements
 
 }  // namespace ptxemu

@@ -48,8 +48,13 @@ void clock(Warp& w, const Instruction& in, uint32_t mask) {
 
 bool decode_clock(Decoder& d) {
   const std::string_view name = d.operand(1);
-  Handler h = name == "%clock" ? clock<false, false, false> : name == "%clock_hi" ? clock<false, false, true> : name == "%clock64" ? clock<true, false, false>
-              : name == "%globaltimer" ? clock<true, true, false> : name == "%globaltimer_lo" ? clock<false, true, false> : name == "%globaltimer_hi" ? clock<false, true, true> : nullptr;
+  Handler h = name == "%clock"            ? clock<false, false, false>
+              : name == "%clock_hi"       ? clock<false, false, true>
+              : name == "%clock64"        ? clock<true, false, false>
+              : name == "%globaltimer"    ? clock<true, true, false>
+              : name == "%globaltimer_lo" ? clock<false, true, false>
+              : name == "%globaltimer_hi" ? clock<false, true, true>
+                                          : nullptr;
   if (!h) return false;
   d.target(0, d.type());
   d.emit(h);

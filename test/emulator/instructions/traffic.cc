@@ -1,5 +1,6 @@
 // Coalescing and bank conflicts, as a profiler counts them: global memory in sectors of 32 bytes, shared memory in 32 banks of 4 bytes; a
-// request of 8 or 16 bytes per lane is served in half or quarter warps (CUDA Best Practices Guide, "Coalesced Access", "Shared Memory Banks").
+// request of 8 or 16 bytes per lane is served in half or quarter warps (CUDA Best Practices Guide, "Coalesced Access", "Shared Memory
+// Banks").
 #include <algorithm>
 
 #include "memory.h"

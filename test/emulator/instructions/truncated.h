@@ -1,5 +1,5 @@
-// How tensor cores sum: the products of a group and the sum so far are exact, aligned to the largest of them, bits below 2^-24 of it are cut
-// off, and so is the result to f32 (Fasi, Higham, Mikaitis, Pranesh: Numerical behavior of NVIDIA tensor cores, PeerJ CS 2021).
+// How tensor cores sum: the products of a group and the sum so far are exact, aligned to the largest of them, bits below 2^-24 of it are
+// cut off, and so is the result to f32 (Fasi, Higham, Mikaitis, Pranesh: Numerical behavior of NVIDIA tensor cores, PeerJ CS 2021).
 #pragma once
 #include <algorithm>
 
@@ -25,7 +25,8 @@ inline float sum_truncated(const float* a, const float* b, int stride, int n, fl
   return std::isfinite(f) && std::fabs(double(f)) > std::fabs(s) ? std::nextafter(f, 0.0f) : f;
 }
 
-// The same for 8 columns: d[j] = c[j] + sum of a[k] b[k][j]. As integers of at most 24 + 5 bits; what is tiny or not finite goes the way above.
+// The same for 8 columns: d[j] = c[j] + sum of a[k] b[k][j]. As integers of at most 24 + 5 bits; what is tiny or not finite goes the way
+// above.
 inline void sum_truncated_8(const float* a, const float (*b)[8], int n, const float* c, float* d) {
   const __m256i exponent = _mm256_set1_epi32(0x7f800000), low = _mm256_set1_epi32(24 << 23);
   const __m256 sum = _mm256_loadu_ps(c);
@@ -42,7 +43,8 @@ inline void sum_truncated_8(const float* a, const float (*b)[8], int n, const fl
   }
   // Exponent field E: the unit is 2^(E - 127 - 24), its inverse has the field 127 + 24 - (E - 127).
   const __m256 inverse = _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_set1_epi32((127 + 24 + 127) << 23), largest));
-  const __m256 unit = _mm256_castsi256_ps(_mm256_sub_epi32(largest, _mm256_set1_epi32(23 << 23)));  // 2^(E - 127 - 23): twice the unit stays normal
+  const __m256 unit =
+      _mm256_castsi256_ps(_mm256_sub_epi32(largest, _mm256_set1_epi32(23 << 23)));  // 2^(E - 127 - 23): twice the unit stays normal
   __m256i s = _mm256_cvttps_epi32(_mm256_mul_ps(sum, inverse));
   for (int k = 0; k < n; k++) s = _mm256_add_epi32(s, _mm256_cvttps_epi32(_mm256_mul_ps(p[k], inverse)));
   // 24 bits of the magnitude stay, then the conversion is exact.

@@ -38,14 +38,16 @@ void fail(const Warp& w, ErrorKind kind, const std::string& message, int lane) {
     text += "warp " + std::to_string(w.id);
   } else {
     const Dim3& size = b.launch->block;
-    text += "thread (" + std::to_string(thread % size.x) + ", " + std::to_string(thread / size.x % size.y) + ", " + std::to_string(thread / size.x / size.y) + ")";
+    text += "thread (" + std::to_string(thread % size.x) + ", " + std::to_string(thread / size.x % size.y) + ", " +
+            std::to_string(thread / size.x / size.y) + ")";
   }
   int ptx_line = 0;
   std::string source;
   if (w.current) {
     const Line& line = program.lines[w.current - program.code.data()];
     ptx_line = line.ptx_line;
-    if (auto file = program.files->find(line.location.file); file != program.files->end()) source = file->second + ":" + std::to_string(line.location.line);
+    if (auto file = program.files->find(line.location.file); file != program.files->end())
+      source = file->second + ":" + std::to_string(line.location.line);
     text += "\n  PTX line " + std::to_string(ptx_line) + ": " + line.text;
     if (!source.empty()) text += "\n  " + source;
   }

@@ -153,7 +153,8 @@ void run_warp(Warp& warp);     // until it ends, waits for the block or has had 
 void prepare_block(Block& block, const Program& program, const Launch& launch);  // warp/block.cc
 void run_block(Block& block);
 bool open_barriers(Block& block);  // warp/barrier.cc
-void synchronise(Block& block, const std::vector<int>& from, const std::vector<int>& to);  // accesses of `from` so far happened before those of `to`
+void synchronise(
+    Block& block, const std::vector<int>& from, const std::vector<int>& to);  // accesses of `from` so far happened before those of `to`
 void synchronise_lanes(Warp& warp);
 
 [[noreturn]] void fail(const Warp& warp, ErrorKind kind, const std::string& message, int lane = -1);
