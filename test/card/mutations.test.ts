@@ -37,9 +37,9 @@ async function build(mutation: Mutation, folder: string): Promise<string> {
   const source = join(folder, 'native/cuda', mutation.unit)
   const flags = ['-std=c++20', '-O3', '-lineinfo', '-gencode', 'arch=compute_75,code=compute_75', '--no-compress', '-Xcompiler', '-fPIC']
   await run(await nvcc(), [...flags, '-c', source, '-o', object])
-  const others = (await readdir(objects)).filter((name) => name.endsWith('.o') && name !== `${mutation.unit}.o`)
+  const units = (await readdir(join(root, 'native/cuda'))).filter((name) => name.endsWith('.cu') && name !== mutation.unit)
   const library = join(folder, 'liblorafuse_cuda.so')
-  const inputs = [object, ...others.map((name) => join(objects, name)), join(emulated, 'libcudart.so')]
+  const inputs = [object, ...units.map((name) => join(objects, `${name}.o`)), join(emulated, 'libcudart.so')]
   await run('g++', ['-shared', '-o', library, ...inputs, `-Wl,-rpath,${emulated}`, '-lpthread'])
   return library
 }

@@ -68,10 +68,11 @@ const barriers: Mutation[] = [
   },
   {
     what: "no barrier before a group's sums of threads are added",
-    after: '{sums[i], sums[i + 1], sums[i + 2], sums[i + 3]};\n  }',
+    after: 'struct GroupScratch',
     from: '  __syncthreads();\n',
     to: '',
     ...groupNorm,
+    file: 'groups.cuh',
   },
   {
     what: 'no barrier in the sum of a block',
@@ -186,7 +187,7 @@ const waits: Mutation[] = [
     from: '    CUDA(cudaEventSynchronize(free_[current_]));\n',
     to: '',
     unit: 'backend.cu',
-    cases: 'add [',
+    cases: 'attention_grad',
   },
   {
     what: 'results are read before they are there',
