@@ -20,6 +20,7 @@ struct Context {
 };
 
 void run(const MatMul& op, Context& c);           // matmul.cc
+void run(const LoraMatMul& op, Context& c);       // matmul.cc
 void run(const WeightGrad& op, Context& c);       // matmul.cc
 void run(const Conv2d& op, Context& c);           // conv.cc
 void run(const Conv2dInputGrad& op, Context& c);  // conv.cc
@@ -55,6 +56,7 @@ size_t workspace_bytes(const AnyOp&, std::span<const Shape>, int /*threads*/) {
   return 0;
 }
 size_t workspace_bytes(const MatMul& op, std::span<const Shape> inputs, int threads);
+size_t workspace_bytes(const LoraMatMul& op, std::span<const Shape> inputs, int threads);
 size_t workspace_bytes(const WeightGrad& op, std::span<const Shape> inputs, int threads);
 size_t workspace_bytes(const Conv2d& op, std::span<const Shape> inputs, int threads);
 size_t workspace_bytes(const Conv2dInputGrad& op, std::span<const Shape> inputs, int threads);

@@ -1,4 +1,5 @@
 // y = Σ scale · x · wᵀ + bias + residual, and the gradient of a trainable w. See gemm.h.
+#include "../graph/lora.h"
 #include "gemm.h"
 
 namespace lorafuse::cpu {
@@ -56,9 +57,16 @@ struct WeightGradLoader {
 }  // namespace
 
 void run(const MatMul& op, Context& c) { gemm(c.threads, MatMulLoader{op, c}, c.workspace); }
+void run(const LoraMatMul& op, Context& c) {
+  for (const Node& product : as_products(op, c.node)) {
+    Context one{c.threads, c.workspace, product, c.tensors};
+    run(std::get<MatMul>(product.op), one);
+  }
+}
 void run(const WeightGrad& op, Context& c) { gemm(c.threads, WeightGradLoader{op, c.in(0), c.in(1), c.out(0)}, c.workspace); }
 
 size_t workspace_bytes(const MatMul&, std::span<const Shape>, int threads) { return gemm_workspace_bytes(threads); }
+size_t workspace_bytes(const LoraMatMul&, std::span<const Shape>, int threads) { return gemm_workspace_bytes(threads); }
 size_t workspace_bytes(const WeightGrad&, std::span<const Shape>, int threads) { return gemm_workspace_bytes(threads); }
 
 }  // namespace lorafuse::cpu

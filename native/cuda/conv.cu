@@ -50,7 +50,7 @@ struct ConvLoader {
   __device__ ConvLoader(const Operands& o, int row, int column, int phase, int step)
       : o_(o), phase_(o.phases[phase]), column_(column), k_(step * kDepth<T>) {
 #pragma unroll
-    for (int v = 0; v < kShare<T, Tile::kRows>; v++) {
+    for (int v = 0; v < kShare; v++) {
       const int r = row + chunk_of_thread(v) / 4;
       const int image = phase_.by_area(r), in_image = r - image * phase_.by_area.divisor;
       const int y = phase_.by_width(in_image), x = in_image - y * phase_.by_width.divisor;
@@ -69,32 +69,34 @@ struct ConvLoader {
     return (image * o_.out_height + phase_.y0 + o_.step * y) * o_.out_width + phase_.x0 + o_.step * x;
   }
 
-  __device__ uint4 a(int v) const {
+  template <class To>
+  __device__ void a(int v, const To& to) const {
     const int k = k_ + threadIdx.x % 4 * kVector<T>;
     const T* x = static_cast<const T*>(o_.x);
     if (Tile::kInChunks || o_.x_in_chunks) {
       const int at = input_at(v, k);
-      return at < 0 ? uint4{} : load_chunk(x + at);
+      return at < 0 ? to.put(uint4{}) : to.copy(x + at);
     }
-    return gather_chunk<T>([&](int e) {
+    to.put(gather_chunk<T>([&](int e) {
       const int at = input_at(v, k + e);
       return at < 0 ? from_float<T>(0) : x[at];
-    });
+    }));
   }
 
-  __device__ uint4 b(int v) const {
+  template <class To>
+  __device__ void b(int v, const To& to) const {
     const unsigned q = chunk_of_thread(v);
     constexpr int kLine = kLineChunks<T, Tile::kColumns, kGradient>;
     const int k = k_ + (kGradient ? q / kLine : q % 4 * kVector<T>), n = column_ + (kGradient ? q % kLine * kVector<T> : q / 4);
     const T* w = static_cast<const T*>(o_.w);
     if (Tile::kInChunks || o_.w_in_chunks) {
       const int at = weight_at(k, n);
-      return at < 0 ? uint4{} : load_chunk(w + at);
+      return at < 0 ? to.put(uint4{}) : to.copy(w + at);
     }
-    return gather_chunk<T>([&](int e) {
+    to.put(gather_chunk<T>([&](int e) {
       const int at = kGradient ? weight_at(k, n + e) : weight_at(k + e, n);
       return at < 0 ? from_float<T>(0) : w[at];
-    });
+    }));
   }
   __device__ void next() { k_ += kDepth<T>; }
 
@@ -123,7 +125,8 @@ struct ConvLoader {
   const Operands& o_;
   const Phase& phase_;
   int column_, k_;
-  int images_[kShare<T, Tile::kRows>], y_[kShare<T, Tile::kRows>], x_[kShare<T, Tile::kRows>];  // images_: in rows of pixels
+  static constexpr int kShare = ceil_div(kChunks<T, Tile::kRows>, kThreads);
+  int images_[kShare], y_[kShare], x_[kShare];  // of the pixels whose chunks this thread moves; images_ in rows of pixels
 };
 
 constexpr TileShape kShapes[] = {{128, 128, 1}, {128, 64, 0.85}, {64, 64, 0.7}, {128, 16, 0.25}};

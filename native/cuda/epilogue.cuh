@@ -4,21 +4,23 @@
 
 namespace lorafuse::cuda {
 
-// Epilogues are called with the offset of the first of kCount elements of a row of n, and its column. They end at the row's end.
+// Epilogues are called with the offset of elements of a row of n that follow each other, best kCount of them, and the first one's column.
+// They stop at the row's end.
 template <class T>
 struct Store {
+  static constexpr int kCount = 16 / sizeof(T);
   T* y;               // [M, n]
   const float* bias;  // [n] or null
   const T* residual;  // as y, or null
   int n;
   bool in_chunks;     // y and residual are rows of whole, aligned chunks
 
-  template <int kCount>
-  __device__ __forceinline__ void operator()(int at, int column, float (&v)[kCount]) const {
+  template <int kGiven>
+  __device__ __forceinline__ void operator()(int at, int column, float (&v)[kGiven]) const {
 #pragma unroll
-    for (int e = 0; e < kCount; e++)
+    for (int e = 0; e < kGiven; e++)
       if (bias && column + e < n) v[e] += bias[column + e];
-    if constexpr (kCount * sizeof(T) == 16) {
+    if constexpr (kGiven == kCount) {
       if (in_chunks) {
         union {
           uint4 chunk;
@@ -36,41 +38,50 @@ struct Store {
       }
     }
 #pragma unroll
-    for (int e = 0; e < kCount; e++)
+    for (int e = 0; e < kGiven; e++)
       if (column + e < n) y[at + e] = from_float<T>(residual ? v[e] + to_float(residual[at + e]) : v[e]);
   }
 };
 
 struct Accumulate {
+  static constexpr int kCount = 4;
   float* g;  // [M, n]
   float scale;
   int n;
+  bool in_chunks;
 
-  template <int kCount>
-  __device__ __forceinline__ void operator()(int at, int column, float (&v)[kCount]) const {
+  template <int kGiven>
+  __device__ __forceinline__ void operator()(int at, int column, float (&v)[kGiven]) const {
+    if constexpr (kGiven == 4) {
+      if (in_chunks) {
+        float4& to = *reinterpret_cast<float4*>(g + at);
+        const float4 sum = to;
+        to = {sum.x + scale * v[0], sum.y + scale * v[1], sum.z + scale * v[2], sum.w + scale * v[3]};
+        return;
+      }
+    }
 #pragma unroll
-    for (int e = 0; e < kCount; e++)
+    for (int e = 0; e < kGiven; e++)
       if (column + e < n) g[at + e] += scale * v[e];
   }
 };
 
 // The sums of one part of k, as they are.
 struct StorePartial {
+  static constexpr int kCount = 4;
   float* partial;  // [M, n]
   int n;
 
-  template <int kCount>
-  __device__ __forceinline__ void operator()(int at, int column, float (&v)[kCount]) const {
-    if constexpr (kCount == 8) {
+  template <int kGiven>
+  __device__ __forceinline__ void operator()(int at, int column, float (&v)[kGiven]) const {
+    if constexpr (kGiven == 4) {
       if (n % 4 == 0) {
-#pragma unroll
-        for (int e = 0; e < kCount; e += 4)
-          if (column + e < n) *reinterpret_cast<float4*>(partial + at + e) = {v[e], v[e + 1], v[e + 2], v[e + 3]};
+        *reinterpret_cast<float4*>(partial + at) = {v[0], v[1], v[2], v[3]};
         return;
       }
     }
 #pragma unroll
-    for (int e = 0; e < kCount; e++)
+    for (int e = 0; e < kGiven; e++)
       if (column + e < n) partial[at + e] = v[e];
   }
 };

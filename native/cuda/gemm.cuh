@@ -21,12 +21,22 @@ struct Grid {
   int elements;     // of the output
 };
 
+// Bands of 8 rows of tiles, column by column: blocks that run together read the same operands.
+struct TileIndex {
+  int row, column;
+};
+__device__ __forceinline__ TileIndex tile_of(int block, int rows, int columns) {
+  constexpr int kBand = 8;
+  const int band = block / (kBand * columns), in_band = block - band * kBand * columns, height = min(kBand, rows - band * kBand);
+  return {band * kBand + in_band % height, in_band / height};
+}
+
 // A Loader<Tile> has:
 //   Operands                                                  what the host passes
 //   Loader(const Operands&, row, column, phase, step)         of the block's tile, before its first step
 //   int steps()                                               in all
 //   static constexpr bool transposed_a(); bool transposed_b()   how the step's tiles lie
-//   uint4 a(v), b(v)                                          the v-th chunk this thread moves
+//   a(v, to), b(v, to)                                        the v-th chunk that this thread moves, ToRegister or ToShared
 //   void next()                                               on to the next step
 //   int output_row(row), columns()                            −1 where c has no such row
 template <class Loader, class Epilogue>
@@ -35,72 +45,25 @@ __global__ void __launch_bounds__(kThreads, 2)
   using Tile = typename Loader::Tile;
   using T = typename Tile::Element;
   if constexpr (kComputes<T>) {
-    constexpr int kA = kChunks<T, Tile::kRows>, kB = kChunks<T, Tile::kColumns>;
-    static_assert(2 * (kA + kB) * sizeof(uint4) >= Tile::kScratchBytes);
-    __shared__ __align__(256) uint4 shared[2][kA + kB];
-
-    // Bands of 8 rows of tiles, column by column: blocks that run together read the same operands.
-    constexpr int kBand = 8;
-    const int index = blockIdx.x, band = index / (kBand * grid.columns), in_band = index - band * kBand * grid.columns;
-    const int height = min(kBand, grid.rows - band * kBand);
-    const int row = (band * kBand + in_band % height) * Tile::kRows, column = in_band / height * Tile::kColumns;
-
+    __shared__ Buffers<Tile> shared;
+    const TileIndex index = tile_of(blockIdx.x, grid.rows, grid.columns);
+    const int row = index.row * Tile::kRows, column = index.column * Tile::kColumns;
     const int begin = blockIdx.y * grid.steps_per_split;
     Loader loader(operands, row, column, blockIdx.z, begin);
     const int count = min(grid.steps_per_split, loader.steps() - begin);
 
-    uint4 a[kShare<T, Tile::kRows>], b[kShare<T, Tile::kColumns>];
-    const auto load = [&] {
-#pragma unroll
-      for (int v = 0; v < kShare<T, Tile::kRows>; v++)
-        if (kA % kThreads == 0 || chunk_of_thread(v) < kA) a[v] = loader.a(v);
-#pragma unroll
-      for (int v = 0; v < kShare<T, Tile::kColumns>; v++)
-        if (kB % kThreads == 0 || chunk_of_thread(v) < kB) b[v] = loader.b(v);
-    };
-    const auto store = [&](uint4* to, bool transposed_b) {
-#pragma unroll
-      for (int v = 0; v < kShare<T, Tile::kRows>; v++) {
-        const unsigned q = chunk_of_thread(v);
-        constexpr int kLine = kLineChunks<T, Tile::kRows, Loader::transposed_a()>;
-        if (kA % kThreads == 0 || q < kA) to[place<kLine>(q / kLine, q % kLine)] = a[v];
-      }
-#pragma unroll
-      for (int v = 0; v < kShare<T, Tile::kColumns>; v++) {
-        const unsigned q = chunk_of_thread(v);
-        constexpr int kPlain = kLineChunks<T, Tile::kColumns, false>, kTransposed = kLineChunks<T, Tile::kColumns, true>;
-        const int at = transposed_b ? place<kTransposed>(q / kTransposed, q % kTransposed) : place<kPlain>(q / kPlain, q % kPlain);
-        if (kB % kThreads == 0 || q < kB) to[kA + at] = b[v];
-      }
-    };
-
     Tile tile;
-    if (count > 0) {
-      load();
-      store(shared[0], loader.transposed_b());
-      __syncthreads();
-    }
-    for (int i = 0; i < count; i++) {
-      const bool transposed_b = loader.transposed_b(), more = i + 1 < count;
-      if (more) {
-        loader.next();
-        load();
-      }
-      const uint4* now = shared[i % 2];
-      if (transposed_b) tile.template multiply_step<Loader::transposed_a(), true>(now, now + kA);
-      else tile.template multiply_step<Loader::transposed_a(), false>(now, now + kA);
-      if (more) store(shared[(i + 1) % 2], loader.transposed_b());
-      __syncthreads();
-    }
+    multiply_steps(tile, loader, count, shared);
 
     const int n = loader.columns();
-    tile.for_each_output(shared[0], [&](int r, int c, auto& v) {
-      const int out = loader.output_row(row + r);
-      if (out < 0 || column + c >= n) return;
-      const int at = out * n + column + c;
-      if (grid.partials) StorePartial{grid.partials + static_cast<size_t>(blockIdx.y) * grid.elements, n}(at, column + c, v);
-      else epilogue(at, column + c, v);
-    });
+    const auto finish = [&](auto end) {
+      tile.template for_each_output<decltype(end)::kCount>(shared.chunks[0], [&](int r, int c, auto& v) {
+        const int out = loader.output_row(row + r);
+        if (out >= 0 && column + c < n) end(out * n + column + c, column + c, v);
+      });
+    };
+    if (grid.partials) finish(StorePartial{grid.partials + static_cast<size_t>(blockIdx.y) * grid.elements, n});
+    else finish(epilogue);
   }
 }
 
@@ -162,8 +125,9 @@ inline void expect_small(const char* op, int64_t elements) {
 template <class T>
 Matrix matrix_of(const Tensor& t, float scale = 1) {
   expect_small("product", t.shape.elements());
-  const bool other = t.dtype == DType::f32 && !std::is_same_v<T, float>;
-  return {t.data, static_cast<int>(t.shape.rows()), static_cast<int>(t.shape[-1]), scale, other, !other && scale == 1 && in_chunks<T>(t)};
+  const bool is_f32 = t.dtype == DType::f32 && !std::is_same_v<T, float>;
+  const bool chunks = (is_f32 || scale == 1) && in_chunks<T>(t);
+  return {t.data, static_cast<int>(t.shape.rows()), static_cast<int>(t.shape[-1]), scale, is_f32, chunks};
 }
 
 template <class T>

@@ -29,6 +29,7 @@ struct Context {
 };
 
 void run(const MatMul& op, Context& c);           // matmul.cu
+void run(const LoraMatMul& op, Context& c);       // lora.cu
 void run(const WeightGrad& op, Context& c);       // matmul.cu
 void run(const Conv2d& op, Context& c);           // conv.cu
 void run(const Conv2dInputGrad& op, Context& c);  // conv.cu
@@ -65,6 +66,7 @@ size_t workspace_bytes(const AnyOp&, std::span<const Value>, const Card&) {
   return 0;
 }
 size_t workspace_bytes(const MatMul& op, std::span<const Value> inputs, const Card& card);
+size_t workspace_bytes(const LoraMatMul& op, std::span<const Value> inputs, const Card& card);
 size_t workspace_bytes(const WeightGrad& op, std::span<const Value> inputs, const Card& card);
 size_t workspace_bytes(const Conv2d& op, std::span<const Value> inputs, const Card& card);
 size_t workspace_bytes(const Conv2dInputGrad& op, std::span<const Value> inputs, const Card& card);

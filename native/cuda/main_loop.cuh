@@ -1,132 +1,117 @@
-// The main loop's inner part: accumulators of a block's tile [M, N], what they do with one step of both operands, and how they come out.
+// The main loop: the tiles of the next steps travel from global to shared memory while the sums take in those of this one.
+// sm_75: through registers, one step ahead. sm_80 and newer: cp.async, two steps ahead. One barrier a step.
 #pragma once
-#include "tile.cuh"
+#include "accumulators.cuh"
 
 namespace lorafuse::cuda {
 
-// On tensor cores: 8 warps, kWarpsM of them side by side in M.
-template <class T, int kM, int kN, int kWarpsM>
-struct TensorCoreTile {
-  using Element = T;
-  static constexpr int kRows = kM, kColumns = kN;
-  static constexpr bool kInChunks = takes_only_chunks(kM, kN);
-  static constexpr int kWarpRows = kM / kWarpsM, kWarpColumns = kN / (kThreads / 32 / kWarpsM);
-  static_assert(kWarpRows % 16 == 0 && kWarpColumns % 16 == 0);
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+constexpr int kStages = 3;
+#else
+constexpr int kStages = 2;
+#endif
 
-  float sum[kWarpRows / 16][kWarpColumns / 8][4] = {};
-
-  // Where this warp's part of the tile begins.
-  static __device__ __forceinline__ int row() { return threadIdx.x / 32 % kWarpsM * kWarpRows; }
-  static __device__ __forceinline__ int column() { return threadIdx.x / 32 / kWarpsM * kWarpColumns; }
-
-  template <bool kTransposedA, bool kTransposedB>
-  __device__ __forceinline__ void multiply_step(const uint4* a, const uint4* b) {
-    const FragmentReader<T, kM, kTransposedA> from_a(a, row());
-    const FragmentReader<T, kN, kTransposedB> from_b(b, column());
-#pragma unroll 1  // unrolled, fragments of two steps do not fit the registers
-    for (int step = 0; step < kDepth<T> / 16; step++) {
-      uint32_t fb[kWarpColumns / 16][4];
-#pragma unroll
-      for (int j = 0; j < kWarpColumns / 16; j++) from_b.load(j, step, fb[j]);
-#pragma unroll
-      for (int i = 0; i < kWarpRows / 16; i++) {
-        uint32_t fa[4];
-        from_a.load(i, step, fa);
-#pragma unroll
-        for (int j = 0; j < kWarpColumns / 8; j++) multiply<T>(sum[i][j], fa, fb[j / 2][j % 2], fb[j / 2][j % 2 + 2]);
-      }
-    }
-  }
-
-  // Calls f(row, column, 8 values of that row), so that 16-byte stores are whole; `scratch` is the block's shared memory, free of readers.
-  static constexpr int kScratchBytes = kThreads / 32 * 16 * kWarpColumns * sizeof(float);
-  template <class F>
-  __device__ __forceinline__ void for_each_output(uint4* scratch, F f) const {
-    constexpr int kGroups = kWarpColumns / 8;  // of 8 floats in a row
-    constexpr int kRowsPerWave = kGroups < 4 ? 4 / kGroups : 1;
-    float* rows = reinterpret_cast<float*>(scratch) + threadIdx.x / 32 * 16 * kWarpColumns;  // [16, kWarpColumns], groups permuted
-    const auto place_of = [](int r, int group, int half) {
-      const int turn = r / kRowsPerWave;
-      return r * kWarpColumns + (group ^ (turn & ((kGroups < 4 ? kGroups : 4) - 1))) * 8 + (half ^ (turn & 1)) * 4;
-    };
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int i = 0; i < kWarpRows / 16; i++) {
-#pragma unroll
-      for (int j = 0; j < kGroups; j++)
-#pragma unroll
-        for (int low = 0; low < 2; low++) {
-          float* to = rows + place_of(lane / 4 + 8 * low, j, lane % 4 / 2) + lane % 2 * 2;
-          *reinterpret_cast<float2*>(to) = {sum[i][j][2 * low], sum[i][j][2 * low + 1]};
-        }
-      __syncwarp();
-#pragma unroll
-      for (int part = 0; part < 16 * kGroups / 32; part++) {
-        const int r = (part * 32 + lane) / kGroups, group = lane % kGroups;
-        float v[8];
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-          const float4 q = *reinterpret_cast<const float4*>(rows + place_of(r, group, half));
-          v[4 * half] = q.x, v[4 * half + 1] = q.y, v[4 * half + 2] = q.z, v[4 * half + 3] = q.w;
-        }
-        f(row() + 16 * i + r, column() + 8 * group, v);
-      }
-      __syncwarp();
-    }
-  }
+// The tiles of kStages steps, a before b; free for other uses between runs of the loop.
+template <class Tile>
+struct Buffers {
+  using T = typename Tile::Element;
+  static constexpr int kA = kChunks<T, Tile::kRows>, kB = kChunks<T, Tile::kColumns>, kStride = kA + kB;
+  static_assert(2 * kStride * sizeof(uint4) >= Tile::kScratchBytes);
+  __align__(256) uint4 chunks[kStages][kStride];
 };
 
-// In plain f32: thread (i, j) of 16 × 16 has rows i + 16·r and columns j + 16·c.
-template <int kM, int kN>
-struct FloatTile {
-  using Element = float;
-  static constexpr int kRows = kM, kColumns = kN;
-  static constexpr bool kInChunks = takes_only_chunks(kM, kN);
-  static constexpr int kScratchBytes = 0;
+// Where chunk q of operand b goes.
+template <class Tile>
+__device__ __forceinline__ int place_b(unsigned q, bool transposed) {
+  constexpr int kPlain = kLineChunks<typename Tile::Element, Tile::kColumns, false>;
+  constexpr int kTransposed = kLineChunks<typename Tile::Element, Tile::kColumns, true>;
+  return Buffers<Tile>::kA + (transposed ? place<kTransposed>(q / kTransposed, q % kTransposed) : place<kPlain>(q / kPlain, q % kPlain));
+}
+template <class Tile, bool kTransposed>
+__device__ __forceinline__ int place_a(unsigned q) {
+  constexpr int kLine = kLineChunks<typename Tile::Element, Tile::kRows, kTransposed>;
+  return place<kLine>(q / kLine, q % kLine);
+}
 
-  float sum[kM / 16][kN / 16] = {};
+// Calls f(v, q) for the chunks q that this thread moves of an operand with kCount.
+template <int kCount, class F>
+__device__ __forceinline__ void for_each_chunk(F f) {
+#pragma unroll
+  for (int v = 0; v < ceil_div(kCount, kThreads); v++)
+    if (kCount % kThreads == 0 || chunk_of_thread(v) < kCount) f(v, chunk_of_thread(v));
+}
 
-  template <bool kTransposedA, bool kTransposedB>
-  __device__ __forceinline__ void multiply_step(const uint4* a, const uint4* b) {
+template <class Tile, class Loader>
+__device__ __forceinline__ void multiply_step(Tile& tile, const Loader&, const uint4* step, bool transposed_b,
+                                              int k = kDepth<typename Tile::Element>) {
+  const uint4* b = step + Buffers<Tile>::kA;
+  if (transposed_b) tile.template multiply_step<Loader::transposed_a(), true>(step, b, k);
+  else tile.template multiply_step<Loader::transposed_a(), false>(step, b, k);
+}
+
+// `count` steps from where the loader stands. The buffers are free when it begins, and when it ends.
+template <class Tile, class Loader>
+__device__ __forceinline__ void multiply_steps(Tile& tile, Loader& loader, int count, Buffers<Tile>& shared) {
+  using T = typename Tile::Element;
+  constexpr int kA = Buffers<Tile>::kA, kB = Buffers<Tile>::kB;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  const auto begin = [&](uint4* to) {
+    for_each_chunk<kB>([&](int v, unsigned q) { loader.b(v, ToShared{to + place_b<Tile>(q, loader.transposed_b())}); });
+    for_each_chunk<kA>([&](int v, unsigned q) { loader.a(v, ToShared{to + place_a<Tile, Loader::transposed_a()>(q)}); });
+  };
+  unsigned transposed_b = 0;  // bit i: of the i-th step from now
 #pragma unroll
-    for (int k = 0; k < kDepth<float>; k += 4) {
-      float fb[kN / 16][4];
-#pragma unroll
-      for (int j = 0; j < kN / 16; j++) load4<kN, kTransposedB>(b, threadIdx.x % 16 + 16 * j, k, fb[j]);
-#pragma unroll
-      for (int i = 0; i < kM / 16; i++) {
-        float fa[4];
-        load4<kM, kTransposedA>(a, threadIdx.x / 16 + 16 * i, k, fa);
-#pragma unroll
-        for (int j = 0; j < kN / 16; j++)
-#pragma unroll
-          for (int e = 0; e < 4; e++) sum[i][j] = fmaf(fa[e], fb[j][e], sum[i][j]);
-      }
+  for (int i = 0; i < kStages - 1; i++) {
+    if (i < count) {
+      if (i > 0) loader.next();
+      transposed_b |= loader.transposed_b() << i;
+      begin(shared.chunks[i]);
     }
+    asm volatile("cp.async.commit_group;" ::: "memory");
   }
-
-  template <class F>
-  __device__ __forceinline__ void for_each_output(uint4*, F f) const {
-#pragma unroll
-    for (int i = 0; i < kM / 16; i++)
-#pragma unroll
-      for (int j = 0; j < kN / 16; j++) {
-        float v[1] = {sum[i][j]};
-        f(static_cast<int>(threadIdx.x / 16) + 16 * i, static_cast<int>(threadIdx.x % 16) + 16 * j, v);
-      }
-  }
-
- private:
-  template <int kRowsOf, bool kTransposed>
-  static __device__ __forceinline__ void load4(const uint4* tile, int r, int k, float (&f)[4]) {
-    if constexpr (kTransposed) {
-#pragma unroll
-      for (int e = 0; e < 4; e++) f[e] = element<kRowsOf, true>(tile, r, k + e);
-    } else {
-      const float4 q = reinterpret_cast<const float4&>(tile[place<kLineChunks<float, kRowsOf, false>>(r, k / 4)]);
-      f[0] = q.x, f[1] = q.y, f[2] = q.z, f[3] = q.w;
+  int now = 0, next = kStages - 1;
+  for (int i = 0; i < count; i++) {
+    asm volatile("cp.async.wait_group %0;" ::"n"(kStages - 2) : "memory");
+    __syncthreads();  // all of this step is there, and nobody reads the one before
+    if (i + kStages - 1 < count) {
+      loader.next();
+      transposed_b |= loader.transposed_b() << (kStages - 1);
+      begin(shared.chunks[next]);
     }
+    asm volatile("cp.async.commit_group;" ::: "memory");
+    multiply_step(tile, loader, shared.chunks[now], transposed_b & 1);
+    transposed_b >>= 1;
+    now = now + 1 == kStages ? 0 : now + 1;
+    next = next + 1 == kStages ? 0 : next + 1;
   }
-};
+  asm volatile("cp.async.wait_group 0;" ::: "memory");
+  __syncthreads();
+#else
+  uint4 a[ceil_div(kA, kThreads)], b[ceil_div(kB, kThreads)];
+  const auto load = [&] {
+    for_each_chunk<kB>([&](int v, unsigned) { loader.b(v, ToRegister{b[v]}); });
+    for_each_chunk<kA>([&](int v, unsigned) { loader.a(v, ToRegister{a[v]}); });
+  };
+  const auto store = [&](uint4* to) {
+    for_each_chunk<kA>([&](int v, unsigned q) { to[place_a<Tile, Loader::transposed_a()>(q)] = a[v]; });
+    for_each_chunk<kB>([&](int v, unsigned q) { to[place_b<Tile>(q, loader.transposed_b())] = b[v]; });
+  };
+  if (count > 0) {
+    load();
+    store(shared.chunks[0]);
+    __syncthreads();
+  }
+  for (int i = 0; i < count; i++) {
+    const bool transposed_b = loader.transposed_b(), more = i + 1 < count;
+    if (more) {
+      loader.next();
+      load();
+    }
+    multiply_step(tile, loader, shared.chunks[i % 2], transposed_b);
+    if (more) store(shared.chunks[(i + 1) % 2]);
+    __syncthreads();
+  }
+#endif
+}
 
 }  // namespace lorafuse::cuda

@@ -37,17 +37,19 @@ struct MatMulLoader {
   __device__ int output_row(int row) const { return row < o_.m ? row : -1; }
   __device__ bool transposed_b() const { return o_.pairs[pair_].transposed; }
 
-  __device__ uint4 a(int v) const {
+  template <class To>
+  __device__ void a(int v, const To& to) const {
     const unsigned q = chunk_of_thread(v);
-    return fetch<T, Tile::kInChunks>(o_.pairs[pair_].x, row_ + q / 4, k_ + q % 4 * kVector<T>);
+    fetch_for<Tile>(o_.pairs[pair_].x, row_ + q / 4, k_ + q % 4 * kVector<T>, to);
   }
-  __device__ uint4 b(int v) const {
+  template <class To>
+  __device__ void b(int v, const To& to) const {
     const unsigned q = chunk_of_thread(v);
     constexpr int kLine = kLineChunks<T, Tile::kColumns, true>;
     const MatMulOperands::Pair& p = o_.pairs[pair_];
     const int line = p.transposed ? k_ + q / kLine : column_ + q / 4;
     const int along = p.transposed ? column_ + q % kLine * kVector<T> : k_ + q % 4 * kVector<T>;
-    return fetch<T, Tile::kInChunks>(p.w, line, along);
+    fetch_for<Tile>(p.w, line, along, to);
   }
   __device__ void next() {
     k_ += kDepth<T>;
@@ -79,14 +81,16 @@ struct WeightGradLoader {
   __device__ int output_row(int row) const { return row < o_.dy.length ? row : -1; }
   static __device__ constexpr bool transposed_b() { return true; }
 
-  template <int kRows>
-  __device__ uint4 chunk(const Matrix& m, int v, int first) const {
+  template <int kRows, class To>
+  __device__ void chunk(const Matrix& m, int v, int first, const To& to) const {
     const unsigned q = chunk_of_thread(v);
     constexpr int kLine = kLineChunks<T, kRows, true>;
-    return fetch<T, Tile::kInChunks>(m, k_ + q / kLine, first + q % kLine * kVector<T>);
+    fetch_for<Tile>(m, k_ + q / kLine, first + q % kLine * kVector<T>, to);
   }
-  __device__ uint4 a(int v) const { return chunk<Tile::kRows>(o_.dy, v, row_); }
-  __device__ uint4 b(int v) const { return chunk<Tile::kColumns>(o_.x, v, column_); }
+  template <class To>
+  __device__ void a(int v, const To& to) const { chunk<Tile::kRows>(o_.dy, v, row_, to); }
+  template <class To>
+  __device__ void b(int v, const To& to) const { chunk<Tile::kColumns>(o_.x, v, column_, to); }
   __device__ void next() { k_ += kDepth<T>; }
 
  private:
@@ -109,7 +113,8 @@ void with_mat_mul_tile(size_t chosen, F f) {
 template <class T, class F>
 void with_weight_grad_tile(size_t chosen, F f) {
   if constexpr (std::is_same_v<T, float>) with_tile<FloatTile<64, 64>, FloatTile<16, 128>, FloatTile<128, 16>>(chosen, f);
-  else with_tile<TensorCoreTile<T, 64, 64, 2>, TensorCoreTile<T, 16, 128, 1>, TensorCoreTile<T, 128, 16, 8>>(chosen, f);
+  else
+    with_tile<TensorCoreTile<T, 64, 64, 2, true>, TensorCoreTile<T, 16, 128, 1, true>, TensorCoreTile<T, 128, 16, 8, true>>(chosen, f);
 }
 
 int depth_of(DType dtype) { return kLineBytes / static_cast<int>(size_of(dtype)); }
@@ -147,7 +152,7 @@ void run(const MatMul& op, Context& c) {
     for (size_t i = 0; i < op.pairs.size(); i++) {
       o.pairs[i] = {matrix_of<T>(c.in(2 * i)), matrix_of<T>(c.in(2 * i + 1), op.pairs[i].scale), op.pairs[i].transposed};
       o.steps += ceil_div(o.pairs[i].x.length, kDepth<T>);
-      chunks = chunks && o.pairs[i].x.in_chunks && o.pairs[i].w.in_chunks;
+      chunks = chunks && o.pairs[i].x.in_chunks && o.pairs[i].w.in_chunks && !o.pairs[i].w.is_f32;
     }
     const Store<T> store = store_to<T>(y, bias, residual);
     const Choice choice = choose_mat_mul(y.dtype, chunks, m, n, o.steps, c.card);
@@ -163,7 +168,7 @@ size_t workspace_bytes(const WeightGrad&, std::span<const Value> in, const Card&
 
 void run(const WeightGrad& op, Context& c) {
   const Tensor &dy = c.in(0), &x = c.in(1), &g = c.out(0);
-  const Accumulate add{data<float>(g), op.scale, static_cast<int>(g.shape[1])};
+  const Accumulate add{data<float>(g), op.scale, static_cast<int>(g.shape[1]), in_chunks<float>(g)};
   const Choice choice = choose_weight_grad(dy.dtype, dy.shape, x.shape, c.card);
   for_type(dy.dtype, [&](auto type) {
     using T = decltype(type);

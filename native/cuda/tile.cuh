@@ -22,9 +22,6 @@ constexpr int kDepth = kLineBytes / sizeof(T);  // k's of a step
 
 template <class T, int kRows>
 constexpr int kChunks = kRows * kLineBytes / 16;
-// Chunks of a tile that one thread moves.
-template <class T, int kRows>
-constexpr int kShare = ceil_div(kChunks<T, kRows>, kThreads);
 template <class T, int kRows, bool kTransposed>
 constexpr int kLineChunks = kTransposed ? kRows / kVector<T> : kLineBytes / 16;
 
@@ -40,7 +37,8 @@ struct Matrix {
   const void* data;
   int lines, length;  // `length` contiguous elements a line
   float scale;
-  bool is_f32, in_chunks;  // in_chunks: lines are whole, aligned chunks of T that need no scaling
+  bool is_f32;     // and T is not
+  bool in_chunks;  // lines are aligned and hold whole chunks; a scale is for f32 only
 };
 
 __device__ __forceinline__ uint4 load_chunk(const void* data) { return __ldg(static_cast<const uint4*>(data)); }
@@ -60,17 +58,56 @@ __device__ __forceinline__ uint4 gather_chunk(F f) {
   return u.chunk;
 }
 
+// Where a loader's chunk goes: copy() one from global memory, or put() one made of zeros or converted elements.
+struct ToRegister {
+  uint4& chunk;
+  __device__ __forceinline__ void copy(const void* from) const { chunk = load_chunk(from); }
+  __device__ __forceinline__ void put(uint4 value) const { chunk = value; }
+};
+struct ToShared {
+  uint4* chunk;
+  __device__ __forceinline__ void copy(const void* from) const {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(chunk));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
+#else
+    *chunk = load_chunk(from);
+#endif
+  }
+  __device__ __forceinline__ void put(uint4 value) const { *chunk = value; }
+};
+
 // Elements `first` … of a line; zeros beyond the matrix.
-template <class T, bool kInChunks>
-__device__ __forceinline__ uint4 fetch(const Matrix& m, int line, int first) {
-  if (line >= m.lines || first >= m.length) return uint4{};
+template <class T, class To>
+__device__ __forceinline__ void fetch_chunk(const Matrix& m, int line, int first, const To& to) {
+  if (line >= m.lines || first >= m.length) to.put(uint4{});
+  else to.copy(static_cast<const T*>(m.data) + line * m.length + first);
+}
+
+// The same of any matrix.
+template <class T, class To>
+__device__ __forceinline__ void fetch(const Matrix& m, int line, int first, const To& to) {
+  if (line >= m.lines || first >= m.length) return to.put(uint4{});
   const int at = line * m.length + first;
-  if (kInChunks || m.in_chunks) return load_chunk(static_cast<const T*>(m.data) + at);
-  return gather_chunk<T>([&](int e) {
+  if (m.in_chunks && !m.is_f32) return to.copy(static_cast<const T*>(m.data) + at);
+  const float* floats = static_cast<const float*>(m.data) + at;
+  if constexpr (sizeof(T) == 2) {
+    if (m.in_chunks) {
+      const float4 low = __ldg(reinterpret_cast<const float4*>(floats)), high = __ldg(reinterpret_cast<const float4*>(floats) + 1);
+      const float all[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+      return to.put(gather_chunk<T>([&](int e) { return from_float<T>(all[e] * m.scale); }));
+    }
+  }
+  to.put(gather_chunk<T>([&](int e) {
     if (first + e >= m.length) return from_float<T>(0);
-    const float x = m.is_f32 ? static_cast<const float*>(m.data)[at + e] : to_float(static_cast<const T*>(m.data)[at + e]);
-    return from_float<T>(x * m.scale);
-  });
+    return from_float<T>((m.is_f32 ? floats[e] : to_float(static_cast<const T*>(m.data)[at + e])) * m.scale);
+  }));
+}
+
+template <class Tile, class To>
+__device__ __forceinline__ void fetch_for(const Matrix& m, int line, int first, const To& to) {
+  if constexpr (Tile::kInChunks) fetch_chunk<typename Tile::Element>(m, line, first, to);
+  else fetch<typename Tile::Element>(m, line, first, to);
 }
 
 // Reads fragments of a tile: four 8×8 matrices of 16-bit elements, rows r … r+7 and r+8 … r+15 at k … k+7, then both at k+8 … k+15.

@@ -103,7 +103,7 @@ Graph fuse(const Graph& graph, FuseOptions options) {
   }
   for (ValueId v : graph.results) f.uses[v]++;
   f.run();
-  return std::move(f.graph);
+  return options.lora ? fuse_lora(f.graph) : std::move(f.graph);
 }
 
 }  // namespace lorafuse

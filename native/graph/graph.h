@@ -62,8 +62,10 @@ Graph gradients(const Graph& forward, ValueId loss);
 struct FuseOptions {
   bool pairs = true;     // Add(MatMul, MatMul) → one MatMul over both operand pairs
   bool residual = true;  // Add(MatMul | Conv2d, x) → residual of the product
+  bool lora = false;     // a layer and its adapter, and layers that share x → one LoraMatMul; needs pairs
 };
 Graph fuse(const Graph& graph, FuseOptions options = {});
+Graph fuse_lora(const Graph& graph);  // fuse_lora.cc, the last part of it
 
 // plan.cc — where each activation lives.
 struct Plan {

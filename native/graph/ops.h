@@ -26,6 +26,22 @@ struct MatMul {
   bool bias = false, residual = false;
 };
 
+// Linear layers with their adapters: t_i [.., R_i] = x_i · down_iᵀ and y_i [.., N_i] = x_i · w_iᵀ + scale_i · t_i · up_iᵀ, w_i [N, K],
+// down_i [R, K], up_i [N, R]. Where transposed, for the gradient of x, they are [K, N], [K, R], [R, N] and t_i has the scale in it.
+// inputs: x_0, w_0, down_0, up_0, x_1, …, then bias [N], then residual [.., N], only where there is one y;
+// outputs: y_0, y_1, … or their sum, then t_0, t_1, ….  Made by fuse.cc.
+struct LoraMatMul {
+  struct Term {
+    float scale = 1;
+    bool transposed = false;
+  };
+  std::vector<Term> terms = {Term{}};
+  bool sum = false;
+  bool bias = false, residual = false;
+
+  size_t products() const { return sum ? 1 : terms.size(); }  // how many y
+};
+
 // gradient of a trainable matrix, added in place: g [N, K] += scale · dyᵀ [N, M] · x [M, K].  inputs: dy, x; output: g
 struct WeightGrad {
   float scale = 1;
@@ -131,9 +147,9 @@ struct MseLoss {};
 // inputs: prediction, target, weights; output: d prediction
 struct MseLossGrad {};
 
-using Op = std::variant<MatMul, WeightGrad, Conv2d, Conv2dInputGrad, Attention, AttentionGrad, GroupNorm, GroupNormGrad, LayerNorm,
-                        LayerNormGrad, Activation, ActivationGrad, Geglu, GegluGrad, Add, AddPerSample, SumPositions, Concat, Slice,
-                        Upsample, UpsampleGrad, Embedding, Sinusoid, AddNoise, MseLoss, MseLossGrad>;
+using Op = std::variant<MatMul, LoraMatMul, WeightGrad, Conv2d, Conv2dInputGrad, Attention, AttentionGrad, GroupNorm, GroupNormGrad,
+                        LayerNorm, LayerNormGrad, Activation, ActivationGrad, Geglu, GegluGrad, Add, AddPerSample, SumPositions, Concat,
+                        Slice, Upsample, UpsampleGrad, Embedding, Sinusoid, AddNoise, MseLoss, MseLossGrad>;
 
 const char* name_of(const Op& op);
 

@@ -30,6 +30,27 @@ Shapes infer(const char* name, const MatMul& op, const Shapes& in) {
   return {out};
 }
 
+Shapes infer(const char* name, const LoraMatMul& op, const Shapes& in) {
+  const size_t count = op.terms.size();
+  EXPECT(count > 0 && in.size() >= 4 * count, "expected ", count, " terms of 4 inputs but received ", in.size(), " inputs");
+  Shapes products, down;
+  for (size_t i = 0; i < count; i++) {
+    const Shape &x = in[4 * i], &w = in[4 * i + 1], &a = in[4 * i + 2], &b = in[4 * i + 3];
+    const int rows = op.terms[i].transposed, columns = 1 - rows;
+    EXPECT(w.rank() == 2 && a.rank() == 2 && b.rank() == 2, "term ", i, ": expected matrices but received ", w, ", ", a, ", ", b);
+    EXPECT(w[columns] == x[-1] && a[columns] == x[-1] && b[columns] == a[rows] && b[rows] == w[rows],
+           "term ", i, ": x ", x, ", w ", w, ", down ", a, ", up ", b, " do not fit", rows ? " (transposed)" : "");
+    const Shape y = x.with_channels(w[rows]);
+    if (i == 0 || !op.sum) products.push_back(y);
+    EXPECT(y[-1] == products.back()[-1] && y.rows() == products.back().rows(), "term ", i, " makes ", y, " but the sum is ", products.back());
+    down.push_back(x.with_channels(a[rows]));
+  }
+  EXPECT(products.size() == 1 || !(op.bias || op.residual), "bias and residual need one output but there are ", products.size());
+  expect_extras(name, in, 4 * count, op.bias, op.residual, products[0]);
+  products.insert(products.end(), down.begin(), down.end());
+  return products;
+}
+
 Shapes infer(const char* name, const WeightGrad&, const Shapes& in) {
   EXPECT(in[0].rows() == in[1].rows(), "rows of ", in[0], " and ", in[1], " differ");
   return {Shape{in[0][-1], in[1][-1]}};

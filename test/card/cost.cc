@@ -15,6 +15,14 @@ double flops(const MatMul& op, const Shapes& s) {
   for (size_t i = 0; i < op.pairs.size(); i++) sum += 2.0 * static_cast<double>(s.in(2 * i).elements()) * static_cast<double>(s.out(0)[-1]);
   return sum;
 }
+double flops(const LoraMatMul& op, const Shapes& s) {
+  double sum = 0;
+  for (size_t i = 0; i < op.terms.size(); i++) {
+    const double rows = 2.0 * static_cast<double>(s.in(4 * i).rows());
+    for (size_t matrix = 1; matrix < 4; matrix++) sum += rows * static_cast<double>(s.in(4 * i + matrix).elements());
+  }
+  return sum;
+}
 double flops(const WeightGrad&, const Shapes& s) { return 2.0 * static_cast<double>(s.in(0).elements()) * static_cast<double>(s.in(1)[-1]); }
 double flops(const Conv2d& op, const Shapes& s) {
   return 2.0 * static_cast<double>(s.out(0).elements()) * static_cast<double>(s.in(0)[-1]) * op.kernel * op.kernel;

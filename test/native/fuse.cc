@@ -19,8 +19,8 @@ struct SmallUNet {
   }
 };
 
-constexpr FuseOptions kOptions[] = {{true, true}, {true, false}, {false, true}, {false, false}};
-std::string name_of(FuseOptions o) { return text(o.pairs ? "pairs" : "no pairs", " and ", o.residual ? "residuals" : "no residuals"); }
+constexpr FuseOptions kOptions[] = {{true, true}, {true, false}, {false, true}, {false, false}, {true, true, true}};
+std::string name_of(FuseOptions o) { return text(o.pairs ? "pairs" : "no pairs", " and ", o.residual ? "residuals" : "no residuals", o.lora ? " and adapters" : ""); }
 
 // a·wᵀ for a fresh input and weight.
 struct Products {
@@ -94,6 +94,21 @@ SUITE(fuse) {
     SmallUNet net;
     EXPECT(count<Add>(net.forward) > 0, "nothing to fuse");
     EXPECT(count<Add>(fuse(net.forward)) == 0, count<Add>(fuse(net.forward)), " of ", count<Add>(net.forward), " additions are left");
+  });
+  test_case("every layer with an adapter becomes one node, q, k and v one together, and so do their gradients", [] {
+    SmallUNet net;
+    const Graph forward = fuse(net.forward, {.lora = true}), backward = fuse(net.backward, {.lora = true});
+    size_t terms = 0, joined = 0, summed = 0;
+    for (const Node& node : backward.nodes)
+      if (const auto* op = std::get_if<LoraMatMul>(&node.op)) {
+        if (!op->terms[0].transposed) terms += op->terms.size(), joined += op->terms.size() == 3;
+        else summed += op->sum && op->terms.size() == 3;
+      }
+    const size_t adapters = adaptable(net.weights, net.config).size();
+    EXPECT(terms == adapters, terms, " of ", adapters, " layers");
+    EXPECT(joined > 0 && summed > 0, joined, " nodes of q, k, v; ", summed, " of their gradients");
+    EXPECT(count<LoraMatMul>(forward) == count<LoraMatMul>(fuse(forward, {.lora = true})), "a second pass changed the graph");
+    note(text(count<LoraMatMul>(backward), " nodes for ", adapters, " layers; products left: ", count<MatMul>(backward)));
   });
   test_case("two products that are added become one with both operand pairs", [] {
     Products p;

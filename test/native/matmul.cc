@@ -1,4 +1,4 @@
-// Rows of mat_mul and weight_grad: every width to 17, the edges of panels, tiles, jobs and chunks of depth, and SD's own shapes cut down.
+// Rows of mat_mul, lora_mat_mul and weight_grad: every width to 17, the edges of panels, tiles, jobs and chunks of depth, SD's own cut down.
 #include "op_rows.h"
 
 namespace lorafuse::test {
@@ -21,6 +21,28 @@ void row(const Shape& rows, int64_t outputs, const std::vector<int64_t>& depths,
   }
   if (extra.bias) r.inputs.push_back({Shape{outputs}, dtype});
   if (extra.residual) r.inputs.push_back({rows.with_channels(outputs)});
+  op_row(std::move(r));
+}
+
+struct Lora {
+  int64_t outputs, inputs, rank;
+  float scale = 1;
+};
+
+// Layers with adapters; in a forward pass they share x, in a backward one (transposed) they are summed.
+void lora_row(const Shape& rows, const std::vector<Lora>& layers, bool transposed = false, Extra extra = {}) {
+  Row r{LoraMatMul{{}, transposed, extra.bias, extra.residual}, {}};
+  auto& op = std::get<LoraMatMul>(r.op);
+  op.terms.clear();
+  for (const Lora& layer : layers) {
+    op.terms.push_back({layer.scale, transposed});
+    const auto matrix = [&](int64_t a, int64_t b) { return transposed ? Shape{b, a} : Shape{a, b}; };
+    r.inputs.push_back({rows.with_channels(layer.inputs)});
+    for (const Shape& s : {matrix(layer.outputs, layer.inputs), matrix(layer.rank, layer.inputs), matrix(layer.outputs, layer.rank)})
+      r.inputs.push_back({s});
+  }
+  if (extra.bias) r.inputs.push_back({Shape{layers[0].outputs}});
+  if (extra.residual) r.inputs.push_back({rows.with_channels(layers[0].outputs)});
   op_row(std::move(r));
 }
 
@@ -49,7 +71,26 @@ SUITE(mat_mul) {
   for (int64_t rows : {1, 5, 6, 7, 13, 14, 15, 28, 29, 130}) row({rows, 1}, 35, {20}, DType::f32, {{}}, {true, true});
   for (int64_t depth : {319, 320, 321, 639, 640, 641, 1500}) row({9, 1}, 34, {depth}, DType::bf16);
   row({200, 1}, 330, {33});  // several jobs both ways
+  for (bool transposed : {false, true}) {  // the card's larger tiles
+    row({384, 1}, 512, {64}, DType::f32, {{1, transposed}}, {true, true});
+    row({260, 1}, 264, {72}, DType::f32, {{1, transposed}});
+    row({3, 1}, 1280, {648}, DType::f32, {{1, transposed}}, {true, true});  // k in parts
+  }
   row({4, 1}, 20, {7, 3, 321}, DType::f32, {{}, {-2, true}, {0.125f}});
+}
+
+SUITE(lora_mat_mul) {
+  lora_row({70, 1}, {{112, 96, 16}, {120, 96, 4, 0.5f}, {8, 96, 9, 3}});
+  lora_row({70, 1}, {{112, 96, 16}, {112, 40, 4, 0.5f}, {112, 8, 9, 3}}, true, {false, true});
+  for (bool transposed : {false, true}) {
+    lora_row({2, 3, 5, 1}, {{40, 64, 4, 0.25f}}, transposed, {true, true});
+    lora_row({1, 8, 8, 1}, {{320, 320, 16, 2}}, transposed, {!transposed, true});
+    lora_row({150, 1}, {{120, 72, 8, 0.5f}}, transposed);
+    for (int64_t rank : {1, 2, 3, 5, 7, 17, 32, 33, 48, 63, 64, 65, 128}) lora_row({9, 1}, {{136, 40, rank, 0.75f}}, transposed);
+    for (int64_t width : {1, 7, 9, 15}) lora_row({5, 1}, {{width, 24 - width, 3, 0.5f}}, transposed);
+    for (int64_t rows : {1, 63, 64, 65, 127, 128, 129, 300}) lora_row({rows, 1}, {{128, 32, 16, 0.5f}, {128, 32, 16}}, transposed);
+    lora_row({3, 1}, {{8, 8, 2}, {8, 8, 2}, {8, 8, 2}, {8, 8, 2}, {8, 8, 2}}, transposed);  // more than a kernel takes at once
+  }
 }
 
 SUITE(weight_grad) {

@@ -32,6 +32,7 @@ bool is_f32(const LayerNormGrad&, size_t input) { return input == 2; }
 bool is_f32(const AddNoise&, size_t) { return true; }
 bool is_f32(const MseLoss&, size_t input) { return input > 0; }
 bool is_f32(const MseLossGrad&, size_t input) { return input > 0; }
+bool is_f32(const LoraMatMul& op, size_t input) { return input % 4 > 1 && input < 4 * op.terms.size(); }  // down and up
 bool is_f32(const MatMul& op, size_t input) { return input % 2 == 1 && input > 1 && input < 2 * op.pairs.size(); }  // the adapter of a pair
 template <class AnyOp>
 bool is_f32(const AnyOp&, size_t) { return false; }
@@ -236,6 +237,11 @@ Description describe(const MatMul& op) {
   for (const auto& pair : op.pairs)
     if (pair.scale != 1 || pair.transposed) pairs += text(" ", pair.scale, pair.transposed ? "T" : "");
   return {pairs + extras(op.bias, op.residual), 2 * op.pairs.size()};
+}
+Description describe(const LoraMatMul& op) {
+  std::string terms;
+  for (const auto& term : op.terms) terms += text(" ", term.scale, term.transposed ? "T" : "");
+  return {terms + (op.sum ? " sum" : "") + extras(op.bias, op.residual), 4 * op.terms.size()};
 }
 Description describe(const WeightGrad&) { return {"", 2}; }
 Description describe(const Conv2d& op) { return {window(op) + extras(op.bias, op.residual), 2}; }

@@ -29,6 +29,35 @@ void run(const MatMul& op, const Operands<T>& o) {
 }
 
 template <class T>
+void run(const LoraMatMul& op, const Operands<T>& o) {
+  const size_t count = op.terms.size(), products = op.sum ? 1 : count;
+  for (size_t i = 0; i < count; i++) {
+    const Array<T>&x = o.in(4 * i), &w = o.in(4 * i + 1), &down = o.in(4 * i + 2), &up = o.in(4 * i + 3);
+    Array<T>&y = o.out(op.sum ? 0 : i), &t = o.out(products + i);
+    const bool transposed = op.terms[i].transposed;
+    const T scale = T(op.terms[i].scale);
+    const int64_t rows = y.shape.rows(), outputs = y.shape[-1], inputs = x.shape[-1], rank = t.shape[-1];
+    for (int64_t m = 0; m < rows; m++) {
+      for (int64_t r = 0; r < rank; r++) {
+        T sum = 0;
+        for (int64_t k = 0; k < inputs; k++) sum += x[m * inputs + k] * o.round(transposed ? down[k * rank + r] : down[r * inputs + k]);
+        t[m * rank + r] = o.round(transposed ? scale * sum : sum);
+      }
+      for (int64_t n = 0; n < outputs; n++) {
+        T sum = 0;
+        for (int64_t k = 0; k < inputs; k++) sum += x[m * inputs + k] * (transposed ? w[k * outputs + n] : w[n * inputs + k]);
+        sum = o.round(sum);
+        for (int64_t r = 0; r < rank; r++)
+          sum += transposed ? t[m * rank + r] * o.round(up[r * outputs + n]) : scale * t[m * rank + r] * o.round(up[n * rank + r]);
+        if (i == 0 && op.bias) sum += o.in(4 * count)[n];
+        if (i == 0 && op.residual) sum += (*o.inputs.back())[m * outputs + n];
+        y[m * outputs + n] = i > 0 && op.sum ? o.round(y[m * outputs + n]) + sum : sum;
+      }
+    }
+  }
+}
+
+template <class T>
 void run(const WeightGrad& op, const Operands<T>& o) {
   const Array<T>&dy = o.in(0), &x = o.in(1);  // [M, N], [M, K]
   const int64_t rows = dy.shape.rows(), outputs = dy.shape[-1], inputs = x.shape[-1];

@@ -1,0 +1,165 @@
+// Accumulators of a block's tile [M, N]: what they do with one step of both operands, and how they come out.
+#pragma once
+#include "tile.cuh"
+
+namespace lorafuse::cuda {
+
+// On tensor cores: 8 warps, kWarpsM of them side by side in M. They cut what they add to a sum to 24 bits instead of rounding it; where
+// the result stays f32 (kShortSums), a step is summed by itself and then added in f32.
+template <class T, int kM, int kN, int kWarpsM, bool kShortSums = false>
+struct TensorCoreTile {
+  using Element = T;
+  static constexpr int kRows = kM, kColumns = kN;
+  static constexpr bool kInChunks = takes_only_chunks(kM, kN);
+  static constexpr int kWarpRows = kM / kWarpsM, kWarpColumns = kN / (kThreads / 32 / kWarpsM);
+  static_assert(kWarpRows % 16 == 0 && kWarpColumns % 16 == 0);
+
+  float sum[kWarpRows / 16][kWarpColumns / 8][4] = {};
+
+  // Where this warp's part of the tile begins.
+  static __device__ __forceinline__ int row() { return threadIdx.x / 32 % kWarpsM * kWarpRows; }
+  static __device__ __forceinline__ int column() { return threadIdx.x / 32 / kWarpsM * kWarpColumns; }
+
+  // The first `k` of a step, a multiple of 16.
+  template <bool kTransposedA, bool kTransposedB>
+  __device__ __forceinline__ void multiply_step(const uint4* a, const uint4* b, int k = kDepth<T>) {
+    float part[kWarpRows / 16][kWarpColumns / 8][4] = {};
+    auto& to = kShortSums ? part : sum;
+    const FragmentReader<T, kM, kTransposedA> from_a(a, row());
+    const FragmentReader<T, kN, kTransposedB> from_b(b, column());
+#pragma unroll 1  // unrolled, fragments of two steps do not fit the registers
+    for (int step = 0; step < k / 16; step++) {
+      uint32_t fb[kWarpColumns / 16][4];
+#pragma unroll
+      for (int j = 0; j < kWarpColumns / 16; j++) from_b.load(j, step, fb[j]);
+#pragma unroll
+      for (int i = 0; i < kWarpRows / 16; i++) {
+        uint32_t fa[4];
+        from_a.load(i, step, fa);
+#pragma unroll
+        for (int j = 0; j < kWarpColumns / 8; j++) multiply<T>(to[i][j], fa, fb[j / 2][j % 2], fb[j / 2][j % 2 + 2]);
+      }
+    }
+    if constexpr (kShortSums) {
+#pragma unroll
+      for (int i = 0; i < kWarpRows / 16; i++)
+#pragma unroll
+        for (int j = 0; j < kWarpColumns / 8; j++)
+#pragma unroll
+          for (int e = 0; e < 4; e++) sum[i][j][e] += part[i][j][e];
+    }
+  }
+
+  // Takes columns `first` … out of the sums: they become operand a of steps that lie `stride` chunks apart,
+  // scaled and rounded, and begin again at zero.
+  __device__ __forceinline__ void take_columns(int first, float scale, uint4* a, int stride) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int j = 0; j < kWarpColumns / 8; j++) {
+      const int k = column() + 8 * j - first;  // multiples of 8
+      if (k < 0) continue;
+#pragma unroll
+      for (int i = 0; i < kWarpRows / 16; i++)
+#pragma unroll
+        for (int low = 0; low < 2; low++) {
+          uint4* chunk = a + k / kDepth<T> * stride + place<kLineBytes / 16>(row() + 16 * i + lane / 4 + 8 * low, k % kDepth<T> / 8);
+          T* to = reinterpret_cast<T*>(chunk) + lane % 4 * 2;
+#pragma unroll
+          for (int e = 0; e < 2; e++) to[e] = from_float<T>(sum[i][j][2 * low + e] * scale), sum[i][j][2 * low + e] = 0;
+        }
+    }
+  }
+
+  // Calls f(row, column, kCount values of that row, 4 or 8); `scratch` is the block's shared memory, free of readers.
+  static constexpr int kScratchBytes = kThreads / 32 * 16 * kWarpColumns * sizeof(float);
+  template <int kCount, class F>
+  __device__ __forceinline__ void for_each_output(uint4* scratch, F f) const {
+    constexpr int kGroups = kWarpColumns / 8;  // of 8 floats in a row
+    constexpr int kRowsPerWave = kGroups < 4 ? 4 / kGroups : 1;
+    float* rows = reinterpret_cast<float*>(scratch) + threadIdx.x / 32 * 16 * kWarpColumns;  // [16, kWarpColumns], groups permuted
+    const auto place_of = [](int r, int group, int half) {
+      const int turn = r / kRowsPerWave;
+      return r * kWarpColumns + (group ^ (turn & ((kGroups < 4 ? kGroups : 4) - 1))) * 8 + (half ^ (turn & 1)) * 4;
+    };
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < kWarpRows / 16; i++) {
+#pragma unroll
+      for (int j = 0; j < kGroups; j++)
+#pragma unroll
+        for (int low = 0; low < 2; low++) {
+          float* to = rows + place_of(lane / 4 + 8 * low, j, lane % 4 / 2) + lane % 2 * 2;
+          *reinterpret_cast<float2*>(to) = {sum[i][j][2 * low], sum[i][j][2 * low + 1]};
+        }
+      __syncwarp();
+#pragma unroll
+      for (int part = 0; part < 16 * kWarpColumns / kCount / 32; part++) {
+        constexpr int kPerRow = kWarpColumns / kCount;
+        const int r = (part * 32 + lane) / kPerRow, c = lane % kPerRow * kCount;
+        float v[kCount];
+#pragma unroll
+        for (int e = 0; e < kCount; e += 4) {
+          const float4 q = *reinterpret_cast<const float4*>(rows + place_of(r, c / 8, (c + e) / 4 % 2));
+          v[e] = q.x, v[e + 1] = q.y, v[e + 2] = q.z, v[e + 3] = q.w;
+        }
+        f(row() + 16 * i + r, column() + c, v);
+      }
+      __syncwarp();
+    }
+  }
+};
+
+// In plain f32: thread (i, j) of 16 × 16 has rows i + 16·r and columns j + 16·c.
+template <int kM, int kN>
+struct FloatTile {
+  using Element = float;
+  static constexpr int kRows = kM, kColumns = kN;
+  static constexpr bool kInChunks = takes_only_chunks(kM, kN);
+  static constexpr int kScratchBytes = 0;
+
+  float sum[kM / 16][kN / 16] = {};
+
+  template <bool kTransposedA, bool kTransposedB>
+  __device__ __forceinline__ void multiply_step(const uint4* a, const uint4* b, int = kDepth<float>) {
+#pragma unroll 1
+    for (int k = 0; k < kDepth<float>; k += 4) {
+      float fb[kN / 16][4];
+#pragma unroll
+      for (int j = 0; j < kN / 16; j++) load4<kN, kTransposedB>(b, threadIdx.x % 16 + 16 * j, k, fb[j]);
+#pragma unroll
+      for (int i = 0; i < kM / 16; i++) {
+        float fa[4];
+        load4<kM, kTransposedA>(a, threadIdx.x / 16 + 16 * i, k, fa);
+#pragma unroll
+        for (int j = 0; j < kN / 16; j++)
+#pragma unroll
+          for (int e = 0; e < 4; e++) sum[i][j] = fmaf(fa[e], fb[j][e], sum[i][j]);
+      }
+    }
+  }
+
+  template <int, class F>
+  __device__ __forceinline__ void for_each_output(uint4*, F f) const {
+#pragma unroll
+    for (int i = 0; i < kM / 16; i++)
+#pragma unroll
+      for (int j = 0; j < kN / 16; j++) {
+        float v[1] = {sum[i][j]};
+        f(static_cast<int>(threadIdx.x / 16) + 16 * i, static_cast<int>(threadIdx.x % 16) + 16 * j, v);
+      }
+  }
+
+ private:
+  template <int kRowsOf, bool kTransposed>
+  static __device__ __forceinline__ void load4(const uint4* tile, int r, int k, float (&f)[4]) {
+    if constexpr (kTransposed) {
+#pragma unroll
+      for (int e = 0; e < 4; e++) f[e] = element<kRowsOf, true>(tile, r, k + e);
+    } else {
+      const float4 q = reinterpret_cast<const float4&>(tile[place<kLineChunks<float, kRowsOf, false>>(r, k / 4)]);
+      f[0] = q.x, f[1] = q.y, f[2] = q.z, f[3] = q.w;
+    }
+  }
+};
+
+}  // namespace lorafuse::cuda
