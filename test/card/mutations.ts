@@ -23,23 +23,23 @@ const groupNorm = { file: 'group_norm.cu', unit: 'group_norm.cu', cases: 'group_
 const barriers: Mutation[] = [
   {
     what: 'no barrier between the steps of a product',
-    file: 'gemm.cuh',
-    after: 'if (more) store(shared[(i + 1) % 2]',
-    from: '      __syncthreads();\n',
+    file: 'main_loop.cuh',
+    after: 'if (more) store(shared.chunks[(i + 1) % 2]',
+    from: '    __syncthreads();\n',
     to: '',
     ...gemm,
   },
   {
     what: 'no barrier before the first step of a product',
-    file: 'gemm.cuh',
-    after: 'store(shared[0], loader.transposed_b());',
-    from: '      __syncthreads();\n',
+    file: 'main_loop.cuh',
+    after: 'store(shared.chunks[0]);',
+    from: '    __syncthreads();\n',
     to: '',
     ...gemm,
   },
   {
     what: "no barrier of the warp between a product's sums and their stores",
-    file: 'main_loop.cuh',
+    file: 'accumulators.cuh',
     after: '{sum[i][j][2 * low], sum[i][j][2 * low + 1]};',
     from: '      __syncwarp();\n',
     to: '',
@@ -85,7 +85,7 @@ const barriers: Mutation[] = [
 ]
 
 const guards: Mutation[] = [
-  { what: 'lines beyond a matrix are read', file: 'tile.cuh', from: 'line >= m.lines || ', to: '', ...gemm },
+  { what: 'lines beyond a matrix are read', file: 'tile.cuh', after: 'void fetch(', from: 'line >= m.lines || ', to: '', ...gemm },
   {
     what: 'elements beyond a line are read',
     file: 'tile.cuh',
@@ -155,7 +155,7 @@ const values: Mutation[] = [
     unit: 'matmul.cu',
     cases: 'mat_mul',
   },
-  { what: 'the scale of a pair is left out', file: 'tile.cuh', from: 'from_float<T>(x * m.scale)', to: 'from_float<T>(x)', ...gemm },
+  { what: 'the scale of a pair is left out', file: 'tile.cuh', from: '[at + e])) * m.scale)', to: '[at + e])))', ...gemm },
   { what: 'taps are read one pixel off', file: 'conv.cu', from: 'y_[v] + t.i,', to: 'y_[v] + t.i + 1,', ...conv },
   { what: 'a key beyond the last is seen', from: 'if (key >= h.keys ||', to: 'if (key > h.keys ||', ...attention },
   { what: 'a token does not see itself', from: '(causal && key > query', to: '(causal && key >= query', ...attention },
