@@ -120,7 +120,7 @@ void launch_kernel(const Heads& h, int batch, bool causal, Context& c) {
 
 Heads heads_of(const Shape& q, const Shape& k, int heads) {
   const int64_t batch = q[0], d = q[-1] / heads;
-  CHECK(batch * heads <= 65535 && q.elements() / batch < int64_t{1} << 31 && k.elements() / batch < int64_t{1} << 31, "UNSUPPORTED",
+  CHECK(batch * heads <= 65535 && q.elements() / batch < int64_t{1} << 31 && k.elements() / batch < int64_t{1} << 31, "NOT_SUPPORTED",
         "Expected at most 65535 heads of less than 2^31 elements a sample but found q ", q, ", k ", k, " of ", heads, " heads");
   return {static_cast<int>(q.rows() / batch), static_cast<int>(k.rows() / batch), heads, static_cast<int>(d),
           1 / std::sqrt(static_cast<float>(d))};

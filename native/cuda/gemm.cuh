@@ -119,7 +119,7 @@ template <class T>
 bool in_chunks(const Tensor& t) { return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.shape[-1] % kVector<T> == 0; }
 
 inline void expect_small(const char* op, int64_t elements) {
-  CHECK(elements < int64_t{1} << 31, "TOO_LARGE", "[", op, "] expected fewer than 2^31 elements in a tensor but received ", elements);
+  CHECK(elements < int64_t{1} << 31, "NOT_SUPPORTED", "[", op, "] expected fewer than 2^31 elements in a tensor but received ", elements);
 }
 
 template <class T>

@@ -1,5 +1,6 @@
 // Times a training step of Stable Diffusion 1.5 with random weights, and each of its ops, on the card.
-//   gpu_check bench [--size 512] [--batch 1] [--rank 16] [--targets all|attention] [--precision fp16|bf16|f32] [--steps 20] [--zeros] [--ops]
+// With --roofline nothing runs: what each op would take on a 2080 Ti at its peaks, from its floating-point operations and bytes.
+//   gpu_check bench [--roofline] [--size 512] [--batch 1] [--rank 16] [--targets all|attention] [--precision fp16|bf16|f32] [--steps 20] [--zeros] [--ops]
 // --zeros: weights that are all zero, on no disk: for counting on the emulator. --ops: the table of ops too.
 #include "bench.h"
 
@@ -20,7 +21,7 @@ namespace {
 
 struct Settings {
   int64_t size = 512, batch = 1, rank = 16, steps = 20;
-  bool all = true, zeros = false, ops = false;
+  bool all = true, zeros = false, ops = false, roofline = false;
   DType precision = DType::f16;
 };
 
@@ -30,6 +31,7 @@ Settings parsed(const std::vector<std::string>& arguments) {
     const std::string& name = arguments[i];
     if (name == "--zeros") s.zeros = true;
     else if (name == "--ops") s.ops = true;
+    else if (name == "--roofline") s.roofline = s.zeros = true;
     else {
       CHECK(i + 1 < arguments.size(), "INVALID_OPTION", "Expected a value after ", name);
       const std::string value = arguments[++i];
@@ -69,6 +71,7 @@ class Bench {
     std::printf("%s\nSD1.5, %lld px, batch %lld, rank %lld on %s, %s; %zu ops\n", backend_->describe().c_str(), static_cast<long long>(settings_.size),
                 static_cast<long long>(settings_.batch), static_cast<long long>(settings_.rank), settings_.all ? "all 192 layers" : "q, k, v and out",
                 name_of(settings_.precision), graph_.nodes.size());
+    if (settings_.roofline) return print_roofline();
     place();
     std::vector<float> losses(settings_.batch);
     double best = INFINITY, total = 0;
@@ -121,6 +124,25 @@ class Bench {
     std::printf("memory: weights %.0f MiB, adapters and moments %.0f, activations %.0f, workspace %.0f, all %.0f MiB\n", mib(weights), mib(2 * adapters),
                 mib(program_->arena_bytes() - program_->workspace_bytes()), mib(program_->workspace_bytes()),
                 mib(weights + 2 * adapters + program_->arena_bytes()));
+  }
+
+  void print_roofline() {
+    constexpr double kFlops = 53.8e12, kBytes = 616e9;  // a second: tensor cores with f32 sums, and memory, of an RTX 2080 Ti
+    struct Row {
+      int count = 0;
+      double gflop = 0, mib = 0, ms = 0;
+    };
+    std::map<std::string, Row> rows;
+    Row all;
+    for (const Node& node : graph_.nodes) {
+      const Cost cost = cost_of(graph_, node);
+      const double ms = 1e3 * std::max(cost.flops / kFlops, static_cast<double>(cost.bytes) / kBytes);
+      for (Row* row : {&rows[name_of(node.op)], &all}) row->count++, row->gflop += cost.flops * 1e-9, row->mib += mib(cost.bytes), row->ms += ms;
+    }
+    rows["all"] = all;
+    std::printf("| op | count | GFLOP | MiB | ms at the peaks |\n|---|---|---|---|---|\n");
+    for (const auto& [name, r] : rows) std::printf("| %s | %d | %.1f | %.0f | %.2f |\n", name.c_str(), r.count, r.gflop, r.mib, r.ms);
+    place();
   }
 
   // Each node alone, by kind and shapes: milliseconds, and what the card reached.

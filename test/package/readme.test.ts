@@ -13,7 +13,7 @@ test("CI runs the README's test command as it stands there", async () => {
 
 test('every npm script that the README names exists', async () => {
   const { scripts } = JSON.parse(await read('package.json')) as { scripts: Record<string, string> }
-  const named = [...(await read('README.md')).matchAll(/npm (?:run ([\w:]+)|(test))/g)].map(
+  const named = [...(await read('README.md')).matchAll(/npm (?:run ([\w:-]+)|(test))/g)].map(
     ([, script, short]) => (script ?? short) as string,
   )
   assert.ok(named.length > 4)
