@@ -1,5 +1,7 @@
 #include "backends.h"
 
+#include <dlfcn.h>
+
 #include <cstdlib>
 #include <map>
 
@@ -38,6 +40,15 @@ Backend* card() {
 #else
   return nullptr;
 #endif
+}
+
+void set_card_order(const char* order) {
+  using SetOption = int (*)(const char*, const char*);
+  for (const char* name : {"libcudart.so.13", "libcudart.so.12"})  // loaded with the backend
+    if (void* runtime = dlopen(name, RTLD_NOW | RTLD_NOLOAD)) {
+      if (auto set = reinterpret_cast<SetOption>(dlsym(runtime, "ptxemu_set_option"))) set("order", order);
+      dlclose(runtime);
+    }
 }
 
 std::vector<DType> card_types() {

@@ -17,6 +17,8 @@ Backend& backend(const std::string& variant, int threads);
 // The CUDA backend on the emulated card, or what LORAFUSE_CUDA_LIBRARY names; none where this build has no CUDA.
 Backend* card();
 std::vector<DType> card_types();  // what it computes in
+// In which order the emulator runs warps and blocks: forward, backward, random. A real card has its own.
+void set_card_order(const char* order);
 
 // `bytes` bytes of 0xff (NaN in every float type) between two runs of sentinel bytes.
 class Guarded {

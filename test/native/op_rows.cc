@@ -211,6 +211,14 @@ void check_on_card(const std::shared_ptr<const Row>& row, DType activations) {
     for (size_t i = 0; i < results.size(); i++) deviations[i].add(std::span(results[i]), t.expected[i]);
   }
   for (size_t i = 0; i < deviations.size(); i++) expect_as_good(text("output ", i), deviations[i], p.naive[i], p.types[i]);
+
+  const auto expected = run_on_card(*row, p, p.trials[0], place, *card());
+  for (const char* order : {"backward", "random", "forward"}) {
+    set_card_order(order);
+    const auto results = run_on_card(*row, p, p.trials[0], place, *card());
+    for (size_t i = 0; i < results.size(); i++)
+      EXPECT(same_bits(results[i], expected[i]), "output ", i, " has other bits where warps and blocks run in the order ", order);
+  }
 }
 
 void check(const std::shared_ptr<const Row>& row, const std::string& variant, int threads) {
