@@ -55,7 +55,7 @@ namespace {
 CreateBackend open_library(const std::string& name, const std::string& path) {
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   auto* create = library ? reinterpret_cast<CreateBackend>(dlsym(library, "lorafuse_create_backend")) : nullptr;
-  CHECK(create, "BACKEND_MISSING", "Expected the ", name, " backend at ", path, " but it could not be opened: ", dlerror());
+  CHECK(create, "BACKEND_MISSING", "Expected the ", name, " at ", path, " but it could not be opened: ", dlerror());
   return create;
 }
 
@@ -63,12 +63,12 @@ CreateBackend open_library(const std::string& name, const std::string& path) {
 
 std::shared_ptr<Backend> open_cpu_backend(int threads, const std::string& variant) {
   const std::string suffix = variant == "generic" ? variant : variant.substr(variant.rfind('v'));
-  return std::shared_ptr<Backend>(open_library("CPU", own_folder() + "/liblorafuse_cpu_" + suffix + ".so")(threads));
+  return std::shared_ptr<Backend>(open_library("CPU backend", own_folder() + "/liblorafuse_cpu_" + suffix + ".so")(threads));
 }
 
 std::shared_ptr<Backend> open_cuda_backend() {
   const char* other = std::getenv("LORAFUSE_CUDA_LIBRARY");
-  return std::shared_ptr<Backend>(open_library("CUDA", other ? other : own_folder() + "/liblorafuse_cuda.so")(1));
+  return std::shared_ptr<Backend>(open_library("CUDA backend", other ? other : own_folder() + "/liblorafuse_cuda.so")(1));
 }
 
 }  // namespace lorafuse
