@@ -48,6 +48,12 @@ void shared_memory() {
       "  and.b32 %r2, %r0, 31;\n  mad.lo.u32 %r2, %r2, 8, %r8;\n  @%p1 ld.shared.v2.u32 {%r3, %r4}, [%r2];\n"
       "  @!%p1 st.shared.u32 [%r2+4], 7; //!\n",
     {.threads = 64});
+  finding("a warp overwrites what it and another warp have read", kind, {32},
+    prepare + "  ld.shared.u32 %r1, [%r8];\n  setp.eq.u32 %p1, %r0, 32;\n  @%p1 st.shared.u32 [%r8], 9; //!\n", {.threads = 64},
+    {"write after read"});
+  finding("a thread overwrites what it and one of another warp have read", kind, {32},
+    prepare + "  and.b32 %r2, %r0, 31;\n  setp.eq.u32 %p1, %r2, 0;\n  setp.eq.u32 %p2, %r0, 32;\n  @%p1 ld.shared.u32 %r1, [%r8];\n"
+              "  @%p2 st.shared.u32 [%r8], 9; //!\n", {.threads = 64}, {"write after read"});
   finding("a generic load of what another warp writes", kind, {32},
     prepare + first_warp + "  cvta.shared.u64 %rd3, words;\n  @%p1 st.shared.u32 [%r9], 7;\n  @!%p1 ld.u32 %r1, [%rd3]; //!\n");
   finding("a load of what another warp changes atomically", kind, {32},
@@ -85,6 +91,9 @@ void barriers_of_some() {
     prepare + "  setp.eq.u32 %p1, %r0, 32;\n  @%p1 ld.shared.u32 %r1, [%r8];\n  setp.lt.u32 %p1, %r0, 64;\n"
               "  @%p1 bar.sync 1, 64;\n  setp.eq.u32 %p2, %r0, 0;\n"
               "  @%p2 st.shared.u32 [%r8], 9;\n");
+  finding("who only arrived and met others later has not waited", kind, {-1},
+    prepare + "  setp.ge.u32 %p1, %r0, 64;\n  @%p1 bra PUT;\n  bar.arrive 1, 128;\n  bar.sync 2, 64;\n  add.u32 %r2, %r9, 256;\n"
+              "  ld.shared.u32 %r1, [%r2]; //!\n  bra END;\nPUT:\n  st.shared.u32 [%r9], 7;\n  bar.sync 1, 128;\nEND:\n");
   finding("who only arrives has not waited", kind, {-1},
     prepare +
       "  setp.ge.u32 %p1, %r0, 64;\n  @%p1 bra PUT;\n  bar.arrive 1, 128;\n  add.u32 %r2, %r9, 256;\n  ld.shared.u32 %r1, [%r2];\n"
@@ -101,6 +110,11 @@ void lanes() {
     prepare + neighbour + "  ld.shared.u32 %r1, [%r2];\n  st.shared.u32 [%r9], %r1; //!\n", {.threads = 32});
   finding("a lane overwrites what all lanes read", kind, {0},
     prepare + "  ld.shared.u32 %r1, [%r8];\n  setp.eq.u32 %p1, %r0, 0;\n  @%p1 st.shared.u32 [%r8], %r0; //!\n", {.threads = 32});
+  finding("the last lane overwrites what all lanes read", kind, {31},
+    prepare + "  ld.shared.u32 %r1, [%r8];\n  setp.eq.u32 %p1, %r0, 31;\n  @%p1 st.shared.u32 [%r8], %r0; //!\n", {.threads = 32});
+  finding("a lane overwrites what it and another lane have read one after the other", kind, {9},
+    prepare + "  setp.eq.u32 %p1, %r0, 3;\n  setp.eq.u32 %p2, %r0, 9;\n  @%p1 ld.shared.u32 %r1, [%r8];\n  @%p2 ld.shared.u32 %r1, [%r8];\n"
+              "  @%p2 st.shared.u32 [%r8], %r0; //!\n", {.threads = 32});
   clean("a lane overwrites what all lanes have read, after bar.warp.sync",
     prepare + "  ld.shared.u32 %r1, [%r8];\n  setp.eq.u32 %p1, %r0, 0;\n  bar.warp.sync 0xffffffff;\n  @%p1 st.shared.u32 [%r8], %r0;\n",
     {.threads = 32});

@@ -122,6 +122,16 @@ void instructions() {
     const std::string json = device.counters.json();
     EXPECT(json.find("\"k\"") != std::string::npos && json.find("\"warps\": 12") != std::string::npos, json);
   });
+  test_case("lanes that have met again execute as one warp", [] {
+    std::string adds;
+    for (int i = 0; i < 100; i++) adds += "  add.u32 %r3, %r3, 1;\n";
+    const std::string body =
+      "  and.b32 %r4, %r0, 3;\nTARGETS: .branchtargets A, B, C, D;\n  brx.idx %r4, TARGETS;\nA:\n  add.u32 %r3, %r3, 1;\n"
+      "  bra JOIN;\nB:\n  add.u32 %r3, %r3, 2;\n  bra JOIN;\nC:\n  add.u32 %r3, %r3, 3;\n  bra JOIN;\nD:\n"
+      "  add.u32 %r3, %r3, 4;\nJOIN:\n";
+    const KernelCounters c = counted(stride(4), body + adds);
+    EXPECT(c.warp_instructions > 100 && c.warp_instructions < 140, c.warp_instructions, " instructions of warps");
+  });
   test_case("mma.m16n8k16 counts as two products", [] {
     const KernelCounters c = counted(stride(0),
       "  mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%r3, %r4, %r5, %r6}, {%r0, %r0, %r0, %r0}, {%r0, %r0}, "
