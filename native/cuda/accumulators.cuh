@@ -6,11 +6,12 @@ namespace lorafuse::cuda {
 
 // On tensor cores: 8 warps, kWarpsM of them side by side in M. They cut what they add to a sum to 24 bits instead of rounding it; where
 // the result stays f32 (kShortSums), a step is summed by itself and then added in f32.
-template <class T, int kM, int kN, int kWarpsM, bool kShortSums = false>
+// kOnlyChunks: for matrices in chunks only. Large tiles leave no registers for anything else.
+template <class T, int kM, int kN, int kWarpsM, bool kOnlyChunks, bool kShortSums = false>
 struct TensorCoreTile {
   using Element = T;
   static constexpr int kRows = kM, kColumns = kN;
-  static constexpr bool kInChunks = takes_only_chunks(kM, kN);
+  static constexpr bool kInChunks = kOnlyChunks;
   static constexpr int kWarpRows = kM / kWarpsM, kWarpColumns = kN / (kThreads / 32 / kWarpsM);
   static_assert(kWarpRows % 16 == 0 && kWarpColumns % 16 == 0);
 
@@ -63,9 +64,13 @@ struct TensorCoreTile {
 #pragma unroll
         for (int low = 0; low < 2; low++) {
           uint4* chunk = a + k / kDepth<T> * stride + place<kLineBytes / 16>(row() + 16 * i + lane / 4 + 8 * low, k % kDepth<T> / 8);
-          T* to = reinterpret_cast<T*>(chunk) + lane % 4 * 2;
+          union {
+            uint32_t bits;
+            T elements[2];
+          } pair;
 #pragma unroll
-          for (int e = 0; e < 2; e++) to[e] = from_float<T>(sum[i][j][2 * low + e] * scale), sum[i][j][2 * low + e] = 0;
+          for (int e = 0; e < 2; e++) pair.elements[e] = from_float<T>(sum[i][j][2 * low + e] * scale), sum[i][j][2 * low + e] = 0;
+          reinterpret_cast<uint32_t*>(chunk)[lane % 4] = pair.bits;
         }
     }
   }
@@ -88,8 +93,7 @@ struct TensorCoreTile {
       for (int j = 0; j < kGroups; j++)
 #pragma unroll
         for (int low = 0; low < 2; low++) {
-          float* to = rows + place_of(lane / 4 + 8 * low, j, lane % 4 / 2) + lane % 2 * 2;
-          *reinterpret_cast<float2*>(to) = {sum[i][j][2 * low], sum[i][j][2 * low + 1]};
+          store_pair(rows + place_of(lane / 4 + 8 * low, j, lane % 4 / 2) + lane % 2 * 2, sum[i][j][2 * low], sum[i][j][2 * low + 1]);
         }
       __syncwarp();
 #pragma unroll
@@ -110,11 +114,11 @@ struct TensorCoreTile {
 };
 
 // In plain f32: thread (i, j) of 16 × 16 has rows i + 16·r and columns j + 16·c.
-template <int kM, int kN>
+template <int kM, int kN, bool kOnlyChunks>
 struct FloatTile {
   using Element = float;
   static constexpr int kRows = kM, kColumns = kN;
-  static constexpr bool kInChunks = takes_only_chunks(kM, kN);
+  static constexpr bool kInChunks = kOnlyChunks;
   static constexpr int kScratchBytes = 0;
 
   float sum[kM / 16][kN / 16] = {};

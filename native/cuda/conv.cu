@@ -2,142 +2,22 @@
 // y [pixels, N] = Σ_(tap, c) x[pixel under tap, c] · w[tap, N, c].
 // The input gradient is the same sum over dy: pixel y gets tap k from dy at (y + before − k) / stride. With stride 2 the pixels of one
 // parity, a phase, share the taps that reach them, and no product with a zero is made.
-#include "gemm.cuh"
+#include "conv_loaders.cuh"
 
 namespace lorafuse::cuda {
 namespace {
 
-constexpr int kMostPhases = 4;
-constexpr int kFar = 1 << 20;  // off any image
-
-// x / divisor for 0 ≤ x < 2^31 (Granlund and Montgomery, "Division by invariant integers using multiplication", 1994).
-struct Divider {
-  unsigned divisor = 1, multiplier = 1, shift = 0;
-  Divider() = default;
-  explicit Divider(int64_t d) : divisor(static_cast<unsigned>(d)) {
-    while ((uint64_t{1} << shift) < divisor) shift++;
-    multiplier = static_cast<unsigned>((uint64_t{1} << 32) * ((uint64_t{1} << shift) - divisor) / divisor + 1);
-  }
-  __device__ __forceinline__ int operator()(int x) const { return static_cast<int>((__umulhi(x, multiplier) + x) >> shift); }
-};
-
-// Output pixels (y0 + step·y, x0 + step·x), which input pixels (move·y + offset_y ± i, move·x + offset_x ± j) reach
-// through taps (tap_y + step·i, tap_x + step·j); + in the convolution, − in its gradient.
-struct Phase {
-  int y0, x0, pixels, tap_y, tap_x, offset_y, offset_x;
-  int depth;  // taps · channels
-  Divider by_area, by_width, by_taps_x;
-};
-
-struct ConvOperands {
-  const void *x, *w;
-  int height, width, channels;               // of the input
-  int out_height, out_width, out_channels;
-  int kernel, step, move;
-  bool x_in_chunks, w_in_chunks;
-  Divider by_channels;
-  Phase phases[kMostPhases];
-};
-
-template <class AnyTile, bool kGradient>
-struct ConvLoader {
-  using Tile = AnyTile;
-  using T = typename Tile::Element;
-  using Operands = ConvOperands;
-  static __device__ constexpr bool transposed_a() { return false; }
-  static __device__ constexpr bool transposed_b() { return kGradient; }  // w[tap] is [N, C], and it is N that the gradient sums over
-
-  __device__ ConvLoader(const Operands& o, int row, int column, int phase, int step)
-      : o_(o), phase_(o.phases[phase]), column_(column), k_(step * kDepth<T>) {
-#pragma unroll
-    for (int v = 0; v < kShare; v++) {
-      const int r = row + chunk_of_thread(v) / 4;
-      const int image = phase_.by_area(r), in_image = r - image * phase_.by_area.divisor;
-      const int y = phase_.by_width(in_image), x = in_image - y * phase_.by_width.divisor;
-      images_[v] = image * o.height;
-      y_[v] = r < phase_.pixels ? y * o.move + phase_.offset_y : -kFar;
-      x_[v] = x * o.move + phase_.offset_x;
-    }
-  }
-  __device__ int steps() const { return ceil_div(phase_.depth, kDepth<T>); }
-  __device__ int columns() const { return o_.out_channels; }
-  __device__ int output_row(int row) const {
-    if (row >= phase_.pixels) return -1;
-    if (!kGradient || o_.step == 1) return row;
-    const int image = phase_.by_area(row), in_image = row - image * phase_.by_area.divisor;
-    const int y = phase_.by_width(in_image), x = in_image - y * phase_.by_width.divisor;
-    return (image * o_.out_height + phase_.y0 + o_.step * y) * o_.out_width + phase_.x0 + o_.step * x;
-  }
-
-  template <class To>
-  __device__ void a(int v, const To& to) const {
-    const int k = k_ + threadIdx.x % 4 * kVector<T>;
-    const T* x = static_cast<const T*>(o_.x);
-    if (Tile::kInChunks || o_.x_in_chunks) {
-      const int at = input_at(v, k);
-      return at < 0 ? to.put(uint4{}) : to.copy(x + at);
-    }
-    to.put(gather_chunk<T>([&](int e) {
-      const int at = input_at(v, k + e);
-      return at < 0 ? from_float<T>(0) : x[at];
-    }));
-  }
-
-  template <class To>
-  __device__ void b(int v, const To& to) const {
-    const unsigned q = chunk_of_thread(v);
-    constexpr int kLine = kLineChunks<T, Tile::kColumns, kGradient>;
-    const int k = k_ + (kGradient ? q / kLine : q % 4 * kVector<T>), n = column_ + (kGradient ? q % kLine * kVector<T> : q / 4);
-    const T* w = static_cast<const T*>(o_.w);
-    if (Tile::kInChunks || o_.w_in_chunks) {
-      const int at = weight_at(k, n);
-      return at < 0 ? to.put(uint4{}) : to.copy(w + at);
-    }
-    to.put(gather_chunk<T>([&](int e) {
-      const int at = kGradient ? weight_at(k, n + e) : weight_at(k + e, n);
-      return at < 0 ? from_float<T>(0) : w[at];
-    }));
-  }
-  __device__ void next() { k_ += kDepth<T>; }
-
- private:
-  struct Tap {
-    int i, j, channel;
-  };
-  __device__ Tap tap(int k) const {
-    const int t = o_.by_channels(k), i = phase_.by_taps_x(t);
-    return {i, t - i * static_cast<int>(phase_.by_taps_x.divisor), k - t * o_.channels};
-  }
-  // Offset of the element under row v's pixel, −1 where there is none.
-  __device__ int input_at(int v, int k) const {
-    const Tap t = tap(k);
-    const int y = kGradient ? y_[v] - t.i : y_[v] + t.i, x = kGradient ? x_[v] - t.j : x_[v] + t.j;
-    const bool inside = k < phase_.depth && static_cast<unsigned>(y) < o_.height && static_cast<unsigned>(x) < o_.width;
-    return inside ? ((images_[v] + y) * o_.width + x) * o_.channels + t.channel : -1;
-  }
-  __device__ int weight_at(int k, int n) const {
-    if (k >= phase_.depth || n >= o_.out_channels) return -1;
-    const Tap t = tap(k);
-    const int at = (phase_.tap_y + o_.step * t.i) * o_.kernel + phase_.tap_x + o_.step * t.j;
-    return kGradient ? (at * o_.channels + t.channel) * o_.out_channels + n : (at * o_.out_channels + n) * o_.channels + t.channel;
-  }
-
-  const Operands& o_;
-  const Phase& phase_;
-  int column_, k_;
-  static constexpr int kShare = ceil_div(kChunks<T, Tile::kRows>, kThreads);
-  int images_[kShare], y_[kShare], x_[kShare];  // of the pixels whose chunks this thread moves; images_ in rows of pixels
-};
-
-constexpr TileShape kShapes[] = {{128, 128, 1}, {128, 64, 0.85}, {64, 64, 0.7}, {128, 16, 0.25}};
-constexpr TileShape kFloatShapes[] = {{128, 64, 1}, {64, 64, 0.8}, {128, 16, 0.4}};
+constexpr TileShape kShapes[] = {
+    {128, 128, true, 1}, {128, 64, true, 0.85}, {64, 64, true, 0.75}, {128, 16, true, 0.25}, {64, 64, false, 0.5}};
+constexpr TileShape kFloatShapes[] = {{128, 64, true, 1}, {128, 16, true, 0.4}, {64, 64, false, 0.5}};
 
 template <class T, class F>
 void with_conv_tile(size_t chosen, F f) {
-  if constexpr (std::is_same_v<T, float>) with_tile<FloatTile<128, 64>, FloatTile<64, 64>, FloatTile<128, 16>>(chosen, f);
+  if constexpr (std::is_same_v<T, float>)
+    with_tile<FloatTile<128, 64, true>, FloatTile<128, 16, true>, FloatTile<64, 64, false>>(chosen, f);
   else
-    with_tile<TensorCoreTile<T, 128, 128, 2>, TensorCoreTile<T, 128, 64, 4>, TensorCoreTile<T, 64, 64, 2>, TensorCoreTile<T, 128, 16, 8>>(
-        chosen, f);
+    with_tile<TensorCoreTile<T, 128, 128, 2, true>, TensorCoreTile<T, 128, 64, 4, true>, TensorCoreTile<T, 64, 64, 2, true>,
+              TensorCoreTile<T, 128, 16, 8, true>, TensorCoreTile<T, 64, 64, 2, false>>(chosen, f);
 }
 
 Phase phase_of(const Conv2d& op, const Shape& w, const Shape& y, int) {
@@ -208,12 +88,12 @@ void convolve(const char* name, const Convolution& op, Context& c, const Tensor*
     const bool chunks = takes_chunks(x.dtype, x.shape, w.shape);
     CHECK(!chunks || (in_chunks<T>(x) && in_chunks<T>(w)), "NOT_SUPPORTED", "[", name, "] expected x and w at multiples of 16 bytes");
     ConvOperands o{x.data, w.data, extent(x, 1), extent(x, 2), extent(x, 3), extent(y, 1), extent(y, 2), extent(y, 3),
-                   op.kernel, kGradient ? op.stride : 1, kGradient ? 1 : op.stride, in_chunks<T>(x), in_chunks<T>(w),
-                   Divider(x.shape[3]), {}};
+                   op.kernel, kGradient ? op.stride : 1, kGradient ? 1 : op.stride, Divider(x.shape[3]), {}};
     std::copy_n(work.phase, kMostPhases, o.phases);
     const Store<T> store = store_to<T>(y, bias ? data<const float>(*bias) : nullptr, residual);
     with_conv_tile<T>(work.choice.tile, [&](auto tile) {
-      using Loader = ConvLoader<typename decltype(tile)::type, kGradient>;
+      using Tile = typename decltype(tile)::type;
+      using Loader = std::conditional_t<Tile::kInChunks, ConvWalk<Tile, kGradient>, ConvLoader<Tile, kGradient>>;
       launch_gemm<Loader>(name, c, o, store, work.pixels, o.out_channels, work.phases, y.shape.elements(), work.choice);
     });
   });

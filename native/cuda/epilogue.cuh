@@ -13,15 +13,19 @@ struct Store {
   const float* bias;  // [n] or null
   const T* residual;  // as y, or null
   int n;
-  bool in_chunks;     // y and residual are rows of whole, aligned chunks
+  bool in_chunks;     // y, bias and residual are rows of whole, aligned chunks
 
   template <int kGiven>
   __device__ __forceinline__ void operator()(int at, int column, float (&v)[kGiven]) const {
-#pragma unroll
-    for (int e = 0; e < kGiven; e++)
-      if (bias && column + e < n) v[e] += bias[column + e];
     if constexpr (kGiven == kCount) {
       if (in_chunks) {
+        if (bias) {
+#pragma unroll
+          for (int e = 0; e < kCount; e += 4) {
+            const float4 b = __ldg(reinterpret_cast<const float4*>(bias + column + e));
+            v[e] += b.x, v[e + 1] += b.y, v[e + 2] += b.z, v[e + 3] += b.w;
+          }
+        }
         union {
           uint4 chunk;
           T elements[kCount];
@@ -38,8 +42,11 @@ struct Store {
       }
     }
 #pragma unroll
-    for (int e = 0; e < kGiven; e++)
-      if (column + e < n) y[at + e] = from_float<T>(residual ? v[e] + to_float(residual[at + e]) : v[e]);
+    for (int e = 0; e < kGiven; e++) {
+      if (column + e >= n) break;
+      const float sum = bias ? v[e] + bias[column + e] : v[e];
+      y[at + e] = from_float<T>(residual ? sum + to_float(residual[at + e]) : sum);
+    }
   }
 };
 

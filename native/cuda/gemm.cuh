@@ -71,6 +71,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 struct TileShape {
   int rows, columns;
+  bool only_chunks;
   double efficiency;  // of the tensor cores where the grid is large, relative to the largest tile
 };
 
@@ -88,7 +89,7 @@ inline Choice choose(std::span<const TileShape> tiles, bool in_chunks, int64_t m
   Choice best{0, 1, static_cast<int>(steps)};
   double least = 1e300;
   for (size_t t = 0; t < tiles.size(); t++) {
-    if (!in_chunks && takes_only_chunks(tiles[t].rows, tiles[t].columns)) continue;
+    if (!in_chunks && tiles[t].only_chunks) continue;
     for (int64_t splits = 1; splits <= std::clamp<int64_t>(steps, 1, kMostSplits); splits++) {
       const int64_t per_split = ceil_div(steps, splits);
       if (ceil_div(steps, std::max<int64_t>(per_split, 1)) != splits && splits > 1) continue;
@@ -133,7 +134,7 @@ Matrix matrix_of(const Tensor& t, float scale = 1) {
 template <class T>
 Store<T> store_to(const Tensor& y, const float* bias, const Tensor* residual) {
   expect_small("product", y.shape.elements());
-  const bool chunks = y.shape[-1] % 8 == 0 && in_chunks<T>(y) && (!residual || in_chunks<T>(*residual));
+  const bool chunks = in_chunks<T>(y) && reinterpret_cast<uintptr_t>(bias) % 16 == 0 && (!residual || in_chunks<T>(*residual));
   return {data<T>(y), bias, residual ? data<const T>(*residual) : nullptr, static_cast<int>(y.shape[-1]), chunks};
 }
 

@@ -15,7 +15,6 @@ constexpr int kMostTerms = 4, kMostRank = 64;  // t fits the two buffers of the 
 template <class T>
 struct LoraTerm {
   Matrix x, w, down, up;  // down, up: float
-  bool transposed;
   int rank;
   float t_scale;
   T* t;  // [M, rank]
@@ -31,52 +30,73 @@ struct LoraOperands {
   bool sum;
 };
 
-template <class AnyTile>
+// x, and w beside down: each warp moves chunks of only one of them, so that none waits for the conversion of down.
+template <class AnyTile, bool kTransposed>
 struct LoraLoader {
   using Tile = AnyTile;
   using T = typename Tile::Element;
+  static_assert(Tile::kColumns == 128 && sizeof(T) == 2);
   static __device__ constexpr bool transposed_a() { return false; }
+  static __device__ constexpr bool transposed_b() { return kTransposed; }
 
-  __device__ LoraLoader(const LoraTerm<T>& term, int row, int column, int width) : term_(term), row_(row), column_(column), width_(width) {}
+  __device__ LoraLoader(const LoraTerm<T>& term, int row, int column, int width) : term_(term), column_(column), width_(width) {
+    from_x_.begin(term.x, false, row, 0);
+    const Place p = place_of_chunk(threadIdx.x);
+    at_ = kTransposed ? p.k * term.w.length + column + p.n : (column + p.n) * term.w.length + p.k;
+  }
   __device__ int steps() const { return ceil_div(term_.x.length, kDepth<T>); }
-  __device__ bool transposed_b() const { return term_.transposed; }
 
   template <class To>
-  __device__ void a(int v, const To& to) const {
-    const unsigned q = chunk_of_thread(v);
-    fetch_chunk<T>(term_.x, row_ + q / 4, k_ + q % 4 * kVector<T>, to);
-  }
+  __device__ void a(int v, const To& to) const { from_x_.copy(term_.x, false, k_, v, to); }
   template <class To>
   __device__ void b(int v, const To& to) const {
-    const unsigned q = chunk_of_thread(v);
-    constexpr int kLine = kLineChunks<T, Tile::kColumns, true>;
-    if (term_.transposed) {
-      const int k = k_ + q / kLine, n = q % kLine * kVector<T>;
-      return n < width_ ? fetch_chunk<T>(term_.w, k, column_ + n, to) : fetch<T>(term_.down, k, n - width_, to);
-    }
-    const int n = q / 4, k = k_ + q % 4 * kVector<T>;
-    n < width_ ? fetch_chunk<T>(term_.w, column_ + n, k, to) : fetch<T>(term_.down, n - width_, k, to);
+    const Place p = place_of_chunk(chunk_of_thread(v));
+    if (p.n >= width_)
+      return fetch_floats<T>(term_.down, kTransposed ? k_ + p.k : p.n - width_, kTransposed ? p.n - width_ : k_ + p.k, to);
+    const bool there = column_ + p.n < (kTransposed ? term_.w.length : term_.w.lines) && k_ + p.k < term_.x.length;
+    to.copy(static_cast<const T*>(term_.w.data) + at_ + 64 * v * (kTransposed ? 1 : term_.w.length), there);
   }
-  __device__ void next() { k_ += kDepth<T>; }
+  __device__ void next() {
+    k_ += kDepth<T>;
+    from_x_.next(term_.x, false);
+    at_ += kTransposed ? kDepth<T> * term_.w.length : kDepth<T>;
+  }
+  static __device__ __forceinline__ int place_b(int v) {
+    const Place p = place_of_chunk(threadIdx.x);
+    constexpr int kLine = kLineChunks<T, 128, kTransposed>;
+    return kTransposed ? place<kLine>(p.k, p.n / 8) + 8 * v : place<kLine>(p.n, p.k / 8) + kThreads * v;
+  }
 
-  // Chunk q of `up` for the ranks from r.
-  __device__ uint4 up(unsigned q, int r) const {
-    constexpr int kLine = kLineChunks<T, Tile::kColumns, true>;
-    const int n = term_.transposed ? q % kLine * kVector<T> : q / 4, k = r + (term_.transposed ? q / kLine : q % 4 * kVector<T>);
+  // Chunk v of `up` for the ranks from r.
+  __device__ uint4 up(int v, int r) const {
+    const Place p = place_of_chunk(chunk_of_thread(v));
     uint4 chunk{};
-    if (n < width_) fetch<T>(term_.up, term_.transposed ? k : column_ + n, term_.transposed ? column_ + n : k, ToRegister{chunk});
+    const int n = column_ + p.n, k = r + p.k;
+    if (p.n < width_) fetch_floats<T>(term_.up, kTransposed ? k : n, kTransposed ? n : k, ToRegister{chunk});
     return chunk;
   }
 
  private:
+  struct Place {
+    int n, k;  // column of the tile and k of the step
+  };
+  // Of the tile's chunk q: a warp has 64 bytes of 8 columns, or where transposed two chunks of 16 k's, 8 of them one after the other as
+  // banks want it.
+  static __device__ __forceinline__ Place place_of_chunk(unsigned q) {
+    if (!kTransposed) return {static_cast<int>(q / 4), static_cast<int>(q % 4 * 8)};
+    return {static_cast<int>(q / 64 * 16 + q / 8 % 2 * 8), static_cast<int>(q / 32 % 2 * 16 + q / 16 % 2 * 8 + q % 8)};
+  }
+
   const LoraTerm<T>& term_;
-  int row_, column_, width_, k_ = 0;
+  int column_, width_, k_ = 0, at_;
+  Walk<T, Tile::kRows> from_x_;
 };
 
 // t [rows of the tile, rank], the left operand of the steps, to global memory.
 template <class Tile, class T>
 __device__ __forceinline__ void store_t(const LoraTerm<T>& term, int m, int row, int padded, const uint4* a) {
   const int per_row = padded / 8;
+#pragma unroll 1
   for (int q = threadIdx.x; q < Tile::kRows * per_row; q += kThreads) {
     const int r = q / per_row, k = q % per_row * 8;
     if (row + r >= m || k >= term.rank) continue;
@@ -96,7 +116,7 @@ __device__ __forceinline__ void store_t(const LoraTerm<T>& term, int m, int row,
   }
 }
 
-template <class Tile>
+template <class Tile, bool kTransposed>
 __global__ void __launch_bounds__(kThreads, 2) lora_kernel(const LoraOperands<typename Tile::Element> o, int rows, int columns) {
   using T = typename Tile::Element;
   if constexpr (kComputes<T>) {
@@ -112,19 +132,19 @@ __global__ void __launch_bounds__(kThreads, 2) lora_kernel(const LoraOperands<ty
     Tile tile;
     for (; term < end; term++) {
       const LoraTerm<T>& now = o.terms[term];
-      LoraLoader<Tile> loader(now, row, column, o.width);
+      LoraLoader<Tile, kTransposed> loader(now, row, column, o.width);
       multiply_steps(tile, loader, loader.steps(), shared);
       tile.take_columns(o.width, now.t_scale, shared.chunks[0], Buffers<Tile>::kStride);
 #pragma unroll 1
       for (int r = 0; r < padded; r += kDepth<T>)
 #pragma unroll 1
-        for (int q = threadIdx.x; q < Buffers<Tile>::kB; q += kThreads)
-          shared.chunks[r / kDepth<T>][place_b<Tile>(q, now.transposed)] = loader.up(q, r);
+        for (int v = 0; v < Buffers<Tile>::kB / kThreads; v++)
+          shared.chunks[r / kDepth<T>][place_of(loader, v)] = loader.up(v, r);
       __syncthreads();
       if (tile_column == 0) store_t<Tile>(now, o.m, row, padded, shared.chunks[0]);
 #pragma unroll 1
       for (int r = 0; r < padded; r += kDepth<T>) {
-        multiply_step(tile, loader, shared.chunks[r / kDepth<T>], now.transposed, min(padded - r, kDepth<T>));
+        multiply_step(tile, loader, shared.chunks[r / kDepth<T>], kTransposed, min(padded - r, kDepth<T>));
       }
       __syncthreads();
     }
@@ -149,10 +169,11 @@ bool run_fused(const LoraMatMul& op, Context& c) {
     const int64_t t_rank = t.shape[-1];
     rank = std::max(rank, t_rank);
     const float* bias = op.bias ? data<const float>(c.in(4 * count)) : nullptr;
-    o.terms[i] = {matrix_of<T>(x), matrix_of<T>(w), matrix_of<T>(down), matrix_of<T>(up, transposed ? 1 : scale), transposed,
+    o.terms[i] = {matrix_of<T>(x), matrix_of<T>(w), matrix_of<T>(down), matrix_of<T>(up, transposed ? 1 : scale),
                   static_cast<int>(t_rank), transposed ? scale : 1, data<T>(t), in_chunks<T>(t),
                   store_to<T>(y, bias, op.residual ? &c.last_in() : nullptr)};
-    if (x.shape.rows() != o.m || !o.terms[i].x.in_chunks || !o.terms[i].w.in_chunks || t_rank > kMostRank) return false;
+    const bool fits = transposed == op.terms[0].transposed && x.shape.rows() == o.m && t_rank <= kMostRank;
+    if (!fits || !o.terms[i].x.in_chunks || !o.terms[i].w.in_chunks) return false;
   }
   o.width = 128 - static_cast<int>(ceil_div<int64_t>(rank, 16)) * 16;
   int columns = 0;
@@ -160,12 +181,13 @@ bool run_fused(const LoraMatMul& op, Context& c) {
   const auto go = [&](auto tile) {
     using Tile = typename decltype(tile)::type;
     const int rows = ceil_div(o.m, Tile::kRows);
-    launch("lora_mat_mul", lora_kernel<Tile>, rows * columns, kThreads, 0, c.stream, o, rows, columns);
+    const auto kernel = op.terms[0].transposed ? lora_kernel<Tile, true> : lora_kernel<Tile, false>;
+    launch("lora_mat_mul", kernel, rows * columns, kThreads, 0, c.stream, o, rows, columns);
   };
   // The taller tile is the more efficient one, unless it leaves multiprocessors idle.
   const auto time = [&](int tile_rows) { return ceil_div(ceil_div(o.m, tile_rows) * columns, c.card.multiprocessors) * tile_rows; };
-  if (time(128) <= 1.15 * time(64)) go(std::type_identity<TensorCoreTile<T, 128, 128, 2>>());
-  else go(std::type_identity<TensorCoreTile<T, 64, 128, 2>>());
+  if (time(128) <= 1.15 * time(64)) go(std::type_identity<TensorCoreTile<T, 128, 128, 2, true>>());
+  else go(std::type_identity<TensorCoreTile<T, 64, 128, 2, true>>());
   return true;
 }
 

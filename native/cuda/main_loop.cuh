@@ -33,12 +33,12 @@ __device__ __forceinline__ int place_a(unsigned q) {
   return place<kLine>(q / kLine, q % kLine);
 }
 
-// Calls f(v, q) for the chunks q that this thread moves of an operand with kCount.
+// Calls f(v) for the chunks that this thread moves of an operand with kCount.
 template <int kCount, class F>
 __device__ __forceinline__ void for_each_chunk(F f) {
 #pragma unroll
   for (int v = 0; v < ceil_div(kCount, kThreads); v++)
-    if (kCount % kThreads == 0 || chunk_of_thread(v) < kCount) f(v, chunk_of_thread(v));
+    if (kCount % kThreads == 0 || chunk_of_thread(v) < kCount) f(v);
 }
 
 template <class Tile, class Loader>
@@ -49,6 +49,13 @@ __device__ __forceinline__ void multiply_step(Tile& tile, const Loader&, const u
   else tile.template multiply_step<Loader::transposed_a(), false>(step, b, k);
 }
 
+// Where the v-th chunk goes that this thread moves of b; kThreads chunks are whole periods of 8 lines. A loader may have its own order.
+template <class Loader>
+__device__ __forceinline__ int place_of(const Loader& loader, int v) {
+  if constexpr (requires { Loader::place_b(v); }) return Buffers<typename Loader::Tile>::kA + Loader::place_b(v);
+  else return place_b<typename Loader::Tile>(threadIdx.x, loader.transposed_b()) + v * kThreads;
+}
+
 // `count` steps from where the loader stands. The buffers are free when it begins, and when it ends.
 template <class Tile, class Loader>
 __device__ __forceinline__ void multiply_steps(Tile& tile, Loader& loader, int count, Buffers<Tile>& shared) {
@@ -56,8 +63,8 @@ __device__ __forceinline__ void multiply_steps(Tile& tile, Loader& loader, int c
   constexpr int kA = Buffers<Tile>::kA, kB = Buffers<Tile>::kB;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   const auto begin = [&](uint4* to) {
-    for_each_chunk<kB>([&](int v, unsigned q) { loader.b(v, ToShared{to + place_b<Tile>(q, loader.transposed_b())}); });
-    for_each_chunk<kA>([&](int v, unsigned q) { loader.a(v, ToShared{to + place_a<Tile, Loader::transposed_a()>(q)}); });
+    for_each_chunk<kB>([&](int v) { loader.b(v, ToShared{to + place_of(loader, v)}); });
+    for_each_chunk<kA>([&](int v) { loader.a(v, ToShared{to + place_a<Tile, Loader::transposed_a()>(threadIdx.x) + v * kThreads}); });
   };
   unsigned transposed_b = 0;  // bit i: of the i-th step from now
 #pragma unroll
@@ -89,12 +96,12 @@ __device__ __forceinline__ void multiply_steps(Tile& tile, Loader& loader, int c
 #else
   uint4 a[ceil_div(kA, kThreads)], b[ceil_div(kB, kThreads)];
   const auto load = [&] {
-    for_each_chunk<kB>([&](int v, unsigned) { loader.b(v, ToRegister{b[v]}); });
-    for_each_chunk<kA>([&](int v, unsigned) { loader.a(v, ToRegister{a[v]}); });
+    for_each_chunk<kA>([&](int v) { loader.a(v, ToRegister{a[v]}); });
+    for_each_chunk<kB>([&](int v) { loader.b(v, ToRegister{b[v]}); });
   };
   const auto store = [&](uint4* to) {
-    for_each_chunk<kA>([&](int v, unsigned q) { to[place_a<Tile, Loader::transposed_a()>(q)] = a[v]; });
-    for_each_chunk<kB>([&](int v, unsigned q) { to[place_b<Tile>(q, loader.transposed_b())] = b[v]; });
+    for_each_chunk<kA>([&](int v) { to[place_a<Tile, Loader::transposed_a()>(threadIdx.x) + v * kThreads] = a[v]; });
+    for_each_chunk<kB>([&](int v) { to[place_of(loader, v)] = b[v]; });
   };
   if (count > 0) {
     load();

@@ -12,9 +12,6 @@ namespace lorafuse::cuda {
 constexpr int kThreads = 256;
 constexpr int kLineBytes = 64;  // of k in a step of the main loop
 
-// Larger tiles leave no registers for anything but whole chunks: lines that are not, and what has to be converted, go through small ones.
-constexpr bool takes_only_chunks(int rows, int columns) { return rows * columns > 64 * 64; }
-
 template <class T>
 constexpr int kVector = 16 / sizeof(T);  // elements of a chunk
 template <class T>
@@ -41,73 +38,107 @@ struct Matrix {
   bool in_chunks;  // lines are aligned and hold whole chunks; a scale is for f32 only
 };
 
-__device__ __forceinline__ uint4 load_chunk(const void* data) { return __ldg(static_cast<const uint4*>(data)); }
-
 // The v-th chunk of a tile that this thread moves.
 __device__ __forceinline__ unsigned chunk_of_thread(int v) { return v * kThreads + threadIdx.x; }
 
-// A chunk made of elements f(0) … f(kVector − 1), T each.
-template <class T, class F>
-__device__ __forceinline__ uint4 gather_chunk(F f) {
-  union {
-    uint4 chunk;
-    T elements[kVector<T>];
-  } u;
-#pragma unroll
-  for (int e = 0; e < kVector<T>; e++) u.elements[e] = f(e);
-  return u.chunk;
+// To shared memory at once: nvcc splits some assignments of float2, and halves of them meet in banks.
+__device__ __forceinline__ void store_pair(float* to, float a, float b) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))), "f"(a), "f"(b) : "memory");
 }
 
-// Where a loader's chunk goes: copy() one from global memory, or put() one made of zeros or converted elements.
+// A chunk made of elements f(0) … f(kVector − 1), T each; word by word, as registers are few where it stands.
+template <class T, class F>
+__device__ __forceinline__ uint4 gather_chunk(F f) {
+  uint4 chunk{};
+#pragma unroll 1
+  for (int e = 0; e < kVector<T>; e += 4 / sizeof(T)) {
+    union {
+      uint32_t bits;
+      T elements[4 / sizeof(T)];
+    } word;
+#pragma unroll
+    for (int i = 0; i < static_cast<int>(4 / sizeof(T)); i++) word.elements[i] = f(e + i);
+    chunk = {chunk.y, chunk.z, chunk.w, word.bits};
+  }
+  return chunk;
+}
+
+// Where a loader's chunk goes: copy() one from global memory, zeros where it is not `there`, or put() one made of converted elements.
 struct ToRegister {
   uint4& chunk;
-  __device__ __forceinline__ void copy(const void* from) const { chunk = load_chunk(from); }
+  __device__ __forceinline__ void copy(const void* from, bool there) const {
+    asm("{\n.reg .pred there;\nsetp.ne.s32 there, %5, 0;\nmov.b32 %0, 0;\nmov.b32 %1, 0;\nmov.b32 %2, 0;\nmov.b32 %3, 0;\n"
+        "@there ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];\n}"
+        : "=&r"(chunk.x), "=&r"(chunk.y), "=&r"(chunk.z), "=&r"(chunk.w) : "l"(from), "r"(static_cast<int>(there)));
+  }
   __device__ __forceinline__ void put(uint4 value) const { chunk = value; }
 };
 struct ToShared {
   uint4* chunk;
-  __device__ __forceinline__ void copy(const void* from) const {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  __device__ __forceinline__ void copy(const void* from, bool there) const {
     const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(chunk));
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
-#else
-    *chunk = load_chunk(from);
-#endif
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(there ? 16 : 0) : "memory");
   }
   __device__ __forceinline__ void put(uint4 value) const { *chunk = value; }
 };
 
-// Elements `first` … of a line; zeros beyond the matrix.
+// The chunks that this thread moves of the tiles of a matrix in chunks, step by step along k: addresses are added up, not worked out.
+// `k` is the first of the step.
+template <class T, int kRows>
+class Walk {
+ public:
+  __device__ __forceinline__ void begin(const Matrix& m, bool transposed, int row, int k) {
+    const int r = row + (transposed ? threadIdx.x % kLine * kVector<T> : threadIdx.x / 4);
+    at_ = transposed ? k_of_thread(true, k) * m.length + r : r * m.length + k_of_thread(false, k);
+    inside_ = 0;
+#pragma unroll
+    for (int v = 0; v < kShare; v++) inside_ |= (transposed ? r < m.length : r + v * (kThreads / 4) < m.lines) << v;
+  }
+  template <class To>
+  __device__ __forceinline__ void copy(const Matrix& m, bool transposed, int k, int v, const To& to) const {
+    const int lines = v * (transposed ? kThreads / kLine : kThreads / 4);  // from this thread's first chunk to this one
+    const int first = k_of_thread(transposed, k);
+    const bool there = (inside_ >> v & 1) && (transposed ? first + lines < m.lines : first < m.length);
+    to.copy(static_cast<const T*>(m.data) + at_ + lines * m.length, there);
+  }
+  __device__ __forceinline__ void next(const Matrix& m, bool transposed) { at_ += transposed ? kDepth<T> * m.length : kDepth<T>; }
+
+ private:
+  static constexpr int kLine = kLineChunks<T, kRows, true>, kShare = ceil_div(kChunks<T, kRows>, kThreads);
+  static __device__ __forceinline__ int k_of_thread(bool transposed, int k) {
+    return k + (transposed ? threadIdx.x / kLine : threadIdx.x % 4 * kVector<T>);
+  }
+  int at_;
+  unsigned inside_;  // bit v: the rows of chunk v are the matrix's
+};
+
+// Elements `first` … of a line of floats, scaled and rounded to T; zeros beyond the matrix.
 template <class T, class To>
-__device__ __forceinline__ void fetch_chunk(const Matrix& m, int line, int first, const To& to) {
-  if (line >= m.lines || first >= m.length) to.put(uint4{});
-  else to.copy(static_cast<const T*>(m.data) + line * m.length + first);
+__device__ __forceinline__ void fetch_floats(const Matrix& m, int line, int first, const To& to) {
+  if (line >= m.lines || first >= m.length) return to.put(uint4{});
+  const float* from = static_cast<const float*>(m.data) + line * m.length + first;
+  if (!m.in_chunks)
+    return to.put(gather_chunk<T>([&](int e) { return first + e < m.length ? from_float<T>(from[e] * m.scale) : from_float<T>(0); }));
+  const float4 low = __ldg(reinterpret_cast<const float4*>(from)), high = __ldg(reinterpret_cast<const float4*>(from) + 1);
+  const float all[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+  union {
+    uint4 chunk;
+    T elements[8];
+  } u;
+#pragma unroll
+  for (int e = 0; e < 8; e++) u.elements[e] = from_float<T>(all[e] * m.scale);
+  to.put(u.chunk);
 }
 
 // The same of any matrix.
 template <class T, class To>
 __device__ __forceinline__ void fetch(const Matrix& m, int line, int first, const To& to) {
+  if constexpr (sizeof(T) == 2)
+    if (m.is_f32) return fetch_floats<T>(m, line, first, to);
   if (line >= m.lines || first >= m.length) return to.put(uint4{});
-  const int at = line * m.length + first;
-  if (m.in_chunks && !m.is_f32) return to.copy(static_cast<const T*>(m.data) + at);
-  const float* floats = static_cast<const float*>(m.data) + at;
-  if constexpr (sizeof(T) == 2) {
-    if (m.in_chunks) {
-      const float4 low = __ldg(reinterpret_cast<const float4*>(floats)), high = __ldg(reinterpret_cast<const float4*>(floats) + 1);
-      const float all[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-      return to.put(gather_chunk<T>([&](int e) { return from_float<T>(all[e] * m.scale); }));
-    }
-  }
-  to.put(gather_chunk<T>([&](int e) {
-    if (first + e >= m.length) return from_float<T>(0);
-    return from_float<T>((m.is_f32 ? floats[e] : to_float(static_cast<const T*>(m.data)[at + e])) * m.scale);
-  }));
-}
-
-template <class Tile, class To>
-__device__ __forceinline__ void fetch_for(const Matrix& m, int line, int first, const To& to) {
-  if constexpr (Tile::kInChunks) fetch_chunk<typename Tile::Element>(m, line, first, to);
-  else fetch<typename Tile::Element>(m, line, first, to);
+  const T* from = static_cast<const T*>(m.data) + line * m.length + first;
+  if (m.in_chunks) return to.copy(from, true);
+  to.put(gather_chunk<T>([&](int e) { return first + e < m.length ? from_float<T>(to_float(from[e]) * m.scale) : from_float<T>(0); }));
 }
 
 // Reads fragments of a tile: four 8×8 matrices of 16-bit elements, rows r … r+7 and r+8 … r+15 at k … k+7, then both at k+8 … k+15.

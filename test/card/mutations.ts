@@ -16,6 +16,7 @@ export interface Mutation {
 
 const gemm = { unit: 'matmul.cu', cases: 'mat_mul' }
 const conv = { unit: 'conv.cu', cases: 'conv2d' }
+const lora = { unit: 'lora.cu', cases: 'lora_mat_mul' }
 const attention = { file: 'attention.cu', unit: 'attention.cu', cases: 'attention' }
 const attentionGrad = { file: 'attention_grad.cu', unit: 'attention_grad.cu', cases: 'attention_grad' }
 const groupNorm = { file: 'group_norm.cu', unit: 'group_norm.cu', cases: 'group_norm' }
@@ -40,10 +41,26 @@ const barriers: Mutation[] = [
   {
     what: "no barrier of the warp between a product's sums and their stores",
     file: 'accumulators.cuh',
-    after: '{sum[i][j][2 * low], sum[i][j][2 * low + 1]};',
+    after: 'sum[i][j][2 * low], sum[i][j][2 * low + 1]);',
     from: '      __syncwarp();\n',
     to: '',
     ...gemm,
+  },
+  {
+    what: "no barrier before an adapter's t is multiplied",
+    file: 'lora.cu',
+    after: '= loader.up(v, r);',
+    from: '      __syncthreads();\n',
+    to: '',
+    ...lora,
+  },
+  {
+    what: "no barrier before the next term's first step",
+    file: 'lora.cu',
+    after: 'multiply_step(tile, loader,',
+    from: '      __syncthreads();\n',
+    to: '',
+    ...lora,
   },
   {
     what: "no barrier after attention's values arrive",
@@ -89,8 +106,8 @@ const guards: Mutation[] = [
   {
     what: 'elements beyond a line are read',
     file: 'tile.cuh',
-    from: 'if (first + e >= m.length) return from_float<T>(0);',
-    to: '',
+    from: 'first + e < m.length ? from_float<T>(to_float',
+    to: 'true ? from_float<T>(to_float',
     ...gemm,
   },
   {
@@ -102,7 +119,13 @@ const guards: Mutation[] = [
     unit: 'matmul.cu',
     cases: 'weight_grad',
   },
-  { what: 'rows above an image are read', file: 'conv.cu', from: 'static_cast<unsigned>(y) < o_.height', to: 'y < o_.height', ...conv },
+  {
+    what: 'rows above an image are read',
+    file: 'conv_loaders.cuh',
+    from: 'static_cast<unsigned>(y) < o.height',
+    to: 'y < o.height',
+    ...conv,
+  },
   {
     what: 'queries beyond the last are stored',
     file: 'attention.cuh',
@@ -155,8 +178,16 @@ const values: Mutation[] = [
     unit: 'matmul.cu',
     cases: 'mat_mul',
   },
-  { what: 'the scale of a pair is left out', file: 'tile.cuh', from: '[at + e])) * m.scale)', to: '[at + e])))', ...gemm },
-  { what: 'taps are read one pixel off', file: 'conv.cu', from: 'y_[v] + t.i,', to: 'y_[v] + t.i + 1,', ...conv },
+  { what: 'the scale of a pair is left out', file: 'tile.cuh', from: 'to_float(from[e]) * m.scale', to: 'to_float(from[e])', ...gemm },
+  {
+    what: 'taps are read one pixel off',
+    file: 'conv_loaders.cuh',
+    from: '(kGradient ? -t.i : t.i)',
+    to: '(kGradient ? -t.i : t.i + 1)',
+    ...conv,
+  },
+  { what: 'the scale of t is left out', file: 'accumulators.cuh', from: 'sum[i][j][2 * low + e] * scale', to: 'sum[i][j][2 * low + e]', ...lora },
+  { what: 'columns of t are stored as columns of y', file: 'lora.cu', from: 'c < o.width && ', to: '', ...lora },
   { what: 'a key beyond the last is seen', from: 'if (key >= h.keys ||', to: 'if (key > h.keys ||', ...attention },
   { what: 'a token does not see itself', from: '(causal && key > query', to: '(causal && key >= query', ...attention },
   { what: 'earlier sums are not scaled to the new maximum', from: 'sum[c][i] *= shrink[i / 2]', to: '', ...attention },
