@@ -73,6 +73,7 @@ struct Options {
   bool uninitialised = true;
   bool counters = true;
   int threads = 2;      // of the host; the blocks of a launch are shared out
+  int sample = 1;       // above 1: only some blocks run, about one in so many, and their counts are scaled up (warp/sample.h)
   uint64_t max_instructions = uint64_t(1) << 36;  // warp instructions of one block, then Error(limit)
 };
 
@@ -185,9 +186,11 @@ class Module {
 
 struct KernelCounters {
   uint64_t launches = 0, blocks = 0, warps = 0;
+  uint64_t blocks_run = 0;          // fewer than `blocks` where a sample ran
   uint64_t warp_instructions = 0, thread_instructions = 0;
   uint64_t mma_k8 = 0;              // tensor-core products in units of m16n8k8 (2048 floating-point operations)
   uint64_t flops = 0;               // of ordinary instructions, fma = 2, per active thread; f16x2 counts both halves
+  uint64_t special = 0;             // of the warp instructions: special functions, divisions, conversions to a narrower float or from and to integers
   uint64_t barriers = 0;            // bar.sync executed by a warp
   uint64_t global_load_bytes = 0, global_store_bytes = 0;      // asked for by threads
   uint64_t global_load_sectors = 0, global_store_sectors = 0;  // of 32 bytes, each counted once per warp instruction
@@ -197,11 +200,13 @@ struct KernelCounters {
   uint64_t shared_conflicts = 0;    // transactions more than that
   uint64_t local_requests = 0;      // spills or arrays in local memory; should be 0
   uint64_t atomics = 0;
-  void add(const KernelCounters& other);
+  void add(const KernelCounters& other, uint64_t times = 1, uint64_t by = 1);  // other * times / by, rounded
+  std::string json() const;
 };
 
 struct Counters {
   std::map<std::string, KernelCounters> kernels;
+  std::map<std::string, KernelCounters> sampled;  // launches that need not run again: they differ in addresses only (warp/sample.h)
   std::string json() const;
 };
 
@@ -227,7 +232,7 @@ const char* name(LaunchLimit limit);
 // opted_in: the dynamic shared bytes allowed by cudaFuncAttributeMaxDynamicSharedMemorySize (0 = not set).
 LaunchLimit check(const Launch& launch, const Card& card, size_t opted_in);
 
-// Executes the launch to its end. Throws Error for what the kernel did wrong.
-void run(const Launch& launch, Memory& memory, const Card& card, const Options& options, Counters& counters);
+// Executes the launch to its end, adds to the counters what it counted and returns that. Throws Error for what the kernel did wrong.
+KernelCounters run(const Launch& launch, Memory& memory, const Card& card, const Options& options, Counters& counters);
 
 }  // namespace ptxemu

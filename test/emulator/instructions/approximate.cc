@@ -148,7 +148,7 @@ void decode(Decoder& d) {
   d.expect_operands(2);
   d.target(0, t);
   d.source(1, t);
-  d.in.flops = 1;
+  d.in.flops = d.in.special = 1;
   d.in.aux = d.has("ftz");
   if (is_half(t)) return d.emit(!d.has("approx") ? nullptr : op == "ex2" ? half_of<Exp2>(t) : op == "tanh" ? half_of<Tanh>(t) : nullptr);
   const bool rounds = d.has("rn") || d.has("rz") || d.has("rm") || d.has("rp");

@@ -24,6 +24,7 @@ void decode(Decoder& d) {
     const bool fused = n == 3, packed = type == Type::f16x2 || type == Type::bf16x2;
     d.in.flops = uint8_t((fused ? 2 : n == 2 ? 1 : 0) * (packed ? 2 : 1));
   }
+  d.in.special = d.part(0) == "div" || d.part(0) == "rem";
   d.emit(is_half(type) ? half_handler(d) : is_float(type) ? float_handler(d) : integer_handler(d));
 }
 

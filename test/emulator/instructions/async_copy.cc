@@ -28,7 +28,7 @@ void issue(Warp& w, const Instruction& in, uint32_t mask) {
       bool device;
       global_bytes(w, source.of[lane], filled, lane, device);
       if (source.of[lane] % bytes) fail_misaligned(w, "global", source.of[lane], bytes, lane);
-      if (device) check_global<Access::read>(w, source.of[lane], filled, lane);  // and once more when it happens
+      if (device && b.checks_global) check_global<Access::read>(w, source.of[lane], filled, lane);  // and once more when it happens
     }
     check_shared<Access::write>(w, uint32_t(at), bytes, lane);
     mark_shared_in_flight(w, uint32_t(at), bytes, lane);
@@ -55,7 +55,7 @@ void complete(Warp& w, const PendingCopy& c) {
   if (c.source_bytes) {
     bool device;
     const std::byte* from = global_bytes(w, c.from, c.source_bytes, int(c.lane), device);
-    if (device) {
+    if (device && b.checks_global) {
       uint32_t cells = (c.source_bytes + 1) / 2;
       if (scan_global<false>(b.memory->shadow(c.from), int(cells), b.launch_stamp, block_id(b)))
         check_global_precisely(w, c.from, c.source_bytes, int(c.lane), Access::read);

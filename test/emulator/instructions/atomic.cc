@@ -51,6 +51,7 @@ void atomic(Warp& w, const Instruction& in, uint32_t mask) {
       if (address % sizeof(T)) fail_misaligned(w, "global", address, sizeof(T), lane);
       if (b.common->concurrent) lock.lock();
       if (device) {
+        needs_all_blocks(w, lane);
         if (in.aux & releases) b.fenced = true;
         meet_at(w, address, true);
         check_global_precisely(w, address, sizeof(T), lane, Access::atomic);

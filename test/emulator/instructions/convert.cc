@@ -226,6 +226,7 @@ void decode(Decoder& d) {
                      : d.has("rm") || d.has("rmi") ? Rounding::down
                      : d.has("rp") || d.has("rpi") ? Rounding::up
                                                    : Rounding::nearest;
+  d.in.special = is_float(to) != is_float(from) || (is_float(to) && bytes(to) < bytes(from)) || to == Type::f16x2 || to == Type::bf16x2;
   d.in.aux = uint16_t((d.has("ftz") ? ftz : 0) | (d.has("sat") ? sat : 0) | (d.has("relu") ? relu : 0) | (d.has("satfinite") ? finite : 0));
   const bool to_half = to == Type::f16 || to == Type::bf16 || to == Type::f16x2 || to == Type::bf16x2;
   if (to == Type::none || (d.has("satfinite") && (!to_half || from != Type::f32)) || d.has("rna") || d.has("rs")) d.unknown();

@@ -21,10 +21,11 @@ inline void global_lane(Warp& w, const Instruction& in, uint64_t address, int la
   std::byte* p = global_bytes(w, address, total, lane, device);
   if (address % total) fail_misaligned(w, "global", address, total, lane);
   if (in.aux & strong) {
+    if (device) needs_all_blocks(w, lane);
     if (in.aux & releases) w.block->fenced = true;
     meet_at(w, address, store);
     if (device) check_global_precisely(w, address, total, lane, store ? Access::strong_write : Access::strong_read);
-  } else if (device) {
+  } else if (device && w.block->checks_global) {
     check_global<store ? Access::write : Access::read>(w, address, total, lane);
   }
   move_elements<width, count, store>(w, in, lane, p);
@@ -82,7 +83,7 @@ void global_lanes(Warp& w, const Instruction& in, uint32_t mask, const Addresses
     bool device;
     std::byte* p = global_bytes(w, address, total * uint32_t(n), first, device, n);
     if (address % total) fail_misaligned(w, "global", address, total, first);
-    if (device && scan_global<store>(b.memory->shadow(address), (int(address & 1) + int(total) * n + 1) / 2, b.launch_stamp, block_id(b)))
+    if (device && b.checks_global && scan_global<store>(b.memory->shadow(address), (int(address & 1) + int(total) * n + 1) / 2, b.launch_stamp, block_id(b)))
         [[unlikely]] {
       for (int i = 0; i < n; i++) global_lane<width, count, store>(w, in, a.of[first + i], first + i);
       return;

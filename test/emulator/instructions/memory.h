@@ -75,6 +75,11 @@ inline void find_runs(const Addresses& a, uint32_t mask, uint64_t step, Runs& ru
 
 [[noreturn]] void fail_global(Warp& w, uint64_t address, uint32_t bytes, int lane);
 [[noreturn]] void fail_shared(Warp& w, uint64_t offset, uint32_t bytes, int lane);
+// Atomics and strong accesses to global memory: blocks speak to each other, so a sample of them cannot stand for all.
+inline void needs_all_blocks(const Warp& w, int lane) {
+  if (w.block->options->sample > 1)
+    fail(w, ErrorKind::limit, "blocks that speak to each other in global memory cannot be sampled (Options::sample)", lane);
+}
 [[noreturn]] void fail_misaligned(Warp& w, const char* space, uint64_t address, uint32_t bytes, int lane);
 
 // Where the bytes of a global access lie; checked against the allocation that this instruction met last, then against all. The access may

@@ -56,6 +56,7 @@ std::function<void()> work_of(Runtime& r, void* to, Place to_place, const void* 
     if (to_place == Place::device) memory->write(to_address, from, bytes);
     else if (from_place == Place::device) memory->read(to, from_address, bytes);
     else std::memmove(to, from, bytes);
+    if (from_place == Place::device) r.trace("{\"copied_to_host\": " + std::to_string(bytes) + "}");
   };
 }
 

@@ -13,6 +13,8 @@ namespace {
 
 std::string shape(const Dim3& d) { return std::to_string(d.x) + "x" + std::to_string(d.y) + "x" + std::to_string(d.z); }
 
+std::string json(const Dim3& d) { return "[" + std::to_string(d.x) + ", " + std::to_string(d.y) + ", " + std::to_string(d.z) + "]"; }
+
 // Registers are given to a warp in pieces of 256; a multiprocessor holds 65536.
 bool registers_suffice(const Function& function, uint64_t threads, const Card& card) {
   const uint64_t warps = (threads + 31) / 32, per_warp = (uint64_t(function.registers) * 32 + 255) / 256 * 256;
@@ -51,7 +53,13 @@ void launch(Runtime& r, const void* host, dim3 grid, dim3 block, void** argument
   check_limits(function, launch, r.card);
   function.binary->module->decode(*function.kernel);
   enqueue(r, r.streams.stream(stream), cudaGraphNodeTypeKernel, [&r, launch, code = function.binary->module] {
-    run(launch, *r.memory, r.card, r.settings.options, r.counters);
+    const KernelCounters counted = run(launch, *r.memory, r.card, r.settings.options, r.counters);
+    if (r.settings.launches_file.empty()) return;
+    int instructions = 0;
+    for (const auto& [opcode, count] : code->opcodes(*launch.kernel)) instructions += count;
+    r.trace("{\"kernel\": \"" + launch.kernel->name + "\", \"grid\": " + json(launch.grid) + ", \"block\": " + json(launch.block) +
+            ", \"dynamic_shared\": " + std::to_string(launch.dynamic_shared) + ", \"ptx_instructions\": " + std::to_string(instructions) +
+            ", \"counters\": " + counted.json() + "}");
   });
 }
 

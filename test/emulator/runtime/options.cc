@@ -60,6 +60,11 @@ const std::map<std::string, Setter>& setters() {
          s.compute_capability = capability;
        }},
       {"DEVICES", [](Settings& s, auto& n, auto& v) { s.devices = flag(n, v); }},
+      {"MULTIPROCESSORS", [](Settings& s, auto& n, auto& v) {
+         const uint64_t count = number(n, v, "a number from 1 to 1000");
+         if (count < 1 || count > 1000) bad(n, v, "a number from 1 to 1000");
+         s.multiprocessors = int(count);
+       }},
       {"MEMORY", [](Settings& s, auto& n, auto& v) { s.memory_bytes = number(n, v, "bytes, such as 300M", true); }},
       {"ORDER", [](Settings& s, auto& n, auto& v) { s.options.warp_order = s.options.block_order = order(n, v); }},
       {"SEED", [](Settings& s, auto& n, auto& v) { s.options.seed = number(n, v, "a number"); }},
@@ -72,8 +77,17 @@ const std::map<std::string, Setter>& setters() {
          s.options.threads = int(number(n, v, "a number of threads from 1"));
          if (s.options.threads < 1) bad(n, v, "a number of threads from 1");
        }},
-      {"CHECKS", [](Settings& s, auto& n, auto& v) { set_checks(s.options, n, v); }},
+      {"CHECKS", [](Settings& s, auto& n, auto& v) {
+         set_checks(s.options, n, v);
+         s.checks_asked = s.options.races || s.options.uninitialised;
+       }},
       {"COUNTERS", [](Settings& s, auto&, auto& v) { s.counters_file = v; }},
+      {"LAUNCHES", [](Settings& s, auto&, auto& v) { s.launches_file = v; }},
+      {"SAMPLE", [](Settings& s, auto& n, auto& v) {
+         const uint64_t every = number(n, v, "a number from 1 to 1000000");
+         if (every < 1 || every > 1000000) bad(n, v, "a number from 1 to 1000000");
+         s.options.sample = int(every);
+       }},
       {"FAIL_ALLOCATION", [](Settings& s, auto& n, auto& v) { s.fail_allocation = long(number(n, v, "a number")); }},
       {"FAIL_LAUNCH", [](Settings& s, auto& n, auto& v) { s.fail_launch = long(number(n, v, "a number")); }},
   };
@@ -91,7 +105,11 @@ void Settings::set(const std::string& name, const std::string& value) {
     for (const auto& [option, unused] : setters()) known += (known.empty() ? "" : ", ") + option;
     throw std::invalid_argument("no option " + name + "; there are " + known);
   }
-  setter->second(*this, upper, value);
+  Settings changed = *this;
+  setter->second(changed, upper, value);
+  if (changed.options.sample > 1 && changed.checks_asked)
+    bad(upper, value, "PTXEMU_SAMPLE or PTXEMU_CHECKS, not both: what a sample of the blocks leaves in memory cannot be checked");
+  *this = changed;
 }
 
 std::string Settings::read_environment() {
@@ -101,7 +119,7 @@ std::string Settings::read_environment() {
     const char* value = std::getenv(("PTXEMU_" + name).c_str());
     if (!value) continue;
     try {
-      setter(*this, name, value);
+      set(name, value);
     } catch (const std::invalid_argument& e) {
       if (problem.empty()) problem = e.what();
     }

@@ -7,7 +7,7 @@ extern "C" {
 #endif
 
 // Sets what the environment variable PTXEMU_<NAME> sets when the library is loaded (options.h lists them); name in any case.
-// 0 = done, 1 = unknown name or bad value, said by ptxemu_last_report(). card, memory and devices also reset the card.
+// 0 = done, 1 = unknown name or bad value, said by ptxemu_last_report(). card, multiprocessors, memory and devices also reset the card.
 int ptxemu_set_option(const char* name, const char* value);
 
 // The n-th allocation from now (cudaMalloc, cudaMallocHost, cudaHostAlloc, cudaHostRegister) fails with cudaErrorMemoryAllocation.

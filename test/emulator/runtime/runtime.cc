@@ -41,6 +41,7 @@ void Runtime::reset() {
   memory.reset();
   card = ptxemu::card(settings.compute_capability);
   if (settings.memory_bytes) card.memory_bytes = settings.memory_bytes;
+  if (settings.multiprocessors) card.multiprocessors = settings.multiprocessors;
   memory = std::make_unique<Memory>(card.memory_bytes);
   sticky = cudaSuccess;
   sticky_report.clear();
@@ -80,11 +81,19 @@ std::string Runtime::leaks() const {
   return out.str();
 }
 
+void Runtime::trace(const std::string& line) {
+  if (settings.launches_file.empty()) return;
+  if (!launches && !(launches = std::fopen(settings.launches_file.c_str(), "w")))
+    throw Failure(cudaErrorInitializationError, "PTXEMU_LAUNCHES=" + settings.launches_file + ": the file cannot be written");
+  std::fputs((line + "\n").c_str(), launches);
+}
+
 namespace {
 
 // When the library is unloaded or the process ends.
 __attribute__((destructor)) void write_counters() {
   Runtime& r = runtime();
+  if (r.launches) std::fclose(r.launches);
   if (r.settings.counters_file.empty()) return;
   if (std::FILE* file = std::fopen(r.settings.counters_file.c_str(), "w")) {
     const std::string json = r.counters.json();

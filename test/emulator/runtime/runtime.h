@@ -2,6 +2,7 @@
 #pragma once
 #include <cuda_runtime_api.h>
 
+#include <cstdio>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -44,6 +45,7 @@ struct Runtime {
   std::string sticky_report;
   cudaError_t last_code = cudaSuccess;  // of any thread
   std::string last_report;
+  std::FILE* launches = nullptr;
   std::string start_problem;         // a bad environment variable: every call says so
 
   void reset();                      // a new card
@@ -55,6 +57,7 @@ struct Runtime {
   cudaError_t fail(cudaError_t code, const std::string& report);
   cudaError_t fail_sticky(const Error& error);
   std::string leaks() const;
+  void trace(const std::string& line);  // into the file of PTXEMU_LAUNCHES, if there is one
 };
 
 Runtime& runtime();

@@ -12,15 +12,18 @@ namespace {
 
 template <class T>
 using Unsigned = std::make_unsigned_t<T>;
-__extension__ using Wide = __int128;  // holds every product of two 64-bit integers
+__extension__ using Wide = __int128;
+// Holds every product of two of T, and a third summand: unsigned ones may need all 128 bits.
+__extension__ template <class T>
+using Product = std::conditional_t<std::is_signed_v<T>, __int128, unsigned __int128>;
 
 template <class T>
 std::string suffix() {
   return text(std::is_signed_v<T> ? ".s" : ".u", sizeof(T) * 8);
 }
 
-template <class T>
-T wrapped(Wide x) {
+template <class T, class Exact>
+T wrapped(Exact x) {
   return T(Unsigned<T>(x));
 }
 template <class T>
@@ -28,7 +31,7 @@ T clamped(Wide x) {
   return T(std::min<Wide>(std::max<Wide>(x, std::numeric_limits<T>::min()), std::numeric_limits<T>::max()));
 }
 template <class T>
-T high(Wide x) {
+T high(Product<T> x) {
   return T(x >> sizeof(T) * 8);
 }
 
@@ -47,10 +50,10 @@ void arithmetic() {
   const std::string t = suffix<T>();
   row("add" + t, [](T a, T b) { return wrapped<T>(Wide(a) + b); });
   row("sub" + t, [](T a, T b) { return wrapped<T>(Wide(a) - b); });
-  row("mul.lo" + t, [](T a, T b) { return wrapped<T>(Wide(a) * b); });
-  row("mul.hi" + t, [](T a, T b) { return high<T>(Wide(a) * b); });
-  row("mad.lo" + t, [](T a, T b, T c) { return wrapped<T>(Wide(a) * b + c); });
-  row("mad.hi" + t, [](T a, T b, T c) { return wrapped<T>(Wide(high<T>(Wide(a) * b)) + c); });
+  row("mul.lo" + t, [](T a, T b) { return wrapped<T>(Product<T>(a) * b); });
+  row("mul.hi" + t, [](T a, T b) { return high<T>(Product<T>(a) * b); });
+  row("mad.lo" + t, [](T a, T b, T c) { return wrapped<T>(Product<T>(a) * b + c); });
+  row("mad.hi" + t, [](T a, T b, T c) { return wrapped<T>(Product<T>(high<T>(Product<T>(a) * b)) + c); });
   row("min" + t, [](T a, T b) { return a < b ? a : b; });
   row("max" + t, [](T a, T b) { return a < b ? b : a; });
   division<T>();
@@ -60,10 +63,10 @@ void arithmetic() {
   }
 }
 
-template <class T, class Product>
+template <class T, class Result>
 void wide() {
-  row("mul.wide" + suffix<T>(), [](T a, T b) { return Product(Product(a) * Product(b)); });
-  row("mad.wide" + suffix<T>(), [](T a, T b, Product c) { return wrapped<Product>(Wide(a) * b + c); });
+  row("mul.wide" + suffix<T>(), [](T a, T b) { return Result(Result(a) * Result(b)); });
+  row("mad.wide" + suffix<T>(), [](T a, T b, Result c) { return wrapped<Result>(Wide(a) * b + c); });
 }
 
 template <class T>

@@ -149,6 +149,7 @@ SUITE(runtime_card) {
            in_another_process("PTXEMU_DEVICES=0", "--report"));
     EXPECT(in_another_process("PTXEMU_CARD=80", "--report").rfind("1 cudaSuccess", 0) == 0,
            in_another_process("PTXEMU_CARD=80", "--report"));
+    EXPECT(in_another_process("PTXEMU_MULTIPROCESSORS=0", "--report").find("a number from 1 to 1000") != std::string::npos, "0 is no number of them");
     const std::string bad = in_another_process("PTXEMU_ORDER=sideways", "--report");
     EXPECT(bad.find("cudaErrorInitializationError") != std::string::npos, bad);
     EXPECT(bad.find("forward, backward or random") != std::string::npos, bad);
@@ -164,6 +165,26 @@ SUITE(runtime_card) {
     const std::string json{std::istreambuf_iterator<char>(in), {}};
     std::remove(name);
     EXPECT(json.find("append_digit") != std::string::npos, "came: ", json);
+  });
+
+  test_case("launches and copies to the host are listed as they run", [] {
+    char name[] = "/tmp/ptxemu-launches-XXXXXX";
+    const int file = mkstemp(name);
+    EXPECT(file >= 0, "no temporary file");
+    close(file);
+    in_another_process(std::string("PTXEMU_SAMPLE=2 PTXEMU_LAUNCHES=") + name, "'one stream keeps its order'");
+    std::ifstream in(name);
+    const std::string lines{std::istreambuf_iterator<char>(in), {}};
+    std::remove(name);
+    const size_t kernel = lines.find("append_digit"), copy = lines.find("{\"copied_to_host\": 4}");
+    EXPECT(lines.rfind("{\"kernel\": \"", 0) == 0 && kernel < copy && copy != std::string::npos, "came: ", lines);
+    EXPECT(lines.find("\"grid\": [1, 1, 1], \"block\": [1, 1, 1], \"dynamic_shared\": 0, \"ptx_instructions\": ") < copy, "came: ", lines);
+  });
+
+  test_case("a sample of the blocks and checks exclude each other", [] {
+    EXPECT(in_another_process("PTXEMU_SAMPLE=4", "--report").rfind("1 cudaSuccess", 0) == 0, in_another_process("PTXEMU_SAMPLE=4", "--report"));
+    const std::string both = in_another_process("PTXEMU_SAMPLE=4 PTXEMU_CHECKS=races", "--report");
+    EXPECT(both.find("cudaErrorInitializationError") != std::string::npos && both.find("not both") != std::string::npos, both);
   });
 }
 

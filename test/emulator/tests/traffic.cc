@@ -138,6 +138,17 @@ void instructions() {
       "{%r7, %r7, %r7, %r7};\n");
     EXPECT(c.mma_k8 == 2, c.mma_k8, " products");
   });
+  struct Special {
+    const char* text;
+    uint64_t count;
+  };
+  for (const Special& s : {Special{"ex2.approx.f32 %r3, %r4;", 1}, {"rcp.approx.ftz.f32 %r3, %r4;", 1}, {"div.full.f32 %r3, %r4, %r5;", 1},
+         {"cvt.rn.f16.f32 %h3, %r4;", 1}, {"cvt.rn.f32.s32 %r3, %r4;", 1}, {"cvt.rzi.u32.f32 %r3, %r4;", 1},
+         {"cvt.f32.f16 %r3, %h4;", 0}, {"cvt.u32.u16 %r3, %h4;", 0}, {"mul.f32 %r3, %r3, %r4;", 0}})
+    test_case(text("special functions and conversions of ", s.text), [s] {
+      const KernelCounters c = counted(stride(0), text("  ", s.text, "\n"));
+      EXPECT(c.special == s.count, c.special, " counted");
+    });
   test_case("local memory and atomics are counted", [] {
     const KernelCounters c = counted(stride(4),
       "  .local .align 4 .b8 depot[8];\n  st.local.u32 [depot], %r0;\n  ld.local.u32 %r3, [depot];\n"

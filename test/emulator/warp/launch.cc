@@ -6,11 +6,13 @@
 #include <thread>
 
 #include "../decode.h"
+#include "sample.h"
 #include "warp.h"
 
 namespace ptxemu {
 namespace {
 
+// The turns of `count` blocks.
 std::vector<uint64_t> block_order(uint64_t count, const Options& options) {
   std::vector<uint64_t> order;
   if (options.block_order == Order::forward) return order;  // empty = as they are numbered
@@ -60,13 +62,26 @@ void fail(const Warp& w, ErrorKind kind, const std::string& message, int lane) {
   throw error;
 }
 
-void run(const Launch& launch, Memory& memory, const Card& card, const Options& options, Counters& counters) {
+KernelCounters run(const Launch& launch, Memory& memory, const Card& card, const Options& options, Counters& counters) {
   LaunchLimit limit = check(launch, card, card.shared_per_block_opt_in);
   if (limit != LaunchLimit::none) throw Error(ErrorKind::limit, "kernel " + launch.kernel->name + " cannot be launched: " + name(limit));
   Module::State& module = launch.kernel->module->state();
   if (!module.loaded) throw Error(ErrorKind::limit, "the module of kernel " + launch.kernel->name + " has not been loaded");
   const Program& program = module.program(*launch.kernel);
-  const uint64_t count = launch.grid.count();
+  const bool sampled = options.sample > 1;
+  if (sampled && !options.counters) throw Error(ErrorKind::limit, "a sample of the blocks runs for the counters only, and they are off");
+  std::string key;
+  if (sampled) {
+    key = without_addresses(launch, memory);
+    if (auto known = counters.sampled.find(key); known != counters.sampled.end()) {
+      counters.kernels[launch.kernel->name].add(known->second);
+      KernelCounters again = known->second;
+      again.blocks_run = 0;
+      return again;
+    }
+  }
+  const Sample sample = sampled ? sample_of(launch.grid, options.sample) : Sample{{{1, 1}}, {}};
+  const uint64_t count = sampled ? sample.picks.size() : launch.grid.count();
   const std::vector<uint64_t> order = block_order(count, options);
   const uint32_t stamp = memory.next_launch();
   const size_t warps = (launch.block.count() + 31) / 32;
@@ -77,14 +92,15 @@ void run(const Launch& launch, Memory& memory, const Card& card, const Options& 
   std::atomic<uint64_t> next{0}, failed_at{UINT64_MAX};
   std::mutex mutex;
   std::exception_ptr error;
-  KernelCounters total;
+  std::vector<KernelCounters> total(sample.parts.size());
   auto work = [&] {
     Block block;
-    KernelCounters mine;
+    std::vector<KernelCounters> mine(sample.parts.size());
     block.card = &card;
     block.options = &options;
     block.memory = &memory;
-    block.counters = &mine;
+    block.counters = &mine[0];
+    block.checks_global = !sampled && (options.races || options.uninitialised);
     block.launch_stamp = stamp;
     block.common = &common;
     uint64_t at = 0;
@@ -92,6 +108,10 @@ void run(const Launch& launch, Memory& memory, const Card& card, const Options& 
       prepare_block(block, program, launch);
       while ((at = next.fetch_add(1)) < count && at < failed_at) {
         block.linear = order.empty() ? at : order[at];
+        if (sampled) {
+          block.counters = &mine[sample.picks[block.linear].part];
+          block.linear = sample.picks[block.linear].block;
+        }
         block.index = {uint32_t(block.linear % launch.grid.x), uint32_t(block.linear / launch.grid.x % launch.grid.y),
                        uint32_t(block.linear / launch.grid.x / launch.grid.y)};
         run_block(block);
@@ -101,17 +121,22 @@ void run(const Launch& launch, Memory& memory, const Card& card, const Options& 
       if (at < failed_at) failed_at = at, error = std::current_exception();
     }
     std::lock_guard lock(mutex);
-    total.add(mine);
+    for (size_t i = 0; i < mine.size(); i++) total[i].add(mine[i]);
   };
   std::vector<std::thread> others;
   for (int i = 1; i < threads; i++) others.emplace_back(work);
   work();
   for (auto& t : others) t.join();
-  if (options.counters) {
-    total.launches = 1;
-    counters.kernels[launch.kernel->name].add(total);
+  KernelCounters all;
+  for (size_t i = 0; i < total.size(); i++) {
+    all.add(total[i], sample.parts[i].blocks, sample.parts[i].run);
+    all.blocks_run += total[i].blocks;
   }
+  all.launches = 1;
+  if (options.counters) counters.kernels[launch.kernel->name].add(all);
   if (error) std::rethrow_exception(error);
+  if (sampled) counters.sampled[key] = all;
+  return all;
 }
 
 }  // namespace ptxemu

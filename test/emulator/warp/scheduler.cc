@@ -108,14 +108,14 @@ bool collective_ready(Warp& w, const Instruction& in, uint32_t mask) {
 void run_warp(Warp& w) {
   const Program& program = *w.block->program;
   const Instruction* code = program.code.data();
-  uint64_t executed = 0, threads = 0, flops = 0;
+  uint64_t executed = 0, threads = 0, flops = 0, special = 0;
   int branches = 0;
   bool rotate = false;
   auto account = [&] {
     KernelCounters& c = *w.block->counters;
-    c.warp_instructions += executed, c.thread_instructions += threads, c.flops += flops;
+    c.warp_instructions += executed, c.thread_instructions += threads, c.flops += flops, c.special += special;
     w.block->executed += executed;
-    executed = threads = flops = 0;
+    executed = threads = flops = special = 0;
   };
   for (;;) {
     if (w.groups.size() > 1) merge(w.groups);
@@ -153,7 +153,7 @@ void run_warp(Warp& w) {
           in.run(w, in, m);
           executed++;
           uint32_t active = uint32_t(std::popcount(m));
-          threads += active, flops += active * in.flops;
+          threads += active, flops += active * in.flops, special += in.special;
         }
         pc++;
         continue;

@@ -51,6 +51,7 @@ struct Instruction {
   uint8_t width = 0, count = 0;     // of an access: bytes per element, elements
   uint8_t member_mask = 0;          // collective: which source
   uint8_t flops = 0;
+  uint8_t special = 0;              // 1 = the unit for special functions and conversions executes it
 
   uint32_t to(int i) const { return operand[i]; }
   uint32_t from(int i) const { return operand[targets + i]; }
@@ -146,6 +147,7 @@ struct Block {
   LaunchState* common = nullptr;
   std::set<uint64_t> acquired;         // blocks whose writes happened before: an atomic after their fence (checks/global.cc)
   bool fenced = false;
+  bool checks_global = true;           // races between blocks and reads of what nobody wrote; not where a sample runs
   uint64_t executed = 0;               // warp instructions of this block
 };
 
