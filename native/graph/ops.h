@@ -131,7 +131,8 @@ struct UpsampleGrad {};
 // inputs: ids [B, T] i32, tokens [V, C], positions [T', C]; output [B, T, C] = tokens[id] + positions[t]
 struct Embedding {};
 
-// inputs: t [B]; output [B, dim]: cos and sin of t · 10000^(−i / (dim/2 − shift))  (diffusers:models/embeddings.py, get_timestep_embedding)
+// inputs: t [B] or [B, n]; output [B, n·dim]: for each t, cos and sin of t · 10000^(−i / (dim/2 − shift))
+// (diffusers:models/embeddings.py, get_timestep_embedding)
 struct Sinusoid {
   int64_t dim = 320;
   bool cos_first = true;

@@ -150,7 +150,10 @@ Shapes infer(const char* name, const Embedding&, const Shapes& in) {
   EXPECT(in[0].rank() == 2 && in[1][-1] == in[2][-1] && in[0][1] <= in[2][0], "ids ", in[0], " do not fit positions ", in[2]);
   return {Shape{in[0][0], in[0][1], in[1][1]}};
 }
-Shapes infer(const char*, const Sinusoid& op, const Shapes& in) { return {Shape{in[0][0], op.dim}}; }
+Shapes infer(const char* name, const Sinusoid& op, const Shapes& in) {
+  EXPECT(in[0].rank() == 1 || in[0].rank() == 2, "expected t [B] or [B, n] but received ", in[0]);
+  return {Shape{in[0][0], in[0].elements() / in[0][0] * op.dim}};
+}
 
 Shapes infer(const char* name, const AddNoise&, const Shapes& in) {
   expect_same(name, in[0], in[1]);

@@ -14,12 +14,20 @@ struct UNetConfig {  // diffusers: unet/config.json
   std::vector<int64_t> block_out_channels;
   std::vector<bool> down_attention, up_attention;
   int layers_per_block = 2;
-  std::vector<int64_t> heads;  // of each down block
+  std::vector<int64_t> heads;                     // of each down block
+  std::vector<int> transformer_layers_per_block;  // of each down block; none: one in each
   int64_t cross_attention_dim = 768;
   int norm_num_groups = 32;
   float norm_eps = 1e-5f;
   bool flip_sin_to_cos = true;
   float freq_shift = 0;
+  // addition_embed_type "text_time" (SDXL): a pooled text and sinusoids of time ids are embedded too; 0: not so.
+  int64_t addition_time_embed_dim = 0, projection_class_embeddings_input_dim = 0;
+
+  bool has_text_time() const { return addition_time_embed_dim > 0; }
+  int transformer_layers(size_t down_block) const {
+    return transformer_layers_per_block.empty() ? 1 : transformer_layers_per_block.at(down_block);
+  }
 };
 
 struct TextEncoderConfig {  // transformers: text_encoder/config.json
@@ -86,7 +94,9 @@ class Builder {
 };
 
 // latents [B, h, w, C], timesteps [B], context [B, T, D] → [B, h, w, C]
-ValueId unet(Builder& b, const UNetConfig& config, ValueId latents, ValueId timesteps, ValueId context);
+// Where the config has text_time, and only there: pooled text [B, P] and time ids [B, n], P + n · addition_time_embed_dim in all.
+ValueId unet(Builder& b, const UNetConfig& config, ValueId latents, ValueId timesteps, ValueId context, ValueId pooled = kNone,
+             ValueId time_ids = kNone);
 // ids [B, T] → hidden states [B, T, D]; the last `skip` layers are left out, the final norm is not.
 ValueId text_encoder(Builder& b, const TextEncoderConfig& config, ValueId ids, int skip);
 // pixels [B, H, W, 3] → mean ‖ log variance [B, H/8, W/8, 2·4]

@@ -1,4 +1,4 @@
-"""Goldens: what diffusers + peft compute for two models, checked against in test/train/golden.test.ts.
+"""Goldens: what diffusers + peft compute for three models, checked against in test/train/golden.test.ts and test/native/goldens.cc.
 
 The outputs are computed in f64 on the stored f16 weights and kept as f32; the same in f32 gives the error that the
 reference itself makes, and so does mixed precision in fp16; both are kept in the metadata. Inputs are made from their names on both sides (pattern.py).
@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 import model
 import names
-from reference import Case, Reference
+from reference import Case, Reference, ReferenceXL
 
 ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "test/fixtures"
@@ -39,11 +39,11 @@ def errors(values: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) -> d
     return {name: float(f"{error:.2e}") for name, error in found.items()}
 
 
-def write(folder: Path, checkpoint: Path, case: Case) -> None:
+def write(folder: Path, checkpoint: Path, case: Case, reference: type[Reference] = Reference) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    truth = Reference(checkpoint, case, torch.float64).everything()
-    naive = errors(Reference(checkpoint, case, torch.float32).everything(), truth)
-    mixed = errors(Reference(checkpoint, case, torch.float32, mixed_precision=True).everything(), truth)
+    truth = reference(checkpoint, case, torch.float64).everything()
+    naive = errors(reference(checkpoint, case, torch.float32).everything(), truth)
+    mixed = errors(reference(checkpoint, case, torch.float32, mixed_precision=True).everything(), truth)
     unet = checkpoint / "unet/diffusion_pytorch_model.safetensors"
     about = {
         "unet_sha256": hashlib.sha256(unet.read_bytes()).hexdigest(),
@@ -65,6 +65,10 @@ def main() -> None:
     small = FIXTURES / "golden-sd1/model"
     model.build(small, TINY)
     write(FIXTURES / "golden-sd1", small, Case(rank=4, alpha=2, deviation=0.08, latents=(2, 8, 12), pixels=(2, 32, 48), max_grad_norm=0.56))
+    xl = FIXTURES / "golden-sdxl/model"
+    model.build_unet(xl, model.SDXL_UNET)
+    drawn = Case(rank=2, alpha=1, deviation=0.08, latents=(2, 8, 12), pixels=(0, 0, 0))
+    write(FIXTURES / "golden-sdxl", xl, drawn, ReferenceXL)
     write(FIXTURES / "golden-tiny-sd", TINY, Case(rank=2, alpha=3, deviation=0.05, latents=(2, 16, 12), pixels=(1, 64, 48), max_grad_norm=0.07))
 
 

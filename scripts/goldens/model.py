@@ -21,6 +21,22 @@ UNET = dict(
     cross_attention_dim=32,
     norm_num_groups=8,
 )
+# SDXL: no attention in the first block, one and two transformer layers in the others, heads of one size, text_time.
+SDXL_UNET = dict(
+    sample_size=16,
+    block_out_channels=(8, 8, 16),
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    layers_per_block=1,
+    transformer_layers_per_block=[1, 1, 2],
+    attention_head_dim=[1, 1, 2],
+    cross_attention_dim=12,
+    norm_num_groups=4,
+    use_linear_projection=True,
+    addition_embed_type="text_time",
+    addition_time_embed_dim=8,
+    projection_class_embeddings_input_dim=60,
+)
 TEXT = dict(hidden_size=32, intermediate_size=128, num_hidden_layers=3, num_attention_heads=2, hidden_act="quick_gelu", projection_dim=32)
 VAE = dict(
     block_out_channels=(8, 16, 16, 24),
@@ -56,6 +72,13 @@ def randomize(module: torch.nn.Module, prefix: str) -> None:
         if layer.endswith(WRITES_STREAM) or (kind == "bias" and layer.endswith(CARRIES_STREAM)):
             deviation *= QUIET
         weight.copy_(torch.from_numpy(mean + pattern(f"{prefix}.{name}", weight.shape, deviation)))
+
+
+def build_unet(folder: Path, config: dict) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    unet = UNet2DConditionModel(**config)
+    randomize(unet, "unet")
+    unet.half().save_pretrained(folder / "unet")
 
 
 def build(folder: Path, tiny: Path) -> None:

@@ -1,9 +1,10 @@
-"""The tensors of SD1.5's UNet and of kohya's LoRA for it, from diffusers' module tree without weights.
+"""The tensors of SD1.5's and SDXL's UNets and of kohya's LoRA for SD1.5, from diffusers' module trees without weights.
 
-Writes test/fixtures/golden-names/sd15.json: `unet` and `lora`, name to shape, LoRA of rank 16.
+Writes test/fixtures/golden-names/sd15.json, `unet` and `lora`, and sdxl.json, `unet`: name to shape, LoRA of rank 16.
 """
 
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -11,12 +12,26 @@ from diffusers import UNet2DConditionModel
 
 # stable-diffusion-v1-5/stable-diffusion-v1-5:unet/config.json, where it is not UNet2DConditionModel's default.
 SD15 = dict(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+# stabilityai/stable-diffusion-xl-base-1.0:unet/config.json, likewise.
+SDXL = dict(
+    sample_size=128,
+    block_out_channels=(320, 640, 1280),
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    transformer_layers_per_block=[1, 2, 10],
+    attention_head_dim=[5, 10, 20],
+    cross_attention_dim=2048,
+    use_linear_projection=True,
+    addition_embed_type="text_time",
+    addition_time_embed_dim=256,
+    projection_class_embeddings_input_dim=2816,
+)
 RANK = 16
 
 
-def meta_unet() -> UNet2DConditionModel:
+def meta_unet(config: dict = SD15) -> UNet2DConditionModel:
     with torch.device("meta"):
-        return UNet2DConditionModel(**SD15)
+        return UNet2DConditionModel(**config)
 
 
 def kohya(unet: torch.nn.Module) -> dict[str, list[int]]:
@@ -38,16 +53,23 @@ def kohya(unet: torch.nn.Module) -> dict[str, list[int]]:
     return tensors
 
 
-def main() -> None:
-    unet = meta_unet()
-    tensors = {name: list(weight.shape) for name, weight in unet.named_parameters()}
-    parts = {"unet": tensors, "lora": kohya(unet)}
-    path = Path(__file__).resolve().parents[2] / "test/fixtures/golden-names/sd15.json"
+def shapes(unet: torch.nn.Module) -> dict[str, list[int]]:
+    return {name: list(weight.shape) for name, weight in unet.named_parameters()}
+
+
+def write(name: str, parts: dict[str, dict[str, list[int]]]) -> None:
+    path = Path(__file__).resolve().parents[2] / f"test/fixtures/golden-names/{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [f' "{part}": {{\n' + ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in names.items()) + "\n }" for part, names in parts.items()]
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    parameters = sum(weight.numel() for weight in unet.parameters())
-    print(f"{path.name}: {parameters:,} parameters, {len(parts['lora']) // 3} LoRA modules")
+    parameters = sum(math.prod(shape) for shape in parts["unet"].values())
+    print(f"{path.name}: {len(parts['unet'])} tensors, {parameters:,} parameters, {len(parts.get('lora', {})) // 3} LoRA modules")
+
+
+def main() -> None:
+    sd15 = meta_unet()
+    write("sd15", {"unet": shapes(sd15), "lora": kohya(sd15)})
+    write("sdxl", {"unet": shapes(meta_unet(SDXL))})
 
 
 if __name__ == "__main__":

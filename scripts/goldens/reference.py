@@ -45,10 +45,15 @@ class Reference:
         torch.set_num_threads(1)
         self.checkpoint, self.case, self.dtype, self.mixed_precision = checkpoint, case, dtype, mixed_precision
         self.loss_scale = 1024 if mixed_precision else 1
+        self.added: dict[str, torch.Tensor] | None = None
+        self.out: dict[str, torch.Tensor] = {}
+        self.load()
+
+    def load(self) -> None:
+        checkpoint, dtype = self.checkpoint, self.dtype
         self.text = CLIPTextModel.from_pretrained(checkpoint / "text_encoder", dtype=dtype).eval()
         self.vae = AutoencoderKL.from_pretrained(checkpoint / "vae", dtype=dtype).eval()
         self.scheduler = DDPMScheduler.from_pretrained(checkpoint / "scheduler")
-        self.out: dict[str, torch.Tensor] = {}
 
     def everything(self) -> dict[str, torch.Tensor]:
         with torch.no_grad():
@@ -119,7 +124,7 @@ class Reference:
         n, h, w = self.case.latents
         for timesteps in ([0, 999], [17, 500]):
             sample = self.drawn(f"latents {timesteps[0]}", (n, h, w, 4))
-            output = unet(sample, torch.tensor(timesteps), self.context).sample
+            output = unet(sample, torch.tensor(timesteps), self.context, added_cond_kwargs=self.added).sample
             self.out[f"{name}/{timesteps[0]},{timesteps[1]}"] = last(output)
 
     def losses(self, unet: UNet2DConditionModel, step: int) -> torch.Tensor:
@@ -133,7 +138,8 @@ class Reference:
         cumulative = self.scheduler.alphas_cumprod[timesteps]
         self.out[f"timesteps/{step}"] = timesteps
         self.out[f"coefficients/{step}"] = torch.stack([cumulative.sqrt(), (1 - cumulative).sqrt()], 1)
-        return ((unet(noisy, timesteps, context).sample.to(self.dtype) - noise) ** 2).mean(dim=(1, 2, 3))
+        prediction = unet(noisy, timesteps, context, added_cond_kwargs=self.added).sample
+        return ((prediction.to(self.dtype) - noise) ** 2).mean(dim=(1, 2, 3))
 
     def one_step(self, name: str, targets: list[str]) -> None:
         unet = self.unet(targets)
@@ -162,3 +168,27 @@ class Reference:
         self.out["training_norms"] = torch.stack(norms)
         for path, weight in self.adapters(unet):
             self.out[f"trained/{path}"] = weight.detach().flatten(1)
+
+
+class ReferenceXL(Reference):
+    """SDXL's UNet alone: text states, pooled text and time ids are drawn."""
+
+    def load(self) -> None:
+        config = json.loads((self.checkpoint / "unet/config.json").read_text())
+        n, ids = self.case.latents[0], torch.tensor([[96, 128, 8, 0, 64, 96], [64, 64, 0, 4, 64, 64]])
+        self.scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+        self.context = self.drawn("context", (n, 7, config["cross_attention_dim"]))
+        pooled = config["projection_class_embeddings_input_dim"] - ids.shape[1] * config["addition_time_embed_dim"]
+        self.added = {"text_embeds": self.drawn("pooled", (n, pooled)), "time_ids": ids}
+
+    def everything(self) -> dict[str, torch.Tensor]:
+        self.out |= {"context": self.context, "pooled": self.added["text_embeds"], "time_ids": self.added["time_ids"]}
+        with torch.autocast("cpu", torch.float16, enabled=self.mixed_precision, cache_enabled=False):
+            with torch.no_grad():
+                unet = self.unet(DEFAULT)
+                self.predict("unet_lora", unet)
+                losses = torch.stack([self.losses(unet, step) for step in range(self.case.steps)])
+            self.one_step("default", DEFAULT)
+        # Of all steps: two losses may be near by luck.
+        self.out["losses_default"] = losses
+        return self.out

@@ -67,6 +67,18 @@ UNetConfig sd15_unet() {
   c.heads = {8, 8, 8, 8};
   return c;
 }
+UNetConfig sdxl_unet() {
+  UNetConfig c;
+  c.block_out_channels = {320, 640, 1280};
+  c.down_attention = {false, true, true};
+  c.up_attention = {true, true, false};
+  c.transformer_layers_per_block = {1, 2, 10};
+  c.heads = {5, 10, 20};
+  c.cross_attention_dim = 2048;
+  c.addition_time_embed_dim = 256;
+  c.projection_class_embeddings_input_dim = 2816;
+  return c;
+}
 VaeConfig sd15_vae() {
   VaeConfig c;
   c.block_out_channels = {128, 256, 512, 512};
@@ -105,11 +117,19 @@ VaeConfig small_vae() {
 std::vector<LinearLayer> adaptable(const Weights& weights, const UNetConfig& config) {
   Builder b(weights, {});
   const int64_t side = int64_t{1} << (config.block_out_channels.size() - 1);
-  const ValueId latents = b.input("latents", {1, side, side, config.in_channels});
-  const ValueId context = b.input("context", {1, 1, config.cross_attention_dim});
-  unet(b, config, latents, b.input("timesteps", {1}), context);
+  predicted(b, config, b.input("latents", {1, side, side, config.in_channels}), 1);
   std::erase_if(b.linears, [](const LinearLayer& l) { return l.path.find(".attentions.") == std::string::npos; });
   return b.linears;
+}
+
+ValueId predicted(Builder& b, const UNetConfig& config, ValueId latents, int64_t tokens) {
+  const int64_t batch = b.shape(latents)[0];
+  const ValueId timesteps = b.input("timesteps", {batch});
+  const ValueId context = b.input("context", {batch, tokens, config.cross_attention_dim}, b.graph.dtype);
+  if (!config.has_text_time()) return unet(b, config, latents, timesteps, context);
+  const int64_t width = config.projection_class_embeddings_input_dim - kTimeIds * config.addition_time_embed_dim;
+  const ValueId pooled = b.input("pooled", {batch, width}, b.graph.dtype);
+  return unet(b, config, latents, timesteps, context, pooled, b.input("time_ids", {batch, kTimeIds}));
 }
 
 Adapters adapters_for(const std::vector<LinearLayer>& layers, int64_t rank) {
@@ -124,8 +144,7 @@ Graph train_graph(const Weights& weights, const UNetConfig& config, const Adapte
   const Shape latents{s.batch, s.height, s.width, config.in_channels};
   const ValueId noise = b.input("noise", latents);
   const ValueId noisy = b.emit(AddNoise{}, {b.input("latents", latents), noise, b.input("coefficients", {s.batch, 2})});
-  const ValueId context = b.input("context", {s.batch, tokens, config.cross_attention_dim}, dtype);
-  const ValueId prediction = unet(b, config, noisy, b.input("timesteps", {s.batch}), context);
+  const ValueId prediction = predicted(b, config, noisy, tokens);
   b.graph.results = {b.emit(MseLoss{}, {prediction, noise, b.input("weights", {s.batch})})};
   return std::move(b.graph);
 }

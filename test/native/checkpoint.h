@@ -40,6 +40,7 @@ WeightFile write_random(const std::string& path, const Layout& layout, uint64_t 
 WeightFile write_sparse(const std::string& path, const Layout& layout);  // all zeros, on no disk
 
 UNetConfig sd15_unet();
+UNetConfig sdxl_unet();
 VaeConfig sd15_vae();
 // Two levels, attention in one; every kind of layer of the large one.
 UNetConfig small_unet();
@@ -49,6 +50,10 @@ VaeConfig small_vae();
 std::vector<LinearLayer> adaptable(const Weights& weights, const UNetConfig& config);
 Adapters adapters_for(const std::vector<LinearLayer>& layers, int64_t rank);
 
+// How many numbers SDXL's text_time takes: height, width, crop top and left, target height and width.
+constexpr int64_t kTimeIds = 6;
+// The UNet's output for these latents. Its other inputs are made: timesteps, context and, where text_time is, pooled and time_ids.
+ValueId predicted(Builder& b, const UNetConfig& config, ValueId latents, int64_t tokens);
 // The step's forward: noise is added, predicted and compared; results = {loss}.
 Graph train_graph(const Weights& weights, const UNetConfig& config, const Adapters& adapters, LatentShape shape, int64_t tokens,
                   DType dtype = DType::f32);

@@ -16,7 +16,7 @@ Feed random_feed(const Graph& graph, uint64_t seed) {
     const int64_t taps = value.shape.rank() == 3 ? value.shape[0] : 1;
     if (value.dtype == DType::i32) {
       for (int64_t i = 0; i < count; i++) data.push_back(static_cast<float>(random.below(30)));
-    } else if (value.name == "timesteps") {  // early ones: the f32 angle of a late one would be all of a graph's error
+    } else if (value.name == "timesteps" || value.name == "time_ids") {  // early ones: the f32 angle of a late one would be all of a graph's error
       for (int64_t i = 0; i < count; i++) data.push_back(static_cast<float>(random.below(10)));
     } else if (value.storage == Storage::input && !vector) {
       data = random.normals(count);

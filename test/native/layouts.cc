@@ -23,16 +23,21 @@ void attention(Layout& l, const std::string& path, int64_t channels, int64_t con
   l.layer(path + ".to_out.0", {channels, channels});
 }
 
-void transformer(Layout& l, const std::string& path, int64_t channels, int64_t context) {
-  const std::string block = path + ".transformer_blocks.0";
+void transformer(Layout& l, const std::string& path, const UNetConfig& config, int64_t level) {
+  const int64_t channels = config.block_out_channels[level];
+  // SDXL's config has use_linear_projection.
+  const Shape projection = config.has_text_time() ? Shape{channels, channels} : Shape{channels, channels, 1, 1};
   l.norm(path + ".norm", channels);
-  l.layer(path + ".proj_in", {channels, channels, 1, 1});
-  attention(l, block + ".attn1", channels, channels);
-  attention(l, block + ".attn2", channels, context);
-  l.layer(block + ".ff.net.0.proj", {8 * channels, channels});
-  l.layer(block + ".ff.net.2", {channels, 4 * channels});
-  for (int i = 1; i <= 3; i++) l.norm(block + ".norm" + std::to_string(i), channels);
-  l.layer(path + ".proj_out", {channels, channels, 1, 1});
+  l.layer(path + ".proj_in", projection);
+  for (int i = 0; i < config.transformer_layers(level); i++) {
+    const std::string block = at(path + ".transformer_blocks", i);
+    attention(l, block + ".attn1", channels, channels);
+    attention(l, block + ".attn2", channels, config.cross_attention_dim);
+    l.layer(block + ".ff.net.0.proj", {8 * channels, channels});
+    l.layer(block + ".ff.net.2", {channels, 4 * channels});
+    for (int j = 1; j <= 3; j++) l.norm(block + ".norm" + std::to_string(j), channels);
+  }
+  l.layer(path + ".proj_out", projection);
 }
 
 void vae_middle(Layout& l, const std::string& path, int64_t channels) {
@@ -48,20 +53,24 @@ void vae_middle(Layout& l, const std::string& path, int64_t channels) {
 Layout unet_layout(const UNetConfig& config, DType dtype) {
   Layout l{{}, 0, dtype};
   const auto& channels = config.block_out_channels;
-  const int64_t levels = static_cast<int64_t>(channels.size()), time = 4 * channels[0], context = config.cross_attention_dim;
+  const int64_t levels = static_cast<int64_t>(channels.size()), time = 4 * channels[0];
   l.layer("conv_in", {channels[0], config.in_channels, 3, 3});
   l.layer("time_embedding.linear_1", {time, channels[0]});
   l.layer("time_embedding.linear_2", {time, time});
+  if (config.has_text_time()) {
+    l.layer("add_embedding.linear_1", {time, config.projection_class_embeddings_input_dim});
+    l.layer("add_embedding.linear_2", {time, time});
+  }
   for (int64_t i = 0, in = channels[0]; i < levels; in = channels[i++]) {
     const std::string block = at("down_blocks", i);
     for (int j = 0; j < config.layers_per_block; j++) {
       resnet(l, at(block + ".resnets", j), j ? channels[i] : in, channels[i], time);
-      if (config.down_attention[i]) transformer(l, at(block + ".attentions", j), channels[i], context);
+      if (config.down_attention[i]) transformer(l, at(block + ".attentions", j), config, i);
     }
     if (i + 1 < levels) l.layer(block + ".downsamplers.0.conv", {channels[i], channels[i], 3, 3});
   }
   resnet(l, "mid_block.resnets.0", channels.back(), channels.back(), time);
-  transformer(l, "mid_block.attentions.0", channels.back(), context);
+  transformer(l, "mid_block.attentions.0", config, levels - 1);
   resnet(l, "mid_block.resnets.1", channels.back(), channels.back(), time);
   for (int64_t i = 0; i < levels; i++) {
     const std::string block = at("up_blocks", i);
@@ -70,7 +79,7 @@ Layout unet_layout(const UNetConfig& config, DType dtype) {
     for (int j = 0; j <= config.layers_per_block; j++) {
       const int64_t skip = j == config.layers_per_block ? above : out;
       resnet(l, at(block + ".resnets", j), (j ? out : below) + skip, out, time);
-      if (config.up_attention[i]) transformer(l, at(block + ".attentions", j), out, context);
+      if (config.up_attention[i]) transformer(l, at(block + ".attentions", j), config, level);
     }
     if (i + 1 < levels) l.layer(block + ".upsamplers.0.conv", {out, out, 3, 3});
   }

@@ -1,5 +1,6 @@
 // The networks against the published sizes and the libraries' tensor names; no weights are needed for that.
 #include "checkpoint.h"
+#include "golden.h"
 #include "graphs.h"
 
 namespace lorafuse::test {
@@ -22,13 +23,29 @@ void expect_all_used(const std::vector<const Graph*>& graphs, const Layout& layo
   for (const auto& [name, n] : uses) EXPECT(n == 1, name, " is used ", n, " times");
 }
 
-struct Sd15 {
+// A UNet of real size over a file of zeros.
+struct Hollow {
   TemporaryFolder folder;
-  UNetConfig config = sd15_unet();
+  UNetConfig config;
   Layout layout = unet_layout(config, DType::f16);
   Weights weights{Weights::Held{}};
-  Sd15() { weights.add(write_sparse(folder.file("unet"), layout).path, layout.entries); }
+  explicit Hollow(UNetConfig c) : config(std::move(c)) { weights.add(write_sparse(folder.file("unet"), layout).path, layout.entries); }
 };
+struct Sd15 : Hollow {
+  Sd15() : Hollow(sd15_unet()) {}
+};
+
+// Names and shapes are those that diffusers' module tree has (scripts/goldens/names.py).
+void expect_names(const Layout& layout, const std::string& file) {
+  const std::string path = fixtures() + "/golden-names/" + file;
+  const Json names = parse_json(read_file(path), path)["unet"];
+  const size_t tensors = names.members().size();
+  EXPECT(tensors == layout.entries.size(), path, " has ", tensors, " tensors, the layout ", layout.entries.size());
+  for (const WeightEntry& e : layout.entries) {
+    const Shape expected(names[e.name].integers());
+    EXPECT(e.shape == expected, e.name, " is ", expected, " in diffusers but ", e.shape, " here");
+  }
+}
 
 double gib(size_t bytes) { return static_cast<double>(bytes) / (1 << 30); }
 
@@ -39,8 +56,47 @@ SUITE(model) {
     Sd15 sd;
     EXPECT(sd.layout.parameters() == 859520964, sd.layout.parameters());
     EXPECT(sd.layout.entries.size() == 686, sd.layout.entries.size());
+    expect_names(sd.layout, "sd15.json");
     const Graph graph = train_graph(sd.weights, sd.config, {}, {1, 64, 64}, 77);
     expect_all_used({&graph}, sd.layout);
+  });
+  test_case("SDXL's UNet has diffusers' 1680 tensors of 2567463684 parameters and uses each once", [] {
+    Hollow xl(sdxl_unet());
+    EXPECT(xl.layout.parameters() == 2567463684, xl.layout.parameters());
+    EXPECT(xl.layout.entries.size() == 1680, xl.layout.entries.size());
+    expect_names(xl.layout, "sdxl.json");
+    const Graph graph = train_graph(xl.weights, xl.config, {}, {1, 128, 128}, 77);
+    expect_all_used({&graph}, xl.layout);
+  });
+  // kohya-ss/sd-scripts' counts; 2659840 parameters per unit of rank, 1451520 of them in attention.
+  test_case("SDXL's attention blocks have 722 layers that can carry an adapter, 560 of them q, k, v and out", [] {
+    Hollow xl(sdxl_unet());
+    int64_t all = 0, attention = 0;
+    const auto layers = adaptable(xl.weights, xl.config);
+    EXPECT(layers.size() == 722, layers.size());
+    for (const LinearLayer& l : layers) {
+      EXPECT(!l.is_conv, l.path, " is a convolution");
+      all += l.in_features + l.out_features;
+      if (l.path.find(".attn") != std::string::npos) attention += l.in_features + l.out_features;
+    }
+    EXPECT(all == 2659840 && attention == 1451520, all, " and ", attention);
+  });
+  test_case("text and time ids are taken where the UNet's config has text_time, and only there", [] {
+    for (const bool xl : {true, false}) {
+      Hollow model(xl ? sdxl_unet() : sd15_unet());
+      Builder b(model.weights);
+      const ValueId latents = b.input("latents", {1, 8, 8, 4}), timesteps = b.input("timesteps", {1});
+      const ValueId context = b.input("context", {1, 7, model.config.cross_attention_dim});
+      const ValueId pooled = b.input("pooled", {1, 1280}), time_ids = b.input("time_ids", {1, 6});
+      expect_error("INVALID_ARGUMENT", [&] { unet(b, model.config, latents, timesteps, context, pooled); });
+      if (!xl) expect_error("INVALID_ARGUMENT", [&] { unet(b, model.config, latents, timesteps, context, pooled, time_ids); });
+      if (!xl) continue;
+      expect_error("INVALID_ARGUMENT", [&] { unet(b, model.config, latents, timesteps, context); });
+      const std::string message = expect_error("SHAPE_MISMATCH", [&] {
+        unet(b, model.config, latents, timesteps, context, pooled, b.input("five ids", {1, 5}));
+      });
+      EXPECT(message.find("2816") != std::string::npos && message.find("[1, 5]") != std::string::npos, message);
+    }
   });
   test_case("SD1.5's text encoder has 123060480 parameters and uses each tensor of its file once", [] {
     TemporaryFolder folder;

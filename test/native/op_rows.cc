@@ -34,6 +34,7 @@ bool is_f32(const MseLoss&, size_t input) { return input > 0; }
 bool is_f32(const MseLossGrad&, size_t input) { return input > 0; }
 bool is_f32(const LoraMatMul& op, size_t input) { return input % 4 > 1 && input < 4 * op.terms.size(); }  // down and up
 bool is_f32(const MatMul& op, size_t input) { return input % 2 == 1 && input > 1 && input < 2 * op.pairs.size(); }  // the adapter of a pair
+bool is_f32(const Sinusoid&, size_t) { return true; }
 template <class AnyOp>
 bool is_f32(const AnyOp&, size_t) { return false; }
 

@@ -70,7 +70,8 @@ SUITE(embedding) {
       op_row({Embedding{}, {ids({2, 7}, 30), {Shape{30, channels}, dtype}, {Shape{9, channels}, dtype}}});
   for (bool cos_first : {true, false})
     for (float shift : {0.0f, 1.0f})
-      for (int64_t dim : {8, 320}) op_row({Sinusoid{dim, cos_first, shift}, {timesteps({3})}});
+      for (int64_t dim : {8, 320})
+        for (const Shape& s : {Shape{3}, Shape{2, 6}}) op_row({Sinusoid{dim, cos_first, shift}, {timesteps(s)}});
 }
 
 SUITE(loss) {

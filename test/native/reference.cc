@@ -98,7 +98,7 @@ void run(const Embedding&, const Operands<T>& o) {
 template <class T>
 void run(const Sinusoid& op, const Operands<T>& o) {
   const int64_t half = op.dim / 2;
-  for (int64_t b = 0; b < o.in(0).shape[0]; b++)
+  for (int64_t b = 0; b < o.in(0).shape.elements(); b++)
     for (int64_t i = 0; i < half; i++) {
       const T angle = o.in(0)[b] * std::exp(-std::log(T(10000)) * T(i) / (T(half) - T(op.shift)));
       o.out(0)[b * op.dim + (op.cos_first ? i : half + i)] = std::cos(angle);

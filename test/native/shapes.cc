@@ -49,6 +49,7 @@ SUITE(shapes) {
   refuses("channels that are not there", Slice{2, 6}, {{2, 5}}, {"[2, 5]", "6"});
   refuses("an odd image", UpsampleGrad{}, {{1, 3, 4, 5}}, {"[1, 3, 4, 5]"});
   refuses("more tokens than positions", Embedding{}, {{1, 9}, {40, 6}, {8, 6}}, {"[1, 9]", "[8, 6]"});
+  refuses("images of timesteps", Sinusoid{8}, {{2, 3, 4}}, {"[2, 3, 4]"});
   refuses("noise of another shape", AddNoise{}, {{1, 2, 2, 4}, {1, 2, 2, 3}, {1, 2}}, {"[1, 2, 2, 4]", "[1, 2, 2, 3]"});
   refuses("weights of another batch", MseLoss{}, {{2, 4}, {2, 4}, {3}}, {"[2]", "[3]"});
 
@@ -57,6 +58,10 @@ SUITE(shapes) {
     gives(Conv2d{3, 2, 1, 1}, {{1, 64, 63, 8}, {9, 8, 8}}, {{1, 32, 32, 8}});
     gives(Conv2d{3, 2, 0, 1}, {{1, 512, 513, 3}, {9, 8, 3}}, {{1, 256, 256, 8}});
     gives(Conv2d{1, 1, 0, 0}, {{1, 5, 6, 3}, {1, 8, 3}}, {{1, 5, 6, 8}});
+  });
+  test_case("each of several numbers has a sinusoid of its own", [] {
+    gives(Sinusoid{8}, {{2}}, {{2, 8}});
+    gives(Sinusoid{256}, {{2, 6}}, {{2, 1536}});
   });
   test_case("attention takes an image's pixels as tokens", [] {
     gives(Attention{2}, {{2, 3, 5, 8}, {2, 7, 8}, {2, 7, 8}}, {{2, 3, 5, 8}, {2, 2, 15}});

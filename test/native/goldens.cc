@@ -1,0 +1,183 @@
+// A training step from files: prediction, loss and every adapter's gradient as diffusers + peft compute them, on the CPU and on the card.
+#include "golden.h"
+#include "graphs.h"
+
+namespace lorafuse::test {
+namespace {
+
+struct Place {
+  std::string name;
+  Backend* backend;
+  DType computes;
+  bool on_card() const { return !backend->reads_host_memory(); }
+};
+
+std::vector<Place> places() {
+  std::vector<Place> all;
+  for (const std::string& v : variants()) all.push_back({"the CPU, " + label(v), &backend(v, 2), DType::f32});
+  for (DType type : card_types())  // the goldens have errors of f32 and f16
+    if (type != DType::bf16) all.push_back({std::string("the card in ") + name_of(type), card(), type});
+  return all;
+}
+
+// A golden's model and adapters where they are computed.
+struct Run {
+  const Golden golden;
+  const Place place;
+  const float loss_scale;  // as scripts/goldens/reference.py
+  Weights weights;
+  std::vector<LinearLayer> layers;
+  Adapters adapters;
+
+  Run(const std::string& name, const Place& where, bool attention_only = false)
+      : golden(name), place(where), loss_scale(where.computes == DType::f32 ? 1 : 1024),
+        weights(where.on_card() ? Weights::Held{where.computes, DType::f32} : Weights::Held{}) {
+    weights.add(golden.unet.path, golden.unet.entries);
+    layers = adaptable(weights, golden.config);
+    if (attention_only) std::erase_if(layers, [](const LinearLayer& l) { return l.path.find(".attn") == std::string::npos; });
+    for (const LinearLayer& l : layers) adapters[l.path] = {l.path, golden.rank, golden.alpha / static_cast<float>(golden.rank)};
+  }
+
+  // Inputs by name, the files' weights, adapters drawn from their names, gradients from 0.
+  Outcome execute(const Graph& graph, const std::map<std::string, std::vector<float>>& inputs) {
+    Feed feed = train_feed(graph, weights, 0);
+    for (auto& [v, data] : feed) {
+      const Value& value = graph.values[v];
+      if (value.storage == Storage::input) data = inputs.at(value.name);
+      if (value.storage == Storage::parameter) data = pattern(value.name, value.shape.elements(), golden.deviation);
+      if (value.storage == Storage::gradient) data.assign(data.size(), 0);
+    }
+    return test::execute(*place.backend, graph, feed);
+  }
+
+  std::map<std::string, std::vector<float>> inputs(const std::string& of) const {
+    const bool text_time = golden.config.has_text_time();
+    const int64_t elements = golden.latents.batch * golden.latents.height * golden.latents.width * golden.config.in_channels;
+    std::map<std::string, std::vector<float>> all = {
+        {"latents", pattern("latents " + of, elements)}, {"context", golden.file.tensor(text_time ? "context" : "text_skip_0")}};
+    if (text_time) all["pooled"] = golden.file.tensor("pooled"), all["time_ids"] = golden.file.tensor("time_ids");
+    return all;
+  }
+
+  // The worst tensor of a group; fails with its name.
+  void compare(const std::string& group, const std::map<std::string, std::vector<float>>& values) const {
+    double worst = 0;
+    const double limit = golden.limit(place.computes, group);
+    for (const auto& [name, value] : values) {
+      const double error = relative_error(value, golden.file.tensor(name));
+      EXPECT(error <= limit, name, " has a relative error of ", error, ", more than ", limit);
+      worst = std::max(worst, error);
+    }
+    note(text(group, ": relative error ", worst, " of at most ", limit));
+  }
+};
+
+int64_t tokens(const Run& run) {
+  const auto& config = run.golden.config;
+  return static_cast<int64_t>(run.inputs("")["context"].size()) / (run.golden.latents.batch * config.cross_attention_dim);
+}
+
+void predicts(const std::string& name, const Place& place) {
+  Run run(name, place);
+  const LatentShape s = run.golden.latents;
+  Builder b(run.weights, run.adapters, place.computes);
+  const ValueId latents = b.input("latents", {s.batch, s.height, s.width, run.golden.config.in_channels}, place.computes);
+  b.graph.results = {predicted(b, run.golden.config, latents, tokens(run))};
+  const Graph graph = fuse(b.graph, place.backend->fusions());
+  std::map<std::string, std::vector<float>> found;
+  for (const auto& [first, second] : {std::pair{0, 999}, {17, 500}}) {
+    auto inputs = run.inputs(std::to_string(first));
+    inputs["timesteps"] = {static_cast<float>(first), static_cast<float>(second)};
+    found[text("unet_lora/", first, ",", second)] = run.execute(graph, inputs).at(graph.results[0]);
+  }
+  run.compare("unet_lora", found);
+}
+
+std::map<std::string, std::vector<float>> inputs_of_step(const Run& run, int step) {
+  const std::string number = std::to_string(step);
+  const int64_t batch = run.golden.latents.batch;
+  auto inputs = run.inputs("of step " + number);
+  inputs["noise"] = pattern("noise of step " + number, static_cast<int64_t>(inputs["latents"].size()));
+  for (const char* name : {"coefficients", "timesteps"}) inputs[name] = run.golden.file.tensor(std::string(name) + "/" + number);
+  inputs["weights"] = std::vector<float>(batch, run.loss_scale / static_cast<float>(batch));
+  auto& context = inputs["context"];  // of the two samples, in the other order at odd steps
+  if (step % 2) std::rotate(context.begin(), context.begin() + static_cast<int64_t>(context.size()) / 2, context.end());
+  return inputs;
+}
+
+void steps(const std::string& name, const Place& place, const std::string& targets) {
+  Run run(name, place, targets == "attention");
+  const Golden& golden = run.golden;
+  const Graph forward = train_graph(run.weights, golden.config, run.adapters, golden.latents, tokens(run), place.computes);
+  const Graph graph = fuse(gradients(forward, forward.results[0]), place.backend->fusions());
+  const Outcome outcome = run.execute(graph, inputs_of_step(run, 0));
+  std::vector<float> losses = outcome.at(graph.results[0]);
+  if (golden.config.has_text_time()) {  // SDXL's golden has no training that could tell of more losses than two
+    const Graph alone = fuse(forward, place.backend->fusions());
+    for (int step = 1; step < golden.steps; step++) {
+      const std::vector<float> each = run.execute(alone, inputs_of_step(run, step)).at(alone.results[0]);
+      losses.insert(losses.end(), each.begin(), each.end());
+    }
+  }
+  run.compare("losses_" + targets, {{"losses_" + targets, losses}});
+  std::map<std::string, std::vector<float>> found;
+  for (const auto& [v, data] : outcome) {
+    if (graph.values[v].storage != Storage::gradient) continue;
+    auto& gradient = found[text("gradients_", targets, "/", graph.values[v].name)] = data;
+    for (float& x : gradient) x /= run.loss_scale;
+  }
+  EXPECT(found.size() == 2 * run.layers.size(), found.size(), " gradients of ", run.layers.size(), " layers");
+  run.compare("gradients_" + targets, found);
+}
+
+}  // namespace
+
+SUITE(goldens) {
+  for (const Place& place : places())
+    for (const std::string name : {"golden-sd1", "golden-sdxl"}) {
+      test_case(text(name, " on ", place.name, ": the UNet with adapters predicts as diffusers and peft do"), [=] { predicts(name, place); });
+      for (const std::string targets : {"attention", "default"})
+        if (name == "golden-sd1" || targets == "default")
+          test_case(text(name, " on ", place.name, ": loss and gradients of adapters, targets ", targets, ", are those of diffusers and peft"),
+                    [=] { steps(name, place, targets); });
+    }
+  test_case("golden files that are none are refused by name", [] {
+    TemporaryFolder folder;
+    const std::string path = folder.file("other.safetensors");
+    const std::string header = R"({"t":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})";
+    auto refused = [&](const std::string& begin, const std::string& part) {
+      write_file(path, {begin.begin(), begin.end()});
+      try {
+        Safetensors file(path);
+      } catch (const Failure& e) {
+        const std::string message = e.what();
+        EXPECT(message.find(path) == 0 && message.find(part) != std::string::npos, "\"", message, "\" does not name ", part);
+        return;
+      }
+      throw Failure("nothing was thrown instead of " + part);
+    };
+    auto framed = [](const std::string& json, size_t data) {
+      const uint64_t length = json.size();
+      return std::string(reinterpret_cast<const char*>(&length), sizeof length) + json + std::string(data, '\0');
+    };
+    refused("1234", "header");
+    refused(framed(header, 8).substr(0, 20), "header");
+    refused(framed(header, 7), "8 bytes within 7");
+    refused(framed(R"({"t":{"dtype":"F8","shape":[2],"data_offsets":[0,8]}})", 8), "F8");
+    refused(framed(R"({"t":{"dtype":"F32","data_offsets":[0,8]}})", 8), "shape");
+    refused(framed(header + "x", 8), "the end");
+    write_file(path, [&] {
+      const std::string whole = framed(header, 8);
+      return std::vector<unsigned char>(whole.begin(), whole.end());
+    }());
+    EXPECT(Safetensors(path).tensor("t") == std::vector<float>({0, 0}), "two zeros");
+    try {
+      Safetensors(path).tensor("u");
+      throw Failure("a tensor that is not there was found");
+    } catch (const Failure& e) {
+      EXPECT(std::string(e.what()).find("expected tensor u in " + path) == 0, e.what());
+    }
+  });
+}
+
+}  // namespace lorafuse::test
