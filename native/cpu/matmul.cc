@@ -54,19 +54,33 @@ struct WeightGradLoader {
   }
 };
 
+template <class Product>
+void run_products(const Product& op, Context& c) {
+  run_as_products(op, c.node, c.tensors, c.workspace, [&](const Node& node, std::span<const Tensor> tensors, void* workspace) {
+    Context one{c.threads, workspace, node, tensors};
+    std::visit([&](const auto& part) { run(part, one); }, node.op);
+  });
+}
+
+template <class Product>
+size_t workspace_of_products(const Product& op, std::span<const Shape> inputs, int threads) {
+  const Shape& x = inputs.back();  // where there is dy, of its Geglu
+  return gemm_workspace_bytes(threads) + dy_bytes(op.gate, x.with_channels(x[-1] / 2), DType::f32);
+}
+
 }  // namespace
 
-void run(const MatMul& op, Context& c) { gemm(c.threads, MatMulLoader{op, c}, c.workspace); }
-void run(const LoraMatMul& op, Context& c) {
-  for (const Node& product : as_products(op, c.node)) {
-    Context one{c.threads, c.workspace, product, c.tensors};
-    run(std::get<MatMul>(product.op), one);
-  }
+void run(const MatMul& op, Context& c) {
+  if (op.gate == Gate::none) gemm(c.threads, MatMulLoader{op, c}, c.workspace);
+  else run_products(op, c);
 }
+void run(const LoraMatMul& op, Context& c) { run_products(op, c); }
 void run(const WeightGrad& op, Context& c) { gemm(c.threads, WeightGradLoader{op, c.in(0), c.in(1), c.out(0)}, c.workspace); }
 
-size_t workspace_bytes(const MatMul&, std::span<const Shape>, int threads) { return gemm_workspace_bytes(threads); }
-size_t workspace_bytes(const LoraMatMul&, std::span<const Shape>, int threads) { return gemm_workspace_bytes(threads); }
+size_t workspace_bytes(const MatMul& op, std::span<const Shape> inputs, int threads) { return workspace_of_products(op, inputs, threads); }
+size_t workspace_bytes(const LoraMatMul& op, std::span<const Shape> inputs, int threads) {
+  return workspace_of_products(op, inputs, threads);
+}
 size_t workspace_bytes(const WeightGrad&, std::span<const Shape>, int threads) { return gemm_workspace_bytes(threads); }
 
 }  // namespace lorafuse::cpu

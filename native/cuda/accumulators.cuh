@@ -75,7 +75,7 @@ struct TensorCoreTile {
     }
   }
 
-  // Calls f(row, column, kCount values of that row, 4 or 8); `scratch` is the block's shared memory, free of readers.
+  // Calls f(row, column, kCount values of that row, 4, 8 or 16); `scratch` is the block's shared memory, free of readers.
   static constexpr int kScratchBytes = kThreads / 32 * 16 * kWarpColumns * sizeof(float);
   template <int kCount, class F>
   __device__ __forceinline__ void for_each_output(uint4* scratch, F f) const {
@@ -84,7 +84,7 @@ struct TensorCoreTile {
     float* rows = reinterpret_cast<float*>(scratch) + threadIdx.x / 32 * 16 * kWarpColumns;  // [16, kWarpColumns], groups permuted
     const auto place_of = [](int r, int group, int half) {
       const int turn = r / kRowsPerWave;
-      return r * kWarpColumns + (group ^ (turn & ((kGroups < 4 ? kGroups : 4) - 1))) * 8 + (half ^ (turn & 1)) * 4;
+      return r * kWarpColumns + (group ^ (turn & ((kGroups < 4 ? kGroups : 4) - 1))) * 8 + (half ^ ((turn ^ turn / 2) & 1)) * 4;
     };
     const int lane = threadIdx.x % 32;
 #pragma unroll
@@ -103,7 +103,7 @@ struct TensorCoreTile {
         float v[kCount];
 #pragma unroll
         for (int e = 0; e < kCount; e += 4) {
-          const float4 q = *reinterpret_cast<const float4*>(rows + place_of(r, c / 8, (c + e) / 4 % 2));
+          const float4 q = *reinterpret_cast<const float4*>(rows + place_of(r, (c + e) / 8, (c + e) / 4 % 2));
           v[e] = q.x, v[e + 1] = q.y, v[e + 2] = q.z, v[e + 3] = q.w;
         }
         f(row() + 16 * i + r, column() + c, v);

@@ -1,8 +1,39 @@
 // What becomes of a product's f32 sums: y = sum + bias + residual in T, or g += scale · sum. Where k is split, after an ordered reduction.
 #pragma once
 #include "device.cuh"
+#include "math.cuh"
 
 namespace lorafuse::cuda {
+
+// v += bias
+template <int kCount>
+__device__ __forceinline__ void add_floats(const float* bias, float* v) {
+#pragma unroll
+  for (int e = 0; e < kCount; e += 4) {
+    const float4 b = __ldg(reinterpret_cast<const float4*>(bias + e));
+    v[e] += b.x, v[e + 1] += b.y, v[e + 2] += b.z, v[e + 3] += b.w;
+  }
+}
+
+// 16 bytes of elements.
+template <class T>
+union Chunk {
+  static constexpr int kCount = 16 / sizeof(T);
+  uint4 bits;
+  T elements[kCount];
+
+  __device__ __forceinline__ explicit Chunk(const T* from) : bits(*reinterpret_cast<const uint4*>(from)) {}
+  __device__ __forceinline__ float operator[](int e) const { return to_float(elements[e]); }
+  static __device__ __forceinline__ void store(T* to, const float* v) {
+    union {
+      uint4 bits;
+      T elements[kCount];
+    } u;
+#pragma unroll
+    for (int e = 0; e < kCount; e++) u.elements[e] = from_float<T>(v[e]);
+    *reinterpret_cast<uint4*>(to) = u.bits;
+  }
+};
 
 // Epilogues are called with the offset of elements of a row of n that follow each other, best kCount of them, and the first one's column.
 // They stop at the row's end.
@@ -19,26 +50,13 @@ struct Store {
   __device__ __forceinline__ void operator()(int at, int column, float (&v)[kGiven]) const {
     if constexpr (kGiven == kCount) {
       if (in_chunks) {
-        if (bias) {
-#pragma unroll
-          for (int e = 0; e < kCount; e += 4) {
-            const float4 b = __ldg(reinterpret_cast<const float4*>(bias + column + e));
-            v[e] += b.x, v[e + 1] += b.y, v[e + 2] += b.z, v[e + 3] += b.w;
-          }
-        }
-        union {
-          uint4 chunk;
-          T elements[kCount];
-        } u;
+        if (bias) add_floats<kCount>(bias + column, v);
         if (residual) {
-          u.chunk = *reinterpret_cast<const uint4*>(residual + at);
+          const Chunk<T> r(residual + at);
 #pragma unroll
-          for (int e = 0; e < kCount; e++) v[e] += to_float(u.elements[e]);
+          for (int e = 0; e < kCount; e++) v[e] += r[e];
         }
-#pragma unroll
-        for (int e = 0; e < kCount; e++) u.elements[e] = from_float<T>(v[e]);
-        *reinterpret_cast<uint4*>(y + at) = u.chunk;
-        return;
+        return Chunk<T>::store(y + at, v);
       }
     }
 #pragma unroll
@@ -47,6 +65,46 @@ struct Store {
       const float sum = bias ? v[e] + bias[column + e] : v[e];
       y[at + e] = from_float<T>(residual ? sum + to_float(residual[at + e]) : sum);
     }
+  }
+};
+
+// y [M, 2F] = a ‖ b with its bias, and a · gelu(b) [M, F]: called with a chunk of a and the same columns of b.
+template <class T>
+struct StoreGeglu {
+  T* y;
+  T* gated;
+  const float* bias;  // [2F] or null
+  int f;
+
+  __device__ __forceinline__ void operator()(int row, int column, float (&v)[16]) const {
+    static_assert(sizeof(T) == 2);
+    float *a = v, *b = v + 8;
+    if (bias) add_floats<8>(bias + column, a), add_floats<8>(bias + f + column, b);
+    T* to = y + row * 2 * f + column;
+    Chunk<T>::store(to, a);
+    Chunk<T>::store(to + f, b);
+#pragma unroll
+    for (int e = 0; e < 8; e++) a[e] *= gelu(b[e]);
+    Chunk<T>::store(gated + row * f + column, a);
+  }
+};
+
+// dx [M, 2F] of a GEGLU's x [M, 2F] = a ‖ b: called with a chunk of dy.
+template <class T>
+struct StoreGegluGrad {
+  const T* x;
+  T* dx;
+  int f;
+
+  __device__ __forceinline__ void operator()(int row, int column, float (&dy)[8]) const {
+    static_assert(sizeof(T) == 2);
+    const int at = row * 2 * f + column;
+    const Chunk<T> a(x + at), b(x + at + f);
+    float da[8], db[8];
+#pragma unroll
+    for (int e = 0; e < 8; e++) geglu_slopes(a[e], b[e], dy[e], da[e], db[e]);
+    Chunk<T>::store(dx + at, da);
+    Chunk<T>::store(dx + at + f, db);
   }
 };
 

@@ -30,6 +30,7 @@ struct Context {
 
 void run(const MatMul& op, Context& c);           // matmul.cu
 void run(const LoraMatMul& op, Context& c);       // lora.cu
+void run_gated(const MatMul& op, Context& c);     // lora.cu; run() of a MatMul that has a gate
 void run(const WeightGrad& op, Context& c);       // matmul.cu
 void run(const Conv2d& op, Context& c);           // conv.cu
 void run(const Conv2dInputGrad& op, Context& c);  // conv.cu
@@ -67,6 +68,7 @@ size_t workspace_bytes(const AnyOp&, std::span<const Value>, const Card&) {
 }
 size_t workspace_bytes(const MatMul& op, std::span<const Value> inputs, const Card& card);
 size_t workspace_bytes(const LoraMatMul& op, std::span<const Value> inputs, const Card& card);
+size_t gated_workspace_bytes(const MatMul& op, std::span<const Value> inputs, const Card& card);
 size_t workspace_bytes(const WeightGrad& op, std::span<const Value> inputs, const Card& card);
 size_t workspace_bytes(const Conv2d& op, std::span<const Value> inputs, const Card& card);
 size_t workspace_bytes(const Conv2dInputGrad& op, std::span<const Value> inputs, const Card& card);

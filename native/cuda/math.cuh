@@ -53,4 +53,11 @@ __device__ __forceinline__ float gelu_grad(float x) {
   return n.cdf + x * n.density;
 }
 
+// Gradients of a · gelu(b).
+__device__ __forceinline__ void geglu_slopes(float a, float b, float dy, float& da, float& db) {
+  const Normal n = normal(b);
+  da = dy * (b * n.cdf);
+  db = dy * a * (n.cdf + b * n.density);
+}
+
 }  // namespace lorafuse::cuda

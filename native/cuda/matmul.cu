@@ -174,6 +174,7 @@ Choice choose_weight_grad(DType dtype, const Shape& dy, const Shape& x, const Ca
 }  // namespace
 
 size_t workspace_bytes(const MatMul& op, std::span<const Value> in, const Card& card) {
+  if (op.gate != Gate::none) return gated_workspace_bytes(op, in, card);
   const int64_t m = in[0].shape.rows(), n = in[1].shape[op.pairs[0].transposed ? 1 : 0];
   int64_t steps = 0;
   for (size_t i = 0; i < op.pairs.size(); i++) steps += ceil_div<int64_t>(in[2 * i].shape[-1], depth_of(in[0].dtype));
@@ -184,6 +185,7 @@ size_t workspace_bytes(const MatMul& op, std::span<const Value> in, const Card& 
 }
 
 void run(const MatMul& op, Context& c) {
+  if (op.gate != Gate::none) return run_gated(op, c);
   CHECK(op.pairs.size() <= kMostPairs, "NOT_SUPPORTED", "[mat_mul] expected at most ", kMostPairs, " pairs but received ", op.pairs.size());
   const Tensor& y = c.out(0);
   const Tensor* residual = op.residual ? &c.last_in() : nullptr;

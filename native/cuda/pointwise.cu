@@ -96,11 +96,7 @@ __global__ void __launch_bounds__(kThreads) geglu_grad(uint32_t rows, uint32_t v
     g.load(dy + static_cast<int64_t>(i) * N);
     float da[N], db[N];
 #pragma unroll
-    for (int k = 0; k < N; k++) {
-      const Normal n = normal(b[k]);
-      da[k] = g[k] * (b[k] * n.cdf);
-      db[k] = g[k] * a[k] * (n.cdf + b[k] * n.density);
-    }
+    for (int k = 0; k < N; k++) geglu_slopes(a[k], b[k], g[k], da[k], db[k]);
     store(dx + first, da);
     store(dx + second, db);
   }

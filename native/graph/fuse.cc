@@ -103,7 +103,8 @@ Graph fuse(const Graph& graph, FuseOptions options) {
   }
   for (ValueId v : graph.results) f.uses[v]++;
   f.run();
-  return options.lora ? fuse_lora(f.graph) : std::move(f.graph);
+  Graph fused = options.lora ? fuse_lora(f.graph) : std::move(f.graph);
+  return options.geglu ? fuse_geglu(fused) : fused;
 }
 
 }  // namespace lorafuse

@@ -14,6 +14,13 @@
 
 namespace lorafuse {
 
+// A GEGLU, a · gelu(b) of a ‖ b, or its gradient, as the end of the product before it: one y, no residual. Made by fuse_geglu.cc.
+enum class Gate {
+  none,
+  geglu,       // y [.., 2F] = a ‖ b stays, as the gradient reads it; one more output, the last: a · gelu(b) [.., F]
+  geglu_grad,  // the product is dy [.., F] and not stored; one more input, the last: x [.., 2F]; output 0 is dx [.., 2F]. No bias.
+};
+
 // y [.., N] = Σ_i scale_i · x_i [.., K_i] · w_iᵀ (+ bias [N]) (+ residual [.., N]).
 // inputs: x_0, w_0, x_1, w_1, …, then bias, then residual where present. w_i is [N, K_i], or [K_i, N] where transposed.
 // One pair is a linear layer; a second pair with K = rank adds a LoRA into the same accumulators (fuse.cc).
@@ -24,11 +31,12 @@ struct MatMul {
   };
   std::vector<Pair> pairs = {Pair{}};
   bool bias = false, residual = false;
+  Gate gate = Gate::none;
 };
 
 // Linear layers with their adapters: t_i [.., R_i] = x_i · down_iᵀ and y_i [.., N_i] = x_i · w_iᵀ + scale_i · t_i · up_iᵀ, w_i [N, K],
 // down_i [R, K], up_i [N, R]. Where transposed, for the gradient of x, they are [K, N], [K, R], [R, N] and t_i has the scale in it.
-// inputs: x_0, w_0, down_0, up_0, x_1, …, then bias [N], then residual [.., N], only where there is one y;
+// inputs: x_0, w_0, down_0, up_0, x_1, …, then bias [N], then residual [.., N], these and a gate only where there is one y;
 // outputs: y_0, y_1, … or their sum, then t_0, t_1, ….  Made by fuse.cc.
 struct LoraMatMul {
   struct Term {
@@ -38,6 +46,7 @@ struct LoraMatMul {
   std::vector<Term> terms = {Term{}};
   bool sum = false;
   bool bias = false, residual = false;
+  Gate gate = Gate::none;
 
   size_t products() const { return sum ? 1 : terms.size(); }  // how many y
 };

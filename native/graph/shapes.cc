@@ -15,6 +15,21 @@ void expect_extras(const char* name, const Shapes& in, size_t fixed, bool bias, 
   if (residual) EXPECT(in.back() == out, "expected residual ", out, " but received ", in.back());
 }
 
+// The outputs of a product `out` with the inputs after the `fixed` ones and what its gate makes of it.
+Shapes gated(const char* name, Gate gate, Shapes in, size_t fixed, bool bias, bool residual, const Shape& out) {
+  EXPECT(gate == Gate::none || !residual, "a gated product has no residual");
+  const Shape wide = out.with_channels(2 * out[-1]), narrow = out.with_channels(out[-1] / 2);
+  if (gate == Gate::geglu) EXPECT(out[-1] % 2 == 0, "expected an even number of channels but the product is ", out);
+  if (gate == Gate::geglu_grad) {
+    EXPECT(!bias && in.size() == fixed + 1 && in.back() == wide, "expected x ", wide, " after ", fixed, " inputs but received ", in.size(),
+           " inputs, the last ", in.back());
+    in.pop_back();
+  }
+  expect_extras(name, in, fixed, bias, residual, out);
+  if (gate == Gate::geglu) return {out, narrow};
+  return {gate == Gate::geglu_grad ? wide : out};
+}
+
 void expect_same(const char* name, const Shape& a, const Shape& b) { EXPECT(a == b, "expected equal shapes but received ", a, " and ", b); }
 
 Shapes infer(const char* name, const MatMul& op, const Shapes& in) {
@@ -26,8 +41,7 @@ Shapes infer(const char* name, const MatMul& op, const Shapes& in) {
     EXPECT(in[2 * i + 1].rank() == 2 && features(i, false) == in[2 * i][-1] && features(i, true) == out[-1] && in[2 * i].rows() == out.rows(),
            "operand pair ", i, ": ", in[2 * i], " does not multiply ", in[2 * i + 1], op.pairs[i].transposed ? " (transposed)" : "", " to ", out);
   }
-  expect_extras(name, in, 2 * pairs, op.bias, op.residual, out);
-  return {out};
+  return gated(name, op.gate, in, 2 * pairs, op.bias, op.residual, out);
 }
 
 Shapes infer(const char* name, const LoraMatMul& op, const Shapes& in) {
@@ -45,9 +59,12 @@ Shapes infer(const char* name, const LoraMatMul& op, const Shapes& in) {
     EXPECT(y[-1] == products.back()[-1] && y.rows() == products.back().rows(), "term ", i, " makes ", y, " but the sum is ", products.back());
     down.push_back(x.with_channels(a[rows]));
   }
-  EXPECT(products.size() == 1 || !(op.bias || op.residual), "bias and residual need one output but there are ", products.size());
-  expect_extras(name, in, 4 * count, op.bias, op.residual, products[0]);
+  const bool extras = op.bias || op.residual || op.gate != Gate::none;
+  EXPECT(products.size() == 1 || !extras, "bias, residual and gate need one output but there are ", products.size());
+  const Shapes first = gated(name, op.gate, in, 4 * count, op.bias, op.residual, products[0]);
+  products[0] = first[0];
   products.insert(products.end(), down.begin(), down.end());
+  products.insert(products.end(), first.begin() + 1, first.end());
   return products;
 }
 

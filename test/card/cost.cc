@@ -12,7 +12,8 @@ struct Shapes {
 
 double flops(const MatMul& op, const Shapes& s) {
   double sum = 0;
-  for (size_t i = 0; i < op.pairs.size(); i++) sum += 2.0 * static_cast<double>(s.in(2 * i).elements()) * static_cast<double>(s.out(0)[-1]);
+  for (size_t i = 0; i < op.pairs.size(); i++)
+    sum += 2.0 * static_cast<double>(s.in(2 * i).rows()) * static_cast<double>(s.in(2 * i + 1).elements());
   return sum;
 }
 double flops(const LoraMatMul& op, const Shapes& s) {

@@ -17,6 +17,7 @@ export interface Mutation {
 const gemm = { unit: 'matmul.cu', cases: 'mat_mul' }
 const conv = { unit: 'conv.cu', cases: 'conv2d' }
 const lora = { unit: 'lora.cu', cases: 'lora_mat_mul' }
+const geglu = { file: 'epilogue.cuh', unit: 'lora.cu', cases: 'geglu' }
 const attention = { file: 'attention.cu', unit: 'attention.cu', cases: 'attention' }
 const attentionGrad = { file: 'attention_grad.cu', unit: 'attention_grad.cu', cases: 'attention_grad' }
 const groupNorm = { file: 'group_norm.cu', unit: 'group_norm.cu', cases: 'group_norm' }
@@ -120,6 +121,13 @@ const guards: Mutation[] = [
     cases: 'weight_grad',
   },
   {
+    what: 'columns of a beyond the last are gated',
+    from: 'column + c >= n / (kPaired ? 2 : 1)',
+    to: 'column + c >= n',
+    ...geglu,
+    file: 'lora.cu',
+  },
+  {
     what: 'rows above an image are read',
     file: 'conv_loaders.cuh',
     from: 'static_cast<unsigned>(y) < o.height',
@@ -194,6 +202,15 @@ const values: Mutation[] = [
     ...lora,
   },
   { what: 'columns of t are stored as columns of y', file: 'lora.cu', from: 'c < o.width && ', to: '', ...lora },
+  {
+    what: 'a and b of a GEGLU change places',
+    from: '(n & 8 ? term_.w.lines / 2 : 0)',
+    to: '(n & 8 ? 0 : term_.w.lines / 2)',
+    ...geglu,
+    file: 'lora.cu',
+  },
+  { what: "b of a GEGLU gets a's bias", from: 'add_floats<8>(bias + f + column, b)', to: 'add_floats<8>(bias + column, b)', ...geglu },
+  { what: "a GEGLU's gradient reads a as b", from: 'b(x + at + f)', to: 'b(x + at)', ...geglu },
   { what: 'a key beyond the last is seen', from: 'if (key >= h.keys ||', to: 'if (key > h.keys ||', ...attention },
   { what: 'a token does not see itself', from: '(causal && key > query', to: '(causal && key >= query', ...attention },
   { what: 'earlier sums are not scaled to the new maximum', from: 'sum[c][i] *= shrink[i / 2]', to: '', ...attention },

@@ -19,8 +19,12 @@ struct SmallUNet {
   }
 };
 
-constexpr FuseOptions kOptions[] = {{true, true}, {true, false}, {false, true}, {false, false}, {true, true, true}};
-std::string name_of(FuseOptions o) { return text(o.pairs ? "pairs" : "no pairs", " and ", o.residual ? "residuals" : "no residuals", o.lora ? " and adapters" : ""); }
+constexpr FuseOptions kOptions[] = {{true, true},       {true, false},       {false, true},           {false, false},
+                                    {true, true, true}, {true, true, false, true}, {true, true, true, true}};
+std::string name_of(FuseOptions o) {
+  const char *pairs = o.pairs ? "pairs" : "no pairs", *residuals = o.residual ? "residuals" : "no residuals";
+  return text(pairs, " and ", residuals, o.lora ? " and adapters" : "", o.geglu ? " and GEGLUs" : "");
+}
 
 // a·wᵀ for a fresh input and weight.
 struct Products {
@@ -31,6 +35,7 @@ struct Products {
     if (bias) inputs.push_back(graph.value({"b", {4}, DType::f32, Storage::weight}));
     return graph.emit(MatMul{{{}}, bias}, inputs);
   }
+  ValueId weight(const Shape& shape) { return graph.value({"w", shape, DType::f32, Storage::weight}); }
   ValueId add(ValueId a, ValueId b) { return graph.emit(Add{}, {a, b}); }
 };
 
@@ -109,6 +114,56 @@ SUITE(fuse) {
     EXPECT(joined > 0 && summed > 0, joined, " nodes of q, k, v; ", summed, " of their gradients");
     EXPECT(count<LoraMatMul>(forward) == count<LoraMatMul>(fuse(forward, {.lora = true})), "a second pass changed the graph");
     note(text(count<LoraMatMul>(backward), " nodes for ", adapters, " layers; products left: ", count<MatMul>(backward)));
+  });
+  test_case("every GEGLU and its gradient ends a product, with adapters everywhere and on attention alone", [] {
+    SmallUNet net;
+    const int forward = count<Geglu>(net.forward), backward = count<GegluGrad>(net.backward);
+    EXPECT(forward > 0 && count<Geglu>(net.backward) == forward && backward == forward, forward, " GEGLUs, ", backward, " gradients");
+    auto gates = [](const Graph& graph, Gate gate) {
+      int found = 0;
+      for (const Node& node : graph.nodes)
+        std::visit([&](const auto& op) { if constexpr (requires { op.gate; }) found += op.gate == gate; }, node.op);
+      return found;
+    };
+    auto expect_none = [&](const Graph& graph, bool trained) {
+      for (const Graph& fused : {fuse(graph, {.geglu = true}), fuse(graph, {.lora = true, .geglu = true})}) {
+        const int left = count<Geglu>(fused) + count<GegluGrad>(fused);
+        EXPECT(left == 0, left, " GEGLUs and gradients are left");
+        EXPECT(gates(fused, Gate::geglu) == forward, gates(fused, Gate::geglu), " GEGLUs");
+        EXPECT(gates(fused, Gate::geglu_grad) == (trained ? count<GegluGrad>(graph) : 0), gates(fused, Gate::geglu_grad), " gradients");
+      }
+    };
+    expect_none(net.forward, false);
+    expect_none(net.backward, true);
+    auto layers = adaptable(net.weights, net.config);
+    std::erase_if(layers, [](const LinearLayer& layer) { return layer.path.find("attn") == std::string::npos; });
+    const Graph attention = train_graph(net.weights, net.config, adapters_for(layers, 3), {2, 4, 6}, 5);
+    const Graph trained = gradients(attention, attention.results[0]);
+    EXPECT(count<GegluGrad>(trained) > 0, "no gradient passes a feed-forward");
+    expect_none(trained, true);
+    expect_same_meaning(trained, {.lora = true, .geglu = true}, [&](uint64_t seed) { return train_feed(trained, net.weights, seed); });
+  });
+  test_case("a GEGLU of what is not a product's y, or of several, stays", [] {
+    Products p;
+    const ValueId y = p.graph.emit(MatMul{{{}}, false, true}, {p.x, p.weight({4, 4}), p.x});  // with a residual
+    p.graph.results = {p.graph.emit(Geglu{}, {p.x}), p.graph.emit(Geglu{}, {y})};
+    EXPECT(count<Geglu>(fuse(p.graph, {.geglu = true})) == 2, "a GEGLU went away");
+    expect_same_meaning(p.graph, {.geglu = true});
+  });
+  test_case("a gradient of a GEGLU stays where something else reads dy, or its product has a bias", [] {
+    Products p;
+    const ValueId x = p.graph.value({"x8", {3, 8}, DType::f32, Storage::input}), dy = p.product();
+    p.graph.results = {p.graph.emit(GegluGrad{}, {x, dy}), p.add(dy, dy), p.graph.emit(GegluGrad{}, {x, p.product(true)})};
+    EXPECT(count<GegluGrad>(fuse(p.graph, {.geglu = true})) == 2, "a gradient went away");
+    expect_same_meaning(p.graph, {.geglu = true});
+  });
+  test_case("a product ends in one GEGLU: others that read its y stay", [] {
+    Products p;
+    const ValueId y = p.product(true);
+    p.graph.results = {p.graph.emit(Geglu{}, {y}), p.graph.emit(Activation{Function::silu}, {y}), p.graph.emit(Geglu{}, {y})};
+    const Graph fused = fuse(p.graph, {.geglu = true});
+    EXPECT(count<Geglu>(fused) == 1 && fused.nodes.size() == 3, count<Geglu>(fused), " are left of ", fused.nodes.size(), " nodes");
+    expect_same_meaning(p.graph, {.geglu = true});
   });
   test_case("two products that are added become one with both operand pairs", [] {
     Products p;

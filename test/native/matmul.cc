@@ -8,12 +8,13 @@ constexpr DType kTypes[] = {DType::f32, DType::f16, DType::bf16};
 
 struct Extra {
   bool bias = false, residual = false;
+  Gate gate = Gate::none;
 };
 
 // y = Σ x_i · w_iᵀ; depths[i] and pairs[i] belong together.
 void row(const Shape& rows, int64_t outputs, const std::vector<int64_t>& depths, DType dtype = DType::f32,
          std::vector<MatMul::Pair> pairs = {{}}, Extra extra = {}) {
-  Row r{MatMul{pairs, extra.bias, extra.residual}, {}};
+  Row r{MatMul{pairs, extra.bias, extra.residual, extra.gate}, {}};
   for (size_t i = 0; i < depths.size(); i++) {
     r.inputs.push_back({rows.with_channels(depths[i])});
     // The second pair is an adapter: always f32.
@@ -21,6 +22,7 @@ void row(const Shape& rows, int64_t outputs, const std::vector<int64_t>& depths,
   }
   if (extra.bias) r.inputs.push_back({Shape{outputs}, dtype});
   if (extra.residual) r.inputs.push_back({rows.with_channels(outputs)});
+  if (extra.gate == Gate::geglu_grad) r.inputs.push_back({rows.with_channels(2 * outputs)});
   op_row(std::move(r));
 }
 
@@ -31,7 +33,7 @@ struct Lora {
 
 // Layers with adapters; in a forward pass they share x, in a backward one (transposed) they are summed.
 void lora_row(const Shape& rows, const std::vector<Lora>& layers, bool transposed = false, Extra extra = {}) {
-  Row r{LoraMatMul{{}, transposed, extra.bias, extra.residual}, {}};
+  Row r{LoraMatMul{{}, transposed, extra.bias, extra.residual, extra.gate}, {}};
   auto& op = std::get<LoraMatMul>(r.op);
   op.terms.clear();
   for (const Lora& layer : layers) {
@@ -43,6 +45,7 @@ void lora_row(const Shape& rows, const std::vector<Lora>& layers, bool transpose
   }
   if (extra.bias) r.inputs.push_back({Shape{layers[0].outputs}});
   if (extra.residual) r.inputs.push_back({rows.with_channels(layers[0].outputs)});
+  if (extra.gate == Gate::geglu_grad) r.inputs.push_back({rows.with_channels(2 * layers[0].outputs)});
   op_row(std::move(r));
 }
 
@@ -91,6 +94,25 @@ SUITE(lora_mat_mul) {
     for (int64_t rows : {1, 63, 64, 65, 127, 128, 129, 300}) lora_row({rows, 1}, {{128, 32, 16, 0.5f}, {128, 32, 16}}, transposed);
     lora_row({3, 1}, {{8, 8, 2}, {8, 8, 2}, {8, 8, 2}, {8, 8, 2}, {8, 8, 2}}, transposed);  // more than a kernel takes at once
   }
+}
+
+// Into and out of a feed-forward's GEGLU: forward with as many outputs as two of them, backward the gradient of one.
+SUITE(geglu_mat_mul) {
+  for (bool transposed : {false, true})
+    for (Gate gate : {Gate::geglu, Gate::geglu_grad}) {
+      const auto width = [&](int64_t f) { return gate == Gate::geglu ? 2 * f : f; };
+      const bool bias = gate == Gate::geglu;
+      for (int64_t f : {1, 4, 7, 8, 24, 56, 64, 72, 136}) {
+        lora_row({2, 9, 1}, {{width(f), 40, 4, 0.5f}}, transposed, {bias, false, gate});
+        row({2, 9, 1}, width(f), {40}, DType::f32, {{1, transposed}}, {bias, false, gate});
+      }
+      for (int64_t rank : {1, 9, 16, 17, 64, 65}) lora_row({70, 1}, {{width(64), 24, rank, 0.75f}}, transposed, {false, false, gate});
+      for (int64_t rows : {1, 63, 64, 65, 129, 300}) lora_row({rows, 1}, {{width(128), 32, 16, 2}}, transposed, {bias, false, gate});
+      lora_row({2, 5, 7, 1}, {{width(80), 30, 4}}, transposed, {bias, false, gate});  // x in no chunks
+      row({300, 1}, width(136), {72}, DType::f32, {{1, transposed}}, {false, false, gate});
+      row({5, 1}, width(16), {24}, DType::f32, {{0.5f, transposed}}, {bias, false, gate});
+      row({5, 1}, width(16), {24, 4}, DType::f32, {{1, transposed}, {0.5f, transposed}}, {bias, false, gate});
+    }
 }
 
 SUITE(weight_grad) {

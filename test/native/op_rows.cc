@@ -234,6 +234,7 @@ struct Description {
   size_t shown = 1;
 };
 std::string extras(bool bias, bool residual) { return std::string(bias ? " +bias" : "") + (residual ? " +residual" : ""); }
+const char* name_of(Gate gate) { return gate == Gate::none ? "" : gate == Gate::geglu ? " geglu" : " geglu_grad"; }
 const char* name_of(Function f) { return f == Function::silu ? " silu" : f == Function::gelu ? " gelu" : " quick_gelu"; }
 
 template <class Convolution>
@@ -245,12 +246,12 @@ Description describe(const MatMul& op) {
   std::string pairs;
   for (const auto& pair : op.pairs)
     if (pair.scale != 1 || pair.transposed) pairs += text(" ", pair.scale, pair.transposed ? "T" : "");
-  return {pairs + extras(op.bias, op.residual), 2 * op.pairs.size()};
+  return {pairs + extras(op.bias, op.residual) + name_of(op.gate), 2 * op.pairs.size()};
 }
 Description describe(const LoraMatMul& op) {
   std::string terms;
   for (const auto& term : op.terms) terms += text(" ", term.scale, term.transposed ? "T" : "");
-  return {terms + (op.sum ? " sum" : "") + extras(op.bias, op.residual), 4 * op.terms.size()};
+  return {terms + (op.sum ? " sum" : "") + extras(op.bias, op.residual) + name_of(op.gate), 4 * op.terms.size()};
 }
 Description describe(const WeightGrad&) { return {"", 2}; }
 Description describe(const Conv2d& op) { return {window(op) + extras(op.bias, op.residual), 2}; }

@@ -37,6 +37,30 @@ void run(const GegluGrad&, const Operands<T>& o) {
     }
 }
 
+// A gated product is the product, rounded as it would be stored, and then what the gate says.
+template <class Product, class T>
+void run_gated(const Product& op, const Operands<T>& o) {
+  const bool is_gradient = op.gate == Gate::geglu_grad;
+  const Shape& s = o.out(0).shape;
+  Array<T> dy(is_gradient ? s.with_channels(s[-1] / 2) : Shape{0});
+  Product ungated = op;
+  ungated.gate = Gate::none;
+  Operands<T> product = o, gate = o;
+  if (is_gradient) {
+    product.inputs.pop_back();
+    product.outputs[0] = &dy;
+    gate.inputs = {o.inputs.back(), &dy};
+  } else {
+    product.outputs.pop_back();
+    gate.inputs = {&o.out(0)};
+    gate.outputs = {o.outputs.back()};
+  }
+  run(ungated, product);
+  for (T& y : product.out(0).data) y = o.round(y);
+  if (is_gradient) run(GegluGrad{}, gate);
+  else run(Geglu{}, gate);
+}
+
 template <class T>
 void run(const Add&, const Operands<T>& o) {
   for (int64_t i = 0; i < o.in(0).shape.elements(); i++) o.out(0)[i] = o.in(0)[i] + o.in(1)[i];
@@ -132,7 +156,13 @@ void run(const MseLossGrad&, const Operands<T>& o) {
 
 template <class T>
 void compute(const Op& op, const Operands<T>& operands) {
-  std::visit([&](const auto& kind) { run(kind, operands); }, op);
+  std::visit(
+      [&](const auto& kind) {
+        if constexpr (requires { kind.gate; })
+          if (kind.gate != Gate::none) return run_gated(kind, operands);
+        run(kind, operands);
+      },
+      op);
 }
 
 template <class T>

@@ -30,6 +30,12 @@ SUITE(shapes) {
   refuses("a bias of another length", MatMul{{{}}, true}, {{2, 5}, {7, 5}, {5}}, {"bias", "[7]", "[5]"});
   refuses("a residual of another shape", MatMul{{{}}, false, true}, {{2, 5}, {7, 5}, {2, 5}}, {"residual", "[2, 7]", "[2, 5]"});
   refuses("a missing bias", MatMul{{{}}, true}, {{2, 5}, {7, 5}}, {"3 inputs"});
+  refuses("an odd number of channels to gate", MatMul{{{}}, false, false, Gate::geglu}, {{2, 5}, {7, 5}}, {"[2, 7]", "even"});
+  refuses("a residual beside a gate", MatMul{{{}}, false, true, Gate::geglu}, {{2, 5}, {8, 5}, {2, 8}}, {"residual"});
+  refuses("an x of another width", MatMul{{{}}, false, false, Gate::geglu_grad}, {{2, 5}, {8, 5}, {2, 8}}, {"[2, 16]", "[2, 8]"});
+  refuses("a missing x", LoraMatMul{{{}}, false, false, false, Gate::geglu_grad}, {{2, 5}, {8, 5}, {3, 5}, {8, 3}}, {"x [2, 16]"});
+  refuses("two gated products", LoraMatMul{{{}, {}}, false, false, false, Gate::geglu},
+          {{2, 5}, {8, 5}, {3, 5}, {8, 3}, {2, 5}, {8, 5}, {3, 5}, {8, 3}}, {"one output", "2"});
   refuses("other numbers of rows", WeightGrad{}, {{2, 5}, {3, 5}}, {"[2, 5]", "[3, 5]"});
   refuses("weights of another kernel", Conv2d{}, {{1, 4, 4, 3}, {1, 8, 3}}, {"[1, 8, 3]", "9"});
   refuses("weights of other channels", Conv2d{}, {{1, 4, 4, 3}, {9, 8, 4}}, {"[9, 8, 4]", "3"});
@@ -62,6 +68,17 @@ SUITE(shapes) {
   test_case("each of several numbers has a sinusoid of its own", [] {
     gives(Sinusoid{8}, {{2}}, {{2, 8}});
     gives(Sinusoid{256}, {{2, 6}}, {{2, 1536}});
+  });
+  test_case("a gate comes after a product's y, its gradient takes the place of dy", [] {
+    const std::vector<Shape> product = {{2, 3, 5}, {8, 5}}, lora = {{2, 3, 5}, {8, 5}, {4, 5}, {8, 4}};
+    auto with_x = [](std::vector<Shape> in) {
+      in.push_back({2, 3, 16});
+      return in;
+    };
+    gives(MatMul{{{}}, false, false, Gate::geglu}, product, {{2, 3, 8}, {2, 3, 4}});
+    gives(MatMul{{{}}, false, false, Gate::geglu_grad}, with_x(product), {{2, 3, 16}});
+    gives(LoraMatMul{{{}}, false, false, false, Gate::geglu}, lora, {{2, 3, 8}, {2, 3, 4}, {2, 3, 4}});
+    gives(LoraMatMul{{{}}, false, false, false, Gate::geglu_grad}, with_x(lora), {{2, 3, 16}, {2, 3, 4}});
   });
   test_case("attention takes an image's pixels as tokens", [] {
     gives(Attention{2}, {{2, 3, 5, 8}, {2, 7, 8}, {2, 7, 8}}, {{2, 3, 5, 8}, {2, 2, 15}});
