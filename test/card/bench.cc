@@ -1,7 +1,8 @@
-// Times a training step of Stable Diffusion 1.5 with random weights, and each of its ops, on the card.
+// Times a training step of Stable Diffusion 1.5 or XL with random weights, and each of its ops, on the card.
 // With --roofline nothing runs: what each op would take on a 2080 Ti at its peaks, from its floating-point operations and bytes.
 //   gpu_check bench [--roofline] [--size 512] [--batch 1] [--rank 16] [--targets all|attention] [--precision fp16|bf16|f32] [--steps 20] [--zeros] [--ops]
 // --zeros: weights that are all zero, on no disk: for counting on the emulator. --ops: the table of ops too.
+//   --model sd15|sdxl: SDXL at 1024 pixels unless --size is given.
 #include "bench.h"
 
 #include <chrono>
@@ -9,6 +10,7 @@
 #include <cstdio>
 #include <cstring>
 #include <map>
+#include <tuple>
 
 #include "../native/arrays.h"
 #include "../native/checkpoint.h"
@@ -21,12 +23,14 @@ namespace {
 
 struct Settings {
   int64_t size = 512, batch = 1, rank = 16, steps = 20;
+  bool sdxl = false;
   bool all = true, zeros = false, ops = false, roofline = false;
   DType precision = DType::f16;
 };
 
 Settings parsed(const std::vector<std::string>& arguments) {
   Settings s;
+  int64_t size = 0;
   for (size_t i = 0; i < arguments.size(); i++) {
     const std::string& name = arguments[i];
     if (name == "--zeros") s.zeros = true;
@@ -35,7 +39,10 @@ Settings parsed(const std::vector<std::string>& arguments) {
     else {
       CHECK(i + 1 < arguments.size(), "INVALID_OPTION", "Expected a value after ", name);
       const std::string value = arguments[++i];
-      if (name == "--size") s.size = std::stoll(value);
+      if (name == "--model") {
+        CHECK(value == "sd15" || value == "sdxl", "INVALID_OPTION", "Expected --model sd15 or sdxl but received ", value);
+        s.sdxl = value == "sdxl";
+      } else if (name == "--size") size = std::stoll(value);
       else if (name == "--batch") s.batch = std::stoll(value);
       else if (name == "--rank") s.rank = std::stoll(value);
       else if (name == "--steps") s.steps = std::stoll(value);
@@ -44,6 +51,7 @@ Settings parsed(const std::vector<std::string>& arguments) {
       else throw Error("INVALID_OPTION", "Expected an option of bench but received " + name);
     }
   }
+  s.size = size ? size : s.sdxl ? 1024 : 512;
   return s;
 }
 
@@ -53,12 +61,12 @@ double mib(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 class Bench {
  public:
   explicit Bench(const Settings& s)
-      : settings_(s), config_(sd15_unet()), weights_(Weights::Held{s.precision, DType::f32}), backend_(open_cuda_backend()) {
+      : settings_(s), config_(s.sdxl ? sdxl_unet() : sd15_unet()), weights_(Weights::Held{s.precision, DType::f32}), backend_(open_cuda_backend()) {
     const Layout layout = unet_layout(config_, DType::f16);
-    const WeightFile file = s.zeros ? write_sparse(folder_.file("unet"), layout) : write_random(folder_.file("unet"), layout, 1);
-    weights_.add(file.path, layout.entries);
+    weights_.add(write_sparse(folder_.file("unet"), layout).path, layout.entries);  // for names and shapes alone
     auto layers = adaptable(weights_, config_);
     if (!s.all) std::erase_if(layers, [](const LinearLayer& l) { return l.path.find(".attn") == std::string::npos; });
+    layers_ = layers.size();
     const Graph forward = train_graph(weights_, config_, adapters_for(layers, s.rank), {s.batch, s.size / 8, s.size / 8}, 77, s.precision);
     graph_ = fuse(gradients(forward, forward.results[0]), backend_->fusions());
   }
@@ -68,10 +76,13 @@ class Bench {
   }
 
   void run() {
-    std::printf("%s\nSD1.5, %lld px, batch %lld, rank %lld on %s, %s; %zu ops\n", backend_->describe().c_str(), static_cast<long long>(settings_.size),
-                static_cast<long long>(settings_.batch), static_cast<long long>(settings_.rank), settings_.all ? "all 192 layers" : "q, k, v and out",
-                name_of(settings_.precision), graph_.nodes.size());
-    if (settings_.roofline) return print_roofline();
+    std::printf("%s\n%s, %lld px, batch %lld, rank %lld on %s %zu layers, %s; %zu ops\n", backend_->describe().c_str(),
+                settings_.sdxl ? "SDXL" : "SD1.5", static_cast<long long>(settings_.size), static_cast<long long>(settings_.batch),
+                static_cast<long long>(settings_.rank), settings_.all ? "all" : "q, k, v and out,", layers_, name_of(settings_.precision),
+                graph_.nodes.size());
+    if (settings_.roofline) print_roofline();
+    plan();
+    if (settings_.roofline) return;
     place();
     std::vector<float> losses(settings_.batch);
     double best = INFINITY, total = 0;
@@ -94,36 +105,52 @@ class Bench {
     return memory_.back() = backend_->allocate(bytes);
   }
 
-  void place() {
-    size_t weights = 0, adapters = 0;
-    Program::Bind bind = [&](const Value& v) {
-      (v.storage == Storage::weight ? weights : adapters) += v.bytes();
+  // Normal numbers that keep the scale of what goes through: one block of them over and over, as SDXL's weights are 5 GB.
+  void upload_random(const Value& v, unsigned char* to) {
+    constexpr int64_t kBlock = 1048573;  // a prime, so that no two rows begin alike
+    const bool vector = v.shape.rank() == 1, is_gamma = vector && v.name.find("norm") != std::string::npos && v.name.ends_with(".weight");
+    const float scale = vector ? 0.1f : 1 / std::sqrt(static_cast<float>(v.shape.elements() / v.shape[-2])), shift = is_gamma ? 1 : 0;
+    auto& block = blocks_[{v.dtype, scale, shift}];
+    if (block.empty()) block = stored(v.dtype, Random(1).normals(kBlock, scale, shift));
+    for (size_t at = 0; at < v.bytes(); at += block.size()) backend_->upload(to + at, block.data(), std::min(block.size(), v.bytes() - at));
+  }
+
+  // What will be taken, before any of it is.
+  void plan() {
+    program_.emplace(*backend_, graph_, [this](const Value& v) {
       Tensor t{allocate(v.bytes()), v.dtype, v.shape};
       if (v.storage == Storage::weight && !settings_.zeros) {
-        const Tensor host = weights_.get(v.name);
-        backend_->upload(t.data, host.data, host.bytes());
-        weights_.release(v.name);
+        upload_random(v, static_cast<unsigned char*>(t.data));
       } else if (v.storage == Storage::parameter) {
         const auto values = Random(7).normals(v.shape.elements(), 0.02f);
         backend_->upload(t.data, values.data(), v.bytes());
       }
       return t;
-    };
-    program_.emplace(*backend_, graph_, bind);
+    });
+    size_t weights = 0, adapters = 0;
+    for (const Value& v : graph_.values) {
+      if (v.storage == Storage::weight) weights += v.bytes();
+      if (v.storage == Storage::parameter || v.storage == Storage::gradient) adapters += v.bytes();
+    }
+    // Gradients and both moments are as large as the adapters.
+    std::printf("memory: weights %.0f MiB, adapters and moments %.0f, activations %.0f, workspace %.0f, all %.0f MiB\n", mib(weights), mib(2 * adapters),
+                mib(program_->arena_bytes() - program_->workspace_bytes()), mib(program_->workspace_bytes()),
+                mib(weights + 2 * adapters + program_->arena_bytes()));
+    std::fflush(stdout);
+  }
+
+  void place() {
     arena_ = allocate(program_->arena_bytes());
     program_->place(arena_);
     for (const Value& v : graph_.values)
       if (v.storage == Storage::input) {
         std::vector<float> data = Random(3).normals(v.shape.elements());
+        if (v.name == "time_ids") data.assign(data.size(), static_cast<float>(settings_.size));
         if (v.name == "timesteps") data.assign(data.size(), 500);
         if (v.name == "coefficients") data.assign(data.size(), 0.7f);
         if (v.name == "weights") data.assign(data.size(), 1024);
         program_->write(v.name, data.data());
       }
-    // Gradients and both moments are as large as the adapters.
-    std::printf("memory: weights %.0f MiB, adapters and moments %.0f, activations %.0f, workspace %.0f, all %.0f MiB\n", mib(weights), mib(2 * adapters),
-                mib(program_->arena_bytes() - program_->workspace_bytes()), mib(program_->workspace_bytes()),
-                mib(weights + 2 * adapters + program_->arena_bytes()));
   }
 
   void print_roofline() {
@@ -142,7 +169,6 @@ class Bench {
     rows["all"] = all;
     std::printf("| op | count | GFLOP | MiB | ms at the peaks |\n|---|---|---|---|---|\n");
     for (const auto& [name, r] : rows) std::printf("| %s | %d | %.1f | %.0f | %.2f |\n", name.c_str(), r.count, r.gflop, r.mib, r.ms);
-    place();
   }
 
   // Each node alone, by kind and shapes: milliseconds, and what the card reached.
@@ -169,6 +195,8 @@ class Bench {
   UNetConfig config_;
   TemporaryFolder folder_;
   Weights weights_;
+  size_t layers_ = 0;
+  std::map<std::tuple<DType, float, float>, std::vector<unsigned char>> blocks_;  // of random numbers, by type, scale and mean
   std::shared_ptr<Backend> backend_;
   Graph graph_;
   std::vector<void*> memory_;
