@@ -98,6 +98,7 @@ export interface AdapterSpec {
   scale: number
 }
 
+/** A batch. */
 export interface StepInput {
   /** `[n, h, w]` of the latents. */
   shape: [number, number, number]
@@ -110,8 +111,6 @@ export interface StepInput {
   timesteps: Float32Array
   /** Text embeddings `[n, tokens, crossAttentionDim]`. */
   context: Float32Array
-  /** Factor of each sample's mean squared error in the loss that is differentiated, e.g. lossScale/(batch·accumulation). */
-  weights: Float32Array
 }
 
 export interface UpdateInput {
@@ -160,8 +159,15 @@ export interface Session {
   decodeLatents(latents: Float32Array, shape: [number, number, number]): Promise<Float32Array>
   /** The UNet's output `[n, h, w, C]`, adapters applied. */
   predict(latents: Float32Array, shape: [number, number, number], timesteps: Float32Array, context: Float32Array): Promise<Float32Array>
-  /** Forward, loss and backward; adds to the gradients. Returns each sample's mean squared error `[n]`, unweighted. */
-  step(input: StepInput): Promise<Float32Array>
+  /** Puts a batch behind the one that waits for its step, if any. On a card it is copied there while the step before is computed. */
+  load(input: StepInput): Promise<void>
+  /**
+   * Forward, loss and backward of the batch that was loaded first; adds to the gradients. On a card it resolves before that is done.
+   * `weights` `[n]`: the factor of each sample's mean squared error in the loss that is differentiated, e.g. lossScale/(batch·accumulation).
+   */
+  step(weights: Float32Array): Promise<void>
+  /** Each sample's mean squared error, unweighted, of all steps since the last call, in order. */
+  losses(): Promise<Float32Array>
   /** Clip, AdamW, zero the gradients. Returns the gradients' global norm before clipping; not finite = nothing was changed. */
   update(input: UpdateInput): Promise<number>
   dispose(): void

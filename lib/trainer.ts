@@ -66,6 +66,8 @@ export class Trainer {
   private readonly recent: number[] = []
   /** The last update that a state holds. */
   private savedStep: number
+  /** Batches that are not loaded yet. */
+  private readonly upcoming: Iterator<StepInput>
   private began = 0
 
   constructor(
@@ -74,6 +76,7 @@ export class Trainer {
   ) {
     this.alphas = alphasCumprod(options.scheduler)
     this.savedStep = options.from
+    this.upcoming = this.inputs()
   }
 
   private emit(event: TrainEvent): void {
@@ -92,8 +95,8 @@ export class Trainer {
 
   /** What update `step` computes for a batch whose first sample is the update's `offset`th. */
   private input(batch: Batch, step: number, offset: number): StepInput {
-    const { samples, facts, lossScale } = this.options
-    const { seed, flip, gradientAccumulation } = facts.options
+    const { samples, facts } = this.options
+    const { seed, flip } = facts.options
     const chosen = batch.map((i) => samples[i]!)
     const { height, width } = chosen[0]!.latents
     const place = (i: number) => ({ seed, step, index: offset + i })
@@ -108,9 +111,24 @@ export class Trainer {
       coefficients: Float32Array.from(timesteps.flatMap((t) => [Math.sqrt(this.alphas[t]!), Math.sqrt(1 - this.alphas[t]!)])),
       timesteps: Float32Array.from(timesteps),
       context: join(chosen.map(({ context }) => context)),
-      // As accelerate: each batch's mean over the number of batches that an update takes, even where an epoch's last takes fewer.
-      weights: new Float32Array(batch.length).fill(lossScale.value / (batch.length * gradientAccumulation)),
     }
+  }
+
+  /** Of all updates that are left. */
+  private *inputs(): Generator<StepInput> {
+    const { batches, facts, from } = this.options
+    for (let step = from + 1; step <= facts.steps; step++) {
+      let count = 0
+      for (const batch of batches.of(step)) {
+        yield this.input(batch, step, count)
+        count += batch.length
+      }
+    }
+  }
+
+  private async loadNext(): Promise<void> {
+    const { done, value } = this.upcoming.next()
+    if (!done) await this.options.session.load(value)
   }
 
   private async save(occasion: Occasion, step: number): Promise<Saved> {
@@ -168,19 +186,19 @@ export class Trainer {
 
   private async update(step: number): Promise<{ loss: number; gradNorm: number; learningRate: number }> {
     const { session, batches, facts, lossScale } = this.options
-    const { weightDecay, maxGradNorm } = facts.options
-    let sum = 0
-    let count = 0
-    for (const batch of batches.of(step)) {
-      for (const loss of await session.step(this.input(batch, step, count))) sum += loss
-      count += batch.length
+    const { weightDecay, maxGradNorm, gradientAccumulation } = facts.options
+    for (const { length } of batches.of(step)) {
+      // As accelerate: each batch's mean over the number of batches that an update takes, even where an epoch's last takes fewer.
+      const weights = new Float32Array(length).fill(lossScale.value / (length * gradientAccumulation))
+      await Promise.all([session.step(weights), this.loadNext()])
     }
-    const loss = sum / count
     const learningRate = learningRateAt(step, facts.steps, facts.options)
-    if (!Number.isFinite(loss)) throw await this.diverged(step, loss, Number.NaN)
     // The bias correction counts the updates that were made.
     const settings = { ...ADAM, learningRate, weightDecay, maxGradNorm, lossScale: lossScale.value, step: step - lossScale.state.skipped }
     const gradNorm = await session.update(settings)
+    const losses = await session.losses()
+    const loss = losses.reduce((sum, each) => sum + each, 0) / losses.length
+    if (!Number.isFinite(loss)) throw await this.diverged(step, loss, gradNorm)
     if (Number.isFinite(gradNorm)) {
       lossScale.made()
     } else if (lossScale.canShrink) {
@@ -221,6 +239,7 @@ export class Trainer {
     this.emit({ type: 'start', steps, images: pictures.length, modules, parameters, memory, resumedFrom: from, seed: options.seed })
     this.began = performance.now()
     let loss: number | undefined
+    await this.loadNext()
     for (let step = from + 1; step <= steps; step++) {
       await this.stopIfAborted(step - 1)
       const update = await this.update(step).catch(async (error: LorafuseError) => {

@@ -179,6 +179,8 @@ Napi::Value to_js(Napi::Env env, const std::vector<float>& data) {
   return array;
 }
 Napi::Value to_js(Napi::Env env, float x) { return Napi::Number::New(env, x); }
+struct Done {};  // the result of what has none
+Napi::Value to_js(Napi::Env env, Done) { return env.Undefined(); }
 
 Napi::Error js_error(Napi::Env env, const std::string& code, const std::string& message) {
   auto error = Napi::Error::New(env, message);
@@ -303,7 +305,8 @@ class JsSession : public Napi::ObjectWrap<JsSession> {
                         InstanceMethod<&JsSession::read_adapters>("readAdapters"), InstanceMethod<&JsSession::write_adapters>("writeAdapters"),
                         InstanceMethod<&JsSession::plan>("plan"), InstanceMethod<&JsSession::encode_text>("encodeText"),
                         InstanceMethod<&JsSession::encode_images>("encodeImages"), InstanceMethod<&JsSession::decode_latents>("decodeLatents"),
-                        InstanceMethod<&JsSession::predict>("predict"), InstanceMethod<&JsSession::step>("step"),
+                        InstanceMethod<&JsSession::predict>("predict"), InstanceMethod<&JsSession::load>("load"),
+                        InstanceMethod<&JsSession::step>("step"), InstanceMethod<&JsSession::losses>("losses"),
                         InstanceMethod<&JsSession::update>("update"), InstanceMethod<&JsSession::dispose>("dispose")});
   }
 
@@ -410,17 +413,22 @@ class JsSession : public Napi::ObjectWrap<JsSession> {
               context = floats(info[3], "context")](Session& s) { return s.predict(latents, shape, timesteps, context); };
     });
   }
-  Napi::Value step(const Napi::CallbackInfo& info) {
+  Napi::Value load(const Napi::CallbackInfo& info) {
     return start(info, [&] {
       const auto from = object(info[0], "input");
       auto data = [&](const char* name) { return floats(get(from, name), name); };
-      StepInput in{latent_shape(get(from, "shape"), "shape"), 0, data("latents"), data("noise"), data("coefficients"), data("timesteps"), data("context"),
-                   data("weights")};
+      StepInput in{latent_shape(get(from, "shape"), "shape"), 0, data("latents"), data("noise"), data("coefficients"), data("timesteps"), data("context")};
       const int64_t width = in.shape.batch * shared_->session.unet_config().cross_attention_dim;
       in.tokens = static_cast<int64_t>(in.context.size()) / width;
       CHECK(in.tokens > 0, "INVALID_ARGUMENT", "Expected at least one token of context but received ", in.context.size(), " floats");
-      return [in = std::move(in)](Session& s) { return s.step(in); };
+      return [in = std::move(in)](Session& s) { return s.load(in), Done(); };
     });
+  }
+  Napi::Value step(const Napi::CallbackInfo& info) {
+    return start(info, [&] { return [weights = floats(info[0], "weights")](Session& s) { return s.step(weights), Done(); }; });
+  }
+  Napi::Value losses(const Napi::CallbackInfo& info) {
+    return start(info, [] { return [](Session& s) { return s.losses(); }; });
   }
   Napi::Value update(const Napi::CallbackInfo& info) {
     return start(info, [&] {

@@ -1,5 +1,6 @@
 // The CPU backend: memory is the host's, weights are read where they lie, each node runs its kernel.
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
@@ -33,6 +34,9 @@ class CpuBackend : public Backend {
   }
   void release(void* memory) override { std::free(memory); }
   void upload(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
+  void prefetch(void* to, const void* from, size_t bytes, const Mark*) override { std::memcpy(to, from, bytes); }
+  std::unique_ptr<Mark> mark() override { return nullptr; }  // each call is done when it returns
+  void copy(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   void download(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   void fill(void* memory, unsigned char byte, size_t bytes) override { std::memset(memory, byte, bytes); }
 
@@ -50,8 +54,9 @@ class CpuBackend : public Backend {
 
   std::unique_ptr<Recording> record(std::function<void()> body) override { return std::make_unique<Calls>(std::move(body)); }
 
-  float update(const AdamW& options, float* weights, float* gradients, float* first, float* second, int64_t count) override {
-    return cpu::update(threads_, options, weights, gradients, first, second, count);
+  void update(const AdamW& options, const Trained& trained, float* norm, const float* losses, int64_t loss_count) override {
+    const bool finite = std::all_of(losses, losses + loss_count, [](float loss) { return std::isfinite(loss); });
+    *norm = finite ? cpu::update(threads_, options, trained) : NAN;
   }
 
  private:

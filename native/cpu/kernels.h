@@ -48,7 +48,7 @@ void run(const MseLoss& op, Context& c);
 void run(const MseLossGrad& op, Context& c);
 
 // optimizer.cc
-float update(Threads& threads, const AdamW& options, float* weights, float* gradients, float* first, float* second, int64_t count);
+float update(Threads& threads, const AdamW& options, const Trained& trained);
 
 // Scratch an op needs for a run; most need none.
 template <class AnyOp>

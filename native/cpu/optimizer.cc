@@ -27,7 +27,8 @@ double norm_of(Threads& threads, const float* g, int64_t count) {
 
 }  // namespace
 
-float update(Threads& threads, const AdamW& options, float* weights, float* gradients, float* first, float* second, int64_t count) {
+float update(Threads& threads, const AdamW& options, const Trained& trained) {
+  const auto [weights, gradients, first, second, count] = trained;
   const double norm = norm_of(threads, gradients, count) / options.loss_scale;
   if (!std::isfinite(static_cast<float>(norm))) return static_cast<float>(norm);
 
@@ -39,7 +40,7 @@ float update(Threads& threads, const AdamW& options, float* weights, float* grad
   const float step_size = static_cast<float>(lr / (1 - std::pow(beta1, step)));
   const float correction2 = static_cast<float>(std::sqrt(1 - std::pow(beta2, step)));
 
-  threads.for_ranges(count, kPiece, [=](int64_t begin, int64_t end) {
+  threads.for_ranges(count, kPiece, [=, weights = weights, gradients = gradients, first = first, second = second](int64_t begin, int64_t end) {
 #pragma omp simd
     for (int64_t i = begin; i < end; i++) {
       const float g = gradients[i] * clip;

@@ -35,10 +35,10 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
-class Event {
+class Event : public Mark {
  public:
   Event() { CUDA(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming)); }
-  ~Event() { cudaEventDestroy(event_); }
+  ~Event() override { cudaEventDestroy(event_); }
   Event(const Event&) = delete;
   operator cudaEvent_t() const { return event_; }
 
@@ -118,14 +118,19 @@ class CudaBackend : public Backend {
     }
     check(status, "cudaMalloc");
     CUDA(cudaMemsetAsync(memory, 0, bytes, kernels_));
+    CUDA(cudaStreamSynchronize(kernels_));  // prefetch() does not wait for kernels_
     return memory;
   }
   void release(void* memory) override { cudaFree(memory); }  // waits for the card
 
-  // Copies begin when the kernels issued before them are done, and those issued later wait for them.
   void upload(void* to, const void* from, size_t bytes) override {
     CUDA(cudaEventRecord(computed_, kernels_));
-    CUDA(cudaStreamWaitEvent(copies_, computed_, 0));
+    prefetch(to, from, bytes, &computed_);
+  }
+
+  // Kernels issued later wait for the copy.
+  void prefetch(void* to, const void* from, size_t bytes, const Mark* after) override {
+    if (after) CUDA(cudaStreamWaitEvent(copies_, static_cast<const Event&>(*after), 0));
     for (size_t done = 0; done < bytes; done += kStaging) {
       const size_t count = std::min(kStaging, bytes - done);
       unsigned char* half = staging_.next();
@@ -135,6 +140,16 @@ class CudaBackend : public Backend {
     }
     CUDA(cudaEventRecord(copied_, copies_));
     CUDA(cudaStreamWaitEvent(kernels_, copied_, 0));
+  }
+
+  std::unique_ptr<Mark> mark() override {
+    auto event = std::make_unique<Event>();
+    CUDA(cudaEventRecord(*event, kernels_));
+    return event;
+  }
+
+  void copy(void* to, const void* from, size_t bytes) override {
+    CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, kernels_));
   }
 
   void download(void* to, const void* from, size_t bytes) override {
@@ -163,11 +178,8 @@ class CudaBackend : public Backend {
 
   std::unique_ptr<Recording> record(std::function<void()> body) override { return std::make_unique<GraphRecording>(kernels_, body); }
 
-  float update(const AdamW& options, float* weights, float* gradients, float* first, float* second, int64_t count) override {
-    cuda::update(kernels_, options, weights, gradients, first, second, count, update_workspace_);
-    float norm = 0;
-    download(&norm, update_workspace_, sizeof(norm));
-    return norm;
+  void update(const AdamW& options, const Trained& trained, float* norm, const float* losses, int64_t loss_count) override {
+    cuda::update(kernels_, options, trained, norm, losses, loss_count, update_workspace_);
   }
 
  private:

@@ -57,9 +57,9 @@ void run(const AddNoise& op, Context& c);         // loss.cu
 void run(const MseLoss& op, Context& c);          // loss.cu
 void run(const MseLossGrad& op, Context& c);      // loss.cu
 
-// optimizer.cu: the norm and the update; `workspace` has kUpdateWorkspace bytes, the norm [1] f32 is left at its begin.
-constexpr size_t kUpdateWorkspace = 16384;
-void update(cudaStream_t stream, const AdamW& options, float* weights, float* gradients, float* first, float* second, int64_t count, void* workspace);
+// optimizer.cu; `workspace` has kUpdateWorkspace bytes.
+constexpr size_t kUpdateWorkspace = 8192;
+void update(cudaStream_t stream, const AdamW& options, const Trained& trained, float* norm, const float* losses, int64_t loss_count, void* workspace);
 
 // Scratch an op needs for a run; most need none.
 template <class AnyOp>

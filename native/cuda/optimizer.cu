@@ -1,5 +1,6 @@
 // One step of AdamW over all adapters, with the global norm clipped first: formulas, order and rounding of cpu/optimizer.cc.
-// The norm stays on the card: sums of squares per block in f64, their sum in order, then one update that reads it.
+// Two launches: each block's sum of squares in f64, then the update, whose blocks each add up those sums in one order.
+#include <algorithm>
 #include <cmath>
 
 #include "kernels.h"
@@ -8,98 +9,98 @@
 namespace lorafuse::cuda {
 namespace {
 
-constexpr int kThreads = 256, kBlocks = 1024;
-
-struct Clip {
-  float norm;    // unscaled
-  float factor;  // of each gradient
-};
-constexpr size_t kSums = 64;  // where the blocks' sums begin in the workspace, after Clip
-static_assert(kSums + kBlocks * sizeof(double) <= kUpdateWorkspace);
+constexpr int kThreads = 256, kMostBlocks = 1024;
+static_assert(kMostBlocks * sizeof(double) <= kUpdateWorkspace);
 
 struct Step {
   float keep, weight1, decay2, weight2, step_size, correction2, epsilon;
+  double max_grad_norm, loss_scale;
 };
 
-// Of all threads, to thread 0, halving.
+// Of all threads, to each of them, halving.
 __device__ __forceinline__ double block_sum(double x, double* scratch) {
   scratch[threadIdx.x] = x;
   for (int half = kThreads / 2; half; half /= 2) {
     __syncthreads();
     if (threadIdx.x < half) scratch[threadIdx.x] += scratch[threadIdx.x + half];
   }
+  __syncthreads();
   return scratch[0];
 }
 
+// The elements that a thread takes: N at a time, all threads of all blocks beside each other.
+template <int N, class F>
+__device__ __forceinline__ void for_each_vector(int64_t count, F f) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads * N;
+  for (int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * N; i < count; i += step) f(i);
+}
+
 template <int N>
-__global__ void __launch_bounds__(kThreads) sum_squares(int64_t count, const float* g, double* sums) {
+__global__ void __launch_bounds__(kThreads) sum_squares(int64_t count, const float* g, int64_t loss_count, const float* losses, double* sums) {
   __shared__ double scratch[kThreads];
   double sum = 0;
-  constexpr int64_t kStep = int64_t{kBlocks} * kThreads * N;
-  for (int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * N; i < count; i += kStep) {
+  if (blockIdx.x == 0)
+    for (int64_t i = threadIdx.x; i < loss_count; i += kThreads) sum += 0 * static_cast<double>(losses[i]);  // 0, or NaN
+  for_each_vector<N>(count, [&](int64_t i) {
     float x[N];
     load(g + i, x);
 #pragma unroll
     for (int k = 0; k < N; k++) sum = fma(static_cast<double>(x[k]), static_cast<double>(x[k]), sum);
-  }
+  });
   sum = block_sum(sum, scratch);
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
-__global__ void __launch_bounds__(kThreads) clip_norm(double max_grad_norm, double loss_scale, const double* sums, Clip* clip) {
-  __shared__ double scratch[kThreads];
-  double sum = 0;
-  for (int i = threadIdx.x; i < kBlocks; i += kThreads) sum += sums[i];
-  sum = block_sum(sum, scratch);
-  if (threadIdx.x != 0) return;
-  const double norm = sqrt(sum) / loss_scale, factor = max_grad_norm > 0 ? fmin(1.0, max_grad_norm / (norm + 1e-6)) : 1.0;
-  *clip = {static_cast<float>(norm), static_cast<float>(factor / loss_scale)};
-}
-
 template <int N>
 __global__ void __launch_bounds__(kThreads)
-    adamw(int64_t count, Step s, const Clip* clip, float* weights, float* gradients, float* first, float* second) {
-  const int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * N;
-  const Clip c = *clip;
-  if (i >= count || !isfinite(c.norm)) return;
-  float w[N], g[N], m[N], v[N];
-  load(weights + i, w);
-  load(gradients + i, g);
-  load(first + i, m);
-  load(second + i, v);
+    adamw(Trained trained, Step s, const double* sums, float* norm_out) {
+  __shared__ double scratch[kThreads];
+  double sum = 0;
+  for (int i = threadIdx.x; i < gridDim.x; i += kThreads) sum += sums[i];
+  const double norm = sqrt(block_sum(sum, scratch)) / s.loss_scale;
+  const double factor = s.max_grad_norm > 0 ? fmin(1.0, s.max_grad_norm / (norm + 1e-6)) : 1.0;
+  const float clip = static_cast<float>(factor / s.loss_scale);
+  if (blockIdx.x == 0 && threadIdx.x == 0) *norm_out = static_cast<float>(norm);
+  if (!isfinite(static_cast<float>(norm))) return;
+  for_each_vector<N>(trained.count, [&](int64_t i) {
+    float w[N], g[N], m[N], v[N];
+    load(trained.weights + i, w);
+    load(trained.gradients + i, g);
+    load(trained.first_moment + i, m);
+    load(trained.second_moment + i, v);
 #pragma unroll
-  for (int k = 0; k < N; k++) {
-    g[k] *= c.factor;
-    m[k] += s.weight1 * (g[k] - m[k]);
-    v[k] = v[k] * s.decay2 + s.weight2 * g[k] * g[k];
-    w[k] = w[k] * s.keep - s.step_size * (m[k] / (sqrtf(v[k]) / s.correction2 + s.epsilon));
-    g[k] = 0;
-  }
-  store(weights + i, w);
-  store(gradients + i, g);
-  store(first + i, m);
-  store(second + i, v);
+    for (int k = 0; k < N; k++) {
+      g[k] *= clip;
+      m[k] += s.weight1 * (g[k] - m[k]);
+      v[k] = v[k] * s.decay2 + s.weight2 * g[k] * g[k];
+      w[k] = w[k] * s.keep - s.step_size * (m[k] / (sqrtf(v[k]) / s.correction2 + s.epsilon));
+      g[k] = 0;
+    }
+    store(trained.weights + i, w);
+    store(trained.gradients + i, g);
+    store(trained.first_moment + i, m);
+    store(trained.second_moment + i, v);
+  });
 }
 
 }  // namespace
 
-void update(cudaStream_t stream, const AdamW& options, float* weights, float* gradients, float* first, float* second, int64_t count,
-            void* workspace) {
+void update(cudaStream_t stream, const AdamW& options, const Trained& trained, float* norm, const float* losses, int64_t loss_count, void* workspace) {
   const double lr = options.learning_rate, step = static_cast<double>(options.step);
   const Step s{static_cast<float>(1 - lr * options.weight_decay), static_cast<float>(1 - options.beta1), static_cast<float>(options.beta2),
                static_cast<float>(1 - options.beta2), static_cast<float>(lr / (1 - std::pow(options.beta1, step))),
-               static_cast<float>(std::sqrt(1 - std::pow(options.beta2, step))), static_cast<float>(options.epsilon)};
-  Clip* clip = static_cast<Clip*>(workspace);
-  double* sums = reinterpret_cast<double*>(static_cast<unsigned char*>(workspace) + kSums);
+               static_cast<float>(std::sqrt(1 - std::pow(options.beta2, step))), static_cast<float>(options.epsilon),
+               options.max_grad_norm, options.loss_scale};
+  double* sums = static_cast<double*>(workspace);
 
   uintptr_t addresses = 0;
-  for (const float* p : {weights, gradients, first, second}) addresses |= reinterpret_cast<uintptr_t>(p);
-  const bool vectors = addresses % 16 == 0 && count % kVector<float> == 0;
+  for (const float* p : {trained.weights, trained.gradients, trained.first_moment, trained.second_moment})
+    addresses |= reinterpret_cast<uintptr_t>(p);
+  const bool vectors = addresses % 16 == 0 && trained.count % kVector<float> == 0;
   const auto issue = [&](auto n) {
-    launch("sum_squares", sum_squares<n>, kBlocks, kThreads, 0, stream, count, gradients, sums);
-    launch("clip_norm", clip_norm, 1, kThreads, 0, stream, options.max_grad_norm, options.loss_scale, sums, clip);
-    launch("adamw", adamw<n>, ceil_div<int64_t>(count, kThreads * n), kThreads, 0, stream, count, s, clip, weights, gradients, first,
-           second);
+    const auto blocks = static_cast<int>(std::min<int64_t>(kMostBlocks, ceil_div<int64_t>(trained.count, kThreads * n)));
+    launch("sum_squares", sum_squares<n>, blocks, kThreads, 0, stream, trained.count, trained.gradients, loss_count, losses, sums);
+    launch("adamw", adamw<n>, blocks, kThreads, 0, stream, trained, s, sums, norm);
   };
   if (vectors) issue(Count<kVector<float>>());
   else issue(Count<1>());

@@ -15,6 +15,12 @@ struct AdamW {  // torch.optim.AdamW (arXiv:1711.05101, algorithm 2)
   int64_t step = 1;          // counts from 1
 };
 
+// What an update moves: arrays of `count` each.
+struct Trained {
+  float *weights, *gradients, *first_moment, *second_moment;
+  int64_t count;
+};
+
 // Work that is issued again and again with the same memory.
 class Recording {
  public:
@@ -22,7 +28,13 @@ class Recording {
   virtual void replay() = 0;
 };
 
-// Calls return before a card has done its work; it is done in the order of the calls, and download() and update() wait for their results.
+// A point in the order of the calls.
+class Mark {
+ public:
+  virtual ~Mark() = default;
+};
+
+// Calls return before a card has done its work; it is done in the order of the calls. Only download() waits for it.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -34,6 +46,10 @@ class Backend {
   virtual void* allocate(size_t bytes) = 0;  // zeroed, 64-byte aligned; throws OUT_OF_MEMORY
   virtual void release(void* memory) = 0;
   virtual void upload(void* to, const void* from, size_t bytes) = 0;  // `from` may change as soon as it returns
+  // The same beside what was issued after a mark, none of which uses `to`; after nothing: beside all of it.
+  virtual void prefetch(void* to, const void* from, size_t bytes, const Mark* after) = 0;
+  virtual std::unique_ptr<Mark> mark() = 0;
+  virtual void copy(void* to, const void* from, size_t bytes) = 0;  // within its memory
   virtual void download(void* to, const void* from, size_t bytes) = 0;
   virtual void fill(void* memory, unsigned char byte, size_t bytes) = 0;
 
@@ -45,8 +61,9 @@ class Backend {
   // The runs that `body` makes, to be replayed: one CUDA graph. Nothing runs before replay().
   virtual std::unique_ptr<Recording> record(std::function<void()> body) = 0;
 
-  // The global L2 norm of all gradients, unscaled; weights and moments move and gradients become zero only where it is finite.
-  virtual float update(const AdamW& options, float* weights, float* gradients, float* first, float* second, int64_t count) = 0;
+  // norm: the global L2 norm of all gradients, unscaled, or NaN where a loss is not finite. Weights and moments move and gradients become zero
+  // only where it is finite.
+  virtual void update(const AdamW& options, const Trained& trained, float* norm, const float* losses, int64_t loss_count) = 0;
 };
 
 // The one symbol a backend library exports. Throws Error where the machine cannot run it.

@@ -8,6 +8,8 @@
 namespace lorafuse {
 namespace {
 
+constexpr size_t kAlignment = 128;  // of inputs in a block of them
+
 bool is_planned(const Value& v) { return v.storage == Storage::activation || v.storage == Storage::input; }
 
 std::vector<size_t> workspaces_of(const Backend& backend, const Graph& graph) {
@@ -20,7 +22,15 @@ std::vector<size_t> workspaces_of(const Backend& backend, const Graph& graph) {
 
 Program::Program(Backend& backend, Graph graph, Bind bind)
     : backend_(backend), graph_(std::move(graph)), workspaces_(workspaces_of(backend, graph_)), plan_(lorafuse::plan(graph_, workspaces_)),
-      bind_(std::move(bind)) {}
+      bind_(std::move(bind)), input_offsets_(graph_.values.size()) {
+  for (size_t v = 0; v < graph_.values.size(); v++)
+    if (is_read_input(v)) {
+      input_offsets_[v] = input_bytes_;
+      input_bytes_ += (graph_.values[v].bytes() + kAlignment - 1) / kAlignment * kAlignment;
+    }
+}
+
+bool Program::is_read_input(size_t v) const { return graph_.values[v].storage == Storage::input && plan_.last_use[v] >= 0; }
 
 size_t Program::workspace_bytes() const { return workspaces_.empty() ? 0 : *std::max_element(workspaces_.begin(), workspaces_.end()); }
 
@@ -35,19 +45,36 @@ void Program::place(void* arena) {
   runs_ = 0;
 }
 
-void Program::write(const std::string& input, const void* data) {
-  for (size_t v = 0; v < tensors_.size(); v++) {
-    if (graph_.values[v].storage != Storage::input || graph_.values[v].name != input || plan_.last_use[v] < 0) continue;
-    const Tensor& t = tensors_[v];
-    if (size_of(t.dtype) == 4) {
-      backend_.upload(t.data, data, t.bytes());
+// Calls upload(value, its bytes) for the input of that name, should anything read it.
+template <class F>
+void Program::for_input(const std::string& name, const void* data, F upload) {
+  for (size_t v = 0; v < graph_.values.size(); v++) {
+    const Value& value = graph_.values[v];
+    if (!is_read_input(v) || value.name != name) continue;
+    if (size_of(value.dtype) == 4) {
+      upload(v, data);
     } else {
-      const auto narrow = [&](float x) { return t.dtype == DType::f16 ? to_half(x).bits : to_bfloat(x).bits; };
-      std::vector<uint16_t> narrowed(t.shape.elements());
+      const auto narrow = [&](float x) { return value.dtype == DType::f16 ? to_half(x).bits : to_bfloat(x).bits; };
+      std::vector<uint16_t> narrowed(value.shape.elements());
       std::transform(static_cast<const float*>(data), static_cast<const float*>(data) + narrowed.size(), narrowed.begin(), narrow);
-      backend_.upload(t.data, narrowed.data(), t.bytes());
+      upload(v, narrowed.data());
     }
   }
+}
+
+void Program::write(const std::string& input, const void* data) {
+  for_input(input, data, [&](size_t v, const void* bytes) { backend_.upload(tensors_[v].data, bytes, tensors_[v].bytes()); });
+}
+
+void Program::prefetch(void* inputs, const std::string& input, const void* data, const Mark* after) {
+  for_input(input, data, [&](size_t v, const void* bytes) {
+    backend_.prefetch(static_cast<unsigned char*>(inputs) + input_offsets_[v], bytes, graph_.values[v].bytes(), after);
+  });
+}
+
+void Program::take(const void* inputs) {
+  for (size_t v = 0; v < graph_.values.size(); v++)
+    if (is_read_input(v)) backend_.copy(tensors_[v].data, static_cast<const unsigned char*>(inputs) + input_offsets_[v], tensors_[v].bytes());
 }
 
 void Program::run(bool poison) {

@@ -21,22 +21,32 @@ class Program {
   void place(void* arena);
   // `data` is f32, or i32 where the input is; it is rounded to the input's type.
   void write(const std::string& input, const void* data);
+  // The same for a run to come, into a block of input_bytes() elsewhere that nothing uses after the mark; take() makes them this run's.
+  size_t input_bytes() const { return input_bytes_; }
+  void prefetch(void* inputs, const std::string& input, const void* data, const Mark* after);
+  void take(const void* inputs);
   // From the second time on a recording of the first is replayed.
   // poison: memory is filled with NaN as soon as the plan says that nobody reads it any more.
   void run(bool poison = false);
   void read(size_t result, float* data);
+  const Tensor& result(size_t result) const { return tensors_.at(graph_.results.at(result)); }
   // Milliseconds that a node takes, run alone several times: for benchmarks.
   double time_node(size_t node);
   const Shape& result_shape(size_t result) const { return graph_.shape(graph_.results.at(result)); }
 
  private:
   void run_nodes(bool poison);
+  bool is_read_input(size_t value) const;
+  template <class F>
+  void for_input(const std::string& name, const void* data, F upload);
 
   Backend& backend_;
   Graph graph_;
   std::vector<size_t> workspaces_;
   Plan plan_;
   Bind bind_;
+  std::vector<size_t> input_offsets_;  // of each value that is an input, in a block of inputs
+  size_t input_bytes_ = 0;
   std::vector<Tensor> tensors_;
   unsigned char* arena_ = nullptr;
   int runs_ = 0;                           // at these addresses

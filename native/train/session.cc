@@ -1,7 +1,9 @@
 #include "session.h"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
+#include <utility>
 
 #include "library.h"
 
@@ -9,6 +11,8 @@ namespace lorafuse {
 namespace {
 
 std::string key_of(const char* kind, LatentShape s, int64_t tokens = 0) { return text(kind, " ", s.batch, "x", s.height, "x", s.width, " ", tokens); }
+
+constexpr int64_t kResults = 1024;  // an update's norm and the losses that may wait
 
 void expect_size(const char* name, size_t received, int64_t expected) {
   CHECK(static_cast<int64_t>(received) == expected, "INVALID_ARGUMENT", "Expected ", expected, " elements for ", name, " but received ", received);
@@ -38,13 +42,17 @@ Session::Session(SessionOptions options)
 Session::~Session() {
   free_adapters();
   free_arena();
+  for (const Block& block : blocks_)
+    if (block.memory) backend_->release(block.memory);
 }
 
 void Session::free_adapters() {
-  for (float*& memory : memory_) {
+  const auto release = [&](float*& memory) {
     if (memory) backend_->release(memory);
     memory = nullptr;
-  }
+  };
+  std::for_each(memory_.begin(), memory_.end(), release);
+  release(results_);
 }
 
 void Session::free_arena() {
@@ -80,11 +88,15 @@ void Session::attach(const std::vector<Adapter>& adapters) {
     offsets[a.path + ".up"] = count;
     count += a.rank * layer->second.out_features;
   }
+  loaded_.clear();
+  losses_.clear();
+  pending_ = 0;
   programs_.clear();
   free_adapters();
   adapters_.clear();  // none, should there be no memory for the new ones
   parameters_ = 0;
   for (float*& memory : memory_) memory = static_cast<float*>(backend_->allocate(count * sizeof(float)));
+  results_ = static_cast<float*>(backend_->allocate(kResults * sizeof(float)));
   adapters_ = std::move(attached);
   parameter_offsets_ = std::move(offsets);
   parameters_ = count;
@@ -136,7 +148,7 @@ Program& Session::cached(const std::string& key, const std::function<Program()>&
   return found != programs_.end() ? found->second : programs_.emplace(key, make()).first->second;
 }
 
-std::vector<float> Session::run(Frozen& frozen, Program& program, std::initializer_list<std::pair<const char*, const void*>> inputs) {
+void Session::place(Frozen& frozen, Program& program) {
   if (program.arena_bytes() > arena_bytes_) {
     free_arena();
     arena_ = backend_->allocate(program.arena_bytes());
@@ -144,6 +156,10 @@ std::vector<float> Session::run(Frozen& frozen, Program& program, std::initializ
   }
   frozen.place(program.graph());
   program.place(arena_);
+}
+
+std::vector<float> Session::run(Frozen& frozen, Program& program, std::initializer_list<std::pair<const char*, const void*>> inputs) {
+  place(frozen, program);
   for (const auto& [name, data] : inputs) program.write(name, data);
   program.run();
   std::vector<float> result(program.result_shape(0).elements());
@@ -158,7 +174,7 @@ MemoryPlan Session::memory_plan(LatentShape shape, int64_t tokens) {
     if (v.storage == Storage::weight) plan.weights += unet_frozen_.weights.bytes(v.name);
   plan.adapters = parameters_ * sizeof(float) * memory_.size();
   plan.workspace = program.workspace_bytes();
-  plan.activations = program.arena_bytes() - plan.workspace;
+  plan.activations = program.arena_bytes() - plan.workspace + blocks_.size() * program.input_bytes() + kResults * sizeof(float);
   return plan;
 }
 
@@ -222,25 +238,68 @@ void Session::release_encoders() {
   free_arena();
 }
 
-std::vector<float> Session::step(const StepInput& in) {
+void Session::load(const StepInput& in) {
   const UNetConfig& config = options_.unet;
+  CHECK(loaded_.size() < blocks_.size(), "INVALID_ARGUMENT", "Expected a step before a third batch is loaded");
+  CHECK(in.shape.batch < kResults, "INVALID_ARGUMENT", "Expected a batch below ", kResults, " but received ", in.shape.batch);
   const int64_t batch = in.shape.batch, elements = batch * in.shape.height * in.shape.width * config.in_channels;
   expect_size("latents", in.latents.size(), elements);
   expect_size("noise", in.noise.size(), elements);
   expect_size("coefficients", in.coefficients.size(), 2 * batch);
   expect_size("timesteps", in.timesteps.size(), batch);
-  expect_size("weights", in.weights.size(), batch);
   expect_size("context", in.context.size(), batch * in.tokens * config.cross_attention_dim);
   release_encoders();
   Program& program = cached(key_of("train", in.shape, in.tokens), [&] { return build_train(in.shape, in.tokens); });
-  return run(unet_frozen_, program, {{"latents", in.latents.data()}, {"noise", in.noise.data()}, {"coefficients", in.coefficients.data()},
-                       {"timesteps", in.timesteps.data()}, {"context", in.context.data()}, {"weights", in.weights.data()}});
+  Block& block = blocks_[loads_ % blocks_.size()];
+  if (block.bytes < program.input_bytes()) {
+    if (block.memory) backend_->release(std::exchange(block.memory, nullptr));
+    block.bytes = 0;
+    block.memory = backend_->allocate(program.input_bytes());
+    block.bytes = program.input_bytes();
+  }
+  for (const auto& [name, data] : {std::pair("latents", &in.latents), {"noise", &in.noise}, {"coefficients", &in.coefficients},
+                                   {"timesteps", &in.timesteps}, {"context", &in.context}})
+    program.prefetch(block.memory, name, data->data(), block.taken.get());
+  loaded_.push_back({in.shape, &program, &block});
+  loads_++;
+}
+
+void Session::step(const std::vector<float>& weights) {
+  CHECK(!loaded_.empty(), "INVALID_ARGUMENT", "Expected a batch to be loaded before a step");
+  const auto [shape, program, inputs] = loaded_.front();
+  expect_size("weights", weights.size(), shape.batch);
+  loaded_.pop_front();
+  place(unet_frozen_, *program);
+  program->prefetch(inputs->memory, "weights", weights.data(), inputs->taken.get());
+  program->take(inputs->memory);
+  inputs->taken = backend_->mark();
+  program->run();
+  if (1 + pending_ + shape.batch > kResults) collect_losses();
+  const Tensor& losses = program->result(0);
+  backend_->copy(results_ + 1 + pending_, losses.data, losses.bytes());
+  pending_ += shape.batch;
+}
+
+void Session::collect_losses() {
+  losses_.resize(losses_.size() + pending_);
+  if (pending_) backend_->download(losses_.data() + losses_.size() - pending_, results_ + 1, pending_ * sizeof(float));
+  pending_ = 0;
+}
+
+std::vector<float> Session::losses() {
+  collect_losses();
+  return std::exchange(losses_, {});
 }
 
 float Session::update(const AdamW& options) {
   CHECK(parameters_ > 0, "NO_ADAPTERS", "Expected adapters to train but none are attached");
-  return backend_->update(options, buffer(AdapterBuffer::weights), buffer(AdapterBuffer::gradients), buffer(AdapterBuffer::first_moment),
-                          buffer(AdapterBuffer::second_moment), parameters_);
+  if (!std::all_of(losses_.begin(), losses_.end(), [](float loss) { return std::isfinite(loss); })) return NAN;
+  const Trained trained{buffer(AdapterBuffer::weights), buffer(AdapterBuffer::gradients), buffer(AdapterBuffer::first_moment),
+                        buffer(AdapterBuffer::second_moment), parameters_};
+  backend_->update(options, trained, results_, results_ + 1, pending_);
+  float norm = 0;
+  backend_->download(&norm, results_, sizeof(norm));
+  return norm;
 }
 
 }  // namespace lorafuse

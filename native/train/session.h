@@ -2,6 +2,7 @@
 // Its methods are called from one thread at a time.
 #pragma once
 #include <array>
+#include <deque>
 #include <optional>
 
 #include "../model/model.h"
@@ -35,7 +36,7 @@ struct LatentShape {
 struct StepInput {  // see lib/native.ts
   LatentShape shape;
   int64_t tokens = 77;
-  std::vector<float> latents, noise, coefficients, timesteps, context, weights;
+  std::vector<float> latents, noise, coefficients, timesteps, context;
 };
 
 struct MemoryPlan {
@@ -65,7 +66,10 @@ class Session {
   std::vector<float> encode_images(const std::vector<float>& pixels, LatentShape pixel_shape);
   std::vector<float> decode_latents(const std::vector<float>& latents, LatentShape shape);
   std::vector<float> predict(const std::vector<float>& latents, LatentShape shape, const std::vector<float>& timesteps, const std::vector<float>& context);
-  std::vector<float> step(const StepInput& input);
+  // Training. On a card load() and step() return at once: the next batch is loaded while the one before it is computed.
+  void load(const StepInput& input);
+  void step(const std::vector<float>& weights);  // of the batch that was loaded first
+  std::vector<float> losses();                   // of the steps since the last call
   float update(const AdamW& options);
 
  private:
@@ -73,12 +77,26 @@ class Session {
   Program build(Frozen& frozen, const std::function<ValueId(Builder&)>& network);
   Builder builder(Frozen& frozen) const;
   Program& cached(const std::string& key, const std::function<Program()>& make);
+  void place(Frozen& frozen, Program& program);
   std::vector<float> run(Frozen& frozen, Program& program, std::initializer_list<std::pair<const char*, const void*>> inputs);
+  void collect_losses();
   Tensor bind(Frozen& frozen, const Value& value);
   float* buffer(AdapterBuffer which) const { return memory_[static_cast<int>(which)]; }
   void free_adapters();
   void free_arena();
   void release_encoders();
+
+  struct Block {
+    void* memory = nullptr;
+    size_t bytes = 0;
+    std::unique_ptr<Mark> taken;  // when it was last read
+  };
+  // A batch that waits for its step, in a block that the next but one uses again.
+  struct Loaded {
+    LatentShape shape;
+    Program* program;
+    Block* inputs;
+  };
 
   SessionOptions options_;
   std::shared_ptr<Backend> backend_;
@@ -88,6 +106,12 @@ class Session {
   std::map<std::string, int64_t> parameter_offsets_;  // "<path>.down" → floats from the start of each adapter buffer
   int64_t parameters_ = 0;
   std::array<float*, 4> memory_{};  // one for each AdapterBuffer
+  float* results_ = nullptr;        // in the backend's memory: an update's norm, then losses not collected yet
+  int64_t pending_ = 0;             // how many
+  std::vector<float> losses_;       // that were collected
+  std::array<Block, 2> blocks_;     // of inputs, used in turn
+  size_t loads_ = 0;
+  std::deque<Loaded> loaded_;
   std::map<std::string, Program> programs_;
   void* arena_ = nullptr;
   size_t arena_bytes_ = 0;

@@ -39,13 +39,13 @@ session.writeAdapters('weights', adapters)
 const input = {
   shape: inputs.get('latents').shape.slice(0, 3),
   ...Object.fromEntries(['latents', 'noise', 'coefficients', 'timesteps', 'context'].map((name) => [name, data(name)])),
-  weights: Float32Array.of(1),
 }
 let updates = 0
 
 async function step() {
   const start = performance.now()
-  const losses = await session.step(input)
+  await session.load(input)
+  await session.step(Float32Array.of(1))
   updates += 1
   const optimizer = {
     learningRate: settings.learningRate,
@@ -57,7 +57,8 @@ async function step() {
     lossScale: 1,
   }
   const gradNorm = await session.update({ ...optimizer, step: updates })
-  return { loss: losses[0], gradNorm, seconds: (performance.now() - start) / 1000 }
+  const [loss] = await session.losses()
+  return { loss, gradNorm, seconds: (performance.now() - start) / 1000 }
 }
 
 function memory() {

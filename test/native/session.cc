@@ -66,13 +66,20 @@ struct Ready {
 StepInput input(LatentShape shape, uint64_t seed, int64_t tokens = 5) {
   Random random(seed);
   const int64_t elements = shape.batch * shape.height * shape.width * 4;
-  StepInput in{shape, tokens, random.normals(elements), random.normals(elements), {}, {}, random.normals(shape.batch * tokens * 12), {}};
+  StepInput in{shape, tokens, random.normals(elements), random.normals(elements), {}, {}, random.normals(shape.batch * tokens * 12)};
   for (int64_t b = 0; b < shape.batch; b++) {
     in.coefficients.insert(in.coefficients.end(), {0.8f, 0.6f});
     in.timesteps.push_back(static_cast<float>(random.below(10)));
-    in.weights.push_back(1.0f / static_cast<float>(shape.batch));
   }
   return in;
+}
+std::vector<float> weights_of(const StepInput& in) { return std::vector<float>(in.shape.batch, 1.0f / static_cast<float>(in.shape.batch)); }
+
+// A batch's losses; its gradients are added to those that are there.
+std::vector<float> train(Session& session, const StepInput& in) {
+  session.load(in);
+  session.step(weights_of(in));
+  return session.losses();
 }
 
 std::vector<float> gradients_of(Session& session) { return session.read_adapters(AdapterBuffer::gradients); }
@@ -113,9 +120,10 @@ struct Reference {
   std::vector<Array<T>> after(const std::vector<StepInput>& steps) {
     std::vector<Array<T>> values;
     for (const StepInput& in : steps) {
+      const std::vector<float> weights = weights_of(in);
       const std::map<std::string, const std::vector<float>*> inputs = {
           {"latents", &in.latents}, {"noise", &in.noise}, {"coefficients", &in.coefficients},
-          {"timesteps", &in.timesteps}, {"context", &in.context}, {"weights", &in.weights}};
+          {"timesteps", &in.timesteps}, {"context", &in.context}, {"weights", &weights}};
       std::vector<Array<T>> next(graph.values.size());
       for (const auto& [v, data] : feed) {
         const Value& value = graph.values[v];
@@ -142,7 +150,7 @@ SUITE(session) {
     Model model;
     Ready ready(model.options);
     Session& session = ready.session;
-    session.step(input({1, 4, 4}, 1));
+    train(session, input({1, 4, 4}, 1));
     const auto weights = session.read_adapters(AdapterBuffer::weights), gradients = gradients_of(session);
     const std::string known = session.modules()[0].path;
     const std::string message = expect_error("UNKNOWN_MODULE", [&] { session.attach({{known, 2, 1}, {"mid_block.nothing", 2, 1}}); });
@@ -151,12 +159,12 @@ SUITE(session) {
     expect_error("UNKNOWN_MODULE", [&] { session.attach({{"time_embedding.linear_1", 2, 1}}); });
     for (int64_t rank : {0, -1}) expect_error("INVALID_RANK", [&] { session.attach({{known, rank, 1}}); });
     EXPECT(session.read_adapters(AdapterBuffer::weights) == weights && gradients_of(session) == gradients, "the adapters were touched");
-    session.step(input({1, 4, 4}, 2));
+    train(session, input({1, 4, 4}, 2));
   });
   test_case("attaching again begins with zeros in every buffer", [] {
     Model model;
     Ready ready(model.options);
-    ready.session.step(input({1, 4, 4}, 1));
+    train(ready.session, input({1, 4, 4}, 1));
     ready.session.attach({{ready.session.modules()[0].path, 4, 1}});
     EXPECT(ready.session.parameters() == 4 * (8 + 8), ready.session.parameters());
     for (auto buffer : {AdapterBuffer::weights, AdapterBuffer::gradients, AdapterBuffer::first_moment, AdapterBuffer::second_moment})
@@ -165,7 +173,7 @@ SUITE(session) {
   test_case("a step without adapters is refused", [] {
     Model model;
     Session session(model.options);
-    expect_error("NO_ADAPTERS", [&] { session.step(input({1, 4, 4}, 1)); });
+    expect_error("NO_ADAPTERS", [&] { train(session, input({1, 4, 4}, 1)); });
     expect_error("NO_ADAPTERS", [&] { session.update({}); });
   });
   test_case("inputs of another size than the shape says are refused by name", [] {
@@ -173,15 +181,57 @@ SUITE(session) {
     Ready ready(model.options);
     const std::pair<const char*, std::vector<float> StepInput::*> members[] = {
         {"latents", &StepInput::latents}, {"noise", &StepInput::noise}, {"coefficients", &StepInput::coefficients},
-        {"timesteps", &StepInput::timesteps}, {"weights", &StepInput::weights}, {"context", &StepInput::context}};
+        {"timesteps", &StepInput::timesteps}, {"context", &StepInput::context}};
     for (const auto& [name, member] : members) {
       StepInput in = input({1, 4, 4}, 1);
       (in.*member).push_back(0);
-      const std::string message = expect_error("INVALID_ARGUMENT", [&] { ready.session.step(in); });
+      const std::string message = expect_error("INVALID_ARGUMENT", [&] { ready.session.load(in); });
       EXPECT(message.find(name) != std::string::npos, message);
     }
+    ready.session.load(input({2, 4, 4}, 1));
+    expect_error("INVALID_ARGUMENT", [&] { ready.session.step({1}); });
     const std::vector<float> few(3);
     expect_error("INVALID_ARGUMENT", [&] { ready.session.write_adapters(AdapterBuffer::weights, few.data(), 3); });
+  });
+  for (const Place& place : places())
+    test_case("a batch that is loaded while the one before it is computed gives the same bits, and losses wait in order, on " + place.name, [=] {
+      Model model;
+      model.options.device = place.device;
+      model.options.precision = place.precision;
+      Ready one(model.options), ahead(model.options);
+      const std::vector<StepInput> batches = {input({1, 4, 4}, 1), input({2, 8, 4}, 2), input({1, 4, 4}, 3), input({2, 8, 4}, 4), input({2, 4, 6}, 5)};
+      std::vector<float> expected;
+      for (const StepInput& in : batches)
+        for (float loss : train(one.session, in)) expected.push_back(loss);
+      ahead.session.load(batches[0]);
+      for (size_t i = 0; i < batches.size(); i++) {
+        if (i + 1 < batches.size()) ahead.session.load(batches[i + 1]);
+        ahead.session.step(weights_of(batches[i]));
+      }
+      EXPECT(ahead.session.losses() == expected, "other losses");
+      EXPECT(ahead.session.losses().empty(), "losses are told twice");
+      EXPECT(gradients_of(ahead.session) == gradients_of(one.session), "other gradients");
+    });
+  test_case("a step without a batch and a third batch are refused", [] {
+    Model model;
+    Ready ready(model.options);
+    expect_error("INVALID_ARGUMENT", [&] { ready.session.step({1}); });
+    for (uint64_t seed : {1, 2}) ready.session.load(input({1, 4, 4}, seed));
+    expect_error("INVALID_ARGUMENT", [&] { ready.session.load(input({1, 4, 4}, 3)); });
+    for (int i = 0; i < 2; i++) ready.session.step({1});
+    EXPECT(ready.session.losses().size() == 2, "losses");
+  });
+  test_case("more losses than wait on the card are all there", [] {
+    Model model;
+    Ready ready(model.options);
+    const StepInput in = input({3, 2, 2}, 1);
+    for (int i = 0; i < 400; i++) {
+      ready.session.load(in);
+      ready.session.step(weights_of(in));
+    }
+    const auto losses = ready.session.losses();
+    EXPECT(losses.size() == 1200, losses.size());
+    for (size_t i = 0; i < losses.size(); i++) EXPECT(losses[i] == losses[i % 3], "loss ", i, " is ", losses[i]);
   });
   for (const Place& place : places())
     test_case("losses are those of the f64 graph, and gradients of several steps add up until an update takes them, on " + place.name, [=] {
@@ -194,7 +244,7 @@ SUITE(session) {
       for (uint64_t seed = 1; seed <= 12; seed += 2) {
         const std::vector<StepInput> steps = {input({2, 4, 6}, seed), input({2, 4, 6}, seed + 1)};
         std::vector<float> losses;
-        for (const StepInput& in : steps) losses = ready.session.step(in);
+        for (const StepInput& in : steps) losses = train(ready.session, in);
         const auto expected = reference.after<double>(steps);
         actual.add(reference.graph, reference.of(ready.session, losses), expected);
         naive.add(reference.graph, outcome_of(reference.graph, reference.after<float>(steps)), expected);
@@ -215,10 +265,10 @@ SUITE(session) {
           session.encode_text({1, 2, 3, 39}, 2, 1);
           session.encode_images(Random(3).normals(16 * 16 * 3), {1, 16, 16});
           session.decode_latents(Random(3).normals(16 * 8 * 4), {1, 16, 8});
-          session.step(input({2, 8, 4}, 5));
+          train(session, input({2, 8, 4}, 5));
           session.update({.learning_rate = 0, .weight_decay = 0});
         }
-        const auto losses = session.step(input({1, 4, 4}, 1));
+        const auto losses = train(session, input({1, 4, 4}, 1));
         all.push_back(losses);
         const auto gradients = gradients_of(session);
         all.back().insert(all.back().end(), gradients.begin(), gradients.end());
@@ -243,7 +293,7 @@ SUITE(session) {
           session.encode_images(Random(3).normals(16 * 16 * 3), {1, 16, 16});
           session.decode_latents(Random(3).normals(16 * 8 * 4), {1, 16, 8});
         }
-        all.push_back(session.step(input({1, 4, 4}, 1)));
+        all.push_back(train(session, input({1, 4, 4}, 1)));
         const auto gradients = gradients_of(session);
         all.back().insert(all.back().end(), gradients.begin(), gradients.end());
         session.update({.learning_rate = 0, .weight_decay = 0});
@@ -255,12 +305,12 @@ SUITE(session) {
     Model model;
     Ready ready(model.options);
     Session& session = ready.session;
-    session.step(input({1, 4, 4}, 1));
+    train(session, input({1, 4, 4}, 1));
     session.update({});
     const auto weights = session.read_adapters(AdapterBuffer::weights), first = session.read_adapters(AdapterBuffer::first_moment);
     StepInput bad = input({1, 4, 4}, 2);
     bad.latents[5] = NAN;
-    EXPECT(std::isnan(session.step(bad)[0]), "the loss hides it");
+    EXPECT(std::isnan(train(session, bad)[0]), "the loss hides it");
     EXPECT(!std::isfinite(session.update({.step = 2})), "the norm hides it");
     EXPECT(session.read_adapters(AdapterBuffer::weights) == weights, "weights moved");
     EXPECT(session.read_adapters(AdapterBuffer::first_moment) == first, "moments moved");
@@ -271,7 +321,7 @@ SUITE(session) {
     const StepInput in = input({2, 4, 4}, 3);
     float first = 0, last = 0;
     for (int64_t step = 1; step <= 30; step++) {
-      const auto losses = ready.session.step(in);
+      const auto losses = train(ready.session, in);
       last = losses[0] + losses[1];
       if (step == 1) first = last;
       ready.session.update({.learning_rate = 3e-3f, .step = step});

@@ -1,8 +1,19 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, it, type TestContext } from 'node:test'
-import type { Session } from '../../lib/native.js'
+import type { Session, StepInput } from '../../lib/native.js'
 import { hasCard } from '../card/emulated.js'
-import { attach, compare, type Golden, openSession, type Place, readGolden, relativeError, stepInput, type Targets } from './golden.js'
+import {
+  attach,
+  compare,
+  type Golden,
+  openSession,
+  type Place,
+  readGolden,
+  relativeError,
+  stepInput,
+  type Targets,
+  train,
+} from './golden.js'
 import { pattern } from './pattern.js'
 
 const models = [
@@ -86,7 +97,7 @@ for (const { title, name, folder } of models)
       for (const targets of ['attention', 'default'] as Targets[]) {
         it(`gives the loss and the gradient of every adapter, targets ${targets}`, async (t) => {
           const places = attach(session, golden, targets)
-          check(t, `losses_${targets}`, [[`losses_${targets}`, await session.step(stepInput(golden, 0, lossScale))]])
+          check(t, `losses_${targets}`, [[`losses_${targets}`, await train(session, stepInput(golden, 0), lossScale)]])
           const gradients = session.readAdapters('gradients').map((g) => g / lossScale)
           assert.equal(gradients.length, places.at(-1)?.end)
           const each = places.map(({ name, begin, end }): [string, Float32Array] => [name, gradients.subarray(begin, end)])
@@ -100,18 +111,18 @@ for (const { title, name, folder } of models)
 
       it('adds gradients up over two halves of a batch', async () => {
         const places = attach(session, golden, 'default')
-        const whole = stepInput(golden, 0, lossScale)
+        const whole = stepInput(golden, 0)
         const part = (values: Float32Array, i: number) => values.subarray((i * values.length) / 2, ((i + 1) * values.length) / 2)
         for (const i of [0, 1]) {
-          await session.step({
+          const half = {
             shape: [1, whole.shape[1], whole.shape[2]],
             latents: part(whole.latents, i),
             noise: part(whole.noise, i),
             coefficients: part(whole.coefficients, i),
             timesteps: part(whole.timesteps, i),
             context: part(whole.context, i),
-            weights: part(whole.weights, i),
-          })
+          } satisfies StepInput
+          await train(session, half, lossScale / 2)
         }
         const gradients = session.readAdapters('gradients').map((g) => g / lossScale)
         compare(
@@ -128,7 +139,7 @@ for (const { title, name, folder } of models)
         const losses: number[] = []
         const norms: number[] = []
         for (let step = 0; step < settings.steps; step++) {
-          losses.push(...(await session.step(stepInput(golden, step, lossScale))))
+          losses.push(...(await train(session, stepInput(golden, step), lossScale)))
           norms.push(
             await session.update({
               learningRate: settings.learning_rate,
@@ -167,7 +178,7 @@ for (const { title, name, folder } of models)
           const results = []
           for (const each of [session, single]) {
             attach(each, golden, 'default')
-            const losses = await each.step(stepInput(golden, 1))
+            const losses = await train(each, stepInput(golden, 1))
             results.push({ losses, gradients: each.readAdapters('gradients') })
           }
           assert.deepEqual(results[1], results[0])

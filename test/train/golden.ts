@@ -100,7 +100,7 @@ export function attach(session: Session, golden: Golden, targets: Targets): { na
 }
 
 /** The same inputs as `Reference.losses` of step `step`. */
-export function stepInput(golden: Golden, step: number, lossScale = 1): StepInput {
+export function stepInput(golden: Golden, step: number): StepInput {
   const [n, h, w] = golden.case.latents
   const context = golden.tensor('text_skip_0')
   const swapped = new Float32Array(context.length)
@@ -113,8 +113,15 @@ export function stepInput(golden: Golden, step: number, lossScale = 1): StepInpu
     coefficients: golden.tensor(`coefficients/${step}`),
     timesteps: golden.tensor(`timesteps/${step}`),
     context: step % 2 === 0 ? context : swapped,
-    weights: new Float32Array(n).fill(lossScale / n),
   }
+}
+
+/** Losses of a batch whose mean is differentiated, times the scale; the gradients are added to those that are there. */
+export async function train(session: Session, input: StepInput, lossScale = 1): Promise<Float32Array> {
+  const [n] = input.shape
+  await session.load(input)
+  await session.step(new Float32Array(n).fill(lossScale / n))
+  return session.losses()
 }
 
 /** ‖value − truth‖ / ‖truth‖ */
