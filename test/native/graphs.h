@@ -1,5 +1,6 @@
 // Running whole graphs, by the f64 or f32 reference and by a backend, on the same numbers.
 #pragma once
+#include <cmath>
 #include <map>
 
 #include "backends.h"
@@ -36,11 +37,18 @@ int count(const Graph& graph) {
   return found;
 }
 
-// How far outcomes are from the f64 interpretation: relative L2 errors of the results and of all gradients, summed over trials.
-// One rounding early in a network moves everything after it, so the mean of several trials is compared and no single largest error.
-struct GraphDeviation {
-  double results = 0, gradients = 0;
+// How far outcomes are from the f64 interpretation: relative L2 errors of the results and of all gradients, the geometric means of several
+// trials. One rounding early in a network moves everything after it, and now and then a trial is so ill conditioned that it alone would be
+// the sum, so no single one decides.
+class GraphDeviation {
+ public:
+  double results() const { return std::exp(log_results_ / trials_); }
+  double gradients() const { return std::exp(log_gradients_ / trials_); }
   void add(const Graph& graph, const Outcome& outcome, const std::vector<Array<double>>& expected);
+
+ private:
+  double log_results_ = 0, log_gradients_ = 0;
+  int trials_ = 0;
 };
 Outcome outcome_of(const Graph& graph, const std::vector<Array<float>>& values);
 void expect_as_good(const GraphDeviation& actual, const GraphDeviation& naive);
