@@ -38,7 +38,8 @@ struct TensorCoreTile {
         uint32_t fa[4];
         from_a.load(i, step, fa);
 #pragma unroll
-        for (int j = 0; j < kWarpColumns / 8; j++) multiply<T>(to[i][j], fa, fb[j / 2][j % 2], fb[j / 2][j % 2 + 2]);
+        for (int j = 0; j < kWarpColumns / 8; j++)
+          mma16<T>(to[i][j], {fa[0], fa[1]}, {fa[2], fa[3]}, fb[j / 2][j % 2], fb[j / 2][j % 2 + 2]);
       }
     }
     if constexpr (kShortSums) {

@@ -1,4 +1,4 @@
-// What kernels share: element types, reductions in a fixed order, and the tensor core's instructions (PTX ISA, "Warp Level Matrix Instructions").
+// What kernels share: element types, and reductions in a fixed order.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

@@ -5,7 +5,7 @@
 //   transposed  [depth, kRows]  a line is one k, rows are contiguous: read by ldmatrix.trans
 // The chunks of a line are permuted so that neither writing a tile nor reading 8×8 matrices of it meets a bank twice.
 #pragma once
-#include "device.cuh"
+#include "mma.cuh"
 
 namespace lorafuse::cuda {
 
@@ -43,7 +43,7 @@ __device__ __forceinline__ unsigned chunk_of_thread(int v) { return v * kThreads
 
 // To shared memory at once: nvcc splits some assignments of float2, and halves of them meet in banks.
 __device__ __forceinline__ void store_pair(float* to, float a, float b) {
-  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))), "f"(a), "f"(b) : "memory");
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(shared_address(to)), "f"(a), "f"(b) : "memory");
 }
 
 // A chunk made of elements f(0) … f(kVector − 1), T each; word by word, as registers are few where it stands.
@@ -76,8 +76,7 @@ struct ToRegister {
 struct ToShared {
   uint4* chunk;
   __device__ __forceinline__ void copy(const void* from, bool there) const {
-    const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(chunk));
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(there ? 16 : 0) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(chunk)), "l"(from), "r"(there ? 16 : 0) : "memory");
   }
   __device__ __forceinline__ void put(uint4 value) const { *chunk = value; }
 };
@@ -142,7 +141,7 @@ __device__ __forceinline__ void fetch(const Matrix& m, int line, int first, cons
 }
 
 // Reads fragments of a tile: four 8×8 matrices of 16-bit elements, rows r … r+7 and r+8 … r+15 at k … k+7, then both at k+8 … k+15.
-// They are the A operand of mma.m16n8k16, or the B operands of two: {f[0], f[2]} and {f[1], f[3]}.
+// They are a0 ‖ a1 of mma16(), or b of two: {f[0], f[2]} and {f[1], f[3]}.
 template <class T, int kRows, bool kTransposed>
 class FragmentReader {
  public:
@@ -150,41 +149,19 @@ class FragmentReader {
   __device__ __forceinline__ FragmentReader(const uint4* tile, int row) {
     const int lane = threadIdx.x % 32, r = lane % 8, low = lane / 8 % 2, high = lane / 16;
     const int line = kTransposed ? high * 8 + r : row + low * 8 + r, chunk = kTransposed ? row / 8 + low : high;
-    address_ = static_cast<uint32_t>(__cvta_generic_to_shared(tile)) + place<kPerLine>(line, chunk) * 16;
+    address_ = shared_address(tile) + place<kPerLine>(line, chunk) * 16;
   }
 
   // The 16 rows from row + 16·i, the 16 k from 16·step: what is added to line or chunk permutes as an exclusive or.
   __device__ __forceinline__ void load(int i, int step, uint32_t (&f)[4]) const {
-    if constexpr (kTransposed)
-      asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                   : "=r"(f[0]), "=r"(f[1]), "=r"(f[2]), "=r"(f[3]) : "r"((address_ ^ i * 32) + step * 16 * kPerLine * 16) : "memory");
-    else
-      asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                   : "=r"(f[0]), "=r"(f[1]), "=r"(f[2]), "=r"(f[3]) : "r"((address_ ^ step * 32) + i * 16 * kPerLine * 16) : "memory");
+    const int along = kTransposed ? i : step, lines = kTransposed ? step : i;
+    load_matrices<kTransposed>(f, (address_ ^ along * 32) + lines * 16 * kPerLine * 16);
   }
 
  private:
   static constexpr int kPerLine = kLineChunks<T, kRows, kTransposed>;
   uint32_t address_;
 };
-
-// c [16, 8] += a [16, 16] · b [16, 8], in f32.
-template <class T>
-__device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-#if __CUDA_ARCH__ >= 800
-  if constexpr (std::is_same_v<T, __nv_bfloat16>)
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-  else
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-#else
-  asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(b0));
-  asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[2]), "r"(a[3]), "r"(b1));
-#endif
-}
 
 // One 32-bit element, row r and k, of a tile of floats.
 template <int kRows, bool kTransposed>
