@@ -9,8 +9,6 @@
 namespace lorafuse::cuda {
 namespace {
 
-constexpr int kThreads = 128, kQueries = 64;  // of a block
-
 // What fits the registers of sm_75.
 template <int D>
 struct Sizes {
@@ -19,12 +17,12 @@ struct Sizes {
   static constexpr bool kHeld = D <= 80;                       // queries in registers
 };
 
-template <class T, int D>
-__global__ void __launch_bounds__(kThreads, Sizes<D>::kBlocks)
+template <class T, int D, int kWarps>
+__global__ void __launch_bounds__(32 * kWarps, Sizes<D>::kBlocks)
 attention_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, T* __restrict__ o,
                  float* __restrict__ log_sum_exp, Heads h, bool causal) {
   if constexpr (kComputes<T>) {
-    constexpr int kKeys = Sizes<D>::kKeys, kGroups = kKeys / 8;
+    constexpr int kThreads = 32 * kWarps, kQueries = 16 * kWarps, kKeys = Sizes<D>::kKeys, kGroups = kKeys / 8;
     using Queries = Tile<T, D, kQueries, kThreads>;
     using Keys = Tile<T, D, kKeys, kThreads>;
     static_assert(2 * kKeys >= kQueries);
@@ -109,11 +107,13 @@ attention_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __re
   }
 }
 
-template <class T, int D>
+template <class T, int D, int kWarps = 4>
 void launch_kernel(const Heads& h, int batch, bool causal, Context& c) {
-  const dim3 grid(ceil_div(h.queries, kQueries), batch * h.heads);
-  launch("attention", attention_kernel<T, D>, grid, kThreads, 0, c.stream, data<T>(c.in(0)), data<T>(c.in(1)), data<T>(c.in(2)),
-         data<T>(c.out(0)), data<float>(c.out(1)), h, causal);
+  const dim3 grid(ceil_div(h.queries, 16 * kWarps), batch * h.heads);
+  if constexpr (D > 80 && kWarps > 2)  // large heads come with few queries: smaller blocks reach more multiprocessors
+    if (static_cast<int>(grid.x * grid.y) < c.card.multiprocessors) return launch_kernel<T, D, 2>(h, batch, causal, c);
+  launch("attention", attention_kernel<T, D, kWarps>, grid, 32 * kWarps, 0, c.stream, data<T>(c.in(0)), data<T>(c.in(1)),
+         data<T>(c.in(2)), data<T>(c.out(0)), data<float>(c.out(1)), h, causal);
 }
 
 }  // namespace
