@@ -8,7 +8,7 @@ import { built, emulatedLibrary, root } from './emulated.js'
 
 export const budgetsFile = join(root, 'test/card/budgets.json')
 
-type Code = Omit<KernelCode, 'name' | 'sass'> & KernelCode['sass']
+type Code = Omit<KernelCode, 'name' | 'padding' | 'sass'> & KernelCode['sass']
 
 /** Of all launches of a step: see `KernelCounters` of test/emulator/machine.h. */
 export interface Counted {
@@ -29,7 +29,7 @@ export interface Budgets {
 }
 
 /** `lorafuse::cuda::` and parameters left out. */
-function demangled(names: string[]): Map<string, string> {
+export function demangled(names: string[]): Map<string, string> {
   const { stdout } = spawnSync('c++filt', { input: names.join('\n'), encoding: 'utf8' })
   const plain = stdout.split('\n').map((name) =>
     name
@@ -49,7 +49,7 @@ async function code(library: string): Promise<Budgets['code']> {
   const result: Budgets['code'] = {}
   for (const [architecture, kernels] of [...found].sort(([a], [b]) => a - b)) {
     const names = demangled(kernels.map(({ name }) => name))
-    const entries = kernels.map(({ name, sass, ...rest }) => [names.get(name)!, { ...rest, ...sass }] as const)
+    const entries = kernels.map(({ name, padding: _, sass, ...rest }) => [names.get(name)!, { ...rest, ...sass }] as const)
     result[`sm_${architecture}`] = Object.fromEntries(entries.sort(([a], [b]) => (a < b ? -1 : 1)))
   }
   return result

@@ -16,6 +16,8 @@ export interface KernelCode {
   threads: number
   /** SASS instructions, and how many of each kind that matters. */
   instructions: number
+  /** Of them NOP, which fill the text up to the end of a line of the cache. */
+  padding: number
   sass: Record<(typeof OPCODES)[keyof typeof OPCODES], number>
 }
 
@@ -35,6 +37,8 @@ interface Section {
   size: number
   info: number
 }
+
+const NOP = 0x918
 
 const FATBIN_MAGIC = 0xba55ed50
 const KIND_CUBIN = 2
@@ -111,9 +115,12 @@ function kernels(elf: DataView): KernelCode[] {
     const threads = info && attributes(view(elf, info.offset, info.size)).find(([code]) => code === EIATTR_MAX_THREADS)?.[1]
     const shared = all.find((section) => section.name === `.nv.shared.${name}` && section.type === SHT_NOBITS)
     const sass = { HMMA: 0, LDSM: 0, LDL: 0, STL: 0, BAR: 0 }
+    let padding = 0
     for (let at = code.offset; at < code.offset + code.size; at += 16) {
-      const opcode = OPCODES[(elf.getUint16(at, true) & 0xfff) as keyof typeof OPCODES]
+      const bits = elf.getUint16(at, true) & 0xfff
+      const opcode = OPCODES[bits as keyof typeof OPCODES]
       if (opcode) sass[opcode]++
+      if (bits === NOP) padding++
     }
     return {
       name,
@@ -122,6 +129,7 @@ function kernels(elf: DataView): KernelCode[] {
       stack: frames.get(name) ?? 0,
       threads: threads ? threads.getUint32(0, true) * threads.getUint32(4, true) * threads.getUint32(8, true) : 0,
       instructions: code.size / 16,
+      padding,
       sass,
     }
   })
