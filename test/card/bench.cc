@@ -1,7 +1,8 @@
 // Times a training step of Stable Diffusion 1.5 or XL with random weights, and each of its ops, on the card.
 // With --roofline nothing runs: what each op would take on a 2080 Ti at its peaks, from its floating-point operations and bytes.
-//   gpu_check bench [--roofline] [--size 512] [--batch 1] [--rank 16] [--targets all|attention] [--precision fp16|bf16|f32] [--steps 20] [--zeros] [--ops]
-// --zeros: weights that are all zero, on no disk: for counting on the emulator. --ops: the table of ops too.
+//   gpu_check bench [--roofline] [--size 512] [--batch 1] [--rank 16] [--targets all|attention] [--precision fp16|bf16|f32] [--steps 20] [--zeros]
+//     [--ops | --nodes]
+// --zeros: weights that are all zero, on no disk: for counting on the emulator. --ops: the table of ops too; --nodes: a line for each node, in order.
 //   --model sd15|sdxl: SDXL at 1024 pixels unless --size is given.
 #include "bench.h"
 
@@ -24,7 +25,7 @@ namespace {
 struct Settings {
   int64_t size = 512, batch = 1, rank = 16, steps = 20;
   bool sdxl = false;
-  bool all = true, zeros = false, ops = false, roofline = false;
+  bool all = true, zeros = false, ops = false, nodes = false, roofline = false;
   DType precision = DType::f16;
 };
 
@@ -35,6 +36,7 @@ Settings parsed(const std::vector<std::string>& arguments) {
     const std::string& name = arguments[i];
     if (name == "--zeros") s.zeros = true;
     else if (name == "--ops") s.ops = true;
+    else if (name == "--nodes") s.ops = s.nodes = true;
     else if (name == "--roofline") s.roofline = s.zeros = true;
     else {
       CHECK(i + 1 < arguments.size(), "INVALID_OPTION", "Expected a value after ", name);
@@ -184,8 +186,11 @@ class Bench {
       row.count++;
       row.gflop += cost.flops * 1e-9;
       row.mib += mib(cost.bytes);
-      row.ms += program_->time_node(i);
+      const double ms = program_->time_node(i);
+      row.ms += ms;
+      if (settings_.nodes) std::printf("%s\t%.0f FLOP\t%zu bytes\t%.4f ms\n", described(graph_, graph_.nodes[i]).c_str(), cost.flops, cost.bytes, ms);
     }
+    if (settings_.nodes) return;
     std::printf("%-72s %5s %9s %9s %9s %9s\n", "op", "count", "ms", "TFLOP/s", "GB/s", "GFLOP");
     for (const auto& [name, r] : rows)
       std::printf("%-72s %5d %9.3f %9.2f %9.1f %9.2f\n", name.c_str(), r.count, r.ms, r.gflop / r.ms, r.mib * 1.048576 / r.ms, r.gflop);

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { before, test } from 'node:test'
 import { built, emulatedLibrary, hasCard } from './emulated.js'
-import { blocksPerMultiprocessor, CARD, count, estimate, type Launch, markdown } from './roofline.js'
+import { blocksPerMultiprocessor, CARD, count, estimate, kernelTable, type Launch } from './roofline.js'
 
 test('blocks of a multiprocessor are what cudaOccMaxActiveBlocksPerMultiprocessor says of compute capability 7.5', () => {
   // Registers, bytes of shared memory, threads: computed with the header of CUDA 13.0.
@@ -136,7 +136,7 @@ if (hasCard()) {
   })
 
   test('the table has every launch in it', () => {
-    const table = markdown(counted)
+    const table = kernelTable(counted)
     const cells = table.split('\n').map((line) => line.split('|').map((cell) => cell.trim()))
     const rows = cells.filter(([, kernel]) => kernel?.startsWith('`') || kernel?.endsWith('others'))
     const launches = counted.ops.reduce((sum, op) => sum + op.launches.length, 0)

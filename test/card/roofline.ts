@@ -1,7 +1,7 @@
 /**
  * How long a training step of SD1.5 would take on an RTX 2080 Ti: an estimate, from what its kernels do. The emulator counts a sample of the
  * blocks of every launch, ptxas says what a kernel takes, and each launch gets the times that the parts of the card would need for its work.
- * Two figures: all parts busy at once, at their peaks (a bound: no card is faster), and a cautious one.
+ * Two figures: all parts busy at once, at their peaks, and a cautious one.
  */
 import { spawnSync } from 'node:child_process'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
@@ -294,11 +294,32 @@ export const GOALS = { floor: 35, must: 65, stretch: 55, memory: 2662 } as const
  */
 const bytesOfUpdate = (adapters: number) => (9 / 4) * adapters
 
-export function markdown({ ops, code, memory }: Counted): string {
+const line = (cells: (string | number)[]) => `| ${cells.join(' | ')} |\n`
+
+/** What any program has to do: every op at the card's peaks, whichever takes longer, each tensor moved once. */
+export function opTable(ops: Op[]): string {
+  const kinds = new Map<string, { count: number; flops: number; bytes: number; seconds: number }>()
+  for (const { name, flops, bytes } of ops) {
+    const seconds = Math.max(flops / (CARD.tensor * CARD.multiprocessors * CARD.clock), bytes / CARD.memory)
+    for (const kind of [name.split(' ')[0]!, '**all**']) {
+      const sum = kinds.get(kind) ?? { count: 0, flops: 0, bytes: 0, seconds: 0 }
+      kinds.set(kind, { count: sum.count + 1, flops: sum.flops + flops, bytes: sum.bytes + bytes, seconds: sum.seconds + seconds })
+    }
+  }
+  const sorted = [...kinds].sort(([a, x], [b, y]) => Number(a === '**all**') - Number(b === '**all**') || y.seconds - x.seconds)
+  return [
+    line(['op', 'count', 'GFLOP', 'MiB', 'ms at the peaks']),
+    line(Array(5).fill('---')),
+    ...sorted.map(([kind, { count, flops, bytes, seconds }]) =>
+      line([kind, count, (flops * 1e-9).toFixed(1), Math.round(bytes / 2 ** 20), (1e3 * seconds).toFixed(2)]),
+    ),
+  ].join('')
+}
+
+export function kernelTable({ ops, code, memory }: Counted): string {
   const table = rows(ops, code)
   const ms = (seconds: number) => (1e3 * seconds).toFixed(2)
   const percent = (x: number) => `${Math.round(100 * x)}`
-  const row = (cells: (string | number)[]) => `| ${cells.join(' | ')} |\n`
   const bySize = (by: Row['by']) =>
     Object.entries(by)
       .sort(([, a], [, b]) => b - a)
@@ -318,7 +339,7 @@ export function markdown({ ops, code, memory }: Counted): string {
   const done = teraflops(ops.flatMap((op) => op.launches.map(({ counters }) => 2048 * counters.mma_k8)))
   const waves = (n: number) => (n < 10 ? n.toFixed(1) : `${Math.round(n)}`)
   return [
-    row([
+    line([
       'kernel',
       'launches',
       'ms',
@@ -332,9 +353,9 @@ export function markdown({ ops, code, memory }: Counted): string {
       'occupancy %',
       'waves',
     ]),
-    row(Array(12).fill('---')),
+    line(Array(12).fill('---')),
     ...large.map((r) =>
-      row([
+      line([
         `\`${r.kernel}\``,
         r.launches,
         ms(r.seconds),
@@ -352,7 +373,7 @@ export function markdown({ ops, code, memory }: Counted): string {
           .join('–'),
       ]),
     ),
-    row([
+    line([
       `${small.length} others`,
       sum(small, (r) => r.launches),
       ms(sum(small, (r) => r.seconds)),
@@ -360,9 +381,9 @@ export function markdown({ ops, code, memory }: Counted): string {
       ms(sum(small, (r) => r.cautious)),
       ...Array(7).fill(''),
     ]),
-    row(['AdamW and the norm (bytes)', '', ms(update), 'memory', ms(update / CAUTION.memory), ...Array(7).fill('')]),
-    row([`between ${launches} launches`, '', ms(gaps), 'assumed', ms(gaps), ...Array(7).fill('')]),
-    row(['**a step**', launches, `**${ms(all)}**`, '', `**${ms(cautious)}**`, ...Array(7).fill('')]),
+    line(['AdamW and the norm (bytes)', '', ms(update), 'memory', ms(update / CAUTION.memory), ...Array(7).fill('')]),
+    line([`between ${launches} launches`, '', ms(gaps), 'assumed', ms(gaps), ...Array(7).fill('')]),
+    line(['**a step**', launches, `**${ms(all)}**`, '', `**${ms(cautious)}**`, ...Array(7).fill('')]),
     '\n',
     `Estimated: **${ms(all)} ms** if every part of the card is busy at its peak, **${ms(cautious)} ms** with caution. Goals: floor ${GOALS.floor}, must `,
     `${GOALS.must}, stretch ${GOALS.stretch} ms. Memory planned: **${memory.all} MiB**; goal ${GOALS.memory} MiB (2.6 GiB). The graph needs ${needed} TFLOP; `,
