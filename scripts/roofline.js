@@ -2,7 +2,8 @@
 // into docs/gpu.md. Needs nvcc and 8 GB of memory.
 //   npm run roofline
 import { readFile, writeFile } from 'node:fs/promises'
-import { count, kernelTable, opTable } from '../dist/test/card/roofline.js'
+import { count } from '../dist/test/card/roofline.js'
+import { kernelTable, opTable } from '../dist/test/card/roofline-tables.js'
 
 const file = new URL('../docs/gpu.md', import.meta.url)
 const counted = await count()

@@ -190,7 +190,7 @@ struct KernelCounters {
   uint64_t warp_instructions = 0, thread_instructions = 0;
   uint64_t mma_k8 = 0;              // tensor-core products in units of m16n8k8 (2048 floating-point operations)
   uint64_t flops = 0;               // of ordinary instructions, fma = 2, per active thread; f16x2 counts both halves
-  uint64_t special = 0;             // of the warp instructions: special functions, divisions, conversions to a narrower float or from and to integers
+  uint64_t special = 0;             // warp instructions: special functions, divisions, conversions to narrower floats, from and to integers
   uint64_t barriers = 0;            // bar.sync executed by a warp
   uint64_t global_load_bytes = 0, global_store_bytes = 0;      // asked for by threads
   uint64_t global_load_sectors = 0, global_store_sectors = 0;  // of 32 bytes, each counted once per warp instruction

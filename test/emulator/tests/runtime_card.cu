@@ -149,7 +149,8 @@ SUITE(runtime_card) {
            in_another_process("PTXEMU_DEVICES=0", "--report"));
     EXPECT(in_another_process("PTXEMU_CARD=80", "--report").rfind("1 cudaSuccess", 0) == 0,
            in_another_process("PTXEMU_CARD=80", "--report"));
-    EXPECT(in_another_process("PTXEMU_MULTIPROCESSORS=0", "--report").find("a number from 1 to 1000") != std::string::npos, "0 is no number of them");
+    EXPECT(in_another_process("PTXEMU_MULTIPROCESSORS=0", "--report").find("a number from 1 to 1000") != std::string::npos,
+           "0 is no number of them");
     const std::string bad = in_another_process("PTXEMU_ORDER=sideways", "--report");
     EXPECT(bad.find("cudaErrorInitializationError") != std::string::npos, bad);
     EXPECT(bad.find("forward, backward or random") != std::string::npos, bad);

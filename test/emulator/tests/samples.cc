@@ -155,8 +155,8 @@ SUITE(samples) {
     expect_error(ErrorKind::uninitialised, [&] { unwritten.launch("k", {9}, {32}); });
   });
   test_case("blocks that speak to each other cannot be sampled", [] {
-    for (const char* access : {"red.global.add.u32 [%rd0], 1;", "atom.global.add.u32 %r0, [%rd0], 1;", "ld.volatile.global.u32 %r0, [%rd0];",
-           "st.release.gpu.global.u32 [%rd0], 1;"}) {
+    for (const char* access : {"red.global.add.u32 [%rd0], 1;", "atom.global.add.u32 %r0, [%rd0], 1;",
+           "ld.volatile.global.u32 %r0, [%rd0];", "st.release.gpu.global.u32 [%rd0], 1;"}) {
       Device device(with(".param .u64 out", text("  ld.param.u64 %rd0, [out];\n  ", access, "\n")));
       device.options.sample = 2;
       const uint64_t out = device.upload(std::vector<uint32_t>(1));

@@ -1,0 +1,109 @@
+/** The estimates of roofline.ts as tables of docs/gpu.md. */
+import { CARD, CAUTION, type Counted, type Op, type Row, rows } from './roofline.js'
+
+/** The goals for SD1.5 at 512 px, batch 1: milliseconds a step, and MiB. */
+export const GOALS = { floor: 35, must: 65, stretch: 55, memory: 2662 } as const
+
+/**
+ * AdamW and its norm are no part of the graph: each adapter's value is read, its gradient twice, both moments; value, moments and a
+ * zero for the gradient are written. `adapters`: the bytes of these four arrays.
+ */
+const bytesOfUpdate = (adapters: number) => (9 / 4) * adapters
+
+const line = (cells: (string | number)[]) => `| ${cells.join(' | ')} |\n`
+
+/** What any program has to do: every op at the card's peaks, whichever takes longer, each tensor moved once. */
+export function opTable(ops: Op[]): string {
+  const kinds = new Map<string, { count: number; flops: number; bytes: number; seconds: number }>()
+  for (const { name, flops, bytes } of ops) {
+    const seconds = Math.max(flops / (CARD.tensor * CARD.multiprocessors * CARD.clock), bytes / CARD.memory)
+    for (const kind of [name.split(' ')[0]!, '**all**']) {
+      const sum = kinds.get(kind) ?? { count: 0, flops: 0, bytes: 0, seconds: 0 }
+      kinds.set(kind, { count: sum.count + 1, flops: sum.flops + flops, bytes: sum.bytes + bytes, seconds: sum.seconds + seconds })
+    }
+  }
+  const sorted = [...kinds].sort(([a, x], [b, y]) => Number(a === '**all**') - Number(b === '**all**') || y.seconds - x.seconds)
+  return [
+    line(['op', 'count', 'GFLOP', 'MiB', 'ms at the peaks']),
+    line(Array(5).fill('---')),
+    ...sorted.map(([kind, { count, flops, bytes, seconds }]) =>
+      line([kind, count, (flops * 1e-9).toFixed(1), Math.round(bytes / 2 ** 20), (1e3 * seconds).toFixed(2)]),
+    ),
+  ].join('')
+}
+
+export function kernelTable({ ops, code, memory }: Counted): string {
+  const table = rows(ops, code)
+  const ms = (seconds: number) => (1e3 * seconds).toFixed(2)
+  const percent = (x: number) => `${Math.round(100 * x)}`
+  const bySize = (by: Row['by']) =>
+    Object.entries(by)
+      .sort(([, a], [, b]) => b - a)
+      .filter(([, share]) => share >= 0.15)
+      .map(([bound, share]) => (share > 0.85 ? bound : `${bound} ${percent(share)} %`))
+      .join(', ')
+  const small = table.filter(({ seconds }) => seconds < 5e-5)
+  const large = table.filter((r) => !small.includes(r))
+  const sum = (of: Row[], value: (r: Row) => number) => of.reduce((total, r) => total + value(r), 0)
+  const launches = sum(table, (r) => r.launches)
+  const gaps = launches * CARD.gap
+  const update = bytesOfUpdate(memory.adapters * 2 ** 20) / CARD.memory
+  const all = sum(table, (r) => r.seconds) + gaps + update
+  const cautious = sum(table, (r) => r.cautious) + gaps + update / CAUTION.memory
+  const teraflops = (of: number[]) => (of.reduce((total, n) => total + n, 0) * 1e-12).toFixed(2)
+  const needed = teraflops(ops.map((op) => op.flops))
+  const done = teraflops(ops.flatMap((op) => op.launches.map(({ counters }) => 2048 * counters.mma_k8)))
+  const waves = (n: number) => (n < 10 ? n.toFixed(1) : `${Math.round(n)}`)
+  return [
+    line([
+      'kernel',
+      'launches',
+      'ms',
+      'decided by',
+      'cautious ms',
+      'tensor %',
+      'conflicts %',
+      'sectors %',
+      'registers',
+      'blocks/SM',
+      'occupancy %',
+      'waves',
+    ]),
+    line(Array(12).fill('---')),
+    ...large.map((r) =>
+      line([
+        `\`${r.kernel}\``,
+        r.launches,
+        ms(r.seconds),
+        bySize(r.by),
+        ms(r.cautious),
+        percent(r.tensor),
+        percent(r.conflicts),
+        percent(r.sectors),
+        r.registers,
+        r.blocksPerMultiprocessor,
+        percent(r.occupancy),
+        r.waves
+          .map(waves)
+          .filter((w, i, a) => a.indexOf(w) === i)
+          .join('–'),
+      ]),
+    ),
+    line([
+      `${small.length} others`,
+      sum(small, (r) => r.launches),
+      ms(sum(small, (r) => r.seconds)),
+      '',
+      ms(sum(small, (r) => r.cautious)),
+      ...Array(7).fill(''),
+    ]),
+    line(['AdamW and the norm (bytes)', '', ms(update), 'memory', ms(update / CAUTION.memory), ...Array(7).fill('')]),
+    line([`between ${launches} launches`, '', ms(gaps), 'assumed', ms(gaps), ...Array(7).fill('')]),
+    line(['**a step**', launches, `**${ms(all)}**`, '', `**${ms(cautious)}**`, ...Array(7).fill('')]),
+    '\n',
+    `Estimated: **${ms(all)} ms** if every part of the card is busy at its peak, **${ms(cautious)} ms** with caution. `,
+    `Goals: floor ${GOALS.floor}, must ${GOALS.must}, stretch ${GOALS.stretch} ms. `,
+    `Memory planned: **${memory.all} MiB**; goal ${GOALS.memory} MiB (2.6 GiB). The graph needs ${needed} TFLOP; `,
+    `with cut-off tiles and what is computed twice the tensor cores do ${done}.\n`,
+  ].join('')
+}
