@@ -9,11 +9,11 @@
 namespace lorafuse::cuda {
 namespace {
 
-// A block has kRows rows of its own, 16 a warp, and goes through the others kKeys or kQueries at a time.
-constexpr int kThreads = 128, kRows = 64;
+// A block has 16 rows of its own a warp, and goes through the others kKeys or kQueries at a time.
+constexpr int kMostWarps = 4;
 
-template <class T, int D>
-using Rows = Tile<T, D, kRows, kThreads>;
+template <class T, int D, int kWarps>
+using Rows = Tile<T, D, 16 * kWarps, 32 * kWarps>;
 
 // What fits the registers and 64 KB of shared memory of sm_75, with as many blocks as can be.
 template <int D>
@@ -25,40 +25,40 @@ struct Sizes {
 };
 
 // Shared memory: the block's own rows where registers do not hold them, then what each step loads. Before and after the steps values
-// pass through its first kRows rows.
-template <class T, int D, bool kHeld>
-constexpr int kOwn = kHeld ? 0 : Rows<T, D>::kElements;
+// pass through its first rows.
+template <class T, int D, int kWarps, bool kHeld>
+constexpr int kOwn = kHeld ? 0 : Rows<T, D, kWarps>::kElements;
 
 // Brings the block's rows to `shared`, when all are done with what was there.
-template <class T, int D>
+template <class T, int D, int kWarps>
 __device__ __forceinline__ void load_own_rows(const T* x, int first, int tokens, const Heads& h, T* shared) {
-  Rows<T, D> rows;
+  Rows<T, D, kWarps> rows;
   rows.fetch(x, first, tokens, h);
   __syncthreads();
   rows.store(shared);
   __syncthreads();
 }
 
-template <class T, int D>
-__global__ void __launch_bounds__(kThreads, Sizes<D>::kQueryBlocks)
+template <class T, int D, int kWarps>
+__global__ void __launch_bounds__(32 * kWarps, Sizes<D>::kQueryBlocks)
 query_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ o,
                   const float* __restrict__ log_sum_exp, const T* __restrict__ dout, T* __restrict__ dq, float* __restrict__ delta,
                   Heads h) {
   if constexpr (kComputes<T>) {
     constexpr bool kHeld = Sizes<D>::kHoldQueries;
-    constexpr int kKeys = Sizes<D>::kKeys, kGroups = kKeys / 8;
-    using Keys = Tile<T, D, kKeys, kThreads>;
+    constexpr int kKeys = Sizes<D>::kKeys, kGroups = kKeys / 8, kRows = 16 * kWarps;
+    using Keys = Tile<T, D, kKeys, 32 * kWarps>;
     extern __shared__ uint4 memory[];
-    T *q_rows = reinterpret_cast<T*>(memory), *dout_rows = q_rows + kOwn<T, D, kHeld>, *k_tile = dout_rows + kOwn<T, D, kHeld>;
-    T* v_tile = k_tile + Keys::kElements;
+    T *q_rows = reinterpret_cast<T*>(memory), *dout_rows = q_rows + kOwn<T, D, kWarps, kHeld>;
+    T *k_tile = dout_rows + kOwn<T, D, kWarps, kHeld>, *v_tile = k_tile + Keys::kElements;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = blockIdx.x * kRows, query = first + warp * 16 + lane / 4;
     const int own = warp * 16 * kPitch<D>;
     const float scale = h.scale * kLog2e;
     k = h.at(k, h.keys, blockIdx.y), v = h.at(v, h.keys, blockIdx.y);
 
-    load_own_rows<T, D>(h.at(dout, h.queries, blockIdx.y), first, h.queries, h, dout_rows);
+    load_own_rows<T, D, kWarps>(h.at(dout, h.queries, blockIdx.y), first, h.queries, h, dout_rows);
     const Left<T, D, kHeld> a_dout(dout_rows + own);
-    load_own_rows<T, D>(h.at(o, h.queries, blockIdx.y), first, h.queries, h, q_rows);
+    load_own_rows<T, D, kWarps>(h.at(o, h.queries, blockIdx.y), first, h.queries, h, q_rows);
     float mean[2] = {0, 0}, shift[2];  // delta and log_sum_exp·log2(e) of rows g and g + 8
     {
       const Left<T, D, false> a_o(q_rows + own);
@@ -73,7 +73,7 @@ query_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __r
         }
       }
     }
-    load_own_rows<T, D>(h.at(q, h.queries, blockIdx.y), first, h.queries, h, q_rows);
+    load_own_rows<T, D, kWarps>(h.at(q, h.queries, blockIdx.y), first, h.queries, h, q_rows);
     const Left<T, D, kHeld> a_q(q_rows + own);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
@@ -113,27 +113,27 @@ query_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __r
 
 // `parts` [parts, 2, B, keys, C]: dk, dv of a part of the queries each, where there are several.
 template <class T, int D>
-__global__ void __launch_bounds__(kThreads, Sizes<D>::kKeyBlocks)
+__global__ void __launch_bounds__(32 * kMostWarps, Sizes<D>::kKeyBlocks)
 key_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const float* __restrict__ log_sum_exp,
                 const T* __restrict__ dout, T* __restrict__ dk, T* __restrict__ dv, const float* __restrict__ delta,
                 float* __restrict__ parts, int part, Heads h) {
   if constexpr (kComputes<T>) {
-    constexpr int kQueries = Sizes<D>::kQueries, kGroups = kQueries / 8;
-    using Queries = Tile<T, D, kQueries, kThreads>;
+    constexpr int kWarps = kMostWarps, kRows = 16 * kWarps, kQueries = Sizes<D>::kQueries, kGroups = kQueries / 8;
+    using Queries = Tile<T, D, kQueries, 32 * kWarps>;
     constexpr bool kHoldKeys = Sizes<D>::kHoldKeys, kHoldValues = Sizes<D>::kHoldValues;
     __shared__ alignas(16) float2 statistics[kQueries];  // log_sum_exp·log2(e), delta
     extern __shared__ uint4 memory[];
-    T *k_rows = reinterpret_cast<T*>(memory), *v_rows = k_rows + kOwn<T, D, kHoldKeys>, *q_tile = v_rows + kOwn<T, D, kHoldValues>;
-    T* dout_tile = q_tile + Queries::kElements;
+    T *k_rows = reinterpret_cast<T*>(memory), *v_rows = k_rows + kOwn<T, D, kWarps, kHoldKeys>;
+    T *q_tile = v_rows + kOwn<T, D, kWarps, kHoldValues>, *dout_tile = q_tile + Queries::kElements;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = blockIdx.x * kRows, own = warp * 16 * kPitch<D>;
     const int begin = blockIdx.z * part, end = min(h.queries, begin + part);
     const float scale = h.scale * kLog2e;
     q = h.at(q, h.queries, blockIdx.y), dout = h.at(dout, h.queries, blockIdx.y);
     log_sum_exp += static_cast<int64_t>(blockIdx.y) * h.queries, delta += static_cast<int64_t>(blockIdx.y) * h.queries;
 
-    load_own_rows<T, D>(h.at(k, h.keys, blockIdx.y), first, h.keys, h, k_rows);
+    load_own_rows<T, D, kWarps>(h.at(k, h.keys, blockIdx.y), first, h.keys, h, k_rows);
     const Left<T, D, kHoldKeys> a_k(k_rows + own);
-    load_own_rows<T, D>(h.at(v, h.keys, blockIdx.y), first, h.keys, h, v_rows);
+    load_own_rows<T, D, kWarps>(h.at(v, h.keys, blockIdx.y), first, h.keys, h, v_rows);
     const Left<T, D, kHoldValues> a_v(v_rows + own);
 
     Queries q_next, dout_next;
@@ -213,7 +213,7 @@ struct Parts {
   int count, queries;
 };
 Parts parts_of(const Heads& h, int batch, const Card& card) {
-  const int blocks = ceil_div(h.keys, kRows) * batch * h.heads, tiles = ceil_div(h.queries, kQueryStep);
+  const int blocks = ceil_div(h.keys, 16 * kMostWarps) * batch * h.heads, tiles = ceil_div(h.queries, kQueryStep);
   const int wanted = std::clamp(3 * card.multiprocessors / blocks, 1, std::max(1, tiles / 4));
   const int queries = ceil_div(tiles, wanted) * kQueryStep;
   return {ceil_div(h.queries, queries), queries};
@@ -230,26 +230,33 @@ void allow_shared(Kernel* kernel, size_t bytes) {
   CUDA(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
 }
 
+template <class T, int D, int kWarps>
+void launch_query_grad(const Heads& h, int batch, float* delta, Context& c) {
+  using S = Sizes<D>;
+  const dim3 grid(ceil_div(h.queries, 16 * kWarps), batch * h.heads);
+  if constexpr (D > 80 && kWarps == kMostWarps)  // large heads come with few queries: smaller blocks reach more multiprocessors
+    if (static_cast<int>(grid.x * grid.y) < c.card.multiprocessors) return launch_query_grad<T, D, 2>(h, batch, delta, c);
+  constexpr int kTiles = 2 * (kOwn<T, D, kWarps, S::kHoldQueries> + S::kKeys * kPitch<D>);
+  constexpr size_t kBytes = std::max(kTiles, Rows<T, D, kWarps>::kElements) * sizeof(T);
+  allow_shared(query_grad_kernel<T, D, kWarps>, kBytes);
+  launch("attention's dq", query_grad_kernel<T, D, kWarps>, grid, 32 * kWarps, kBytes, c.stream, data<T>(c.in(0)), data<T>(c.in(1)),
+         data<T>(c.in(2)), data<T>(c.in(3)), data<float>(c.in(4)), data<T>(c.in(5)), data<T>(c.out(0)), delta, h);
+}
+
 template <class T, int D>
 void launch_kernels(const Heads& h, int batch, Context& c) {
   using S = Sizes<D>;
-  constexpr int kQueryTiles = 2 * (kOwn<T, D, S::kHoldQueries> + S::kKeys * kPitch<D>);
-  constexpr int kKeyTiles = kOwn<T, D, S::kHoldKeys> + kOwn<T, D, S::kHoldValues> + 2 * S::kQueries * kPitch<D>;
-  constexpr size_t kQueryBytes = std::max(kQueryTiles, Rows<T, D>::kElements) * sizeof(T);
-  constexpr size_t kKeyBytes = std::max(kKeyTiles, Rows<T, D>::kElements) * sizeof(T);
+  constexpr int kOwnTiles = kOwn<T, D, kMostWarps, S::kHoldKeys> + kOwn<T, D, kMostWarps, S::kHoldValues>;
+  constexpr size_t kBytes = std::max(kOwnTiles + 2 * S::kQueries * kPitch<D>, Rows<T, D, kMostWarps>::kElements) * sizeof(T);
   float* delta = static_cast<float*>(c.workspace);
   float* parts = delta + delta_bytes(h, batch) / sizeof(float);
   const Parts part = parts_of(h, batch, c.card);
-  const T *q = data<T>(c.in(0)), *k = data<T>(c.in(1)), *v = data<T>(c.in(2)), *o = data<T>(c.in(3)), *dout = data<T>(c.in(5));
-  T *dq = data<T>(c.out(0)), *dk = data<T>(c.out(1)), *dv = data<T>(c.out(2));
-  const float* log_sum_exp = data<float>(c.in(4));
-  const unsigned heads = batch * h.heads;
-  allow_shared(query_grad_kernel<T, D>, kQueryBytes);
-  allow_shared(key_grad_kernel<T, D>, kKeyBytes);
-  launch("attention's dq", query_grad_kernel<T, D>, dim3(ceil_div(h.queries, kRows), heads), kThreads, kQueryBytes, c.stream, q, k, v, o,
-         log_sum_exp, dout, dq, delta, h);
-  launch("attention's dk and dv", key_grad_kernel<T, D>, dim3(ceil_div(h.keys, kRows), heads, part.count), kThreads, kKeyBytes, c.stream, q,
-         k, v, log_sum_exp, dout, dk, dv, delta, parts, part.queries, h);
+  T *dk = data<T>(c.out(1)), *dv = data<T>(c.out(2));
+  launch_query_grad<T, D, kMostWarps>(h, batch, delta, c);
+  const dim3 grid(ceil_div(h.keys, 16 * kMostWarps), batch * h.heads, part.count);
+  allow_shared(key_grad_kernel<T, D>, kBytes);
+  launch("attention's dk and dv", key_grad_kernel<T, D>, grid, 32 * kMostWarps, kBytes, c.stream, data<T>(c.in(0)),
+         data<T>(c.in(1)), data<T>(c.in(2)), data<float>(c.in(4)), data<T>(c.in(5)), dk, dv, delta, parts, part.queries, h);
   if (part.count == 1) return;
   const int elements = static_cast<int>(c.out(1).shape.elements());
   launch("sum of dk and dv", sum_parts_kernel<T>, dim3(ceil_div(elements, 256), 2), 256, 0, c.stream, parts, dk, dv, part.count,
