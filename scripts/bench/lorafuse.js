@@ -1,4 +1,4 @@
-// lorafuse's native session, f32: one training step per line on stdin (see bench.js).
+// lorafuse's native session: one training step per line on stdin (see bench.js).
 import { readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { Config, unetConfig } from '../../dist/lib/architecture.js'
@@ -6,7 +6,7 @@ import { native } from '../../dist/lib/native.js'
 import { readHeader, readTensors } from '../../dist/lib/safetensors.js'
 
 const settings = JSON.parse(process.argv[2])
-const { rank, threads } = settings
+const { device, computes, rank, threads, lossScale } = settings
 const config = `${settings.unet}/config.json`
 const weights = `${settings.unet}/diffusion_pytorch_model.safetensors`
 const inputs = await readTensors(settings.inputs)
@@ -15,8 +15,8 @@ const data = (name) => inputs.get(name).data
 const { Session, info } = native()
 const session = new Session({
   threads,
-  device: 'cpu',
-  precision: 'f32',
+  device,
+  precision: computes,
   unet: {
     config: unetConfig(new Config(config, JSON.parse(readFileSync(config, 'utf8')))),
     files: [{ path: weights, tensors: (await readHeader(weights)).tensors }],
@@ -45,7 +45,7 @@ let updates = 0
 async function step() {
   const start = performance.now()
   await session.load(input)
-  await session.step(Float32Array.of(1))
+  await session.step(Float32Array.of(lossScale))
   updates += 1
   const optimizer = {
     learningRate: settings.learningRate,
@@ -54,21 +54,23 @@ async function step() {
     epsilon: 1e-8,
     weightDecay: 1e-2,
     maxGradNorm: 1,
-    lossScale: 1,
+    lossScale,
   }
   const gradNorm = await session.update({ ...optimizer, step: updates })
   const [loss] = await session.losses()
   return { loss, gradNorm, seconds: (performance.now() - start) / 1000 }
 }
 
+/** On a card: all that is allocated there, which is planned and stays the same. */
 function memory() {
   const peak = /VmHWM:\s*(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))
   const plan = session.plan(input.shape, inputs.get('context').shape[1])
-  return { peakKiB: Number(peak[1]), plan }
+  return { peakKiB: device === 'cuda' ? plan.total / 1024 : Number(peak[1]), plan }
 }
 
 const reply = (value) => console.log(JSON.stringify(value))
-const { cpu, features } = info()
-reply({ about: `lorafuse ${cpu} (${features.join(' ')}), Node ${process.versions.node}`, adapters: adapters.length })
+const { cpu, features, cuda } = info()
+const place = device === 'cuda' ? cuda.card : `${cpu} (${features.join(' ')})`
+reply({ about: `lorafuse on ${place}, Node ${process.versions.node}`, adapters: adapters.length })
 for await (const line of createInterface({ input: process.stdin })) reply(await { step, memory }[line.trim()]())
 session.dispose()

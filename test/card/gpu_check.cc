@@ -1,8 +1,8 @@
 // What a machine with a card is asked, without Node: every op and whole networks against f64, steps against diffusers and peft, then timings.
 //   cmake -S . -B build/gpu -DLORAFUSE_TESTS=ON -DLORAFUSE_CUDA_ARCHITECTURES=native -DLORAFUSE_OUTPUT=$PWD/build/gpu
 //   cmake --build build/gpu --target gpu_check -j && build/gpu/gpu_check | tee report.txt
-// gpu_check tests [part of a name] and gpu_check bench … (bench.cc) do a part of it. Before them, --goldens FOLDER: a copy of test/fixtures,
-// where the sources are no longer in the place that they were built in.
+// gpu_check tests [part of a name], gpu_check timings and gpu_check bench … (bench.cc) do a part of it. Before them, --goldens FOLDER:
+// a copy of test/fixtures, where the sources are no longer in the place that they were built in.
 #include <cstdio>
 #include <cstdlib>
 
@@ -13,14 +13,17 @@
 namespace lorafuse::test {
 namespace {
 
-// Cards differ in memory: what does not fit is said, and the rest goes on.
-void time_step(const std::vector<std::string>& settings) {
-  std::printf("\n");
-  try {
-    bench(settings);
-  } catch (const Error& e) {
-    if (e.code() != "OUT_OF_MEMORY") throw;
-    std::printf("not timed: %s\n", e.what());
+void timings() {
+  for (const std::vector<std::string>& settings :
+       {std::vector<std::string>{"--ops"}, {"--targets", "attention"}, {"--batch", "4"}, {"--size", "768"}, {"--size", "256", "--batch", "8"},
+        {"--model", "sdxl", "--targets", "attention"}, {"--model", "sdxl", "--ops"}}) {
+    std::printf("\n");
+    try {
+      bench(settings);
+    } catch (const Error& e) {  // cards differ in memory: the rest goes on
+      if (e.code() != "OUT_OF_MEMORY") throw;
+      std::printf("not timed: %s\n", e.what());
+    }
   }
 }
 
@@ -30,16 +33,13 @@ int check(const char* program, std::vector<std::string> arguments) {
     set_fixtures(arguments[1]);
     arguments.erase(arguments.begin(), arguments.begin() + 2);
   }
-  if (!arguments.empty() && arguments[0] == "bench") {
-    bench({arguments.begin() + 1, arguments.end()});
-    return 0;
-  }
-  if (!arguments.empty() && arguments[0] == "tests") return run_cases(program, arguments.size() > 1 ? arguments[1] : " card");
-  const int failed = run_cases(program, " card");
-  for (const std::vector<std::string>& settings :
-       {std::vector<std::string>{"--ops"}, {"--targets", "attention"}, {"--batch", "4"}, {"--size", "768"}, {"--size", "256", "--batch", "8"},
-        {"--model", "sdxl", "--targets", "attention"}, {"--model", "sdxl", "--ops"}})
-    time_step(settings);
+  const std::string part = arguments.empty() ? "" : arguments[0];
+  const std::vector<std::string> rest(arguments.begin() + (part.empty() ? 0 : 1), arguments.end());
+  CHECK(part.empty() || part == "tests" || part == "bench" || part == "timings", "INVALID_OPTION",
+        "Expected tests, timings or bench but received ", part);
+  const int failed = part.empty() || part == "tests" ? run_cases(program, rest.empty() ? " card" : rest[0]) : 0;
+  if (part == "bench") bench(rest);
+  if (part.empty() || part == "timings") timings();
   return failed;
 }
 

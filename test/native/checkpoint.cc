@@ -124,8 +124,8 @@ std::vector<LinearLayer> adaptable(const Weights& weights, const UNetConfig& con
 
 ValueId predicted(Builder& b, const UNetConfig& config, ValueId latents, int64_t tokens) {
   const int64_t batch = b.shape(latents)[0];
-  const ValueId timesteps = b.input("timesteps", {batch});
   const ValueId context = b.input("context", {batch, tokens, config.cross_attention_dim}, b.graph.dtype);
+  const ValueId timesteps = b.input("timesteps", {batch});
   if (!config.has_text_time()) return unet(b, config, latents, timesteps, context);
   const int64_t width = config.projection_class_embeddings_input_dim - kTimeIds * config.addition_time_embed_dim;
   const ValueId pooled = b.input("pooled", {batch, width}, b.graph.dtype);
