@@ -34,6 +34,7 @@ export function demangled(names: string[]): Map<string, string> {
   const plain = stdout.split('\n').map((name) =>
     name
       .replaceAll(/lorafuse::cuda::|\(anonymous namespace\)::|_NV_ANON_NAMESPACE::/g, '')
+      .replaceAll(/\(lorafuse::Gate\)(\d)/g, (_, gate) => ['plain', 'geglu', 'geglu_grad'][Number(gate)]!)
       .replace(/^void /, '')
       .replace(/\([^()]*(\([^()]*\)[^()]*)*\)$/, ''),
   )
@@ -86,7 +87,7 @@ async function counted(library: string): Promise<Budgets['counted']> {
   }
 }
 
-/** Of the library as it is built now. */
-export async function measure(): Promise<Budgets> {
-  return { nvcc: await nvccOf(emulatedLibrary), code: await code(emulatedLibrary), counted: await counted(emulatedLibrary) }
+/** Of the libraries as they are built now: the code of `library`, counted with the one that the emulator runs. */
+export async function measure(library = emulatedLibrary): Promise<Budgets> {
+  return { nvcc: await nvccOf(library), code: await code(library), counted: await counted(emulatedLibrary) }
 }
