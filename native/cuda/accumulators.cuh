@@ -76,6 +76,24 @@ struct TensorCoreTile {
     }
   }
 
+  // Columns `first` … of the sums, scaled, to the first `rows` rows of global memory, `pitch` apart.
+  __device__ __forceinline__ void store_columns(int first, float scale, float* to, int rows, int pitch) const {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int j = 0; j < kWarpColumns / 8; j++) {
+      const int k = column() + 8 * j - first;
+      if (k < 0) continue;
+#pragma unroll
+      for (int i = 0; i < kWarpRows / 16; i++)
+#pragma unroll
+        for (int low = 0; low < 2; low++) {
+          const int r = row() + 16 * i + lane / 4 + 8 * low;
+          const float2 pair = {sum[i][j][2 * low] * scale, sum[i][j][2 * low + 1] * scale};
+          if (r < rows) *reinterpret_cast<float2*>(to + r * pitch + k + lane % 4 * 2) = pair;
+        }
+    }
+  }
+
   // Calls f(row, column, kCount values of that row, 4, 8 or 16); `scratch` is the block's shared memory, free of readers.
   static constexpr int kScratchBytes = kThreads / 32 * 16 * kWarpColumns * sizeof(float);
   template <int kCount, class F>

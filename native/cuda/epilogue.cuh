@@ -15,23 +15,25 @@ __device__ __forceinline__ void add_floats(const float* bias, float* v) {
   }
 }
 
-// 16 bytes of elements.
-template <class T>
+// 16 bytes of elements, or 8.
+template <class T, int kElements = 16 / sizeof(T)>
 union Chunk {
-  static constexpr int kCount = 16 / sizeof(T);
-  uint4 bits;
+  static constexpr int kCount = kElements;
+  using Bits = std::conditional_t<kCount * sizeof(T) == 16, uint4, uint2>;
+  static_assert(sizeof(Bits) == kCount * sizeof(T));
+  Bits bits;
   T elements[kCount];
 
-  __device__ __forceinline__ explicit Chunk(const T* from) : bits(*reinterpret_cast<const uint4*>(from)) {}
+  __device__ __forceinline__ explicit Chunk(const T* from) : bits(*reinterpret_cast<const Bits*>(from)) {}
   __device__ __forceinline__ float operator[](int e) const { return to_float(elements[e]); }
   static __device__ __forceinline__ void store(T* to, const float* v) {
     union {
-      uint4 bits;
+      Bits bits;
       T elements[kCount];
     } u;
 #pragma unroll
     for (int e = 0; e < kCount; e++) u.elements[e] = from_float<T>(v[e]);
-    *reinterpret_cast<uint4*>(to) = u.bits;
+    *reinterpret_cast<Bits*>(to) = u.bits;
   }
 };
 
@@ -48,15 +50,15 @@ struct Store {
 
   template <int kGiven>
   __device__ __forceinline__ void operator()(int at, int column, float (&v)[kGiven]) const {
-    if constexpr (kGiven == kCount) {
+    if constexpr (kGiven == kCount || kGiven == 4) {
       if (in_chunks) {
-        if (bias) add_floats<kCount>(bias + column, v);
+        if (bias) add_floats<kGiven>(bias + column, v);
         if (residual) {
-          const Chunk<T> r(residual + at);
+          const Chunk<T, kGiven> r(residual + at);
 #pragma unroll
-          for (int e = 0; e < kCount; e++) v[e] += r[e];
+          for (int e = 0; e < kGiven; e++) v[e] += r[e];
         }
-        return Chunk<T>::store(y + at, v);
+        return Chunk<T, kGiven>::store(y + at, v);
       }
     }
 #pragma unroll

@@ -80,12 +80,23 @@ struct Choice {
   int splits, steps_per_split;
 };
 
+constexpr int kMostSplits = 32;
+
+// Time is counted in the multiply-adds of one multiprocessor. A block's, by the waves of blocks:
+inline double time_of(int64_t blocks, double block, const Card& card) {
+  const int64_t waves = ceil_div<int64_t>(blocks, card.multiprocessors);
+  return static_cast<double>(waves) * block * (waves == 1 ? 1.5 : 1);  // a block alone: nothing hides its latencies
+}
+// To write partial sums and to add them.
+inline double time_of_parts(int64_t splits, int64_t elements, const Card& card) {
+  constexpr double kMacsPerByte = 28;  // while it moves a byte: 2080 Ti, 256 a cycle, 9 bytes a cycle
+  constexpr double kLaunch = 2e6;      // while a reduction starts
+  return splits > 1 ? kLaunch + kMacsPerByte * 4 * static_cast<double>(elements * (2 * splits + 1)) / card.multiprocessors : 0;
+}
+
 // The tile and number of splits that should take the least time: multiply-adds of the fullest multiprocessor + traffic of partial sums.
 inline Choice choose(std::span<const TileShape> tiles, bool in_chunks, int64_t m, int64_t n, int64_t steps, int64_t phases, int step_depth,
                      const Card& card) {
-  constexpr double kMacsPerByte = 28;  // of one multiprocessor's multiply-adds while it moves a byte: 2080 Ti, 256 a cycle, 9 bytes a cycle
-  constexpr double kLaunch = 2e6;      // multiply-adds of one multiprocessor while a reduction starts
-  constexpr int kMostSplits = 32;
   Choice best{0, 1, static_cast<int>(steps)};
   double least = 1e300;
   for (size_t t = 0; t < tiles.size(); t++) {
@@ -94,10 +105,8 @@ inline Choice choose(std::span<const TileShape> tiles, bool in_chunks, int64_t m
       const int64_t per_split = ceil_div(steps, splits);
       if (ceil_div(steps, std::max<int64_t>(per_split, 1)) != splits && splits > 1) continue;
       const int64_t blocks = ceil_div<int64_t>(m, tiles[t].rows) * ceil_div<int64_t>(n, tiles[t].columns) * splits * phases;
-      const int64_t waves = ceil_div<int64_t>(blocks, card.multiprocessors);
-      const double alone = waves == 1 ? 1.5 : 1;  // nothing hides its latencies
-      double cost = waves * alone * per_split * step_depth * tiles[t].rows * tiles[t].columns / tiles[t].efficiency;
-      if (splits > 1) cost += kLaunch + kMacsPerByte * 4 * m * n * phases * (2 * splits + 1) / card.multiprocessors;
+      const double block = static_cast<double>(per_split * step_depth) * tiles[t].rows * tiles[t].columns / tiles[t].efficiency;
+      const double cost = time_of(blocks, block, card) + time_of_parts(splits, m * n * phases, card);
       if (cost < least) least = cost, best = {t, static_cast<int>(splits), static_cast<int>(per_split)};
     }
   }

@@ -2,107 +2,18 @@
 //
 // The last columns of a block's tile are rows of `down`: the main loop that sums x·wᵀ sums t = x·downᵀ beside it. Then t, rounded to T,
 // becomes the left operand of one or two more steps, whose right operand is `up`. Layers that share x (q, k, v) share a launch; for the
-// gradient of x the terms follow each other in the same sums.
+// gradient of x the terms follow each other in the same sums. Where blocks are few, K is split: each part multiplies its own share of t
+// by `up`, and the f32 sums of all y and t are added in order (reduce_lora_parts).
 //
 // A GEGLU after a layer, and its gradient before one, are the end of the same kernel, also where the layer has no adapter (rank 0).
 #include "../graph/lora.h"
 
-#include "gemm.cuh"
+#include "lora_loader.cuh"
 
 namespace lorafuse::cuda {
 namespace {
 
-constexpr int kMostTerms = 4, kMostRank = 64;  // t fits the two buffers of the main loop
-
-template <class T>
-struct LoraTerm {
-  Matrix x, w, down, up;  // down, up: float
-  int rank;
-  float t_scale;
-  T* t;  // [M, rank]
-  bool t_in_chunks;
-  Store<T> store;
-  __host__ __device__ int columns(bool transposed) const { return transposed ? w.length : w.lines; }  // of the product
-};
-
-template <class T>
-struct LoraOperands {
-  LoraTerm<T> terms[kMostTerms];
-  int count, m;
-  int width;  // columns of y in a tile; the rest is t
-  bool sum;
-  T* gated;         // [M, F] of a GEGLU
-  const T* gate_x;  // [M, 2F] of its gradient
-};
-
-// x, and w beside down: each warp moves chunks of only one of them, so that none waits for the conversion of down.
-// kPaired, for a GEGLU: a tile has 8 columns of a, the same 8 of b, the next 8 of a, …; `column` is the first one's.
-template <class AnyTile, bool kTransposed, bool kPaired>
-struct LoraLoader {
-  using Tile = AnyTile;
-  using T = typename Tile::Element;
-  static_assert(Tile::kColumns == 128 && sizeof(T) == 2 && !(kTransposed && kPaired));
-  static __device__ constexpr bool transposed_a() { return false; }
-  static __device__ constexpr bool transposed_b() { return kTransposed; }
-
-  __device__ LoraLoader(const LoraTerm<T>& term, int row, int column, int width) : term_(term), column_(column), width_(width) {
-    from_x_.begin(term.x, false, row, 0);
-    const Place p = place_of_chunk(threadIdx.x);
-    at_ = kTransposed ? p.k * term.w.length + column + p.n : column_of(p.n) * term.w.length + p.k;
-  }
-  __device__ int steps() const { return ceil_div(term_.x.length, kDepth<T>); }
-
-  template <class To>
-  __device__ void a(int v, const To& to) const { from_x_.copy(term_.x, false, k_, v, to); }
-  template <class To>
-  __device__ void b(int v, const To& to) const {
-    const Place p = place_of_chunk(chunk_of_thread(v));
-    if (p.n >= width_)
-      return fetch_floats<T>(term_.down, kTransposed ? k_ + p.k : p.n - width_, kTransposed ? p.n - width_ : k_ + p.k, to);
-    const bool there = column_of(p.n) < term_.columns(kTransposed) && k_ + p.k < term_.x.length;
-    to.copy(static_cast<const T*>(term_.w.data) + at_ + (kPaired ? 32 : 64) * v * (kTransposed ? 1 : term_.w.length), there);
-  }
-  __device__ void next() {
-    k_ += kDepth<T>;
-    from_x_.next(term_.x, false);
-    at_ += kTransposed ? kDepth<T> * term_.w.length : kDepth<T>;
-  }
-  static __device__ __forceinline__ int place_b(int v) {
-    const Place p = place_of_chunk(threadIdx.x);
-    constexpr int kLine = kLineChunks<T, 128, kTransposed>;
-    return kTransposed ? place<kLine>(p.k, p.n / 8) + 8 * v : place<kLine>(p.n, p.k / 8) + kThreads * v;
-  }
-
-  // Chunk v of `up` for the ranks from r.
-  __device__ uint4 up(int v, int r) const {
-    const Place p = place_of_chunk(chunk_of_thread(v));
-    uint4 chunk{};
-    const int n = column_of(p.n), k = r + p.k;
-    if (p.n < width_) fetch_floats<T>(term_.up, kTransposed ? k : n, kTransposed ? n : k, ToRegister{chunk});
-    return chunk;
-  }
-
- private:
-  struct Place {
-    int n, k;  // column of the tile and k of the step
-  };
-  // Of the tile's chunk q: a warp has 64 bytes of 8 columns, or where transposed two chunks of 16 k's, 8 of them one after the other as
-  // banks want it.
-  static __device__ __forceinline__ Place place_of_chunk(unsigned q) {
-    if (!kTransposed) return {static_cast<int>(q / 4), static_cast<int>(q % 4 * 8)};
-    return {static_cast<int>(q / 64 * 16 + q / 8 % 2 * 8), static_cast<int>(q / 32 % 2 * 16 + q / 16 % 2 * 8 + q % 8)};
-  }
-
-  // Of y, for column n of the tile.
-  __device__ __forceinline__ int column_of(int n) const {
-    if constexpr (kPaired) return column_ + n / 16 * 8 + n % 8 + (n & 8 ? term_.w.lines / 2 : 0);
-    else return column_ + n;
-  }
-
-  const LoraTerm<T>& term_;
-  int column_, width_, k_ = 0, at_;
-  Walk<T, Tile::kRows> from_x_;
-};
+constexpr int kSplitRows = 64;  // of the tiles for which K may be split
 
 // t [rows of the tile, rank], the left operand of the steps, to global memory.
 template <class Tile, class T>
@@ -117,8 +28,8 @@ __device__ __forceinline__ void store_t(const LoraTerm<T>& term, int m, int row,
       T elements[8];
     } u;
     u.chunk = a[k / kDepth<T> * Buffers<Tile>::kStride + place<kLineBytes / 16>(r, k % kDepth<T> / 8)];
-    T* to = term.t + (row + r) * term.rank + k;
-    if (term.t_in_chunks) {
+    T* to = term.t.y + (row + r) * term.rank + k;
+    if (term.t.in_chunks) {
       *reinterpret_cast<uint4*>(to) = u.chunk;
     } else {
 #pragma unroll
@@ -140,14 +51,24 @@ __global__ void __launch_bounds__(kThreads, 2) lora_kernel(const LoraOperands<ty
       for (int tiles; tile_column >= (tiles = ceil_div(o.terms[term].columns(kTransposed), o.width)); term++) tile_column -= tiles;
     constexpr bool kPaired = kGate == Gate::geglu;
     const int column = tile_column * o.width / (kPaired ? 2 : 1), end = kGate != Gate::none ? 1 : o.sum ? o.count : term + 1;
-    const Store<T>& store = o.terms[term].store;
-    const int n = o.terms[term].columns(kTransposed);
+    const Store<T>& store = o.terms[term].y;
+    const int n = o.terms[term].columns(kTransposed), part_column = o.terms[term].y_column;
+    constexpr bool kSplits = kGate == Gate::none && Tile::kRows == kSplitRows;
+    float* part = kSplits && o.parts ? o.parts + (static_cast<size_t>(blockIdx.y) * o.m + row) * o.pitch : nullptr;
 
     Tile tile;
-    for (; term < end; term++) {
+    int step = blockIdx.y * o.steps_per_part, left = o.steps_per_part;
+    for (; term < end && left > 0; term++) {
       const LoraTerm<T>& now = o.terms[term];
-      LoraLoader<Tile, kTransposed, kPaired> loader(now, row, column, o.width);
-      multiply_steps(tile, loader, loader.steps(), shared);
+      const int count = min(now.steps() - step, left);
+      if (count <= 0) {
+        step -= now.steps();
+        continue;
+      }
+      LoraLoader<Tile, kTransposed, kPaired> loader(now, row, column, o.width, step);
+      multiply_steps(tile, loader, count, shared);
+      step = 0, left -= count;
+      if (part && tile_column == 0) tile.store_columns(o.width, now.t_scale, part + now.t_column, o.m - row, o.pitch);
       tile.take_columns(o.width, now.t_scale, shared.chunks[0], Buffers<Tile>::kStride);
 #pragma unroll 1
       for (int r = 0; r < padded; r += kDepth<T>)
@@ -155,7 +76,7 @@ __global__ void __launch_bounds__(kThreads, 2) lora_kernel(const LoraOperands<ty
         for (int v = 0; v < Buffers<Tile>::kB / kThreads; v++)
           shared.chunks[r / kDepth<T>][place_of(loader, v)] = loader.up(v, r);
       __syncthreads();
-      if (tile_column == 0) store_t<Tile>(now, o.m, row, padded, shared.chunks[0]);
+      if (tile_column == 0 && !part) store_t<Tile>(now, o.m, row, padded, shared.chunks[0]);
 #pragma unroll 1
       for (int r = 0; r < padded; r += kDepth<T>) {
         multiply_step(tile, loader, shared.chunks[r / kDepth<T>], kTransposed, min(padded - r, kDepth<T>));
@@ -163,6 +84,13 @@ __global__ void __launch_bounds__(kThreads, 2) lora_kernel(const LoraOperands<ty
       __syncthreads();
     }
 
+    if (part) {
+      tile.template for_each_output<4>(shared.chunks[0], [&](int r, int c, auto& v) {
+        if (row + r >= o.m || c >= o.width || column + c >= n) return;
+        *reinterpret_cast<float4*>(part + r * o.pitch + part_column + column + c) = {v[0], v[1], v[2], v[3]};
+      });
+      return;
+    }
     const auto finish = [&](int r, int c, auto& v) {
       if constexpr (kPaired) c /= 2;
       if (row + r >= o.m || c >= o.width / (kPaired ? 2 : 1) || column + c >= n / (kPaired ? 2 : 1)) return;
@@ -172,6 +100,35 @@ __global__ void __launch_bounds__(kThreads, 2) lora_kernel(const LoraOperands<ty
     };
     tile.template for_each_output<(kPaired ? 2 : 1) * Store<T>::kCount>(shared.chunks[0], finish);
   }
+}
+
+// The sums of a y or t: columns of the parts, and the parts that have a share of it.
+template <class T>
+struct Segment {
+  int column, first, last;
+  Store<T> store;
+};
+template <class T>
+struct Segments {
+  Segment<T> at[2 * kMostTerms];
+  int count;
+};
+
+// parts [parts, m, pitch], added in order; a thread has four columns.
+template <class T>
+__global__ void __launch_bounds__(256) reduce_lora_parts(const float* parts, int m, int pitch, const Segments<T> segments) {
+  const int at = blockIdx.x * 256 + threadIdx.x, row = at / (pitch / 4);
+  if (row >= m) return;
+  int column = at % (pitch / 4) * 4, i = 0;
+  while (i + 1 < segments.count && column >= segments.at[i + 1].column) i++;
+  const Segment<T>& segment = segments.at[i];
+  float sum[4] = {};
+  for (int p = segment.first; p <= segment.last; p++) {
+    const float4 v = *reinterpret_cast<const float4*>(parts + (static_cast<size_t>(p) * m + row) * pitch + column);
+    sum[0] += v.x, sum[1] += v.y, sum[2] += v.z, sum[3] += v.w;
+  }
+  column -= segment.column;
+  if (column < segment.store.n) segment.store(row * segment.store.n + column, column, sum);
 }
 
 // A LoraMatMul or a MatMul with a gate: a term has four operands or two.
@@ -202,22 +159,70 @@ bool is_fused(const Product& op, Inputs in) {
   return op.gate == Gate::none || transposed;
 }
 
+// How blocks share the work of a fused product.
+struct LoraPlan {
+  int rank = 0, width = 0;    // the largest rank, and what its padding leaves of a tile's 128 columns
+  int64_t m = 0, columns = 0;  // rows, and tiles beside each other
+  int64_t pitch = 0;          // columns of the parts
+  int steps_per_part = 0, parts = 1;
+  bool tall = false;          // tiles of 128 rows
+  size_t bytes() const { return parts > 1 ? parts * m * pitch * sizeof(float) : 0; }
+};
+
+// The plan that should take the least time: see choose() in gemm.cuh.
+template <class Product, class Inputs>
+LoraPlan plan_of(const Product& op, Inputs in, const Card& card) {
+  constexpr size_t k = kOperands<Product>;
+  const size_t count = terms_of(op).size(), products = products_of(op);
+  const bool transposed = terms_of(op)[0].transposed, sum = count > products;
+  LoraPlan plan{.m = in(0).shape.rows()};
+  int64_t steps = 0;
+  for (size_t i = 0; i < count; i++) {
+    if (kAdapted<Product>) plan.rank = std::max(plan.rank, static_cast<int>(in(k * i + 2).shape[transposed]));
+    const int64_t own = ceil_div<int64_t>(in(k * i).shape[-1], kDepth<__half>);
+    steps = sum ? steps + own : std::max(steps, own);
+  }
+  const int padded = ceil_div(plan.rank, 16) * 16;
+  plan.width = 128 - padded;
+  for (size_t i = 0; i < products; i++) {
+    const int64_t n = in(k * i + 1).shape[transposed];
+    plan.columns += ceil_div<int64_t>(n, plan.width);
+    plan.pitch += ceil_div<int64_t>(n, 8) * 8;
+  }
+  plan.pitch += static_cast<int64_t>(count) * padded;
+  double least = 1e300;
+  const auto consider = [&](bool tall, int64_t per_part) {
+    const int64_t rows = tall ? 128 : kSplitRows, parts = ceil_div(steps, per_part);
+    const double block = static_cast<double>((per_part + ceil_div(padded, 32)) * kDepth<__half> * rows) * 128 / (tall ? 1 : 0.87);
+    const int64_t blocks = ceil_div(plan.m, rows) * plan.columns * parts;
+    const double time = time_of(blocks, block, card) + time_of_parts(parts, plan.m * plan.pitch, card);
+    if (time >= least) return;
+    least = time, plan.tall = tall, plan.steps_per_part = static_cast<int>(per_part), plan.parts = static_cast<int>(parts);
+  };
+  consider(true, steps);
+  for (int64_t parts = 1; parts <= (op.gate == Gate::none && kAdapted<Product> ? std::min<int64_t>(steps, kMostSplits) : 1); parts++)
+    consider(false, ceil_div(steps, parts));
+  return plan;
+}
+
 template <class T, class Product>
 void run_fused(const Product& op, Context& c) {
   constexpr size_t k = kOperands<Product>;
   const auto& terms = terms_of(op);
   const size_t count = terms.size(), products = products_of(op);
   const bool transposed = terms[0].transposed;
-  LoraOperands<T> o{{}, static_cast<int>(count), static_cast<int>(c.in(0).shape.rows()), 0, count > products, nullptr, nullptr};
-  int rank = 0, columns = 0;
+  const LoraPlan plan = plan_of(op, [&](size_t i) -> const Tensor& { return c.in(i); }, c.card);
+  LoraOperands<T> o{{}, static_cast<int>(count), static_cast<int>(plan.m), plan.width, count > products, nullptr, nullptr,
+                    plan.parts > 1 ? static_cast<float*>(c.workspace) : nullptr, static_cast<int>(plan.pitch), plan.steps_per_part};
+  int part_column = 0;
   for (size_t i = 0; i < count; i++) {
     const Tensor &x = c.in(k * i), &w = c.in(k * i + 1), &y = c.out(o.sum ? 0 : i);
     const float* bias = op.bias ? data<const float>(c.in(k * count)) : nullptr;
     LoraTerm<T>& term = o.terms[i];
     term.x = matrix_of<T>(x);
     term.w = matrix_of<T>(w);
-    term.store = store_to<T>(y, bias, op.residual ? &c.last_in() : nullptr);
-    CHECK(term.x.in_chunks && term.w.in_chunks && (op.gate == Gate::none || term.store.in_chunks), "NOT_SUPPORTED",
+    term.y = store_to<T>(y, bias, op.residual ? &c.last_in() : nullptr);
+    CHECK(term.x.in_chunks && term.w.in_chunks && (op.gate == Gate::none || term.y.in_chunks), "NOT_SUPPORTED",
           "[lora_mat_mul] expected x, w, y and bias at multiples of 16 bytes");
     if constexpr (kAdapted<Product>) {
       const float scale = terms[i].scale;
@@ -226,27 +231,38 @@ void run_fused(const Product& op, Context& c) {
       term.up = matrix_of<T>(c.in(k * i + 3), transposed ? 1 : scale);
       term.rank = static_cast<int>(t.shape[-1]);
       term.t_scale = transposed ? scale : 1;
-      term.t = data<T>(t);
-      term.t_in_chunks = in_chunks<T>(t);
-      rank = std::max(rank, term.rank);
+      term.t = store_to<T>(t, nullptr, nullptr);
+    }
+    if (i < products) {
+      term.y_column = part_column;
+      part_column += ceil_div(term.y.n, 8) * 8;
     }
   }
   if (op.gate == Gate::geglu) o.gated = data<T>(c.tensors[c.node.outputs.back()]);
   if (op.gate == Gate::geglu_grad) o.gate_x = data<const T>(c.last_in());
-  o.width = 128 - ceil_div(rank, 16) * 16;
-  for (size_t i = 0; i < products; i++) columns += ceil_div(o.terms[i].columns(transposed), o.width);
+  // Of the parts: every y, then every t.
+  Segments<T> segments{{}, 0};
+  for (size_t i = 0; i < products; i++) segments.at[segments.count++] = {o.terms[i].y_column, 0, plan.parts - 1, o.terms[i].y};
+  for (int i = 0, step = 0; i < o.count; i++) {
+    LoraTerm<T>& term = o.terms[i];
+    term.t_column = part_column + i * (128 - plan.width);
+    const int end = step + ceil_div(term.x.length, kDepth<T>);
+    segments.at[segments.count++] = {term.t_column, step / plan.steps_per_part, (end - 1) / plan.steps_per_part, term.t};
+    step = o.sum ? end : 0;
+  }
   const auto go = [&](auto tile) {
     using Tile = typename decltype(tile)::type;
-    const int rows = ceil_div(o.m, Tile::kRows);
+    const int rows = ceil_div(o.m, Tile::kRows), columns = static_cast<int>(plan.columns);
     auto* kernel = transposed ? lora_kernel<Tile, true, Gate::none> : lora_kernel<Tile, false, Gate::none>;
     if (op.gate == Gate::geglu) kernel = lora_kernel<Tile, false, Gate::geglu>;
     if (op.gate == Gate::geglu_grad) kernel = lora_kernel<Tile, true, Gate::geglu_grad>;
-    launch("lora_mat_mul", kernel, rows * columns, kThreads, 0, c.stream, o, rows, columns);
+    launch("lora_mat_mul", kernel, dim3(rows * columns, plan.parts), kThreads, 0, c.stream, o, rows, columns);
   };
-  // The taller tile is the more efficient one, unless it leaves multiprocessors idle.
-  const auto time = [&](int tile_rows) { return ceil_div(ceil_div(o.m, tile_rows) * columns, c.card.multiprocessors) * tile_rows; };
-  if (time(128) <= 1.15 * time(64)) go(std::type_identity<TensorCoreTile<T, 128, 128, 2, true>>());
-  else go(std::type_identity<TensorCoreTile<T, 64, 128, 2, true>>());
+  if (plan.tall) go(std::type_identity<TensorCoreTile<T, 128, 128, 2, true>>());
+  else go(std::type_identity<TensorCoreTile<T, kSplitRows, 128, 2, true>>());
+  if (o.parts)
+    launch("reduce_lora_parts", reduce_lora_parts<T>, ceil_div(o.m * (o.pitch / 4), 256), 256, 0, c.stream, o.parts, o.m, o.pitch,
+           segments);
 }
 
 template <class Product>
@@ -264,7 +280,8 @@ void run_either(const Product& op, Context& c) {
 
 template <class Product>
 size_t workspace_of_either(const Product& op, std::span<const Value> in, const Card& card) {
-  if (is_fused(op, [&](size_t i) -> const Value& { return in[i]; })) return 0;
+  const auto input = [&](size_t i) -> const Value& { return in[i]; };
+  if (is_fused(op, input)) return plan_of(op, input, card).bytes();
   // As plain products: what they read are the inputs and every t.
   std::vector<Value> values(in.begin(), in.end());
   values.resize(in.size() + products_of(op));

@@ -93,7 +93,12 @@ SUITE(lora_mat_mul) {
     for (int64_t width : {1, 7, 9, 15}) lora_row({5, 1}, {{width, 24 - width, 3, 0.5f}}, transposed);
     for (int64_t rows : {1, 63, 64, 65, 127, 128, 129, 300}) lora_row({rows, 1}, {{128, 32, 16, 0.5f}, {128, 32, 16}}, transposed);
     lora_row({3, 1}, {{8, 8, 2}, {8, 8, 2}, {8, 8, 2}, {8, 8, 2}, {8, 8, 2}}, transposed);  // more than a kernel takes at once
+    lora_row({9, 1}, {{24, 1288, 9, 0.5f}}, transposed, {!transposed, true});  // k in parts
+    lora_row({70, 1}, {{136, 1304, 33, 0.5f}}, transposed, {true, false});
   }
+  // In parts that end inside terms and hold several; as wide as no chunk.
+  lora_row({37, 1}, {{40, 680, 16}, {40, 296, 4, 0.5f}, {40, 40, 9, 3}, {40, 40, 1}}, true, {false, true});
+  lora_row({37, 1}, {{9, 680, 16}, {40, 680, 4, 0.5f}, {24, 680, 5, 3}});
 }
 
 // Into and out of a feed-forward's GEGLU: forward with as many outputs as two of them, backward the gradient of one.
