@@ -57,7 +57,7 @@ describe('a fault in the CUDA sources is found', { concurrency: availableParalle
         (error: { stdout: string; code: number }) => error,
       )
       assert.equal(code, 1, `no case that contains "${mutation.cases}" fails`)
-      assert.match(stdout, /^FAILED .* card f(16|32)$/m)
+      assert.match(stdout, /^FAILED .* card (in )?f(16|32)$/m)
       assert.doesNotMatch(stdout, /^FAILED .* threads?$/m, 'the CPU has the fault too')
     })
   }

@@ -235,6 +235,14 @@ const waits: Mutation[] = [
     cases: 'add [',
   },
   {
+    what: 'a batch is loaded over one that no step has taken yet',
+    file: 'backend.cu',
+    from: '    if (after) CUDA(cudaStreamWaitEvent(copies_, static_cast<const Event&>(*after), 0));\n',
+    to: '',
+    unit: 'backend.cu',
+    cases: 'a batch that is loaded',
+  },
+  {
     what: 'staging is filled while it is copied from',
     file: 'backend.cu',
     from: '    CUDA(cudaEventSynchronize(free_[current_]));\n',
