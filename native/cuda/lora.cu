@@ -53,8 +53,7 @@ __global__ void __launch_bounds__(kThreads, 2) lora_kernel(const LoraOperands<ty
     const int column = tile_column * o.width / (kPaired ? 2 : 1), end = kGate != Gate::none ? 1 : o.sum ? o.count : term + 1;
     const Store<T>& store = o.terms[term].y;
     const int n = o.terms[term].columns(kTransposed), part_column = o.terms[term].y_column;
-    constexpr bool kSplits = kGate == Gate::none && Tile::kRows == kSplitRows;
-    float* part = kSplits && o.parts ? o.parts + (static_cast<size_t>(blockIdx.y) * o.m + row) * o.pitch : nullptr;
+    float* part = kGate == Gate::none && o.parts ? o.parts + (static_cast<size_t>(blockIdx.y) * o.m + row) * o.pitch : nullptr;
 
     Tile tile;
     int step = blockIdx.y * o.steps_per_part, left = o.steps_per_part;
