@@ -10,23 +10,23 @@ namespace lorafuse::cuda {
 namespace {
 
 // What fits the registers of sm_75.
-template <int D>
+template <int D, int kWarps>
 struct Sizes {
-  static constexpr int kKeys = D > 40 ? 32 : 64;               // of a tile
+  static constexpr int kKeys = D > 40 ? 8 * kWarps : 64;       // of a tile
   static constexpr int kBlocks = D > 80 ? 1 : D > 64 ? 3 : 4;  // of a multiprocessor
   static constexpr bool kHeld = D <= 80;                       // queries in registers
 };
 
 template <class T, int D, int kWarps>
-__global__ void __launch_bounds__(32 * kWarps, Sizes<D>::kBlocks)
+__global__ void __launch_bounds__(32 * kWarps, blocks_held(Sizes<D, kWarps>::kBlocks))
 attention_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, T* __restrict__ o,
                  float* __restrict__ log_sum_exp, Heads h, bool causal) {
   if constexpr (kComputes<T>) {
-    constexpr int kThreads = 32 * kWarps, kQueries = 16 * kWarps, kKeys = Sizes<D>::kKeys, kGroups = kKeys / 8;
+    constexpr int kThreads = 32 * kWarps, kQueries = 16 * kWarps, kKeys = Sizes<D, kWarps>::kKeys, kGroups = kKeys / 8;
     using Queries = Tile<T, D, kQueries, kThreads>;
     using Keys = Tile<T, D, kKeys, kThreads>;
     static_assert(2 * kKeys >= kQueries);
-    constexpr bool kHeld = Sizes<D>::kHeld;
+    constexpr bool kHeld = Sizes<D, kWarps>::kHeld;
     __shared__ alignas(16) T shared[2 * Keys::kElements + (kHeld ? 0 : Queries::kElements)];
     T *k_tile = shared + (kHeld ? 0 : Queries::kElements), *v_tile = k_tile + Keys::kElements;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = blockIdx.x * kQueries, query = first + warp * 16 + lane / 4;

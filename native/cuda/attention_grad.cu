@@ -113,7 +113,7 @@ query_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __r
 
 // `parts` [parts, 2, B, keys, C]: dk, dv of a part of the queries each, where there are several.
 template <class T, int D>
-__global__ void __launch_bounds__(32 * kMostWarps, Sizes<D>::kKeyBlocks)
+__global__ void __launch_bounds__(32 * kMostWarps, blocks_held(Sizes<D>::kKeyBlocks))
 key_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const float* __restrict__ log_sum_exp,
                 const T* __restrict__ dout, T* __restrict__ dk, T* __restrict__ dv, const float* __restrict__ delta,
                 float* __restrict__ parts, int part, Heads h) {

@@ -20,6 +20,13 @@ template <class T>
 constexpr bool kComputes = true;
 #endif
 
+// How many blocks a multiprocessor has to hold: what sm_75 to sm_89 can, and one fewer from sm_90 on, where ptxas takes a few registers more.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+constexpr int blocks_held(int blocks) { return blocks > 1 ? blocks - 1 : 1; }
+#else
+constexpr int blocks_held(int blocks) { return blocks; }
+#endif
+
 // Calls f(T()) with the element type of a tensor.
 template <class F>
 void for_type(DType dtype, F f) {

@@ -131,7 +131,7 @@ __device__ __forceinline__ void input_gradient(const Groups& n, const Place<N>& 
 
 // All of GroupNorm where a block has whole groups.
 template <class T, int N, bool kSilu>
-__global__ void __launch_bounds__(kThreads, kBlocks)
+__global__ void __launch_bounds__(kThreads, blocks_held(kBlocks))
     group_norm_whole(Groups n, float eps, const T* x, const float* gamma, const float* beta, T* y, float2* statistics) {
   if constexpr (kComputes<T>) {
     __shared__ GroupScratch<2> scratch;
