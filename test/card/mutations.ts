@@ -153,8 +153,8 @@ const guards: Mutation[] = [
   {
     what: 'parameters beyond the last are updated',
     file: 'optimizer.cu',
-    from: 'i >= count || ',
-    to: '',
+    from: 'i < count; i += step) f(i)',
+    to: 'i < count + N; i += step) f(i)',
     unit: 'optimizer.cu',
     cases: 'AdamW',
   },
@@ -255,7 +255,7 @@ const waits: Mutation[] = [
     from: '    CUDA(cudaEventSynchronize(free_[current_]));\n',
     to: '',
     unit: 'backend.cu',
-    cases: 'attention_grad',
+    cases: 'a batch that is loaded',
   },
   {
     what: 'results are read before they are there',
