@@ -34,6 +34,19 @@ std::string in_another_process(const std::string& settings, const std::string& a
   return out;
 }
 
+// What another process, which runs kernels, writes into the file that is named at the end of its settings.
+std::string file_of_another_process(const std::string& settings) {
+  char name[] = "/tmp/ptxemu-XXXXXX";
+  const int file = mkstemp(name);
+  EXPECT(file >= 0, "no temporary file");
+  close(file);
+  in_another_process(settings + name, "'one stream keeps its order'");
+  std::ifstream in(name);
+  const std::string text{std::istreambuf_iterator<char>(in), {}};
+  std::remove(name);
+  return text;
+}
+
 }  // namespace
 
 SUITE(runtime_card) {
@@ -157,26 +170,12 @@ SUITE(runtime_card) {
   });
 
   test_case("the counters' file is written at the end", [] {
-    char name[] = "/tmp/ptxemu-counters-XXXXXX";
-    const int file = mkstemp(name);
-    EXPECT(file >= 0, "no temporary file");
-    close(file);
-    in_another_process(std::string("PTXEMU_COUNTERS=") + name, "'one stream keeps its order'");
-    std::ifstream in(name);
-    const std::string json{std::istreambuf_iterator<char>(in), {}};
-    std::remove(name);
+    const std::string json = file_of_another_process("PTXEMU_COUNTERS=");
     EXPECT(json.find("append_digit") != std::string::npos, "came: ", json);
   });
 
   test_case("launches and copies to the host are listed as they run", [] {
-    char name[] = "/tmp/ptxemu-launches-XXXXXX";
-    const int file = mkstemp(name);
-    EXPECT(file >= 0, "no temporary file");
-    close(file);
-    in_another_process(std::string("PTXEMU_SAMPLE=2 PTXEMU_LAUNCHES=") + name, "'one stream keeps its order'");
-    std::ifstream in(name);
-    const std::string lines{std::istreambuf_iterator<char>(in), {}};
-    std::remove(name);
+    const std::string lines = file_of_another_process("PTXEMU_SAMPLE=2 PTXEMU_LAUNCHES=");
     const size_t kernel = lines.find("append_digit"), copy = lines.find("{\"copied_to_host\": 4}");
     EXPECT(lines.rfind("{\"kernel\": \"", 0) == 0 && kernel < copy && copy != std::string::npos, "came: ", lines);
     EXPECT(lines.find("\"grid\": [1, 1, 1], \"block\": [1, 1, 1], \"dynamic_shared\": 0, \"ptx_instructions\": ") < copy, "came: ", lines);
