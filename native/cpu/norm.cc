@@ -150,8 +150,13 @@ void gradient_sums(const Groups& n, const float* tables, const float* x, const f
   }
 }
 
+void add(const float* x, int64_t count, float* to) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; i++) to[i] += x[i];
+}
+
 template <bool kSilu>
-void input_gradient(const Groups& n, const float* tables, const float* x, const float* dy, int64_t rows, float* dx) {
+void input_gradient(const Groups& n, const float* tables, const float* x, const float* dy, const float* residual, int64_t rows, float* dx) {
   const float *mean = tables, *scale = mean + n.channels, *beta = scale + n.channels;
   const float *mean1 = beta + n.channels, *mean2 = mean1 + n.channels;
   for (int64_t r = 0; r < rows; r++, x += n.channels, dy += n.channels, dx += n.channels) {
@@ -161,6 +166,7 @@ void input_gradient(const Groups& n, const float* tables, const float* x, const 
       const float dz = kSilu ? dy[c] * silu_grad(d * scale[c] + beta[c]) : dy[c];
       dx[c] = scale[c] * dz - mean1[c] - d * mean2[c];
     }
+    if (residual) add(residual, n.channels, dx), residual += n.channels;
   }
 }
 
@@ -249,6 +255,7 @@ void run(const GroupNorm& op, Context& c) {
 void run(const GroupNormGrad& op, Context& c) {
   const Groups n(c.in(0).shape, op.groups);
   const float *x = c.in(0).f32(), *statistics = c.in(3).f32(), *dy = c.in(4).f32();
+  const float* residual = op.residual ? c.last_in().f32() : nullptr;
   float* dx = c.out(0).f32();
   const auto tables = [&](int64_t sample) { return n.tables_of(c.workspace, kGradTables, sample); };
   for (int64_t i = 0; i < n.samples * n.groups; i++)
@@ -272,7 +279,8 @@ void run(const GroupNormGrad& op, Context& c) {
   }
   const auto kernel = op.silu ? input_gradient<true> : input_gradient<false>;
   c.threads.for_each(n.samples * n.chunks, [&](int64_t chunk, int) {
-    kernel(n, tables(chunk / n.chunks), x + n.offset(chunk), dy + n.offset(chunk), n.rows_of(chunk), dx + n.offset(chunk));
+    kernel(n, tables(chunk / n.chunks), x + n.offset(chunk), dy + n.offset(chunk), residual ? residual + n.offset(chunk) : nullptr,
+           n.rows_of(chunk), dx + n.offset(chunk));
   });
 }
 
@@ -286,13 +294,15 @@ void run(const LayerNorm& op, Context& c) {
   });
 }
 
-void run(const LayerNormGrad&, Context& c) {
+void run(const LayerNormGrad& op, Context& c) {
   const int64_t channels = c.in(0).shape[-1];
   const std::vector<float> gamma = widened(c.in(1));
   c.threads.for_ranges(c.in(0).shape.rows(), rows_per_piece(channels), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; r++)
-      layer_norm_grad_row(channels, c.in(0).f32() + r * channels, gamma.data(), c.in(2).f32() + r * 2, c.in(3).f32() + r * channels,
-                          c.out(0).f32() + r * channels);
+    for (int64_t r = begin; r < end; r++) {
+      float* dx = c.out(0).f32() + r * channels;
+      layer_norm_grad_row(channels, c.in(0).f32() + r * channels, gamma.data(), c.in(2).f32() + r * 2, c.in(3).f32() + r * channels, dx);
+      if (op.residual) add(c.last_in().f32() + r * channels, channels, dx);
+    }
   });
 }
 

@@ -111,10 +111,10 @@ __device__ __forceinline__ float2 gradient_means(const Groups& n, float sum, flo
   return {sum / size, rstd * rstd * (products / size)};
 }
 
-// dx = γ·rstd·dz − means.x − (x − mean)·means.y
+// dx = γ·rstd·dz − means.x − (x − mean)·means.y (+ residual)
 template <bool kSilu, class T, int N>
 __device__ __forceinline__ void input_gradient(const Groups& n, const Place<N>& at, const Split<N>& split, const Channels<N>& c, float2 first,
-                                               float2 second, const T* x, const T* dy, T* dx) {
+                                               float2 second, const T* x, const T* dy, const T* residual, T* dx) {
   for_held(n, at, [&](int, int64_t offset) {
     Vector<T, N> a, g;
     a.load(x + offset);
@@ -125,6 +125,7 @@ __device__ __forceinline__ void input_gradient(const Groups& n, const Place<N>& 
       const float2 d = centred<kSilu>(c, i, a[i], g[i]);
       out[i] = c.scale[i] * d.y - (split(i) ? second.x : first.x) - d.x * (split(i) ? second.y : first.y);
     }
+    if (residual) add(residual + offset, out);
     store(dx + offset, out);
   });
 }
@@ -209,7 +210,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 // All of GroupNormGrad where a block has whole groups.
 template <class T, int N, bool kSilu>
 __global__ void __launch_bounds__(kThreads, kBlocks - 1)
-    group_norm_grad_whole(Groups n, const T* x, const float* gamma, const float* beta, const float2* statistics, const T* dy, T* dx) {
+    group_norm_grad_whole(Groups n, const T* x, const float* gamma, const float* beta, const float2* statistics, const T* dy,
+                          const T* residual, T* dx) {
   if constexpr (kComputes<T>) {
     __shared__ GroupScratch<2> scratch;
     __shared__ float2 found[kThreads];
@@ -228,7 +230,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks - 1)
     if (at.idle()) return;
     const Split<N> split = split_of<N>(n);
     const Pair<N> means(split, found);
-    input_gradient<kSilu>(n, at, split, c, means.first, means.second, x, dy, dx);
+    input_gradient<kSilu>(n, at, split, c, means.first, means.second, x, dy, residual, dx);
   }
 }
 
@@ -268,7 +270,7 @@ __global__ void __launch_bounds__(kThreads) group_gradient_means(Groups n, const
 template <class T, int N, bool kSilu>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     group_gradient(Groups n, const T* x, const float* gamma, const float* beta, const float2* statistics, const T* dy, const float2* means,
-                   T* dx) {
+                   const T* residual, T* dx) {
   if constexpr (kComputes<T>) {
     const Place<N> at(n, n.chunks - 1 - blockIdx.x);
     if (at.idle()) return;
@@ -276,7 +278,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     const Pair<N> s(split, statistics + blockIdx.z * n.groups), m(split, means + blockIdx.z * n.groups);
     Channels<N> c;
     c.load(at.channel, split, gamma, beta, s.first, s.second);
-    input_gradient<kSilu>(n, at, split, c, m.first, m.second, x, dy, dx);
+    input_gradient<kSilu>(n, at, split, c, m.first, m.second, x, dy, residual, dx);
   }
 }
 
@@ -325,17 +327,17 @@ void run(const GroupNormGrad& op, Context& c) {
     using T = decltype(type);
     const Groups n(shape, op.groups, lanes);
     const dim3 grid = n.grid(shape[0]);
-    const T *x = data<T>(c.in(0)), *dy = data<T>(c.in(4));
+    const T *x = data<T>(c.in(0)), *dy = data<T>(c.in(4)), *residual = op.residual ? data<T>(c.last_in()) : nullptr;
     T* dx = data<T>(c.out(0));
     if (n.whole)
       return launch("group_norm_grad_whole", op.silu ? group_norm_grad_whole<T, lanes, true> : group_norm_grad_whole<T, lanes, false>, grid,
-                    kThreads, 0, c.stream, n, x, gamma, beta, statistics, dy, dx);
+                    kThreads, 0, c.stream, n, x, gamma, beta, statistics, dy, residual, dx);
     float2 *sums = static_cast<float2*>(c.workspace), *means = sums + n.sums(shape[0]);
     launch("group_gradient_sums", op.silu ? group_gradient_sums<T, lanes, true> : group_gradient_sums<T, lanes, false>, grid, kThreads, 0,
            c.stream, n, x, gamma, beta, statistics, dy, sums);
     launch("group_gradient_means", group_gradient_means, shape[0] * op.groups, kThreads, 0, c.stream, n, sums, statistics, means);
     launch("group_gradient", op.silu ? group_gradient<T, lanes, true> : group_gradient<T, lanes, false>, grid, kThreads, 0, c.stream, n, x,
-           gamma, beta, statistics, dy, means, dx);
+           gamma, beta, statistics, dy, means, residual, dx);
   });
 }
 

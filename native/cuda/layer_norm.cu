@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T, int N, int K>
 __global__ void __launch_bounds__(kThreads)
-    layer_norm_grad(int rows, int vectors, const T* x, const float* gamma, const float2* statistics, const T* dy, T* dx) {
+    layer_norm_grad(int rows, int vectors, const T* x, const float* gamma, const float2* statistics, const T* dy, const T* residual, T* dx) {
   if constexpr (kComputes<T>) {
     const int row = blockIdx.x * kRows + threadIdx.x / 32;
     if (row >= rows) return;
@@ -119,6 +119,7 @@ __global__ void __launch_bounds__(kThreads)
       load(gamma + v * N, g);
 #pragma unroll
       for (int i = 0; i < N; i++) out[i] = rstd * (d[i] * g[i] - mean1 - (a[i] - mean) * mean2);
+      if (residual) add(residual + first + v * N, out);
       store(dx + first + v * N, out);
     });
   }
@@ -148,12 +149,12 @@ void run(const LayerNorm& op, Context& c) {
   });
 }
 
-void run(const LayerNormGrad&, Context& c) {
+void run(const LayerNormGrad& op, Context& c) {
   const int64_t channels = c.in(0).shape[-1], rows = c.in(0).shape.rows();
   for_rows(c.in(0).dtype, channels, [&](auto type, auto n, auto k) {
     using T = decltype(type);
     launch("layer_norm_grad", layer_norm_grad<T, n, k>, ceil_div<int64_t>(rows, kRows), kThreads, 0, c.stream, rows, channels / n,
-           data<T>(c.in(0)), c.in(1).f32(), c.in(2).data, data<T>(c.in(3)), data<T>(c.out(0)));
+           data<T>(c.in(0)), c.in(1).f32(), c.in(2).data, data<T>(c.in(3)), op.residual ? data<T>(c.last_in()) : nullptr, data<T>(c.out(0)));
   });
 }
 

@@ -1,4 +1,4 @@
-// Rewrites after gradients(): an Add disappears into the product that made one of its operands.
+// Rewrites after gradients(): an Add disappears into the product, or the gradient of a norm, that made one of its operands.
 #include <algorithm>
 
 #include "graph.h"
@@ -6,7 +6,7 @@
 namespace lorafuse {
 namespace {
 
-// A product is moved down to the Add only over a few nodes: its inputs stay alive that much longer.
+// What made it is moved down to the Add only over a few nodes: its inputs stay alive that much longer.
 constexpr int kReach = 6;
 
 struct Fuser {
@@ -16,13 +16,13 @@ struct Fuser {
   std::vector<int> producer;  // node that writes each value, or −1
   std::vector<bool> dead;     // per node
 
-  // The node that made `v` and may vanish: a live product that nothing else reads.
-  Node* product(ValueId v, int position) {
+  // The node that made `v` and may take the Add in: live, and nothing else reads it.
+  Node* maker(ValueId v, int position) {
     const int p = producer[v];
     if (p < 0 || dead[p] || uses[v] != 1 || position - p > kReach) return nullptr;
     Node& node = graph.nodes[p];
-    return std::holds_alternative<MatMul>(node.op) || std::holds_alternative<Conv2d>(node.op) || std::holds_alternative<Conv2dInputGrad>(node.op)
-               ? &node : nullptr;
+    const bool has_residual = std::visit([](const auto& op) { return requires { op.residual; }; }, node.op);
+    return has_residual ? &node : nullptr;
   }
 
   void replace(int position, Node& absorbed, Node merged) {
@@ -78,10 +78,10 @@ struct Fuser {
       if (!std::holds_alternative<Add>(graph.nodes[i].op)) continue;
       const ValueId a = graph.nodes[i].inputs[0], b = graph.nodes[i].inputs[1];
       if (a == b) continue;
-      if (options.pairs && merge_pairs(i, product(a, i), product(b, i))) continue;
+      if (options.pairs && merge_pairs(i, maker(a, i), maker(b, i))) continue;
       if (!options.residual) continue;
-      if (producer[a] > producer[b] ? absorb_residual(i, product(a, i), b) : absorb_residual(i, product(b, i), a)) continue;
-      if (producer[a] > producer[b] ? absorb_residual(i, product(b, i), a) : absorb_residual(i, product(a, i), b)) continue;
+      if (producer[a] > producer[b] ? absorb_residual(i, maker(a, i), b) : absorb_residual(i, maker(b, i), a)) continue;
+      if (producer[a] > producer[b] ? absorb_residual(i, maker(b, i), a) : absorb_residual(i, maker(a, i), b)) continue;
     }
     size_t kept = 0;
     for (size_t i = 0; i < graph.nodes.size(); i++)

@@ -88,18 +88,20 @@ struct GroupNorm {
   float eps = 1e-5f;
   bool silu = false;
 };
-// inputs: x, gamma, beta, statistics, dy; output: dx
+// inputs: x, gamma, beta, statistics, dy, residual?; output: dx (+ residual)
 struct GroupNormGrad {
   int groups = 32;
-  bool silu = false;
+  bool silu = false, residual = false;
 };
 
 // inputs: x [.., C], gamma [C], beta [C]; outputs: y, statistics [rows, 2] = mean, 1/√(var + eps)
 struct LayerNorm {
   float eps = 1e-5f;
 };
-// inputs: x, gamma, statistics, dy; output: dx
-struct LayerNormGrad {};
+// inputs: x, gamma, statistics, dy, residual?; output: dx (+ residual)
+struct LayerNormGrad {
+  bool residual = false;
+};
 
 enum class Function { silu, gelu, quick_gelu };  // x·σ(x); x·Φ(x) (exact, erf); x·σ(1.702x)
 

@@ -108,8 +108,9 @@ Shapes infer(const char* name, const GroupNorm& op, const Shapes& in) {
   EXPECT(in[1].elements() == in[0][-1] && in[2].elements() == in[0][-1], "expected gamma and beta [", in[0][-1], "] but received ", in[1]);
   return {in[0], Shape{in[0][0], op.groups, 2}};
 }
-Shapes infer(const char* name, const GroupNormGrad&, const Shapes& in) {
+Shapes infer(const char* name, const GroupNormGrad& op, const Shapes& in) {
   expect_same(name, in[0], in[4]);
+  if (op.residual) expect_same(name, in[0], in[5]);
   return {in[0]};
 }
 
@@ -117,8 +118,9 @@ Shapes infer(const char* name, const LayerNorm&, const Shapes& in) {
   EXPECT(in[1].elements() == in[0][-1] && in[2].elements() == in[0][-1], "expected gamma and beta [", in[0][-1], "] but received ", in[1]);
   return {in[0], Shape{in[0].rows(), 2}};
 }
-Shapes infer(const char* name, const LayerNormGrad&, const Shapes& in) {
+Shapes infer(const char* name, const LayerNormGrad& op, const Shapes& in) {
   expect_same(name, in[0], in[3]);
+  if (op.residual) expect_same(name, in[0], in[4]);
   return {in[0]};
 }
 

@@ -260,11 +260,11 @@ export interface Counted {
 }
 
 /** Runs one step on the emulator, of each launch about one block in `sample`. */
-export async function count({ size = 512, sample = 8, library = emulatedLibrary } = {}): Promise<Counted> {
+export async function count({ size = 512, sample = 8, targets = 'all', library = emulatedLibrary } = {}): Promise<Counted> {
   const folder = await mkdtemp(join(tmpdir(), 'lorafuse-roofline-'))
   try {
     const trace = join(folder, 'launches.jsonl')
-    const { status, stdout, stderr } = spawnSync(built('gpu_check'), ['bench', '--size', `${size}`, '--zeros', '--steps', '1', '--nodes'], {
+    const { status, stdout, stderr } = spawnSync(built('gpu_check'), ['bench', '--size', `${size}`, '--targets', targets, '--zeros', '--steps', '1', '--nodes'], {
       encoding: 'utf8',
       maxBuffer: 2 ** 26,
       env: {

@@ -19,6 +19,9 @@ void group_rows(const Shape& x, int groups, bool silu, DType dtype = DType::f32,
     Array<double> y(x);
     compute<double>(GroupNorm{groups, eps, silu}, {{&in[0], &in[1], &in[2]}, {&y, &in[3]}});
   };
+  op_row(back);
+  std::get<GroupNormGrad>(back.op).residual = true;
+  back.inputs.push_back({x});
   op_row(std::move(back));
 }
 
@@ -31,6 +34,9 @@ void layer_rows(const Shape& x, DType dtype = DType::f32, Data data = {}) {
     Array<double> y(x), beta(channels);
     compute<double>(LayerNorm{}, {{&in[0], &in[1], &beta}, {&y, &in[2]}});
   };
+  op_row(back);
+  std::get<LayerNormGrad>(back.op).residual = true;
+  back.inputs.push_back({x});
   op_row(std::move(back));
 }
 

@@ -261,7 +261,8 @@ Description describe(const Conv2dInputGrad& op) {
 Description describe(const Attention& op) { return {text(op.causal ? " causal " : " ", op.heads, " heads"), 2}; }
 Description describe(const AttentionGrad& op) { return {text(" ", op.heads, " heads"), 2}; }
 Description describe(const GroupNorm& op) { return {text(" ", op.groups, " groups", op.silu ? " silu" : ""), 1}; }
-Description describe(const GroupNormGrad& op) { return {text(" ", op.groups, " groups", op.silu ? " silu" : ""), 1}; }
+Description describe(const GroupNormGrad& op) { return {text(" ", op.groups, " groups", op.silu ? " silu" : "", extras(false, op.residual)), 1}; }
+Description describe(const LayerNormGrad& op) { return {extras(false, op.residual), 1}; }
 Description describe(const Activation& op) { return {name_of(op.function), 1}; }
 Description describe(const ActivationGrad& op) { return {name_of(op.function), 1}; }
 Description describe(const Slice& op) { return {text(" ", op.begin, "…", op.end), 1}; }

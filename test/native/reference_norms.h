@@ -86,6 +86,8 @@ void run(const GroupNormGrad& op, const Operands<T>& o) {
         dz.push_back(op.silu ? dy[i] * derivative(Function::silu, z) : dy[i]);
       }
       normalised_gradient(x, gamma, group, s, dz, o.out(0));
+      if (op.residual)
+        for (int64_t i : group) o.out(0)[i] += o.in(5)[i];
     }
 }
 
@@ -107,13 +109,15 @@ void run(const LayerNorm& op, const Operands<T>& o) {
 }
 
 template <class T>
-void run(const LayerNormGrad&, const Operands<T>& o) {
+void run(const LayerNormGrad& op, const Operands<T>& o) {
   const Array<T>& x = o.in(0);
   for (int64_t r = 0; r < x.shape.rows(); r++) {
     const auto row = row_indices(r, x.shape[-1]);
     std::vector<T> dy;
     for (int64_t i : row) dy.push_back(o.in(3)[i]);
     normalised_gradient(x, o.in(1), row, &o.in(2)[r * 2], dy, o.out(0));
+    if (op.residual)
+      for (int64_t i : row) o.out(0)[i] += o.in(4)[i];
   }
 }
 
