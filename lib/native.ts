@@ -164,12 +164,13 @@ export interface Session {
   /**
    * Forward, loss and backward of the batch that was loaded first; adds to the gradients. On a card it resolves before that is done.
    * `weights` `[n]`: the factor of each sample's mean squared error in the loss that is differentiated, e.g. lossScale/(batch·accumulation).
+   * `update`: then clip, AdamW and zero the gradients.
    */
-  step(weights: Float32Array): Promise<void>
+  step(weights: Float32Array, update?: UpdateInput): Promise<void>
   /** Each sample's mean squared error, unweighted, of all steps since the last call, in order. */
   losses(): Promise<Float32Array>
-  /** Clip, AdamW, zero the gradients. Returns the gradients' global norm before clipping; not finite = nothing was changed. */
-  update(input: UpdateInput): Promise<number>
+  /** The last update's global norm of the gradients before clipping; not finite = it changed nothing. */
+  norm(): Promise<number>
   dispose(): void
 }
 

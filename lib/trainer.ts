@@ -187,15 +187,16 @@ export class Trainer {
   private async update(step: number): Promise<{ loss: number; gradNorm: number; learningRate: number }> {
     const { session, batches, facts, lossScale } = this.options
     const { weightDecay, maxGradNorm, gradientAccumulation } = facts.options
-    for (const { length } of batches.of(step)) {
-      // As accelerate: each batch's mean over the number of batches that an update takes, even where an epoch's last takes fewer.
-      const weights = new Float32Array(length).fill(lossScale.value / (length * gradientAccumulation))
-      await Promise.all([session.step(weights), this.loadNext()])
-    }
     const learningRate = learningRateAt(step, facts.steps, facts.options)
     // The bias correction counts the updates that were made.
-    const settings = { ...ADAM, learningRate, weightDecay, maxGradNorm, lossScale: lossScale.value, step: step - lossScale.state.skipped }
-    const gradNorm = await session.update(settings)
+    const update = { ...ADAM, learningRate, weightDecay, maxGradNorm, lossScale: lossScale.value, step: step - lossScale.state.skipped }
+    const sizes = batches.of(step).map(({ length }) => length)
+    for (const [i, size] of sizes.entries()) {
+      // As accelerate: each batch's mean over the number of batches that an update takes, even where an epoch's last takes fewer.
+      const weights = new Float32Array(size).fill(lossScale.value / (size * gradientAccumulation))
+      await Promise.all([session.step(weights, i === sizes.length - 1 ? update : undefined), this.loadNext()])
+    }
+    const gradNorm = await session.norm()
     const losses = await session.losses()
     const loss = losses.reduce((sum, each) => sum + each, 0) / losses.length
     if (!Number.isFinite(loss)) throw await this.diverged(step, loss, gradNorm)

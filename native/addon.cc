@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <optional>
 #include <thread>
 
 #include "train/library.h"
@@ -94,6 +95,14 @@ struct Members {
   template <class Convert>
   auto all(const char* name, Convert convert) const { return list(get(from, name), member_name(where, name), convert); }
 };
+
+AdamW adamw(Napi::Object from) {
+  const Members m{from, ""};
+  const AdamW options{m.real("learningRate"), m.real("beta1"), m.real("beta2"), m.real("epsilon"), m.real("weightDecay"), m.real("maxGradNorm"),
+                      m.real("lossScale"), m.count("step")};
+  CHECK(options.loss_scale > 0, "INVALID_ARGUMENT", "Expected a positive number for lossScale but received ", options.loss_scale);
+  return options;
+}
 
 UNetConfig unet_config(const Members& m) {
   UNetConfig c;
@@ -307,7 +316,7 @@ class JsSession : public Napi::ObjectWrap<JsSession> {
                         InstanceMethod<&JsSession::encode_images>("encodeImages"), InstanceMethod<&JsSession::decode_latents>("decodeLatents"),
                         InstanceMethod<&JsSession::predict>("predict"), InstanceMethod<&JsSession::load>("load"),
                         InstanceMethod<&JsSession::step>("step"), InstanceMethod<&JsSession::losses>("losses"),
-                        InstanceMethod<&JsSession::update>("update"), InstanceMethod<&JsSession::dispose>("dispose")});
+                        InstanceMethod<&JsSession::norm>("norm"), InstanceMethod<&JsSession::dispose>("dispose")});
   }
 
  private:
@@ -425,19 +434,17 @@ class JsSession : public Napi::ObjectWrap<JsSession> {
     });
   }
   Napi::Value step(const Napi::CallbackInfo& info) {
-    return start(info, [&] { return [weights = floats(info[0], "weights")](Session& s) { return s.step(weights), Done(); }; });
+    return start(info, [&] {
+      std::optional<AdamW> update;
+      if (!info[1].IsUndefined()) update = adamw(object(info[1], "update"));
+      return [weights = floats(info[0], "weights"), update](Session& s) { return s.step(weights, update ? &*update : nullptr), Done(); };
+    });
   }
   Napi::Value losses(const Napi::CallbackInfo& info) {
     return start(info, [] { return [](Session& s) { return s.losses(); }; });
   }
-  Napi::Value update(const Napi::CallbackInfo& info) {
-    return start(info, [&] {
-      const Members m{object(info[0], "input"), ""};
-      const AdamW options{m.real("learningRate"), m.real("beta1"), m.real("beta2"), m.real("epsilon"), m.real("weightDecay"), m.real("maxGradNorm"),
-                          m.real("lossScale"), m.count("step")};
-      CHECK(options.loss_scale > 0, "INVALID_ARGUMENT", "Expected a positive number for lossScale but received ", options.loss_scale);
-      return [options](Session& s) { return s.update(options); };
-    });
+  Napi::Value norm(const Napi::CallbackInfo& info) {
+    return start(info, [] { return [](Session& s) { return s.norm(); }; });
   }
 
   void dispose(const Napi::CallbackInfo&) {

@@ -54,13 +54,19 @@ class CpuBackend : public Backend {
 
   std::unique_ptr<Recording> record(std::function<void()> body) override { return std::make_unique<Calls>(std::move(body)); }
 
-  void update(const AdamW& options, const Trained& trained, float* norm, const float* losses, int64_t loss_count) override {
-    const bool finite = std::all_of(losses, losses + loss_count, [](float loss) { return std::isfinite(loss); });
-    *norm = finite ? cpu::update(threads_, options, trained) : NAN;
+  void set(const AdamW& options, int64_t losses) override {
+    options_ = options;
+    losses_ = losses;
+  }
+  void update(const Trained& trained, float* norm, const float* losses, const Tensor& latest) override {
+    const auto finite = [](const float* values, int64_t count) { return std::all_of(values, values + count, [](float x) { return std::isfinite(x); }); };
+    *norm = finite(losses, losses_) && finite(latest.f32(), latest.shape.elements()) ? cpu::update(threads_, options_, trained) : NAN;
   }
 
  private:
   Threads threads_;
+  AdamW options_;
+  int64_t losses_ = 0;  // how many an update looks at
 };
 
 }  // namespace

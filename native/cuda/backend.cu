@@ -99,9 +99,9 @@ class CudaBackend : public Backend {
  public:
   explicit CudaBackend(const cudaDeviceProp& p)
       : card_(card_of(p)), description_(text(p.name, ", compute capability ", p.major, ".", p.minor, ", ", p.totalGlobalMem >> 20, " MiB")) {
-    CUDA(cudaMalloc(&update_workspace_, kUpdateWorkspace));
+    CUDA(cudaMalloc(reinterpret_cast<void**>(&update_memory_), sizeof(UpdateMemory)));
   }
-  ~CudaBackend() override { cudaFree(update_workspace_); }
+  ~CudaBackend() override { cudaFree(update_memory_); }
 
   std::string describe() const override { return description_; }
   bool computes_in(DType activations) const override { return activations != DType::bf16 || card_.compute_capability >= 80; }
@@ -178,8 +178,12 @@ class CudaBackend : public Backend {
 
   std::unique_ptr<Recording> record(std::function<void()> body) override { return std::make_unique<GraphRecording>(kernels_, body); }
 
-  void update(const AdamW& options, const Trained& trained, float* norm, const float* losses, int64_t loss_count) override {
-    cuda::update(kernels_, options, trained, norm, losses, loss_count, update_workspace_);
+  void set(const AdamW& options, int64_t losses) override {
+    const UpdateMemory::Options set = update_options(options, losses);
+    upload(&update_memory_->options, &set, sizeof(set));
+  }
+  void update(const Trained& trained, float* norm, const float* losses, const Tensor& latest) override {
+    cuda::update(kernels_, trained, norm, losses, latest, update_memory_);
   }
 
  private:
@@ -188,7 +192,7 @@ class CudaBackend : public Backend {
   Stream kernels_, copies_;
   Event computed_, copied_;
   Staging staging_;
-  void* update_workspace_ = nullptr;
+  UpdateMemory* update_memory_ = nullptr;
 };
 
 }  // namespace

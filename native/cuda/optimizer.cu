@@ -9,13 +9,7 @@
 namespace lorafuse::cuda {
 namespace {
 
-constexpr int kThreads = 256, kMostBlocks = 1024;
-static_assert(kMostBlocks * sizeof(double) <= kUpdateWorkspace);
-
-struct Step {
-  float keep, weight1, decay2, weight2, step_size, correction2, epsilon;
-  double max_grad_norm, loss_scale;
-};
+constexpr int kThreads = 256, kMostBlocks = std::extent_v<decltype(UpdateMemory::sums)>;
 
 // Of all threads, to each of them, halving.
 __device__ __forceinline__ double block_sum(double x, double* scratch) {
@@ -35,12 +29,19 @@ __device__ __forceinline__ void for_each_vector(int64_t count, F f) {
   for (int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * N; i < count; i += step) f(i);
 }
 
+// Of this thread's share: 0, or NaN where one is not finite.
+__device__ __forceinline__ double not_finite(const float* losses, int64_t count) {
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < count; i += kThreads) sum += 0 * static_cast<double>(losses[i]);
+  return sum;
+}
+
 template <int N>
-__global__ void __launch_bounds__(kThreads) sum_squares(int64_t count, const float* g, int64_t loss_count, const float* losses, double* sums) {
+__global__ void __launch_bounds__(kThreads)
+    sum_squares(int64_t count, const float* g, const float* losses, int64_t latest_count, const float* latest, UpdateMemory* memory) {
   __shared__ double scratch[kThreads];
   double sum = 0;
-  if (blockIdx.x == 0)
-    for (int64_t i = threadIdx.x; i < loss_count; i += kThreads) sum += 0 * static_cast<double>(losses[i]);  // 0, or NaN
+  if (blockIdx.x == 0) sum = not_finite(losses, memory->options.losses) + not_finite(latest, latest_count);
   for_each_vector<N>(count, [&](int64_t i) {
     float x[N];
     load(g + i, x);
@@ -48,15 +49,15 @@ __global__ void __launch_bounds__(kThreads) sum_squares(int64_t count, const flo
     for (int k = 0; k < N; k++) sum = fma(static_cast<double>(x[k]), static_cast<double>(x[k]), sum);
   });
   sum = block_sum(sum, scratch);
-  if (threadIdx.x == 0) sums[blockIdx.x] = sum;
+  if (threadIdx.x == 0) memory->sums[blockIdx.x] = sum;
 }
 
 template <int N>
-__global__ void __launch_bounds__(kThreads)
-    adamw(Trained trained, Step s, const double* sums, float* norm_out) {
+__global__ void __launch_bounds__(kThreads) adamw(Trained trained, const UpdateMemory* memory, float* norm_out) {
   __shared__ double scratch[kThreads];
+  const UpdateMemory::Options s = memory->options;
   double sum = 0;
-  for (int i = threadIdx.x; i < gridDim.x; i += kThreads) sum += sums[i];
+  for (int i = threadIdx.x; i < gridDim.x; i += kThreads) sum += memory->sums[i];
   const double norm = sqrt(block_sum(sum, scratch)) / s.loss_scale;
   const double factor = s.max_grad_norm > 0 ? fmin(1.0, s.max_grad_norm / (norm + 1e-6)) : 1.0;
   const float clip = static_cast<float>(factor / s.loss_scale);
@@ -85,22 +86,24 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void update(cudaStream_t stream, const AdamW& options, const Trained& trained, float* norm, const float* losses, int64_t loss_count, void* workspace) {
+UpdateMemory::Options update_options(const AdamW& options, int64_t losses) {
   const double lr = options.learning_rate, step = static_cast<double>(options.step);
-  const Step s{static_cast<float>(1 - lr * options.weight_decay), static_cast<float>(1 - options.beta1), static_cast<float>(options.beta2),
-               static_cast<float>(1 - options.beta2), static_cast<float>(lr / (1 - std::pow(options.beta1, step))),
-               static_cast<float>(std::sqrt(1 - std::pow(options.beta2, step))), static_cast<float>(options.epsilon),
-               options.max_grad_norm, options.loss_scale};
-  double* sums = static_cast<double*>(workspace);
+  return {static_cast<float>(1 - lr * options.weight_decay), static_cast<float>(1 - options.beta1), static_cast<float>(options.beta2),
+          static_cast<float>(1 - options.beta2), static_cast<float>(lr / (1 - std::pow(options.beta1, step))),
+          static_cast<float>(std::sqrt(1 - std::pow(options.beta2, step))), static_cast<float>(options.epsilon),
+          options.max_grad_norm, options.loss_scale, losses};
+}
 
+void update(cudaStream_t stream, const Trained& trained, float* norm, const float* losses, const Tensor& latest, UpdateMemory* memory) {
   uintptr_t addresses = 0;
   for (const float* p : {trained.weights, trained.gradients, trained.first_moment, trained.second_moment})
     addresses |= reinterpret_cast<uintptr_t>(p);
   const bool vectors = addresses % 16 == 0 && trained.count % kVector<float> == 0;
   const auto issue = [&](auto n) {
     const auto blocks = static_cast<int>(std::min<int64_t>(kMostBlocks, ceil_div<int64_t>(trained.count, kThreads * n)));
-    launch("sum_squares", sum_squares<n>, blocks, kThreads, 0, stream, trained.count, trained.gradients, loss_count, losses, sums);
-    launch("adamw", adamw<n>, blocks, kThreads, 0, stream, trained, s, sums, norm);
+    launch("sum_squares", sum_squares<n>, blocks, kThreads, 0, stream, trained.count, trained.gradients, losses,
+           latest.shape.elements(), data<const float>(latest), memory);
+    launch("adamw", adamw<n>, blocks, kThreads, 0, stream, trained, memory, norm);
   };
   if (vectors) issue(Count<kVector<float>>());
   else issue(Count<1>());

@@ -61,9 +61,11 @@ class Backend {
   // The runs that `body` makes, to be replayed: one CUDA graph. Nothing runs before replay().
   virtual std::unique_ptr<Recording> record(std::function<void()> body) = 0;
 
-  // norm: the global L2 norm of all gradients, unscaled, or NaN where a loss is not finite. Weights and moments move and gradients become zero
-  // only where it is finite.
-  virtual void update(const AdamW& options, const Trained& trained, float* norm, const float* losses, int64_t loss_count) = 0;
+  // What the updates issued later do, and how many of the waiting `losses` they look at: not part of a recording.
+  virtual void set(const AdamW& options, int64_t losses) = 0;
+  // norm: the global L2 norm of all gradients, unscaled, or not finite where a loss is not: one of those that wait or of the latest, [B].
+  // Weights and moments move and gradients become zero only where it is finite.
+  virtual void update(const Trained& trained, float* norm, const float* losses, const Tensor& latest) = 0;
 };
 
 // The one symbol a backend library exports. Throws Error where the machine cannot run it.

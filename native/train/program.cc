@@ -41,8 +41,7 @@ void Program::place(void* arena) {
   arena_ = static_cast<unsigned char*>(arena);
   for (size_t v = 0; v < tensors_.size(); v++)
     if (is_planned(graph_.values[v])) tensors_[v].data = arena_ + plan_.offsets[v];
-  recording_.reset();
-  runs_ = 0;
+  repeated_ = {};
 }
 
 // Calls upload(value, its bytes) for the input of that name, should anything read it.
@@ -77,11 +76,15 @@ void Program::take(const void* inputs) {
     if (is_read_input(v)) backend_.copy(tensors_[v].data, static_cast<const unsigned char*>(inputs) + input_offsets_[v], tensors_[v].bytes());
 }
 
-void Program::run(bool poison) {
-  if (poison) return run_nodes(true);
-  if (runs_++ == 0) return run_nodes(false);
-  if (!recording_) recording_ = backend_.record([this] { run_nodes(false); });
-  recording_->replay();
+void Program::run(std::function<void()> end) {
+  auto& [runs, recording] = repeated_[end ? 1 : 0];
+  const auto all = [this, end] {
+    run_nodes(false);
+    if (end) end();
+  };
+  if (runs++ == 0) return all();
+  if (!recording) recording = backend_.record(all);
+  recording->replay();
 }
 
 void Program::run_nodes(bool poison) {

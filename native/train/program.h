@@ -1,5 +1,6 @@
 // A planned graph bound to memory: ready to run, as often as wanted, without a decision left to make.
 #pragma once
+#include <array>
 #include <functional>
 
 #include "../graph/backend.h"
@@ -25,9 +26,10 @@ class Program {
   size_t input_bytes() const { return input_bytes_; }
   void prefetch(void* inputs, const std::string& input, const void* data, const Mark* after);
   void take(const void* inputs);
-  // From the second time on a recording of the first is replayed.
-  // poison: memory is filled with NaN as soon as the plan says that nobody reads it any more.
-  void run(bool poison = false);
+  // Then `end`, always the same one. From the second time on a recording of all that is replayed.
+  void run(std::function<void()> end = {});
+  // Memory is filled with NaN as soon as the plan says that nobody reads it any more.
+  void run_poisoned() { run_nodes(true); }
   void read(size_t result, float* data);
   const Tensor& result(size_t result) const { return tensors_.at(graph_.results.at(result)); }
   // Milliseconds that a node takes, run alone several times: for benchmarks.
@@ -49,8 +51,11 @@ class Program {
   size_t input_bytes_ = 0;
   std::vector<Tensor> tensors_;
   unsigned char* arena_ = nullptr;
-  int runs_ = 0;                           // at these addresses
-  std::unique_ptr<Recording> recording_;  // of all nodes, from the second run on
+  struct Repeated {
+    int runs = 0;                          // at these addresses
+    std::unique_ptr<Recording> recording;  // from the second on
+  };
+  std::array<Repeated, 2> repeated_;  // without and with an end
 };
 
 }  // namespace lorafuse

@@ -264,18 +264,24 @@ void Session::load(const StepInput& in) {
   loads_++;
 }
 
-void Session::step(const std::vector<float>& weights) {
+void Session::step(const std::vector<float>& weights, const AdamW* update) {
   CHECK(!loaded_.empty(), "INVALID_ARGUMENT", "Expected a batch to be loaded before a step");
   const auto [shape, program, inputs] = loaded_.front();
   expect_size("weights", weights.size(), shape.batch);
   loaded_.pop_front();
   place(unet_frozen_, *program);
+  if (1 + pending_ + shape.batch > kResults) collect_losses();
+  if (update) {
+    AdamW options = *update;
+    if (!std::all_of(losses_.begin(), losses_.end(), [](float loss) { return std::isfinite(loss); })) options.loss_scale = NAN;  // so is the norm
+    backend_->set(options, pending_);
+  }
   program->prefetch(inputs->memory, "weights", weights.data(), inputs->taken.get());
   program->take(inputs->memory);
   inputs->taken = backend_->mark();
-  program->run();
-  if (1 + pending_ + shape.batch > kResults) collect_losses();
   const Tensor& losses = program->result(0);
+  if (update) program->run([this, latest = losses] { backend_->update(trained(), results_, results_ + 1, latest); });
+  else program->run();
   backend_->copy(results_ + 1 + pending_, losses.data, losses.bytes());
   pending_ += shape.batch;
 }
@@ -291,12 +297,8 @@ std::vector<float> Session::losses() {
   return std::exchange(losses_, {});
 }
 
-float Session::update(const AdamW& options) {
+float Session::norm() {
   CHECK(parameters_ > 0, "NO_ADAPTERS", "Expected adapters to train but none are attached");
-  if (!std::all_of(losses_.begin(), losses_.end(), [](float loss) { return std::isfinite(loss); })) return NAN;
-  const Trained trained{buffer(AdapterBuffer::weights), buffer(AdapterBuffer::gradients), buffer(AdapterBuffer::first_moment),
-                        buffer(AdapterBuffer::second_moment), parameters_};
-  backend_->update(options, trained, results_, results_ + 1, pending_);
   float norm = 0;
   backend_->download(&norm, results_, sizeof(norm));
   return norm;

@@ -68,9 +68,10 @@ class Session {
   std::vector<float> predict(const std::vector<float>& latents, LatentShape shape, const std::vector<float>& timesteps, const std::vector<float>& context);
   // Training. On a card load() and step() return at once: the next batch is loaded while the one before it is computed.
   void load(const StepInput& input);
-  void step(const std::vector<float>& weights);  // of the batch that was loaded first
-  std::vector<float> losses();                   // of the steps since the last call
-  float update(const AdamW& options);
+  // Of the batch that was loaded first; with an update, of all gradients since the last one, at its end.
+  void step(const std::vector<float>& weights, const AdamW* update = nullptr);
+  std::vector<float> losses();  // of the steps since the last call
+  float norm();                 // of the last update's gradients; not finite: it changed nothing
 
  private:
   Program build_train(LatentShape shape, int64_t tokens);
@@ -82,6 +83,7 @@ class Session {
   void collect_losses();
   Tensor bind(Frozen& frozen, const Value& value);
   float* buffer(AdapterBuffer which) const { return memory_[static_cast<int>(which)]; }
+  Trained trained() const { return {memory_[0], memory_[1], memory_[2], memory_[3], parameters_}; }
   void free_adapters();
   void free_arena();
   void release_encoders();

@@ -45,7 +45,6 @@ let updates = 0
 async function step() {
   const start = performance.now()
   await session.load(input)
-  await session.step(Float32Array.of(lossScale))
   updates += 1
   const optimizer = {
     learningRate: settings.learningRate,
@@ -56,7 +55,8 @@ async function step() {
     maxGradNorm: 1,
     lossScale,
   }
-  const gradNorm = await session.update({ ...optimizer, step: updates })
+  await session.step(Float32Array.of(lossScale), { ...optimizer, step: updates })
+  const gradNorm = await session.norm()
   const [loss] = await session.losses()
   return { loss, gradNorm, seconds: (performance.now() - start) / 1000 }
 }

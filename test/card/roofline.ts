@@ -264,18 +264,22 @@ export async function count({ size = 512, sample = 8, targets = 'all', library =
   const folder = await mkdtemp(join(tmpdir(), 'lorafuse-roofline-'))
   try {
     const trace = join(folder, 'launches.jsonl')
-    const { status, stdout, stderr } = spawnSync(built('gpu_check'), ['bench', '--size', `${size}`, '--targets', targets, '--zeros', '--steps', '1', '--nodes'], {
-      encoding: 'utf8',
-      maxBuffer: 2 ** 26,
-      env: {
-        ...process.env,
-        LORAFUSE_CUDA_LIBRARY: library,
-        PTXEMU_LAUNCHES: trace,
-        PTXEMU_SAMPLE: `${sample}`,
-        PTXEMU_MEMORY: '10G',
-        PTXEMU_MULTIPROCESSORS: `${CARD.multiprocessors}`, // grids and splits are fitted to them
+    const { status, stdout, stderr } = spawnSync(
+      built('gpu_check'),
+      ['bench', '--size', `${size}`, '--targets', targets, '--zeros', '--steps', '1', '--nodes'],
+      {
+        encoding: 'utf8',
+        maxBuffer: 2 ** 26,
+        env: {
+          ...process.env,
+          LORAFUSE_CUDA_LIBRARY: library,
+          PTXEMU_LAUNCHES: trace,
+          PTXEMU_SAMPLE: `${sample}`,
+          PTXEMU_MEMORY: '10G',
+          PTXEMU_MULTIPROCESSORS: `${CARD.multiprocessors}`, // grids and splits are fitted to them
+        },
       },
-    })
+    )
     if (status !== 0) throw new Error(`gpu_check failed: ${stderr}`)
     const memory = /adapters and moments (\d+), .* all (\d+) MiB/.exec(stdout)
     if (!memory) throw new Error(`Expected the planned memory in the output of gpu_check but found\n${stdout.slice(0, 1000)}`)

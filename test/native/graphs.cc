@@ -54,7 +54,8 @@ Outcome execute(Backend& backend, const Graph& graph, const Feed& feed, bool poi
     if (value.storage == Storage::input) program.write(value.name, value.dtype == DType::i32 ? static_cast<const void*>(bytes.data()) : data.data());
     else backend.upload(memory.at(&value).data(), bytes.data(), bytes.size());
   }
-  program.run(poison);
+  if (poison) program.run_poisoned();
+  else program.run();
   guarded.expect_intact("the arena");
   Outcome outcome;
   for (size_t i = 0; i < held.results.size(); i++) {

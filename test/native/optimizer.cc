@@ -59,11 +59,14 @@ struct Buffers {
   Buffers(Backend& b, const std::vector<float>& w, const std::vector<float>& g, const std::vector<float>& m, const std::vector<float>& v)
       : backend(b), weights(b, bytes(w)), gradients(b, bytes(g)), first(b, bytes(m)), second(b, bytes(v)), norm(b, sizeof(float)), losses(b, 7 * sizeof(float)), count(static_cast<int64_t>(w.size())) {}
   void set_gradients(const std::vector<float>& g) { backend.upload(gradients.data(), g.data(), g.size() * sizeof(float)); }
-  float update(const AdamW& options, float loss = 1) {
+  // Five losses wait, two are the latest; `loss` is the last of them.
+  float update(const AdamW& options, float loss = 1, bool latest = true) {
     auto at = [](const Held& held) { return static_cast<float*>(held.data()); };
-    const std::vector<float> some(7, loss);
+    std::vector<float> some(7, 1);
+    some[latest ? 6 : 4] = loss;
     backend.upload(losses.data(), some.data(), some.size() * sizeof(float));
-    backend.update(options, {at(weights), at(gradients), at(first), at(second), count}, at(norm), at(losses), 7);
+    backend.set(options, 5);
+    backend.update({at(weights), at(gradients), at(first), at(second), count}, at(norm), at(losses), {at(losses) + 5, DType::f32, Shape{2}});
     return loaded(DType::f32, norm.read())[0];
   }
   std::vector<std::vector<float>> all() const {
@@ -104,7 +107,7 @@ void check(const Setting& setting, Backend& backend) {
   compare("the second moment", actual[2], naive.second, truth.second);
 }
 
-void check_bad(float bad, float loss, Backend& backend) {
+void check_bad(float bad, float loss, bool latest, Backend& backend) {
   Random random(8);
   const int64_t count = 70000;
   const std::vector<float> weights = random.normals(count), first = random.normals(count), second = random.normals(count);
@@ -112,7 +115,7 @@ void check_bad(float bad, float loss, Backend& backend) {
   gradients[count - 3] = gradients[count - 4] = bad;
   Buffers buffers(backend, weights, gradients, first, second);
   const auto before = buffers.all();
-  const float norm = buffers.update({}, loss);
+  const float norm = buffers.update({}, loss, latest);
   EXPECT(!std::isfinite(norm), "the norm is ", norm);
   const auto after = buffers.all();
   for (size_t i = 0; i < after.size(); i++)
@@ -131,9 +134,11 @@ SUITE(optimizer) {
     for (const Setting& setting : kSettings)
       test_case(text("ten steps of AdamW, ", setting.name, ", ", place), [setting, open = open] { check(setting, open()); });
     for (const auto& [name, bad] : {std::pair{"NaN", NAN}, {"infinite", INFINITY}, {"so large that their norm is infinite", 3e38f}})
-      test_case(text("an update changes nothing where gradients are ", name, ", ", place), [bad = bad, open = open] { check_bad(bad, 1, open()); });
+      test_case(text("an update changes nothing where gradients are ", name, ", ", place), [bad = bad, open = open] { check_bad(bad, 1, true, open()); });
     for (float loss : {NAN, INFINITY})
-      test_case(text("an update changes nothing where a loss is ", loss, ", ", place), [loss, open = open] { check_bad(0, loss, open()); });
+      for (bool latest : {false, true})
+        test_case(text("an update changes nothing where ", latest ? "the latest" : "a waiting", " loss is ", loss, ", ", place),
+                  [=, open = open] { check_bad(0, loss, latest, open()); });
   }
 }
 

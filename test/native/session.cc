@@ -75,14 +75,18 @@ StepInput input(LatentShape shape, uint64_t seed, int64_t tokens = 5) {
 }
 std::vector<float> weights_of(const StepInput& in) { return std::vector<float>(in.shape.batch, 1.0f / static_cast<float>(in.shape.batch)); }
 
-// A batch's losses; its gradients are added to those that are there.
-std::vector<float> train(Session& session, const StepInput& in) {
+// A batch's losses; its gradients are added to those that are there, for an update if any.
+std::vector<float> train(Session& session, const StepInput& in, const AdamW* update = nullptr) {
   session.load(in);
-  session.step(weights_of(in));
+  session.step(weights_of(in), update);
   return session.losses();
 }
 
 std::vector<float> gradients_of(Session& session) { return session.read_adapters(AdapterBuffer::gradients); }
+void forget_gradients(Session& session) {
+  const std::vector<float> zeros(session.parameters());
+  session.write_adapters(AdapterBuffer::gradients, zeros.data(), session.parameters());
+}
 
 // The training graph of a session over `model`, with the session's adapters, to be computed by the plain reference.
 struct Reference {
@@ -174,7 +178,7 @@ SUITE(session) {
     Model model;
     Session session(model.options);
     expect_error("NO_ADAPTERS", [&] { train(session, input({1, 4, 4}, 1)); });
-    expect_error("NO_ADAPTERS", [&] { session.update({}); });
+    expect_error("NO_ADAPTERS", [&] { session.norm(); });
   });
   test_case("inputs of another size than the shape says are refused by name", [] {
     Model model;
@@ -248,7 +252,8 @@ SUITE(session) {
         const auto expected = reference.after<double>(steps);
         actual.add(reference.graph, reference.of(ready.session, losses), expected);
         naive.add(reference.graph, outcome_of(reference.graph, reference.after<float>(steps)), expected);
-        ready.session.update({.learning_rate = 0});
+        const AdamW taken{.learning_rate = 0};
+        train(ready.session, input({2, 4, 6}, 99), &taken);
         for (float g : gradients_of(ready.session)) EXPECT(g == 0, g);
       }
       expect_as_good(actual, naive);
@@ -266,13 +271,13 @@ SUITE(session) {
           session.encode_images(Random(3).normals(16 * 16 * 3), {1, 16, 16});
           session.decode_latents(Random(3).normals(16 * 8 * 4), {1, 16, 8});
           train(session, input({2, 8, 4}, 5));
-          session.update({.learning_rate = 0, .weight_decay = 0});
+          forget_gradients(session);
         }
         const auto losses = train(session, input({1, 4, 4}, 1));
         all.push_back(losses);
         const auto gradients = gradients_of(session);
         all.back().insert(all.back().end(), gradients.begin(), gradients.end());
-        session.update({.learning_rate = 0, .weight_decay = 0});
+        forget_gradients(session);
       }
     }
     for (const auto& result : all) EXPECT(result == all[0], "other bits");
@@ -296,22 +301,42 @@ SUITE(session) {
         all.push_back(train(session, input({1, 4, 4}, 1)));
         const auto gradients = gradients_of(session);
         all.back().insert(all.back().end(), gradients.begin(), gradients.end());
-        session.update({.learning_rate = 0, .weight_decay = 0});
+        forget_gradients(session);
       }
       for (const auto& result : all) EXPECT(result == all[0], "other bits");
     });
   }
+  for (const Place& place : places())
+    test_case("updates at the end of steps that are replayed have their own options, on " + place.name, [=] {
+      Model model;
+      model.options.device = place.device;
+      model.options.precision = place.precision;
+      Ready replaying(model.options);
+      const AdapterBuffer kept[] = {AdapterBuffer::weights, AdapterBuffer::first_moment, AdapterBuffer::second_moment};
+      for (int64_t step = 1; step <= 5; step++) {
+        const AdamW update{.learning_rate = 1e-2f / static_cast<float>(step), .weight_decay = 0.1f * static_cast<float>(step), .step = step};
+        Ready fresh(model.options);  // whose first step is never a replayed one
+        for (AdapterBuffer b : kept) fresh.session.write_adapters(b, replaying.session.read_adapters(b).data(), fresh.session.parameters());
+        for (Session* session : {&replaying.session, &fresh.session}) {
+          train(*session, input({1, 4, 4}, 2 * step));
+          train(*session, input({2, 4, 4}, 2 * step + 1), &update);
+        }
+        EXPECT(replaying.session.norm() == fresh.session.norm() && std::isfinite(fresh.session.norm()), "step ", step, ": another norm");
+        for (AdapterBuffer b : kept) EXPECT(replaying.session.read_adapters(b) == fresh.session.read_adapters(b), "step ", step, ": other bits");
+      }
+    });
   test_case("a NaN in a step reaches the loss, and the update that follows changes nothing", [] {
     Model model;
     Ready ready(model.options);
     Session& session = ready.session;
-    train(session, input({1, 4, 4}, 1));
-    session.update({});
+    const AdamW update{.step = 1}, second{.step = 2};
+    train(session, input({1, 4, 4}, 1), &update);
+    EXPECT(std::isfinite(session.norm()), "the norm is ", session.norm());
     const auto weights = session.read_adapters(AdapterBuffer::weights), first = session.read_adapters(AdapterBuffer::first_moment);
     StepInput bad = input({1, 4, 4}, 2);
     bad.latents[5] = NAN;
-    EXPECT(std::isnan(train(session, bad)[0]), "the loss hides it");
-    EXPECT(!std::isfinite(session.update({.step = 2})), "the norm hides it");
+    EXPECT(std::isnan(train(session, bad, &second)[0]), "the loss hides it");
+    EXPECT(!std::isfinite(session.norm()), "the norm hides it");
     EXPECT(session.read_adapters(AdapterBuffer::weights) == weights, "weights moved");
     EXPECT(session.read_adapters(AdapterBuffer::first_moment) == first, "moments moved");
   });
@@ -321,10 +346,10 @@ SUITE(session) {
     const StepInput in = input({2, 4, 4}, 3);
     float first = 0, last = 0;
     for (int64_t step = 1; step <= 30; step++) {
-      const auto losses = train(ready.session, in);
+      const AdamW update{.learning_rate = 3e-3f, .step = step};
+      const auto losses = train(ready.session, in, &update);
       last = losses[0] + losses[1];
       if (step == 1) first = last;
-      ready.session.update({.learning_rate = 3e-3f, .step = step});
     }
     EXPECT(last < 0.9f * first, "from ", first, " to ", last);
   });

@@ -139,19 +139,18 @@ for (const { title, name, folder } of models)
         const losses: number[] = []
         const norms: number[] = []
         for (let step = 0; step < settings.steps; step++) {
-          losses.push(...(await train(session, stepInput(golden, step), lossScale)))
-          norms.push(
-            await session.update({
-              learningRate: settings.learning_rate,
-              beta1: 0.9,
-              beta2: 0.999,
-              epsilon: settings.epsilon,
-              weightDecay: settings.weight_decay,
-              maxGradNorm: settings.max_grad_norm,
-              lossScale,
-              step: step + 1,
-            }),
-          )
+          const update = {
+            learningRate: settings.learning_rate,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: settings.epsilon,
+            weightDecay: settings.weight_decay,
+            maxGradNorm: settings.max_grad_norm,
+            lossScale,
+            step: step + 1,
+          }
+          losses.push(...(await train(session, stepInput(golden, step), lossScale, update)))
+          norms.push(await session.norm())
         }
         const clipped = norms.filter((norm) => norm > settings.max_grad_norm).length
         assert(clipped > 0 && clipped < settings.steps, `some steps are clipped and some are not: ${norms}`)

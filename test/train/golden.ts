@@ -5,7 +5,7 @@ import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import { openSession as open, readCheckpoint } from '../../lib/checkpoint.js'
 import type { Computation } from '../../lib/device.js'
-import type { AdapterSpec, Session, SessionOptions, StepInput } from '../../lib/native.js'
+import type { AdapterSpec, Session, SessionOptions, StepInput, UpdateInput } from '../../lib/native.js'
 import { readHeader, readTensors } from '../../lib/safetensors.js'
 import { pattern } from './pattern.js'
 
@@ -116,11 +116,11 @@ export function stepInput(golden: Golden, step: number): StepInput {
   }
 }
 
-/** Losses of a batch whose mean is differentiated, times the scale; the gradients are added to those that are there. */
-export async function train(session: Session, input: StepInput, lossScale = 1): Promise<Float32Array> {
+/** Losses of a batch whose mean is differentiated, times the scale; the gradients are added to those that are there, for an update if any. */
+export async function train(session: Session, input: StepInput, lossScale = 1, update?: UpdateInput): Promise<Float32Array> {
   const [n] = input.shape
   await session.load(input)
-  await session.step(new Float32Array(n).fill(lossScale / n))
+  await session.step(new Float32Array(n).fill(lossScale / n), update)
   return session.losses()
 }
 
