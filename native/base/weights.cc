@@ -41,6 +41,31 @@ void repack(DType from_dtype, DType dtype, const unsigned char* from, unsigned c
   else repack_as<Bfloat>(dtype, from, to, matrix, taps);
 }
 
+float element(DType dtype, const unsigned char* at) {
+  uint32_t bits = 0;
+  std::memcpy(&bits, at, size_of(dtype));
+  const auto low = static_cast<uint16_t>(bits);
+  return dtype == DType::f32 ? float_of(bits) : dtype == DType::f16 ? widen(Half{low}) : widen(Bfloat{low});
+}
+
+// to[4·i + j, c, n] = Σ from[n, c, row, column] over rows 2 − i, 3 − i and columns 2 − j, 3 − j, in f32.
+void sum_taps(DType from_dtype, DType dtype, const unsigned char* from, unsigned char* to, int64_t outputs, int64_t inputs) {
+  for (int64_t c = 0; c < inputs; c++)
+    for (int64_t n = 0; n < outputs; n++) {
+      float sums[16] = {};
+      for (int tap = 0; tap < 9; tap++) {
+        const float x = element(from_dtype, from + ((n * inputs + c) * 9 + tap) * size_of(from_dtype));
+        for (int i = 2 - tap / 3; i <= 3 - tap / 3; i++)
+          for (int j = 2 - tap % 3; j <= 3 - tap % 3; j++) sums[4 * i + j] += x;
+      }
+      for (int tap = 0; tap < 16; tap++) {
+        const float x = sums[tap];
+        const uint32_t bits = dtype == DType::f32 ? bits_of(x) : dtype == DType::f16 ? to_half(x).bits : to_bfloat(x).bits;
+        std::memcpy(to + ((tap * inputs + c) * outputs + n) * size_of(dtype), &bits, size_of(dtype));
+      }
+    }
+}
+
 }  // namespace
 
 Weights::~Weights() {
@@ -69,30 +94,22 @@ const WeightEntry* Weights::find(const std::string& name) const {
   return found == entries_.end() ? nullptr : &found->second.info;
 }
 
-DType Weights::held_as(const WeightEntry& entry) const {
+DType Weights::dtype(const std::string& name) const {
+  const WeightEntry& entry = entries_.at(name).info;
   return (entry.shape.rank() < 2 ? held_.vectors : held_.matrices).value_or(entry.dtype);
 }
 
-DType Weights::dtype(const std::string& name) const { return held_as(entries_.at(name).info); }
-
-size_t Weights::bytes(const std::string& name) const {
-  const WeightEntry& entry = entries_.at(name).info;
-  return static_cast<size_t>(entry.shape.elements()) * size_of(held_as(entry));
-}
-
-Tensor Weights::get(const std::string& name) {
+Tensor Weights::get(const std::string& name, DType dtype, const Shape& shape) {
   Entry& e = entries_.at(name);
   if (e.ready.data) return e.ready;
   const Shape& s = e.info.shape;
-  const DType dtype = held_as(e.info);
-  const bool is_conv = s.rank() == 4;
-  const int64_t taps = is_conv ? s[2] * s[3] : 1;
-  const Shape shape = !is_conv ? s : taps == 1 ? Shape{s[0], s[1]} : Shape{taps, s[0], s[1]};
+  const int64_t taps = s.rank() == 4 ? s[2] * s[3] : 1;
   const bool aligned = reinterpret_cast<uintptr_t>(e.data) % size_of(dtype) == 0;
   if (dtype == e.info.dtype && taps == 1 && aligned) return e.ready = {const_cast<unsigned char*>(e.data), dtype, shape};
 
-  e.copy.reset(new unsigned char[s.elements() * size_of(dtype)]);
-  repack(e.info.dtype, dtype, e.data, e.copy.get(), s.elements() / taps, taps);
+  e.copy.reset(new unsigned char[shape.elements() * size_of(dtype)]);
+  if (taps == 9 && shape[0] == 16) sum_taps(e.info.dtype, dtype, e.data, e.copy.get(), s[0], s[1]);
+  else repack(e.info.dtype, dtype, e.data, e.copy.get(), s.elements() / taps, taps);
   // The pages of the file are not read again.
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(e.data) + page - 1) / page * page;

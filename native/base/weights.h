@@ -1,4 +1,7 @@
-// Frozen weights: tensors in mapped files, found by name. Nothing is copied but what must change form.
+// Frozen weights: tensors in mapped files, found by name. Nothing is copied but what must change form:
+//   a 1×1 convolution [N, C, 1, 1]   → [N, C]
+//   a k×k convolution [N, C, k, k]   → [k·k, N, C]
+//   one [N, C, 3, 3] that upsamples  → [4·4, C, N], its taps in sums: those that fall on one pixel of what nearest neighbour has doubled
 #pragma once
 #include <map>
 #include <memory>
@@ -20,7 +23,7 @@ struct WeightEntry {
 
 class Weights {
  public:
-  // The types that matrices (rank 2 and more) and vectors are held in; none: as the file has them.
+  // The types that matrices (rank 2 and more) and vectors are held in; none: as the file has them, sums of its taps in f32.
   struct Held {
     std::optional<DType> matrices, vectors;
   };
@@ -34,18 +37,15 @@ class Weights {
   void add(const std::string& path, const std::vector<WeightEntry>& entries);
 
   const WeightEntry* find(const std::string& name) const;
-  // What get() gives, without getting it.
   DType dtype(const std::string& name) const;
-  size_t bytes(const std::string& name) const;
-  // The data, ready for kernels: a k×k convolution [N, C, k, k] becomes [k·k, N, C] and 1×1 ones [N, C].
-  Tensor get(const std::string& name);
+  DType dtype_of_sums() const { return held_.matrices.value_or(DType::f32); }
+  // The data, ready for kernels, in that type and one of the shapes above.
+  Tensor get(const std::string& name, DType dtype, const Shape& shape);
   // Frees what get() had to copy.
   void release();
   void release(const std::string& name);
 
  private:
-  DType held_as(const WeightEntry& entry) const;
-
   struct Mapping {
     std::string path;
     const unsigned char* data = nullptr;

@@ -1,6 +1,6 @@
 // Convolutions as sums of products, one segment for each tap of the kernel: implicit GEMM, nothing is unfolded.
 // A tile is a run of pixels of one row of the output; where a tap falls off the image, the tile's first or last pixels are left out.
-// The input gradient is the same loop: pixel y gets tap k from dy at (y + before − k) / stride, so with stride 2 each tile holds
+// The transposed one is the same loop: pixel y gets tap k from x at (y + before − k) / stride, so with stride 2 each tile holds
 // every second pixel, and the taps of the other parity add nothing.
 #include "gemm.h"
 
@@ -13,12 +13,12 @@ struct ConvLoader {
   const Tensor *x, *w, *bias;
   const float* residual;
   const Tensor& y;
-  bool input_gradient;
+  bool transposed;
 
   int64_t height() const { return y.shape[1]; }
   int64_t width() const { return y.shape[2]; }
   int64_t columns() const { return y.shape[3]; }
-  int step() const { return input_gradient ? stride : 1; }
+  int step() const { return transposed ? stride : 1; }
   // Pixels of one parity in a row, and how many tiles they make, even in size.
   int64_t pixels(int phase) const { return (width() - phase + step() - 1) / step(); }
   int64_t tiles_of(int phase) const { return (pixels(phase) + kTileRows - 1) / kTileRows; }
@@ -48,7 +48,7 @@ struct ConvLoader {
 
   // The input coordinate that tap k contributes to output coordinate `out`, and how it moves from pixel to pixel of a tile (1 or stride).
   bool input_of(int64_t out, int k, int64_t& in) const {
-    if (!input_gradient) {
+    if (!transposed) {
       in = out * stride + k - before;
       return true;
     }
@@ -63,7 +63,7 @@ struct ConvLoader {
     const int64_t in_height = x->shape[1], in_width = x->shape[2], channels = x->shape[3];
     int64_t row, column;
     if (!input_of(p.row, tap / kernel, row) || row < 0 || row >= in_height || !input_of(p.x0, tap % kernel, column)) return {{nullptr, 0, 1}, 0, 0};
-    const int64_t move = input_gradient ? 1 : stride;
+    const int64_t move = transposed ? 1 : stride;
     const int64_t first = std::clamp<int64_t>((-column + move - 1) / move, 0, p.count);
     const int64_t last = column >= in_width ? 0 : std::clamp<int64_t>((in_width - column + move - 1) / move, 0, p.count);
     const float* a = x->f32() + ((p.image * in_height + row) * in_width + column + first * move) * channels;
@@ -78,7 +78,7 @@ struct ConvLoader {
     const int64_t outputs = w->shape[1], inputs = w->shape[2];
     with_elements(*w, [&](const auto* data) {
       const auto* matrix = data + tap * outputs * inputs;  // [N, C]
-      if (input_gradient) pack_rows(matrix + k * inputs + column, inputs, length, count, 1, packed);
+      if (transposed) pack_rows(matrix + k * inputs + column, inputs, length, count, 1, packed);
       else pack_columns(matrix + column * inputs + k, inputs, length, count, 1, packed);
     });
   }
@@ -92,12 +92,13 @@ void run(const Conv2d& op, Context& c) {
   gemm(c.threads, ConvLoader{op.kernel, op.stride, op.before, &c.in(0), &c.in(1), bias, residual, c.out(0), false}, c.workspace);
 }
 
-void run(const Conv2dInputGrad& op, Context& c) {
+void run(const ConvTranspose2d& op, Context& c) {
+  const Tensor* bias = op.bias ? &c.in(2) : nullptr;
   const float* residual = op.residual ? c.last_in().f32() : nullptr;
-  gemm(c.threads, ConvLoader{op.kernel, op.stride, op.before, &c.in(0), &c.in(1), nullptr, residual, c.out(0), true}, c.workspace);
+  gemm(c.threads, ConvLoader{op.kernel, op.stride, op.before, &c.in(0), &c.in(1), bias, residual, c.out(0), true}, c.workspace);
 }
 
 size_t workspace_bytes(const Conv2d&, std::span<const Shape>, int threads) { return gemm_workspace_bytes(threads); }
-size_t workspace_bytes(const Conv2dInputGrad&, std::span<const Shape>, int threads) { return gemm_workspace_bytes(threads); }
+size_t workspace_bytes(const ConvTranspose2d&, std::span<const Shape>, int threads) { return gemm_workspace_bytes(threads); }
 
 }  // namespace lorafuse::cpu

@@ -23,7 +23,7 @@ void run(const MatMul& op, Context& c);           // matmul.cc
 void run(const LoraMatMul& op, Context& c);       // matmul.cc
 void run(const WeightGrad& op, Context& c);       // matmul.cc
 void run(const Conv2d& op, Context& c);           // conv.cc
-void run(const Conv2dInputGrad& op, Context& c);  // conv.cc
+void run(const ConvTranspose2d& op, Context& c);  // conv.cc
 void run(const Attention& op, Context& c);        // attention.cc
 void run(const AttentionGrad& op, Context& c);    // attention.cc
 void run(const GroupNorm& op, Context& c);        // norm.cc
@@ -39,8 +39,6 @@ void run(const AddPerSample& op, Context& c);
 void run(const SumPositions& op, Context& c);
 void run(const Concat& op, Context& c);
 void run(const Slice& op, Context& c);
-void run(const Upsample& op, Context& c);
-void run(const UpsampleGrad& op, Context& c);
 void run(const Embedding& op, Context& c);
 void run(const Sinusoid& op, Context& c);
 void run(const AddNoise& op, Context& c);
@@ -59,7 +57,7 @@ size_t workspace_bytes(const MatMul& op, std::span<const Shape> inputs, int thre
 size_t workspace_bytes(const LoraMatMul& op, std::span<const Shape> inputs, int threads);
 size_t workspace_bytes(const WeightGrad& op, std::span<const Shape> inputs, int threads);
 size_t workspace_bytes(const Conv2d& op, std::span<const Shape> inputs, int threads);
-size_t workspace_bytes(const Conv2dInputGrad& op, std::span<const Shape> inputs, int threads);
+size_t workspace_bytes(const ConvTranspose2d& op, std::span<const Shape> inputs, int threads);
 size_t workspace_bytes(const Attention& op, std::span<const Shape> inputs, int threads);
 size_t workspace_bytes(const AttentionGrad& op, std::span<const Shape> inputs, int threads);
 size_t workspace_bytes(const GroupNorm& op, std::span<const Shape> inputs, int threads);

@@ -144,37 +144,6 @@ void run(const Slice& op, Context& c) {
   for_rows(c, c.out(0).shape.rows(), width, [=](int64_t r) { copy(y + r * width, x + r * channels, width); });
 }
 
-void run(const Upsample&, Context& c) {
-  const Shape& shape = c.in(0).shape;
-  const int64_t width = shape[2], channels = shape[3], row = 2 * width * channels;  // of y
-  const float* x = c.in(0).f32();
-  float* y = c.out(0).f32();
-  for_rows(c, shape[0] * shape[1], 2 * row, [=](int64_t r) {
-    const float* from = x + r * width * channels;
-    float* to = y + r * 2 * row;
-    for (int64_t w = 0; w < width; w++) {
-      copy(to + 2 * w * channels, from + w * channels, channels);
-      copy(to + (2 * w + 1) * channels, from + w * channels, channels);
-    }
-    copy(to + row, to, row);
-  });
-}
-
-void run(const UpsampleGrad&, Context& c) {
-  const Shape& shape = c.out(0).shape;
-  const int64_t width = shape[2], channels = shape[3], row = 2 * width * channels;  // of dy
-  const float* dy = c.in(0).f32();
-  float* dx = c.out(0).f32();
-  for_rows(c, shape[0] * shape[1], 2 * row, [=](int64_t r) {
-    for (int64_t w = 0; w < width; w++) {
-      const float *a = dy + r * 2 * row + 2 * w * channels, *b = a + channels, *d = a + row, *e = d + channels;
-      float* to = dx + (r * width + w) * channels;
-#pragma omp simd
-      for (int64_t i = 0; i < channels; i++) to[i] = (a[i] + b[i]) + (d[i] + e[i]);
-    }
-  });
-}
-
 void run(const Embedding&, Context& c) {
   const int64_t tokens = c.in(0).shape[1], vocabulary = c.in(1).shape[0], channels = c.in(1).shape[1];
   const int32_t* ids = c.in(0).i32();

@@ -1,6 +1,6 @@
 // Convolutions as products over (tap, channel): implicit GEMM, nothing is unfolded.
 // y [pixels, N] = Σ_(tap, c) x[pixel under tap, c] · w[tap, N, c].
-// The input gradient is the same sum over dy: pixel y gets tap k from dy at (y + before − k) / stride. With stride 2 the pixels of one
+// The transposed one is the same sum: pixel y gets tap k from x at (y + before − k) / stride. With stride 2 the pixels of one
 // parity, a phase, share the taps that reach them, and no product with a zero is made.
 #include "conv_loaders.cuh"
 
@@ -26,25 +26,25 @@ Phase phase_of(const Conv2d& op, const Shape& w, const Shape& y, int) {
           Divider(y[1] * y[2]), Divider(y[2]), Divider(op.kernel)};
 }
 
-Phase phase_of(const Conv2dInputGrad& op, const Shape& w, const Shape& dx, int phase) {
+Phase phase_of(const ConvTranspose2d& op, const Shape& w, const Shape& y, int phase) {
   const int y0 = phase / op.stride, x0 = phase % op.stride, tap_y = (y0 + op.before) % op.stride, tap_x = (x0 + op.before) % op.stride;
   const auto pixels_from = [&](int first, int64_t size) { return first < size ? ceil_div<int64_t>(size - first, op.stride) : 0; };
   const auto taps_from = [&](int first) { return first < op.kernel ? ceil_div(op.kernel - first, op.stride) : 0; };
-  const int64_t height = pixels_from(y0, dx[1]), width = pixels_from(x0, dx[2]);
-  return {y0, x0, static_cast<int>(dx[0] * height * width), tap_y, tap_x,
+  const int64_t height = pixels_from(y0, y[1]), width = pixels_from(x0, y[2]);
+  return {y0, x0, static_cast<int>(y[0] * height * width), tap_y, tap_x,
           (y0 + op.before - tap_y) / op.stride, (x0 + op.before - tap_x) / op.stride,
           static_cast<int>(taps_from(tap_y) * taps_from(tap_x) * w[1]),
           Divider(std::max<int64_t>(1, height * width)), Divider(std::max<int64_t>(1, width)), Divider(std::max(1, taps_from(tap_x)))};
 }
 
 int phases_of(const Conv2d&) { return 1; }
-int phases_of(const Conv2dInputGrad& op) { return op.stride * op.stride; }
+int phases_of(const ConvTranspose2d& op) { return op.stride * op.stride; }
 
 Shape output_shape(const Conv2d& op, const Shape& x, const Shape& w) {
   const auto extent = [&](int64_t size) { return (size + op.before + op.after - op.kernel) / op.stride + 1; };
   return {x[0], extent(x[1]), extent(x[2]), w[1]};
 }
-Shape output_shape(const Conv2dInputGrad& op, const Shape& dy, const Shape& w) { return {dy[0], op.height, op.width, w[2]}; }
+Shape output_shape(const ConvTranspose2d& op, const Shape& x, const Shape& w) { return {x[0], op.height, op.width, w[2]}; }
 
 struct Work {
   Shape out;
@@ -63,7 +63,7 @@ bool takes_chunks(DType dtype, const Shape& x, const Shape& w) {
 template <class Convolution>
 Work work_of(const Convolution& op, const Shape& x, const Shape& w, DType dtype, const Card& card) {
   Work work{output_shape(op, x, w), phases_of(op), {}, 0, {}};
-  CHECK(work.phases <= kMostPhases, "NOT_SUPPORTED", "[conv2d_input_grad] expected stride 1 or 2 but received ", op.stride);
+  CHECK(work.phases <= kMostPhases, "NOT_SUPPORTED", "[conv_transpose2d] expected stride 1 or 2 but received ", op.stride);
   for (const int64_t elements : {x.elements(), w.elements(), work.out.elements()}) expect_small("conv2d", elements);
   const int step_depth = kLineBytes / static_cast<int>(size_of(dtype));
   int64_t steps = 0;
@@ -77,10 +77,10 @@ Work work_of(const Convolution& op, const Shape& x, const Shape& w, DType dtype,
   return work;
 }
 
-template <bool kGradient, class Convolution>
-void convolve(const char* name, const Convolution& op, Context& c, const Tensor* bias) {
+template <bool kTransposed, class Convolution>
+void convolve(const char* name, const Convolution& op, Context& c) {
   const Tensor &x = c.in(0), &w = c.in(1), &y = c.out(0);
-  const Tensor* residual = op.residual ? &c.last_in() : nullptr;
+  const Tensor *bias = op.bias ? &c.in(2) : nullptr, *residual = op.residual ? &c.last_in() : nullptr;
   const Work work = work_of(op, x.shape, w.shape, x.dtype, c.card);
   for_type(x.dtype, [&](auto type) {
     using T = decltype(type);
@@ -88,12 +88,12 @@ void convolve(const char* name, const Convolution& op, Context& c, const Tensor*
     const bool chunks = takes_chunks(x.dtype, x.shape, w.shape);
     CHECK(!chunks || (in_chunks<T>(x) && in_chunks<T>(w)), "NOT_SUPPORTED", "[", name, "] expected x and w at multiples of 16 bytes");
     ConvOperands o{x.data, w.data, extent(x, 1), extent(x, 2), extent(x, 3), extent(y, 1), extent(y, 2), extent(y, 3),
-                   op.kernel, kGradient ? op.stride : 1, kGradient ? 1 : op.stride, Divider(x.shape[3]), {}};
+                   op.kernel, kTransposed ? op.stride : 1, kTransposed ? 1 : op.stride, Divider(x.shape[3]), {}};
     std::copy_n(work.phase, kMostPhases, o.phases);
     const Store<T> store = store_to<T>(y, bias ? data<const float>(*bias) : nullptr, residual);
     with_conv_tile<T>(work.choice.tile, [&](auto tile) {
       using Tile = typename decltype(tile)::type;
-      using Loader = std::conditional_t<Tile::kInChunks, ConvWalk<Tile, kGradient>, ConvLoader<Tile, kGradient>>;
+      using Loader = std::conditional_t<Tile::kInChunks, ConvWalk<Tile, kTransposed>, ConvLoader<Tile, kTransposed>>;
       launch_gemm<Loader>(name, c, o, store, work.pixels, o.out_channels, work.phases, y.shape.elements(), work.choice);
     });
   });
@@ -107,10 +107,10 @@ size_t workspace_of(const Convolution& op, std::span<const Value> in, const Card
 
 }  // namespace
 
-void run(const Conv2d& op, Context& c) { convolve<false>("conv2d", op, c, op.bias ? &c.in(2) : nullptr); }
-void run(const Conv2dInputGrad& op, Context& c) { convolve<true>("conv2d_input_grad", op, c, nullptr); }
+void run(const Conv2d& op, Context& c) { convolve<false>("conv2d", op, c); }
+void run(const ConvTranspose2d& op, Context& c) { convolve<true>("conv_transpose2d", op, c); }
 
 size_t workspace_bytes(const Conv2d& op, std::span<const Value> in, const Card& card) { return workspace_of(op, in, card); }
-size_t workspace_bytes(const Conv2dInputGrad& op, std::span<const Value> in, const Card& card) { return workspace_of(op, in, card); }
+size_t workspace_bytes(const ConvTranspose2d& op, std::span<const Value> in, const Card& card) { return workspace_of(op, in, card); }
 
 }  // namespace lorafuse::cuda

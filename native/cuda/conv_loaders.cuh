@@ -18,7 +18,7 @@ struct Divider {
 };
 
 // Output pixels (y0 + step·y, x0 + step·x), which input pixels (move·y + offset_y ± i, move·x + offset_x ± j) reach
-// through taps (tap_y + step·i, tap_x + step·j); + in the convolution, − in its gradient.
+// through taps (tap_y + step·i, tap_x + step·j); + in the convolution, − in the transposed one.
 struct Phase {
   int y0, x0, pixels, tap_y, tap_x, offset_y, offset_x;
   int depth;  // taps · channels
@@ -35,13 +35,13 @@ struct ConvOperands {
 };
 
 // What both loaders know of a block's tile.
-template <class AnyTile, bool kGradient>
+template <class AnyTile, bool kTransposed>
 struct ConvTile {
   using Tile = AnyTile;
   using T = typename Tile::Element;
   using Operands = ConvOperands;
   static __device__ constexpr bool transposed_a() { return false; }
-  static __device__ constexpr bool transposed_b() { return kGradient; }  // w[tap] is [N, C], and it is N that the gradient sums over
+  static __device__ constexpr bool transposed_b() { return kTransposed; }  // w[tap] is [N, C], and it is N that is summed over
 
   __device__ ConvTile(const Operands& operands, int first_row, int first_column, int phase_index, int step)
       : o(operands), phase(operands.phases[phase_index]), row(first_row), column(first_column), k(step * kDepth<T>) {}
@@ -49,7 +49,7 @@ struct ConvTile {
   __device__ int columns() const { return o.out_channels; }
   __device__ int output_row(int r) const {
     if (r >= phase.pixels) return -1;
-    if (!kGradient || o.step == 1) return r;
+    if (!kTransposed || o.step == 1) return r;
     const Pixel p = pixel(r);
     return (p.image * o.out_height + phase.y0 + o.step * p.y) * o.out_width + phase.x0 + o.step * p.x;
   }
@@ -73,13 +73,14 @@ struct ConvTile {
   // Offset of the input's element under row r of the output, −1 where there is none.
   __device__ int input_at(int r, const Tap& t) const {
     const Pixel p = pixel(r);
-    const int y = p.y * o.move + phase.offset_y + (kGradient ? -t.i : t.i), x = p.x * o.move + phase.offset_x + (kGradient ? -t.j : t.j);
+    const int y = p.y * o.move + phase.offset_y + (kTransposed ? -t.i : t.i);
+    const int x = p.x * o.move + phase.offset_x + (kTransposed ? -t.j : t.j);
     const bool inside = r < phase.pixels && static_cast<unsigned>(y) < o.height && static_cast<unsigned>(x) < o.width;
     return inside ? ((p.image * o.height + y) * o.width + x) * o.channels + t.channel : -1;
   }
   __device__ int weight_at(const Tap& t, int n) const {
     const int at = (phase.tap_y + o.step * t.i) * o.kernel + phase.tap_x + o.step * t.j;
-    return kGradient ? (at * o.channels + t.channel) * o.out_channels + n : (at * o.out_channels + n) * o.channels + t.channel;
+    return kTransposed ? (at * o.channels + t.channel) * o.out_channels + n : (at * o.out_channels + n) * o.channels + t.channel;
   }
 
   const Operands& o;
@@ -88,11 +89,11 @@ struct ConvTile {
 };
 
 // For any numbers of channels: every element by itself.
-template <class AnyTile, bool kGradient>
-struct ConvLoader : ConvTile<AnyTile, kGradient> {
-  using ConvTile<AnyTile, kGradient>::ConvTile;
-  using typename ConvTile<AnyTile, kGradient>::T;
-  using typename ConvTile<AnyTile, kGradient>::Tile;
+template <class AnyTile, bool kTransposed>
+struct ConvLoader : ConvTile<AnyTile, kTransposed> {
+  using ConvTile<AnyTile, kTransposed>::ConvTile;
+  using typename ConvTile<AnyTile, kTransposed>::T;
+  using typename ConvTile<AnyTile, kTransposed>::Tile;
 
   template <class To>
   __device__ void a(int v, const To& to) const {
@@ -105,10 +106,10 @@ struct ConvLoader : ConvTile<AnyTile, kGradient> {
   template <class To>
   __device__ void b(int v, const To& to) const {
     const unsigned q = chunk_of_thread(v);
-    constexpr int kLine = kLineChunks<T, Tile::kColumns, kGradient>;
+    constexpr int kLine = kLineChunks<T, Tile::kColumns, kTransposed>;
     to.put(gather_chunk<T>([&](int e) {
-      const int k = this->k + (kGradient ? q / kLine : q % 4 * kVector<T> + e);
-      const int n = this->column + (kGradient ? q % kLine * kVector<T> + e : q / 4);
+      const int k = this->k + (kTransposed ? q / kLine : q % 4 * kVector<T> + e);
+      const int n = this->column + (kTransposed ? q % kLine * kVector<T> + e : q / 4);
       if (k >= this->phase.depth || n >= this->o.out_channels) return from_float<T>(0);
       return static_cast<const T*>(this->o.w)[this->weight_at(this->tap(k), n)];
     }));
@@ -117,15 +118,15 @@ struct ConvLoader : ConvTile<AnyTile, kGradient> {
 };
 
 // For whole chunks of channels: a chunk has one tap, and until its channels end addresses are added up.
-template <class AnyTile, bool kGradient>
-struct ConvWalk : ConvTile<AnyTile, kGradient> {
-  using typename ConvTile<AnyTile, kGradient>::T;
-  using typename ConvTile<AnyTile, kGradient>::Tile;
+template <class AnyTile, bool kTransposed>
+struct ConvWalk : ConvTile<AnyTile, kTransposed> {
+  using typename ConvTile<AnyTile, kTransposed>::T;
+  using typename ConvTile<AnyTile, kTransposed>::Tile;
 
   __device__ ConvWalk(const ConvOperands& operands, int row, int column, int phase, int step)
-      : ConvTile<AnyTile, kGradient>(operands, row, column, phase, step) {
+      : ConvTile<AnyTile, kTransposed>(operands, row, column, phase, step) {
     begin_tap();
-    if (kGradient) w_at_ = (this->k + threadIdx.x / kLine) * operands.out_channels + first_column();
+    if (kTransposed) w_at_ = (this->k + threadIdx.x / kLine) * operands.out_channels + first_column();
   }
 
   template <class To>
@@ -134,7 +135,7 @@ struct ConvWalk : ConvTile<AnyTile, kGradient> {
   template <class To>
   __device__ void b(int v, const To& to) const {
     const T* w = static_cast<const T*>(this->o.w);
-    if constexpr (!kGradient) {
+    if constexpr (!kTransposed) {
       const int n = v * (kThreads / 4);
       return to.copy(w + w_at_ + n * this->o.channels, deep_enough_ && first_column() + n < this->o.out_channels);
     }
@@ -147,7 +148,7 @@ struct ConvWalk : ConvTile<AnyTile, kGradient> {
 
   __device__ void next() {
     this->k += kDepth<T>;
-    if (kGradient) w_at_ += kDepth<T> * this->o.out_channels;
+    if (kTransposed) w_at_ += kDepth<T> * this->o.out_channels;
     else w_at_ += kDepth<T>;
     channel_ += kDepth<T>;
     if (channel_ >= this->o.channels) return begin_tap();
@@ -156,9 +157,9 @@ struct ConvWalk : ConvTile<AnyTile, kGradient> {
   }
 
  private:
-  static constexpr int kShare = ceil_div(kChunks<T, Tile::kRows>, kThreads), kLine = kLineChunks<T, Tile::kColumns, kGradient>;
+  static constexpr int kShare = ceil_div(kChunks<T, Tile::kRows>, kThreads), kLine = kLineChunks<T, Tile::kColumns, kTransposed>;
 
-  __device__ int first_column() const { return this->column + (kGradient ? threadIdx.x % kLine * kVector<T> : threadIdx.x / 4); }
+  __device__ int first_column() const { return this->column + (kTransposed ? threadIdx.x % kLine * kVector<T> : threadIdx.x / 4); }
 
   __device__ void begin_tap() {
     const int k = this->k + threadIdx.x % 4 * kVector<T>;
@@ -167,7 +168,7 @@ struct ConvWalk : ConvTile<AnyTile, kGradient> {
     deep_enough_ = k < this->phase.depth;
 #pragma unroll
     for (int v = 0; v < kShare; v++) at_[v] = deep_enough_ ? this->input_at(this->row + chunk_of_thread(v) / 4, tap) : -1;
-    if (!kGradient) w_at_ = this->weight_at(tap, first_column());
+    if (!kTransposed) w_at_ = this->weight_at(tap, first_column());
   }
 
   int channel_, at_[kShare], w_at_;  // at_: −1 off the image

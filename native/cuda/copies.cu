@@ -1,4 +1,4 @@
-// Ops that move elements: concatenation, slices, nearest-neighbour resampling, rows of tables. Formulas in graph/ops.h.
+// Ops that move elements: concatenation, slices, rows of tables. Formulas in graph/ops.h.
 #include "kernels.h"
 #include "vector.cuh"
 
@@ -33,38 +33,6 @@ template <class Word>
 __global__ void __launch_bounds__(kThreads) slice(uint32_t rows, uint32_t all, uint32_t begin, uint32_t width, const Word* x, Word* y) {
   const uint32_t i = blockIdx.x * kThreads + threadIdx.x, r = i / width, c = i % width;
   if (r < rows) y[i] = x[static_cast<int64_t>(r) * all + begin + c];
-}
-
-// y [B, 2H, 2W, C], each word of x [B, H, W, C] four times. rows = B·H, row = W·C.
-template <class Word>
-__global__ void __launch_bounds__(kThreads) upsample(uint32_t rows, uint32_t row, uint32_t channels, const Word* x, Word* y) {
-  const uint32_t i = blockIdx.x * kThreads + threadIdx.x, r = i / row, w = i % row / channels, c = i % channels;
-  if (r >= rows) return;
-  const Word word = x[i];
-  Word* to = y + static_cast<int64_t>(r) * 4 * row + 2 * w * channels + c;
-  to[0] = word;
-  to[channels] = word;
-  to[2 * row] = word;
-  to[2 * row + channels] = word;
-}
-
-// dx [B, H, W, C] = sums of 2×2 of dy. rows = B·H, row = W·C, in vectors.
-template <class T, int N>
-__global__ void __launch_bounds__(kThreads) upsample_grad(uint32_t rows, uint32_t row, uint32_t channels, const T* dy, T* dx) {
-  if constexpr (kComputes<T>) {
-    const uint32_t i = blockIdx.x * kThreads + threadIdx.x, r = i / row, w = i % row / channels, c = i % channels;
-    if (r >= rows) return;
-    const T* from = dy + (static_cast<int64_t>(r) * 4 * row + 2 * w * channels + c) * N;
-    Vector<T, N> v[4];
-    v[0].load(from);
-    v[1].load(from + channels * N);
-    v[2].load(from + 2 * row * N);
-    v[3].load(from + (2 * row + channels) * N);
-    float out[N];
-#pragma unroll
-    for (int k = 0; k < N; k++) out[k] = (v[0][k] + v[1][k]) + (v[2][k] + v[3][k]);
-    store(dx + static_cast<int64_t>(i) * N, out);
-  }
 }
 
 // y [rows, C] = tokens[id] + positions[row % length]; NaN where there is no such token.
@@ -112,27 +80,6 @@ void run(const Slice& op, Context& c) {
     constexpr size_t kSize = sizeof(Word);
     launch("slice", slice<Word>, ceil_div<int64_t>(rows * width / kSize, kThreads), kThreads, 0, c.stream, rows, all / kSize, begin / kSize,
            width / kSize, c.in(0).data, c.out(0).data);
-  });
-}
-
-void run(const Upsample&, Context& c) {
-  const Shape& x = c.in(0).shape;
-  const size_t bytes = x[3] * size_of(c.in(0).dtype);
-  for_words({bytes}, [&](auto type) {
-    using Word = decltype(type);
-    const int64_t rows = x[0] * x[1], channels = bytes / sizeof(Word), row = x[2] * channels;
-    launch("upsample", upsample<Word>, ceil_div<int64_t>(rows * row, kThreads), kThreads, 0, c.stream, rows, row, channels, c.in(0).data,
-           c.out(0).data);
-  });
-}
-
-void run(const UpsampleGrad&, Context& c) {
-  const Shape& dx = c.out(0).shape;
-  for_vectors(c.out(0).dtype, dx[3], [&](auto type, auto n) {
-    using T = decltype(type);
-    const int64_t rows = dx[0] * dx[1], channels = dx[3] / n, row = dx[2] * channels;
-    launch("upsample_grad", upsample_grad<T, n>, ceil_div<int64_t>(rows * row, kThreads), kThreads, 0, c.stream, rows, row, channels,
-           data<T>(c.in(0)), data<T>(c.out(0)));
   });
 }
 

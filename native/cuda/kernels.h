@@ -33,7 +33,7 @@ void run(const LoraMatMul& op, Context& c);       // lora.cu
 void run_gated(const MatMul& op, Context& c);     // lora.cu; run() of a MatMul that has a gate
 void run(const WeightGrad& op, Context& c);       // matmul.cu
 void run(const Conv2d& op, Context& c);           // conv.cu
-void run(const Conv2dInputGrad& op, Context& c);  // conv.cu
+void run(const ConvTranspose2d& op, Context& c);  // conv.cu
 void run(const Attention& op, Context& c);        // attention.cu
 void run(const AttentionGrad& op, Context& c);    // attention.cu
 void run(const GroupNorm& op, Context& c);        // group_norm.cu
@@ -49,8 +49,6 @@ void run(const AddPerSample& op, Context& c);     // pointwise.cu
 void run(const SumPositions& op, Context& c);     // pointwise.cu
 void run(const Concat& op, Context& c);           // copies.cu
 void run(const Slice& op, Context& c);            // copies.cu
-void run(const Upsample& op, Context& c);         // copies.cu
-void run(const UpsampleGrad& op, Context& c);     // copies.cu
 void run(const Embedding& op, Context& c);        // copies.cu; NaN where an id is no token's
 void run(const Sinusoid& op, Context& c);         // loss.cu
 void run(const AddNoise& op, Context& c);         // loss.cu
@@ -79,7 +77,7 @@ size_t workspace_bytes(const LoraMatMul& op, std::span<const Value> inputs, cons
 size_t gated_workspace_bytes(const MatMul& op, std::span<const Value> inputs, const Card& card);
 size_t workspace_bytes(const WeightGrad& op, std::span<const Value> inputs, const Card& card);
 size_t workspace_bytes(const Conv2d& op, std::span<const Value> inputs, const Card& card);
-size_t workspace_bytes(const Conv2dInputGrad& op, std::span<const Value> inputs, const Card& card);
+size_t workspace_bytes(const ConvTranspose2d& op, std::span<const Value> inputs, const Card& card);
 size_t workspace_bytes(const Attention& op, std::span<const Value> inputs, const Card& card);
 size_t workspace_bytes(const AttentionGrad& op, std::span<const Value> inputs, const Card& card);
 size_t workspace_bytes(const GroupNorm& op, std::span<const Value> inputs, const Card& card);

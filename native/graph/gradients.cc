@@ -61,7 +61,12 @@ void gradient(const MatMul& op, Backward& b) {
 
 void gradient(const Conv2d& op, Backward& b) {
   const Shape& x = b.graph.shape(b.in(0));
-  if (b.needs(0)) b.add(0, b.emit(Conv2dInputGrad{op.kernel, op.stride, op.before, op.after, x[1], x[2]}, {b.dy(), b.in(1)}));
+  if (b.needs(0)) b.add(0, b.emit(ConvTranspose2d{op.kernel, op.stride, op.before, op.after, x[1], x[2]}, {b.dy(), b.in(1)}));
+  if (op.residual && b.needs(b.node->inputs.size() - 1)) b.add(b.node->inputs.size() - 1, b.dy());
+}
+
+void gradient(const ConvTranspose2d& op, Backward& b) {
+  if (b.needs(0)) b.add(0, b.emit(Conv2d{op.kernel, op.stride, op.before, op.after}, {b.dy(), b.in(1)}));
   if (op.residual && b.needs(b.node->inputs.size() - 1)) b.add(b.node->inputs.size() - 1, b.dy());
 }
 
@@ -94,8 +99,6 @@ void gradient(const Concat&, Backward& b) {
   if (b.needs(0)) b.add(0, b.emit(Slice{0, first}, {b.dy()}));
   if (b.needs(1)) b.add(1, b.emit(Slice{first, all}, {b.dy()}));
 }
-
-void gradient(const Upsample&, Backward& b) { b.add(0, b.emit(UpsampleGrad{}, {b.dy()})); }
 
 // The root: nothing stands behind the loss.
 void gradient(const MseLoss&, Backward& b) { b.add(0, b.emit(MseLossGrad{}, {b.in(0), b.in(1), b.in(2)})); }

@@ -63,11 +63,12 @@ struct Conv2d {
   bool bias = false, residual = false;
 };
 
-// dx [B, height, width, C] of the convolution above (+ residual).  inputs: dy, w, residual?
-struct Conv2dInputGrad {
+// y [B, height, width, C] = x [B, H, W, N] ∗ᵀ w [kernel·kernel, N, C] (+ bias [C]) (+ residual): each pixel of x is added to those that the
+// convolution above reads for it. The gradient of its input, and an upsampling convolution (layers.cc).  inputs: x, w, bias?, residual?
+struct ConvTranspose2d {
   int kernel = 3, stride = 1, before = 1, after = 1;
   int64_t height = 0, width = 0;
-  bool residual = false;
+  bool bias = false, residual = false;
 };
 
 // softmax(q·kᵀ / √d) · v per head, d = channels / heads.  inputs: q [B, T, C], k [B, S, C], v [B, S, C];
@@ -134,11 +135,6 @@ struct Slice {
   int64_t begin = 0, end = 0;
 };
 
-// nearest neighbour, twice as high and wide.  inputs: x [B, H, W, C]
-struct Upsample {};
-// inputs: dy [B, 2H, 2W, C]; output: dx [B, H, W, C], sums of 2×2
-struct UpsampleGrad {};
-
 // inputs: ids [B, T] i32, tokens [V, C], positions [T', C]; output [B, T, C] = tokens[id] + positions[t]
 struct Embedding {};
 
@@ -159,9 +155,9 @@ struct MseLoss {};
 // inputs: prediction, target, weights; output: d prediction
 struct MseLossGrad {};
 
-using Op = std::variant<MatMul, LoraMatMul, WeightGrad, Conv2d, Conv2dInputGrad, Attention, AttentionGrad, GroupNorm, GroupNormGrad,
+using Op = std::variant<MatMul, LoraMatMul, WeightGrad, Conv2d, ConvTranspose2d, Attention, AttentionGrad, GroupNorm, GroupNormGrad,
                         LayerNorm, LayerNormGrad, Activation, ActivationGrad, Geglu, GegluGrad, Add, AddPerSample, SumPositions, Concat,
-                        Slice, Upsample, UpsampleGrad, Embedding, Sinusoid, AddNoise, MseLoss, MseLossGrad>;
+                        Slice, Embedding, Sinusoid, AddNoise, MseLoss, MseLossGrad>;
 
 const char* name_of(const Op& op);
 

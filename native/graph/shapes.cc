@@ -84,10 +84,13 @@ Shapes infer(const char* name, const Conv2d& op, const Shapes& in) {
   return {out};
 }
 
-Shapes infer(const char* name, const Conv2dInputGrad& op, const Shapes& in) {
-  EXPECT(in[0].rank() == 4 && in[1].rank() == 3 && in[1][1] == in[0][3], "weights ", in[1], " do not fit dy ", in[0]);
+Shapes infer(const char* name, const ConvTranspose2d& op, const Shapes& in) {
+  EXPECT(in[0].rank() == 4 && in[1].rank() == 3 && in[1][0] == op.kernel * op.kernel && in[1][1] == in[0][3], "weights ", in[1],
+         " do not fit x ", in[0]);
+  auto extent = [&](int64_t size) { return (size + op.before + op.after - op.kernel) / op.stride + 1; };
   const Shape out{in[0][0], op.height, op.width, in[1][2]};
-  expect_extras(name, in, 2, false, op.residual, out);
+  EXPECT(extent(op.height) == in[0][1] && extent(op.width) == in[0][2], "x ", in[0], " is not what a convolution makes of ", out);
+  expect_extras(name, in, 2, op.bias, op.residual, out);
   return {out};
 }
 
@@ -157,12 +160,6 @@ Shapes infer(const char* name, const Concat&, const Shapes& in) {
 Shapes infer(const char* name, const Slice& op, const Shapes& in) {
   EXPECT(0 <= op.begin && op.begin < op.end && op.end <= in[0][-1], "channels ", op.begin, "…", op.end, " are not in ", in[0]);
   return {in[0].with_channels(op.end - op.begin)};
-}
-
-Shapes infer(const char*, const Upsample&, const Shapes& in) { return {Shape{in[0][0], 2 * in[0][1], 2 * in[0][2], in[0][3]}}; }
-Shapes infer(const char* name, const UpsampleGrad&, const Shapes& in) {
-  EXPECT(in[0][1] % 2 == 0 && in[0][2] % 2 == 0, "expected even height and width but received ", in[0]);
-  return {Shape{in[0][0], in[0][1] / 2, in[0][2] / 2, in[0][3]}};
 }
 
 Shapes infer(const char* name, const Embedding&, const Shapes& in) {

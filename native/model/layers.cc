@@ -3,7 +3,7 @@
 
 namespace lorafuse {
 
-ValueId Builder::weight(const std::string& name, const std::vector<int64_t>& file_shape) {
+ValueId Builder::weight(const std::string& name, const std::vector<int64_t>& file_shape, bool upsamples) {
   const auto known = values_.find(name);
   if (known != values_.end()) return known->second;
   const WeightEntry* entry = weights_.find(name);
@@ -13,8 +13,8 @@ ValueId Builder::weight(const std::string& name, const std::vector<int64_t>& fil
   // A 1×1 convolution and a linear layer are one matrix.
   const bool same = s == expected || (s.rank() == 4 && s[2] * s[3] == 1 && Shape({s[0], s[1]}) == expected);
   CHECK(same, "WEIGHT_SHAPE", "Expected tensor ", name, " to be ", expected, " but the checkpoint has ", s);
-  const Shape held = expected.rank() == 4 ? Shape{s[2] * s[3], s[0], s[1]} : expected;
-  return values_[name] = graph.value({name, held, weights_.dtype(name), Storage::weight});
+  const Shape held = upsamples ? Shape{16, s[1], s[0]} : expected.rank() == 4 ? Shape{s[2] * s[3], s[0], s[1]} : expected;
+  return values_[name] = graph.value({name, held, upsamples ? weights_.dtype_of_sums() : weights_.dtype(name), Storage::weight});
 }
 
 ValueId Builder::linear(const std::string& path, ValueId x, int64_t out_features, bool bias) {
@@ -61,6 +61,11 @@ ValueId Builder::resnet(const std::string& path, ValueId x, ValueId embedding, i
   return emit(Add{}, {shortcut, h});
 }
 
-ValueId Builder::upsample(const std::string& path, ValueId x) { return conv(path, emit(Upsample{}, {x}), shape(x)[-1]); }
+// Of the 3×3 pixels around one that was doubled, only 2×2 differ: a convolution of them with sums of the taps (base/weights.h).
+ValueId Builder::upsample(const std::string& path, ValueId x) {
+  const Shape s = shape(x);
+  return emit(ConvTranspose2d{4, 2, 1, 1, 2 * s[1], 2 * s[2], true},
+              {x, weight(path + ".weight", {s[3], s[3], 3, 3}, true), weight(path + ".bias", {s[3]})});
+}
 
 }  // namespace lorafuse

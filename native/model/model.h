@@ -73,7 +73,7 @@ class Builder {
   ValueId emit(Op op, std::vector<ValueId> inputs) { return graph.emit(std::move(op), std::move(inputs)); }
   const Shape& shape(ValueId v) const { return graph.shape(v); }
 
-  ValueId weight(const std::string& name, const std::vector<int64_t>& file_shape);
+  ValueId weight(const std::string& name, const std::vector<int64_t>& file_shape, bool upsamples = false);
   // The one place that knows LoRA. A linear layer or 1×1 convolution: x [.., K] → [.., N].
   ValueId linear(const std::string& path, ValueId x, int64_t out_features, bool bias = true);
   ValueId conv(const std::string& path, ValueId x, int64_t out_channels, Conv2d op = {});
@@ -85,6 +85,7 @@ class Builder {
   }
   // x + convolutions; `embedding` [B, K] = SiLU of the time embedding, or kNone.
   ValueId resnet(const std::string& path, ValueId x, ValueId embedding, int64_t out_channels, int groups, float eps);
+  // Twice as high and wide, nearest neighbour, then a 3×3 convolution: one op.
   ValueId upsample(const std::string& path, ValueId x);
 
  private:

@@ -10,23 +10,28 @@ size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kA
 
 void Frozen::place(const Graph& graph) {
   if (backend_.reads_host_memory()) return;
-  std::map<std::string, size_t> offsets;
+  std::vector<std::pair<const Value*, size_t>> offsets;
   size_t bytes = 0;
-  for (const Value& v : graph.values)
-    if (v.storage == Storage::weight && !placed_.contains(v.name) && offsets.emplace(v.name, bytes).second) bytes += aligned(weights.bytes(v.name));
+  for (const Value& v : graph.values) {
+    if (v.storage != Storage::weight || placed_.contains(v.name)) continue;
+    offsets.push_back({&v, bytes});
+    bytes += aligned(v.bytes());
+  }
   if (bytes == 0) return;
   blocks_.push_back(nullptr);
   blocks_.back() = backend_.allocate(bytes);
-  for (const auto& [name, offset] : offsets) {
-    Tensor t = weights.get(name);
+  for (const auto& [value, offset] : offsets) {
+    Tensor t = weights.get(value->name, value->dtype, value->shape);
     void* to = static_cast<unsigned char*>(blocks_.back()) + offset;
     backend_.upload(to, t.data, t.bytes());
-    weights.release(name);
-    placed_[name] = {to, t.dtype, t.shape};
+    weights.release(value->name);
+    placed_[value->name] = {to, t.dtype, t.shape};
   }
 }
 
-Tensor Frozen::get(const std::string& name) { return backend_.reads_host_memory() ? weights.get(name) : placed_.at(name); }
+Tensor Frozen::get(const Value& weight) {
+  return backend_.reads_host_memory() ? weights.get(weight.name, weight.dtype, weight.shape) : placed_.at(weight.name);
+}
 
 void Frozen::free_blocks() {
   for (void* block : blocks_)

@@ -16,7 +16,7 @@ class Frozen {
 
   // Brings what the graph reads and is not there yet: one allocation. Throws OUT_OF_MEMORY.
   void place(const Graph& graph);
-  Tensor get(const std::string& name);  // after place()
+  Tensor get(const Value& weight);  // after place()
   // Frees what was placed.
   void release();
 

@@ -114,7 +114,7 @@ void Session::write_adapters(AdapterBuffer which, const float* data, int64_t cou
 }
 
 Tensor Session::bind(Frozen& frozen, const Value& value) {
-  if (value.storage == Storage::weight) return frozen.get(value.name);
+  if (value.storage == Storage::weight) return frozen.get(value);
   const auto which = value.storage == Storage::parameter ? AdapterBuffer::weights : AdapterBuffer::gradients;
   return {buffer(which) + parameter_offsets_.at(value.name), DType::f32, value.shape};
 }
@@ -171,7 +171,7 @@ MemoryPlan Session::memory_plan(LatentShape shape, int64_t tokens) {
   const Program& program = cached(key_of("train", shape, tokens), [&] { return build_train(shape, tokens); });
   MemoryPlan plan;
   for (const Value& v : program.graph().values)
-    if (v.storage == Storage::weight) plan.weights += unet_frozen_.weights.bytes(v.name);
+    if (v.storage == Storage::weight) plan.weights += v.bytes();
   plan.adapters = parameters_ * sizeof(float) * memory_.size();
   plan.workspace = program.workspace_bytes();
   plan.activations = program.arena_bytes() - plan.workspace + blocks_.size() * program.input_bytes() + kResults * sizeof(float);

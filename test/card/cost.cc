@@ -28,7 +28,7 @@ double flops(const WeightGrad&, const Shapes& s) { return 2.0 * static_cast<doub
 double flops(const Conv2d& op, const Shapes& s) {
   return 2.0 * static_cast<double>(s.out(0).elements()) * static_cast<double>(s.in(0)[-1]) * op.kernel * op.kernel;
 }
-double flops(const Conv2dInputGrad& op, const Shapes& s) {
+double flops(const ConvTranspose2d& op, const Shapes& s) {
   return 2.0 * static_cast<double>(s.in(0).elements()) * static_cast<double>(s.out(0)[-1]) * op.kernel * op.kernel;
 }
 double attention_products(const Shapes& s) {  // of one T × S × d product over all heads

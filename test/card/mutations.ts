@@ -189,8 +189,8 @@ const values: Mutation[] = [
   {
     what: 'taps are read one pixel off',
     file: 'conv_loaders.cuh',
-    from: '(kGradient ? -t.i : t.i)',
-    to: '(kGradient ? -t.i : t.i + 1)',
+    from: '(kTransposed ? -t.i : t.i)',
+    to: '(kTransposed ? -t.i : t.i + 1)',
     ...conv,
   },
   {

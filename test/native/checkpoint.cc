@@ -154,7 +154,7 @@ Feed train_feed(const Graph& graph, Weights& weights, uint64_t seed) {
   for (auto& [v, data] : feed) {
     const Value& value = graph.values[v];
     if (value.storage != Storage::weight) continue;
-    const Tensor held = weights.get(value.name);
+    const Tensor held = weights.get(value.name, value.dtype, value.shape);
     const auto* halves = static_cast<const uint16_t*>(held.data);
     for (int64_t i = 0; i < value.shape.elements(); i++)
       data[i] = held.dtype == DType::f16 ? widen(Half{halves[i]}) : held.dtype == DType::bf16 ? widen(Bfloat{halves[i]}) : held.f32()[i];

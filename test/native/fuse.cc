@@ -177,6 +177,17 @@ SUITE(fuse) {
     expect_nodes(fuse(p.graph), 2, 0);
     expect_same_meaning(p.graph);
   });
+  test_case("a convolution, and a transposed one, with a bias takes what is added as its residual", [] {
+    Products p;
+    const ValueId x = p.graph.value({"image", {2, 6, 4, 3}, DType::f32, Storage::input});
+    const ValueId bias = p.graph.value({"b", {3}, DType::f32, Storage::weight});
+    const ValueId small = p.graph.emit(Conv2d{4, 2, 1, 1, true}, {x, p.weight({16, 3, 3}), bias});
+    const ValueId other = p.graph.value({"other", p.graph.shape(small), DType::f32, Storage::input});
+    const ValueId large = p.graph.emit(ConvTranspose2d{4, 2, 1, 1, 6, 4, true}, {p.add(small, other), p.weight({16, 3, 3}), bias});
+    p.graph.results = {p.add(x, large)};
+    EXPECT(fuse(p.graph).nodes.size() == 2, fuse(p.graph).nodes.size(), " nodes are left");
+    expect_same_meaning(p.graph);
+  });
   test_case("a product that something else reads stays", [] {
     Products p;
     const ValueId a = p.product();

@@ -148,6 +148,10 @@ SUITE(gradients_of_products) {
   convolution("of a convolution with stride 2, padded at the end only", {3, 2, 0, 1}, {1, 6, 4, 3});
   convolution("of a convolution with stride 2, padded at the end only, odd sizes", {3, 2, 0, 1}, {1, 5, 7, 3});
   convolution("of a 1x1 convolution", {1, 1, 0, 0}, {1, 3, 4, 5});
+  gradient_case("of a transposed convolution with bias and residual", [](Net& net) {
+    const ValueId x = net.adapted(net.input({2, 3, 2, 3}), 5), residual = net.adapted(net.input({2, 6, 4, 3}), 4);
+    return net.emit(ConvTranspose2d{4, 2, 1, 1, 6, 4, true, true}, {x, net.weight({16, 5, 4}, DType::f16), net.weight({4}), residual});
+  });
 }
 
 SUITE(gradients_of_attention) {
@@ -203,7 +207,6 @@ SUITE(gradients_of_pointwise_ops) {
   gradient_case("of concat, one operand frozen", [](Net& net) {
     return net.emit(Concat{}, {net.input({2, 4, 3, 2}), net.adapted(image(net), 3)});
   });
-  gradient_case("of upsample", [](Net& net) { return net.emit(Upsample{}, {net.adapted(image(net), 4)}); });
 }
 
 SUITE(gradients) {

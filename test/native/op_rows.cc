@@ -255,8 +255,8 @@ Description describe(const LoraMatMul& op) {
 }
 Description describe(const WeightGrad&) { return {"", 2}; }
 Description describe(const Conv2d& op) { return {window(op) + extras(op.bias, op.residual), 2}; }
-Description describe(const Conv2dInputGrad& op) {
-  return {text(window(op), " to ", op.height, "x", op.width, extras(false, op.residual)), 2};
+Description describe(const ConvTranspose2d& op) {
+  return {text(window(op), " to ", op.height, "x", op.width, extras(op.bias, op.residual)), 2};
 }
 Description describe(const Attention& op) { return {text(op.causal ? " causal " : " ", op.heads, " heads"), 2}; }
 Description describe(const AttentionGrad& op) { return {text(" ", op.heads, " heads"), 2}; }

@@ -58,10 +58,6 @@ SUITE(copies) {
     op_row({Slice{0, s[-1]}, {{s.with_channels(s[-1] + 3)}}});
     op_row({Slice{3, s[-1] + 3}, {{s.with_channels(s[-1] + 3)}}});
   }
-  for (const Shape& s : {Shape{1, 1, 1, 1}, Shape{2, 3, 5, 7}, Shape{1, 8, 8, 320}}) {
-    op_row({Upsample{}, {{s}}});
-    op_row({UpsampleGrad{}, {{Shape{s[0], 2 * s[1], 2 * s[2], s[3]}}}});
-  }
 }
 
 SUITE(embedding) {

@@ -91,25 +91,6 @@ void run(const Slice& op, const Operands<T>& o) {
   for (int64_t i = 0; i < o.out(0).shape.elements(); i++) o.out(0)[i] = o.in(0)[i / width * o.in(0).shape[-1] + op.begin + i % width];
 }
 
-// Calls f(element of the small image, element of the large one it lies over).
-template <class F>
-void for_doubled(const Shape& small, F f) {
-  const int64_t height = small[1], width = small[2], channels = small[3];
-  for (int64_t b = 0; b < small[0]; b++)
-    for (int64_t r = 0; r < 2 * height; r++)
-      for (int64_t w = 0; w < 2 * width; w++)
-        for (int64_t c = 0; c < channels; c++)
-          f(((b * height + r / 2) * width + w / 2) * channels + c, ((b * 2 * height + r) * 2 * width + w) * channels + c);
-}
-template <class T>
-void run(const Upsample&, const Operands<T>& o) {
-  for_doubled(o.in(0).shape, [&](int64_t small, int64_t large) { o.out(0)[large] = o.in(0)[small]; });
-}
-template <class T>
-void run(const UpsampleGrad&, const Operands<T>& o) {
-  for_doubled(o.out(0).shape, [&](int64_t small, int64_t large) { o.out(0)[small] += o.in(0)[large]; });
-}
-
 template <class T>
 void run(const Embedding&, const Operands<T>& o) {
   const int64_t tokens = o.in(0).shape[1], channels = o.out(0).shape[-1];

@@ -90,19 +90,20 @@ void run(const Conv2d& op, const Operands<T>& o) {
   }
 }
 
-// Each pixel of dy goes back to where it came from.
+// Each pixel of x goes to where a convolution would have read it from.
 template <class T>
-void run(const Conv2dInputGrad& op, const Operands<T>& o) {
-  const Array<T>&dy = o.in(0), &w = o.in(1);  // [B, H', W', N], [taps, N, C]
-  Array<T>& dx = o.out(0);
-  const int64_t outputs = dy.shape[3], inputs = dx.shape[3];
-  for (int64_t i = 0; i < dx.shape.elements(); i++) dx[i] = op.residual ? (*o.inputs.back())[i] : T(0);
-  for (int64_t i = 0; i < dy.shape.elements(); i++) {
-    const int64_t n = i % outputs, column = i / outputs % dy.shape[2], row = i / outputs / dy.shape[2] % dy.shape[1];
+void run(const ConvTranspose2d& op, const Operands<T>& o) {
+  const Array<T>&x = o.in(0), &w = o.in(1);  // [B, H, W, N], [taps, N, C]
+  Array<T>& y = o.out(0);
+  const int64_t inputs = x.shape[3], outputs = y.shape[3];
+  for (int64_t i = 0; i < y.shape.elements(); i++)
+    y[i] = (op.bias ? o.in(2)[i % outputs] : T(0)) + (op.residual ? (*o.inputs.back())[i] : T(0));
+  for (int64_t i = 0; i < x.shape.elements(); i++) {
+    const int64_t n = i % inputs, column = i / inputs % x.shape[2], row = i / inputs / x.shape[2] % x.shape[1];
     for (int tap = 0; tap < op.kernel * op.kernel; tap++) {
-      const int64_t pixel = under(op, dx.shape, i / outputs / dy.shape[2] / dy.shape[1], row, column, tap);
+      const int64_t pixel = under(op, y.shape, i / inputs / x.shape[2] / x.shape[1], row, column, tap);
       if (pixel < 0) continue;
-      for (int64_t c = 0; c < inputs; c++) dx[pixel * inputs + c] += dy[i] * w[(tap * outputs + n) * inputs + c];
+      for (int64_t c = 0; c < outputs; c++) y[pixel * outputs + c] += x[i] * w[(tap * inputs + n) * outputs + c];
     }
   }
 }

@@ -41,7 +41,9 @@ SUITE(shapes) {
   refuses("weights of other channels", Conv2d{}, {{1, 4, 4, 3}, {9, 8, 4}}, {"[9, 8, 4]", "3"});
   refuses("tokens instead of an image", Conv2d{}, {{1, 16, 3}, {9, 8, 3}}, {"[1, 16, 3]"});
   refuses("an image smaller than its kernel", Conv2d{3, 1, 0, 0}, {{1, 2, 4, 3}, {9, 8, 3}}, {"[1, 2, 4, 3]"});
-  refuses("weights of other channels", Conv2dInputGrad{3, 1, 1, 1, 4, 4}, {{1, 4, 4, 8}, {9, 7, 3}}, {"[9, 7, 3]", "[1, 4, 4, 8]"});
+  refuses("weights of other channels", ConvTranspose2d{3, 1, 1, 1, 4, 4}, {{1, 4, 4, 8}, {9, 7, 3}}, {"[9, 7, 3]", "[1, 4, 4, 8]"});
+  refuses("an output of another size", ConvTranspose2d{4, 2, 1, 1, 8, 6}, {{1, 4, 4, 8}, {16, 8, 3}}, {"[1, 4, 4, 8]", "[1, 8, 6, 3]"});
+  refuses("a bias of the input's channels", ConvTranspose2d{4, 2, 1, 1, 8, 8, true}, {{1, 4, 4, 8}, {16, 8, 3}, {8}}, {"[3]", "[8]"});
   refuses("keys and values of different lengths", Attention{1}, {{1, 4, 6}, {1, 5, 6}, {1, 4, 6}}, {"[1, 5, 6]", "[1, 4, 6]"});
   refuses("channels that its heads do not divide", Attention{4}, {{1, 4, 6}, {1, 5, 6}, {1, 5, 6}}, {"[1, 4, 6]", "4 heads"});
   refuses("keys of another batch", Attention{1}, {{1, 4, 6}, {2, 5, 6}, {2, 5, 6}}, {"[2, 5, 6]"});
@@ -53,7 +55,6 @@ SUITE(shapes) {
   refuses("an embedding of another batch", AddPerSample{}, {{2, 4, 5}, {1, 5}}, {"[2, 5]", "[1, 5]"});
   refuses("operands that differ in more than channels", Concat{}, {{2, 4, 5}, {2, 3, 5}}, {"[2, 4, 5]", "[2, 3, 5]"});
   refuses("channels that are not there", Slice{2, 6}, {{2, 5}}, {"[2, 5]", "6"});
-  refuses("an odd image", UpsampleGrad{}, {{1, 3, 4, 5}}, {"[1, 3, 4, 5]"});
   refuses("more tokens than positions", Embedding{}, {{1, 9}, {40, 6}, {8, 6}}, {"[1, 9]", "[8, 6]"});
   refuses("images of timesteps", Sinusoid{8}, {{2, 3, 4}}, {"[2, 3, 4]"});
   refuses("noise of another shape", AddNoise{}, {{1, 2, 2, 4}, {1, 2, 2, 3}, {1, 2}}, {"[1, 2, 2, 4]", "[1, 2, 2, 3]"});

@@ -60,6 +60,7 @@ struct OneTensor {
     write_file(folder.file("one"), bytes);
     weights.add(folder.file("one"), {{"t", dtype, shape, skip}});
   }
+  Tensor get(const Shape& shape) { return weights.get("t", weights.dtype("t"), shape); }
 };
 
 std::vector<float> widened(const Tensor& t) {
@@ -115,7 +116,7 @@ SUITE(weights) {
       const DType wanted = matrices.value_or(held);
       test_case(text("a matrix in ", name_of(held), matrices ? " held as " : " as it is comes as ", name_of(wanted)), [=] {
         OneTensor one({matrices, std::nullopt}, held, {2, 3}, six);
-        const Tensor t = one.weights.get("t");
+        const Tensor t = one.get({2, 3});
         EXPECT(t.dtype == wanted && t.shape == Shape({2, 3}), name_of(t.dtype), " ", t.shape);
         const auto values = widened(t);
         for (size_t i = 0; i < six.size(); i++) {
@@ -126,8 +127,8 @@ SUITE(weights) {
     }
   test_case("vectors keep their type whatever the precision of matrices", [=] {
     OneTensor one({DType::bf16, std::nullopt}, DType::f32, {6}, six), widened_one({DType::bf16, DType::f32}, DType::f16, {6}, six);
-    EXPECT(one.weights.get("t").dtype == DType::f32 && widened(one.weights.get("t")) == six, "a bias was rounded");
-    EXPECT(widened_one.weights.get("t").dtype == DType::f32, "a bias was not widened");
+    EXPECT(one.get({6}).dtype == DType::f32 && widened(one.get({6})) == six, "a bias was rounded");
+    EXPECT(widened_one.get({6}).dtype == DType::f32, "a bias was not widened");
   });
   test_case("a 3x3 convolution [N, C, 3, 3] comes as [9, N, C]", [] {
     const int64_t outputs = 4, inputs = 3;
@@ -135,7 +136,7 @@ SUITE(weights) {
       std::vector<float> values;
       for (int i = 0; i < outputs * inputs * 9; i++) values.push_back(static_cast<float>(i));
       OneTensor one(held, DType::f32, {outputs, inputs, 3, 3}, values);
-      const Tensor t = one.weights.get("t");
+      const Tensor t = one.get({9, outputs, inputs});
       EXPECT(t.shape == Shape({9, outputs, inputs}), t.shape);
       const auto numbers = widened(t);
       for (int64_t tap = 0; tap < 9; tap++)
@@ -144,9 +145,33 @@ SUITE(weights) {
             EXPECT(numbers[(tap * outputs + n) * inputs + c] == values[(n * inputs + c) * 9 + tap], "tap ", tap, ", ", n, ", ", c);
     }
   });
+  for (DType file : {DType::f32, DType::f16, DType::bf16})
+    for (DType held : {DType::f32, DType::f16, DType::bf16})
+      test_case(text("an upsampling convolution [N, C, 3, 3] in ", name_of(file), " held as ", name_of(held), " comes as sums, rounded once"), [=] {
+        const int64_t outputs = 5, inputs = 3;
+        Random random(4);
+        std::vector<float> values;  // whose sums f32 has exactly
+        for (int i = 0; i < outputs * inputs * 9; i++) values.push_back(static_cast<float>(random.below(4096) - 2048) / 1024);
+        OneTensor one({held, std::nullopt}, file, {outputs, inputs, 3, 3}, values, 1);
+        const Tensor t = one.weights.get("t", held, {16, inputs, outputs});
+        EXPECT(t.dtype == held && t.shape == Shape({16, inputs, outputs}), name_of(t.dtype), " ", t.shape);
+        const std::vector<int> taps[] = {{2}, {1, 2}, {0, 1}, {0}};  // of one direction
+        const auto sums = widened(t);
+        for (int64_t i = 0; i < 16 * inputs * outputs; i++) {
+          const int64_t n = i % outputs, c = i / outputs % inputs, tap = i / outputs / inputs;
+          float sum = 0;
+          for (int row : taps[tap / 4])
+            for (int column : taps[tap % 4]) sum += rounded(file, values[(n * inputs + c) * 9 + 3 * row + column]);
+          EXPECT(sums[i] == rounded(held, sum), "tap ", tap, ", ", c, ", ", n, ": ", sums[i], " instead of ", rounded(held, sum));
+        }
+      });
+  test_case("sums of taps are f32 where no type of matrices is asked for", [] {
+    for (DType held : {DType::f32, DType::f16, DType::bf16}) EXPECT(Weights({held, std::nullopt}).dtype_of_sums() == held, name_of(held));
+    EXPECT(Weights(Weights::Held{}).dtype_of_sums() == DType::f32, "sums of 16-bit numbers would be rounded");
+  });
   test_case("a 1x1 convolution [N, C, 1, 1] comes as the matrix [N, C], in place", [=] {
     OneTensor one(Weights::Held{}, DType::f16, {3, 2, 1, 1}, {1, 2, 3, 4, 5, 6});
-    const Tensor t = one.weights.get("t");
+    const Tensor t = one.get({3, 2});
     EXPECT(t.shape == Shape({3, 2}) && widened(t) == std::vector<float>({1, 2, 3, 4, 5, 6}), t.shape);
     EXPECT(reinterpret_cast<uintptr_t>(t.data) % 4096 == 0, "the data was copied");
   });
@@ -154,7 +179,7 @@ SUITE(weights) {
     for (DType dtype : {DType::f32, DType::f16, DType::bf16})
       for (size_t skip : {1, 2, 3, 5}) {
         OneTensor one(Weights::Held{}, dtype, {2, 3}, six, skip);
-        const Tensor t = one.weights.get("t");
+        const Tensor t = one.get({2, 3});
         EXPECT(reinterpret_cast<uintptr_t>(t.data) % size_of(dtype) == 0, "not aligned");
         for (size_t i = 0; i < six.size(); i++)
           EXPECT(widened(t)[i] == rounded(dtype, six[i]), name_of(dtype), " at ", skip, ", element ", i);
@@ -162,9 +187,9 @@ SUITE(weights) {
   });
   test_case("released weights come back the same", [=] {
     OneTensor one({DType::f16, std::nullopt}, DType::f32, {2, 3}, six);
-    const auto before = widened(one.weights.get("t"));
+    const auto before = widened(one.get({2, 3}));
     one.weights.release();
-    EXPECT(widened(one.weights.get("t")) == before, "other numbers after release()");
+    EXPECT(widened(one.get({2, 3})) == before, "other numbers after release()");
   });
   test_case("a tensor beyond the end of its file is refused, with its name and file", [] {
     TemporaryFolder folder;
