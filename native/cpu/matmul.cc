@@ -37,7 +37,7 @@ struct MatMulLoader {
 
 // g [N, K] += scale · dyᵀ · x: the rows of dy and x are what is summed over.
 struct WeightGradLoader {
-  const WeightGrad& op;
+  float scale;
   const Tensor &dy, &x, &g;
 
   int64_t columns() const { return g.shape[1]; }
@@ -50,7 +50,7 @@ struct WeightGradLoader {
   RowSource source(int, int64_t t) const { return {{dy.f32() + t * kTileRows, 1, g.shape[0]}, 0, tile(t).rows}; }
   void init(const RowTile&, int64_t, int64_t, int64_t) const {}  // adds to what is there
   void pack(int, int64_t k, int64_t length, int64_t column, int64_t count, float* packed) const {
-    pack_rows(x.f32() + k * columns() + column, columns(), length, count, op.scale, packed);
+    pack_rows(x.f32() + k * columns() + column, columns(), length, count, scale, packed);
   }
 };
 
@@ -75,7 +75,10 @@ void run(const MatMul& op, Context& c) {
   else run_products(op, c);
 }
 void run(const LoraMatMul& op, Context& c) { run_products(op, c); }
-void run(const WeightGrad& op, Context& c) { gemm(c.threads, WeightGradLoader{op, c.in(0), c.in(1), c.out(0)}, c.workspace); }
+void run(const WeightGrad& op, Context& c) {
+  for (size_t i = 0; i < op.scales.size(); i++)
+    gemm(c.threads, WeightGradLoader{op.scales[i], c.in(2 * i), c.in(2 * i + 1), c.out(i)}, c.workspace);
+}
 
 size_t workspace_bytes(const MatMul& op, std::span<const Shape> inputs, int threads) { return workspace_of_products(op, inputs, threads); }
 size_t workspace_bytes(const LoraMatMul& op, std::span<const Shape> inputs, int threads) {

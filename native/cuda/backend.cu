@@ -164,7 +164,7 @@ class CudaBackend : public Backend {
 
   void fill(void* memory, unsigned char byte, size_t bytes) override { CUDA(cudaMemsetAsync(memory, byte, bytes, kernels_)); }
 
-  FuseOptions fusions() const override { return {.lora = true, .geglu = true}; }
+  FuseOptions fusions() const override { return {.lora = true, .geglu = true, .weight_grads = true}; }
   size_t workspace_bytes(const Graph& graph, const Node& node) const override {
     std::vector<Value> inputs;
     for (ValueId v : node.inputs) inputs.push_back(graph.values[v]);

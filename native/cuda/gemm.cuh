@@ -1,4 +1,5 @@
-// Products on the card: loader × main loop × epilogue. MatMul, WeightGrad and the convolutions are loaders over one kernel.
+// Products on the card: loader × main loop × epilogue. MatMul and the convolutions are loaders over one kernel; the products of
+// adapters (lora.cu, weight_grad.cu) have their own around the same loop.
 //
 // c [M, N] = Σ_k a [M, k] · b [k, N], in steps of 64 bytes of k, each block one tile of c and a run of steps. The next step's chunks
 // travel from global memory to registers while the tensor cores work on this one in shared memory (two buffers, one barrier a step).
@@ -87,12 +88,16 @@ inline double time_of(int64_t blocks, double block, const Card& card) {
   const int64_t waves = ceil_div<int64_t>(blocks, card.multiprocessors);
   return static_cast<double>(waves) * block * (waves == 1 ? 1.5 : 1);  // a block alone: nothing hides its latencies
 }
-// To write partial sums and to add them.
-inline double time_of_parts(int64_t splits, int64_t elements, const Card& card) {
+// To write partial sums and to add them: `floats` that are moved.
+inline double time_of_parts(int64_t floats, const Card& card) {
   constexpr double kMacsPerByte = 28;  // while it moves a byte: 2080 Ti, 256 a cycle, 9 bytes a cycle
   constexpr double kLaunch = 2e6;      // while a reduction starts
-  return splits > 1 ? kLaunch + kMacsPerByte * 4 * static_cast<double>(elements * (2 * splits + 1)) / card.multiprocessors : 0;
+  return floats > 0 ? kLaunch + kMacsPerByte * 4 * static_cast<double>(floats) / card.multiprocessors : 0;
 }
+
+inline int64_t part_floats(int64_t splits, int64_t elements) { return splits > 1 ? elements * (2 * splits + 1) : 0; }
+
+inline int depth_of(DType dtype) { return kLineBytes / static_cast<int>(size_of(dtype)); }
 
 // The tile and number of splits that should take the least time: multiply-adds of the fullest multiprocessor + traffic of partial sums.
 inline Choice choose(std::span<const TileShape> tiles, bool in_chunks, int64_t m, int64_t n, int64_t steps, int64_t phases, int step_depth,
@@ -106,7 +111,7 @@ inline Choice choose(std::span<const TileShape> tiles, bool in_chunks, int64_t m
       if (ceil_div(steps, std::max<int64_t>(per_split, 1)) != splits && splits > 1) continue;
       const int64_t blocks = ceil_div<int64_t>(m, tiles[t].rows) * ceil_div<int64_t>(n, tiles[t].columns) * splits * phases;
       const double block = static_cast<double>(per_split * step_depth) * tiles[t].rows * tiles[t].columns / tiles[t].efficiency;
-      const double cost = time_of(blocks, block, card) + time_of_parts(splits, m * n * phases, card);
+      const double cost = time_of(blocks, block, card) + time_of_parts(part_floats(splits, m * n * phases), card);
       if (cost < least) least = cost, best = {t, static_cast<int>(splits), static_cast<int>(per_split)};
     }
   }

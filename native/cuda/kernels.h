@@ -31,7 +31,7 @@ struct Context {
 void run(const MatMul& op, Context& c);           // matmul.cu
 void run(const LoraMatMul& op, Context& c);       // lora.cu
 void run_gated(const MatMul& op, Context& c);     // lora.cu; run() of a MatMul that has a gate
-void run(const WeightGrad& op, Context& c);       // matmul.cu
+void run(const WeightGrad& op, Context& c);       // weight_grad.cu
 void run(const Conv2d& op, Context& c);           // conv.cu
 void run(const ConvTranspose2d& op, Context& c);  // conv.cu
 void run(const Attention& op, Context& c);        // attention.cu

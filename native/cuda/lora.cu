@@ -194,7 +194,7 @@ LoraPlan plan_of(const Product& op, Inputs in, const Card& card) {
     const int64_t rows = tall ? 128 : kSplitRows, parts = ceil_div(steps, per_part);
     const double block = static_cast<double>((per_part + ceil_div(padded, 32)) * kDepth<__half> * rows) * 128 / (tall ? 1 : 0.87);
     const int64_t blocks = ceil_div(plan.m, rows) * plan.columns * parts;
-    const double time = time_of(blocks, block, card) + time_of_parts(parts, plan.m * plan.pitch, card);
+    const double time = time_of(blocks, block, card) + time_of_parts(part_floats(parts, plan.m * plan.pitch), card);
     if (time >= least) return;
     least = time, plan.tall = tall, plan.steps_per_part = static_cast<int>(per_part), plan.parts = static_cast<int>(parts);
   };

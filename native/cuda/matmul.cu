@@ -1,4 +1,4 @@
-// y = Σ scale · x · wᵀ + bias + residual, and the gradient of a trainable w. See gemm.cuh.
+// y = Σ scale · x · wᵀ + bias + residual. See gemm.cuh.
 #include "gemm.cuh"
 
 namespace lorafuse::cuda {
@@ -79,67 +79,9 @@ struct MatMulLoader {
   Walk<T, Tile::kColumns> from_w_;
 };
 
-struct WeightGradOperands {
-  Matrix dy, x;
-};
-
-// g [N, K] = dyᵀ · x: both lie transposed, and what is summed over are the rows of dy [M, N] and x [M, K].
-template <class AnyTile>
-struct WeightGradLoader {
-  using Tile = AnyTile;
-  using T = typename Tile::Element;
-  static __device__ constexpr bool transposed_a() { return true; }
-
-  using Operands = WeightGradOperands;
-
-  __device__ WeightGradLoader(const Operands& o, int row, int column, int, int step)
-      : o_(o), row_(row), column_(column), k_(step * kDepth<T>) {
-    if constexpr (Tile::kInChunks) {
-      from_dy_.begin(o.dy, true, row, k_);
-      from_x_.begin(o.x, true, column, k_);
-    }
-  }
-  __device__ int steps() const { return ceil_div(o_.dy.lines, kDepth<T>); }
-  __device__ int columns() const { return o_.x.length; }
-  __device__ int output_row(int row) const { return row < o_.dy.length ? row : -1; }
-  static __device__ constexpr bool transposed_b() { return true; }
-
-  template <class To>
-  __device__ void a(int v, const To& to) const {
-    if constexpr (Tile::kInChunks) from_dy_.copy(o_.dy, true, k_, v, to);
-    else fetch_chunk<Tile::kRows>(o_.dy, v, row_, to);
-  }
-  template <class To>
-  __device__ void b(int v, const To& to) const {
-    if constexpr (Tile::kInChunks) from_x_.copy(o_.x, true, k_, v, to);
-    else fetch_chunk<Tile::kColumns>(o_.x, v, column_, to);
-  }
-  __device__ void next() {
-    k_ += kDepth<T>;
-    if constexpr (Tile::kInChunks) {
-      from_dy_.next(o_.dy, true);
-      from_x_.next(o_.x, true);
-    }
-  }
-
- private:
-  template <int kRows, class To>
-  __device__ void fetch_chunk(const Matrix& m, int v, int first, const To& to) const {
-    const unsigned q = chunk_of_thread(v);
-    constexpr int kLine = kLineChunks<T, kRows, true>;
-    fetch<T>(m, k_ + q / kLine, first + q % kLine * kVector<T>, to);
-  }
-
-  const Operands& o_;
-  int row_, column_, k_;
-  Walk<T, Tile::kRows> from_dy_;
-  Walk<T, Tile::kColumns> from_x_;
-};
-
 constexpr TileShape kMatMulShapes[] = {{128, 128, true, 1}, {128, 64, true, 0.85}, {64, 64, true, 0.75},
                                        {64, 64, false, 0.6}, {16, 128, false, 0.25}, {128, 16, false, 0.25}};
 constexpr TileShape kMatMulFloatShapes[] = {{128, 64, true, 1}, {64, 64, false, 0.8}, {16, 128, false, 0.4}, {128, 16, false, 0.4}};
-constexpr TileShape kWeightGradShapes[] = {{64, 64, false, 1}, {16, 128, true, 0.4}, {128, 16, true, 0.4}};
 
 template <class T, class F>
 void with_mat_mul_tile(size_t chosen, F f) {
@@ -149,26 +91,10 @@ void with_mat_mul_tile(size_t chosen, F f) {
     with_tile<TensorCoreTile<T, 128, 128, 2, true>, TensorCoreTile<T, 128, 64, 4, true>, TensorCoreTile<T, 64, 64, 2, true>,
               TensorCoreTile<T, 64, 64, 2, false>, TensorCoreTile<T, 16, 128, 1, false>, TensorCoreTile<T, 128, 16, 8, false>>(chosen, f);
 }
-template <class T, class F>
-void with_weight_grad_tile(size_t chosen, F f) {
-  if constexpr (std::is_same_v<T, float>)
-    with_tile<FloatTile<64, 64, false>, FloatTile<16, 128, true>, FloatTile<128, 16, true>>(chosen, f);
-  else
-    with_tile<TensorCoreTile<T, 64, 64, 2, false, true>, TensorCoreTile<T, 16, 128, 1, true, true>,
-              TensorCoreTile<T, 128, 16, 8, true, true>>(chosen, f);
-}
-
-int depth_of(DType dtype) { return kLineBytes / static_cast<int>(size_of(dtype)); }
 
 Choice choose_mat_mul(DType dtype, bool in_chunks, int64_t m, int64_t n, int64_t steps, const Card& card) {
   const std::span<const TileShape> shapes = dtype == DType::f32 ? std::span<const TileShape>(kMatMulFloatShapes) : kMatMulShapes;
   return choose(shapes, in_chunks, m, n, steps, 1, depth_of(dtype), card);
-}
-// dy and x are aligned: only their widths decide whether they are in chunks.
-Choice choose_weight_grad(DType dtype, const Shape& dy, const Shape& x, const Card& card) {
-  const int64_t vector = 16 / static_cast<int64_t>(size_of(dtype)), steps = ceil_div<int64_t>(dy.rows(), depth_of(dtype));
-  const bool chunks = dy[-1] % vector == 0 && x[-1] % vector == 0;
-  return choose(kWeightGradShapes, chunks, dy[-1], x[-1], steps, 1, depth_of(dtype), card);
 }
 
 }  // namespace
@@ -204,26 +130,6 @@ void run(const MatMul& op, Context& c) {
     const Choice choice = choose_mat_mul(y.dtype, chunks, m, n, o.steps, c.card);
     with_mat_mul_tile<T>(choice.tile, [&](auto tile) {
       launch_gemm<MatMulLoader<typename decltype(tile)::type>>("mat_mul", c, o, store, m, n, 1, m * n, choice);
-    });
-  });
-}
-
-size_t workspace_bytes(const WeightGrad&, std::span<const Value> in, const Card& card) {
-  return partial_bytes(choose_weight_grad(in[0].dtype, in[0].shape, in[1].shape, card), in[0].shape[-1] * in[1].shape[-1]);
-}
-
-void run(const WeightGrad& op, Context& c) {
-  const Tensor &dy = c.in(0), &x = c.in(1), &g = c.out(0);
-  const Accumulate add{data<float>(g), op.scale, static_cast<int>(g.shape[1]), in_chunks<float>(g)};
-  const Choice choice = choose_weight_grad(dy.dtype, dy.shape, x.shape, c.card);
-  for_type(dy.dtype, [&](auto type) {
-    using T = decltype(type);
-    const WeightGradOperands o{matrix_of<T>(dy), matrix_of<T>(x)};
-    const bool widths = dy.shape[-1] % kVector<T> == 0 && x.shape[-1] % kVector<T> == 0;
-    CHECK(!widths || (o.dy.in_chunks && o.x.in_chunks), "NOT_SUPPORTED", "[weight_grad] expected dy and x at multiples of 16 bytes");
-    with_weight_grad_tile<T>(choice.tile, [&](auto tile) {
-      using Loader = WeightGradLoader<typename decltype(tile)::type>;
-      launch_gemm<Loader>("weight_grad", c, o, add, g.shape[0], g.shape[1], 1, g.shape.elements(), choice);
     });
   });
 }

@@ -104,7 +104,8 @@ Graph fuse(const Graph& graph, FuseOptions options) {
   for (ValueId v : graph.results) f.uses[v]++;
   f.run();
   Graph fused = options.lora ? fuse_lora(f.graph) : std::move(f.graph);
-  return options.geglu ? fuse_geglu(fused) : fused;
+  if (options.geglu) fused = fuse_geglu(fused);
+  return options.weight_grads ? fuse_weight_grads(std::move(fused)) : fused;
 }
 
 }  // namespace lorafuse

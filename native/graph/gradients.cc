@@ -32,7 +32,7 @@ class Backward {
     const Value& parameter = graph.values[in(i)];
     auto [found, is_new] = parameters_.try_emplace(in(i), kNone);
     if (is_new) found->second = graph.value({parameter.name, parameter.shape, DType::f32, Storage::gradient});
-    graph.nodes.push_back({WeightGrad{scale}, {dy, x}, {found->second}});
+    graph.nodes.push_back({WeightGrad{{scale}}, {dy, x}, {found->second}});
   }
 
   void run(ValueId loss);

@@ -60,14 +60,16 @@ Graph gradients(const Graph& forward, ValueId loss);
 
 // fuse.cc — rewrites that save memory traffic; the result computes the same.
 struct FuseOptions {
-  bool pairs = true;     // Add(MatMul, MatMul) → one MatMul over both operand pairs
-  bool residual = true;  // Add(MatMul | Conv2d, x) → residual of the product
-  bool lora = false;     // a layer and its adapter, and layers that share x → one LoraMatMul; needs pairs
-  bool geglu = false;    // Geglu, GegluGrad → gate of the product before
+  bool pairs = true;          // Add(MatMul, MatMul) → one MatMul over both operand pairs
+  bool residual = true;       // Add(MatMul | Conv2d, x) → residual of the product
+  bool lora = false;          // a layer and its adapter, and layers that share x → one LoraMatMul; needs pairs
+  bool geglu = false;         // Geglu, GegluGrad → gate of the product before
+  bool weight_grads = false;  // WeightGrads that are near each other → one
 };
 Graph fuse(const Graph& graph, FuseOptions options = {});
 Graph fuse_lora(const Graph& graph);   // fuse_lora.cc, the second part of it
-Graph fuse_geglu(const Graph& graph);  // fuse_geglu.cc, the last
+Graph fuse_geglu(const Graph& graph);  // fuse_geglu.cc, the third
+Graph fuse_weight_grads(Graph graph);  // fuse_weight_grads.cc, the last
 
 // plan.cc — where each activation lives.
 struct Plan {

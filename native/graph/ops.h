@@ -51,9 +51,10 @@ struct LoraMatMul {
   size_t products() const { return sum ? 1 : terms.size(); }  // how many y
 };
 
-// gradient of a trainable matrix, added in place: g [N, K] += scale · dyᵀ [N, M] · x [M, K].  inputs: dy, x; output: g
+// gradients of trainable matrices, added in place: g_i [N_i, K_i] += scale_i · dy_iᵀ [N_i, M_i] · x_i [M_i, K_i].
+// inputs: dy_0, x_0, dy_1, x_1, …; outputs: g_0, g_1, …, each another one.  More than one is made by fuse_weight_grads.cc.
 struct WeightGrad {
-  float scale = 1;
+  std::vector<float> scales = {1};
 };
 
 // y [B, H', W', N] = x [B, H, W, C] ∗ w [kernel·kernel, N, C] (+ bias [N]) (+ residual).  inputs: x, w, bias?, residual?

@@ -68,9 +68,14 @@ Shapes infer(const char* name, const LoraMatMul& op, const Shapes& in) {
   return products;
 }
 
-Shapes infer(const char* name, const WeightGrad&, const Shapes& in) {
-  EXPECT(in[0].rows() == in[1].rows(), "rows of ", in[0], " and ", in[1], " differ");
-  return {Shape{in[0][-1], in[1][-1]}};
+Shapes infer(const char* name, const WeightGrad& op, const Shapes& in) {
+  EXPECT(in.size() == 2 * op.scales.size(), "expected ", 2 * op.scales.size(), " inputs but received ", in.size());
+  Shapes gradients;
+  for (size_t i = 0; i < in.size(); i += 2) {
+    EXPECT(in[i].rows() == in[i + 1].rows(), "rows of ", in[i], " and ", in[i + 1], " differ");
+    gradients.push_back({in[i][-1], in[i + 1][-1]});
+  }
+  return gradients;
 }
 
 Shapes infer(const char* name, const Conv2d& op, const Shapes& in) {

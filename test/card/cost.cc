@@ -24,7 +24,12 @@ double flops(const LoraMatMul& op, const Shapes& s) {
   }
   return sum;
 }
-double flops(const WeightGrad&, const Shapes& s) { return 2.0 * static_cast<double>(s.in(0).elements()) * static_cast<double>(s.in(1)[-1]); }
+double flops(const WeightGrad& op, const Shapes& s) {
+  double sum = 0;
+  for (size_t i = 0; i < op.scales.size(); i++)
+    sum += 2.0 * static_cast<double>(s.in(2 * i).elements()) * static_cast<double>(s.in(2 * i + 1)[-1]);
+  return sum;
+}
 double flops(const Conv2d& op, const Shapes& s) {
   return 2.0 * static_cast<double>(s.out(0).elements()) * static_cast<double>(s.in(0)[-1]) * op.kernel * op.kernel;
 }

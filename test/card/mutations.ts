@@ -15,6 +15,7 @@ export interface Mutation {
 }
 
 const gemm = { unit: 'matmul.cu', cases: 'mat_mul' }
+const weightGrad = { file: 'weight_grad.cu', unit: 'weight_grad.cu', cases: 'weight_grad' }
 const conv = { unit: 'conv.cu', cases: 'conv2d' }
 const lora = { unit: 'lora.cu', cases: 'lora_mat_mul' }
 const geglu = { file: 'epilogue.cuh', unit: 'lora.cu', cases: 'geglu' }
@@ -113,12 +114,10 @@ const guards: Mutation[] = [
   },
   {
     what: 'one column too many is stored',
-    file: 'epilogue.cuh',
     after: 'struct Accumulate',
     from: 'column + e < n',
     to: 'column + e <= n',
-    unit: 'matmul.cu',
-    cases: 'weight_grad',
+    ...weightGrad,
   },
   {
     what: 'columns of a beyond the last are gated',
@@ -177,6 +176,12 @@ const values: Mutation[] = [
     ...gemm,
   },
   { what: 'a transposed operand is loaded plain', file: 'mma.cuh', from: 'x4.trans.shared', to: 'x4.shared', ...gemm },
+  {
+    what: 'the first block of a gradient works at the one before it',
+    from: '>= problems.each[p + 1]',
+    to: '> problems.each[p + 1]',
+    ...weightGrad,
+  },
   {
     what: 'the last part of k is left out',
     file: 'epilogue.cuh',

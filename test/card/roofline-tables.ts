@@ -32,9 +32,21 @@ export function opTable(ops: Op[]): string {
   ].join('')
 }
 
+const ms = (seconds: number) => (1e3 * seconds).toFixed(2)
+const sum = (of: Row[], value: (r: Row) => number) => of.reduce((total, r) => total + value(r), 0)
+
+/** A step in seconds, at the peaks and with caution: its kernels, the update and what lies between launches. */
+function step(table: Row[], memory: Counted['memory']) {
+  const launches = sum(table, (r) => r.launches)
+  const gaps = launches * CARD.gap
+  const update = bytesOfUpdate(memory.adapters * 2 ** 20) / CARD.memory
+  const seconds = sum(table, (r) => r.seconds) + gaps + update
+  const cautious = sum(table, (r) => r.cautious) + gaps + update / CAUTION.memory
+  return { launches, gaps, update, seconds, cautious }
+}
+
 export function kernelTable({ ops, code, memory }: Counted): string {
   const table = rows(ops, code)
-  const ms = (seconds: number) => (1e3 * seconds).toFixed(2)
   const percent = (x: number) => `${Math.round(100 * x)}`
   const bySize = (by: Row['by']) =>
     Object.entries(by)
@@ -44,15 +56,7 @@ export function kernelTable({ ops, code, memory }: Counted): string {
       .join(', ')
   const small = table.filter(({ seconds }) => seconds < 5e-5)
   const large = table.filter((r) => !small.includes(r))
-  const sum = (of: Row[], value: (r: Row) => number) => of.reduce((total, r) => total + value(r), 0)
-  const launches = sum(table, (r) => r.launches)
-  const gaps = launches * CARD.gap
-  const update = bytesOfUpdate(memory.adapters * 2 ** 20) / CARD.memory
-  const all = sum(table, (r) => r.seconds) + gaps + update
-  const cautious = sum(table, (r) => r.cautious) + gaps + update / CAUTION.memory
-  const teraflops = (of: number[]) => (of.reduce((total, n) => total + n, 0) * 1e-12).toFixed(2)
-  const needed = teraflops(ops.map((op) => op.flops))
-  const done = teraflops(ops.flatMap((op) => op.launches.map(({ counters }) => 2048 * counters.mma_k8)))
+  const { launches, gaps, update, seconds, cautious } = step(table, memory)
   const waves = (n: number) => (n < 10 ? n.toFixed(1) : `${Math.round(n)}`)
   return [
     line([
@@ -99,11 +103,22 @@ export function kernelTable({ ops, code, memory }: Counted): string {
     ]),
     line(['AdamW and the norm (bytes)', '', ms(update), 'memory', ms(update / CAUTION.memory), ...Array(7).fill('')]),
     line([`between ${launches} launches`, '', ms(gaps), 'assumed', ms(gaps), ...Array(7).fill('')]),
-    line(['**a step**', launches, `**${ms(all)}**`, '', `**${ms(cautious)}**`, ...Array(7).fill('')]),
-    '\n',
-    `Estimated: **${ms(all)} ms** if every part of the card is busy at its peak, **${ms(cautious)} ms** with caution. `,
-    `Goals: floor ${GOALS.floor}, must ${GOALS.must}, stretch ${GOALS.stretch} ms. `,
-    `Memory planned: **${memory.all} MiB**; goal ${GOALS.memory} MiB (2.6 GiB). The graph needs ${needed} TFLOP; `,
-    `with cut-off tiles and what is computed twice the tensor cores do ${done}.\n`,
+    line(['**a step**', launches, `**${ms(seconds)}**`, '', `**${ms(cautious)}**`, ...Array(7).fill('')]),
+  ].join('')
+}
+
+/** Whole steps, by what is trained, beside the goals. */
+export function stepTable(counted: Record<string, Counted>): string {
+  const teraflops = (of: number[]) => (of.reduce((total, n) => total + n, 0) * 1e-12).toFixed(2)
+  return [
+    line(['rank 16 on', 'launches', 'ms at the peaks', 'ms with caution', 'MiB planned', 'TFLOP needed', 'TFLOP done']),
+    line(Array(7).fill('---')),
+    ...Object.entries(counted).map(([trained, { ops, code, memory }]) => {
+      const { launches, seconds, cautious } = step(rows(ops, code), memory)
+      const needed = teraflops(ops.map((op) => op.flops))
+      const done = teraflops(ops.flatMap((op) => op.launches.map(({ counters }) => 2048 * counters.mma_k8)))
+      return line([trained, launches, `**${ms(seconds)}**`, `**${ms(cautious)}**`, `**${memory.all}**`, needed, done])
+    }),
+    line([`goals: stretch, must (floor ${GOALS.floor})`, '', `${GOALS.stretch}`, `${GOALS.must}`, `${GOALS.memory}`, '', '']),
   ].join('')
 }

@@ -20,10 +20,10 @@ struct SmallUNet {
 };
 
 constexpr FuseOptions kOptions[] = {{true, true},       {true, false},       {false, true},           {false, false},
-                                    {true, true, true}, {true, true, false, true}, {true, true, true, true}};
+                                    {true, true, true}, {true, true, false, true}, {true, true, true, true}, {true, true, true, true, true}};
 std::string name_of(FuseOptions o) {
   const char *pairs = o.pairs ? "pairs" : "no pairs", *residuals = o.residual ? "residuals" : "no residuals";
-  return text(pairs, " and ", residuals, o.lora ? " and adapters" : "", o.geglu ? " and GEGLUs" : "");
+  return text(pairs, " and ", residuals, o.lora ? " and adapters" : "", o.geglu ? " and GEGLUs" : "", o.weight_grads ? " and gradients of weights" : "");
 }
 
 // a·wᵀ for a fresh input and weight.
@@ -38,6 +38,13 @@ struct Products {
   ValueId weight(const Shape& shape) { return graph.value({"w", shape, DType::f32, Storage::weight}); }
   ValueId add(ValueId a, ValueId b) { return graph.emit(Add{}, {a, b}); }
 };
+
+std::vector<ValueId> gradients_of(const Graph& graph) {
+  std::vector<ValueId> all;
+  for (const Node& node : graph.nodes)
+    if (std::holds_alternative<WeightGrad>(node.op)) all.insert(all.end(), node.outputs.begin(), node.outputs.end());
+  return all;
+}
 
 void expect_nodes(const Graph& graph, size_t products, int adds) {
   EXPECT(count<MatMul>(graph) == static_cast<int>(products), count<MatMul>(graph), " products");
@@ -164,6 +171,28 @@ SUITE(fuse) {
     const Graph fused = fuse(p.graph, {.geglu = true});
     EXPECT(count<Geglu>(fused) == 1 && fused.nodes.size() == 3, count<Geglu>(fused), " are left of ", fused.nodes.size(), " nodes");
     expect_same_meaning(p.graph, {.geglu = true});
+  });
+  test_case("gradients of weights become a few nodes, each gradient once", [] {
+    SmallUNet net;
+    const Graph apart = fuse(net.backward, {.lora = true, .geglu = true}), fused = fuse(net.backward, {.lora = true, .geglu = true, .weight_grads = true});
+    std::vector<ValueId> before = gradients_of(apart), after = gradients_of(fused);
+    EXPECT(count<WeightGrad>(fused) * 8 < count<WeightGrad>(apart), count<WeightGrad>(fused), " nodes of ", count<WeightGrad>(apart));
+    std::sort(before.begin(), before.end()), std::sort(after.begin(), after.end());
+    EXPECT(before == after, "other gradients");
+  });
+  test_case("gradients of weights stay apart where both add to one, or much memory would wait", [] {
+    Products p;
+    const ValueId x = p.graph.value({"x", {1 << 12, 4}, DType::f32, Storage::input}), wide = p.graph.value({"wide", {1 << 12, 1100}, DType::f32, Storage::input});
+    const ValueId a = p.graph.value({"a", {4, 4}, DType::f32, Storage::gradient}), b = p.graph.value({"b", {1100, 4}, DType::f32, Storage::gradient});
+    p.graph.results = {p.product()};
+    p.graph.nodes.push_back({WeightGrad{}, {x, x}, {a}});
+    p.graph.nodes.push_back({WeightGrad{{0.5f}}, {x, x}, {a}});
+    p.graph.nodes.push_back({WeightGrad{{2}}, {wide, x}, {b}});  // 17 MiB
+    const ValueId c = p.graph.value({"c", {4, 4}, DType::f32, Storage::gradient});
+    p.graph.nodes.push_back({WeightGrad{{3}}, {x, x}, {c}});
+    const Graph fused = fuse_weight_grads(p.graph);
+    EXPECT(count<WeightGrad>(fused) == 3, count<WeightGrad>(fused), " nodes");
+    EXPECT(fused.nodes[1].outputs == std::vector{a} && fused.nodes[2].outputs == std::vector({a, b}), "others than the second and third joined");
   });
   test_case("two products that are added become one with both operand pairs", [] {
     Products p;

@@ -15,7 +15,7 @@ constexpr int64_t kMostTrials = 256, kMostElements = 1 << 18;
 struct Trial {
   std::vector<std::vector<unsigned char>> inputs;
   std::vector<Array<double>> expected;
-  std::vector<float> accumulated;  // what WeightGrad adds to
+  std::vector<std::vector<float>> accumulated;  // what WeightGrad adds to, by output; else nothing
 };
 
 // Where a row runs: on the CPU with the types that it names, or on the card with activations of one type.
@@ -52,15 +52,13 @@ struct Prepared {
   std::vector<Deviation> naive;  // of each output
 };
 
-bool accumulates(const Op& op) { return std::holds_alternative<WeightGrad>(op); }
-
 template <class T>
 std::vector<Array<T>> outputs_of(const Row& row, const std::vector<Array<double>>& inputs, const Prepared& p,
-                                 const std::vector<float>& accumulated, DType stores = DType::f32) {
+                                 const std::vector<std::vector<float>>& accumulated, DType stores = DType::f32) {
   std::vector<Array<T>> in, out;
   for (const auto& x : inputs) in.emplace_back(x.shape, x.data);
   for (const Shape& s : p.shapes) out.emplace_back(s);
-  if (accumulates(row.op)) out[0] = Array<T>(p.shapes[0], accumulated);
+  for (size_t i = 0; i < accumulated.size(); i++) out[i] = Array<T>(p.shapes[i], accumulated[i]);
   Operands<T> operands;
   for (const auto& x : in) operands.inputs.push_back(&x);
   for (auto& x : out) operands.outputs.push_back(&x);
@@ -86,7 +84,8 @@ Trial trial(const Row& row, Place place, Prepared& p, uint64_t seed) {
     for (double& x : inputs[i].data) x = rounded(type, static_cast<float>(x));
     t.inputs.push_back(stored(type, std::vector<float>(inputs[i].data.begin(), inputs[i].data.end())));
   }
-  if (accumulates(row.op)) t.accumulated = random.normals(p.shapes[0].elements());
+  if (std::holds_alternative<WeightGrad>(row.op))
+    for (const Shape& s : p.shapes) t.accumulated.push_back(random.normals(s.elements()));
   t.expected = outputs_of<double>(row, inputs, p, t.accumulated);
   const auto naive = outputs_of<float>(row, inputs, p, t.accumulated, place.activations);
   for (size_t i = 0; i < naive.size(); i++) p.naive[i].add(naive[i], t.expected[i]);
@@ -138,7 +137,7 @@ std::vector<std::vector<float>> run(const Row& row, const Prepared& p, const Tri
     outputs.emplace_back(s.elements() * sizeof(float));
     tensors.push_back({outputs.back().data(), DType::f32, s});
   }
-  if (accumulates(row.op)) std::memcpy(outputs[0].data(), t.accumulated.data(), outputs[0].bytes());
+  for (size_t i = 0; i < t.accumulated.size(); i++) std::memcpy(outputs[i].data(), t.accumulated[i].data(), outputs[i].bytes());
   const Guarded workspace(backend.workspace_bytes(graph, node));
   backend.run(node, tensors, workspace.data());
 
@@ -168,7 +167,7 @@ std::vector<std::vector<float>> run_on_card(const Row& row, const Prepared& p, c
   }
   for (size_t i = 0; i < p.shapes.size(); i++) {
     node.outputs.push_back(graph.value({"", p.shapes[i], p.types[i], Storage::activation}));
-    if (accumulates(row.op)) memory.emplace_back(backend, stored(DType::f32, t.accumulated));
+    if (!t.accumulated.empty()) memory.emplace_back(backend, stored(DType::f32, t.accumulated[i]));
     else memory.emplace_back(backend, p.shapes[i].elements() * size_of(p.types[i]));
     tensors.push_back({memory.back().data(), p.types[i], p.shapes[i]});
   }
@@ -253,7 +252,7 @@ Description describe(const LoraMatMul& op) {
   for (const auto& term : op.terms) terms += text(" ", term.scale, term.transposed ? "T" : "");
   return {terms + (op.sum ? " sum" : "") + extras(op.bias, op.residual) + name_of(op.gate), 4 * op.terms.size()};
 }
-Description describe(const WeightGrad&) { return {"", 2}; }
+Description describe(const WeightGrad& op) { return {"", std::min<size_t>(2 * op.scales.size(), 12)}; }
 Description describe(const Conv2d& op) { return {window(op) + extras(op.bias, op.residual), 2}; }
 Description describe(const ConvTranspose2d& op) {
   return {text(window(op), " to ", op.height, "x", op.width, extras(op.bias, op.residual)), 2};

@@ -59,11 +59,13 @@ void run(const LoraMatMul& op, const Operands<T>& o) {
 
 template <class T>
 void run(const WeightGrad& op, const Operands<T>& o) {
-  const Array<T>&dy = o.in(0), &x = o.in(1);  // [M, N], [M, K]
-  const int64_t rows = dy.shape.rows(), outputs = dy.shape[-1], inputs = x.shape[-1];
-  for (int64_t n = 0; n < outputs; n++)
-    for (int64_t k = 0; k < inputs; k++)
-      for (int64_t m = 0; m < rows; m++) o.out(0)[n * inputs + k] += T(op.scale) * dy[m * outputs + n] * x[m * inputs + k];
+  for (size_t i = 0; i < op.scales.size(); i++) {
+    const Array<T>&dy = o.in(2 * i), &x = o.in(2 * i + 1);  // [M, N], [M, K]
+    const int64_t rows = dy.shape.rows(), outputs = dy.shape[-1], inputs = x.shape[-1];
+    for (int64_t n = 0; n < outputs; n++)
+      for (int64_t k = 0; k < inputs; k++)
+        for (int64_t m = 0; m < rows; m++) o.out(i)[n * inputs + k] += T(op.scales[i]) * dy[m * outputs + n] * x[m * inputs + k];
+  }
 }
 
 // The pixel of the large image under tap k of the kernel for a pixel of the small one, or −1 where that falls off.

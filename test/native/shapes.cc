@@ -36,7 +36,8 @@ SUITE(shapes) {
   refuses("a missing x", LoraMatMul{{{}}, false, false, false, Gate::geglu_grad}, {{2, 5}, {8, 5}, {3, 5}, {8, 3}}, {"x [2, 16]"});
   refuses("two gated products", LoraMatMul{{{}, {}}, false, false, false, Gate::geglu},
           {{2, 5}, {8, 5}, {3, 5}, {8, 3}, {2, 5}, {8, 5}, {3, 5}, {8, 3}}, {"one output", "2"});
-  refuses("other numbers of rows", WeightGrad{}, {{2, 5}, {3, 5}}, {"[2, 5]", "[3, 5]"});
+  refuses("other numbers of rows", WeightGrad{{1, 1}}, {{2, 5}, {2, 5}, {2, 5}, {3, 5}}, {"[2, 5]", "[3, 5]"});
+  refuses("a missing matrix", WeightGrad{{1, 1}}, {{2, 5}, {2, 5}, {2, 5}}, {"4 inputs", "3"});
   refuses("weights of another kernel", Conv2d{}, {{1, 4, 4, 3}, {1, 8, 3}}, {"[1, 8, 3]", "9"});
   refuses("weights of other channels", Conv2d{}, {{1, 4, 4, 3}, {9, 8, 4}}, {"[9, 8, 4]", "3"});
   refuses("tokens instead of an image", Conv2d{}, {{1, 16, 3}, {9, 8, 3}}, {"[1, 16, 3]"});

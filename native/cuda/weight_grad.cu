@@ -1,0 +1,271 @@
+// Gradients of trainable matrices. They are small and many: one launch has the blocks of all of a node's that share a tile.
+#include "gemm.cuh"
+
+namespace lorafuse::cuda {
+namespace {
+
+constexpr int kMostProblems = 48;  // of a launch: its parameters are 4 KiB at most
+
+struct Problem {
+  Matrix dy, x;  // [M, N], [M, K]
+  float* g;      // [N, K]
+  float* partials;  // [splits, N, K], or null: M is not split
+  int splits, first_block;  // its blocks follow those of the problem before it
+  float scale;
+  bool in_chunks;  // g
+
+  __device__ __forceinline__ int elements() const { return dy.length * x.length; }
+};
+struct Problems {
+  Problem each[kMostProblems];
+  int count, steps_per_split;
+};
+static_assert(sizeof(Problems) <= 4096);
+
+// The one that this block works at.
+__device__ __forceinline__ int problem_of_block(const Problems& problems) {
+  int p = 0;
+  while (p + 1 < problems.count && static_cast<int>(blockIdx.x) >= problems.each[p + 1].first_block) p++;
+  return p;
+}
+
+// dyᵀ · x: both lie transposed, and what is summed over are their rows.
+template <class AnyTile>
+class WeightGradLoader {
+ public:
+  using Tile = AnyTile;
+  using T = typename Tile::Element;
+  static __device__ constexpr bool transposed_a() { return true; }
+  static __device__ constexpr bool transposed_b() { return true; }
+
+  __device__ WeightGradLoader(const Matrix& dy, const Matrix& x, int row, int column, int step)
+      : dy_(of_t(dy)), x_(of_t(x)), row_(row), column_(column), k_(step * kDepth<T>) {
+    if constexpr (Tile::kInChunks) {
+      from_dy_.begin(dy_, true, row, k_);
+      from_x_.begin(x_, true, column, k_);
+    }
+  }
+
+  template <class To>
+  __device__ void a(int v, const To& to) const {
+    if constexpr (Tile::kInChunks) from_dy_.copy(dy_, true, k_, v, to);
+    else fetch_chunk<Tile::kRows>(dy_, v, row_, to);
+  }
+  template <class To>
+  __device__ void b(int v, const To& to) const {
+    if constexpr (Tile::kInChunks) from_x_.copy(x_, true, k_, v, to);
+    else fetch_chunk<Tile::kColumns>(x_, v, column_, to);
+  }
+  __device__ void next() {
+    k_ += kDepth<T>;
+    if constexpr (Tile::kInChunks) {
+      from_dy_.next(dy_, true);
+      from_x_.next(x_, true);
+    }
+  }
+
+ private:
+  // As the compiler shall know it: elements are T, and nothing scales them.
+  static __device__ __forceinline__ Matrix of_t(const Matrix& m) { return {m.data, m.lines, m.length, 1, false, m.in_chunks}; }
+
+  template <int kRows, class To>
+  __device__ void fetch_chunk(const Matrix& m, int v, int first, const To& to) const {
+    const unsigned q = chunk_of_thread(v);
+    constexpr int kLine = kLineChunks<T, kRows, true>;
+    fetch<T>(m, k_ + q / kLine, first + q % kLine * kVector<T>, to);
+  }
+
+  const Matrix dy_, x_;
+  int row_, column_, k_;
+  Walk<T, Tile::kRows> from_dy_;
+  Walk<T, Tile::kColumns> from_x_;
+};
+
+struct Accumulate {
+  static constexpr int kCount = 4;
+  float* g;  // [M, n]
+  float scale;
+  int n;
+  bool in_chunks;
+
+  template <int kGiven>
+  __device__ __forceinline__ void operator()(int at, int column, float (&v)[kGiven]) const {
+    if constexpr (kGiven == 4) {
+      if (in_chunks) {
+        float4& to = *reinterpret_cast<float4*>(g + at);
+        const float4 sum = to;
+        to = {sum.x + scale * v[0], sum.y + scale * v[1], sum.z + scale * v[2], sum.w + scale * v[3]};
+        return;
+      }
+    }
+#pragma unroll
+    for (int e = 0; e < kGiven; e++)
+      if (column + e < n) g[at + e] += scale * v[e];
+  }
+};
+
+template <class Tile>
+__global__ void __launch_bounds__(kThreads, blocks_held(3)) weight_grad_kernel(const Problems problems) {
+  using T = typename Tile::Element;
+  if constexpr (kComputes<T>) {
+    __shared__ Buffers<Tile> shared;
+    const Problem& o = problems.each[problem_of_block(problems)];
+    const int n = o.dy.length, k = o.x.length, rows = ceil_div(n, Tile::kRows), columns = ceil_div(k, Tile::kColumns);
+    const int block = blockIdx.x - o.first_block, part = block / (rows * columns), index = block % (rows * columns);
+    const int row = index % rows * Tile::kRows, column = index / rows * Tile::kColumns;
+    const int begin = part * problems.steps_per_split, steps = ceil_div(o.dy.lines, kDepth<T>);
+
+    Tile tile;
+    WeightGradLoader<Tile> loader(o.dy, o.x, row, column, begin);
+    multiply_steps(tile, loader, min(problems.steps_per_split, steps - begin), shared);
+
+    const auto finish = [&](auto end) {
+      tile.template for_each_output<decltype(end)::kCount>(shared.chunks[0], [&](int r, int c, auto& v) {
+        if (row + r < n && column + c < k) end((row + r) * k + column + c, column + c, v);
+      });
+    };
+    if (o.partials) finish(StorePartial{o.partials + static_cast<size_t>(part) * o.elements(), k});
+    else finish(Accumulate{o.g, o.scale, k, o.in_chunks});
+  }
+}
+
+// Adds the parts of those that are split, in order.
+__global__ void __launch_bounds__(256) reduce_weight_grads(const Problems problems) {
+  const Problem& o = problems.each[problem_of_block(problems)];
+  const int at = (blockIdx.x - o.first_block) * 256 + threadIdx.x, elements = o.elements();
+  if (at >= elements) return;
+  float sum = 0;
+  for (int s = 0; s < o.splits; s++) sum += o.partials[static_cast<size_t>(s) * elements + at];
+  o.g[at] += o.scale * sum;
+}
+
+constexpr TileShape kShapes[] = {{64, 64, false, 1}, {16, 128, true, 0.4}, {128, 16, true, 0.4}};
+
+template <class T, class F>
+void with_shape(size_t chosen, F f) {
+  if constexpr (std::is_same_v<T, float>)
+    with_tile<FloatTile<64, 64, false>, FloatTile<16, 128, true>, FloatTile<128, 16, true>>(chosen, f);
+  else
+    with_tile<TensorCoreTile<T, 64, 64, 2, false, true>, TensorCoreTile<T, 16, 128, 1, true, true>,
+              TensorCoreTile<T, 128, 16, 8, true, true>>(chosen, f);
+}
+
+// What the host decides for each gradient.
+struct Share {
+  int64_t n, k, steps;
+  bool in_chunks;  // dy and x, by their widths: they are aligned
+  size_t shape;    // in kShapes
+  int64_t tiles;   // of that shape
+  int64_t steps_per_split = 0, splits = 1;
+  size_t partials = 0;  // where its partial sums begin, in floats
+};
+
+Share share_of(DType dtype, const Shape& dy, const Shape& x) {
+  const int64_t vector = 16 / static_cast<int64_t>(size_of(dtype)), n = dy[-1], k = x[-1];
+  Share share{n, k, ceil_div<int64_t>(dy.rows(), depth_of(dtype)), n % vector == 0 && k % vector == 0, 0, 0};
+  double least = 1e300;
+  for (size_t i = 0; i < std::size(kShapes); i++) {
+    const TileShape& shape = kShapes[i];
+    if (shape.only_chunks && !share.in_chunks) continue;
+    const int64_t tiles = ceil_div<int64_t>(n, shape.rows) * ceil_div<int64_t>(k, shape.columns);
+    const double cost = static_cast<double>(tiles) * shape.rows * shape.columns / shape.efficiency;
+    if (cost < least) least = cost, share.shape = i, share.tiles = tiles;
+  }
+  return share;
+}
+
+// Splits the sums of all that run in one launch alike, as choose() does that of one product.
+void split(std::span<Share*> shares, DType dtype, const Card& card) {
+  const TileShape& shape = kShapes[shares[0]->shape];
+  int64_t most = 1;
+  for (const Share* share : shares) most = std::max(most, share->steps);
+  double least = 1e300;
+  int64_t best = most;
+  for (int64_t splits = 1; splits <= std::min<int64_t>(most, kMostSplits); splits++) {
+    const int64_t per_split = ceil_div(most, splits);
+    int64_t blocks = 0, floats = 0;
+    for (const Share* share : shares) {
+      const int64_t parts = ceil_div(share->steps, per_split);
+      blocks += share->tiles * parts;
+      floats += part_floats(parts, share->n * share->k);
+    }
+    const double block = static_cast<double>(per_split * depth_of(dtype)) * shape.rows * shape.columns / shape.efficiency;
+    const double cost = time_of(blocks, block, card) + time_of_parts(floats, card);
+    if (cost < least) least = cost, best = per_split;
+  }
+  for (Share* share : shares) share->steps_per_split = best, share->splits = ceil_div(share->steps, best);
+}
+
+struct Layout {
+  std::vector<Share> shares;                  // of each gradient
+  std::vector<std::vector<size_t>> launches;  // which of them run together
+  size_t partial_floats = 0;
+};
+
+Layout layout_of(DType dtype, const std::vector<Shape>& inputs, const Card& card) {
+  Layout l;
+  std::vector<size_t> open(std::size(kShapes), SIZE_MAX);  // the launch of each shape that has room
+  for (size_t i = 0; i < inputs.size() / 2; i++) {
+    l.shares.push_back(share_of(dtype, inputs[2 * i], inputs[2 * i + 1]));
+    size_t& launch = open[l.shares[i].shape];
+    if (launch == SIZE_MAX || l.launches[launch].size() == kMostProblems) {
+      launch = l.launches.size();
+      l.launches.emplace_back();
+    }
+    l.launches[launch].push_back(i);
+  }
+  for (const auto& launch : l.launches) {
+    std::vector<Share*> shares;
+    for (size_t i : launch) shares.push_back(&l.shares[i]);
+    split(shares, dtype, card);
+  }
+  for (Share& share : l.shares) {
+    share.partials = l.partial_floats;
+    if (share.splits > 1) l.partial_floats += ceil_div<size_t>(share.splits * share.n * share.k, 4) * 4;
+  }
+  return l;
+}
+
+}  // namespace
+
+size_t workspace_bytes(const WeightGrad&, std::span<const Value> in, const Card& card) {
+  std::vector<Shape> shapes;
+  for (const Value& v : in) shapes.push_back(v.shape);
+  return layout_of(in[0].dtype, shapes, card).partial_floats * sizeof(float);
+}
+
+void run(const WeightGrad& op, Context& c) {
+  std::vector<Shape> shapes;
+  for (size_t i = 0; i < 2 * op.scales.size(); i++) shapes.push_back(c.in(i).shape);
+  const Layout l = layout_of(c.in(0).dtype, shapes, c.card);
+  const auto problem = [&]<class T>(T, size_t i, int first_block) {
+    const Share& share = l.shares[i];
+    const Matrix dy = matrix_of<T>(c.in(2 * i)), x = matrix_of<T>(c.in(2 * i + 1));
+    CHECK(!share.in_chunks || (dy.in_chunks && x.in_chunks), "NOT_SUPPORTED", "[weight_grad] expected dy and x at multiples of 16 bytes");
+    float* partials = share.splits > 1 ? static_cast<float*>(c.workspace) + share.partials : nullptr;
+    const int splits = static_cast<int>(share.splits);
+    return Problem{dy, x, data<float>(c.out(i)), partials, splits, first_block, op.scales[i], in_chunks<float>(c.out(i))};
+  };
+  for_type(c.in(0).dtype, [&](auto type) {
+    using T = decltype(type);
+    for (const auto& members : l.launches) {
+      const Share& first = l.shares[members[0]];
+      Problems products{{}, 0, static_cast<int>(first.steps_per_split)}, sums{};
+      int product_blocks = 0, sum_blocks = 0;
+      for (size_t i : members) {
+        const Share& share = l.shares[i];
+        products.each[products.count++] = problem(type, i, product_blocks);
+        product_blocks += static_cast<int>(share.tiles * share.splits);
+        if (share.splits == 1) continue;
+        sums.each[sums.count++] = problem(type, i, sum_blocks);
+        sum_blocks += static_cast<int>(ceil_div<int64_t>(share.n * share.k, 256));
+      }
+      with_shape<T>(first.shape, [&](auto tile) {
+        launch("weight_grad", weight_grad_kernel<typename decltype(tile)::type>, product_blocks, kThreads, 0, c.stream, products);
+      });
+      if (sums.count) launch("reduce_weight_grads", reduce_weight_grads, sum_blocks, 256, 0, c.stream, sums);
+    }
+  });
+}
+
+}  // namespace lorafuse::cuda
