@@ -20,6 +20,10 @@ inline const char* name_of(DType dtype) {
   return names[static_cast<int>(dtype)];
 }
 
+// Where values begin in a block of memory: two cache lines, a zmm register twice, a coalesced access of a warp.
+constexpr size_t kAlignment = 128;
+constexpr size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
 // Row-major extents, the last one contiguous. NHWC images and [B, T, C] tokens are the same bytes.
 class Shape {
  public:

@@ -16,8 +16,10 @@ Card card_of(const cudaDeviceProp& p) { return {p.major * 10 + p.minor, p.multiP
 cudaDeviceProp properties() {
   int devices = 0;
   const cudaError_t status = cudaGetDeviceCount(&devices);
-  CHECK(status == cudaSuccess && devices > 0, "NO_DEVICE", "Expected a CUDA card but found none: ",
-        status == cudaSuccess ? "the driver lists no device" : cudaGetErrorString(status));
+  const std::string why = status == cudaErrorInsufficientDriver
+                              ? text("NVIDIA's driver is not there, or too old for CUDA ", CUDART_VERSION / 1000, ".", CUDART_VERSION % 1000 / 10)
+                          : status == cudaSuccess ? "the driver lists no device" : cudaGetErrorString(status);
+  CHECK(status == cudaSuccess && devices > 0, "NO_DEVICE", "Expected a CUDA card but found none: ", why);
   cudaDeviceProp p{};
   CUDA(cudaGetDeviceProperties(&p, 0));
   CHECK(p.major * 10 + p.minor >= kOldest, "NO_DEVICE", "Expected a card of compute capability 7.5 or newer but found ", p.name, ", ", p.major, ".", p.minor);

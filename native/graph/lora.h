@@ -50,8 +50,7 @@ std::vector<Node> as_products(const Product& op, const Node& node) {
 
 // Of dy, which lies at the begin of the op's workspace.
 inline size_t dy_bytes(Gate gate, const Shape& product, DType dtype) {
-  constexpr size_t kAlignment = 256;
-  return gate == Gate::geglu_grad ? (product.elements() * size_of(dtype) + kAlignment - 1) / kAlignment * kAlignment : 0;
+  return gate == Gate::geglu_grad ? aligned(product.elements() * size_of(dtype)) : 0;
 }
 
 // Calls run(node, tensors, workspace) for each of them.

@@ -8,9 +8,6 @@
 namespace lorafuse {
 namespace {
 
-constexpr size_t kAlignment = 128;  // two cache lines: a zmm register, a coalesced access of a warp
-size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
-
 struct Buffer {
   size_t bytes;
   int32_t first, last;  // node positions, both included

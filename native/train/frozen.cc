@@ -1,12 +1,6 @@
 #include "frozen.h"
 
 namespace lorafuse {
-namespace {
-
-constexpr size_t kAlignment = 256;  // as cudaMalloc's
-size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
-
-}  // namespace
 
 void Frozen::place(const Graph& graph) {
   if (backend_.reads_host_memory()) return;

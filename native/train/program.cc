@@ -8,7 +8,6 @@
 namespace lorafuse {
 namespace {
 
-constexpr size_t kAlignment = 128;  // of inputs in a block of them
 
 bool is_planned(const Value& v) { return v.storage == Storage::activation || v.storage == Storage::input; }
 
@@ -26,7 +25,7 @@ Program::Program(Backend& backend, Graph graph, Bind bind)
   for (size_t v = 0; v < graph_.values.size(); v++)
     if (is_read_input(v)) {
       input_offsets_[v] = input_bytes_;
-      input_bytes_ += (graph_.values[v].bytes() + kAlignment - 1) / kAlignment * kAlignment;
+      input_bytes_ += aligned(graph_.values[v].bytes());
     }
 }
 
