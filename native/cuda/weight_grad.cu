@@ -7,12 +7,12 @@ namespace {
 constexpr int kMostProblems = 48;  // of a launch: its parameters are 4 KiB at most
 
 struct Problem {
-  Matrix dy, x;  // [M, N], [M, K]
-  float* g;      // [N, K]
-  float* partials;  // [splits, N, K], or null: M is not split
+  Matrix dy, x;             // [M, N], [M, K]
+  float* g;                 // [N, K]
+  float* partials;          // [splits, N, K], or null: M is not split
   int splits, first_block;  // its blocks follow those of the problem before it
   float scale;
-  bool in_chunks;  // g
+  bool in_chunks;           // g
 
   __device__ __forceinline__ int elements() const { return dy.length * x.length; }
 };
