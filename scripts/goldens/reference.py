@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers.models.upsampling import Upsample2D
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from transformers import CLIPTextModel
@@ -37,6 +38,22 @@ class Case:
 
 def last(x: torch.Tensor) -> torch.Tensor:
     return x.detach().permute(0, 2, 3, 1).contiguous()
+
+
+def sum_taps(unet: UNet2DConditionModel) -> None:
+    """Nearest-neighbour upsampling and the 3x3 convolution after it become one transposed convolution, whose taps are sums of the 3x3: the
+    same function. Of what is doubled, rows 2 - i and 3 - i of the kernel fall on one pixel."""
+    for module in unet.modules():
+        if not isinstance(module, Upsample2D):
+            continue
+        taps = module.conv.weight.data
+        summed = torch.nn.ConvTranspose2d(taps.shape[1], taps.shape[0], 4, stride=2, padding=1).to(taps.dtype)
+        for i in range(4):
+            for j in range(4):
+                rows, columns = slice(max(0, 2 - i), 4 - i), slice(max(0, 2 - j), 4 - j)
+                summed.weight.data[:, :, i, j] = taps[:, :, rows, columns].sum((2, 3)).T
+        summed.bias.data = module.conv.bias.data
+        module.conv, module.use_conv_transpose = summed, True
 
 
 class Reference:
@@ -98,8 +115,10 @@ class Reference:
         self.out["vae_decoded"] = last(self.vae.decode(latents).sample)
 
     def unet(self, targets: list[str] | None, rounded: torch.dtype | None = None) -> UNet2DConditionModel:
-        """`rounded`: frozen matrices and kernels keep that many bits; arithmetic, norms and biases do not change."""
+        """`rounded`: frozen matrices and kernels keep that many bits, those that upsample as sums; arithmetic, norms and biases do not change."""
         unet = UNet2DConditionModel.from_pretrained(self.checkpoint / "unet", dtype=self.dtype).eval()
+        if rounded:
+            sum_taps(unet)
         for weight in unet.parameters() if rounded else []:
             if weight.dim() > 1:
                 weight.data = weight.data.to(rounded).to(self.dtype)
