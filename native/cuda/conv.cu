@@ -65,7 +65,7 @@ Work work_of(const Convolution& op, const Shape& x, const Shape& w, DType dtype,
   Work work{output_shape(op, x, w), phases_of(op), {}, 0, {}};
   CHECK(work.phases <= kMostPhases, "NOT_SUPPORTED", "[conv_transpose2d] expected stride 1 or 2 but received ", op.stride);
   for (const int64_t elements : {x.elements(), w.elements(), work.out.elements()}) expect_small("conv2d", elements);
-  const int step_depth = kLineBytes / static_cast<int>(size_of(dtype));
+  const int step_depth = depth_of(dtype);
   int64_t steps = 0;
   for (int i = 0; i < work.phases; i++) {
     work.phase[i] = phase_of(op, w, work.out, i);

@@ -238,13 +238,18 @@ void run(const WeightGrad& op, Context& c) {
   std::vector<Shape> shapes;
   for (size_t i = 0; i < 2 * op.scales.size(); i++) shapes.push_back(c.in(i).shape);
   const Layout l = layout_of(c.in(0).dtype, shapes, c.card);
-  const auto problem = [&]<class T>(T, size_t i, int first_block) {
+  const auto problem = [&]<class T>(T, size_t i) {
     const Share& share = l.shares[i];
     const Matrix dy = matrix_of<T>(c.in(2 * i)), x = matrix_of<T>(c.in(2 * i + 1));
     CHECK(!share.in_chunks || (dy.in_chunks && x.in_chunks), "NOT_SUPPORTED", "[weight_grad] expected dy and x at multiples of 16 bytes");
     float* partials = share.splits > 1 ? static_cast<float*>(c.workspace) + share.partials : nullptr;
     const int splits = static_cast<int>(share.splits);
-    return Problem{dy, x, data<float>(c.out(i)), partials, splits, first_block, op.scales[i], in_chunks<float>(c.out(i))};
+    return Problem{dy, x, data<float>(c.out(i)), partials, splits, 0, op.scales[i], in_chunks<float>(c.out(i))};
+  };
+  const auto append = [](Problem problem, int64_t its_blocks, Problems& to, int& blocks) {
+    problem.first_block = blocks;
+    to.each[to.count++] = problem;
+    blocks += static_cast<int>(its_blocks);
   };
   for_type(c.in(0).dtype, [&](auto type) {
     using T = decltype(type);
@@ -254,11 +259,9 @@ void run(const WeightGrad& op, Context& c) {
       int product_blocks = 0, sum_blocks = 0;
       for (size_t i : members) {
         const Share& share = l.shares[i];
-        products.each[products.count++] = problem(type, i, product_blocks);
-        product_blocks += static_cast<int>(share.tiles * share.splits);
-        if (share.splits == 1) continue;
-        sums.each[sums.count++] = problem(type, i, sum_blocks);
-        sum_blocks += static_cast<int>(ceil_div<int64_t>(share.n * share.k, 256));
+        const Problem one = problem(type, i);
+        append(one, share.tiles * share.splits, products, product_blocks);
+        if (share.splits > 1) append(one, ceil_div<int64_t>(share.n * share.k, 256), sums, sum_blocks);
       }
       with_shape<T>(first.shape, [&](auto tile) {
         launch("weight_grad", weight_grad_kernel<typename decltype(tile)::type>, product_blocks, kThreads, 0, c.stream, products);
