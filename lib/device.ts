@@ -1,11 +1,12 @@
 /** Where to compute, and in what: the options `device` and `precision` together. */
-import type { ResolvedTrainOptions } from './config.js'
+
 import { native, type SessionOptions } from './native.js'
+import type { ResolvedTrainOptions } from './options/resolve.js'
 
 export type Computation = Pick<SessionOptions, 'device' | 'precision' | 'threads'>
 
 /**
- * What a session is opened with. `auto`: a card where one can be used, else the CPU; fp16 on a card and f32 on the CPU.
+ * What a session is opened with. `auto`: a GPU where one can be used, else the CPU; fp16 on a GPU and f32 on the CPU.
  * Throws `NATIVE_NOT_FOUND`.
  */
 export function computation({ device, precision, threads }: Pick<ResolvedTrainOptions, 'device' | 'precision' | 'threads'>): Computation {

@@ -17,8 +17,8 @@ export interface DoctorReport {
   /** `backend` and `features` are empty without the addon. */
   processor: { model: string; threads: number; backend: string; features: string[] }
   memory: { totalBytes: number; availableBytes: number }
-  /** `card`: its name and size, `reason`: why there is none; either is empty. */
-  cuda: { available: boolean; card: string; reason: string }
+  /** `gpu`: its name and size, `reason`: why there is none; either is empty. */
+  cuda: { available: boolean; gpu: string; reason: string }
 }
 
 /** This package's version. */
@@ -59,7 +59,7 @@ export function doctor(): DoctorReport {
       features: info?.features ?? [],
     },
     memory: { totalBytes: Math.min(totalmem(), limit), availableBytes: process.availableMemory() },
-    cuda: info?.cuda ?? { available: false, card: '', reason: 'the native addon is not loaded' },
+    cuda: info?.cuda ?? { available: false, gpu: '', reason: 'the native addon is not loaded' },
   }
 }
 
@@ -74,7 +74,7 @@ export function describe(report: DoctorReport): string {
     `memory     ${gib(memory.availableBytes)} available of ${gib(memory.totalBytes)}`,
     `addon      ${addon.loaded ? 'loaded' : addon.reason}`,
     ...(addon.loaded ? [`backend    cpu ${processor.backend}${features}`] : []),
-    `cuda       ${cuda.available ? cuda.card : `off: ${cuda.reason}`}`,
+    `cuda       ${cuda.available ? cuda.gpu : `off: ${cuda.reason}`}`,
     ok ? 'Training works on this machine.' : 'Training does not work on this machine yet: see addon above.',
   ].join('\n')
 }

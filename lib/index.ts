@@ -1,7 +1,10 @@
 /** The library: `train`, `generate`, `doctor`, and what belongs to them. Options are described in docs/options.md. */
-export type { GenerateOptions, LoraReference, TrainOptions } from './config.js'
-export { type CurvePoint, lossCurvePng } from './curve.js'
+
+export { type CurvePoint, lossCurvePng } from './cli/loss-curve.js'
 export { type DoctorReport, doctor } from './doctor.js'
+export { type GenerateContext, type GeneratedImage, type GenerateEvent, generate } from './draw/generate.js'
+export { type DrawContext, type DrawRequest, Pipeline, type PipelineOptions } from './draw/pipeline.js'
+export { encodePng, type Picture, readTexts } from './draw/png.js'
 export {
   type CacheEvent,
   type CheckpointEvent,
@@ -12,10 +15,8 @@ export {
   type TrainEvent,
   type WarningEvent,
 } from './events.js'
-export { type GenerateContext, type GeneratedImage, type GenerateEvent, generate } from './generate.js'
-export { type TrainEvents, trainEvents } from './iterate.js'
+export { readHeader, readTensors, type SafetensorsHeader, type Tensor, type TensorEntry } from './files/safetensors.js'
 export type { MemoryPlan } from './native.js'
-export { type DrawContext, type DrawRequest, Pipeline, type PipelineOptions } from './pipeline.js'
-export { encodePng, type Picture, readTexts } from './png.js'
-export { type TrainContext, type TrainResult, train } from './run.js'
-export { readHeader, readTensors, type SafetensorsHeader, type Tensor, type TensorEntry } from './safetensors.js'
+export type { GenerateOptions, LoraReference, TrainOptions } from './options/resolve.js'
+export { type TrainEvents, trainEvents } from './train/iterate.js'
+export { type TrainContext, type TrainResult, train } from './train/run.js'

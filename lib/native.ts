@@ -68,12 +68,12 @@ export interface Component<Config> {
 }
 
 export interface SessionOptions {
-  /** `cuda`: the first card; throws `NO_DEVICE` without one, `BACKEND_MISSING` where this build has no CUDA backend. */
+  /** `cuda`: the first GPU; throws `NO_DEVICE` without one, `BACKEND_MISSING` where this build has no CUDA backend. */
   device: 'cpu' | 'cuda'
   /** Worker threads of the CPU, 1 or more. Results do not depend on it. */
   threads: number
   /**
-   * On a card: the type of activations and frozen weights; throws `PRECISION_UNSUPPORTED` for bf16 before Ampere. On the CPU, which
+   * On a GPU: the type of activations and frozen weights; throws `PRECISION_UNSUPPORTED` for bf16 before Ampere. On the CPU, which
    * computes in f32: how frozen weights are held, `f32` = exactly as the file has them, widened when used, else rounded to 16 bits first.
    */
   precision: 'f32' | 'fp16' | 'bf16'
@@ -159,10 +159,10 @@ export interface Session {
   decodeLatents(latents: Float32Array, shape: [number, number, number]): Promise<Float32Array>
   /** The UNet's output `[n, h, w, C]`, adapters applied. */
   predict(latents: Float32Array, shape: [number, number, number], timesteps: Float32Array, context: Float32Array): Promise<Float32Array>
-  /** Puts a batch behind the one that waits for its step, if any. On a card it is copied there while the step before is computed. */
+  /** Puts a batch behind the one that waits for its step, if any. On a GPU it is copied there while the step before is computed. */
   load(input: StepInput): Promise<void>
   /**
-   * Forward, loss and backward of the batch that was loaded first; adds to the gradients. On a card it resolves before that is done.
+   * Forward, loss and backward of the batch that was loaded first; adds to the gradients. On a GPU it resolves before that is done.
    * `weights` `[n]`: the factor of each sample's mean squared error in the loss that is differentiated, e.g. lossScale/(batch·accumulation).
    * `update`: then clip, AdamW and zero the gradients.
    */
@@ -180,8 +180,8 @@ export interface NativeInfo {
   /** Processor features that matter here, e.g. `avx2`, `avx512f`, `avx512_bf16`. */
   features: string[]
   threads: number
-  /** `card`: its name and size; `reason`: why there is none. */
-  cuda: { available: boolean; card: string; reason: string }
+  /** `gpu`: its name and size; `reason`: why there is none. */
+  cuda: { available: boolean; gpu: string; reason: string }
 }
 
 export interface NativeAddon {

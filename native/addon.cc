@@ -49,18 +49,21 @@ auto list(const Napi::Value& value, const std::string& name, Convert convert) {
   return out;
 }
 std::vector<float> floats(const Napi::Value& value, const std::string& name) {
-  CHECK(value.IsTypedArray() && value.As<Napi::TypedArray>().TypedArrayType() == napi_float32_array, "INVALID_ARGUMENT", "Expected a Float32Array for ", name);
+  CHECK(value.IsTypedArray() && value.As<Napi::TypedArray>().TypedArrayType() == napi_float32_array, "INVALID_ARGUMENT",
+        "Expected a Float32Array for ", name);
   const auto array = value.As<Napi::Float32Array>();
   return {array.Data(), array.Data() + array.ElementLength()};
 }
 std::vector<int32_t> integers(const Napi::Value& value, const std::string& name) {
-  CHECK(value.IsTypedArray() && value.As<Napi::TypedArray>().TypedArrayType() == napi_int32_array, "INVALID_ARGUMENT", "Expected an Int32Array for ", name);
+  CHECK(value.IsTypedArray() && value.As<Napi::TypedArray>().TypedArrayType() == napi_int32_array, "INVALID_ARGUMENT",
+        "Expected an Int32Array for ", name);
   const auto array = value.As<Napi::Int32Array>();
   return {array.Data(), array.Data() + array.ElementLength()};
 }
 LatentShape latent_shape(const Napi::Value& value, const std::string& name) {
   const auto extents = list(value, name, integer);
-  CHECK(extents.size() == 3 && extents[0] > 0 && extents[1] > 0 && extents[2] > 0, "INVALID_ARGUMENT", "Expected [count, height, width] for ", name);
+  CHECK(extents.size() == 3 && extents[0] > 0 && extents[1] > 0 && extents[2] > 0, "INVALID_ARGUMENT",
+        "Expected [count, height, width] for ", name);
   return {extents[0], extents[1], extents[2]};
 }
 
@@ -74,9 +77,11 @@ DType dtype(const Napi::Value& value, const std::string& name) {
 
 WeightFile weight_file(const Napi::Value& value, const std::string& name) {
   const auto file = object(value, name);
-  return {string(get(file, "path"), name + ".path"), list(get(file, "tensors"), name + ".tensors", [](const Napi::Value& v, const std::string& n) {
+  return {string(get(file, "path"), name + ".path"),
+          list(get(file, "tensors"), name + ".tensors", [](const Napi::Value& v, const std::string& n) {
             const auto entry = object(v, n);
-            return WeightEntry{string(get(entry, "name"), n + ".name"), dtype(get(entry, "dtype"), n + ".dtype"), Shape(list(get(entry, "shape"), n + ".shape", integer)),
+            return WeightEntry{string(get(entry, "name"), n + ".name"), dtype(get(entry, "dtype"), n + ".dtype"),
+                               Shape(list(get(entry, "shape"), n + ".shape", integer)),
                                static_cast<size_t>(integer(get(entry, "offset"), n + ".offset"))};
           })};
 }
@@ -93,13 +98,15 @@ struct Members {
   double real(const char* name) const { return number(get(from, name), member_name(where, name)); }
   bool flag(const char* name) const { return boolean(get(from, name), member_name(where, name)); }
   template <class Convert>
-  auto all(const char* name, Convert convert) const { return list(get(from, name), member_name(where, name), convert); }
+  auto all(const char* name, Convert convert) const {
+    return list(get(from, name), member_name(where, name), convert);
+  }
 };
 
 AdamW adamw(Napi::Object from) {
   const Members m{from, ""};
-  const AdamW options{m.real("learningRate"), m.real("beta1"), m.real("beta2"), m.real("epsilon"), m.real("weightDecay"), m.real("maxGradNorm"),
-                      m.real("lossScale"), m.count("step")};
+  const AdamW options{m.real("learningRate"), m.real("beta1"),       m.real("beta2"),     m.real("epsilon"),
+                      m.real("weightDecay"),  m.real("maxGradNorm"), m.real("lossScale"), m.count("step")};
   CHECK(options.loss_scale > 0, "INVALID_ARGUMENT", "Expected a positive number for lossScale but received ", options.loss_scale);
   return options;
 }
@@ -121,7 +128,8 @@ UNetConfig unet_config(const Members& m) {
   const size_t levels = c.block_out_channels.size();
   CHECK(levels > 0 && c.down_attention.size() == levels && c.up_attention.size() == levels && c.heads.size() == levels, "INVALID_ARGUMENT",
         "Expected one entry per block in unet.config's blockOutChannels, downAttention, upAttention and heads");
-  for (int64_t heads : c.heads) CHECK(heads > 0, "INVALID_ARGUMENT", "Expected at least one head in unet.config.heads but received ", heads);
+  for (int64_t heads : c.heads)
+    CHECK(heads > 0, "INVALID_ARGUMENT", "Expected at least one head in unet.config.heads but received ", heads);
   return c;
 }
 
@@ -158,7 +166,8 @@ SessionOptions session_options(const Napi::Value& value) {
   CHECK(device == "cpu" || device == "cuda", "INVALID_ARGUMENT", "Expected cpu or cuda for device but received ", device);
   o.device = device == "cpu" ? Device::cpu : Device::cuda;
   const std::string precision = string(get(options, "precision"), "precision");
-  CHECK(precision == "f32" || precision == "fp16" || precision == "bf16", "INVALID_ARGUMENT", "Expected f32, fp16 or bf16 for precision but received ", precision);
+  CHECK(precision == "f32" || precision == "fp16" || precision == "bf16", "INVALID_ARGUMENT",
+        "Expected f32, fp16 or bf16 for precision but received ", precision);
   o.precision = precision == "f32" ? DType::f32 : precision == "fp16" ? DType::f16 : DType::bf16;
   auto component = [&](const char* name, auto convert, auto& config, std::vector<WeightFile>& files) {
     const auto c = object(get(options, name), name);
@@ -176,7 +185,8 @@ AdapterBuffer adapter_buffer(const Napi::Value& value) {
   if (name == "weights") return AdapterBuffer::weights;
   if (name == "gradients") return AdapterBuffer::gradients;
   if (name == "firstMoment") return AdapterBuffer::first_moment;
-  CHECK(name == "secondMoment", "INVALID_ARGUMENT", "Expected weights, gradients, firstMoment or secondMoment for buffer but received ", name);
+  CHECK(name == "secondMoment", "INVALID_ARGUMENT", "Expected weights, gradients, firstMoment or secondMoment for buffer but received ",
+        name);
   return AdapterBuffer::second_moment;
 }
 
@@ -228,11 +238,16 @@ struct Shared {
 
 class Job : public Napi::AsyncWorker {
  public:
-  Job(Napi::Env env, std::shared_ptr<Shared> shared) : AsyncWorker(env), shared(std::move(shared)), deferred_(Napi::Promise::Deferred::New(env)) {}
+  Job(Napi::Env env, std::shared_ptr<Shared> shared)
+      : AsyncWorker(env), shared(std::move(shared)), deferred_(Napi::Promise::Deferred::New(env)) {}
   Napi::Promise promise() const { return deferred_.Promise(); }
 
-  void OnOK() override { finish([&] { deferred_.Resolve(result(Env())); }); }
-  void OnError(const Napi::Error& error) override { finish([&] { fail(code_, error.Message()); }); }
+  void OnOK() override {
+    finish([&] { deferred_.Resolve(result(Env())); });
+  }
+  void OnError(const Napi::Error& error) override {
+    finish([&] { fail(code_, error.Message()); });
+  }
   void fail(const std::string& code, const std::string& message) { deferred_.Reject(js_error(Env(), code, message).Value()); }
 
   const std::shared_ptr<Shared> shared;
@@ -309,14 +324,15 @@ class JsSession : public Napi::ObjectWrap<JsSession> {
   }
 
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(env, "Session",
-                       {InstanceMethod<&JsSession::modules>("modules"), InstanceMethod<&JsSession::attach>("attach"),
-                        InstanceMethod<&JsSession::read_adapters>("readAdapters"), InstanceMethod<&JsSession::write_adapters>("writeAdapters"),
-                        InstanceMethod<&JsSession::plan>("plan"), InstanceMethod<&JsSession::encode_text>("encodeText"),
-                        InstanceMethod<&JsSession::encode_images>("encodeImages"), InstanceMethod<&JsSession::decode_latents>("decodeLatents"),
-                        InstanceMethod<&JsSession::predict>("predict"), InstanceMethod<&JsSession::load>("load"),
-                        InstanceMethod<&JsSession::step>("step"), InstanceMethod<&JsSession::losses>("losses"),
-                        InstanceMethod<&JsSession::norm>("norm"), InstanceMethod<&JsSession::dispose>("dispose")});
+    return DefineClass(
+        env, "Session",
+        {InstanceMethod<&JsSession::modules>("modules"), InstanceMethod<&JsSession::attach>("attach"),
+         InstanceMethod<&JsSession::read_adapters>("readAdapters"), InstanceMethod<&JsSession::write_adapters>("writeAdapters"),
+         InstanceMethod<&JsSession::plan>("plan"), InstanceMethod<&JsSession::encode_text>("encodeText"),
+         InstanceMethod<&JsSession::encode_images>("encodeImages"), InstanceMethod<&JsSession::decode_latents>("decodeLatents"),
+         InstanceMethod<&JsSession::predict>("predict"), InstanceMethod<&JsSession::load>("load"), InstanceMethod<&JsSession::step>("step"),
+         InstanceMethod<&JsSession::losses>("losses"), InstanceMethod<&JsSession::norm>("norm"),
+         InstanceMethod<&JsSession::dispose>("dispose")});
   }
 
  private:
@@ -371,7 +387,8 @@ class JsSession : public Napi::ObjectWrap<JsSession> {
     guarded(info.Env(), [&] {
       idle().attach(list(info[0], "adapters", [](const Napi::Value& v, const std::string& n) {
         const auto a = object(v, n);
-        return Adapter{string(get(a, "path"), n + ".path"), integer(get(a, "rank"), n + ".rank"), static_cast<float>(number(get(a, "scale"), n + ".scale"))};
+        return Adapter{string(get(a, "path"), n + ".path"), integer(get(a, "rank"), n + ".rank"),
+                       static_cast<float>(number(get(a, "scale"), n + ".scale"))};
       }));
     });
   }
@@ -401,19 +418,22 @@ class JsSession : public Napi::ObjectWrap<JsSession> {
 
   Napi::Value encode_text(const Napi::CallbackInfo& info) {
     return start(info, [&] {
-      return [ids = integers(info[0], "ids"), count = integer(info[1], "count"), skip = static_cast<int>(integer(info[2], "skip"))](Session& s) {
-        return s.encode_text(ids, count, skip);
-      };
+      return [ids = integers(info[0], "ids"), count = integer(info[1], "count"),
+              skip = static_cast<int>(integer(info[2], "skip"))](Session& s) { return s.encode_text(ids, count, skip); };
     });
   }
   Napi::Value encode_images(const Napi::CallbackInfo& info) {
     return start(info, [&] {
-      return [pixels = floats(info[0], "pixels"), shape = latent_shape(info[1], "shape")](Session& s) { return s.encode_images(pixels, shape); };
+      return [pixels = floats(info[0], "pixels"), shape = latent_shape(info[1], "shape")](Session& s) {
+        return s.encode_images(pixels, shape);
+      };
     });
   }
   Napi::Value decode_latents(const Napi::CallbackInfo& info) {
     return start(info, [&] {
-      return [latents = floats(info[0], "latents"), shape = latent_shape(info[1], "shape")](Session& s) { return s.decode_latents(latents, shape); };
+      return [latents = floats(info[0], "latents"), shape = latent_shape(info[1], "shape")](Session& s) {
+        return s.decode_latents(latents, shape);
+      };
     });
   }
   Napi::Value predict(const Napi::CallbackInfo& info) {
@@ -426,7 +446,13 @@ class JsSession : public Napi::ObjectWrap<JsSession> {
     return start(info, [&] {
       const auto from = object(info[0], "input");
       auto data = [&](const char* name) { return floats(get(from, name), name); };
-      StepInput in{latent_shape(get(from, "shape"), "shape"), 0, data("latents"), data("noise"), data("coefficients"), data("timesteps"), data("context")};
+      StepInput in{latent_shape(get(from, "shape"), "shape"),
+                   0,
+                   data("latents"),
+                   data("noise"),
+                   data("coefficients"),
+                   data("timesteps"),
+                   data("context")};
       const int64_t width = in.shape.batch * shared_->session.unet_config().cross_attention_dim;
       in.tokens = static_cast<int64_t>(in.context.size()) / width;
       CHECK(in.tokens > 0, "INVALID_ARGUMENT", "Expected at least one token of context but received ", in.context.size(), " floats");
@@ -467,14 +493,14 @@ Napi::Value info(const Napi::CallbackInfo& call) {
   out.Set("features", features);
   out.Set("threads", std::max(1u, std::thread::hardware_concurrency()));
   auto cuda = Napi::Object::New(env);
-  std::string card, reason;
+  std::string gpu, reason;
   try {
-    card = open_cuda_backend()->describe();
+    gpu = open_cuda_backend()->describe();
   } catch (const Error& e) {
     reason = e.what();
   }
   cuda.Set("available", reason.empty());
-  cuda.Set("card", card);
+  cuda.Set("gpu", gpu);
   cuda.Set("reason", reason);
   out.Set("cuda", cuda);
   return out;

@@ -1,9 +1,9 @@
-// Measures what each CUDA kernel takes and writes test/card/budgets.json, which the tests compare with. Look at what changed.
+// Measures what each CUDA kernel takes and writes test/gpu/budgets.json, which the tests compare with. Look at what changed.
 //   npm run budgets          of the architectures that the tests build
 //   npm run budgets:all      of all that are shipped: the one to commit (it compiles for a quarter of an hour)
 import { readFile, writeFile } from 'node:fs/promises'
-import { budgetsFile, measure } from '../dist/test/card/budgets.js'
-import { built } from '../dist/test/card/emulated.js'
+import { budgetsFile, measure } from '../dist/test/gpu/budgets.js'
+import { built } from '../dist/test/gpu/emulated.js'
 
 const all = process.argv.includes('--all')
 const budgets = await measure(all ? built('liblorafuse_cuda.so') : undefined)

@@ -1,6 +1,6 @@
 // Writes docs/options.md from the tables of options; with --check says whether it is current. Run `npm run build` first.
 import { readFileSync, writeFileSync } from 'node:fs'
-import { commands, defaultText, usage } from '../dist/lib/help.js'
+import { commands, defaultText, usage } from '../dist/lib/options/help.js'
 
 const cell = (text) => text.replaceAll('|', '\\|').replaceAll('<', '&lt;')
 const code = (text) => `\`${text.replaceAll('|', '\\|')}\``

@@ -11,7 +11,7 @@ const here = (path) => relative(process.cwd(), join(root, path)) || '.'
 /** Shows and runs a command line of lorafuse; ends where it fails. */
 function lorafuse(...words) {
   console.log(`\n$ lorafuse ${words.map((word) => (word.includes(' ') ? `'${word}'` : word)).join(' ')}`)
-  const { status } = spawnSync(process.execPath, [join(root, 'dist/lib/cli.js'), ...words], { stdio: 'inherit' })
+  const { status } = spawnSync(process.execPath, [join(root, 'dist/lib/cli/cli.js'), ...words], { stdio: 'inherit' })
   if (status !== 0) process.exit(status ?? 1)
 }
 

@@ -1,7 +1,7 @@
-// On a machine with an NVIDIA card: builds for it, runs every check there is for cards and the timings, and writes one report, gpu-report.md.
+// On a machine with an NVIDIA GPU: builds for it, runs every check there is for GPUs and the timings, and writes one report, gpu-report.md.
 //   npm ci --ignore-scripts && npm run gpu-check [-- --quick]
 // It needs nvcc, and for the comparison PyTorch with CUDA, diffusers and peft in LORAFUSE_PYTHON or python3.
-// --quick: fewer ops and steps, and no timings; to try this script, also without a card: LORAFUSE_CUDA_LIBRARY=build/Release/emulated/liblorafuse_cuda.so
+// --quick: fewer ops and steps, and no timings; to try this script, also without a GPU: LORAFUSE_CUDA_LIBRARY=build/Release/emulated/liblorafuse_cuda.so
 import { spawnSync } from 'node:child_process'
 import { rmSync, writeFileSync } from 'node:fs'
 import { cpus } from 'node:os'
@@ -17,7 +17,7 @@ const python = process.env.LORAFUSE_PYTHON || 'python3'
 const environment = { ...process.env, LORAFUSE_CUDA_LIBRARY: library, LORAFUSE_PYTHON: python }
 const gpuCheck = join(root, 'build/Release/gpu_check')
 const report = [
-  `# lorafuse on a card, ${new Date().toISOString()}`,
+  `# lorafuse on a GPU, ${new Date().toISOString()}`,
   '',
   `Processor: ${cpus()[0]?.model.trim()}; Node ${process.versions.node}`,
   ...(given ? ['', `The CUDA backend was ${library}, as LORAFUSE_CUDA_LIBRARY says.`] : []),
@@ -59,9 +59,9 @@ function leftOut(title, why) {
   write(title, [`Left out: ${why}.`])
 }
 
-/** Whether there is a card: the build is for it then. */
-function describeCard() {
-  const title = 'The card'
+/** Whether there is a GPU: the build is for it then. */
+function describeGpu() {
+  const title = 'The GPU'
   const query = '--query-gpu=name,driver_version,compute_cap,memory.total,clocks.max.sm,power.limit'
   const { status, stdout, stderr, error } = run('nvidia-smi', [query, '--format=csv'])
   if (status === 0) write(title, ['```', stdout.trim(), '```'])
@@ -71,37 +71,37 @@ function describeCard() {
 
 /** Why there is nothing to compare with, or nothing. */
 function withoutPyTorch() {
-  const probe = 'import torch, diffusers, peft; assert torch.cuda.is_available(), "PyTorch finds no card"'
+  const probe = 'import torch, diffusers, peft; assert torch.cuda.is_available(), "PyTorch finds no GPU"'
   const { status, stderr, error } = run(python, ['-c', probe])
   return error ? `${python} was not found` : status === 0 ? '' : `${python}: ${stderr.trim().split('\n').at(-1)}`
 }
 
-const card = describeCard()
-if (!card && !given) {
+const gpu = describeGpu()
+if (!gpu && !given) {
   console.error(
-    'Expected an NVIDIA card, or LORAFUSE_CUDA_LIBRARY that names a backend on something else; gpu-report.md says what was found',
+    'Expected an NVIDIA GPU, or LORAFUSE_CUDA_LIBRARY that names a backend on something else; gpu-report.md says what was found',
   )
   process.exit(1)
 }
 const built =
-  section('Build', process.execPath, ['scripts/build-native.js', '--tests', '--cuda-architectures', card ? 'native' : '75'], (line) =>
+  section('Build', process.execPath, ['scripts/build-native.js', '--tests', '--cuda-architectures', gpu ? 'native' : '75'], (line) =>
     /CUDA|error/i.test(line),
   ) && section('TypeScript', 'npx', ['tsc'])
 if (built) {
   const summary = (line) => !line.startsWith('ok ')
-  if (quick) section('Whole networks against f64, steps against diffusers and peft', gpuCheck, ['tests', ' the card in '], summary)
+  if (quick) section('Whole networks against f64, steps against diffusers and peft', gpuCheck, ['tests', ' the GPU in '], summary)
   else section('Every op and whole networks against f64, steps against diffusers and peft', gpuCheck, ['tests'], summary)
   const chosen = (line) => !line.includes('does not match pattern')
   const tests = ['--test', '--test-reporter=spec', '--test-name-pattern']
-  const goldens = quick ? 'random SD1.*on a card' : 'on a card'
+  const goldens = quick ? 'random SD1.*on a GPU' : 'on a GPU'
   section('Goldens of diffusers and peft', process.execPath, [...tests, goldens, 'dist/test/train/golden.test.js'], chosen)
   const trainings = quick ? 'in fp16 has the losses' : 'has the losses|ends in the bits'
-  section('Losses, adapters, resuming and killing', process.execPath, [...tests, trainings, 'dist/test/card/train.test.js'], chosen)
+  section('Losses, adapters, resuming and killing', process.execPath, [...tests, trainings, 'dist/test/gpu/train.test.js'], chosen)
   const output = join(root, 'build/gpu-check')
   rmSync(output, { recursive: true, force: true })
-  const train = ['dist/lib/cli.js', 'train', '--model', 'examples/tiny-sd', '--images', 'examples/emoji', '--device', 'cuda', '--json']
+  const train = ['dist/lib/cli/cli.js', 'train', '--model', 'examples/tiny-sd', '--images', 'examples/emoji', '--device', 'cuda', '--json']
   const size = quick ? ['--resolution', '64', '--steps', '2'] : ['--resolution', '128', '--steps', '300', '--batch-size', '4']
-  section('The bundled training', process.execPath, [...train, ...size, '--output', output, '--name', 'card'], (line) =>
+  section('The bundled training', process.execPath, [...train, ...size, '--output', output, '--name', 'gpu'], (line) =>
     /"type":"(start|checkpoint|done)"|"step":(1|2|100|200|300),/.test(line),
   )
   if (quick) leftOut('Timings', 'as --quick was given')

@@ -7,8 +7,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { readTensors } from '../dist/lib/safetensors.js'
-import { newestState } from '../dist/lib/state.js'
+import { readTensors } from '../dist/lib/files/safetensors.js'
+import { newestState } from '../dist/lib/train/state.js'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const { values: options } = parseArgs({
@@ -24,7 +24,7 @@ const folder = await mkdtemp(join(tmpdir(), 'lorafuse-kill-'))
 
 // biome-ignore format: an option a line
 const words = [
-  join(root, 'dist/lib/cli.js'), 'train',
+  join(root, 'dist/lib/cli/cli.js'), 'train',
   '--model', join(root, 'examples/tiny-sd'),
   '--images', join(folder, 'images'),
   '--name', 'killed',

@@ -2,8 +2,8 @@
 // into docs/gpu.md. Needs nvcc and 8 GB of memory.
 //   npm run roofline
 import { readFile, writeFile } from 'node:fs/promises'
-import { count } from '../dist/test/card/roofline.js'
-import { kernelTable, opTable, stepTable } from '../dist/test/card/roofline-tables.js'
+import { count } from '../dist/test/gpu/roofline.js'
+import { kernelTable, opTable, stepTable } from '../dist/test/gpu/roofline-tables.js'
 
 const file = new URL('../docs/gpu.md', import.meta.url)
 const counted = { 'attention, 128 layers': await count({ targets: 'attention' }), 'all 192 layers': await count({ targets: 'all' }) }

@@ -36,7 +36,7 @@ inline Bfloat to_bfloat(float x) {
 inline Half to_half(float x) {
   const uint32_t sign = bits_of(x) >> 16 & 0x8000, magnitude = bits_of(x) & 0x7fffffff;
   uint32_t out;
-  if (magnitude >= 0x47800000) out = magnitude > 0x7f800000 ? 0x7e00 : 0x7c00;  // NaN; 65536 and more: infinity
+  if (magnitude >= 0x47800000) out = magnitude > 0x7f800000 ? 0x7e00 : 0x7c00;                 // NaN; 65536 and more: infinity
   else if (magnitude < 0x38800000) out = bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f);  // below 2^−14: the addition rounds
   else out = (magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13;
   return {static_cast<uint16_t>(sign | out)};

@@ -75,7 +75,7 @@ Weights::~Weights() {
 void Weights::add(const std::string& path, const std::vector<WeightEntry>& entries) {
   const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   CHECK(file >= 0, "FILE_NOT_FOUND", "Expected a readable weight file at ", path, " but received: ", std::strerror(errno));
-  struct stat info {};
+  struct stat info{};
   const bool known = fstat(file, &info) == 0 && info.st_size > 0;
   void* data = known ? mmap(nullptr, info.st_size, PROT_READ, MAP_PRIVATE, file, 0) : MAP_FAILED;
   close(file);
@@ -83,8 +83,8 @@ void Weights::add(const std::string& path, const std::vector<WeightEntry>& entri
   mappings_.push_back({path, static_cast<const unsigned char*>(data), static_cast<size_t>(info.st_size)});
   for (const WeightEntry& e : entries) {
     const size_t bytes = static_cast<size_t>(e.shape.elements()) * size_of(e.dtype), size = static_cast<size_t>(info.st_size);
-    CHECK(e.offset <= size && bytes <= size - e.offset, "WEIGHTS_TRUNCATED", "Expected tensor ", e.name, " at bytes ", e.offset, "…", e.offset + bytes,
-          " of ", path, " but the file ends at ", info.st_size);
+    CHECK(e.offset <= size && bytes <= size - e.offset, "WEIGHTS_TRUNCATED", "Expected tensor ", e.name, " at bytes ", e.offset, "…",
+          e.offset + bytes, " of ", path, " but the file ends at ", info.st_size);
     entries_[e.name] = Entry{e, mappings_.back().data + e.offset, nullptr, {}};
   }
 }

@@ -24,9 +24,7 @@ struct WeightEntry {
 class Weights {
  public:
   // The types that matrices (rank 2 and more) and vectors are held in; none: as the file has them, sums of its taps in f32.
-  struct Held {
-    std::optional<DType> matrices, vectors;
-  };
+  struct Held { std::optional<DType> matrices, vectors; };
 
   explicit Weights(Held held) : held_(held) {}
   ~Weights();

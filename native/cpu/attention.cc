@@ -33,8 +33,8 @@ int64_t forward_floats(int64_t d) {
   return kQueries * kKeys + packed_size(d, kKeys) + packed_size(kKeys, d) + kQueries * d + 2 * kQueries + 6 * 16;
 }
 int64_t gradient_floats(int64_t d, int64_t queries) {
-  return 2 * kQueries * kKeysGrad + 2 * packed_size(d, kKeysGrad) + packed_size(kKeysGrad, d) + 2 * packed_size(kQueries, d) + 2 * kKeysGrad * d + queries +
-         10 * 16;
+  return 2 * kQueries * kKeysGrad + 2 * packed_size(d, kKeysGrad) + packed_size(kKeysGrad, d) + 2 * packed_size(kQueries, d) +
+         2 * kKeysGrad * d + queries + 10 * 16;
 }
 
 float row_max(const float* s, int64_t n) {
@@ -110,7 +110,8 @@ void gradient_head(const AttentionGrad& op, const Head& h, Scratch scratch) {
   const float* log_sum_exp = c.in(4).f32() + (h.batch * op.heads + h.head) * queries;
   float *dq = h.at(c.out(0)), *dk = h.at(c.out(1)), *dv = h.at(c.out(2));
   float *p = scratch.take(kQueries * kKeysGrad), *ds = scratch.take(kQueries * kKeysGrad);
-  float *kt = scratch.take(packed_size(d, kKeysGrad)), *vt = scratch.take(packed_size(d, kKeysGrad)), *kp = scratch.take(packed_size(kKeysGrad, d));
+  float *kt = scratch.take(packed_size(d, kKeysGrad)), *vt = scratch.take(packed_size(d, kKeysGrad)),
+        *kp = scratch.take(packed_size(kKeysGrad, d));
   float *qp = scratch.take(packed_size(kQueries, d)), *dop = scratch.take(packed_size(kQueries, d));
   float *dk_sum = scratch.take(kKeysGrad * d), *dv_sum = scratch.take(kKeysGrad * d), *delta = scratch.take(queries);
 
@@ -162,7 +163,8 @@ void run(const Attention& op, Context& c) {
   const int64_t blocks = (tokens(c.in(0).shape) + kQueries - 1) / kQueries, heads = c.in(0).shape[0] * op.heads;
   const int64_t floats = forward_floats(c.in(0).shape[-1] / op.heads);
   c.threads.for_each(heads * blocks, [&](int64_t job, int thread) {
-    forward_block(op, Head(c, op.heads, job / blocks), job % blocks * kQueries, Scratch{static_cast<float*>(c.workspace) + thread * floats});
+    forward_block(op, Head(c, op.heads, job / blocks), job % blocks * kQueries,
+                  Scratch{static_cast<float*>(c.workspace) + thread * floats});
   });
 }
 

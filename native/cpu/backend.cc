@@ -59,7 +59,9 @@ class CpuBackend : public Backend {
     losses_ = losses;
   }
   void update(const Trained& trained, float* norm, const float* losses, const Tensor& latest) override {
-    const auto finite = [](const float* values, int64_t count) { return std::all_of(values, values + count, [](float x) { return std::isfinite(x); }); };
+    const auto finite = [](const float* values, int64_t count) {
+      return std::all_of(values, values + count, [](float x) { return std::isfinite(x); });
+    };
     *norm = finite(losses, losses_) && finite(latest.f32(), latest.shape.elements()) ? cpu::update(threads_, options_, trained) : NAN;
   }
 

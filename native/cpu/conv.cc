@@ -31,7 +31,10 @@ struct ConvLoader {
   int segments() const { return kernel * kernel; }
   int64_t depth(int) const { return x->shape[3]; }
 
-  struct Place { int64_t image, row, x0; int count; };
+  struct Place {
+    int64_t image, row, x0;
+    int count;
+  };
   Place place(int64_t t) const {
     int64_t in_row = t % tiles_per_row();
     int phase = 0;
@@ -62,7 +65,8 @@ struct ConvLoader {
     const Place p = place(t);
     const int64_t in_height = x->shape[1], in_width = x->shape[2], channels = x->shape[3];
     int64_t row, column;
-    if (!input_of(p.row, tap / kernel, row) || row < 0 || row >= in_height || !input_of(p.x0, tap % kernel, column)) return {{nullptr, 0, 1}, 0, 0};
+    if (!input_of(p.row, tap / kernel, row) || row < 0 || row >= in_height || !input_of(p.x0, tap % kernel, column))
+      return {{nullptr, 0, 1}, 0, 0};
     const int64_t move = transposed ? 1 : stride;
     const int64_t first = std::clamp<int64_t>((-column + move - 1) / move, 0, p.count);
     const int64_t last = column >= in_width ? 0 : std::clamp<int64_t>((in_width - column + move - 1) / move, 0, p.count);

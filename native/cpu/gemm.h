@@ -12,9 +12,9 @@
 
 namespace lorafuse::cpu {
 
-constexpr int kPanel = 2 * kLanes;      // columns of a full panel
-constexpr int64_t kDepth = 320;         // most of k in one chunk
-constexpr int64_t kColumns = 160;       // most columns of one job
+constexpr int kPanel = 2 * kLanes;                                             // columns of a full panel
+constexpr int64_t kDepth = 320;                                                // most of k in one chunk
+constexpr int64_t kColumns = 160;                                              // most columns of one job
 constexpr size_t kPackBytes = (kDepth * (kColumns + kPanel)) * sizeof(float);  // one thread's packed chunk of b
 
 // Element (row, k) of an operand is at data[row · row_stride + k · k_stride].
@@ -176,7 +176,10 @@ inline void init_tile(const RowTile& tile, int64_t column, int64_t count, const 
     float* c = tile.c + r * tile.c_stride + column;
     if (residual) std::copy_n(residual + r * tile.c_stride + column, count, c);
     else std::fill_n(c, count, 0.0f);
-    if (bias) with_elements(*bias, [&](const auto* b) { for (int64_t j = 0; j < count; j++) c[j] += widen(b[column + j]); });
+    if (bias)
+      with_elements(*bias, [&](const auto* b) {
+        for (int64_t j = 0; j < count; j++) c[j] += widen(b[column + j]);
+      });
   }
 }
 

@@ -39,9 +39,7 @@ inline float silu_grad(float x) {
 }
 
 // Standard normal distribution: Φ(x), within 1e-7, and its density.
-struct Normal {
-  float cdf, density;
-};
+struct Normal { float cdf, density; };
 inline Normal normal(float x) {
   const float size = x < 0.0f ? -x : x;
   const float e = exp_(-0.5f * size * size);

@@ -20,9 +20,7 @@ struct MatMulLoader {
   RowTile tile(int64_t t) const {
     return {c.out(0).f32() + t * kTileRows * columns(), columns(), static_cast<int>(std::min<int64_t>(kTileRows, rows() - t * kTileRows))};
   }
-  RowSource source(int i, int64_t t) const {
-    return {{x(i).f32() + t * kTileRows * depth(i), depth(i), 1}, 0, tile(t).rows};
-  }
+  RowSource source(int i, int64_t t) const { return {{x(i).f32() + t * kTileRows * depth(i), depth(i), 1}, 0, tile(t).rows}; }
   void init(const RowTile& tile, int64_t t, int64_t column, int64_t count) const {
     const float* residual = op.residual ? c.last_in().f32() + t * kTileRows * columns() : nullptr;
     init_tile(tile, column, count, op.bias ? &c.in(2 * op.pairs.size()) : nullptr, residual);

@@ -40,19 +40,20 @@ float update(Threads& threads, const AdamW& options, const Trained& trained) {
   const float step_size = static_cast<float>(lr / (1 - std::pow(beta1, step)));
   const float correction2 = static_cast<float>(std::sqrt(1 - std::pow(beta2, step)));
 
-  threads.for_ranges(count, kPiece, [=, weights = weights, gradients = gradients, first = first, second = second](int64_t begin, int64_t end) {
+  threads.for_ranges(count, kPiece,
+                     [=, weights = weights, gradients = gradients, first = first, second = second](int64_t begin, int64_t end) {
 #pragma omp simd
-    for (int64_t i = begin; i < end; i++) {
-      const float g = gradients[i] * clip;
-      const float m = first[i] + weight1 * (g - first[i]);
-      const float v = second[i] * decay2 + weight2 * g * g;
-      const float denominator = std::sqrt(v) / correction2 + epsilon;
-      weights[i] = weights[i] * keep - step_size * (m / denominator);
-      first[i] = m;
-      second[i] = v;
-      gradients[i] = 0;
-    }
-  });
+                       for (int64_t i = begin; i < end; i++) {
+                         const float g = gradients[i] * clip;
+                         const float m = first[i] + weight1 * (g - first[i]);
+                         const float v = second[i] * decay2 + weight2 * g * g;
+                         const float denominator = std::sqrt(v) / correction2 + epsilon;
+                         weights[i] = weights[i] * keep - step_size * (m / denominator);
+                         first[i] = m;
+                         second[i] = v;
+                         gradients[i] = 0;
+                       }
+                     });
   return static_cast<float>(norm);
 }
 

@@ -19,8 +19,8 @@ struct Sizes {
 
 template <class T, int D, int kWarps>
 __global__ void __launch_bounds__(32 * kWarps, blocks_held(Sizes<D, kWarps>::kBlocks))
-attention_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, T* __restrict__ o,
-                 float* __restrict__ log_sum_exp, Heads h, bool causal) {
+    attention_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, T* __restrict__ o,
+                     float* __restrict__ log_sum_exp, Heads h, bool causal) {
   if constexpr (kComputes<T>) {
     constexpr int kThreads = 32 * kWarps, kQueries = 16 * kWarps, kKeys = Sizes<D, kWarps>::kKeys, kGroups = kKeys / 8;
     using Queries = Tile<T, D, kQueries, kThreads>;
@@ -111,9 +111,9 @@ template <class T, int D, int kWarps = 4>
 void launch_kernel(const Heads& h, int batch, bool causal, Context& c) {
   const dim3 grid(ceil_div(h.queries, 16 * kWarps), batch * h.heads);
   if constexpr (D > 80 && kWarps > 2)  // large heads come with few queries: smaller blocks reach more multiprocessors
-    if (static_cast<int>(grid.x * grid.y) < c.card.multiprocessors) return launch_kernel<T, D, 2>(h, batch, causal, c);
-  launch("attention", attention_kernel<T, D, kWarps>, grid, 32 * kWarps, 0, c.stream, data<T>(c.in(0)), data<T>(c.in(1)),
-         data<T>(c.in(2)), data<T>(c.out(0)), data<float>(c.out(1)), h, causal);
+    if (static_cast<int>(grid.x * grid.y) < c.gpu.multiprocessors) return launch_kernel<T, D, 2>(h, batch, causal, c);
+  launch("attention", attention_kernel<T, D, kWarps>, grid, 32 * kWarps, 0, c.stream, data<T>(c.in(0)), data<T>(c.in(1)), data<T>(c.in(2)),
+         data<T>(c.out(0)), data<float>(c.out(1)), h, causal);
 }
 
 }  // namespace
@@ -142,6 +142,6 @@ void run(const Attention& op, Context& c) {
   });
 }
 
-size_t workspace_bytes(const Attention&, std::span<const Value>, const Card&) { return 0; }
+size_t workspace_bytes(const Attention&, std::span<const Value>, const Gpu&) { return 0; }
 
 }  // namespace lorafuse::cuda

@@ -18,9 +18,9 @@ using Rows = Tile<T, D, 16 * kWarps, 32 * kWarps>;
 // What fits the registers and 64 KB of shared memory of sm_75, with as many blocks as can be.
 template <int D>
 struct Sizes {
-  static constexpr int kKeys = D > 64 ? 16 : 32, kQueries = D > 40 ? 16 : 32;  // of a step
+  static constexpr int kKeys = D > 64 ? 16 : 32, kQueries = D > 40 ? 16 : 32;                // of a step
   static constexpr bool kHoldQueries = D <= 80, kHoldKeys = D <= 80, kHoldValues = D == 80;  // in registers
-  static constexpr bool kAhead = D <= 80;  // whether a step's loads begin a step before
+  static constexpr bool kAhead = D <= 80;                                                    // whether a step's loads begin a step before
   static constexpr int kQueryBlocks = D > 80 ? 1 : D > 40 ? 3 : 4, kKeyBlocks = D > 80 ? 1 : D > 64 ? 2 : 3;  // of a multiprocessor
 };
 
@@ -41,9 +41,9 @@ __device__ __forceinline__ void load_own_rows(const T* x, int first, int tokens,
 
 template <class T, int D, int kWarps>
 __global__ void __launch_bounds__(32 * kWarps, Sizes<D>::kQueryBlocks)
-query_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ o,
-                  const float* __restrict__ log_sum_exp, const T* __restrict__ dout, T* __restrict__ dq, float* __restrict__ delta,
-                  Heads h) {
+    query_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ o,
+                      const float* __restrict__ log_sum_exp, const T* __restrict__ dout, T* __restrict__ dq, float* __restrict__ delta,
+                      Heads h) {
   if constexpr (kComputes<T>) {
     constexpr bool kHeld = Sizes<D>::kHoldQueries;
     constexpr int kKeys = Sizes<D>::kKeys, kGroups = kKeys / 8, kRows = 16 * kWarps;
@@ -114,9 +114,9 @@ query_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __r
 // `parts` [parts, 2, B, keys, C]: dk, dv of a part of the queries each, where there are several.
 template <class T, int D>
 __global__ void __launch_bounds__(32 * kMostWarps, blocks_held(Sizes<D>::kKeyBlocks))
-key_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const float* __restrict__ log_sum_exp,
-                const T* __restrict__ dout, T* __restrict__ dk, T* __restrict__ dv, const float* __restrict__ delta,
-                float* __restrict__ parts, int part, Heads h) {
+    key_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const float* __restrict__ log_sum_exp,
+                    const T* __restrict__ dout, T* __restrict__ dk, T* __restrict__ dv, const float* __restrict__ delta,
+                    float* __restrict__ parts, int part, Heads h) {
   if constexpr (kComputes<T>) {
     constexpr int kWarps = kMostWarps, kRows = 16 * kWarps, kQueries = Sizes<D>::kQueries, kGroups = kQueries / 8;
     using Queries = Tile<T, D, kQueries, 32 * kWarps>;
@@ -195,7 +195,7 @@ key_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __res
 // dk, dv = the sums of their parts [parts, 2, elements], first to last.
 template <class T>
 __global__ void __launch_bounds__(256)
-sum_parts_kernel(const float* __restrict__ parts, T* __restrict__ dk, T* __restrict__ dv, int count, int elements) {
+    sum_parts_kernel(const float* __restrict__ parts, T* __restrict__ dk, T* __restrict__ dv, int count, int elements) {
   if constexpr (kComputes<T>) {
     const int i = blockIdx.x * 256 + threadIdx.x;
     if (i >= elements) return;
@@ -208,13 +208,11 @@ sum_parts_kernel(const float* __restrict__ parts, T* __restrict__ dk, T* __restr
 
 constexpr int kQueryStep = 32;  // parts are multiples of it
 
-// How many parts the queries are cut into so that blocks of keys occupy the card, and queries of a part.
-struct Parts {
-  int count, queries;
-};
-Parts parts_of(const Heads& h, int batch, const Card& card) {
+// How many parts the queries are cut into so that blocks of keys occupy the GPU, and queries of a part.
+struct Parts { int count, queries; };
+Parts parts_of(const Heads& h, int batch, const Gpu& gpu) {
   const int blocks = ceil_div(h.keys, 16 * kMostWarps) * batch * h.heads, tiles = ceil_div(h.queries, kQueryStep);
-  const int wanted = std::clamp(3 * card.multiprocessors / blocks, 1, std::max(1, tiles / 4));
+  const int wanted = std::clamp(3 * gpu.multiprocessors / blocks, 1, std::max(1, tiles / 4));
   const int queries = ceil_div(tiles, wanted) * kQueryStep;
   return {ceil_div(h.queries, queries), queries};
 }
@@ -235,7 +233,7 @@ void launch_query_grad(const Heads& h, int batch, float* delta, Context& c) {
   using S = Sizes<D>;
   const dim3 grid(ceil_div(h.queries, 16 * kWarps), batch * h.heads);
   if constexpr (D > 80 && kWarps == kMostWarps)  // large heads come with few queries: smaller blocks reach more multiprocessors
-    if (static_cast<int>(grid.x * grid.y) < c.card.multiprocessors) return launch_query_grad<T, D, 2>(h, batch, delta, c);
+    if (static_cast<int>(grid.x * grid.y) < c.gpu.multiprocessors) return launch_query_grad<T, D, 2>(h, batch, delta, c);
   constexpr int kTiles = 2 * (kOwn<T, D, kWarps, S::kHoldQueries> + S::kKeys * kPitch<D>);
   constexpr size_t kBytes = std::max(kTiles, Rows<T, D, kWarps>::kElements) * sizeof(T);
   allow_shared(query_grad_kernel<T, D, kWarps>, kBytes);
@@ -250,17 +248,16 @@ void launch_kernels(const Heads& h, int batch, Context& c) {
   constexpr size_t kBytes = std::max(kOwnTiles + 2 * S::kQueries * kPitch<D>, Rows<T, D, kMostWarps>::kElements) * sizeof(T);
   float* delta = static_cast<float*>(c.workspace);
   float* parts = delta + delta_bytes(h, batch) / sizeof(float);
-  const Parts part = parts_of(h, batch, c.card);
+  const Parts part = parts_of(h, batch, c.gpu);
   T *dk = data<T>(c.out(1)), *dv = data<T>(c.out(2));
   launch_query_grad<T, D, kMostWarps>(h, batch, delta, c);
   const dim3 grid(ceil_div(h.keys, 16 * kMostWarps), batch * h.heads, part.count);
   allow_shared(key_grad_kernel<T, D>, kBytes);
-  launch("attention's dk and dv", key_grad_kernel<T, D>, grid, 32 * kMostWarps, kBytes, c.stream, data<T>(c.in(0)),
-         data<T>(c.in(1)), data<T>(c.in(2)), data<float>(c.in(4)), data<T>(c.in(5)), dk, dv, delta, parts, part.queries, h);
+  launch("attention's dk and dv", key_grad_kernel<T, D>, grid, 32 * kMostWarps, kBytes, c.stream, data<T>(c.in(0)), data<T>(c.in(1)),
+         data<T>(c.in(2)), data<float>(c.in(4)), data<T>(c.in(5)), dk, dv, delta, parts, part.queries, h);
   if (part.count == 1) return;
   const int elements = static_cast<int>(c.out(1).shape.elements());
-  launch("sum of dk and dv", sum_parts_kernel<T>, dim3(ceil_div(elements, 256), 2), 256, 0, c.stream, parts, dk, dv, part.count,
-         elements);
+  launch("sum of dk and dv", sum_parts_kernel<T>, dim3(ceil_div(elements, 256), 2), 256, 0, c.stream, parts, dk, dv, part.count, elements);
 }
 
 }  // namespace
@@ -281,10 +278,10 @@ void run(const AttentionGrad& op, Context& c) {
   });
 }
 
-size_t workspace_bytes(const AttentionGrad& op, std::span<const Value> inputs, const Card& card) {
+size_t workspace_bytes(const AttentionGrad& op, std::span<const Value> inputs, const Gpu& gpu) {
   const Heads h = heads_of(inputs[0].shape, inputs[1].shape, op.heads);
   const int batch = static_cast<int>(inputs[0].shape[0]);
-  const int parts = inputs[0].dtype == DType::f32 || !fits_tensor_cores(h) ? 1 : parts_of(h, batch, card).count;
+  const int parts = inputs[0].dtype == DType::f32 || !fits_tensor_cores(h) ? 1 : parts_of(h, batch, gpu).count;
   return delta_bytes(h, batch) + (parts > 1 ? parts * 2 * inputs[1].shape.elements() * sizeof(float) : 0);
 }
 

@@ -8,15 +8,13 @@ namespace lorafuse::cuda {
 namespace {
 
 // 16 × 16 threads; thread (y, x) has rows kPerThread·y …, score columns x + 16·j and output columns 4x … 4x + 3 of each 64.
-constexpr int kThreads = 256, kTokens = 64, kDepth = 16, kSlice = 8;   // columns of a slice of d, tokens of a slice of x
+constexpr int kThreads = 256, kTokens = 64, kDepth = 16, kSlice = 8;  // columns of a slice of d, tokens of a slice of x
 
 template <int kPerThread, int kSlots>
 struct Scratch {
   static constexpr int kRows = 16 * kPerThread, kPitch = kDepth + 4, kColumns = 64 * kSlots;
   union {
-    struct {
-      float rows[kRows * kPitch], tokens[kTokens * kPitch];
-    } slices;
+    struct { float rows[kRows * kPitch], tokens[kTokens * kPitch]; } slices;
     float x[kSlice * kColumns];
   };
   float weights[kRows * (kTokens + 4)];
@@ -136,9 +134,8 @@ __device__ __forceinline__ void store_row(const float4 (&sum)[kSlots], float fac
 }
 
 template <class T, int kPerThread, int kSlots>
-__global__ void __launch_bounds__(kThreads, 2)
-simt_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, T* __restrict__ o, float* __restrict__ log_sum_exp,
-            Heads h, bool causal) {
+__global__ void __launch_bounds__(kThreads, 2) simt_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v,
+                                                           T* __restrict__ o, float* __restrict__ log_sum_exp, Heads h, bool causal) {
   if constexpr (kComputes<T>) {
     using Memory = Scratch<kPerThread, kSlots>;
     __shared__ alignas(16) Memory scratch;
@@ -189,8 +186,7 @@ simt_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restric
 #pragma unroll
       for (int offset = 8; offset; offset >>= 1) total[r] += __shfl_xor_sync(0xffffffffu, total[r], offset);
       if (query >= h.queries) continue;
-      if (x == 0 && blockIdx.z == 0)
-        log_sum_exp[static_cast<int64_t>(blockIdx.y) * h.queries + query] = most[r] * h.scale + logf(total[r]);
+      if (x == 0 && blockIdx.z == 0) log_sum_exp[static_cast<int64_t>(blockIdx.y) * h.queries + query] = most[r] * h.scale + logf(total[r]);
       store_row(sum[r], 1 / total[r], o + query * h.stride(), column, h);
     }
   }
@@ -200,8 +196,8 @@ enum class Product { dq, dk, dv };
 
 template <class T, int kPerThread, int kSlots>
 __global__ void __launch_bounds__(kThreads, 2)
-simt_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const float* __restrict__ log_sum_exp,
-                 const T* __restrict__ dout, const float* __restrict__ delta, T* __restrict__ dx, Product product, Heads h) {
+    simt_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const float* __restrict__ log_sum_exp,
+                     const T* __restrict__ dout, const float* __restrict__ delta, T* __restrict__ dx, Product product, Heads h) {
   if constexpr (kComputes<T>) {
     using Memory = Scratch<kPerThread, kSlots>;
     __shared__ alignas(16) Memory scratch;
@@ -243,7 +239,7 @@ simt_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __re
 // delta = Σ o·do of each row of a head, a warp each.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-delta_kernel(const T* __restrict__ o, const T* __restrict__ dout, float* __restrict__ delta, Heads h) {
+    delta_kernel(const T* __restrict__ o, const T* __restrict__ dout, float* __restrict__ delta, Heads h) {
   if constexpr (kComputes<T>) {
     const int query = blockIdx.x * (kThreads / 32) + threadIdx.x / 32;
     if (query >= h.queries) return;
@@ -274,8 +270,8 @@ void launch_gradient(const Heads& h, int batch, float* delta, Context& c) {
   for (Product product : {Product::dq, Product::dk, Product::dv}) {
     const dim3 grid = grid_of<kPerThread, kSlots>(h, product == Product::dq ? h.queries : h.keys, batch);
     launch("attention's gradient in f32", simt_grad_kernel<T, kPerThread, kSlots>, grid, kThreads, 0, c.stream, data<T>(c.in(0)),
-           data<T>(c.in(1)), data<T>(c.in(2)), data<float>(c.in(4)), data<T>(c.in(5)), delta,
-           data<T>(c.out(static_cast<size_t>(product))), product, h);
+           data<T>(c.in(1)), data<T>(c.in(2)), data<float>(c.in(4)), data<T>(c.in(5)), delta, data<T>(c.out(static_cast<size_t>(product))),
+           product, h);
   }
 }
 

@@ -1,4 +1,4 @@
-// The CUDA backend: one card, one stream for kernels and one for copies to it, pinned staging, a CUDA graph for what is replayed.
+// The CUDA backend: one GPU, one stream for kernels and one for copies to it, pinned staging, a CUDA graph for what is replayed.
 #include <algorithm>
 #include <cstring>
 
@@ -8,21 +8,23 @@
 namespace lorafuse::cuda {
 namespace {
 
-constexpr int kOldest = 75;                        // Turing: the first with ldmatrix and mma.m16n8k8
+constexpr int kOldest = 75;                   // Turing: the first with ldmatrix and mma.m16n8k8
 constexpr size_t kStaging = size_t{8} << 20;  // bytes of each of two pinned buffers
 
-Card card_of(const cudaDeviceProp& p) { return {p.major * 10 + p.minor, p.multiProcessorCount, p.sharedMemPerBlockOptin}; }
+Gpu gpu_of(const cudaDeviceProp& p) { return {p.major * 10 + p.minor, p.multiProcessorCount, p.sharedMemPerBlockOptin}; }
 
 cudaDeviceProp properties() {
   int devices = 0;
   const cudaError_t status = cudaGetDeviceCount(&devices);
-  const std::string why = status == cudaErrorInsufficientDriver
-                              ? text("NVIDIA's driver is not there, or too old for CUDA ", CUDART_VERSION / 1000, ".", CUDART_VERSION % 1000 / 10)
-                          : status == cudaSuccess ? "the driver lists no device" : cudaGetErrorString(status);
-  CHECK(status == cudaSuccess && devices > 0, "NO_DEVICE", "Expected a CUDA card but found none: ", why);
+  const std::string why = status == cudaErrorInsufficientDriver ? text("NVIDIA's driver is not there, or too old for CUDA ",
+                                                                       CUDART_VERSION / 1000, ".", CUDART_VERSION % 1000 / 10)
+                          : status == cudaSuccess               ? "the driver lists no device"
+                                                                : cudaGetErrorString(status);
+  CHECK(status == cudaSuccess && devices > 0, "NO_DEVICE", "Expected a CUDA GPU but found none: ", why);
   cudaDeviceProp p{};
   CUDA(cudaGetDeviceProperties(&p, 0));
-  CHECK(p.major * 10 + p.minor >= kOldest, "NO_DEVICE", "Expected a card of compute capability 7.5 or newer but found ", p.name, ", ", p.major, ".", p.minor);
+  CHECK(p.major * 10 + p.minor >= kOldest, "NO_DEVICE", "Expected a GPU of compute capability 7.5 or newer but found ", p.name, ", ",
+        p.major, ".", p.minor);
   return p;
 }
 
@@ -100,13 +102,13 @@ class GraphRecording : public Recording {
 class CudaBackend : public Backend {
  public:
   explicit CudaBackend(const cudaDeviceProp& p)
-      : card_(card_of(p)), description_(text(p.name, ", compute capability ", p.major, ".", p.minor, ", ", p.totalGlobalMem >> 20, " MiB")) {
+      : gpu_(gpu_of(p)), description_(text(p.name, ", compute capability ", p.major, ".", p.minor, ", ", p.totalGlobalMem >> 20, " MiB")) {
     CUDA(cudaMalloc(reinterpret_cast<void**>(&update_memory_), sizeof(UpdateMemory)));
   }
   ~CudaBackend() override { cudaFree(update_memory_); }
 
   std::string describe() const override { return description_; }
-  bool computes_in(DType activations) const override { return activations != DType::bf16 || card_.compute_capability >= 80; }
+  bool computes_in(DType activations) const override { return activations != DType::bf16 || gpu_.compute_capability >= 80; }
   bool reads_host_memory() const override { return false; }
 
   void* allocate(size_t bytes) override {
@@ -116,14 +118,14 @@ class CudaBackend : public Backend {
       cudaGetLastError();  // it is not sticky: what there is stays usable
       size_t free = 0, total = 0;
       CUDA(cudaMemGetInfo(&free, &total));
-      throw Error("OUT_OF_MEMORY", text("Expected ", bytes, " bytes of memory on the card but only ", free, " of its ", total, " are free"));
+      throw Error("OUT_OF_MEMORY", text("Expected ", bytes, " bytes of memory on the GPU but only ", free, " of its ", total, " are free"));
     }
     check(status, "cudaMalloc");
     CUDA(cudaMemsetAsync(memory, 0, bytes, kernels_));
     CUDA(cudaStreamSynchronize(kernels_));  // prefetch() does not wait for kernels_
     return memory;
   }
-  void release(void* memory) override { cudaFree(memory); }  // waits for the card
+  void release(void* memory) override { cudaFree(memory); }  // waits for the GPU
 
   void upload(void* to, const void* from, size_t bytes) override {
     CUDA(cudaEventRecord(computed_, kernels_));
@@ -170,11 +172,11 @@ class CudaBackend : public Backend {
   size_t workspace_bytes(const Graph& graph, const Node& node) const override {
     std::vector<Value> inputs;
     for (ValueId v : node.inputs) inputs.push_back(graph.values[v]);
-    return std::visit([&](const auto& op) { return cuda::workspace_bytes(op, std::span<const Value>(inputs), card_); }, node.op);
+    return std::visit([&](const auto& op) { return cuda::workspace_bytes(op, std::span<const Value>(inputs), gpu_); }, node.op);
   }
 
   void run(const Node& node, const std::vector<Tensor>& tensors, void* workspace) override {
-    Context context{card_, kernels_, workspace, node, tensors};
+    Context context{gpu_, kernels_, workspace, node, tensors};
     std::visit([&](const auto& op) { cuda::run(op, context); }, node.op);
   }
 
@@ -189,7 +191,7 @@ class CudaBackend : public Backend {
   }
 
  private:
-  Card card_;
+  Gpu gpu_;
   std::string description_;
   Stream kernels_, copies_;
   Event computed_, copied_;

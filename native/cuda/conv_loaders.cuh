@@ -27,7 +27,7 @@ struct Phase {
 
 struct ConvOperands {
   const void *x, *w;
-  int height, width, channels;               // of the input
+  int height, width, channels;  // of the input
   int out_height, out_width, out_channels;
   int kernel, step, move;
   Divider by_channels;
@@ -62,9 +62,7 @@ struct ConvTile {
     return {image, y, in_image - y * static_cast<int>(phase.by_width.divisor)};
   }
 
-  struct Tap {
-    int i, j, channel;
-  };
+  struct Tap { int i, j, channel; };
   __device__ Tap tap(int of_k) const {
     const int t = o.by_channels(of_k), i = phase.by_taps_x(t);
     return {i, t - i * static_cast<int>(phase.by_taps_x.divisor), of_k - t * o.channels};
@@ -130,7 +128,9 @@ struct ConvWalk : ConvTile<AnyTile, kTransposed> {
   }
 
   template <class To>
-  __device__ void a(int v, const To& to) const { to.copy(static_cast<const T*>(this->o.x) + at_[v], at_[v] >= 0); }
+  __device__ void a(int v, const To& to) const {
+    to.copy(static_cast<const T*>(this->o.x) + at_[v], at_[v] >= 0);
+  }
 
   template <class To>
   __device__ void b(int v, const To& to) const {

@@ -37,9 +37,8 @@ __global__ void __launch_bounds__(kThreads) slice(uint32_t rows, uint32_t all, u
 
 // y [rows, C] = tokens[id] + positions[row % length]; NaN where there is no such token.
 template <class T, int N>
-__global__ void __launch_bounds__(kThreads)
-    embedding(uint32_t rows, uint32_t length, uint32_t vectors, uint32_t vocabulary, const int32_t* ids, const T* tokens,
-              const T* positions, T* y) {
+__global__ void __launch_bounds__(kThreads) embedding(uint32_t rows, uint32_t length, uint32_t vectors, uint32_t vocabulary,
+                                                      const int32_t* ids, const T* tokens, const T* positions, T* y) {
   if constexpr (kComputes<T>) {
     const uint32_t i = blockIdx.x * kThreads + threadIdx.x, r = i / vectors, v = i % vectors;
     if (r >= rows) return;

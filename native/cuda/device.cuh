@@ -20,7 +20,8 @@ template <class T>
 constexpr bool kComputes = true;
 #endif
 
-// How many blocks a multiprocessor has to hold: what sm_75 to sm_89 can, and one fewer from sm_90 on, where ptxas takes a few registers more.
+// How many blocks a multiprocessor has to hold: what sm_75 to sm_89 can, and one fewer from sm_90 on, where ptxas takes a few registers
+// more.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 constexpr int blocks_held(int blocks) { return blocks > 1 ? blocks - 1 : 1; }
 #else
@@ -36,10 +37,14 @@ void for_type(DType dtype, F f) {
 }
 
 template <class T>
-T* data(const Tensor& t) { return static_cast<T*>(t.data); }
+T* data(const Tensor& t) {
+  return static_cast<T*>(t.data);
+}
 
 template <class T>
-__host__ __device__ constexpr T ceil_div(T a, T b) { return (a + b - 1) / b; }
+__host__ __device__ constexpr T ceil_div(T a, T b) {
+  return (a + b - 1) / b;
+}
 
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(__half x) { return __half2float(x); }

@@ -46,7 +46,7 @@ struct Store {
   const float* bias;  // [n] or null
   const T* residual;  // as y, or null
   int n;
-  bool in_chunks;     // y, bias and residual are rows of whole, aligned chunks
+  bool in_chunks;  // y, bias and residual are rows of whole, aligned chunks
 
   template <int kGiven>
   __device__ __forceinline__ void operator()(int at, int column, float (&v)[kGiven]) const {

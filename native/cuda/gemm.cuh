@@ -1,9 +1,9 @@
-// Products on the card: loader × main loop × epilogue. MatMul and the convolutions are loaders over one kernel; the products of
+// Products on the GPU: loader × main loop × epilogue. MatMul and the convolutions are loaders over one kernel; the products of
 // adapters (lora.cu, weight_grad.cu) have their own around the same loop.
 //
 // c [M, N] = Σ_k a [M, k] · b [k, N], in steps of 64 bytes of k, each block one tile of c and a run of steps. The next step's chunks
 // travel from global memory to registers while the tensor cores work on this one in shared memory (two buffers, one barrier a step).
-// Where c has too few tiles to fill the card, k is split over blocks and their f32 sums are added in order (reduce_partials).
+// Where c has too few tiles to fill the GPU, k is split over blocks and their f32 sums are added in order (reduce_partials).
 #pragma once
 #include <algorithm>
 #include <span>
@@ -23,9 +23,7 @@ struct Grid {
 };
 
 // Bands of 8 rows of tiles, column by column: blocks that run together read the same operands.
-struct TileIndex {
-  int row, column;
-};
+struct TileIndex { int row, column; };
 __device__ __forceinline__ TileIndex tile_of(int block, int rows, int columns) {
   constexpr int kBand = 8;
   const int band = block / (kBand * columns), in_band = block - band * kBand * columns, height = min(kBand, rows - band * kBand);
@@ -84,15 +82,15 @@ struct Choice {
 constexpr int kMostSplits = 32;
 
 // Time is counted in the multiply-adds of one multiprocessor. A block's, by the waves of blocks:
-inline double time_of(int64_t blocks, double block, const Card& card) {
-  const int64_t waves = ceil_div<int64_t>(blocks, card.multiprocessors);
+inline double time_of(int64_t blocks, double block, const Gpu& gpu) {
+  const int64_t waves = ceil_div<int64_t>(blocks, gpu.multiprocessors);
   return static_cast<double>(waves) * block * (waves == 1 ? 1.5 : 1);  // a block alone: nothing hides its latencies
 }
 // To write partial sums and to add them: `floats` that are moved.
-inline double time_of_parts(int64_t floats, const Card& card) {
+inline double time_of_parts(int64_t floats, const Gpu& gpu) {
   constexpr double kMacsPerByte = 28;  // while it moves a byte: 2080 Ti, 256 a cycle, 9 bytes a cycle
   constexpr double kLaunch = 2e6;      // while a reduction starts
-  return floats > 0 ? kLaunch + kMacsPerByte * 4 * static_cast<double>(floats) / card.multiprocessors : 0;
+  return floats > 0 ? kLaunch + kMacsPerByte * 4 * static_cast<double>(floats) / gpu.multiprocessors : 0;
 }
 
 inline int64_t part_floats(int64_t splits, int64_t elements) { return splits > 1 ? elements * (2 * splits + 1) : 0; }
@@ -101,7 +99,7 @@ inline int depth_of(DType dtype) { return kLineBytes / static_cast<int>(size_of(
 
 // The tile and number of splits that should take the least time: multiply-adds of the fullest multiprocessor + traffic of partial sums.
 inline Choice choose(std::span<const TileShape> tiles, bool in_chunks, int64_t m, int64_t n, int64_t steps, int64_t phases, int step_depth,
-                     const Card& card) {
+                     const Gpu& gpu) {
   Choice best{0, 1, static_cast<int>(steps)};
   double least = 1e300;
   for (size_t t = 0; t < tiles.size(); t++) {
@@ -111,7 +109,7 @@ inline Choice choose(std::span<const TileShape> tiles, bool in_chunks, int64_t m
       if (ceil_div(steps, std::max<int64_t>(per_split, 1)) != splits && splits > 1) continue;
       const int64_t blocks = ceil_div<int64_t>(m, tiles[t].rows) * ceil_div<int64_t>(n, tiles[t].columns) * splits * phases;
       const double block = static_cast<double>(per_split * step_depth) * tiles[t].rows * tiles[t].columns / tiles[t].efficiency;
-      const double cost = time_of(blocks, block, card) + time_of_parts(part_floats(splits, m * n * phases), card);
+      const double cost = time_of(blocks, block, gpu) + time_of_parts(part_floats(splits, m * n * phases), gpu);
       if (cost < least) least = cost, best = {t, static_cast<int>(splits), static_cast<int>(per_split)};
     }
   }
@@ -131,7 +129,9 @@ inline size_t partial_bytes(const Choice& choice, int64_t elements) {
 
 // Whether the lines of a tensor of T are whole, aligned chunks.
 template <class T>
-bool in_chunks(const Tensor& t) { return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.shape[-1] % kVector<T> == 0; }
+bool in_chunks(const Tensor& t) {
+  return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.shape[-1] % kVector<T> == 0;
+}
 
 inline void expect_small(const char* op, int64_t elements) {
   CHECK(elements < int64_t{1} << 31, "NOT_SUPPORTED", "[", op, "] expected fewer than 2^31 elements in a tensor but received ", elements);

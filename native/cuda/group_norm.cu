@@ -20,7 +20,8 @@ struct Channels {
   float mean[N], scale[N], beta[N];  // scale: γ·rstd
 
   // `first` and `second`: mean and rstd of the groups of `split`.
-  __device__ __forceinline__ void load(int channel, const Split<N>& split, const float* gamma, const float* beta_, float2 first, float2 second) {
+  __device__ __forceinline__ void load(int channel, const Split<N>& split, const float* gamma, const float* beta_, float2 first,
+                                       float2 second) {
     cuda::load(gamma + channel, scale);
     cuda::load(beta_ + channel, beta);
 #pragma unroll
@@ -113,8 +114,8 @@ __device__ __forceinline__ float2 gradient_means(const Groups& n, float sum, flo
 
 // dx = γ·rstd·dz − means.x − (x − mean)·means.y (+ residual)
 template <bool kSilu, class T, int N>
-__device__ __forceinline__ void input_gradient(const Groups& n, const Place<N>& at, const Split<N>& split, const Channels<N>& c, float2 first,
-                                               float2 second, const T* x, const T* dy, const T* residual, T* dx) {
+__device__ __forceinline__ void input_gradient(const Groups& n, const Place<N>& at, const Split<N>& split, const Channels<N>& c,
+                                               float2 first, float2 second, const T* x, const T* dy, const T* residual, T* dx) {
   for_held(n, at, [&](int, int64_t offset) {
     Vector<T, N> a, g;
     a.load(x + offset);
@@ -291,10 +292,10 @@ size_t sums_of(const ::lorafuse::Value& x, int groups) {
 
 }  // namespace
 
-size_t workspace_bytes(const GroupNorm& op, std::span<const ::lorafuse::Value> inputs, const Card&) {
+size_t workspace_bytes(const GroupNorm& op, std::span<const ::lorafuse::Value> inputs, const Gpu&) {
   return sums_of(inputs[0], op.groups) * sizeof(float2);
 }
-size_t workspace_bytes(const GroupNormGrad& op, std::span<const ::lorafuse::Value> inputs, const Card&) {
+size_t workspace_bytes(const GroupNormGrad& op, std::span<const ::lorafuse::Value> inputs, const Gpu&) {
   const size_t sums = sums_of(inputs[0], op.groups);
   return sums ? (sums + inputs[0].shape[0] * op.groups) * sizeof(float2) : 0;
 }

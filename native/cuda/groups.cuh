@@ -14,7 +14,7 @@ struct Groups {
   static constexpr int kThreads = 256;
   static constexpr int kHeld = 8;      // most vectors of a thread
   static constexpr int kColumns = 16;  // where strips are cut, they have at least as many vectors: 256 neighbouring bytes
-  static constexpr int kFill = 160;    // blocks that fill a card
+  static constexpr int kFill = 160;    // blocks that fill a GPU
 
   int positions, vectors, groups;
   int width, part;      // channels of a group; of a part: a group, or a divisor of one that is wider than a block
@@ -102,7 +102,9 @@ struct Split {
 
 // Of the parts of the strip.
 template <int N>
-__device__ __forceinline__ Split<N> split_of(const Groups& n) { return Split<N>(threadIdx.x % n.columns * N, n.part); }
+__device__ __forceinline__ Split<N> split_of(const Groups& n) {
+  return Split<N>(threadIdx.x % n.columns * N, n.part);
+}
 
 // The part of the strip that this thread looks after, as one of all parts of the sample; −1 where it has none.
 template <int N>
@@ -119,7 +121,8 @@ struct GroupScratch {
 
 // scratch.parts[s][p] = Σ over part p of the strip of all threads' sums[s] of their channels, for all to read.
 template <int kSums, int kMost, int N>
-__device__ __forceinline__ void sum_parts(const Groups& n, const Split<N>& split, const float (&sums)[kSums][N], GroupScratch<kMost>& scratch) {
+__device__ __forceinline__ void sum_parts(const Groups& n, const Split<N>& split, const float (&sums)[kSums][N],
+                                          GroupScratch<kMost>& scratch) {
   const int row = threadIdx.x / n.columns, own = row * n.pitch + threadIdx.x % n.columns;
 #pragma unroll
   for (int s = 0; s < kSums; s++) {

@@ -10,14 +10,14 @@
 
 namespace lorafuse::cuda {
 
-struct Card {
+struct Gpu {
   int compute_capability;  // 75, 80, …
   int multiprocessors;
   size_t shared_bytes;  // of a block, opted in to
 };
 
 struct Context {
-  const Card& card;
+  const Gpu& gpu;
   cudaStream_t stream;
   void* workspace;                  // as workspace_bytes() of the op asked for
   const Node& node;                 // inputs and outputs in the op's order
@@ -55,7 +55,7 @@ void run(const AddNoise& op, Context& c);         // loss.cu
 void run(const MseLoss& op, Context& c);          // loss.cu
 void run(const MseLossGrad& op, Context& c);      // loss.cu
 
-// On the card, so that a recorded update has the options of each step.
+// On the GPU, so that a recorded update has the options of each step.
 struct UpdateMemory {
   struct Options {
     float keep, weight1, decay2, weight2, step_size, correction2, epsilon;
@@ -69,19 +69,19 @@ void update(cudaStream_t stream, const Trained& trained, float* norm, const floa
 
 // Scratch an op needs for a run; most need none.
 template <class AnyOp>
-size_t workspace_bytes(const AnyOp&, std::span<const Value>, const Card&) {
+size_t workspace_bytes(const AnyOp&, std::span<const Value>, const Gpu&) {
   return 0;
 }
-size_t workspace_bytes(const MatMul& op, std::span<const Value> inputs, const Card& card);
-size_t workspace_bytes(const LoraMatMul& op, std::span<const Value> inputs, const Card& card);
-size_t gated_workspace_bytes(const MatMul& op, std::span<const Value> inputs, const Card& card);
-size_t workspace_bytes(const WeightGrad& op, std::span<const Value> inputs, const Card& card);
-size_t workspace_bytes(const Conv2d& op, std::span<const Value> inputs, const Card& card);
-size_t workspace_bytes(const ConvTranspose2d& op, std::span<const Value> inputs, const Card& card);
-size_t workspace_bytes(const Attention& op, std::span<const Value> inputs, const Card& card);
-size_t workspace_bytes(const AttentionGrad& op, std::span<const Value> inputs, const Card& card);
-size_t workspace_bytes(const GroupNorm& op, std::span<const Value> inputs, const Card& card);
-size_t workspace_bytes(const GroupNormGrad& op, std::span<const Value> inputs, const Card& card);
-size_t workspace_bytes(const SumPositions& op, std::span<const Value> inputs, const Card& card);
+size_t workspace_bytes(const MatMul& op, std::span<const Value> inputs, const Gpu& gpu);
+size_t workspace_bytes(const LoraMatMul& op, std::span<const Value> inputs, const Gpu& gpu);
+size_t gated_workspace_bytes(const MatMul& op, std::span<const Value> inputs, const Gpu& gpu);
+size_t workspace_bytes(const WeightGrad& op, std::span<const Value> inputs, const Gpu& gpu);
+size_t workspace_bytes(const Conv2d& op, std::span<const Value> inputs, const Gpu& gpu);
+size_t workspace_bytes(const ConvTranspose2d& op, std::span<const Value> inputs, const Gpu& gpu);
+size_t workspace_bytes(const Attention& op, std::span<const Value> inputs, const Gpu& gpu);
+size_t workspace_bytes(const AttentionGrad& op, std::span<const Value> inputs, const Gpu& gpu);
+size_t workspace_bytes(const GroupNorm& op, std::span<const Value> inputs, const Gpu& gpu);
+size_t workspace_bytes(const GroupNormGrad& op, std::span<const Value> inputs, const Gpu& gpu);
+size_t workspace_bytes(const SumPositions& op, std::span<const Value> inputs, const Gpu& gpu);
 
 }  // namespace lorafuse::cuda

@@ -90,8 +90,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T, int N, int K>
-__global__ void __launch_bounds__(kThreads)
-    layer_norm_grad(int rows, int vectors, const T* x, const float* gamma, const float2* statistics, const T* dy, const T* residual, T* dx) {
+__global__ void __launch_bounds__(kThreads) layer_norm_grad(int rows, int vectors, const T* x, const float* gamma, const float2* statistics,
+                                                            const T* dy, const T* residual, T* dx) {
   if constexpr (kComputes<T>) {
     const int row = blockIdx.x * kRows + threadIdx.x / 32;
     if (row >= rows) return;
@@ -154,7 +154,8 @@ void run(const LayerNormGrad& op, Context& c) {
   for_rows(c.in(0).dtype, channels, [&](auto type, auto n, auto k) {
     using T = decltype(type);
     launch("layer_norm_grad", layer_norm_grad<T, n, k>, ceil_div<int64_t>(rows, kRows), kThreads, 0, c.stream, rows, channels / n,
-           data<T>(c.in(0)), c.in(1).f32(), c.in(2).data, data<T>(c.in(3)), op.residual ? data<T>(c.last_in()) : nullptr, data<T>(c.out(0)));
+           data<T>(c.in(0)), c.in(1).f32(), c.in(2).data, data<T>(c.in(3)), op.residual ? data<T>(c.last_in()) : nullptr,
+           data<T>(c.out(0)));
   });
 }
 

@@ -72,8 +72,7 @@ __global__ void __launch_bounds__(kThreads, 2) lora_kernel(const LoraOperands<ty
 #pragma unroll 1
       for (int r = 0; r < padded; r += kDepth<T>)
 #pragma unroll 1
-        for (int v = 0; v < Buffers<Tile>::kB / kThreads; v++)
-          shared.chunks[r / kDepth<T>][place_of(loader, v)] = loader.up(v, r);
+        for (int v = 0; v < Buffers<Tile>::kB / kThreads; v++) shared.chunks[r / kDepth<T>][place_of(loader, v)] = loader.up(v, r);
       __syncthreads();
       if (tile_column == 0 && !part) store_t<Tile>(now, o.m, row, padded, shared.chunks[0]);
 #pragma unroll 1
@@ -160,17 +159,17 @@ bool is_fused(const Product& op, Inputs in) {
 
 // How blocks share the work of a fused product.
 struct LoraPlan {
-  int rank = 0, width = 0;    // the largest rank, and what its padding leaves of a tile's 128 columns
+  int rank = 0, width = 0;     // the largest rank, and what its padding leaves of a tile's 128 columns
   int64_t m = 0, columns = 0;  // rows, and tiles beside each other
-  int64_t pitch = 0;          // columns of the parts
+  int64_t pitch = 0;           // columns of the parts
   int steps_per_part = 0, parts = 1;
-  bool tall = false;          // tiles of 128 rows
+  bool tall = false;  // tiles of 128 rows
   size_t bytes() const { return parts > 1 ? parts * m * pitch * sizeof(float) : 0; }
 };
 
 // The plan that should take the least time: see choose() in gemm.cuh.
 template <class Product, class Inputs>
-LoraPlan plan_of(const Product& op, Inputs in, const Card& card) {
+LoraPlan plan_of(const Product& op, Inputs in, const Gpu& gpu) {
   constexpr size_t k = kOperands<Product>;
   const size_t count = terms_of(op).size(), products = products_of(op);
   const bool transposed = terms_of(op)[0].transposed, sum = count > products;
@@ -194,7 +193,7 @@ LoraPlan plan_of(const Product& op, Inputs in, const Card& card) {
     const int64_t rows = tall ? 128 : kSplitRows, parts = ceil_div(steps, per_part);
     const double block = static_cast<double>((per_part + ceil_div(padded, 32)) * kDepth<__half> * rows) * 128 / (tall ? 1 : 0.87);
     const int64_t blocks = ceil_div(plan.m, rows) * plan.columns * parts;
-    const double time = time_of(blocks, block, card) + time_of_parts(part_floats(parts, plan.m * plan.pitch), card);
+    const double time = time_of(blocks, block, gpu) + time_of_parts(part_floats(parts, plan.m * plan.pitch), gpu);
     if (time >= least) return;
     least = time, plan.tall = tall, plan.steps_per_part = static_cast<int>(per_part), plan.parts = static_cast<int>(parts);
   };
@@ -210,9 +209,17 @@ void run_fused(const Product& op, Context& c) {
   const auto& terms = terms_of(op);
   const size_t count = terms.size(), products = products_of(op);
   const bool transposed = terms[0].transposed;
-  const LoraPlan plan = plan_of(op, [&](size_t i) -> const Tensor& { return c.in(i); }, c.card);
-  LoraOperands<T> o{{}, static_cast<int>(count), static_cast<int>(plan.m), plan.width, count > products, nullptr, nullptr,
-                    plan.parts > 1 ? static_cast<float*>(c.workspace) : nullptr, static_cast<int>(plan.pitch), plan.steps_per_part};
+  const LoraPlan plan = plan_of(op, [&](size_t i) -> const Tensor& { return c.in(i); }, c.gpu);
+  LoraOperands<T> o{{},
+                    static_cast<int>(count),
+                    static_cast<int>(plan.m),
+                    plan.width,
+                    count > products,
+                    nullptr,
+                    nullptr,
+                    plan.parts > 1 ? static_cast<float*>(c.workspace) : nullptr,
+                    static_cast<int>(plan.pitch),
+                    plan.steps_per_part};
   int part_column = 0;
   for (size_t i = 0; i < count; i++) {
     const Tensor &x = c.in(k * i), &w = c.in(k * i + 1), &y = c.out(o.sum ? 0 : i);
@@ -272,15 +279,15 @@ void run_either(const Product& op, Context& c) {
     return;
   }
   run_as_products(op, c.node, c.tensors, c.workspace, [&](const Node& node, std::span<const Tensor> tensors, void* workspace) {
-    Context one{c.card, c.stream, workspace, node, tensors};
+    Context one{c.gpu, c.stream, workspace, node, tensors};
     std::visit([&](const auto& part) { run(part, one); }, node.op);
   });
 }
 
 template <class Product>
-size_t workspace_of_either(const Product& op, std::span<const Value> in, const Card& card) {
+size_t workspace_of_either(const Product& op, std::span<const Value> in, const Gpu& gpu) {
   const auto input = [&](size_t i) -> const Value& { return in[i]; };
-  if (is_fused(op, input)) return plan_of(op, input, card).bytes();
+  if (is_fused(op, input)) return plan_of(op, input, gpu).bytes();
   // As plain products: what they read are the inputs and every t.
   std::vector<Value> values(in.begin(), in.end());
   values.resize(in.size() + products_of(op));
@@ -294,7 +301,7 @@ size_t workspace_of_either(const Product& op, std::span<const Value> in, const C
     if (const auto* product = std::get_if<MatMul>(&part.op)) {
       std::vector<Value> inputs;
       for (ValueId v : part.inputs) inputs.push_back(values[v]);
-      bytes = std::max(bytes, workspace_bytes(*product, inputs, card));
+      bytes = std::max(bytes, workspace_bytes(*product, inputs, gpu));
     }
   const Shape& x = in.back().shape;  // where there is dy, of its Geglu
   return bytes + dy_bytes(op.gate, x.with_channels(x[-1] / 2), in[0].dtype);
@@ -302,8 +309,8 @@ size_t workspace_of_either(const Product& op, std::span<const Value> in, const C
 
 }  // namespace
 
-size_t workspace_bytes(const LoraMatMul& op, std::span<const Value> in, const Card& card) { return workspace_of_either(op, in, card); }
-size_t gated_workspace_bytes(const MatMul& op, std::span<const Value> in, const Card& card) { return workspace_of_either(op, in, card); }
+size_t workspace_bytes(const LoraMatMul& op, std::span<const Value> in, const Gpu& gpu) { return workspace_of_either(op, in, gpu); }
+size_t gated_workspace_bytes(const MatMul& op, std::span<const Value> in, const Gpu& gpu) { return workspace_of_either(op, in, gpu); }
 void run(const LoraMatMul& op, Context& c) { run_either(op, c); }
 void run_gated(const MatMul& op, Context& c) { run_either(op, c); }
 

@@ -49,12 +49,13 @@ struct LoraLoader {
   }
 
   template <class To>
-  __device__ void a(int v, const To& to) const { from_x_.copy(term_.x, false, k_, v, to); }
+  __device__ void a(int v, const To& to) const {
+    from_x_.copy(term_.x, false, k_, v, to);
+  }
   template <class To>
   __device__ void b(int v, const To& to) const {
     const Place p = place_of_chunk(chunk_of_thread(v));
-    if (p.n >= width_)
-      return fetch_floats<T>(term_.down, kTransposed ? k_ + p.k : p.n - width_, kTransposed ? p.n - width_ : k_ + p.k, to);
+    if (p.n >= width_) return fetch_floats<T>(term_.down, kTransposed ? k_ + p.k : p.n - width_, kTransposed ? p.n - width_ : k_ + p.k, to);
     const bool there = column_of(p.n) < term_.columns(kTransposed) && k_ + p.k < term_.x.length;
     to.copy(static_cast<const T*>(term_.w.data) + at_ + (kPaired ? 32 : 64) * v * (kTransposed ? 1 : term_.w.length), there);
   }

@@ -11,9 +11,7 @@ constexpr int kThreads = 256, kLossThreads = 1024;
 
 // sin and cos of an f32 angle of at most a few thousand: π/2 in two parts (Cody and Waite) leaves |r| ≤ π/4 exact far beyond f32,
 // and the series to r¹⁴ have an error below 1e-14. The library's reduction for any angle would need local memory.
-struct Circle {
-  float sine, cosine;
-};
+struct Circle { float sine, cosine; };
 __device__ __forceinline__ Circle circle(float angle) {
   const double quarters = rint(angle * 0.63661977236758134);
   const double r = fma(quarters, -6.123233995736766e-17, fma(quarters, -1.5707963267948966, static_cast<double>(angle))), r2 = r * r;

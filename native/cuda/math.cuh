@@ -27,9 +27,7 @@ __device__ __forceinline__ float quick_gelu_grad(float x) {
 }
 
 // Φ(x), within 1e-7, and the density of the standard normal distribution.
-struct Normal {
-  float cdf, density;
-};
+struct Normal { float cdf, density; };
 __device__ __forceinline__ Normal normal(float x) {
   const float size = fabsf(x);
   const float e = expf(-0.5f * size * size);

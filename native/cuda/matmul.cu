@@ -79,7 +79,7 @@ struct MatMulLoader {
   Walk<T, Tile::kColumns> from_w_;
 };
 
-constexpr TileShape kMatMulShapes[] = {{128, 128, true, 1}, {128, 64, true, 0.85}, {64, 64, true, 0.75},
+constexpr TileShape kMatMulShapes[] = {{128, 128, true, 1},  {128, 64, true, 0.85},  {64, 64, true, 0.75},
                                        {64, 64, false, 0.6}, {16, 128, false, 0.25}, {128, 16, false, 0.25}};
 constexpr TileShape kMatMulFloatShapes[] = {{128, 64, true, 1}, {64, 64, false, 0.8}, {16, 128, false, 0.4}, {128, 16, false, 0.4}};
 
@@ -92,21 +92,21 @@ void with_mat_mul_tile(size_t chosen, F f) {
               TensorCoreTile<T, 64, 64, 2, false>, TensorCoreTile<T, 16, 128, 1, false>, TensorCoreTile<T, 128, 16, 8, false>>(chosen, f);
 }
 
-Choice choose_mat_mul(DType dtype, bool in_chunks, int64_t m, int64_t n, int64_t steps, const Card& card) {
+Choice choose_mat_mul(DType dtype, bool in_chunks, int64_t m, int64_t n, int64_t steps, const Gpu& gpu) {
   const std::span<const TileShape> shapes = dtype == DType::f32 ? std::span<const TileShape>(kMatMulFloatShapes) : kMatMulShapes;
-  return choose(shapes, in_chunks, m, n, steps, 1, depth_of(dtype), card);
+  return choose(shapes, in_chunks, m, n, steps, 1, depth_of(dtype), gpu);
 }
 
 }  // namespace
 
-size_t workspace_bytes(const MatMul& op, std::span<const Value> in, const Card& card) {
-  if (op.gate != Gate::none) return gated_workspace_bytes(op, in, card);
+size_t workspace_bytes(const MatMul& op, std::span<const Value> in, const Gpu& gpu) {
+  if (op.gate != Gate::none) return gated_workspace_bytes(op, in, gpu);
   const int64_t m = in[0].shape.rows(), n = in[1].shape[op.pairs[0].transposed ? 1 : 0];
   int64_t steps = 0;
   for (size_t i = 0; i < op.pairs.size(); i++) steps += ceil_div<int64_t>(in[2 * i].shape[-1], depth_of(in[0].dtype));
   size_t bytes = 0;
   for (bool in_chunks : {false, true})  // where the operands will lie is not known yet
-    bytes = std::max(bytes, partial_bytes(choose_mat_mul(in[0].dtype, in_chunks, m, n, steps, card), m * n));
+    bytes = std::max(bytes, partial_bytes(choose_mat_mul(in[0].dtype, in_chunks, m, n, steps, gpu), m * n));
   return bytes;
 }
 
@@ -127,7 +127,7 @@ void run(const MatMul& op, Context& c) {
       chunks = chunks && o.pairs[i].x.in_chunks && o.pairs[i].w.in_chunks && !o.pairs[i].w.is_f32;
     }
     const Store<T> store = store_to<T>(y, bias, residual);
-    const Choice choice = choose_mat_mul(y.dtype, chunks, m, n, o.steps, c.card);
+    const Choice choice = choose_mat_mul(y.dtype, chunks, m, n, o.steps, c.gpu);
     with_mat_mul_tile<T>(choice.tile, [&](auto tile) {
       launch_gemm<MatMulLoader<typename decltype(tile)::type>>("mat_mul", c, o, store, m, n, 1, m * n, choice);
     });

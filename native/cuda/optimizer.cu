@@ -88,10 +88,16 @@ __global__ void __launch_bounds__(kThreads) adamw(Trained trained, const UpdateM
 
 UpdateMemory::Options update_options(const AdamW& options, int64_t losses) {
   const double lr = options.learning_rate, step = static_cast<double>(options.step);
-  return {static_cast<float>(1 - lr * options.weight_decay), static_cast<float>(1 - options.beta1), static_cast<float>(options.beta2),
-          static_cast<float>(1 - options.beta2), static_cast<float>(lr / (1 - std::pow(options.beta1, step))),
-          static_cast<float>(std::sqrt(1 - std::pow(options.beta2, step))), static_cast<float>(options.epsilon),
-          options.max_grad_norm, options.loss_scale, losses};
+  return {static_cast<float>(1 - lr * options.weight_decay),
+          static_cast<float>(1 - options.beta1),
+          static_cast<float>(options.beta2),
+          static_cast<float>(1 - options.beta2),
+          static_cast<float>(lr / (1 - std::pow(options.beta1, step))),
+          static_cast<float>(std::sqrt(1 - std::pow(options.beta2, step))),
+          static_cast<float>(options.epsilon),
+          options.max_grad_norm,
+          options.loss_scale,
+          losses};
 }
 
 void update(cudaStream_t stream, const Trained& trained, float* norm, const float* losses, const Tensor& latest, UpdateMemory* memory) {
@@ -101,8 +107,8 @@ void update(cudaStream_t stream, const Trained& trained, float* norm, const floa
   const bool vectors = addresses % 16 == 0 && trained.count % kVector<float> == 0;
   const auto issue = [&](auto n) {
     const auto blocks = static_cast<int>(std::min<int64_t>(kMostBlocks, ceil_div<int64_t>(trained.count, kThreads * n)));
-    launch("sum_squares", sum_squares<n>, blocks, kThreads, 0, stream, trained.count, trained.gradients, losses,
-           latest.shape.elements(), data<const float>(latest), memory);
+    launch("sum_squares", sum_squares<n>, blocks, kThreads, 0, stream, trained.count, trained.gradients, losses, latest.shape.elements(),
+           data<const float>(latest), memory);
     launch("adamw", adamw<n>, blocks, kThreads, 0, stream, trained, memory, norm);
   };
   if (vectors) issue(Count<kVector<float>>());

@@ -207,7 +207,7 @@ void run(const AddPerSample&, Context& c) {
   });
 }
 
-size_t workspace_bytes(const SumPositions&, std::span<const ::lorafuse::Value> inputs, const Card&) {
+size_t workspace_bytes(const SumPositions&, std::span<const ::lorafuse::Value> inputs, const Gpu&) {
   const Shape& x = inputs[0].shape;
   return x[0] * chunks_of(x) * x[-1] * sizeof(float);
 }

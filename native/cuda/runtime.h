@@ -9,13 +9,14 @@
 namespace lorafuse::cuda {
 
 inline void check(cudaError_t status, const char* what) {
-  CHECK(status != cudaErrorMemoryAllocation, "OUT_OF_MEMORY", "[cuda] ", what, ": the card has no more memory");
+  CHECK(status != cudaErrorMemoryAllocation, "OUT_OF_MEMORY", "[cuda] ", what, ": the GPU has no more memory");
   CHECK(status == cudaSuccess, "CUDA_ERROR", "[cuda] ", what, ": ", cudaGetErrorString(status));
 }
 
 // Arguments are converted to the kernel's own parameter types.
 template <class... Parameters, class... Arguments>
-void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, Arguments... arguments) {
+void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
+            Arguments... arguments) {
   std::tuple<Parameters...> converted{static_cast<Parameters>(arguments)...};
   std::apply(
       [&](Parameters&... p) {

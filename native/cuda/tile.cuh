@@ -69,7 +69,8 @@ struct ToRegister {
   __device__ __forceinline__ void copy(const void* from, bool there) const {
     asm("{\n.reg .pred there;\nsetp.ne.s32 there, %5, 0;\nmov.b32 %0, 0;\nmov.b32 %1, 0;\nmov.b32 %2, 0;\nmov.b32 %3, 0;\n"
         "@there ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];\n}"
-        : "=&r"(chunk.x), "=&r"(chunk.y), "=&r"(chunk.z), "=&r"(chunk.w) : "l"(from), "r"(static_cast<int>(there)));
+        : "=&r"(chunk.x), "=&r"(chunk.y), "=&r"(chunk.z), "=&r"(chunk.w)
+        : "l"(from), "r"(static_cast<int>(there)));
   }
   __device__ __forceinline__ void put(uint4 value) const { chunk = value; }
 };

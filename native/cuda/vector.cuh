@@ -69,10 +69,7 @@ __device__ __forceinline__ void add(const T* from, float (&to)[N]) {
 
 // One instruction: the compiler splits some assignments of a uint4, which then take four times the passes.
 __device__ __forceinline__ void store_16(void* to, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
-  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};"
-               :
-               : "l"(__cvta_generic_to_global(to)), "r"(a), "r"(b), "r"(c), "r"(d)
-               : "memory");
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" : : "l"(__cvta_generic_to_global(to)), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }
 
 template <int N, class T>
@@ -83,7 +80,8 @@ __device__ __forceinline__ void store(T* to, const float (&from)[N]) {
 #pragma unroll
     for (int i = 0; i < N; i += kVector<T>) {
       if constexpr (std::is_same_v<T, float>) {
-        store_16(to + i, __float_as_uint(from[i]), __float_as_uint(from[i + 1]), __float_as_uint(from[i + 2]), __float_as_uint(from[i + 3]));
+        store_16(to + i, __float_as_uint(from[i]), __float_as_uint(from[i + 1]), __float_as_uint(from[i + 2]),
+                 __float_as_uint(from[i + 3]));
       } else {
         store_16(to + i, packed<T>(from[i], from[i + 1]), packed<T>(from[i + 2], from[i + 3]), packed<T>(from[i + 4], from[i + 5]),
                  packed<T>(from[i + 6], from[i + 7]));

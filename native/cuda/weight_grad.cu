@@ -12,7 +12,7 @@ struct Problem {
   float* partials;          // [splits, N, K], or null: M is not split
   int splits, first_block;  // its blocks follow those of the problem before it
   float scale;
-  bool in_chunks;           // g
+  bool in_chunks;  // g
 
   __device__ __forceinline__ int elements() const { return dy.length * x.length; }
 };
@@ -175,7 +175,7 @@ Share share_of(DType dtype, const Shape& dy, const Shape& x) {
 }
 
 // Splits the sums of all that run in one launch alike, as choose() does that of one product.
-void split(std::span<Share*> shares, DType dtype, const Card& card) {
+void split(std::span<Share*> shares, DType dtype, const Gpu& gpu) {
   const TileShape& shape = kShapes[shares[0]->shape];
   int64_t most = 1;
   for (const Share* share : shares) most = std::max(most, share->steps);
@@ -190,7 +190,7 @@ void split(std::span<Share*> shares, DType dtype, const Card& card) {
       floats += part_floats(parts, share->n * share->k);
     }
     const double block = static_cast<double>(per_split * depth_of(dtype)) * shape.rows * shape.columns / shape.efficiency;
-    const double cost = time_of(blocks, block, card) + time_of_parts(floats, card);
+    const double cost = time_of(blocks, block, gpu) + time_of_parts(floats, gpu);
     if (cost < least) least = cost, best = per_split;
   }
   for (Share* share : shares) share->steps_per_split = best, share->splits = ceil_div(share->steps, best);
@@ -202,7 +202,7 @@ struct Layout {
   size_t partial_floats = 0;
 };
 
-Layout layout_of(DType dtype, const std::vector<Shape>& inputs, const Card& card) {
+Layout layout_of(DType dtype, const std::vector<Shape>& inputs, const Gpu& gpu) {
   Layout l;
   std::vector<size_t> open(std::size(kShapes), SIZE_MAX);  // the launch of each shape that has room
   for (size_t i = 0; i < inputs.size() / 2; i++) {
@@ -217,7 +217,7 @@ Layout layout_of(DType dtype, const std::vector<Shape>& inputs, const Card& card
   for (const auto& launch : l.launches) {
     std::vector<Share*> shares;
     for (size_t i : launch) shares.push_back(&l.shares[i]);
-    split(shares, dtype, card);
+    split(shares, dtype, gpu);
   }
   for (Share& share : l.shares) {
     share.partials = l.partial_floats;
@@ -228,16 +228,16 @@ Layout layout_of(DType dtype, const std::vector<Shape>& inputs, const Card& card
 
 }  // namespace
 
-size_t workspace_bytes(const WeightGrad&, std::span<const Value> in, const Card& card) {
+size_t workspace_bytes(const WeightGrad&, std::span<const Value> in, const Gpu& gpu) {
   std::vector<Shape> shapes;
   for (const Value& v : in) shapes.push_back(v.shape);
-  return layout_of(in[0].dtype, shapes, card).partial_floats * sizeof(float);
+  return layout_of(in[0].dtype, shapes, gpu).partial_floats * sizeof(float);
 }
 
 void run(const WeightGrad& op, Context& c) {
   std::vector<Shape> shapes;
   for (size_t i = 0; i < 2 * op.scales.size(); i++) shapes.push_back(c.in(i).shape);
-  const Layout l = layout_of(c.in(0).dtype, shapes, c.card);
+  const Layout l = layout_of(c.in(0).dtype, shapes, c.gpu);
   const auto problem = [&]<class T>(T, size_t i) {
     const Share& share = l.shares[i];
     const Matrix dy = matrix_of<T>(c.in(2 * i)), x = matrix_of<T>(c.in(2 * i + 1));

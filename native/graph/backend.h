@@ -34,12 +34,12 @@ class Mark {
   virtual ~Mark() = default;
 };
 
-// Calls return before a card has done its work; it is done in the order of the calls. Only download() waits for it.
+// Calls return before a GPU has done its work; it is done in the order of the calls. Only download() waits for it.
 class Backend {
  public:
   virtual ~Backend() = default;
 
-  virtual std::string describe() const = 0;  // the processor or card, for people
+  virtual std::string describe() const = 0;  // the processor or GPU, for people
   virtual bool computes_in(DType activations) const = 0;
   // Whether kernels read host memory in place; if not, what they read has to be uploaded first.
   virtual bool reads_host_memory() const = 0;

@@ -96,7 +96,8 @@ struct Fuser {
 }  // namespace
 
 Graph fuse(const Graph& graph, FuseOptions options) {
-  Fuser f{options, graph, std::vector<int>(graph.values.size(), 0), std::vector<int>(graph.values.size(), -1), std::vector<bool>(graph.nodes.size(), false)};
+  Fuser f{options, graph, std::vector<int>(graph.values.size(), 0), std::vector<int>(graph.values.size(), -1),
+          std::vector<bool>(graph.nodes.size(), false)};
   for (size_t i = 0; i < graph.nodes.size(); i++) {
     for (ValueId v : graph.nodes[i].inputs) f.uses[v]++;
     for (ValueId v : graph.nodes[i].outputs) f.producer[v] = static_cast<int>(i);

@@ -7,7 +7,7 @@
 namespace lorafuse {
 namespace {
 
-constexpr int kReach = 16;         // how far apart in the graph layers may be that share a node: what is computed first waits for the last
+constexpr int kReach = 16;  // how far apart in the graph layers may be that share a node: what is computed first waits for the last
 constexpr size_t kMostTerms = 4;
 
 struct LoraFuser {

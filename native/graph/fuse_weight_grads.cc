@@ -1,4 +1,4 @@
-// WeightGrads move down to the next one and become one node with it: they are small, and one alone leaves most of a card idle.
+// WeightGrads move down to the next one and become one node with it: they are small, and one alone leaves most of a GPU idle.
 // What they read stays alive that much longer, so they do not move past where much memory would be free without them.
 #include <algorithm>
 #include <set>

@@ -4,7 +4,7 @@
 //   gradients.cc  gradient rule        emits ordinary ops
 //   cpu/*.cc      kernel               run(op, ...): a missing one is a compile error
 //   cuda/*.cu     kernel               the same overloads
-// All activations are channels-last. On the CPU they are f32 and weights f32, f16 or bf16. On a card they are f32, f16 or bf16, one type in
+// All activations are channels-last. On the CPU they are f32 and weights f32, f16 or bf16. On a GPU they are f32, f16 or bf16, one type in
 // a graph, and so are weight matrices; vectors (bias, γ, β), adapters, statistics, losses and what the caller computes in f32 stay f32.
 // dx is the gradient of x.
 #pragma once
@@ -53,9 +53,7 @@ struct LoraMatMul {
 
 // gradients of trainable matrices, added in place: g_i [N_i, K_i] += scale_i · dy_iᵀ [N_i, M_i] · x_i [M_i, K_i].
 // inputs: dy_0, x_0, dy_1, x_1, …; outputs: g_0, g_1, …, each another one.  More than one is made by fuse_weight_grads.cc.
-struct WeightGrad {
-  std::vector<float> scales = {1};
-};
+struct WeightGrad { std::vector<float> scales = {1}; };
 
 // y [B, H', W', N] = x [B, H, W, C] ∗ w [kernel·kernel, N, C] (+ bias [N]) (+ residual).  inputs: x, w, bias?, residual?
 // `before`/`after`: rows and columns of zeros added at the top and left / bottom and right.
@@ -79,9 +77,7 @@ struct Attention {
   bool causal = false;
 };
 // inputs: q, k, v, o, log_sum_exp, do; outputs: dq, dk, dv (FlashAttention-2, arXiv:2307.08691, algorithm 2). Not causal.
-struct AttentionGrad {
-  int heads = 1;
-};
+struct AttentionGrad { int heads = 1; };
 
 // y = act((x − mean) · rstd · γ + β) over groups of C/groups channels and all of H, W; act is SiLU or nothing.
 // inputs: x [B, H, W, C], gamma [C], beta [C]; outputs: y, statistics [B, groups, 2] = mean, 1/√(var + eps).
@@ -97,24 +93,16 @@ struct GroupNormGrad {
 };
 
 // inputs: x [.., C], gamma [C], beta [C]; outputs: y, statistics [rows, 2] = mean, 1/√(var + eps)
-struct LayerNorm {
-  float eps = 1e-5f;
-};
+struct LayerNorm { float eps = 1e-5f; };
 // inputs: x, gamma, statistics, dy, residual?; output: dx (+ residual)
-struct LayerNormGrad {
-  bool residual = false;
-};
+struct LayerNormGrad { bool residual = false; };
 
 enum class Function { silu, gelu, quick_gelu };  // x·σ(x); x·Φ(x) (exact, erf); x·σ(1.702x)
 
 // inputs: x; output: f(x)
-struct Activation {
-  Function function;
-};
+struct Activation { Function function; };
 // inputs: x, dy; output: dx
-struct ActivationGrad {
-  Function function;
-};
+struct ActivationGrad { Function function; };
 
 // inputs: x [.., 2F] = a ‖ b; output: a · gelu(b) [.., F]
 struct Geglu {};
@@ -132,9 +120,7 @@ struct SumPositions {};
 // inputs: a [.., C1], b [.., C2]; output [.., C1 + C2]
 struct Concat {};
 // inputs: x [.., C]; output x[.., begin:end]
-struct Slice {
-  int64_t begin = 0, end = 0;
-};
+struct Slice { int64_t begin = 0, end = 0; };
 
 // inputs: ids [B, T] i32, tokens [V, C], positions [T', C]; output [B, T, C] = tokens[id] + positions[t]
 struct Embedding {};

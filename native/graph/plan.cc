@@ -31,8 +31,9 @@ size_t place(std::vector<Buffer> buffers) {
     }
     *buffer.offset = best == SIZE_MAX ? cursor : best;
     total = std::max(total, *buffer.offset + buffer.bytes);
-    placed.insert(std::upper_bound(placed.begin(), placed.end(), &buffer, [](const Buffer* a, const Buffer* b) { return *a->offset < *b->offset; }),
-                  &buffer);
+    placed.insert(
+        std::upper_bound(placed.begin(), placed.end(), &buffer, [](const Buffer* a, const Buffer* b) { return *a->offset < *b->offset; }),
+        &buffer);
   }
   return total;
 }

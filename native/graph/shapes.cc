@@ -38,8 +38,10 @@ Shapes infer(const char* name, const MatMul& op, const Shapes& in) {
   auto features = [&](size_t i, bool output) { return in[2 * i + 1][output != op.pairs[i].transposed ? 0 : 1]; };
   const Shape out = in[0].with_channels(features(0, true));
   for (size_t i = 0; i < pairs; i++) {
-    EXPECT(in[2 * i + 1].rank() == 2 && features(i, false) == in[2 * i][-1] && features(i, true) == out[-1] && in[2 * i].rows() == out.rows(),
-           "operand pair ", i, ": ", in[2 * i], " does not multiply ", in[2 * i + 1], op.pairs[i].transposed ? " (transposed)" : "", " to ", out);
+    EXPECT(
+        in[2 * i + 1].rank() == 2 && features(i, false) == in[2 * i][-1] && features(i, true) == out[-1] && in[2 * i].rows() == out.rows(),
+        "operand pair ", i, ": ", in[2 * i], " does not multiply ", in[2 * i + 1], op.pairs[i].transposed ? " (transposed)" : "", " to ",
+        out);
   }
   return gated(name, op.gate, in, 2 * pairs, op.bias, op.residual, out);
 }
@@ -52,11 +54,12 @@ Shapes infer(const char* name, const LoraMatMul& op, const Shapes& in) {
     const Shape &x = in[4 * i], &w = in[4 * i + 1], &a = in[4 * i + 2], &b = in[4 * i + 3];
     const int rows = op.terms[i].transposed, columns = 1 - rows;
     EXPECT(w.rank() == 2 && a.rank() == 2 && b.rank() == 2, "term ", i, ": expected matrices but received ", w, ", ", a, ", ", b);
-    EXPECT(w[columns] == x[-1] && a[columns] == x[-1] && b[columns] == a[rows] && b[rows] == w[rows],
-           "term ", i, ": x ", x, ", w ", w, ", down ", a, ", up ", b, " do not fit", rows ? " (transposed)" : "");
+    EXPECT(w[columns] == x[-1] && a[columns] == x[-1] && b[columns] == a[rows] && b[rows] == w[rows], "term ", i, ": x ", x, ", w ", w,
+           ", down ", a, ", up ", b, " do not fit", rows ? " (transposed)" : "");
     const Shape y = x.with_channels(w[rows]);
     if (i == 0 || !op.sum) products.push_back(y);
-    EXPECT(y[-1] == products.back()[-1] && y.rows() == products.back().rows(), "term ", i, " makes ", y, " but the sum is ", products.back());
+    EXPECT(y[-1] == products.back()[-1] && y.rows() == products.back().rows(), "term ", i, " makes ", y, " but the sum is ",
+           products.back());
     down.push_back(x.with_channels(a[rows]));
   }
   const bool extras = op.bias || op.residual || op.gate != Gate::none;
@@ -80,8 +83,8 @@ Shapes infer(const char* name, const WeightGrad& op, const Shapes& in) {
 
 Shapes infer(const char* name, const Conv2d& op, const Shapes& in) {
   EXPECT(in[0].rank() == 4, "expected x [B, H, W, C] but received ", in[0]);
-  EXPECT(in[1].rank() == 3 && in[1][0] == op.kernel * op.kernel && in[1][2] == in[0][3], "expected weights [", op.kernel * op.kernel, ", N, ",
-         in[0][3], "] but received ", in[1]);
+  EXPECT(in[1].rank() == 3 && in[1][0] == op.kernel * op.kernel && in[1][2] == in[0][3], "expected weights [", op.kernel * op.kernel,
+         ", N, ", in[0][3], "] but received ", in[1]);
   auto extent = [&](int64_t size) { return (size + op.before + op.after - op.kernel) / op.stride + 1; };
   const Shape out{in[0][0], extent(in[0][1]), extent(in[0][2]), in[1][1]};
   EXPECT(out[1] > 0 && out[2] > 0, in[0], " is smaller than the kernel");
@@ -101,8 +104,8 @@ Shapes infer(const char* name, const ConvTranspose2d& op, const Shapes& in) {
 
 // Images count as H·W tokens, so q may be [B, H, W, C] and k [B, S, C].
 Shapes infer(const char* name, const Attention& op, const Shapes& in) {
-  EXPECT(in[1] == in[2] && in[0][0] == in[1][0] && in[0][-1] == in[1][-1] && in[0][-1] % op.heads == 0, "q ", in[0], ", k ", in[1], ", v ", in[2],
-         " do not fit ", op.heads, " heads");
+  EXPECT(in[1] == in[2] && in[0][0] == in[1][0] && in[0][-1] == in[1][-1] && in[0][-1] % op.heads == 0, "q ", in[0], ", k ", in[1], ", v ",
+         in[2], " do not fit ", op.heads, " heads");
   return {in[0], Shape{in[0][0], op.heads, in[0].rows() / in[0][0]}};
 }
 

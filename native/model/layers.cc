@@ -39,7 +39,8 @@ ValueId Builder::linear(const std::string& path, ValueId x, int64_t out_features
 
 ValueId Builder::conv(const std::string& path, ValueId x, int64_t out_channels, Conv2d op) {
   op.bias = true;
-  return emit(op, {x, weight(path + ".weight", {out_channels, shape(x)[-1], op.kernel, op.kernel}), weight(path + ".bias", {out_channels})});
+  return emit(op,
+              {x, weight(path + ".weight", {out_channels, shape(x)[-1], op.kernel, op.kernel}), weight(path + ".bias", {out_channels})});
 }
 
 ValueId Builder::group_norm(const std::string& path, ValueId x, int groups, float eps, bool silu) {

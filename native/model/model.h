@@ -62,14 +62,17 @@ struct LinearLayer {
 class Builder {
  public:
   // dtype: of activations.
-  explicit Builder(const Weights& weights, Adapters adapters = {}, DType dtype = DType::f32) : weights_(weights), adapters_(std::move(adapters)) {
+  explicit Builder(const Weights& weights, Adapters adapters = {}, DType dtype = DType::f32)
+      : weights_(weights), adapters_(std::move(adapters)) {
     graph.dtype = dtype;
   }
 
   Graph graph;
   std::vector<LinearLayer> linears;
 
-  ValueId input(const std::string& name, Shape shape, DType dtype = DType::f32) { return graph.value({name, std::move(shape), dtype, Storage::input}); }
+  ValueId input(const std::string& name, Shape shape, DType dtype = DType::f32) {
+    return graph.value({name, std::move(shape), dtype, Storage::input});
+  }
   ValueId emit(Op op, std::vector<ValueId> inputs) { return graph.emit(std::move(op), std::move(inputs)); }
   const Shape& shape(ValueId v) const { return graph.shape(v); }
 

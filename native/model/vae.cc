@@ -10,7 +10,9 @@ struct Vae {
   Builder& b;
   const VaeConfig& config;
 
-  ValueId resnet(const std::string& path, ValueId x, int64_t channels) { return b.resnet(path, x, kNone, channels, config.norm_num_groups, kEps); }
+  ValueId resnet(const std::string& path, ValueId x, int64_t channels) {
+    return b.resnet(path, x, kNone, channels, config.norm_num_groups, kEps);
+  }
 
   // Two resnets around one attention head over all pixels.
   ValueId middle(const std::string& path, ValueId x) {
@@ -37,7 +39,8 @@ ValueId vae_encoder(Builder& b, const VaeConfig& config, ValueId pixels) {
   ValueId x = b.conv("encoder.conv_in", pixels, config.block_out_channels[0]);
   for (size_t i = 0; i < levels; i++) {
     const std::string block = "encoder.down_blocks." + std::to_string(i);
-    for (int j = 0; j < config.layers_per_block; j++) x = net.resnet(block + ".resnets." + std::to_string(j), x, config.block_out_channels[i]);
+    for (int j = 0; j < config.layers_per_block; j++)
+      x = net.resnet(block + ".resnets." + std::to_string(j), x, config.block_out_channels[i]);
     // Padded at the bottom and right only, as diffusers' Downsample2D with padding 0.
     if (i + 1 < levels) x = b.conv(block + ".downsamplers.0.conv", x, config.block_out_channels[i], {.stride = 2, .before = 0, .after = 1});
   }

@@ -1,4 +1,4 @@
-// The frozen weights of one network, where the backend's kernels read them: in host memory, or in one block on the card.
+// The frozen weights of one network, where the backend's kernels read them: in host memory, or in one block on the GPU.
 #pragma once
 #include "../base/weights.h"
 #include "../graph/backend.h"

@@ -41,8 +41,8 @@ std::string cpu_variant() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   auto all = [](auto... present) { return (present && ...); };
-  if (all(__builtin_cpu_supports("avx512f"), __builtin_cpu_supports("avx512bw"), __builtin_cpu_supports("avx512cd"), __builtin_cpu_supports("avx512dq"),
-          __builtin_cpu_supports("avx512vl")))
+  if (all(__builtin_cpu_supports("avx512f"), __builtin_cpu_supports("avx512bw"), __builtin_cpu_supports("avx512cd"),
+          __builtin_cpu_supports("avx512dq"), __builtin_cpu_supports("avx512vl")))
     return "x86-64-v4";
   if (all(__builtin_cpu_supports("avx2"), __builtin_cpu_supports("fma"), __builtin_cpu_supports("bmi2"))) return "x86-64-v3";
 #endif

@@ -16,7 +16,7 @@ std::vector<std::string> cpu_features();
 // Throws BACKEND_MISSING where the library is not there. The library stays open while the process lives.
 std::shared_ptr<Backend> open_cpu_backend(int threads, const std::string& variant = cpu_variant());
 
-// The CUDA backend on the first card. Throws BACKEND_MISSING where this build has none, NO_DEVICE where the machine has no card for it.
+// The CUDA backend on the first GPU. Throws BACKEND_MISSING where this build has none, NO_DEVICE where the machine has no GPU for it.
 // LORAFUSE_CUDA_LIBRARY names another library: the tests' emulated one.
 std::shared_ptr<Backend> open_cuda_backend();
 

@@ -8,7 +8,6 @@
 namespace lorafuse {
 namespace {
 
-
 bool is_planned(const Value& v) { return v.storage == Storage::activation || v.storage == Storage::input; }
 
 std::vector<size_t> workspaces_of(const Backend& backend, const Graph& graph) {
@@ -72,7 +71,8 @@ void Program::prefetch(void* inputs, const std::string& input, const void* data,
 
 void Program::take(const void* inputs) {
   for (size_t v = 0; v < graph_.values.size(); v++)
-    if (is_read_input(v)) backend_.copy(tensors_[v].data, static_cast<const unsigned char*>(inputs) + input_offsets_[v], tensors_[v].bytes());
+    if (is_read_input(v))
+      backend_.copy(tensors_[v].data, static_cast<const unsigned char*>(inputs) + input_offsets_[v], tensors_[v].bytes());
 }
 
 void Program::run(std::function<void()> end) {
@@ -93,7 +93,8 @@ void Program::run_nodes(bool poison) {
     if (!poison) continue;
     for (const auto* list : {&node.inputs, &node.outputs})
       for (ValueId v : *list)
-        if (is_planned(graph_.values[v]) && plan_.last_use[v] == static_cast<int32_t>(i)) backend_.fill(tensors_[v].data, 0xff, tensors_[v].bytes());
+        if (is_planned(graph_.values[v]) && plan_.last_use[v] == static_cast<int32_t>(i))
+          backend_.fill(tensors_[v].data, 0xff, tensors_[v].bytes());
     backend_.fill(arena_ + plan_.workspaces[i], 0xff, workspaces_[i]);
   }
 }

@@ -10,12 +10,15 @@
 namespace lorafuse {
 namespace {
 
-std::string key_of(const char* kind, LatentShape s, int64_t tokens = 0) { return text(kind, " ", s.batch, "x", s.height, "x", s.width, " ", tokens); }
+std::string key_of(const char* kind, LatentShape s, int64_t tokens = 0) {
+  return text(kind, " ", s.batch, "x", s.height, "x", s.width, " ", tokens);
+}
 
 constexpr int64_t kResults = 1024;  // an update's norm and the losses that may wait
 
 void expect_size(const char* name, size_t received, int64_t expected) {
-  CHECK(static_cast<int64_t>(received) == expected, "INVALID_ARGUMENT", "Expected ", expected, " elements for ", name, " but received ", received);
+  CHECK(static_cast<int64_t>(received) == expected, "INVALID_ARGUMENT", "Expected ", expected, " elements for ", name, " but received ",
+        received);
 }
 
 std::shared_ptr<Backend> open_backend(const SessionOptions& o) {
@@ -30,10 +33,12 @@ Weights::Held held_as(const SessionOptions& o, DType matrices) {
 }  // namespace
 
 Session::Session(SessionOptions options)
-    : options_(std::move(options)), backend_(open_backend(options_)), dtype_(options_.device == Device::cuda ? options_.precision : DType::f32),
-      unet_frozen_(*backend_, held_as(options_, options_.precision)), text_encoder_frozen_(*backend_, held_as(options_, options_.precision)),
-      vae_frozen_(*backend_, held_as(options_, DType::f32)) {
-  CHECK(backend_->computes_in(dtype_), "PRECISION_UNSUPPORTED", "Expected fp16 or f32 for precision, as this card does not compute in ", name_of(dtype_));
+    : options_(std::move(options)), backend_(open_backend(options_)),
+      dtype_(options_.device == Device::cuda ? options_.precision : DType::f32),
+      unet_frozen_(*backend_, held_as(options_, options_.precision)),
+      text_encoder_frozen_(*backend_, held_as(options_, options_.precision)), vae_frozen_(*backend_, held_as(options_, DType::f32)) {
+  CHECK(backend_->computes_in(dtype_), "PRECISION_UNSUPPORTED", "Expected fp16 or f32 for precision, as this GPU does not compute in ",
+        name_of(dtype_));
   for (const WeightFile& f : options_.unet_files) unet_frozen_.weights.add(f.path, f.entries);
   for (const WeightFile& f : options_.text_encoder_files) text_encoder_frozen_.weights.add(f.path, f.entries);
   for (const WeightFile& f : options_.vae_files) vae_frozen_.weights.add(f.path, f.entries);
@@ -65,7 +70,8 @@ std::vector<LinearLayer> Session::modules() {
   Builder b(unet_frozen_.weights);
   const UNetConfig& config = options_.unet;
   const int64_t side = int64_t{1} << (config.block_out_channels.size() - 1);
-  unet(b, config, b.input("latents", {1, side, side, config.in_channels}), b.input("timesteps", {1}), b.input("context", {1, 1, config.cross_attention_dim}));
+  unet(b, config, b.input("latents", {1, side, side, config.in_channels}), b.input("timesteps", {1}),
+       b.input("context", {1, 1, config.cross_attention_dim}));
   std::vector<LinearLayer> found;
   for (const LinearLayer& layer : b.linears)
     if (layer.path.find(".attentions.") != std::string::npos) found.push_back(layer);
@@ -181,12 +187,14 @@ MemoryPlan Session::memory_plan(LatentShape shape, int64_t tokens) {
 std::vector<float> Session::encode_text(const std::vector<int32_t>& ids, int64_t count, int skip) {
   CHECK(options_.text_encoder, "MODEL_INCOMPLETE", "Expected a text encoder but this session was opened without one");
   const TextEncoderConfig& config = *options_.text_encoder;
-  CHECK(count > 0 && ids.size() % count == 0, "INVALID_ARGUMENT", "Expected ", count, " equal rows of token ids but received ", ids.size(), " ids");
+  CHECK(count > 0 && ids.size() % count == 0, "INVALID_ARGUMENT", "Expected ", count, " equal rows of token ids but received ", ids.size(),
+        " ids");
   for (int32_t id : ids)
     CHECK(id >= 0 && id < config.vocab_size, "INVALID_ARGUMENT", "Expected token ids below ", config.vocab_size, " but received ", id);
   const int64_t length = static_cast<int64_t>(ids.size()) / count;
   Program& program = cached(text("text ", count, "x", length, " ", skip), [&] {
-    return build(text_encoder_frozen_, [&](Builder& b) { return text_encoder(b, config, b.input("ids", {count, length}, DType::i32), skip); });
+    return build(text_encoder_frozen_,
+                 [&](Builder& b) { return text_encoder(b, config, b.input("ids", {count, length}, DType::i32), skip); });
   });
   return run(text_encoder_frozen_, program, {{"ids", ids.data()}});
 }
@@ -211,7 +219,8 @@ std::vector<float> Session::decode_latents(const std::vector<float>& latents, La
   return run(vae_frozen_, program, {{"latents", latents.data()}});
 }
 
-std::vector<float> Session::predict(const std::vector<float>& latents, LatentShape s, const std::vector<float>& timesteps, const std::vector<float>& context) {
+std::vector<float> Session::predict(const std::vector<float>& latents, LatentShape s, const std::vector<float>& timesteps,
+                                    const std::vector<float>& context) {
   const UNetConfig& config = options_.unet;
   const Shape shape{s.batch, s.height, s.width, config.in_channels};
   expect_size("latents", latents.size(), shape.elements());
@@ -257,8 +266,11 @@ void Session::load(const StepInput& in) {
     block.memory = backend_->allocate(program.input_bytes());
     block.bytes = program.input_bytes();
   }
-  for (const auto& [name, data] : {std::pair("latents", &in.latents), {"noise", &in.noise}, {"coefficients", &in.coefficients},
-                                   {"timesteps", &in.timesteps}, {"context", &in.context}})
+  for (const auto& [name, data] : {std::pair("latents", &in.latents),
+                                   {"noise", &in.noise},
+                                   {"coefficients", &in.coefficients},
+                                   {"timesteps", &in.timesteps},
+                                   {"context", &in.context}})
     program.prefetch(block.memory, name, data->data(), block.taken.get());
   loaded_.push_back({in.shape, &program, &block});
   loads_++;
@@ -273,7 +285,8 @@ void Session::step(const std::vector<float>& weights, const AdamW* update) {
   if (1 + pending_ + shape.batch > kResults) collect_losses();
   if (update) {
     AdamW options = *update;
-    if (!std::all_of(losses_.begin(), losses_.end(), [](float loss) { return std::isfinite(loss); })) options.loss_scale = NAN;  // so is the norm
+    if (!std::all_of(losses_.begin(), losses_.end(), [](float loss) { return std::isfinite(loss); }))
+      options.loss_scale = NAN;  // so is the norm
     backend_->set(options, pending_);
   }
   program->prefetch(inputs->memory, "weights", weights.data(), inputs->taken.get());

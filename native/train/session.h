@@ -21,7 +21,8 @@ enum class Device { cpu, cuda };
 struct SessionOptions {
   Device device = Device::cpu;
   int threads = 1;
-  // On a card: the type of activations and weight matrices. On the CPU, which computes in f32, of weight matrices; f32: as the file has them.
+  // On a GPU: the type of activations and weight matrices. On the CPU, which computes in f32, of weight matrices; f32: as the file has
+  // them.
   DType precision = DType::f32;
   UNetConfig unet;
   std::optional<TextEncoderConfig> text_encoder;
@@ -29,9 +30,7 @@ struct SessionOptions {
   std::vector<WeightFile> unet_files, text_encoder_files, vae_files;
 };
 
-struct LatentShape {
-  int64_t batch = 1, height = 0, width = 0;
-};
+struct LatentShape { int64_t batch = 1, height = 0, width = 0; };
 
 struct StepInput {  // see lib/native.ts
   LatentShape shape;
@@ -65,8 +64,9 @@ class Session {
   std::vector<float> encode_text(const std::vector<int32_t>& ids, int64_t count, int skip);
   std::vector<float> encode_images(const std::vector<float>& pixels, LatentShape pixel_shape);
   std::vector<float> decode_latents(const std::vector<float>& latents, LatentShape shape);
-  std::vector<float> predict(const std::vector<float>& latents, LatentShape shape, const std::vector<float>& timesteps, const std::vector<float>& context);
-  // Training. On a card load() and step() return at once: the next batch is loaded while the one before it is computed.
+  std::vector<float> predict(const std::vector<float>& latents, LatentShape shape, const std::vector<float>& timesteps,
+                             const std::vector<float>& context);
+  // Training. On a GPU load() and step() return at once: the next batch is loaded while the one before it is computed.
   void load(const StepInput& input);
   // Of the batch that was loaded first; with an update, of all gradients since the last one, at its end.
   void step(const std::vector<float>& weights, const AdamW* update = nullptr);

@@ -1,5 +1,5 @@
 // Training steps of SD1.5 (random weights, LoRA on attention, batch 1), ours against PyTorch + diffusers + peft, both in f32 on the CPU or
-// in mixed precision of fp16 on a card: both processes hold the same model and inputs and step in turn, A B A B, so that the machine's
+// in mixed precision of fp16 on a GPU: both processes hold the same model and inputs and step in turn, A B A B, so that the machine's
 // moods fall on both.
 //   npm run bench -- --resolution 512 --steps 7 [--device cuda]
 import { spawn } from 'node:child_process'
@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { readHeader, writeSafetensors } from '../../dist/lib/safetensors.js'
+import { readHeader, writeSafetensors } from '../../dist/lib/files/safetensors.js'
 import { pattern } from '../../dist/test/train/pattern.js'
 
 const here = fileURLToPath(new URL('.', import.meta.url))
@@ -29,8 +29,8 @@ const { values: options } = parseArgs({
   },
 })
 if (!['cpu', 'cuda'].includes(options.device)) throw new Error(`Expected --device cpu or cuda but received ${options.device}`)
-const onCard = options.device === 'cuda'
-const computes = onCard ? 'fp16' : 'f32'
+const onGpu = options.device === 'cuda'
+const computes = onGpu ? 'fp16' : 'f32'
 const number = (name) => Number(options[name])
 // Counted for SD1.5, rank 16, no weight gradients of frozen layers.
 const counted = { 512: 1.72, 256: 0.38 }
@@ -111,7 +111,7 @@ const [load] = loadavg()
 const settings = JSON.stringify({
   ...{ unet, inputs, device: options.device, computes, rank: number('rank'), threads: number('threads'), learningRate: 1e-4 },
   // Fixed on both sides, so that they compute the same.
-  lossScale: onCard ? 1024 : 1,
+  lossScale: onGpu ? 1024 : 1,
 })
 const sides = [
   { name: 'PyTorch', process: start(python, [join(here, 'pytorch.py'), settings]), steps: [] },
@@ -119,8 +119,8 @@ const sides = [
 ]
 const [theirs, ours] = sides
 
-const unit = onCard ? 'ms' : 's'
-const shown = (seconds) => (seconds * (onCard ? 1000 : 1)).toFixed(2)
+const unit = onGpu ? 'ms' : 's'
+const shown = (seconds) => (seconds * (onGpu ? 1000 : 1)).toFixed(2)
 
 /** Fills in what each side answers; returns GFLOP/s of a matrix product. */
 async function measure() {
@@ -153,7 +153,7 @@ console.log(
 console.log(
   `${options.steps} steps each in turn after ${options.warmups} warm-ups; matrix product ${gflops.toFixed(0)} GFLOP/s; load before ${load?.toFixed(1)}`,
 )
-const where = onCard ? 'memory on the card' : 'RSS'
+const where = onGpu ? 'memory on the GPU' : 'RSS'
 console.log(`\n| | median ${unit} | min ${unit} | first ${unit} | of matrix product | peak ${where} MiB |\n|---|---|---|---|---|---|`)
 const tflop = options.tflop === undefined ? (counted[options.resolution] ?? 0) : number('tflop')
 for (const side of sides) {
@@ -169,7 +169,7 @@ console.log(`\nlorafuse plans, MiB: ${mib.join(', ')}`)
 const off = (name) => Math.max(...ours.steps.map((step, i) => Math.abs(step[name] / theirs.steps[i][name] - 1)))
 console.log(`largest relative difference: loss ${off('loss').toExponential(1)}, gradient norm ${off('gradNorm').toExponential(1)}`)
 // In fp16 both round to 11 bits on their ways: ten times as far apart.
-const allowed = onCard ? { loss: 1e-3, gradNorm: 1e-2 } : { loss: 1e-4, gradNorm: 1e-3 }
+const allowed = onGpu ? { loss: 1e-3, gradNorm: 1e-2 } : { loss: 1e-4, gradNorm: 1e-3 }
 if (!(off('loss') <= allowed.loss && off('gradNorm') <= allowed.gradNorm)) {
   console.error('The two do not compute the same: the times mean nothing.')
   process.exitCode = 1

@@ -1,9 +1,9 @@
 // lorafuse's native session: one training step per line on stdin (see bench.js).
 import { readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
-import { Config, unetConfig } from '../../dist/lib/architecture.js'
+import { readHeader, readTensors } from '../../dist/lib/files/safetensors.js'
+import { Config, unetConfig } from '../../dist/lib/models/configs.js'
 import { native } from '../../dist/lib/native.js'
-import { readHeader, readTensors } from '../../dist/lib/safetensors.js'
 
 const settings = JSON.parse(process.argv[2])
 const { device, computes, rank, threads, lossScale } = settings
@@ -61,7 +61,7 @@ async function step() {
   return { loss, gradNorm, seconds: (performance.now() - start) / 1000 }
 }
 
-/** On a card: all that is allocated there, which is planned and stays the same. */
+/** On a GPU: all that is allocated there, which is planned and stays the same. */
 function memory() {
   const peak = /VmHWM:\s*(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))
   const plan = session.plan(input.shape, inputs.get('context').shape[1])
@@ -70,7 +70,7 @@ function memory() {
 
 const reply = (value) => console.log(JSON.stringify(value))
 const { cpu, features, cuda } = info()
-const place = device === 'cuda' ? cuda.card : `${cpu} (${features.join(' ')})`
+const place = device === 'cuda' ? cuda.gpu : `${cpu} (${features.join(' ')})`
 reply({ about: `lorafuse on ${place}, Node ${process.versions.node}`, adapters: adapters.length })
 for await (const line of createInterface({ input: process.stdin })) reply(await { step, memory }[line.trim()]())
 session.dispose()

@@ -13,16 +13,16 @@ from safetensors.torch import load_file
 settings = json.loads(sys.argv[1])
 torch.set_num_threads(settings["threads"])
 device = torch.device(settings["device"])
-on_card, mixed = device.type == "cuda", settings["computes"] == "fp16"
+on_gpu, mixed = device.type == "cuda", settings["computes"] == "fp16"
 
 
 def synchronize() -> None:
-    if on_card:
+    if on_gpu:
         torch.cuda.synchronize()
 
 
 def memory() -> dict[str, int]:
-    if on_card:
+    if on_gpu:
         return {"peakKiB": torch.cuda.max_memory_allocated() // 1024}
     status = dict(line.split(":", 1) for line in open("/proc/self/status"))
     return {"peakKiB": int(status["VmHWM"].split()[0])}
@@ -30,8 +30,8 @@ def memory() -> dict[str, int]:
 
 def calibrate() -> dict[str, float]:
     """GFLOP/s of one large matrix product, best of five."""
-    size = 8192 if on_card else 2048
-    a, b = torch.randn(2, size, size, device=device, dtype=torch.float16 if on_card else torch.float32)
+    size = 8192 if on_gpu else 2048
+    a, b = torch.randn(2, size, size, device=device, dtype=torch.float16 if on_gpu else torch.float32)
     best = float("inf")
     for _ in range(6):
         synchronize()
@@ -40,7 +40,7 @@ def calibrate() -> dict[str, float]:
         synchronize()
         best = min(best, time.perf_counter() - start)
     del a, b
-    if on_card:
+    if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     return {"gflops": 2 * size**3 / best / 1e9}
 
@@ -89,7 +89,7 @@ def reply(value: dict) -> None:
 
 
 versions = f"PyTorch {torch.__version__}, diffusers {diffusers.__version__}, peft {peft.__version__}, Python {platform.python_version()}"
-if on_card:
+if on_gpu:
     versions += f", {torch.cuda.get_device_name()}"
 reply({"about": versions, "adapters": sum(weight.numel() for weight in adapters)})
 commands = {"step": step, "memory": memory, "calibrate": calibrate}

@@ -6,10 +6,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import { Pipeline } from '../../dist/lib/draw/pipeline.js'
+import { writeSafetensors } from '../../dist/lib/files/safetensors.js'
 import { train } from '../../dist/lib/index.js'
-import { normal } from '../../dist/lib/noise.js'
-import { Pipeline } from '../../dist/lib/pipeline.js'
-import { writeSafetensors } from '../../dist/lib/safetensors.js'
+import { normal } from '../../dist/lib/random.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const { values: options } = parseArgs({

@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 
-export const cli = fileURLToPath(new URL('../../lib/cli.js', import.meta.url))
+export const cli = fileURLToPath(new URL('../../lib/cli/cli.js', import.meta.url))
 export const root = fileURLToPath(new URL('../../..', import.meta.url))
 
 export interface Result {

@@ -4,18 +4,31 @@
 namespace ptxemu {
 
 namespace {
-struct Field { const char* name; uint64_t KernelCounters::* value; };
+struct Field {
+  const char* name;
+  uint64_t KernelCounters::* value;
+};
 constexpr Field fields[] = {
-    {"launches", &KernelCounters::launches}, {"blocks", &KernelCounters::blocks}, {"warps", &KernelCounters::warps},
+    {"launches", &KernelCounters::launches},
+    {"blocks", &KernelCounters::blocks},
+    {"warps", &KernelCounters::warps},
     {"blocks_run", &KernelCounters::blocks_run},
-    {"warp_instructions", &KernelCounters::warp_instructions}, {"thread_instructions", &KernelCounters::thread_instructions},
-    {"mma_k8", &KernelCounters::mma_k8}, {"flops", &KernelCounters::flops},
-    {"special", &KernelCounters::special}, {"barriers", &KernelCounters::barriers},
-    {"global_load_bytes", &KernelCounters::global_load_bytes}, {"global_store_bytes", &KernelCounters::global_store_bytes},
-    {"global_load_sectors", &KernelCounters::global_load_sectors}, {"global_store_sectors", &KernelCounters::global_store_sectors},
-    {"global_requests", &KernelCounters::global_requests}, {"shared_requests", &KernelCounters::shared_requests},
-    {"shared_passes", &KernelCounters::shared_passes}, {"shared_conflicts", &KernelCounters::shared_conflicts},
-    {"local_requests", &KernelCounters::local_requests}, {"atomics", &KernelCounters::atomics},
+    {"warp_instructions", &KernelCounters::warp_instructions},
+    {"thread_instructions", &KernelCounters::thread_instructions},
+    {"mma_k8", &KernelCounters::mma_k8},
+    {"flops", &KernelCounters::flops},
+    {"special", &KernelCounters::special},
+    {"barriers", &KernelCounters::barriers},
+    {"global_load_bytes", &KernelCounters::global_load_bytes},
+    {"global_store_bytes", &KernelCounters::global_store_bytes},
+    {"global_load_sectors", &KernelCounters::global_load_sectors},
+    {"global_store_sectors", &KernelCounters::global_store_sectors},
+    {"global_requests", &KernelCounters::global_requests},
+    {"shared_requests", &KernelCounters::shared_requests},
+    {"shared_passes", &KernelCounters::shared_passes},
+    {"shared_conflicts", &KernelCounters::shared_conflicts},
+    {"local_requests", &KernelCounters::local_requests},
+    {"atomics", &KernelCounters::atomics},
 };
 }  // namespace
 
@@ -32,8 +45,7 @@ std::string KernelCounters::json() const {
 
 std::string Counters::json() const {
   std::string out = "{";
-  for (auto& [kernel, c] : kernels)
-    out += (out.size() > 1 ? ",\n \"" : "\n \"") + kernel + "\": " + c.json();
+  for (auto& [kernel, c] : kernels) out += (out.size() > 1 ? ",\n \"" : "\n \"") + kernel + "\": " + c.json();
   return out + "\n}\n";
 }
 

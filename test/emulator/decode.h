@@ -1,10 +1,10 @@
 // Statements -> Instructions. Each file of instructions/ adds the opcodes it knows to one table.
 #pragma once
+#include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <unordered_map>
-#include <memory>
-#include <map>
 #include <vector>
 
 #include "ptx.h"
@@ -39,34 +39,36 @@ class Decoder {
   std::string_view part(size_t i) const { return asked_ |= 1u << i, parts_[i]; }
   const std::vector<std::string_view>& parts() const { return asked_ = ~0u, parts_; }
   bool has(std::string_view part) const;
-  Type type() const;                                  // the last part
-  Type type_at(size_t from_end) const;                // 0 = the last part
+  Type type() const;                    // the last part
+  Type type_at(size_t from_end) const;  // 0 = the last part
   const std::vector<std::string_view>& operands() const { return operands_; }
   std::string_view operand(size_t i) const;
   static std::vector<std::string_view> elements(std::string_view vector);  // {a, b} -> a, b
-  [[noreturn]] void unknown() const;                  // this opcode with these qualifiers or operands
+  [[noreturn]] void unknown() const;                                       // this opcode with these qualifiers or operands
   void expect_operands(size_t count) const;
 
   // ---- building the instruction ----
   Instruction in;
-  void target(std::string_view text, Type type);      // "_" = nowhere
+  void target(std::string_view text, Type type);  // "_" = nowhere
   void source(std::string_view text, Type type);
   void target(size_t i, Type type) { target(operand(i), type); }
   void source(size_t i, Type type) { source(operand(i), type); }
   bool negated(size_t i) const { return operand(i).starts_with('!'); }
   void predicate_source(size_t i) { source(operand(i).substr(negated(i)), Type::pred); }  // !p: ask negated()
-  void sources(size_t from, size_t count, Type type) { while (count--) source(from++, type); }
+  void sources(size_t from, size_t count, Type type) {
+    while (count--) source(from++, type);
+  }
   void constant(uint64_t bits, Type type);            // a source with the same value in every lane
   Space address(std::string_view text, Space space);  // [base+offset]: a source of 32 or 64 bits (in.aux bit 0 = 64), in.offset
   void emit(Handler handler);                         // unknown() if there is none
   void emit_flow(Flow flow);
 
-  Space space() const;                                // .global, .shared, ... of the opcode
-  void note_shared_access(size_t bytes);              // the smallest decides how fine the race cells are
-  bool is_wide(std::string_view text) const;          // a register of 64 bits
+  Space space() const;                        // .global, .shared, ... of the opcode
+  void note_shared_access(size_t bytes);      // the smallest decides how fine the race cells are
+  bool is_wide(std::string_view text) const;  // a register of 64 bits
   bool is_predicate(std::string_view text) const;
   uint32_t new_operand(Type type) { return new_register(type).operand; }  // for a statement that needs several instructions
-  bool is_special(std::string_view text) const;       // %tid.x, ... and no register
+  bool is_special(std::string_view text) const;                           // %tid.x, ... and no register
 
  private:
   struct Symbol {
@@ -89,7 +91,7 @@ class Decoder {
   void decode_body(const Function& function);
   void decode_statement(const Statement& statement);
   void declare(std::string_view text, int line);
-  void decode_branch();   // decode_flow.cc
+  void decode_branch();  // decode_flow.cc
   void decode_call();
   void decode_call_external(const std::string& name, const std::vector<Symbol>& arguments, const std::vector<Symbol>& results);
   void decode_return(bool exits);
@@ -112,20 +114,24 @@ class Decoder {
   Program& program_;
   const Function* function_ = nullptr;
   const Statement* statement_ = nullptr;
-  Statement end_;                                      // of a body that does not say ret
+  Statement end_;  // of a body that does not say ret
   std::string opcode_, rest_;
   std::vector<std::string_view> parts_, operands_;
-  mutable uint32_t asked_ = 0;                         // bit i: part i has been looked at
+  mutable uint32_t asked_ = 0;  // bit i: part i has been looked at
   std::vector<Scope> scopes_;
-  std::vector<bool> wide_;                             // [register]
+  std::vector<bool> wide_;  // [register]
   std::map<std::pair<uint64_t, bool>, uint32_t> immediates_;
   std::map<Special, uint32_t> specials_;
-  std::map<std::string, int> labels_;                  // "function:label"
+  std::map<std::string, int> labels_;  // "function:label"
   std::map<std::string, std::vector<std::string>> label_tables_;
-  struct Jump { int pc; std::string label; bool table; };
+  struct Jump {
+    int pc;
+    std::string label;
+    bool table;
+  };
   std::vector<Jump> jumps_;
   std::map<std::string, Subroutine> subroutines_;
-  std::vector<std::pair<int, std::string>> calls_;     // pc, function
+  std::vector<std::pair<int, std::string>> calls_;  // pc, function
   Subroutine* current_ = nullptr;
 };
 

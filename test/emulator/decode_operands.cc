@@ -25,9 +25,7 @@ void Decoder::source(std::string_view text, Type type) {
   in.operand[in.targets + in.sources++] = resolve(text, type);
 }
 
-void Decoder::constant(uint64_t bits, Type type) {
-  in.operand[in.targets + in.sources++] = immediate(bits, ptxemu::bytes(type) == 8);
-}
+void Decoder::constant(uint64_t bits, Type type) { in.operand[in.targets + in.sources++] = immediate(bits, ptxemu::bytes(type) == 8); }
 
 uint32_t Decoder::resolve(std::string_view text, Type type) {
   bool wide = ptxemu::bytes(type) == 8;
@@ -63,15 +61,33 @@ uint32_t Decoder::immediate(uint64_t bits, bool wide) {
   return it->second;
 }
 
-static const std::map<std::string_view, Special> special_names = {
-    {"%tid.x", Special::tid_x}, {"%tid.y", Special::tid_y}, {"%tid.z", Special::tid_z}, {"%warpid", Special::warpid},
-    {"%ctaid.x", Special::ctaid_x}, {"%ctaid.y", Special::ctaid_y}, {"%ctaid.z", Special::ctaid_z}, {"%smid", Special::smid},
-    {"%laneid", Special::laneid}, {"%lanemask_eq", Special::lanemask_eq}, {"%lanemask_le", Special::lanemask_le},
-    {"%lanemask_lt", Special::lanemask_lt}, {"%lanemask_ge", Special::lanemask_ge}, {"%lanemask_gt", Special::lanemask_gt},
-    {"%ntid.x", Special::ntid_x}, {"%ntid.y", Special::ntid_y}, {"%ntid.z", Special::ntid_z}, {"%nctaid.x", Special::nctaid_x},
-    {"%nctaid.y", Special::nctaid_y}, {"%nctaid.z", Special::nctaid_z}, {"%nwarpid", Special::nwarpid}, {"%nsmid", Special::nsmid},
-    {"%gridid", Special::gridid}, {"%dynamic_smem_size", Special::dynamic_smem_size}, {"%total_smem_size", Special::total_smem_size},
-    {"%tid.w", Special::zero}, {"%ctaid.w", Special::zero}};
+static const std::map<std::string_view, Special> special_names = {{"%tid.x", Special::tid_x},
+                                                                  {"%tid.y", Special::tid_y},
+                                                                  {"%tid.z", Special::tid_z},
+                                                                  {"%warpid", Special::warpid},
+                                                                  {"%ctaid.x", Special::ctaid_x},
+                                                                  {"%ctaid.y", Special::ctaid_y},
+                                                                  {"%ctaid.z", Special::ctaid_z},
+                                                                  {"%smid", Special::smid},
+                                                                  {"%laneid", Special::laneid},
+                                                                  {"%lanemask_eq", Special::lanemask_eq},
+                                                                  {"%lanemask_le", Special::lanemask_le},
+                                                                  {"%lanemask_lt", Special::lanemask_lt},
+                                                                  {"%lanemask_ge", Special::lanemask_ge},
+                                                                  {"%lanemask_gt", Special::lanemask_gt},
+                                                                  {"%ntid.x", Special::ntid_x},
+                                                                  {"%ntid.y", Special::ntid_y},
+                                                                  {"%ntid.z", Special::ntid_z},
+                                                                  {"%nctaid.x", Special::nctaid_x},
+                                                                  {"%nctaid.y", Special::nctaid_y},
+                                                                  {"%nctaid.z", Special::nctaid_z},
+                                                                  {"%nwarpid", Special::nwarpid},
+                                                                  {"%nsmid", Special::nsmid},
+                                                                  {"%gridid", Special::gridid},
+                                                                  {"%dynamic_smem_size", Special::dynamic_smem_size},
+                                                                  {"%total_smem_size", Special::total_smem_size},
+                                                                  {"%tid.w", Special::zero},
+                                                                  {"%ctaid.w", Special::zero}};
 
 bool Decoder::is_wide(std::string_view text) const {
   const Symbol* s = find(text);

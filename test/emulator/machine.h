@@ -1,6 +1,6 @@
 // A machine that executes PTX, the code that nvcc emitted, on the CPU and checks every access that it makes.
 // This is the whole public face of the core: memory, modules, launches, counters. The CUDA runtime API lies on top (runtime/).
-// Sources: PTX ISA 9.0; CUDA C++ Programming Guide, "Compute Capabilities" (the limits of the cards).
+// Sources: PTX ISA 9.0; CUDA C++ Programming Guide, "Compute Capabilities" (the limits of the GPUs).
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -18,7 +18,18 @@ struct Dim3 {
 };
 
 enum class ErrorKind {
-  bad_ptx, unknown_instruction, out_of_bounds, misaligned, uninitialised, race, divergence, barrier, deadlock, limit, trap, assertion
+  bad_ptx,
+  unknown_instruction,
+  out_of_bounds,
+  misaligned,
+  uninitialised,
+  race,
+  divergence,
+  barrier,
+  deadlock,
+  limit,
+  trap,
+  assertion
 };
 const char* name(ErrorKind kind);
 
@@ -28,14 +39,14 @@ struct Error : std::runtime_error {
   ErrorKind kind;
   std::string kernel;
   Dim3 block{0, 0, 0};
-  int thread = -1;    // linear index in the block
-  int ptx_line = 0;   // from 1; 0 = not known
-  std::string source; // "file:line" of .loc
+  int thread = -1;     // linear index in the block
+  int ptx_line = 0;    // from 1; 0 = not known
+  std::string source;  // "file:line" of .loc
 };
 
-// ---- the emulated card ----
+// ---- the emulated GPU ----
 
-struct Card {
+struct Gpu {
   int compute_capability = 75;  // 10 * major + minor
   std::string name;
   size_t memory_bytes = size_t(4) << 30;
@@ -53,7 +64,7 @@ struct Card {
   size_t constant_bytes = 64 << 10;
 };
 // The limits of 75, 80, 86, 87, 89, 90, 100, 103, 110, 120 or 121; throws Error(limit) for any other.
-Card card(int compute_capability);
+Gpu gpu(int compute_capability);
 
 // ---- how it executes ----
 
@@ -72,28 +83,31 @@ struct Options {
   bool races = true;    // shared memory between warps and lanes, global memory between blocks
   bool uninitialised = true;
   bool counters = true;
-  int threads = 2;      // of the host; the blocks of a launch are shared out
-  int sample = 1;       // above 1: only some blocks run, about one in so many, and their counts are scaled up (warp/sample.h)
+  int threads = 2;  // of the host; the blocks of a launch are shared out
+  int sample = 1;   // above 1: only some blocks run, about one in so many, and their counts are scaled up (warp/sample.h)
   uint64_t max_instructions = uint64_t(1) << 36;  // warp instructions of one block, then Error(limit)
 };
 
 // ---- device memory ----
 
-// Device addresses are no host addresses: the host that follows one crashes, as with a card. Fresh memory holds 0xFF and counts as
+// Device addresses are no host addresses: the host that follows one crashes, as with a GPU. Fresh memory holds 0xFF and counts as
 // uninitialised until it is written. Between allocations lie gaps, and an address is reused only when the whole range has been used.
 class Memory {
  public:
-  struct Range { uint64_t address = 0; size_t bytes = 0; };
+  struct Range {
+    uint64_t address = 0;
+    size_t bytes = 0;
+  };
 
   explicit Memory(size_t capacity_bytes);
   ~Memory();
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
 
-  uint64_t allocate(size_t bytes);                       // 256-byte aligned; 0 = does not fit
-  bool release(uint64_t address);                        // false = no allocation starts here
-  const Range* find(uint64_t address) const;             // the live allocation that contains the address, or nullptr
-  bool contains(uint64_t address, size_t bytes) const;   // wholly inside one allocation
+  uint64_t allocate(size_t bytes);                      // 256-byte aligned; 0 = does not fit
+  bool release(uint64_t address);                       // false = no allocation starts here
+  const Range* find(uint64_t address) const;            // the live allocation that contains the address, or nullptr
+  bool contains(uint64_t address, size_t bytes) const;  // wholly inside one allocation
   bool reserved(uint64_t address) const { return address - base_ < reserved_; }  // a device address, allocated now or not
   std::vector<Range> allocations() const;
   size_t used_bytes() const { return used_; }
@@ -102,7 +116,7 @@ class Memory {
   // Transfers by the host. They throw Error(out_of_bounds) where a range leaves its allocation.
   void write(uint64_t to, const void* from, size_t bytes);
   void read(void* to, uint64_t from, size_t bytes) const;
-  void copy(uint64_t to, uint64_t from, size_t bytes);   // what is uninitialised stays so
+  void copy(uint64_t to, uint64_t from, size_t bytes);  // what is uninitialised stays so
   void fill(uint64_t to, unsigned char value, size_t bytes);
   std::byte* backing(uint64_t address) const { return reinterpret_cast<std::byte*>(address + backing_offset_); }
 
@@ -122,7 +136,10 @@ class Memory {
  private:
   void check(uint64_t address, size_t bytes, const char* what) const;
 
-  struct HostRange { Range range; bool mapped; };
+  struct HostRange {
+    Range range;
+    bool mapped;
+  };
   size_t capacity_, used_ = 0;
   uint64_t base_ = 0, reserved_ = 0, next_ = 0;
   int64_t backing_offset_ = 0;
@@ -134,7 +151,10 @@ class Memory {
 
 // ---- code ----
 
-struct Parameter { std::string name; size_t offset, bytes; };
+struct Parameter {
+  std::string name;
+  size_t offset, bytes;
+};
 
 class Module;
 struct Program;  // the decoded instructions
@@ -145,14 +165,19 @@ class Kernel {
   std::vector<Parameter> parameters;
   size_t parameter_bytes = 0;
   size_t static_shared_bytes = 0;
-  size_t local_bytes = 0;           // declared by PTX
-  Dim3 max_threads{0, 0, 0};        // .maxntid, 0 = not given
-  Dim3 required_threads{0, 0, 0};   // .reqntid
-  int min_blocks = 0;               // .minnctapersm
+  size_t local_bytes = 0;          // declared by PTX
+  Dim3 max_threads{0, 0, 0};       // .maxntid, 0 = not given
+  Dim3 required_threads{0, 0, 0};  // .reqntid
+  int min_blocks = 0;              // .minnctapersm
   const Module* module = nullptr;
 };
 
-struct Variable { std::string name; uint64_t address = 0; size_t bytes = 0; bool constant = false; };
+struct Variable {
+  std::string name;
+  uint64_t address = 0;
+  size_t bytes = 0;
+  bool constant = false;
+};
 
 class Module {
  public:
@@ -165,10 +190,10 @@ class Module {
   void unload(Memory& memory);
 
   const std::string& name() const;
-  int target() const;                                         // 75 for .target sm_75
-  const Kernel* kernel(const std::string& name) const;        // nullptr = none of this name
+  int target() const;                                   // 75 for .target sm_75
+  const Kernel* kernel(const std::string& name) const;  // nullptr = none of this name
   std::vector<const Kernel*> kernels() const;
-  const Variable* variable(const std::string& name) const;    // after load
+  const Variable* variable(const std::string& name) const;  // after load
   // Decodes the kernel now and throws what its first launch would throw.
   void decode(const Kernel& kernel) const;
   // Opcodes of this kernel with how often each stands in its text: mutation tests and static evidence.
@@ -186,19 +211,19 @@ class Module {
 
 struct KernelCounters {
   uint64_t launches = 0, blocks = 0, warps = 0;
-  uint64_t blocks_run = 0;          // fewer than `blocks` where a sample ran
+  uint64_t blocks_run = 0;  // fewer than `blocks` where a sample ran
   uint64_t warp_instructions = 0, thread_instructions = 0;
-  uint64_t mma_k8 = 0;              // tensor-core products in units of m16n8k8 (2048 floating-point operations)
-  uint64_t flops = 0;               // of ordinary instructions, fma = 2, per active thread; f16x2 counts both halves
-  uint64_t special = 0;             // warp instructions: special functions, divisions, conversions to narrower floats, from and to integers
-  uint64_t barriers = 0;            // bar.sync executed by a warp
+  uint64_t mma_k8 = 0;    // tensor-core products in units of m16n8k8 (2048 floating-point operations)
+  uint64_t flops = 0;     // of ordinary instructions, fma = 2, per active thread; f16x2 counts both halves
+  uint64_t special = 0;   // warp instructions: special functions, divisions, conversions to narrower floats, from and to integers
+  uint64_t barriers = 0;  // bar.sync executed by a warp
   uint64_t global_load_bytes = 0, global_store_bytes = 0;      // asked for by threads
   uint64_t global_load_sectors = 0, global_store_sectors = 0;  // of 32 bytes, each counted once per warp instruction
-  uint64_t global_requests = 0;     // warp instructions
-  uint64_t shared_requests = 0;     // warp instructions
-  uint64_t shared_passes = 0;       // transactions if no two lanes met in a bank
-  uint64_t shared_conflicts = 0;    // transactions more than that
-  uint64_t local_requests = 0;      // spills or arrays in local memory; should be 0
+  uint64_t global_requests = 0;                                // warp instructions
+  uint64_t shared_requests = 0;                                // warp instructions
+  uint64_t shared_passes = 0;                                  // transactions if no two lanes met in a bank
+  uint64_t shared_conflicts = 0;                               // transactions more than that
+  uint64_t local_requests = 0;                                 // spills or arrays in local memory; should be 0
   uint64_t atomics = 0;
   void add(const KernelCounters& other, uint64_t times = 1, uint64_t by = 1);  // other * times / by, rounded
   std::string json() const;
@@ -221,18 +246,18 @@ struct Launch {
 
 enum class LaunchLimit {
   none,
-  empty_dimension,      // a grid or block dimension of 0
-  block_dimension,      // x, y > 1024 or z > 64, or more threads than the card takes
-  kernel_threads,       // more than .maxntid, or other than .reqntid
-  grid_dimension,       // y, z > 65535, x > 2^31 - 1
-  shared_memory,        // static + dynamic above 48 KB and above what was opted in
-  parameters,           // not as many bytes as the kernel takes
+  empty_dimension,  // a grid or block dimension of 0
+  block_dimension,  // x, y > 1024 or z > 64, or more threads than the GPU takes
+  kernel_threads,   // more than .maxntid, or other than .reqntid
+  grid_dimension,   // y, z > 65535, x > 2^31 - 1
+  shared_memory,    // static + dynamic above 48 KB and above what was opted in
+  parameters,       // not as many bytes as the kernel takes
 };
 const char* name(LaunchLimit limit);
 // opted_in: the dynamic shared bytes allowed by cudaFuncAttributeMaxDynamicSharedMemorySize (0 = not set).
-LaunchLimit check(const Launch& launch, const Card& card, size_t opted_in);
+LaunchLimit check(const Launch& launch, const Gpu& gpu, size_t opted_in);
 
 // Executes the launch to its end, adds to the counters what it counted and returns that. Throws Error for what the kernel did wrong.
-KernelCounters run(const Launch& launch, Memory& memory, const Card& card, const Options& options, Counters& counters);
+KernelCounters run(const Launch& launch, Memory& memory, const Gpu& gpu, const Options& options, Counters& counters);
 
 }  // namespace ptxemu

@@ -13,8 +13,14 @@ class Scanner {
  public:
   explicit Scanner(std::string_view text) : text_(text) {}
   int line() const { return line_; }
-  bool end() { skip_space(); return at_ >= text_.size(); }
-  char peek() { skip_space(); return at_ < text_.size() ? text_[at_] : '\0'; }
+  bool end() {
+    skip_space();
+    return at_ >= text_.size();
+  }
+  char peek() {
+    skip_space();
+    return at_ < text_.size() ? text_[at_] : '\0';
+  }
   void take() { advance(); }
 
   // Everything up to one of the stops that is not inside parentheses, brackets or (with nest_braces) braces.
@@ -36,7 +42,9 @@ class Scanner {
 
  private:
   void advance() { line_ += text_[at_++] == '\n'; }
-  void skip_space() { while (at_ < text_.size() && std::isspace(static_cast<unsigned char>(text_[at_]))) advance(); }
+  void skip_space() {
+    while (at_ < text_.size() && std::isspace(static_cast<unsigned char>(text_[at_]))) advance();
+  }
 
   std::string_view text_;
   size_t at_ = 0;

@@ -8,18 +8,22 @@
 namespace ptxemu {
 namespace {
 
-struct TypeName { std::string_view name; Type type; };
+struct TypeName {
+  std::string_view name;
+  Type type;
+};
 constexpr TypeName type_names[] = {
-    {"pred", Type::pred}, {"b8", Type::b8},   {"b16", Type::b16}, {"b32", Type::b32}, {"b64", Type::b64},       {"b128", Type::b128},
-    {"u8", Type::u8},     {"u16", Type::u16}, {"u32", Type::u32}, {"u64", Type::u64}, {"s8", Type::s8},         {"s16", Type::s16},
-    {"s32", Type::s32},   {"s64", Type::s64}, {"f16", Type::f16}, {"bf16", Type::bf16}, {"f16x2", Type::f16x2}, {"bf16x2", Type::bf16x2},
-    {"f32", Type::f32},   {"f64", Type::f64}, {"u16x2", Type::u16x2}, {"s16x2", Type::s16x2},
+    {"pred", Type::pred},   {"b8", Type::b8},       {"b16", Type::b16},       {"b32", Type::b32}, {"b64", Type::b64},
+    {"b128", Type::b128},   {"u8", Type::u8},       {"u16", Type::u16},       {"u32", Type::u32}, {"u64", Type::u64},
+    {"s8", Type::s8},       {"s16", Type::s16},     {"s32", Type::s32},       {"s64", Type::s64}, {"f16", Type::f16},
+    {"bf16", Type::bf16},   {"f16x2", Type::f16x2}, {"bf16x2", Type::bf16x2}, {"f32", Type::f32}, {"f64", Type::f64},
+    {"u16x2", Type::u16x2}, {"s16x2", Type::s16x2},
 };
 
 bool space_of(std::string_view word, Space& space) {
-  static constexpr std::pair<std::string_view, Space> spaces[] = {
-      {".global", Space::global}, {".shared", Space::shared}, {".local", Space::local},
-      {".param", Space::param},   {".const", Space::constant}, {".reg", Space::reg}};
+  static constexpr std::pair<std::string_view, Space> spaces[] = {{".global", Space::global},  {".shared", Space::shared},
+                                                                  {".local", Space::local},    {".param", Space::param},
+                                                                  {".const", Space::constant}, {".reg", Space::reg}};
   for (auto& [name, value] : spaces)
     if (word == name || (word.starts_with(name) && word.substr(name.size()).starts_with("::"))) return space = value, true;
   return false;
@@ -35,10 +39,20 @@ Type parse_type(std::string_view text) {
 
 size_t bytes(Type type) {
   switch (type) {
-    case Type::none: case Type::pred: return 0;
-    case Type::b8: case Type::u8: case Type::s8: return 1;
-    case Type::b16: case Type::u16: case Type::s16: case Type::f16: case Type::bf16: return 2;
-    case Type::b64: case Type::u64: case Type::s64: case Type::f64: return 8;
+    case Type::none:
+    case Type::pred: return 0;
+    case Type::b8:
+    case Type::u8:
+    case Type::s8: return 1;
+    case Type::b16:
+    case Type::u16:
+    case Type::s16:
+    case Type::f16:
+    case Type::bf16: return 2;
+    case Type::b64:
+    case Type::u64:
+    case Type::s64:
+    case Type::f64: return 8;
     case Type::b128: return 16;
     default: return 4;
   }

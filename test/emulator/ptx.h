@@ -10,7 +10,29 @@
 namespace ptxemu {
 
 enum class Type : uint8_t {
-  none, pred, b8, b16, b32, b64, b128, u8, u16, u32, u64, s8, s16, s32, s64, u16x2, s16x2, f16, f16x2, bf16, bf16x2, f32, f64,
+  none,
+  pred,
+  b8,
+  b16,
+  b32,
+  b64,
+  b128,
+  u8,
+  u16,
+  u32,
+  u64,
+  s8,
+  s16,
+  s32,
+  s64,
+  u16x2,
+  s16x2,
+  f16,
+  f16x2,
+  bf16,
+  bf16x2,
+  f32,
+  f64,
 };
 Type parse_type(std::string_view text);  // "u32" -> Type::u32; none if it is no type
 size_t bytes(Type type);                 // pred and none: 0
@@ -37,7 +59,7 @@ struct Declaration {
 struct Statement {
   enum Kind : uint8_t { instruction, label, open, close, declaration, table };  // open, close: the braces of a scope
   Kind kind = instruction;
-  std::string text;    // without ';' and comments; a label's name
+  std::string text;  // without ';' and comments; a label's name
   int line = 0;
   Location location;
 };

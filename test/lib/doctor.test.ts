@@ -23,7 +23,7 @@ test('the report for people says what is missing and what to do', () => {
     addon: { loaded: false, code: 'NATIVE_NOT_FOUND', reason: 'not found\n  1. Run: npx lorafuse-build' },
     processor: { model: 'Some CPU', threads: 2, backend: '', features: [] },
     memory: { totalBytes: 2 ** 33, availableBytes: 2 ** 32 },
-    cuda: { available: false, card: '', reason: 'no driver' },
+    cuda: { available: false, gpu: '', reason: 'no driver' },
   }
   const text = describe(report)
   for (const part of [

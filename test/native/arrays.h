@@ -87,7 +87,9 @@ class Deviation {
     }
   }
   template <class T>
-  void add(const Array<T>& actual, const Array<double>& expected) { add(std::span<const T>(actual.data), expected); }
+  void add(const Array<T>& actual, const Array<double>& expected) {
+    add(std::span<const T>(actual.data), expected);
+  }
 
   // Where all of the reference is 0, the absolute difference.
   double l2() const { return std::sqrt(squares_ / (reference_squares_ > 0 ? reference_squares_ : 1)); }
@@ -97,13 +99,15 @@ class Deviation {
   double squares_ = 0, reference_squares_ = 0, most_ = 0, scale_ = 0;
 };
 
-// The rule of every comparison here: at most twice the error that the plain loops make in the same precision. The largest of few errors is luck within
-// the spacing of floats at the result's scale, so that much is added to it (flash-attention:tests/test_flash_attn.py, fwd_atol).
+// The rule of every comparison here: at most twice the error that the plain loops make in the same precision. The largest of few errors is
+// luck within the spacing of floats at the result's scale, so that much is added to it (flash-attention:tests/test_flash_attn.py,
+// fwd_atol).
 inline void expect_as_good(const std::string& what, const Deviation& actual, const Deviation& naive, DType dtype = DType::f32) {
   const double spacing = dtype == DType::f32 ? 0x1p-23 : dtype == DType::f16 ? 0x1p-10 : 0x1p-7;
-  EXPECT(actual.l2() <= 2 * naive.l2(), what, " has a relative L2 error of ", actual.l2(), ", plain ", name_of(dtype), " loops have ", naive.l2());
-  EXPECT(actual.most() <= 2 * (naive.most() + spacing), what, " has a largest error of ", actual.most(), " of its scale, plain ", name_of(dtype),
-         " loops ", naive.most());
+  EXPECT(actual.l2() <= 2 * naive.l2(), what, " has a relative L2 error of ", actual.l2(), ", plain ", name_of(dtype), " loops have ",
+         naive.l2());
+  EXPECT(actual.most() <= 2 * (naive.most() + spacing), what, " has a largest error of ", actual.most(), " of its scale, plain ",
+         name_of(dtype), " loops ", naive.most());
 }
 
 }  // namespace lorafuse::test

@@ -34,7 +34,7 @@ SUITE(attention) {
   rows({1, 130, 10}, {1, 300, 10}, 2);
   rows({2, 77, 96}, {2, 77, 96}, 1);
   rows({1, 600, 768}, {1, 20, 768}, 8);  // blocks for every multiprocessor
-  rows({1, 530, 80}, {1, 9, 80}, 2);  // many queries, few keys
+  rows({1, 530, 80}, {1, 9, 80}, 2);     // many queries, few keys
   for (int64_t tokens : {1, 5, 77, 130, 300}) forward_row({2, tokens, 24}, {2, tokens, 24}, 3, true);
   forward_row({2, 77, 15}, {2, 77, 15}, 3, true);
   forward_row({1, 77, 768}, {1, 77, 768}, 12, true);  // CLIP

@@ -30,7 +30,7 @@ Backend& backend(const std::string& variant, int threads) {
   return *found;
 }
 
-Backend* card() {
+Backend* gpu() {
 #ifdef LORAFUSE_EMULATED_LIBRARY
   static const std::shared_ptr<Backend> opened = [] {
     setenv("LORAFUSE_CUDA_LIBRARY", LORAFUSE_EMULATED_LIBRARY, 0);
@@ -42,7 +42,7 @@ Backend* card() {
 #endif
 }
 
-void set_card_order(const char* order) {
+void set_gpu_order(const char* order) {
   using SetOption = int (*)(const char*, const char*);
   for (const char* name : {"libcudart.so.13", "libcudart.so.12"})  // loaded with the backend
     if (void* runtime = dlopen(name, RTLD_NOW | RTLD_NOLOAD)) {
@@ -51,10 +51,10 @@ void set_card_order(const char* order) {
     }
 }
 
-std::vector<DType> card_types() {
+std::vector<DType> gpu_types() {
   std::vector<DType> types;
   for (DType t : {DType::f32, DType::f16, DType::bf16})
-    if (card() && card()->computes_in(t)) types.push_back(t);
+    if (gpu() && gpu()->computes_in(t)) types.push_back(t);
   return types;
 }
 

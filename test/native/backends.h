@@ -10,15 +10,15 @@
 
 namespace lorafuse::test {
 
-const std::vector<std::string>& variants();  // generic, x86-64-v3, …
+const std::vector<std::string>& variants();     // generic, x86-64-v3, …
 std::string label(const std::string& variant);  // generic, v3, v4
 Backend& backend(const std::string& variant, int threads);
 
-// The CUDA backend on the emulated card, or what LORAFUSE_CUDA_LIBRARY names; none where this build has no CUDA.
-Backend* card();
-std::vector<DType> card_types();  // what it computes in
-// In which order the emulator runs warps and blocks: forward, backward, random. A real card has its own.
-void set_card_order(const char* order);
+// The CUDA backend on the emulated GPU, or what LORAFUSE_CUDA_LIBRARY names; none where this build has no CUDA.
+Backend* gpu();
+std::vector<DType> gpu_types();  // what it computes in
+// In which order the emulator runs warps and blocks: forward, backward, random. A real GPU has its own.
+void set_gpu_order(const char* order);
 
 // `bytes` bytes of 0xff (NaN in every float type) between two runs of sentinel bytes.
 class Guarded {
@@ -46,11 +46,15 @@ class Guarded {
   std::unique_ptr<unsigned char[], Delete> memory_;
 };
 
-// Memory of a backend: on the card each block is an allocation of its own, so that the emulator sees every access beyond one.
+// Memory of a backend: on the GPU each block is an allocation of its own, so that the emulator sees every access beyond one.
 class Held {
  public:
-  Held(Backend& backend, size_t bytes) : backend_(&backend), data_(backend.allocate(bytes)), bytes_(bytes) { backend.fill(data_, 0xff, bytes); }
-  Held(Backend& backend, const std::vector<unsigned char>& bytes) : Held(backend, bytes.size()) { backend.upload(data_, bytes.data(), bytes_); }
+  Held(Backend& backend, size_t bytes) : backend_(&backend), data_(backend.allocate(bytes)), bytes_(bytes) {
+    backend.fill(data_, 0xff, bytes);
+  }
+  Held(Backend& backend, const std::vector<unsigned char>& bytes) : Held(backend, bytes.size()) {
+    backend.upload(data_, bytes.data(), bytes_);
+  }
   Held(Held&& other) noexcept : backend_(other.backend_), data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
   Held& operator=(Held&&) = delete;
   ~Held() {

@@ -138,8 +138,7 @@ Adapters adapters_for(const std::vector<LinearLayer>& layers, int64_t rank) {
   return adapters;
 }
 
-Graph train_graph(const Weights& weights, const UNetConfig& config, const Adapters& adapters, LatentShape s, int64_t tokens,
-                  DType dtype) {
+Graph train_graph(const Weights& weights, const UNetConfig& config, const Adapters& adapters, LatentShape s, int64_t tokens, DType dtype) {
   Builder b(weights, adapters, dtype);
   const Shape latents{s.batch, s.height, s.width, config.in_channels};
   const ValueId noise = b.input("noise", latents);

@@ -7,9 +7,7 @@
 namespace lorafuse::test {
 namespace {
 
-struct Window {
-  int kernel = 3, stride = 1, before = 1, after = 1;
-};
+struct Window { int kernel = 3, stride = 1, before = 1, after = 1; };
 constexpr Window kSame{}, kPoint{1, 1, 0, 0}, kHalf{3, 2, 1, 1}, kVae{3, 2, 0, 1}, kPointHalf{1, 2, 0, 0}, kDouble{4, 2, 1, 1};
 
 int64_t extent(const Window& w, int64_t size) { return (size + w.before + w.after - w.kernel) / w.stride + 1; }

@@ -19,11 +19,18 @@ struct SmallUNet {
   }
 };
 
-constexpr FuseOptions kOptions[] = {{true, true},       {true, false},       {false, true},           {false, false},
-                                    {true, true, true}, {true, true, false, true}, {true, true, true, true}, {true, true, true, true, true}};
+constexpr FuseOptions kOptions[] = {{true, true},
+                                    {true, false},
+                                    {false, true},
+                                    {false, false},
+                                    {true, true, true},
+                                    {true, true, false, true},
+                                    {true, true, true, true},
+                                    {true, true, true, true, true}};
 std::string name_of(FuseOptions o) {
   const char *pairs = o.pairs ? "pairs" : "no pairs", *residuals = o.residual ? "residuals" : "no residuals";
-  return text(pairs, " and ", residuals, o.lora ? " and adapters" : "", o.geglu ? " and GEGLUs" : "", o.weight_grads ? " and gradients of weights" : "");
+  return text(pairs, " and ", residuals, o.lora ? " and adapters" : "", o.geglu ? " and GEGLUs" : "",
+              o.weight_grads ? " and gradients of weights" : "");
 }
 
 // a·wᵀ for a fresh input and weight.
@@ -129,7 +136,11 @@ SUITE(fuse) {
     auto gates = [](const Graph& graph, Gate gate) {
       int found = 0;
       for (const Node& node : graph.nodes)
-        std::visit([&](const auto& op) { if constexpr (requires { op.gate; }) found += op.gate == gate; }, node.op);
+        std::visit(
+            [&](const auto& op) {
+              if constexpr (requires { op.gate; }) found += op.gate == gate;
+            },
+            node.op);
       return found;
     };
     auto expect_none = [&](const Graph& graph, bool trained) {
@@ -174,7 +185,8 @@ SUITE(fuse) {
   });
   test_case("gradients of weights become a few nodes, each gradient once", [] {
     SmallUNet net;
-    const Graph apart = fuse(net.backward, {.lora = true, .geglu = true}), fused = fuse(net.backward, {.lora = true, .geglu = true, .weight_grads = true});
+    const Graph apart = fuse(net.backward, {.lora = true, .geglu = true}),
+                fused = fuse(net.backward, {.lora = true, .geglu = true, .weight_grads = true});
     std::vector<ValueId> before = gradients_of(apart), after = gradients_of(fused);
     EXPECT(count<WeightGrad>(fused) * 8 < count<WeightGrad>(apart), count<WeightGrad>(fused), " nodes of ", count<WeightGrad>(apart));
     std::sort(before.begin(), before.end()), std::sort(after.begin(), after.end());
@@ -182,8 +194,10 @@ SUITE(fuse) {
   });
   test_case("gradients of weights stay apart where both add to one, or much memory would wait", [] {
     Products p;
-    const ValueId x = p.graph.value({"x", {1 << 12, 4}, DType::f32, Storage::input}), wide = p.graph.value({"wide", {1 << 12, 1100}, DType::f32, Storage::input});
-    const ValueId a = p.graph.value({"a", {4, 4}, DType::f32, Storage::gradient}), b = p.graph.value({"b", {1100, 4}, DType::f32, Storage::gradient});
+    const ValueId x = p.graph.value({"x", {1 << 12, 4}, DType::f32, Storage::input}),
+                  wide = p.graph.value({"wide", {1 << 12, 1100}, DType::f32, Storage::input});
+    const ValueId a = p.graph.value({"a", {4, 4}, DType::f32, Storage::gradient}),
+                  b = p.graph.value({"b", {1100, 4}, DType::f32, Storage::gradient});
     p.graph.results = {p.product()};
     p.graph.nodes.push_back({WeightGrad{}, {x, x}, {a}});
     p.graph.nodes.push_back({WeightGrad{{0.5f}}, {x, x}, {a}});
@@ -192,7 +206,8 @@ SUITE(fuse) {
     p.graph.nodes.push_back({WeightGrad{{3}}, {x, x}, {c}});
     const Graph fused = fuse_weight_grads(p.graph);
     EXPECT(count<WeightGrad>(fused) == 3, count<WeightGrad>(fused), " nodes");
-    EXPECT(fused.nodes[1].outputs == std::vector{a} && fused.nodes[2].outputs == std::vector({a, b}), "others than the second and third joined");
+    EXPECT(fused.nodes[1].outputs == std::vector{a} && fused.nodes[2].outputs == std::vector({a, b}),
+           "others than the second and third joined");
   });
   test_case("two products that are added become one with both operand pairs", [] {
     Products p;

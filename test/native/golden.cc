@@ -137,11 +137,9 @@ UNetConfig read_unet_config(const std::string& path) {
 }
 
 Golden::Golden(const std::string& name)
-    : name(name),
-      config(read_unet_config(fixtures() + "/" + name + "/model/unet/config.json")),
+    : name(name), config(read_unet_config(fixtures() + "/" + name + "/model/unet/config.json")),
       unet(fixtures() + "/" + name + "/model/unet/diffusion_pytorch_model.safetensors"),
-      file(fixtures() + "/" + name + "/golden.safetensors"),
-      about_(parse_json(file.metadata.at("golden"), file.path)) {
+      file(fixtures() + "/" + name + "/golden.safetensors"), about_(parse_json(file.metadata.at("golden"), file.path)) {
   const Json& made = about_["case"];
   rank = made["rank"].integer();
   steps = made["steps"].integer();
@@ -157,7 +155,8 @@ double Golden::limit(DType computes, const std::string& group) const {
   double most = single;
   // Two losses may be near by luck: all that there are tell how far off one is.
   for (const auto& [name, error] : about_["naive_f16_error"].members())
-    if (name == group || (group.starts_with("losses") && name.find("losses") != std::string::npos)) most = std::max(most, 2 * error.number());
+    if (name == group || (group.starts_with("losses") && name.find("losses") != std::string::npos))
+      most = std::max(most, 2 * error.number());
   return most;
 }
 

@@ -1,4 +1,4 @@
-// A training step from files: prediction, loss and every adapter's gradient as diffusers + peft compute them, on the CPU and on the card.
+// A training step from files: prediction, loss and every adapter's gradient as diffusers + peft compute them, on the CPU and on the GPU.
 #include "golden.h"
 #include "graphs.h"
 
@@ -9,14 +9,14 @@ struct Place {
   std::string name;
   Backend* backend;
   DType computes;
-  bool on_card() const { return !backend->reads_host_memory(); }
+  bool on_gpu() const { return !backend->reads_host_memory(); }
 };
 
 std::vector<Place> places() {
   std::vector<Place> all;
   for (const std::string& v : variants()) all.push_back({"the CPU, " + label(v), &backend(v, 2), DType::f32});
-  for (DType type : card_types())  // the goldens have errors of f32 and f16
-    if (type != DType::bf16) all.push_back({std::string("the card in ") + name_of(type), card(), type});
+  for (DType type : gpu_types())  // the goldens have errors of f32 and f16
+    if (type != DType::bf16) all.push_back({std::string("the gpu in ") + name_of(type), gpu(), type});
   return all;
 }
 
@@ -31,7 +31,7 @@ struct Run {
 
   Run(const std::string& name, const Place& where, bool attention_only = false)
       : golden(name), place(where), loss_scale(where.computes == DType::f32 ? 1 : 1024),
-        weights(where.on_card() ? Weights::Held{where.computes, DType::f32} : Weights::Held{}) {
+        weights(where.on_gpu() ? Weights::Held{where.computes, DType::f32} : Weights::Held{}) {
     weights.add(golden.unet.path, golden.unet.entries);
     layers = adaptable(weights, golden.config);
     if (attention_only) std::erase_if(layers, [](const LinearLayer& l) { return l.path.find(".attn") == std::string::npos; });
@@ -53,8 +53,8 @@ struct Run {
   std::map<std::string, std::vector<float>> inputs(const std::string& of) const {
     const bool text_time = golden.config.has_text_time();
     const int64_t elements = golden.latents.batch * golden.latents.height * golden.latents.width * golden.config.in_channels;
-    std::map<std::string, std::vector<float>> all = {
-        {"latents", pattern("latents " + of, elements)}, {"context", golden.file.tensor(text_time ? "context" : "text_skip_0")}};
+    std::map<std::string, std::vector<float>> all = {{"latents", pattern("latents " + of, elements)},
+                                                     {"context", golden.file.tensor(text_time ? "context" : "text_skip_0")}};
     if (text_time) all["pooled"] = golden.file.tensor("pooled"), all["time_ids"] = golden.file.tensor("time_ids");
     return all;
   }
@@ -148,11 +148,13 @@ void steps(const std::string& name, const Place& place, const std::string& targe
 SUITE(goldens) {
   for (const Place& place : places())
     for (const std::string name : {"golden-sd1", "golden-sdxl"}) {
-      test_case(text(name, " on ", place.name, ": the UNet with adapters predicts as diffusers and peft do"), [=] { predicts(name, place); });
+      test_case(text(name, " on ", place.name, ": the UNet with adapters predicts as diffusers and peft do"),
+                [=] { predicts(name, place); });
       for (const std::string targets : {"attention", "default"})
         if (name == "golden-sd1" || targets == "default")
-          test_case(text(name, " on ", place.name, ": loss and gradients of adapters, targets ", targets, ", are those of diffusers and peft"),
-                    [=] { steps(name, place, targets); });
+          test_case(
+              text(name, " on ", place.name, ": loss and gradients of adapters, targets ", targets, ", are those of diffusers and peft"),
+              [=] { steps(name, place, targets); });
     }
   test_case("golden files that are none are refused by name", [] {
     TemporaryFolder folder;

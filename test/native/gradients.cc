@@ -187,26 +187,21 @@ SUITE(gradients_of_norms) {
 
 SUITE(gradients_of_pointwise_ops) {
   for (const auto& [name, function] : {std::pair{"silu", Function::silu}, {"gelu", Function::gelu}, {"quick_gelu", Function::quick_gelu}})
-    gradient_case(text("of ", name), [function = function](Net& net) {
-      return net.emit(Activation{function}, {net.adapted(image(net), 6)});
-    });
+    gradient_case(text("of ", name),
+                  [function = function](Net& net) { return net.emit(Activation{function}, {net.adapted(image(net), 6)}); });
   gradient_case("of geglu", [](Net& net) { return net.emit(Geglu{}, {net.adapted(image(net), 6)}); });
-  gradient_case("of both summands of add", [](Net& net) {
-    return net.emit(Add{}, {net.adapted(image(net), 4), net.adapted(image(net), 4)});
-  });
+  gradient_case("of both summands of add",
+                [](Net& net) { return net.emit(Add{}, {net.adapted(image(net), 4), net.adapted(image(net), 4)}); });
   gradient_case("of a value that is added to itself and read a third time", [](Net& net) {
     const ValueId x = net.adapted(image(net), 4);
     return net.emit(Add{}, {net.emit(Add{}, {x, x}), net.emit(Activation{Function::silu}, {x})});
   });
-  gradient_case("of add_per_sample, both operands", [](Net& net) {
-    return net.emit(AddPerSample{}, {net.adapted(image(net), 4), net.adapted(net.input({2, 3}), 4)});
-  });
-  gradient_case("of concat, both operands", [](Net& net) {
-    return net.emit(Concat{}, {net.adapted(image(net), 4), net.adapted(image(net), 3)});
-  });
-  gradient_case("of concat, one operand frozen", [](Net& net) {
-    return net.emit(Concat{}, {net.input({2, 4, 3, 2}), net.adapted(image(net), 3)});
-  });
+  gradient_case("of add_per_sample, both operands",
+                [](Net& net) { return net.emit(AddPerSample{}, {net.adapted(image(net), 4), net.adapted(net.input({2, 3}), 4)}); });
+  gradient_case("of concat, both operands",
+                [](Net& net) { return net.emit(Concat{}, {net.adapted(image(net), 4), net.adapted(image(net), 3)}); });
+  gradient_case("of concat, one operand frozen",
+                [](Net& net) { return net.emit(Concat{}, {net.input({2, 4, 3, 2}), net.adapted(image(net), 3)}); });
 }
 
 SUITE(gradients) {

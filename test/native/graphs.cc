@@ -16,7 +16,8 @@ Feed random_feed(const Graph& graph, uint64_t seed) {
     const int64_t taps = value.shape.rank() == 3 ? value.shape[0] : 1;
     if (value.dtype == DType::i32) {
       for (int64_t i = 0; i < count; i++) data.push_back(static_cast<float>(random.below(30)));
-    } else if (value.name == "timesteps" || value.name == "time_ids") {  // early ones: the f32 angle of a late one would be all of a graph's error
+    } else if (value.name == "timesteps" ||
+               value.name == "time_ids") {  // early ones: the f32 angle of a late one would be all of a graph's error
       for (int64_t i = 0; i < count; i++) data.push_back(static_cast<float>(random.below(10)));
     } else if (value.storage == Storage::input && !vector) {
       data = random.normals(count);
@@ -43,15 +44,16 @@ Outcome execute(Backend& backend, const Graph& graph, const Feed& feed, bool poi
     return Tensor{held.data(), value.dtype, value.shape};
   });
   const Graph& held = program.graph();
-  // The CPU's has sentinels around it; beyond the card's there is nothing.
+  // The CPU's has sentinels around it; beyond the GPU's there is nothing.
   const bool on_host = backend.reads_host_memory();
   const Guarded guarded(on_host ? program.arena_bytes() : 0);
-  const Held on_card(backend, on_host ? 0 : program.arena_bytes());
-  program.place(on_host ? guarded.data() : on_card.data());
+  const Held on_gpu(backend, on_host ? 0 : program.arena_bytes());
+  program.place(on_host ? guarded.data() : on_gpu.data());
   for (const auto& [v, data] : feed) {
     const Value& value = held.values[v];
     const auto bytes = stored(value.dtype, data);
-    if (value.storage == Storage::input) program.write(value.name, value.dtype == DType::i32 ? static_cast<const void*>(bytes.data()) : data.data());
+    if (value.storage == Storage::input)
+      program.write(value.name, value.dtype == DType::i32 ? static_cast<const void*>(bytes.data()) : data.data());
     else backend.upload(memory.at(&value).data(), bytes.data(), bytes.size());
   }
   if (poison) program.run_poisoned();

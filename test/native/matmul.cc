@@ -1,4 +1,5 @@
-// Rows of mat_mul, lora_mat_mul and weight_grad: every width to 17, the edges of panels, tiles, jobs and chunks of depth, SD's own cut down.
+// Rows of mat_mul, lora_mat_mul and weight_grad: every width to 17, the edges of panels, tiles, jobs and chunks of depth, SD's own cut
+// down.
 #include "op_rows.h"
 
 namespace lorafuse::test {
@@ -70,9 +71,9 @@ SUITE(mat_mul) {
     row({7, 1}, 40, {33}, dtype, {{1, true}});
     row({2, 9, 1}, 48, {40}, dtype, {{}}, {true, false});
     row({2, 3, 5, 1}, 70, {65}, dtype, {{0.5f, true}}, {true, true});
-    row({1, 77, 1}, 64, {768}, dtype);                                                // k and v of cross attention
-    row({1, 4, 4, 1}, 1280, {320}, dtype, {{}}, {true, false});                       // the feed-forward's projection
-    row({1, 8, 8, 1}, 80, {320, 16}, dtype, {{}, {0.25f}}, {true, true});             // with an adapter
+    row({1, 77, 1}, 64, {768}, dtype);                                                  // k and v of cross attention
+    row({1, 4, 4, 1}, 1280, {320}, dtype, {{}}, {true, false});                         // the feed-forward's projection
+    row({1, 8, 8, 1}, 80, {320, 16}, dtype, {{}, {0.25f}}, {true, true});               // with an adapter
     row({1, 8, 8, 1}, 80, {96, 16}, dtype, {{1, true}, {0.25f, true}}, {false, true});  // its input gradient
   }
   for (int64_t width = 1; width <= 17; width++) {
@@ -82,8 +83,8 @@ SUITE(mat_mul) {
   for (int64_t columns : {31, 32, 33, 47, 48, 49, 63, 64, 65, 159, 160, 161, 319, 320, 321}) row({5, 1}, columns, {19});
   for (int64_t rows : {1, 5, 6, 7, 13, 14, 15, 28, 29, 130}) row({rows, 1}, 35, {20}, DType::f32, {{}}, {true, true});
   for (int64_t depth : {319, 320, 321, 639, 640, 641, 1500}) row({9, 1}, 34, {depth}, DType::bf16);
-  row({200, 1}, 330, {33});  // several jobs both ways
-  for (bool transposed : {false, true}) {  // the card's larger tiles
+  row({200, 1}, 330, {33});                // several jobs both ways
+  for (bool transposed : {false, true}) {  // the GPU's larger tiles
     row({384, 1}, 512, {64}, DType::f32, {{1, transposed}}, {true, true});
     row({260, 1}, 264, {72}, DType::f32, {{1, transposed}});
     row({3, 1}, 1280, {648}, DType::f32, {{1, transposed}}, {true, true});  // k in parts
@@ -102,7 +103,7 @@ SUITE(lora_mat_mul) {
     for (int64_t width : {1, 7, 9, 15}) lora_row({5, 1}, {{width, 24 - width, 3, 0.5f}}, transposed);
     for (int64_t rows : {1, 63, 64, 65, 127, 128, 129, 300}) lora_row({rows, 1}, {{128, 32, 16, 0.5f}, {128, 32, 16}}, transposed);
     lora_row({3, 1}, {{8, 8, 2}, {8, 8, 2}, {8, 8, 2}, {8, 8, 2}, {8, 8, 2}}, transposed);  // more than a kernel takes at once
-    lora_row({9, 1}, {{24, 1288, 9, 0.5f}}, transposed, {!transposed, true});  // k in parts
+    lora_row({9, 1}, {{24, 1288, 9, 0.5f}}, transposed, {!transposed, true});               // k in parts
     lora_row({70, 1}, {{136, 1304, 33, 0.5f}}, transposed, {true, false});
   }
   // In parts that end inside terms and hold several; as wide as no chunk.

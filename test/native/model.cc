@@ -92,9 +92,8 @@ SUITE(model) {
       if (!xl) expect_error("INVALID_ARGUMENT", [&] { unet(b, model.config, latents, timesteps, context, pooled, time_ids); });
       if (!xl) continue;
       expect_error("INVALID_ARGUMENT", [&] { unet(b, model.config, latents, timesteps, context); });
-      const std::string message = expect_error("SHAPE_MISMATCH", [&] {
-        unet(b, model.config, latents, timesteps, context, pooled, b.input("five ids", {1, 5}));
-      });
+      const std::string message =
+          expect_error("SHAPE_MISMATCH", [&] { unet(b, model.config, latents, timesteps, context, pooled, b.input("five ids", {1, 5})); });
       EXPECT(message.find("2816") != std::string::npos && message.find("[1, 5]") != std::string::npos, message);
     }
   });
@@ -134,22 +133,23 @@ SUITE(model) {
   });
   for (const bool all : {true, false})
     test_case(text("SD1.5's training step at 512 pixels, rank 16, ", all ? "all 192 layers" : "q, k, v and out alone",
-                   ": the arena is within 2 % of what is alive at once"), [=] {
-      Sd15 sd;
-      auto layers = adaptable(sd.weights, sd.config);
-      if (!all) std::erase_if(layers, [](const LinearLayer& l) { return l.path.find(".attn") == std::string::npos; });
-      const Graph forward = train_graph(sd.weights, sd.config, adapters_for(layers, 16), {1, 64, 64}, 77);
-      const Graph graph = fuse(gradients(forward, forward.results[0]));
-      std::vector<size_t> workspaces;
-      for (const Node& node : graph.nodes) workspaces.push_back(backend(variants().back(), 2).workspace_bytes(graph, node));
-      const Plan with = plan(graph, workspaces), p = plan(graph, std::vector<size_t>(graph.nodes.size(), 0));
-      const double above = static_cast<double>(with.arena_bytes) / static_cast<double>(with.lower_bound_bytes) - 1;
-      note(text(graph.nodes.size(), " nodes; activations and gradients ", gib(p.arena_bytes), " GiB, with workspace ",
-                gib(with.arena_bytes), " GiB, ", 100 * above, " % above the lower bound"));
-      EXPECT(above <= 0.02, above);
-      // What the design estimated for adapters on q, k, v and out: 0.53 GiB in f16.
-      if (!all) EXPECT(gib(p.arena_bytes) <= 2 * 0.53, gib(p.arena_bytes), " GiB");
-    });
+                   ": the arena is within 2 % of what is alive at once"),
+              [=] {
+                Sd15 sd;
+                auto layers = adaptable(sd.weights, sd.config);
+                if (!all) std::erase_if(layers, [](const LinearLayer& l) { return l.path.find(".attn") == std::string::npos; });
+                const Graph forward = train_graph(sd.weights, sd.config, adapters_for(layers, 16), {1, 64, 64}, 77);
+                const Graph graph = fuse(gradients(forward, forward.results[0]));
+                std::vector<size_t> workspaces;
+                for (const Node& node : graph.nodes) workspaces.push_back(backend(variants().back(), 2).workspace_bytes(graph, node));
+                const Plan with = plan(graph, workspaces), p = plan(graph, std::vector<size_t>(graph.nodes.size(), 0));
+                const double above = static_cast<double>(with.arena_bytes) / static_cast<double>(with.lower_bound_bytes) - 1;
+                note(text(graph.nodes.size(), " nodes; activations and gradients ", gib(p.arena_bytes), " GiB, with workspace ",
+                          gib(with.arena_bytes), " GiB, ", 100 * above, " % above the lower bound"));
+                EXPECT(above <= 0.02, above);
+                // What the design estimated for adapters on q, k, v and out: 0.53 GiB in f16.
+                if (!all) EXPECT(gib(p.arena_bytes) <= 2 * 0.53, gib(p.arena_bytes), " GiB");
+              });
   test_case("latents that the levels do not divide are refused with their shape", [] {
     Sd15 sd;
     const std::string message = expect_error("SHAPE_MISMATCH", [&] { train_graph(sd.weights, sd.config, {}, {1, 60, 64}, 77); });

@@ -5,9 +5,7 @@
 namespace lorafuse::test {
 namespace {
 
-struct Data {
-  float scale = 1, shift = 0;
-};
+struct Data { float scale = 1, shift = 0; };
 
 void group_rows(const Shape& x, int groups, bool silu, DType dtype = DType::f32, Data data = {}) {
   const Shape channels{x[-1]};
@@ -52,10 +50,10 @@ SUITE(group_norm) {
     group_rows({1, 1, 1, 24}, 4, silu);
     group_rows({1, 8, 8, 320}, 32, silu);
     group_rows({2, 4, 4, 1280}, 32, silu);
-    group_rows({1, 40, 41, 8}, 2, silu);   // several chunks of rows
+    group_rows({1, 40, 41, 8}, 2, silu);  // several chunks of rows
     group_rows({3, 257, 1, 6}, 3, silu);
     group_rows({2, 21, 20, 80}, 8, silu);  // vectors of two groups, several chunks
-    group_rows({1, 3, 4, 514}, 1, silu);   // a group wider than a block of the card
+    group_rows({1, 3, 4, 514}, 1, silu);   // a group wider than a block of the GPU
   }
   group_rows({1, 21, 20, 80}, 8, true, DType::f32, {1, 100});
   group_rows({1, 8, 8, 32}, 8, false, DType::f32, {1, 100});

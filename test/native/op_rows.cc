@@ -18,9 +18,9 @@ struct Trial {
   std::vector<std::vector<float>> accumulated;  // what WeightGrad adds to, by output; else nothing
 };
 
-// Where a row runs: on the CPU with the types that it names, or on the card with activations of one type.
+// Where a row runs: on the CPU with the types that it names, or on the GPU with activations of one type.
 struct Place {
-  bool card = false;
+  bool gpu = false;
   DType activations = DType::f32;
   bool operator==(const Place&) const = default;
 };
@@ -32,15 +32,17 @@ bool is_f32(const LayerNormGrad&, size_t input) { return input == 2; }
 bool is_f32(const AddNoise&, size_t) { return true; }
 bool is_f32(const MseLoss&, size_t input) { return input > 0; }
 bool is_f32(const MseLossGrad&, size_t input) { return input > 0; }
-bool is_f32(const LoraMatMul& op, size_t input) { return input % 4 > 1 && input < 4 * op.terms.size(); }  // down and up
+bool is_f32(const LoraMatMul& op, size_t input) { return input % 4 > 1 && input < 4 * op.terms.size(); }            // down and up
 bool is_f32(const MatMul& op, size_t input) { return input % 2 == 1 && input > 1 && input < 2 * op.pairs.size(); }  // the adapter of a pair
 bool is_f32(const Sinusoid&, size_t) { return true; }
 template <class AnyOp>
-bool is_f32(const AnyOp&, size_t) { return false; }
+bool is_f32(const AnyOp&, size_t) {
+  return false;
+}
 
 DType type_of(const Row& row, size_t input, Place place) {
   const Input& in = row.inputs[input];
-  if (!place.card || in.dtype == DType::i32) return in.dtype;
+  if (!place.gpu || in.dtype == DType::i32) return in.dtype;
   const bool f32 = in.shape.rank() == 1 || std::visit([&](const auto& op) { return is_f32(op, input); }, row.op);
   return f32 ? DType::f32 : place.activations;
 }
@@ -153,7 +155,7 @@ std::vector<std::vector<float>> run(const Row& row, const Prepared& p, const Tri
   return results;
 }
 
-std::vector<std::vector<float>> run_on_card(const Row& row, const Prepared& p, const Trial& t, Place place, Backend& backend) {
+std::vector<std::vector<float>> run_on_gpu(const Row& row, const Prepared& p, const Trial& t, Place place, Backend& backend) {
   Graph graph;
   graph.dtype = place.activations;
   Node node{row.op, {}, {}};
@@ -202,20 +204,20 @@ void check_bits(const Row& row, const Prepared& p, Backend& backend, Backend& al
   }
 }
 
-void check_on_card(const std::shared_ptr<const Row>& row, DType activations) {
+void check_on_gpu(const std::shared_ptr<const Row>& row, DType activations) {
   const Place place{true, activations};
   const Prepared& p = prepared(row, place);
   std::vector<Deviation> deviations(p.shapes.size());
   for (const Trial& t : p.trials) {
-    const auto results = run_on_card(*row, p, t, place, *card());
+    const auto results = run_on_gpu(*row, p, t, place, *gpu());
     for (size_t i = 0; i < results.size(); i++) deviations[i].add(std::span(results[i]), t.expected[i]);
   }
   for (size_t i = 0; i < deviations.size(); i++) expect_as_good(text("output ", i), deviations[i], p.naive[i], p.types[i]);
 
-  const auto expected = run_on_card(*row, p, p.trials[0], place, *card());
+  const auto expected = run_on_gpu(*row, p, p.trials[0], place, *gpu());
   for (const char* order : {"backward", "random", "forward"}) {
-    set_card_order(order);
-    const auto results = run_on_card(*row, p, p.trials[0], place, *card());
+    set_gpu_order(order);
+    const auto results = run_on_gpu(*row, p, p.trials[0], place, *gpu());
     for (size_t i = 0; i < results.size(); i++)
       EXPECT(same_bits(results[i], expected[i]), "output ", i, " has other bits where warps and blocks run in the order ", order);
   }
@@ -260,7 +262,9 @@ Description describe(const ConvTranspose2d& op) {
 Description describe(const Attention& op) { return {text(op.causal ? " causal " : " ", op.heads, " heads"), 2}; }
 Description describe(const AttentionGrad& op) { return {text(" ", op.heads, " heads"), 2}; }
 Description describe(const GroupNorm& op) { return {text(" ", op.groups, " groups", op.silu ? " silu" : ""), 1}; }
-Description describe(const GroupNormGrad& op) { return {text(" ", op.groups, " groups", op.silu ? " silu" : "", extras(false, op.residual)), 1}; }
+Description describe(const GroupNormGrad& op) {
+  return {text(" ", op.groups, " groups", op.silu ? " silu" : "", extras(false, op.residual)), 1};
+}
 Description describe(const LayerNormGrad& op) { return {extras(false, op.residual), 1}; }
 Description describe(const Activation& op) { return {name_of(op.function), 1}; }
 Description describe(const ActivationGrad& op) { return {name_of(op.function), 1}; }
@@ -269,7 +273,9 @@ Description describe(const Sinusoid& op) { return {text(" ", op.dim, op.cos_firs
 Description describe(const Concat&) { return {"", 2}; }
 Description describe(const Embedding&) { return {"", 2}; }
 template <class AnyOp>
-Description describe(const AnyOp&) { return {}; }
+Description describe(const AnyOp&) {
+  return {};
+}
 
 // Without the types.
 std::string shapes_of(const Row& row) {  // the op, its attributes and shapes
@@ -294,10 +300,10 @@ void op_row(Row row) {
     for (int threads = 1; threads <= 3; threads++)
       test_case(text(name_of(*shared), " ", label(variant), " ", threads, threads == 1 ? " thread" : " threads"),
                 [=] { check(shared, variant, threads); });
-  // Rows that differ only in how the CPU holds its weights are one on the card.
-  static std::set<std::string> on_card;
-  if (!on_card.insert(shapes_of(*shared)).second) return;
-  for (DType type : card_types()) test_case(text(shapes_of(*shared), " card ", lorafuse::name_of(type)), [=] { check_on_card(shared, type); });
+  // Rows that differ only in how the CPU holds its weights are one on the GPU.
+  static std::set<std::string> on_gpu;
+  if (!on_gpu.insert(shapes_of(*shared)).second) return;
+  for (DType type : gpu_types()) test_case(text(shapes_of(*shared), " gpu ", lorafuse::name_of(type)), [=] { check_on_gpu(shared, type); });
 }
 
 }  // namespace lorafuse::test

@@ -1,6 +1,6 @@
 // AdamW as PyTorch computes it: ten steps against f64, and what must not move when gradients are not finite.
-#include "backends.h"
 #include "arrays.h"
+#include "backends.h"
 
 namespace lorafuse::test {
 namespace {
@@ -57,7 +57,8 @@ struct Buffers {
 
   static std::vector<unsigned char> bytes(const std::vector<float>& values) { return stored(DType::f32, values); }
   Buffers(Backend& b, const std::vector<float>& w, const std::vector<float>& g, const std::vector<float>& m, const std::vector<float>& v)
-      : backend(b), weights(b, bytes(w)), gradients(b, bytes(g)), first(b, bytes(m)), second(b, bytes(v)), norm(b, sizeof(float)), losses(b, 7 * sizeof(float)), count(static_cast<int64_t>(w.size())) {}
+      : backend(b), weights(b, bytes(w)), gradients(b, bytes(g)), first(b, bytes(m)), second(b, bytes(v)), norm(b, sizeof(float)),
+        losses(b, 7 * sizeof(float)), count(static_cast<int64_t>(w.size())) {}
   void set_gradients(const std::vector<float>& g) { backend.upload(gradients.data(), g.data(), g.size() * sizeof(float)); }
   // Five losses wait, two are the latest; `loss` is the last of them.
   float update(const AdamW& options, float loss = 1, bool latest = true) {
@@ -66,7 +67,8 @@ struct Buffers {
     some[latest ? 6 : 4] = loss;
     backend.upload(losses.data(), some.data(), some.size() * sizeof(float));
     backend.set(options, 5);
-    backend.update({at(weights), at(gradients), at(first), at(second), count}, at(norm), at(losses), {at(losses) + 5, DType::f32, Shape{2}});
+    backend.update({at(weights), at(gradients), at(first), at(second), count}, at(norm), at(losses),
+                   {at(losses) + 5, DType::f32, Shape{2}});
     return loaded(DType::f32, norm.read())[0];
   }
   std::vector<std::vector<float>> all() const {
@@ -95,7 +97,8 @@ void check(const Setting& setting, Backend& backend) {
     for (float g : loaded(DType::f32, buffers.gradients.read())) EXPECT(g == 0, "step ", step, ": a gradient is still ", g);
   }
   const auto actual = buffers.all();
-  auto compare = [&](const char* name, const std::vector<float>& values, const std::vector<float>& plain, const std::vector<double>& expected) {
+  auto compare = [&](const char* name, const std::vector<float>& values, const std::vector<float>& plain,
+                     const std::vector<double>& expected) {
     Deviation d, n;
     const Array<double> reference(Shape{setting.count}, expected);
     d.add(std::span<const float>(values), reference);
@@ -128,13 +131,15 @@ SUITE(optimizer) {
   std::vector<std::pair<std::string, std::function<Backend&()>>> places;
   for (const std::string& variant : variants())
     for (int threads : {1, 3})
-      places.push_back({text(label(variant), ", ", threads, threads == 1 ? " thread" : " threads"), [=]() -> Backend& { return backend(variant, threads); }});
-  if (card()) places.push_back({"card f32", []() -> Backend& { return *card(); }});
+      places.push_back({text(label(variant), ", ", threads, threads == 1 ? " thread" : " threads"),
+                        [=]() -> Backend& { return backend(variant, threads); }});
+  if (gpu()) places.push_back({"gpu f32", []() -> Backend& { return *gpu(); }});
   for (const auto& [place, open] : places) {
     for (const Setting& setting : kSettings)
       test_case(text("ten steps of AdamW, ", setting.name, ", ", place), [setting, open = open] { check(setting, open()); });
     for (const auto& [name, bad] : {std::pair{"NaN", NAN}, {"infinite", INFINITY}, {"so large that their norm is infinite", 3e38f}})
-      test_case(text("an update changes nothing where gradients are ", name, ", ", place), [bad = bad, open = open] { check_bad(bad, 1, true, open()); });
+      test_case(text("an update changes nothing where gradients are ", name, ", ", place),
+                [bad = bad, open = open] { check_bad(bad, 1, true, open()); });
     for (float loss : {NAN, INFINITY})
       for (bool latest : {false, true})
         test_case(text("an update changes nothing where ", latest ? "the latest" : "a waiting", " loss is ", loss, ", ", place),

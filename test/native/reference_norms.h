@@ -5,7 +5,9 @@
 namespace lorafuse::test {
 
 template <class T>
-T sigmoid(T x) { return 1 / (1 + std::exp(-x)); }
+T sigmoid(T x) {
+  return 1 / (1 + std::exp(-x));
+}
 
 template <class T>
 T apply(Function f, T x) {

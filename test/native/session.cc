@@ -42,9 +42,9 @@ struct Model {
   }
 };
 
-bool on_card(const SessionOptions& options) { return options.device == Device::cuda; }
+bool on_gpu(const SessionOptions& options) { return options.device == Device::cuda; }
 
-// The places a session may be opened on here: the CPU, and the card for each type that it computes in.
+// The places a session may be opened on here: the CPU, and the GPU for each type that it computes in.
 struct Place {
   std::string name;
   Device device;
@@ -52,7 +52,7 @@ struct Place {
 };
 std::vector<Place> places() {
   std::vector<Place> all = {{"the CPU", Device::cpu, DType::f32}};
-  for (DType type : card_types()) all.push_back({text("the card in ", lorafuse::name_of(type)), Device::cuda, type});
+  for (DType type : gpu_types()) all.push_back({text("the gpu in ", lorafuse::name_of(type)), Device::cuda, type});
   return all;
 }
 
@@ -101,14 +101,14 @@ void forget_gradients(Session& session) {
 struct Reference {
   Weights weights;
   Graph graph;
-  Feed feed;                               // but for the step's inputs
-  std::map<ValueId, int64_t> offsets;      // of gradients, in the session's buffer
+  Feed feed;                           // but for the step's inputs
+  std::map<ValueId, int64_t> offsets;  // of gradients, in the session's buffer
 
   Reference(const Model& model, Session& session, const StepInput& in)
-      : weights(on_card(model.options) ? Weights::Held{model.options.precision, DType::f32} : Weights::Held{}) {
+      : weights(on_gpu(model.options) ? Weights::Held{model.options.precision, DType::f32} : Weights::Held{}) {
     weights.add(model.options.unet_files[0].path, model.options.unet_files[0].entries);
     const Graph forward = train_graph(weights, model.options.unet, adapters_for(session.modules(), 2), in.shape, in.tokens,
-                                      on_card(model.options) ? model.options.precision : DType::f32);
+                                      on_gpu(model.options) ? model.options.precision : DType::f32);
     graph = gradients(forward, forward.results[0]);
     feed = train_feed(graph, weights, 0);
     std::map<std::string, int64_t> of;
@@ -134,9 +134,9 @@ struct Reference {
     std::vector<Array<T>> values;
     for (const StepInput& in : steps) {
       const std::vector<float> weights = weights_of(in);
-      const std::map<std::string, const std::vector<float>*> inputs = {
-          {"latents", &in.latents}, {"noise", &in.noise}, {"coefficients", &in.coefficients},
-          {"timesteps", &in.timesteps}, {"context", &in.context}, {"weights", &weights}};
+      const std::map<std::string, const std::vector<float>*> inputs = {{"latents", &in.latents},           {"noise", &in.noise},
+                                                                       {"coefficients", &in.coefficients}, {"timesteps", &in.timesteps},
+                                                                       {"context", &in.context},           {"weights", &weights}};
       std::vector<Array<T>> next(graph.values.size());
       for (const auto& [v, data] : feed) {
         const Value& value = graph.values[v];
@@ -192,9 +192,11 @@ SUITE(session) {
   test_case("inputs of another size than the shape says are refused by name", [] {
     Model model;
     Ready ready(model.options);
-    const std::pair<const char*, std::vector<float> StepInput::*> members[] = {
-        {"latents", &StepInput::latents}, {"noise", &StepInput::noise}, {"coefficients", &StepInput::coefficients},
-        {"timesteps", &StepInput::timesteps}, {"context", &StepInput::context}};
+    const std::pair<const char*, std::vector<float> StepInput::*> members[] = {{"latents", &StepInput::latents},
+                                                                               {"noise", &StepInput::noise},
+                                                                               {"coefficients", &StepInput::coefficients},
+                                                                               {"timesteps", &StepInput::timesteps},
+                                                                               {"context", &StepInput::context}};
     for (const auto& [name, member] : members) {
       StepInput in = input({1, 4, 4}, 1);
       (in.*member).push_back(0);
@@ -207,24 +209,26 @@ SUITE(session) {
     expect_error("INVALID_ARGUMENT", [&] { ready.session.write_adapters(AdapterBuffer::weights, few.data(), 3); });
   });
   for (const Place& place : places())
-    test_case("a batch that is loaded while the one before it is computed gives the same bits, and losses wait in order, on " + place.name, [=] {
-      Model model;
-      model.options.device = place.device;
-      model.options.precision = place.precision;
-      Ready one(model.options), ahead(model.options);
-      const std::vector<StepInput> batches = {input({1, 4, 4}, 1), input({2, 8, 4}, 2), input({1, 4, 4}, 3), input({2, 8, 4}, 4), input({2, 4, 6}, 5)};
-      std::vector<float> expected;
-      for (const StepInput& in : batches)
-        for (float loss : train(one.session, in)) expected.push_back(loss);
-      ahead.session.load(batches[0]);
-      for (size_t i = 0; i < batches.size(); i++) {
-        if (i + 1 < batches.size()) ahead.session.load(batches[i + 1]);
-        ahead.session.step(weights_of(batches[i]));
-      }
-      EXPECT(ahead.session.losses() == expected, "other losses");
-      EXPECT(ahead.session.losses().empty(), "losses are told twice");
-      EXPECT(gradients_of(ahead.session) == gradients_of(one.session), "other gradients");
-    });
+    test_case("a batch that is loaded while the one before it is computed gives the same bits, and losses wait in order, on " + place.name,
+              [=] {
+                Model model;
+                model.options.device = place.device;
+                model.options.precision = place.precision;
+                Ready one(model.options), ahead(model.options);
+                const std::vector<StepInput> batches = {input({1, 4, 4}, 1), input({2, 8, 4}, 2), input({1, 4, 4}, 3), input({2, 8, 4}, 4),
+                                                        input({2, 4, 6}, 5)};
+                std::vector<float> expected;
+                for (const StepInput& in : batches)
+                  for (float loss : train(one.session, in)) expected.push_back(loss);
+                ahead.session.load(batches[0]);
+                for (size_t i = 0; i < batches.size(); i++) {
+                  if (i + 1 < batches.size()) ahead.session.load(batches[i + 1]);
+                  ahead.session.step(weights_of(batches[i]));
+                }
+                EXPECT(ahead.session.losses() == expected, "other losses");
+                EXPECT(ahead.session.losses().empty(), "losses are told twice");
+                EXPECT(gradients_of(ahead.session) == gradients_of(one.session), "other gradients");
+              });
   test_case("a step without a batch and a third batch are refused", [] {
     Model model;
     Ready ready(model.options);
@@ -234,7 +238,7 @@ SUITE(session) {
     for (int i = 0; i < 2; i++) ready.session.step({1});
     EXPECT(ready.session.losses().size() == 2, "losses");
   });
-  test_case("more losses than wait on the card are all there", [] {
+  test_case("more losses than wait on the gpu are all there", [] {
     Model model;
     Ready ready(model.options);
     const StepInput in = input({3, 2, 2}, 1);
@@ -323,7 +327,8 @@ SUITE(session) {
       Ready replaying(model.options);
       const AdapterBuffer kept[] = {AdapterBuffer::weights, AdapterBuffer::first_moment, AdapterBuffer::second_moment};
       for (int64_t step = 1; step <= 5; step++) {
-        const AdamW update{.learning_rate = 1e-2f / static_cast<float>(step), .weight_decay = 0.1f * static_cast<float>(step), .step = step};
+        const AdamW update{
+            .learning_rate = 1e-2f / static_cast<float>(step), .weight_decay = 0.1f * static_cast<float>(step), .step = step};
         Ready fresh(model.options);  // whose first step is never a replayed one
         for (AdapterBuffer b : kept) fresh.session.write_adapters(b, replaying.session.read_adapters(b).data(), fresh.session.parameters());
         for (Session* session : {&replaying.session, &fresh.session}) {
@@ -331,7 +336,8 @@ SUITE(session) {
           train(*session, input({2, 4, 4}, 2 * step + 1), &update);
         }
         EXPECT(replaying.session.norm() == fresh.session.norm() && std::isfinite(fresh.session.norm()), "step ", step, ": another norm");
-        for (AdapterBuffer b : kept) EXPECT(replaying.session.read_adapters(b) == fresh.session.read_adapters(b), "step ", step, ": other bits");
+        for (AdapterBuffer b : kept)
+          EXPECT(replaying.session.read_adapters(b) == fresh.session.read_adapters(b), "step ", step, ": other bits");
       }
     });
   test_case("a NaN in a step reaches the loss, and the update that follows changes nothing", [] {
@@ -370,18 +376,20 @@ SUITE(session) {
     EXPECT(plain.predict(latents, {1, 4, 4}, {500}, context) == attached.predict(latents, {1, 4, 4}, {500}, context), "up = 0 changes it");
   });
   for (DType dtype : {DType::f16, DType::bf16})
-    test_case(text("weights rounded to ", lorafuse::name_of(dtype), " take half the memory and predict as well as a file of that type does"), [=] {
-      const Model full, as_file(2, dtype), rounding(2, DType::f32, dtype);
-      Session f(full.options), a(as_file.options), r(rounding.options);
-      const auto latents = Random(1).normals(4 * 4 * 4), context = Random(2).normals(5 * 12);
-      auto predict = [&](Session& s) { return s.predict(latents, {1, 4, 4}, {500}, context); };
-      // Not the same bits: an upsampling convolution sums the file's numbers and rounds the sums.
-      auto error = [&](Session& s) { return relative_error(predict(s), predict(f)); };
-      EXPECT(error(r) > 0 && error(r) <= 2 * error(a), "an error of ", error(r), ", that of the file is ", error(a));
-      for (Session* s : {&f, &r}) s->attach(all_adapters(*s, 2));
-      const size_t before = f.memory_plan({1, 4, 4}, 5).weights, after = r.memory_plan({1, 4, 4}, 5).weights;
-      EXPECT(after == held_bytes(with_matrices(unet_layout(full.options.unet), dtype)) && after < before, after, " bytes of ", before);
-    });
+    test_case(
+        text("weights rounded to ", lorafuse::name_of(dtype), " take half the memory and predict as well as a file of that type does"),
+        [=] {
+          const Model full, as_file(2, dtype), rounding(2, DType::f32, dtype);
+          Session f(full.options), a(as_file.options), r(rounding.options);
+          const auto latents = Random(1).normals(4 * 4 * 4), context = Random(2).normals(5 * 12);
+          auto predict = [&](Session& s) { return s.predict(latents, {1, 4, 4}, {500}, context); };
+          // Not the same bits: an upsampling convolution sums the file's numbers and rounds the sums.
+          auto error = [&](Session& s) { return relative_error(predict(s), predict(f)); };
+          EXPECT(error(r) > 0 && error(r) <= 2 * error(a), "an error of ", error(r), ", that of the file is ", error(a));
+          for (Session* s : {&f, &r}) s->attach(all_adapters(*s, 2));
+          const size_t before = f.memory_plan({1, 4, 4}, 5).weights, after = r.memory_plan({1, 4, 4}, 5).weights;
+          EXPECT(after == held_bytes(with_matrices(unet_layout(full.options.unet), dtype)) && after < before, after, " bytes of ", before);
+        });
   test_case("the memory plan counts weights, adapters with moments, activations and workspace", [] {
     Model model;
     Ready ready(model.options);

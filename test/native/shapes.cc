@@ -82,9 +82,8 @@ SUITE(shapes) {
     gives(LoraMatMul{{{}}, false, false, false, Gate::geglu}, lora, {{2, 3, 8}, {2, 3, 4}, {2, 3, 4}});
     gives(LoraMatMul{{{}}, false, false, false, Gate::geglu_grad}, with_x(lora), {{2, 3, 16}, {2, 3, 4}});
   });
-  test_case("attention takes an image's pixels as tokens", [] {
-    gives(Attention{2}, {{2, 3, 5, 8}, {2, 7, 8}, {2, 7, 8}}, {{2, 3, 5, 8}, {2, 2, 15}});
-  });
+  test_case("attention takes an image's pixels as tokens",
+            [] { gives(Attention{2}, {{2, 3, 5, 8}, {2, 7, 8}, {2, 7, 8}}, {{2, 3, 5, 8}, {2, 2, 15}}); });
   test_case("a token id beyond the table is refused where it is looked up", [] {
     for (const std::string& variant : variants()) {
       Graph graph;

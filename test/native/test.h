@@ -9,9 +9,7 @@
 
 namespace lorafuse::test {
 
-struct Failure : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
+struct Failure : std::runtime_error { using std::runtime_error::runtime_error; };
 
 // Registers a suite before main; main calls `fill`, which adds the cases.
 bool suite(const char* name, void (*fill)());

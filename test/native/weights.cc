@@ -53,8 +53,7 @@ uint16_t nearest(const Format& f, float x) {
 struct OneTensor {
   TemporaryFolder folder;
   Weights weights;
-  OneTensor(Weights::Held held, DType dtype, const Shape& shape, const std::vector<float>& values, size_t skip = 0)
-      : weights(held) {
+  OneTensor(Weights::Held held, DType dtype, const Shape& shape, const std::vector<float>& values, size_t skip = 0) : weights(held) {
     auto bytes = stored(dtype, values);
     bytes.insert(bytes.begin(), skip, 0x77);
     write_file(folder.file("one"), bytes);
@@ -112,7 +111,8 @@ SUITE(floats) {
 SUITE(weights) {
   const std::vector<float> six = {1, -2.5f, 0.1f, 3.14159f, 1e-6f, 70000};
   for (DType held : {DType::f32, DType::f16, DType::bf16})
-    for (const std::optional<DType> matrices : {std::optional<DType>(), std::optional(DType::f32), std::optional(DType::f16), std::optional(DType::bf16)}) {
+    for (const std::optional<DType> matrices :
+         {std::optional<DType>(), std::optional(DType::f32), std::optional(DType::f16), std::optional(DType::bf16)}) {
       const DType wanted = matrices.value_or(held);
       test_case(text("a matrix in ", name_of(held), matrices ? " held as " : " as it is comes as ", name_of(wanted)), [=] {
         OneTensor one({matrices, std::nullopt}, held, {2, 3}, six);
@@ -147,24 +147,26 @@ SUITE(weights) {
   });
   for (DType file : {DType::f32, DType::f16, DType::bf16})
     for (DType held : {DType::f32, DType::f16, DType::bf16})
-      test_case(text("an upsampling convolution [N, C, 3, 3] in ", name_of(file), " held as ", name_of(held), " comes as sums, rounded once"), [=] {
-        const int64_t outputs = 5, inputs = 3;
-        Random random(4);
-        std::vector<float> values;  // whose sums f32 has exactly
-        for (int i = 0; i < outputs * inputs * 9; i++) values.push_back(static_cast<float>(random.below(4096) - 2048) / 1024);
-        OneTensor one({held, std::nullopt}, file, {outputs, inputs, 3, 3}, values, 1);
-        const Tensor t = one.weights.get("t", held, {16, inputs, outputs});
-        EXPECT(t.dtype == held && t.shape == Shape({16, inputs, outputs}), name_of(t.dtype), " ", t.shape);
-        const std::vector<int> taps[] = {{2}, {1, 2}, {0, 1}, {0}};  // of one direction
-        const auto sums = widened(t);
-        for (int64_t i = 0; i < 16 * inputs * outputs; i++) {
-          const int64_t n = i % outputs, c = i / outputs % inputs, tap = i / outputs / inputs;
-          float sum = 0;
-          for (int row : taps[tap / 4])
-            for (int column : taps[tap % 4]) sum += rounded(file, values[(n * inputs + c) * 9 + 3 * row + column]);
-          EXPECT(sums[i] == rounded(held, sum), "tap ", tap, ", ", c, ", ", n, ": ", sums[i], " instead of ", rounded(held, sum));
-        }
-      });
+      test_case(
+          text("an upsampling convolution [N, C, 3, 3] in ", name_of(file), " held as ", name_of(held), " comes as sums, rounded once"),
+          [=] {
+            const int64_t outputs = 5, inputs = 3;
+            Random random(4);
+            std::vector<float> values;  // whose sums f32 has exactly
+            for (int i = 0; i < outputs * inputs * 9; i++) values.push_back(static_cast<float>(random.below(4096) - 2048) / 1024);
+            OneTensor one({held, std::nullopt}, file, {outputs, inputs, 3, 3}, values, 1);
+            const Tensor t = one.weights.get("t", held, {16, inputs, outputs});
+            EXPECT(t.dtype == held && t.shape == Shape({16, inputs, outputs}), name_of(t.dtype), " ", t.shape);
+            const std::vector<int> taps[] = {{2}, {1, 2}, {0, 1}, {0}};  // of one direction
+            const auto sums = widened(t);
+            for (int64_t i = 0; i < 16 * inputs * outputs; i++) {
+              const int64_t n = i % outputs, c = i / outputs % inputs, tap = i / outputs / inputs;
+              float sum = 0;
+              for (int row : taps[tap / 4])
+                for (int column : taps[tap % 4]) sum += rounded(file, values[(n * inputs + c) * 9 + 3 * row + column]);
+              EXPECT(sums[i] == rounded(held, sum), "tap ", tap, ", ", c, ", ", n, ": ", sums[i], " instead of ", rounded(held, sum));
+            }
+          });
   test_case("sums of taps are f32 where no type of matrices is asked for", [] {
     for (DType held : {DType::f32, DType::f16, DType::bf16}) EXPECT(Weights({held, std::nullopt}).dtype_of_sums() == held, name_of(held));
     EXPECT(Weights(Weights::Held{}).dtype_of_sums() == DType::f32, "sums of 16-bit numbers would be rounded");

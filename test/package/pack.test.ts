@@ -87,7 +87,7 @@ describe('the packed package', { timeout: 1_800_000 }, () => {
     for (const needed of [
       'dist/lib/index.js',
       'dist/lib/index.d.ts',
-      'dist/lib/cli.js',
+      'dist/lib/cli/cli.js',
       'native/addon.cc',
       'CMakeLists.txt',
       'binding.gyp',

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, it, type TestContext } from 'node:test'
 import type { Session, StepInput } from '../../lib/native.js'
-import { hasCard } from '../card/emulated.js'
+import { hasGpu } from '../gpu/emulated.js'
 import {
   attach,
   compare,
@@ -21,7 +21,7 @@ const models = [
   { title: 'the bundled model', name: 'golden-tiny-sd', folder: 'examples/tiny-sd' },
 ]
 const places: Place[] = [{ title: 'on the CPU', device: 'cpu', computes: 'f32' }]
-if (hasCard()) places.push({ title: 'on a card in fp16', device: 'cuda', computes: 'fp16' })
+if (hasGpu()) places.push({ title: 'on a gpu in fp16', device: 'cuda', computes: 'fp16' })
 /** As `Reference` in mixed precision. */
 const scaleOf = ({ computes }: Place) => (computes === 'fp16' ? 1024 : 1)
 

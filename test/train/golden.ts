@@ -3,10 +3,10 @@ import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
-import { openSession as open, readCheckpoint } from '../../lib/checkpoint.js'
 import type { Computation } from '../../lib/device.js'
+import { readHeader, readTensors } from '../../lib/files/safetensors.js'
+import { openSession as open, readCheckpoint } from '../../lib/models/diffusers.js'
 import type { AdapterSpec, Session, SessionOptions, StepInput, UpdateInput } from '../../lib/native.js'
-import { readHeader, readTensors } from '../../lib/safetensors.js'
 import { pattern } from './pattern.js'
 
 export const root = fileURLToPath(new URL('../../../', import.meta.url))

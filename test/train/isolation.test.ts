@@ -4,9 +4,9 @@ import { join } from 'node:path'
 import { describe, it } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
-import type { TrainOptions } from '../../lib/config.js'
-import { train } from '../../lib/run.js'
-import { readTensors } from '../../lib/safetensors.js'
+import { readTensors } from '../../lib/files/safetensors.js'
+import type { TrainOptions } from '../../lib/options/resolve.js'
+import { train } from '../../lib/train/run.js'
 import { temporaryFolder } from '../fixtures/temporary.js'
 import { root } from './golden.js'
 
@@ -28,7 +28,7 @@ function worker(input: TrainOptions): Worker {
     await train(workerData.input, { onEvent: ({ type }) => parentPort.postMessage(type) })
     parentPort.postMessage('done')`
   return new Worker(new URL(`data:text/javascript,${encodeURIComponent(source)}`), {
-    workerData: { run: new URL('../../lib/run.js', import.meta.url).href, input },
+    workerData: { run: new URL('../../lib/train/run.js', import.meta.url).href, input },
   })
 }
 

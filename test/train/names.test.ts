@@ -3,10 +3,10 @@ import { mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
-import { adapterTensors, parameterCount, selectAdapters } from '../../lib/adapters.js'
-import { Config, unetConfig } from '../../lib/architecture.js'
+import { adapterTensors, parameterCount, selectAdapters } from '../../lib/adapters/adapters.js'
+import { readHeader } from '../../lib/files/safetensors.js'
+import { Config, unetConfig } from '../../lib/models/configs.js'
 import { type AdaptableModule, native } from '../../lib/native.js'
-import { readHeader } from '../../lib/safetensors.js'
 import { root } from './golden.js'
 
 type Shapes = Record<string, number[]>

@@ -12,8 +12,10 @@ void check_global_precisely(Warp& w, uint64_t address, uint32_t bytes, int lane,
     const uint32_t x = cell, other = x & 0x3ffff;
     if (!x && access != Access::write && access != Access::strong_write && b.options->uninitialised) {
       const Memory::Range* range = b.memory->find(address);
-      fail(w, ErrorKind::uninitialised, "global memory is read that nobody has written: offset " + std::to_string(at - range->address) +
-                                            " of an allocation of " + std::to_string(range->bytes) + " bytes", lane);
+      fail(w, ErrorKind::uninitialised,
+           "global memory is read that nobody has written: offset " + std::to_string(at - range->address) + " of an allocation of " +
+               std::to_string(range->bytes) + " bytes",
+           lane);
     }
     const bool fresh = x >> 20 == stamp;
     const CellKind kind = CellKind(x >> 18 & 3);
@@ -37,11 +39,10 @@ void check_global_precisely(Warp& w, uint64_t address, uint32_t bytes, int lane,
                               : access == Access::write  ? "writes"
                               : access == Access::atomic ? "changes atomically"
                                                          : "writes by a strong access";
-      fail(
-          w, ErrorKind::race,
-          "between blocks of one launch: block " + std::to_string(b.linear) + " " + mine_text + " what " + who + " " + theirs +
-              ", offset " + std::to_string(at - range->address) + " of an allocation of " + std::to_string(range->bytes) + " bytes",
-          lane);
+      fail(w, ErrorKind::race,
+           "between blocks of one launch: block " + std::to_string(b.linear) + " " + mine_text + " what " + who + " " + theirs +
+               ", offset " + std::to_string(at - range->address) + " of an allocation of " + std::to_string(range->bytes) + " bytes",
+           lane);
     }
     if (access == Access::write) cell = cell_of(stamp, written_by_one, me);
     else if (writes(access)) cell = cell_of(stamp, shared_by_several, fresh && kind == shared_by_several && other != me ? 0x3ffff : me);

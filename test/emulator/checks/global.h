@@ -49,12 +49,14 @@ inline void check_global(Warp& w, uint64_t address, uint32_t bytes, int lane) {
   uint32_t* cells = b.memory->shadow(address);
   bool hazard;
   switch (bytes) {
-    case 1: case 2: hazard = scan_global<access == Access::write>(cells, 1, b.launch_stamp, block_id(b)); break;
+    case 1:
+    case 2: hazard = scan_global<access == Access::write>(cells, 1, b.launch_stamp, block_id(b)); break;
     case 4: hazard = scan_global<access == Access::write>(cells, 2, b.launch_stamp, block_id(b)); break;
     case 16: hazard = scan_global<access == Access::write>(cells, 8, b.launch_stamp, block_id(b)); break;
     default: hazard = scan_global<access == Access::write>(cells, int(bytes / 2), b.launch_stamp, block_id(b));
   }
-  if (hazard) [[unlikely]] check_global_precisely(w, address, bytes, lane, access);
+  if (hazard) [[unlikely]]
+    check_global_precisely(w, address, bytes, lane, access);
 }
 
 // What a block has done before its fence becomes visible to those that meet it at this address.

@@ -9,13 +9,11 @@ namespace {
 [[noreturn]] void report(Warp& w, const char* what, uint32_t offset, int lane, int other_thread) {
   char text[200];
   if (other_thread >= 0)
-    std::snprintf(
-        text, sizeof text, "%s at shared memory offset %u: thread %d and thread %d, no barrier between", what, offset, w.id * 32 + lane,
-        other_thread);
+    std::snprintf(text, sizeof text, "%s at shared memory offset %u: thread %d and thread %d, no barrier between", what, offset,
+                  w.id * 32 + lane, other_thread);
   else
-    std::snprintf(
-        text, sizeof text, "%s at shared memory offset %u: thread %d and threads of other warps, no barrier between", what, offset,
-        w.id * 32 + lane);
+    std::snprintf(text, sizeof text, "%s at shared memory offset %u: thread %d and threads of other warps, no barrier between", what,
+                  offset, w.id * 32 + lane);
   fail(w, ErrorKind::race, text, lane);
 }
 

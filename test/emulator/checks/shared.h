@@ -25,8 +25,8 @@ void mark_shared_in_flight(Warp& w, uint32_t offset, uint32_t bytes, int lane);
 // Accesses cells [0, n) by threads thread_of(0) ... thread_of(n - 1) of the warp, and with `flag` = several_lanes by other lanes too; true
 // = perhaps a hazard, then that cell is left as it was.
 template <bool write, class Thread>
-inline __attribute__((always_inline)) bool scan_cells(
-    Warp& w, int32_t* __restrict written, int32_t* __restrict read, int n, Thread thread_of, int32_t flag = 0) {
+inline __attribute__((always_inline)) bool scan_cells(Warp& w, int32_t* __restrict written, int32_t* __restrict read, int n,
+                                                      Thread thread_of, int32_t flag = 0) {
   const int32_t unordered = w.seen_of_all << stamp_shift | 0xfff, now = w.stamp << stamp_shift, warp = w.id << 5;
   int32_t hazards = 0;
 #pragma GCC ivdep
@@ -67,7 +67,8 @@ inline void check_shared(Warp& w, uint32_t offset, uint32_t bytes, int lane, con
     else if (n == 1) hazard = scan_cells<access == Access::write>(w, written, read, 1, me);
     else hazard = scan_cells<access == Access::write>(w, written, read, n, me);
   }
-  if (hazard) [[unlikely]] check_shared_precisely(w, offset, bytes, lane, access, data);
+  if (hazard) [[unlikely]]
+    check_shared_precisely(w, offset, bytes, lane, access, data);
 }
 
 // n lanes from `lane` on access neighbouring elements. false = no hazard; true = look precisely, lane by lane.

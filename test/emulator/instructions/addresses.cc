@@ -12,11 +12,10 @@ void fail_misaligned(Warp& w, const char* space, uint64_t address, uint32_t byte
 }
 
 void fail_shared(Warp& w, uint64_t offset, uint32_t bytes, int lane) {
-  fail(
-      w, ErrorKind::out_of_bounds,
-      std::to_string(bytes) + " bytes at shared memory offset " + std::to_string(int64_t(offset)) + ", the block has " +
-          std::to_string(w.block->shared.size()),
-      lane);
+  fail(w, ErrorKind::out_of_bounds,
+       std::to_string(bytes) + " bytes at shared memory offset " + std::to_string(int64_t(offset)) + ", the block has " +
+           std::to_string(w.block->shared.size()),
+       lane);
 }
 
 void fail_global(Warp& w, uint64_t address, uint32_t bytes, int lane) {

@@ -9,38 +9,62 @@ namespace {
 // `ulps`: the largest error that the ISA allows, where it says so in units of the last place; else `error`, relative or absolute.
 struct Reciprocal {
   static constexpr int ulps = 1;
-  template <class T> static T apply(T a) { return T(1) / a; }
+  template <class T>
+  static T apply(T a) {
+    return T(1) / a;
+  }
 };
 struct SquareRoot {
   static constexpr int ulps = 1;
-  template <class T> static T apply(T a) { return std::sqrt(a); }
+  template <class T>
+  static T apply(T a) {
+    return std::sqrt(a);
+  }
 };
 struct InverseSquareRoot {
   static constexpr int ulps = 1;
-  template <class T> static T apply(T a) { return T(1 / std::sqrt(double(a))); }
+  template <class T>
+  static T apply(T a) {
+    return T(1 / std::sqrt(double(a)));
+  }
 };
 struct Exp2 {
   static constexpr int ulps = 2;
-  template <class T> static T apply(T a) { return std::exp2(a); }
+  template <class T>
+  static T apply(T a) {
+    return std::exp2(a);
+  }
 };
 struct Log2 {
   static constexpr int ulps = 2;
-  template <class T> static T apply(T a) { return std::log2(a); }
+  template <class T>
+  static T apply(T a) {
+    return std::log2(a);
+  }
 };
 struct Sin {
   static constexpr int ulps = 0;
   static float error(float) { return 0x1p-22f; }
-  template <class T> static T apply(T a) { return std::sin(a); }
+  template <class T>
+  static T apply(T a) {
+    return std::sin(a);
+  }
 };
 struct Cos {
   static constexpr int ulps = 0;
   static float error(float) { return 0x1p-22f; }
-  template <class T> static T apply(T a) { return std::cos(a); }
+  template <class T>
+  static T apply(T a) {
+    return std::cos(a);
+  }
 };
 struct Tanh {
   static constexpr int ulps = 0;
   static float error(float r) { return r * 0x1p-13f; }
-  template <class T> static T apply(T a) { return std::tanh(a); }
+  template <class T>
+  static T apply(T a) {
+    return std::tanh(a);
+  }
 };
 
 // A function of the bits of the operands.
@@ -124,13 +148,18 @@ void approximate_half(Warp& w, const Instruction& in, uint32_t mask) {
 }
 template <class F>
 Handler half_of(Type t) {
-  return t == Type::f16 ? approximate_half<F, false, false> : t == Type::f16x2 ? approximate_half<F, false, true>
-         : t == Type::bf16 ? approximate_half<F, true, false> : t == Type::bf16x2 ? approximate_half<F, true, true> : nullptr;
+  return t == Type::f16      ? approximate_half<F, false, false>
+         : t == Type::f16x2  ? approximate_half<F, false, true>
+         : t == Type::bf16   ? approximate_half<F, true, false>
+         : t == Type::bf16x2 ? approximate_half<F, true, true>
+                             : nullptr;
 }
 
 // rcp.rn and sqrt.rn are exact; other rounding modes run the same code under them.
 template <class F, bool ftz>
-struct Exact { static float apply(float a) { return canonical(flush_if<ftz>(F::apply(flush_if<ftz>(a)))); } };
+struct Exact {
+  static float apply(float a) { return canonical(flush_if<ftz>(F::apply(flush_if<ftz>(a)))); }
+};
 template <class F>
 void exact(Warp& w, const Instruction& in, uint32_t mask) {
   Handler volatile handler = in.aux & 4   ? Handler(unary<double, double, F>)
@@ -140,7 +169,10 @@ void exact(Warp& w, const Instruction& in, uint32_t mask) {
   handler(w, in, mask);
 }
 
-template <class F> Handler single(const Decoder& d) { return d.has("ftz") ? approximate<F, true> : approximate<F, false>; }
+template <class F>
+Handler single(const Decoder& d) {
+  return d.has("ftz") ? approximate<F, true> : approximate<F, false>;
+}
 
 void decode(Decoder& d) {
   const std::string_view op = d.part(0);
@@ -161,16 +193,15 @@ void decode(Decoder& d) {
     return d.emit(op == "rcp" ? unary<double, double, Reciprocal> : op == "rsqrt" ? unary<double, double, InverseSquareRoot> : nullptr);
   }
   if (t != Type::f32) d.unknown();
-  d.emit(
-      op == "rcp"     ? single<Reciprocal>(d)
-      : op == "sqrt"  ? single<SquareRoot>(d)
-      : op == "rsqrt" ? single<InverseSquareRoot>(d)
-      : op == "ex2"   ? single<Exp2>(d)
-      : op == "lg2"   ? single<Log2>(d)
-      : op == "sin"   ? single<Sin>(d)
-      : op == "cos"   ? single<Cos>(d)
-      : op == "tanh"  ? single<Tanh>(d)
-                      : nullptr);
+  d.emit(op == "rcp"     ? single<Reciprocal>(d)
+         : op == "sqrt"  ? single<SquareRoot>(d)
+         : op == "rsqrt" ? single<InverseSquareRoot>(d)
+         : op == "ex2"   ? single<Exp2>(d)
+         : op == "lg2"   ? single<Log2>(d)
+         : op == "sin"   ? single<Sin>(d)
+         : op == "cos"   ? single<Cos>(d)
+         : op == "tanh"  ? single<Tanh>(d)
+                         : nullptr);
 }
 
 }  // namespace

@@ -19,8 +19,8 @@ void issue(Warp& w, const Instruction& in, uint32_t mask) {
   each_active(mask, [&](int lane) {
     const uint32_t filled = size ? size[lane] : ignored >> lane & 1 ? 0 : bytes;
     if (filled > bytes)
-      fail(
-          w, ErrorKind::out_of_bounds, "cp.async: source size " + std::to_string(filled) + " of " + std::to_string(bytes) + " bytes", lane);
+      fail(w, ErrorKind::out_of_bounds, "cp.async: source size " + std::to_string(filled) + " of " + std::to_string(bytes) + " bytes",
+           lane);
     const uint64_t at = (to.of[lane] & window_mask) == shared_window ? to.of[lane] & ~window_mask : to.of[lane];
     shared_bytes(w, at, bytes, lane);
     if (at % bytes) fail_misaligned(w, "shared", at, bytes, lane);
@@ -79,7 +79,9 @@ void wait(Warp& w, const Instruction& in, uint32_t mask) {
   for (size_t g = w.copy_groups.size(); g--;) {
     const uint32_t of = w.copy_groups[g].mask & mask;
     completes[g] = of & none_left;
-    each_active(of & ~none_left, [&](int lane) { if (!--skip[lane]) none_left |= 1u << lane; });
+    each_active(of & ~none_left, [&](int lane) {
+      if (!--skip[lane]) none_left |= 1u << lane;
+    });
   }
   for (size_t g = 0; g < w.copy_groups.size(); g++) {  // in the order in which they were committed
     CopyGroup& group = w.copy_groups[g];

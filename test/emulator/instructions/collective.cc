@@ -69,12 +69,42 @@ void match(Warp& w, const Instruction& in, uint32_t mask) {
   if (in.targets == 2) predicate(w, in.to(1)) = (predicate(w, in.to(1)) & ~mask) | p;
 }
 
-struct Add { template <class T> static T apply(T a, T b) { return T(std::make_unsigned_t<T>(a) + std::make_unsigned_t<T>(b)); } };
-struct Min { template <class T> static T apply(T a, T b) { return a < b ? a : b; } };
-struct Max { template <class T> static T apply(T a, T b) { return a > b ? a : b; } };
-struct And { template <class T> static T apply(T a, T b) { return a & b; } };
-struct Or { template <class T> static T apply(T a, T b) { return a | b; } };
-struct Xor { template <class T> static T apply(T a, T b) { return a ^ b; } };
+struct Add {
+  template <class T>
+  static T apply(T a, T b) {
+    return T(std::make_unsigned_t<T>(a) + std::make_unsigned_t<T>(b));
+  }
+};
+struct Min {
+  template <class T>
+  static T apply(T a, T b) {
+    return a < b ? a : b;
+  }
+};
+struct Max {
+  template <class T>
+  static T apply(T a, T b) {
+    return a > b ? a : b;
+  }
+};
+struct And {
+  template <class T>
+  static T apply(T a, T b) {
+    return a & b;
+  }
+};
+struct Or {
+  template <class T>
+  static T apply(T a, T b) {
+    return a | b;
+  }
+};
+struct Xor {
+  template <class T>
+  static T apply(T a, T b) {
+    return a ^ b;
+  }
+};
 
 template <class T, class F>
 void reduce(Warp& w, const Instruction& in, uint32_t mask) {
@@ -127,14 +157,13 @@ void decode_vote(Decoder& d) {
   d.in.offset = d.negated(1);
   d.predicate_source(1);
   d.source(2, Type::b32);
-  emit(
-      d,
-      d.has("ballot") ? cast_vote<ballot>
-      : d.has("any")  ? cast_vote<any>
-      : d.has("all")  ? cast_vote<all>
-      : d.has("uni")  ? cast_vote<uniform>
-                      : nullptr,
-      1);
+  emit(d,
+       d.has("ballot") ? cast_vote<ballot>
+       : d.has("any")  ? cast_vote<any>
+       : d.has("all")  ? cast_vote<all>
+       : d.has("uni")  ? cast_vote<uniform>
+                       : nullptr,
+       1);
 }
 
 void decode_match(Decoder& d) {
@@ -155,16 +184,15 @@ void decode_reduce(Decoder& d) {
   if (is_float(d.type())) d.unknown();
   using U = uint32_t;
   using S = int32_t;
-  emit(
-      d,
-      d.has("add")   ? reduce<U, Add>
-      : d.has("min") ? (is_signed_type ? Handler(reduce<S, Min>) : Handler(reduce<U, Min>))
-      : d.has("max") ? (is_signed_type ? Handler(reduce<S, Max>) : Handler(reduce<U, Max>))
-      : d.has("and") ? reduce<U, And>
-      : d.has("or")  ? reduce<U, Or>
-      : d.has("xor") ? reduce<U, Xor>
-                     : nullptr,
-      1);
+  emit(d,
+       d.has("add")   ? reduce<U, Add>
+       : d.has("min") ? (is_signed_type ? Handler(reduce<S, Min>) : Handler(reduce<U, Min>))
+       : d.has("max") ? (is_signed_type ? Handler(reduce<S, Max>) : Handler(reduce<U, Max>))
+       : d.has("and") ? reduce<U, And>
+       : d.has("or")  ? reduce<U, Or>
+       : d.has("xor") ? reduce<U, Xor>
+                      : nullptr,
+       1);
 }
 
 void decode_active(Decoder& d) {

@@ -194,8 +194,9 @@ void decode_slct(Decoder& d) {
   d.source(3, by);
   d.in.aux = d.has("ftz");
   const bool wide = bytes(type) == 8;
-  d.emit(by == Type::f32 ? (wide ? select_by_sign<uint64_t, float> : select_by_sign<uint32_t, float>)
-         : by == Type::s32 ? (wide ? select_by_sign<uint64_t, int32_t> : select_by_sign<uint32_t, int32_t>) : nullptr);
+  d.emit(by == Type::f32   ? (wide ? select_by_sign<uint64_t, float> : select_by_sign<uint32_t, float>)
+         : by == Type::s32 ? (wide ? select_by_sign<uint64_t, int32_t> : select_by_sign<uint32_t, int32_t>)
+                           : nullptr);
 }
 
 }  // namespace

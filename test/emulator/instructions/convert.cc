@@ -17,20 +17,24 @@ inline float clamp_finite(float x, bool bf16) {
 }
 
 // The value of a source lane in a type that holds it exactly.
-template <class S> struct Read {
+template <class S>
+struct Read {
   using Value = S;
   static S get(Warp& w, uint32_t operand, int i) { return narrow<S>(lanes<Slot<S>>(w, operand)[i]); }
 };
-template <> struct Read<half_bits> {
+template <>
+struct Read<half_bits> {
   using Value = float;
   static float get(Warp& w, uint32_t operand, int i) { return float_of_f16(lanes<uint32_t>(w, operand)[i]); }
 };
-template <> struct Read<bfloat_bits> {
+template <>
+struct Read<bfloat_bits> {
   using Value = float;
   static float get(Warp& w, uint32_t operand, int i) { return float_of_bf16(lanes<uint32_t>(w, operand)[i] & 0xffff); }
 };
 
-template <Rounding r, class F> F to_integral(F x) {
+template <Rounding r, class F>
+F to_integral(F x) {
   return r == Rounding::nearest ? std::nearbyint(x)
          : r == Rounding::down  ? std::floor(x)
          : r == Rounding::up    ? std::ceil(x)
@@ -144,11 +148,15 @@ Handler with_rounding(Rounding r) {
   constexpr bool half = std::is_same_v<D, half_bits> || std::is_same_v<D, bfloat_bits>;
   constexpr bool integer = !std::is_floating_point_v<D> && !half;
   if constexpr (scoped) {
-    return r == Rounding::nearest ? convert<D, S, Rounding::nearest> : r == Rounding::zero ? convert_directed<D, S, Rounding::zero>
-           : r == Rounding::down ? convert_directed<D, S, Rounding::down> : convert_directed<D, S, Rounding::up>;
+    return r == Rounding::nearest ? convert<D, S, Rounding::nearest>
+           : r == Rounding::zero  ? convert_directed<D, S, Rounding::zero>
+           : r == Rounding::down  ? convert_directed<D, S, Rounding::down>
+                                  : convert_directed<D, S, Rounding::up>;
   } else if constexpr (half || (integer && std::is_floating_point_v<typename Read<S>::Value>)) {
-    return r == Rounding::nearest ? convert<D, S, Rounding::nearest> : r == Rounding::zero ? convert<D, S, Rounding::zero>
-           : r == Rounding::down ? convert<D, S, Rounding::down> : convert<D, S, Rounding::up>;
+    return r == Rounding::nearest ? convert<D, S, Rounding::nearest>
+           : r == Rounding::zero  ? convert<D, S, Rounding::zero>
+           : r == Rounding::down  ? convert<D, S, Rounding::down>
+                                  : convert<D, S, Rounding::up>;
   } else {
     return convert<D, S, Rounding::nearest>;
   }
@@ -157,7 +165,8 @@ Handler with_rounding(Rounding r) {
 template <class G>
 Handler for_any(Type type, G&& get) {
   switch (type) {
-    case Type::u8: case Type::b8: return get.template operator()<uint8_t>();
+    case Type::u8:
+    case Type::b8: return get.template operator()<uint8_t>();
     case Type::s8: return get.template operator()<int8_t>();
     case Type::f16: return get.template operator()<half_bits>();
     case Type::bf16: return get.template operator()<bfloat_bits>();
@@ -193,9 +202,15 @@ void convert_pair(Warp& w, const Instruction& in, uint32_t mask) {
   for_lanes(lanes<uint32_t>(w, in.to(0)), mask, [&](int i) { return half[0][i] << 16 | half[1][i]; });
 }
 
-struct LowWord { static uint32_t apply(uint64_t a) { return uint32_t(a); } };
-struct SignExtend { static int64_t apply(int32_t a) { return a; } };
-struct ZeroExtend { static uint64_t apply(uint32_t a) { return a; } };
+struct LowWord {
+  static uint32_t apply(uint64_t a) { return uint32_t(a); }
+};
+struct SignExtend {
+  static int64_t apply(int32_t a) { return a; }
+};
+struct ZeroExtend {
+  static uint64_t apply(uint32_t a) { return a; }
+};
 
 // Integers in registers wider than their type (PTX ISA, "Operand Size Exceeding Instruction-Type Size"): narrowed before, widened after.
 void decode_wide(Decoder& d, Type from, Type to, bool wide_source, bool wide_target) {
@@ -236,10 +251,9 @@ void decode(Decoder& d) {
     d.target(0, to);
     d.sources(1, 2, from);
     const bool bf16 = to == Type::bf16x2, zero = r == Rounding::zero;
-    return d.emit(
-        bf16   ? (zero ? convert_pair<true, true> : convert_pair<true, false>)
-        : zero ? convert_pair<false, true>
-               : convert_pair<false, false>);
+    return d.emit(bf16   ? (zero ? convert_pair<true, true> : convert_pair<true, false>)
+                  : zero ? convert_pair<false, true>
+                         : convert_pair<false, false>);
   }
   d.expect_operands(2);
   const bool wide_source = bytes(from) < 8 && d.is_wide(d.operand(1)), wide_target = bytes(to) < 8 && d.is_wide(d.operand(0));

@@ -10,7 +10,8 @@ enum AccessFlags : uint16_t { wide_base = 1, sign_extend = 2, strong = 4, into_w
 template <int width>
 using Element =
     std::conditional_t<width == 8, uint64_t, std::conditional_t<width == 4, uint32_t, std::conditional_t<width == 2, uint16_t, uint8_t>>>;
-template <int width> using Register = std::conditional_t<width == 8, uint64_t, uint32_t>;
+template <int width>
+using Register = std::conditional_t<width == 8, uint64_t, uint32_t>;
 
 // One lane: element k of the vector to or from its register.
 template <int width>

@@ -80,9 +80,8 @@ void call_assertfail(Warp& w, const Instruction& in, uint32_t mask) {
   const int lane = std::countr_zero(mask);
   const std::string message = text_at(w, argument(w, in, 0, 8, lane), lane), file = text_at(w, argument(w, in, 1, 8, lane), lane);
   const std::string function = text_at(w, argument(w, in, 3, 8, lane), lane);
-  fail(
-      w, ErrorKind::assertion,
-      file + ":" + std::to_string(argument(w, in, 2, 4, lane)) + ": " + function + ": assertion `" + message + "` failed", lane);
+  fail(w, ErrorKind::assertion,
+       file + ":" + std::to_string(argument(w, in, 2, 4, lane)) + ": " + function + ": assertion `" + message + "` failed", lane);
 }
 
 }  // namespace ptxemu

@@ -6,14 +6,52 @@
 namespace ptxemu {
 namespace {
 
-struct Add { template <class T> static T apply(T a, T b) { return a + b; } };
-struct Sub { template <class T> static T apply(T a, T b) { return a - b; } };
-struct Mul { template <class T> static T apply(T a, T b) { return a * b; } };
-struct Div { template <class T> static T apply(T a, T b) { return a / b; } };
-struct Fma { template <class T> static T apply(T a, T b, T c) { return std::fma(a, b, c); } };
-template <bool nan> struct Min { template <class T> static T apply(T a, T b) { return minimum(a, b, nan); } };
-template <bool nan> struct Max { template <class T> static T apply(T a, T b) { return maximum(a, b, nan); } };
-template <bool maximum_, bool nan> struct XorSign {
+struct Add {
+  template <class T>
+  static T apply(T a, T b) {
+    return a + b;
+  }
+};
+struct Sub {
+  template <class T>
+  static T apply(T a, T b) {
+    return a - b;
+  }
+};
+struct Mul {
+  template <class T>
+  static T apply(T a, T b) {
+    return a * b;
+  }
+};
+struct Div {
+  template <class T>
+  static T apply(T a, T b) {
+    return a / b;
+  }
+};
+struct Fma {
+  template <class T>
+  static T apply(T a, T b, T c) {
+    return std::fma(a, b, c);
+  }
+};
+template <bool nan>
+struct Min {
+  template <class T>
+  static T apply(T a, T b) {
+    return minimum(a, b, nan);
+  }
+};
+template <bool nan>
+struct Max {
+  template <class T>
+  static T apply(T a, T b) {
+    return maximum(a, b, nan);
+  }
+};
+template <bool maximum_, bool nan>
+struct XorSign {
   static float apply(float a, float b) {
     const uint32_t sign = (std::bit_cast<uint32_t>(a) ^ std::bit_cast<uint32_t>(b)) & 0x80000000u;
     const float r = maximum_ ? maximum(std::fabs(a), std::fabs(b), nan) : minimum(std::fabs(a), std::fabs(b), nan);
@@ -21,9 +59,24 @@ template <bool maximum_, bool nan> struct XorSign {
   }
 };
 // Sign bits only: a NaN keeps its payload.
-struct Abs { template <class T> static T apply(T a) { return std::fabs(a); } };
-struct Neg { template <class T> static T apply(T a) { return -a; } };
-struct CopySign { template <class T> static T apply(T a, T b) { return std::copysign(b, a); } };
+struct Abs {
+  template <class T>
+  static T apply(T a) {
+    return std::fabs(a);
+  }
+};
+struct Neg {
+  template <class T>
+  static T apply(T a) {
+    return -a;
+  }
+};
+struct CopySign {
+  template <class T>
+  static T apply(T a, T b) {
+    return std::copysign(b, a);
+  }
+};
 
 template <class F, bool ftz, bool sat>
 struct Single {
@@ -65,8 +118,10 @@ template <class F, int operands>
 Handler rounded(const Decoder& d) {
   const bool ftz = d.has("ftz"), sat = d.has("sat");
   if (d.type() == Type::f64 && (ftz || sat)) return nullptr;
-  return d.has("rz") ? directed<F, operands, Rounding::zero> : d.has("rm") ? directed<F, operands, Rounding::down>
-         : d.has("rp") ? directed<F, operands, Rounding::up> : plain<F, operands>(d.type(), ftz, sat);
+  return d.has("rz")   ? directed<F, operands, Rounding::zero>
+         : d.has("rm") ? directed<F, operands, Rounding::down>
+         : d.has("rp") ? directed<F, operands, Rounding::up>
+                       : plain<F, operands>(d.type(), ftz, sat);
 }
 
 void decode_copysign(Decoder& d) {
@@ -76,7 +131,8 @@ void decode_copysign(Decoder& d) {
   d.emit(for_floats(d.type(), []<class T>() -> Handler { return binary<T, T, T, CopySign>; }));
 }
 
-template <class T> using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
+template <class T>
+using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
 template <class T, int test>
 void test_property(Warp& w, const Instruction& in, uint32_t mask) {
   const T* a = lanes<T>(w, in.from(0));

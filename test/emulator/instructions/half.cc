@@ -9,12 +9,26 @@ namespace {
 
 enum Flags : uint16_t { ftz = 1, sat = 2, relu = 4 };
 
-struct Add { static float apply(float a, float b) { return a + b; } };
-struct Sub { static float apply(float a, float b) { return a - b; } };
-struct Mul { static float apply(float a, float b) { return a * b; } };
-struct Fma { static float apply(float a, float b, float c) { return fma_to_odd(a, b, c); } };
-template <bool nan> struct Min { static float apply(float a, float b) { return minimum(a, b, nan); } };
-template <bool nan> struct Max { static float apply(float a, float b) { return maximum(a, b, nan); } };
+struct Add {
+  static float apply(float a, float b) { return a + b; }
+};
+struct Sub {
+  static float apply(float a, float b) { return a - b; }
+};
+struct Mul {
+  static float apply(float a, float b) { return a * b; }
+};
+struct Fma {
+  static float apply(float a, float b, float c) { return fma_to_odd(a, b, c); }
+};
+template <bool nan>
+struct Min {
+  static float apply(float a, float b) { return minimum(a, b, nan); }
+};
+template <bool nan>
+struct Max {
+  static float apply(float a, float b) { return maximum(a, b, nan); }
+};
 
 inline void flush_subnormals(float* x) {
   for (int i = 0; i < 32; i++) x[i] = std::fabs(x[i]) < 0x1p-14f ? std::copysign(0.0f, x[i]) : x[i];
@@ -46,8 +60,10 @@ void compute(Warp& w, const Instruction& in, uint32_t mask) {
 
 template <class F, int operands>
 Handler of_type(Type t) {
-  return t == Type::f16 ? compute<F, operands, false, false> : t == Type::f16x2 ? compute<F, operands, false, true>
-         : t == Type::bf16 ? compute<F, operands, true, false> : compute<F, operands, true, true>;
+  return t == Type::f16     ? compute<F, operands, false, false>
+         : t == Type::f16x2 ? compute<F, operands, false, true>
+         : t == Type::bf16  ? compute<F, operands, true, false>
+                            : compute<F, operands, true, true>;
 }
 
 template <uint32_t keep, uint32_t flip>

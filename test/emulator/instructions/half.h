@@ -54,7 +54,7 @@ inline void narrow_half(const float* from, uint32_t* to) {
 // a * b + c rounded to odd in f32, so that rounding once more to 11 or 8 bits gives what one rounding would (Boldo, Melquiond 2008).
 inline float fma_to_odd(float a, float b, float c) {
   const double p = double(a) * double(b), z = double(c), s = p + z;  // the product is exact
-  const double bb = s - p, e = (p - (s - bb)) + (z - bb);             // TwoSum: s + e is exact
+  const double bb = s - p, e = (p - (s - bb)) + (z - bb);            // TwoSum: s + e is exact
   const uint64_t bits = std::bit_cast<uint64_t>(s);
   const bool step = e != 0 && !(bits & 1) && s - s == 0;
   const double odd = std::bit_cast<double>(step ? bits + ((e > 0) == (s > 0) ? 1 : -1) : bits);
@@ -70,7 +70,10 @@ template <class T>
 inline float float_to_odd(T x) {
   const float f = float(x);
   if (!(f - f == 0)) return std::isfinite(double(x)) ? std::copysign(std::bit_cast<float>(0x7f7fffffu), f) : f;  // the largest is odd
-  const auto back = [&] { if constexpr (std::is_same_v<T, double>) return double(f); else return static_cast<__int128>(f); }();
+  const auto back = [&] {
+    if constexpr (std::is_same_v<T, double>) return double(f);
+    else return static_cast<__int128>(f);
+  }();
   if (back == x) return f;
   const uint32_t bits = std::bit_cast<uint32_t>(f);
   if (bits & 1) return f;

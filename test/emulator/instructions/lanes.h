@@ -12,8 +12,9 @@ struct half_bits { uint16_t bits; };
 struct bfloat_bits { uint16_t bits; };
 
 template <class T>
-using Slot = std::conditional_t<std::is_same_v<T, float>, float,
-             std::conditional_t<std::is_same_v<T, double>, double, std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>>>;
+using Slot =
+    std::conditional_t<std::is_same_v<T, float>, float,
+                       std::conditional_t<std::is_same_v<T, double>, double, std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>>>;
 
 template <class T>
 inline T* lanes(Warp& w, uint32_t operand) {

@@ -6,13 +6,39 @@
 namespace ptxemu {
 namespace {
 
-template <class T> constexpr uint32_t bit_count = sizeof(T) * 8;
+template <class T>
+constexpr uint32_t bit_count = sizeof(T) * 8;
 
-struct And { template <class T> static T apply(T a, T b) { return a & b; } };
-struct Or { template <class T> static T apply(T a, T b) { return a | b; } };
-struct Xor { template <class T> static T apply(T a, T b) { return a ^ b; } };
-struct Not { template <class T> static T apply(T a) { return T(~a); } };
-struct Cnot { template <class T> static T apply(T a) { return a == 0; } };
+struct And {
+  template <class T>
+  static T apply(T a, T b) {
+    return a & b;
+  }
+};
+struct Or {
+  template <class T>
+  static T apply(T a, T b) {
+    return a | b;
+  }
+};
+struct Xor {
+  template <class T>
+  static T apply(T a, T b) {
+    return a ^ b;
+  }
+};
+struct Not {
+  template <class T>
+  static T apply(T a) {
+    return T(~a);
+  }
+};
+struct Cnot {
+  template <class T>
+  static T apply(T a) {
+    return a == 0;
+  }
+};
 struct ShiftLeft {
   template <class T>
   static T apply(T a, uint32_t n) {
@@ -20,23 +46,37 @@ struct ShiftLeft {
   }
 };
 struct ShiftRight {
-  template <class T> static T apply(T a, uint32_t n) {
+  template <class T>
+  static T apply(T a, uint32_t n) {
     const uint32_t last = bit_count<T> - 1;
     if (std::is_signed_v<T>) return T(a >> (n > last ? last : n));
     return n > last ? T(0) : T(a >> n);
   }
 };
-struct PopulationCount { template <class T> static uint32_t apply(T a) { return uint32_t(std::popcount(a)); } };
-struct LeadingZeros { template <class T> static uint32_t apply(T a) { return uint32_t(std::countl_zero(a)); } };
+struct PopulationCount {
+  template <class T>
+  static uint32_t apply(T a) {
+    return uint32_t(std::popcount(a));
+  }
+};
+struct LeadingZeros {
+  template <class T>
+  static uint32_t apply(T a) {
+    return uint32_t(std::countl_zero(a));
+  }
+};
 struct Reverse {
-  template <class T> static T apply(T a) {
+  template <class T>
+  static T apply(T a) {
     T r = 0;
     for (uint32_t i = 0; i < bit_count<T>; i++) r |= T(a >> i & 1) << (bit_count<T> - 1 - i);
     return r;
   }
 };
-template <bool shift_amount> struct FindLast {  // position of the most significant bit that is not the sign
-  template <class T> static uint32_t apply(T a) {
+template <bool shift_amount>
+struct FindLast {  // position of the most significant bit that is not the sign
+  template <class T>
+  static uint32_t apply(T a) {
     std::make_unsigned_t<T> bits = std::make_unsigned_t<T>(std::is_signed_v<T> && a < 0 ? ~a : a);
     if (!bits) return ~0u;
     uint32_t zeros = uint32_t(std::countl_zero(bits));
@@ -44,7 +84,8 @@ template <bool shift_amount> struct FindLast {  // position of the most signific
   }
 };
 struct Extract {
-  template <class T> static T apply(T a, uint32_t position, uint32_t length) {
+  template <class T>
+  static T apply(T a, uint32_t position, uint32_t length) {
     const uint32_t last = bit_count<T> - 1, pos = position & 0xff, len = length & 0xff;
     T sign = !std::is_signed_v<T> || !len ? 0 : T(a >> std::min(pos + len - 1, last) & 1);
     T r = 0;
@@ -65,7 +106,8 @@ struct Permute {
     return r;
   }
 };
-template <char mode> struct PermuteMode {
+template <char mode>
+struct PermuteMode {
   static uint32_t apply(uint32_t a, uint32_t b, uint32_t c) {
     const uint32_t s = c & 3;
     uint32_t selector = 0;
@@ -81,14 +123,16 @@ template <char mode> struct PermuteMode {
     return Permute::apply(a, b, selector);
   }
 };
-template <bool left, bool clamp> struct Funnel {
+template <bool left, bool clamp>
+struct Funnel {
   static uint32_t apply(uint32_t a, uint32_t b, uint32_t c) {
     const uint32_t n = clamp ? std::min(c, 32u) : c & 31;
     const uint64_t both = uint64_t(b) << 32 | a;
     return left ? uint32_t((both << n) >> 32) : uint32_t(both >> n);
   }
 };
-template <bool clamp> struct Mask {
+template <bool clamp>
+struct Mask {
   static uint32_t apply(uint32_t a, uint32_t b) {
     if (!clamp) a &= 31, b &= 31;
     if (a >= 32 || !b) return 0;
@@ -96,8 +140,10 @@ template <bool clamp> struct Mask {
     return ones << a;
   }
 };
-template <bool clamp> struct Extend {
-  template <class T> static T apply(T a, uint32_t n) {
+template <bool clamp>
+struct Extend {
+  template <class T>
+  static T apply(T a, uint32_t n) {
     if (!clamp) n &= 31;
     if (n >= 32) return a;
     if (!n) return 0;
@@ -125,8 +171,8 @@ void lop3(Warp& w, const Instruction& in, uint32_t mask) {
   for (int k = 0; k < 8; k++) keep[k] = in.aux >> k & 1 ? ~0u : 0;
   for_lanes(d, mask, [&](int i) {
     const uint32_t x = a[i], y = b[i], z = c[i];
-    return (~x & ~y & ~z & keep[0]) | (~x & ~y & z & keep[1]) | (~x & y & ~z & keep[2]) | (~x & y & z & keep[3]) |
-           (x & ~y & ~z & keep[4]) | (x & ~y & z & keep[5]) | (x & y & ~z & keep[6]) | (x & y & z & keep[7]);
+    return (~x & ~y & ~z & keep[0]) | (~x & ~y & z & keep[1]) | (~x & y & ~z & keep[2]) | (~x & y & z & keep[3]) | (x & ~y & ~z & keep[4]) |
+           (x & ~y & z & keep[5]) | (x & y & ~z & keep[6]) | (x & y & z & keep[7]);
   });
 }
 
@@ -149,12 +195,11 @@ void decode_logic(Decoder& d) {
     d.in.aux = uint16_t(d.negated(1) | (!one && d.negated(2)) << 1);
     d.predicate_source(1);
     if (!one) d.predicate_source(2);
-    return d.emit(
-        op == "and"   ? predicates_of<'&'>
-        : op == "or"  ? predicates_of<'|'>
-        : op == "xor" ? predicates_of<'^'>
-        : op == "not" ? predicates_of<'~'>
-                      : nullptr);
+    return d.emit(op == "and"   ? predicates_of<'&'>
+                  : op == "or"  ? predicates_of<'|'>
+                  : op == "xor" ? predicates_of<'^'>
+                  : op == "not" ? predicates_of<'~'>
+                                : nullptr);
   }
   d.sources(1, one ? 1 : 2, type);
   d.emit(for_bits(type, [&]<class T>() -> Handler {
@@ -172,8 +217,8 @@ void decode_shift(Decoder& d) {
   d.target(0, d.type());
   d.source(1, d.type());
   d.source(2, Type::u32);
-  d.emit(for_integers(
-      d.type(), [&]<class T>() -> Handler { return left ? binary<T, T, uint32_t, ShiftLeft> : binary<T, T, uint32_t, ShiftRight>; }));
+  d.emit(for_integers(d.type(),
+                      [&]<class T>() -> Handler { return left ? binary<T, T, uint32_t, ShiftLeft> : binary<T, T, uint32_t, ShiftRight>; }));
 }
 
 void decode_funnel(Decoder& d) {
@@ -229,14 +274,13 @@ void decode_permute(Decoder& d) {
   d.target(0, Type::b32);
   d.sources(1, 3, Type::b32);
   using U = uint32_t;
-  d.emit(
-      d.has("f4e")    ? ternary<U, U, U, U, PermuteMode<'f'>>
-      : d.has("b4e")  ? ternary<U, U, U, U, PermuteMode<'b'>>
-      : d.has("rc8")  ? ternary<U, U, U, U, PermuteMode<'8'>>
-      : d.has("ecl")  ? ternary<U, U, U, U, PermuteMode<'l'>>
-      : d.has("ecr")  ? ternary<U, U, U, U, PermuteMode<'r'>>
-      : d.has("rc16") ? ternary<U, U, U, U, PermuteMode<'6'>>
-                      : ternary<U, U, U, U, Permute>);
+  d.emit(d.has("f4e")    ? ternary<U, U, U, U, PermuteMode<'f'>>
+         : d.has("b4e")  ? ternary<U, U, U, U, PermuteMode<'b'>>
+         : d.has("rc8")  ? ternary<U, U, U, U, PermuteMode<'8'>>
+         : d.has("ecl")  ? ternary<U, U, U, U, PermuteMode<'l'>>
+         : d.has("ecr")  ? ternary<U, U, U, U, PermuteMode<'r'>>
+         : d.has("rc16") ? ternary<U, U, U, U, PermuteMode<'6'>>
+                         : ternary<U, U, U, U, Permute>);
 }
 
 void decode_mask(Decoder& d) {
@@ -246,7 +290,7 @@ void decode_mask(Decoder& d) {
   d.sources(1, 2, Type::b32);
   using U = uint32_t;
   using S = int32_t;
-  d.emit(mask ? (clamp ? binary<U, U, U, Mask<true>> : binary<U, U, U, Mask<false>>)
+  d.emit(mask             ? (clamp ? binary<U, U, U, Mask<true>> : binary<U, U, U, Mask<false>>)
          : is_signed_type ? (clamp ? Handler(binary<S, S, U, Extend<true>>) : Handler(binary<S, S, U, Extend<false>>))
                           : (clamp ? binary<U, U, U, Extend<true>> : binary<U, U, U, Extend<false>>));
 }

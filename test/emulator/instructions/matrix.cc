@@ -39,7 +39,7 @@ void multiply(Warp& w, const Instruction& in, const float (&c)[16][8], float (&d
     }
   }
   if (w.block->options->mma == MmaRounding::truncated) {
-    const int group = w.block->card->compute_capability < 80 ? 4 : 8;
+    const int group = w.block->gpu->compute_capability < 80 ? 4 : 8;
     for (int m = 0; m < 16; m++) {
       std::copy(c[m], c[m] + 8, d[m]);
       for (int k = 0; k < k_size; k += group) sum_truncated_8(&a[m][k], &b[k], group, d[m], d[m]);
@@ -117,11 +117,10 @@ void decode_mma(Decoder& d) {
       else d.source(e, i == 3 ? sum : Type::b32);
     }
   }
-  d.emit(
-      bf16               ? (k16 ? mma<true, 16, false> : mma<true, 8, false>)
-      : half_accumulator ? (k16 ? mma<false, 16, true> : mma<false, 8, true>)
-      : k16              ? mma<false, 16, false>
-                         : mma<false, 8, false>);
+  d.emit(bf16               ? (k16 ? mma<true, 16, false> : mma<true, 8, false>)
+         : half_accumulator ? (k16 ? mma<false, 16, true> : mma<false, 8, true>)
+         : k16              ? mma<false, 16, false>
+                            : mma<false, 8, false>);
 }
 
 // Rows of 16 bytes: lane 8 j + i gives the address of row i of matrix j. Lane l gets row l / 4, columns 2 (l % 4) and the next.
@@ -131,7 +130,8 @@ void load_matrices(Warp& w, const Instruction& in, uint32_t mask) {
   Block& b = *w.block;
   Addresses a;
   read_addresses(w, in, 0, a);
-  for (auto& address : a.of) if ((address & window_mask) == shared_window) address &= ~window_mask;
+  for (auto& address : a.of)
+    if ((address & window_mask) == shared_window) address &= ~window_mask;
   constexpr uint32_t named = count == 4 ? all_lanes : (1u << (8 * count)) - 1;
   if (b.options->counters) count_shared(b, a, named, 16);
   alignas(32) uint16_t rows[8 * count][8];
@@ -160,7 +160,8 @@ void store_matrices(Warp& w, const Instruction& in, uint32_t mask) {
   Block& b = *w.block;
   Addresses a;
   read_addresses(w, in, 0, a);
-  for (auto& address : a.of) if ((address & window_mask) == shared_window) address &= ~window_mask;
+  for (auto& address : a.of)
+    if ((address & window_mask) == shared_window) address &= ~window_mask;
   if (b.options->counters) count_shared(b, a, count == 4 ? all_lanes : (1u << (8 * count)) - 1, 16);
   for (int r = 0; r < 8 * count; r++) {
     const uint32_t* s = lanes<uint32_t>(w, in.from(1 + r / 8));

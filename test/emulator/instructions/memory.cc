@@ -83,7 +83,8 @@ void global_lanes(Warp& w, const Instruction& in, uint32_t mask, const Addresses
     bool device;
     std::byte* p = global_bytes(w, address, total * uint32_t(n), first, device, n);
     if (address % total) fail_misaligned(w, "global", address, total, first);
-    if (device && b.checks_global && scan_global<store>(b.memory->shadow(address), (int(address & 1) + int(total) * n + 1) / 2, b.launch_stamp, block_id(b)))
+    if (device && b.checks_global &&
+        scan_global<store>(b.memory->shadow(address), (int(address & 1) + int(total) * n + 1) / 2, b.launch_stamp, block_id(b)))
         [[unlikely]] {
       for (int i = 0; i < n; i++) global_lane<width, count, store>(w, in, a.of[first + i], first + i);
       return;
@@ -106,7 +107,8 @@ void read_shared(Warp& w, const Instruction& in, uint32_t mask, const Addresses&
     hazard = offset % total || offset + total * runs.lanes[r] > b.shared.size() || offset > b.shared.size() ||
              check_shared_run<Access::read>(w, uint32_t(offset), total, runs.first[r], runs.lanes[r], runs.repeated[r]);
   }
-  if (hazard) [[unlikely]] return each_active(mask, [&](int lane) { shared_lane<width, count, false>(w, in, a.of[lane], lane); });
+  if (hazard) [[unlikely]]
+    return each_active(mask, [&](int lane) { shared_lane<width, count, false>(w, in, a.of[lane], lane); });
   char* memory = b.shared.data();
   if (mask != all_lanes || in.aux & (sign_extend | into_wide)) {
     each_active(mask, [&](int lane) { move_elements<width, count, false>(w, in, lane, memory + a.of[lane]); });

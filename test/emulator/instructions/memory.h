@@ -89,13 +89,15 @@ inline std::byte* global_bytes(Warp& w, uint64_t address, uint32_t bytes, int la
   Block& b = *w.block;
   const Memory::Range& hint = b.range_hint[w.current - b.program->code.data()];
   device = true;
-  if (address - hint.address < hint.bytes && bytes <= hint.bytes - (address - hint.address)) [[likely]] return b.memory->backing(address);
+  if (address - hint.address < hint.bytes && bytes <= hint.bytes - (address - hint.address)) [[likely]]
+    return b.memory->backing(address);
   return find_global(w, address, bytes, lane, device, lanes);
 }
 
 inline char* shared_bytes(Warp& w, uint64_t offset, uint32_t bytes, int lane) {
   Block& b = *w.block;
-  if (offset + bytes > b.shared.size() || offset > b.shared.size()) [[unlikely]] fail_shared(w, offset, bytes, lane);
+  if (offset + bytes > b.shared.size() || offset > b.shared.size()) [[unlikely]]
+    fail_shared(w, offset, bytes, lane);
   return b.shared.data() + offset;
 }
 inline char* local_bytes(Warp& w, uint64_t offset, uint32_t bytes, int lane) {
@@ -107,7 +109,7 @@ inline char* local_bytes(Warp& w, uint64_t offset, uint32_t bytes, int lane) {
 }
 
 void count_global(Block& b, const Addresses& a, uint32_t mask, uint32_t bytes, bool store);
-void count_shared(
-    Block& b, const Addresses& a, uint32_t mask, uint32_t bytes, bool one_run = false);  // all lanes read from one run of elements
+void count_shared(Block& b, const Addresses& a, uint32_t mask, uint32_t bytes,
+                  bool one_run = false);  // all lanes read from one run of elements
 
 }  // namespace ptxemu

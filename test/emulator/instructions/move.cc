@@ -6,7 +6,12 @@
 namespace ptxemu {
 namespace {
 
-struct Same { template <class T> static T apply(T a) { return a; } };
+struct Same {
+  template <class T>
+  static T apply(T a) {
+    return a;
+  }
+};
 
 void move_predicate(Warp& w, const Instruction& in, uint32_t mask) {
   uint32_t& d = predicate(w, in.to(0));
@@ -31,8 +36,7 @@ void unpack(Warp& w, const Instruction& in, uint32_t mask) {
   constexpr int bits = int(sizeof(S)) * 8 / parts;
   alignas(64) Slot<S> a[32];  // a target may be the source
   std::memcpy(a, lanes<Slot<S>>(w, in.from(0)), sizeof a);
-  for (int k = 0; k < parts; k++)
-    for_lanes(lanes<Slot<H>>(w, in.to(k)), mask, [&](int i) { return Slot<H>(H(a[i] >> (bits * k))); });
+  for (int k = 0; k < parts; k++) for_lanes(lanes<Slot<H>>(w, in.to(k)), mask, [&](int i) { return Slot<H>(H(a[i] >> (bits * k))); });
 }
 
 Type part_type(size_t bytes) { return bytes == 4 ? Type::b32 : bytes == 2 ? Type::b16 : Type::b8; }

@@ -8,11 +8,14 @@ namespace ptxemu {
 template <class G>
 Handler for_integers(Type type, G&& get) {
   switch (type) {
-    case Type::u16: case Type::b16: return get.template operator()<uint16_t>();
+    case Type::u16:
+    case Type::b16: return get.template operator()<uint16_t>();
     case Type::s16: return get.template operator()<int16_t>();
-    case Type::u32: case Type::b32: return get.template operator()<uint32_t>();
+    case Type::u32:
+    case Type::b32: return get.template operator()<uint32_t>();
     case Type::s32: return get.template operator()<int32_t>();
-    case Type::u64: case Type::b64: return get.template operator()<uint64_t>();
+    case Type::u64:
+    case Type::b64: return get.template operator()<uint64_t>();
     case Type::s64: return get.template operator()<int64_t>();
     default: return nullptr;
   }
@@ -47,7 +50,7 @@ void add_integer(Table& table);
 void add_float(Table& table);
 void add_half(Table& table);
 void add_logic(Table& table);
-void add_arithmetic(Table& table);    // add, sub, mul, ... of any type
+void add_arithmetic(Table& table);  // add, sub, mul, ... of any type
 void add_approximate(Table& table);
 void add_compare(Table& table);
 void add_convert(Table& table);
@@ -60,9 +63,9 @@ void add_matrix(Table& table);
 void add_synchronisation(Table& table);
 
 // One opcode, many types: the decoders of arithmetic.cc ask these (nullptr = not mine).
-Handler half_handler(const Decoder& d);                            // half.cc
-Handler float_handler(const Decoder& d);                           // float.cc
-Handler integer_handler(const Decoder& d);                         // integer.cc
-Handler divide_approximately(const Decoder& d);                    // approximate.cc
+Handler half_handler(const Decoder& d);          // half.cc
+Handler float_handler(const Decoder& d);         // float.cc
+Handler integer_handler(const Decoder& d);       // integer.cc
+Handler divide_approximately(const Decoder& d);  // approximate.cc
 
 }  // namespace ptxemu

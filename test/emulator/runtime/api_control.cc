@@ -29,8 +29,8 @@ int ptxemu_set_option(const char* name, const char* value) {
     const Settings before = r.settings;
     r.settings.set(name, value);
     if (before.options.seed != r.settings.options.seed) r.scheduler.seed(r.settings.options.seed);
-    if (before.compute_capability != r.settings.compute_capability || before.memory_bytes != r.settings.memory_bytes
-        || before.devices != r.settings.devices || before.multiprocessors != r.settings.multiprocessors)
+    if (before.compute_capability != r.settings.compute_capability || before.memory_bytes != r.settings.memory_bytes ||
+        before.devices != r.settings.devices || before.multiprocessors != r.settings.multiprocessors)
       r.reset();
     return 0;
   } catch (const std::exception& e) {
@@ -85,5 +85,4 @@ void ptxemu_reset() {
   r.last_code = cudaSuccess;
   r.last_report.clear();
 }
-
 }

@@ -1,6 +1,6 @@
 // Copies and fills (CUDA Runtime API, "API synchronization behavior"):
-//   pageable host → card: staged at once, copied later; card → pageable host, host → host: done when the call returns;
-//   pinned host ↔ card: the host's bytes are read and written when the copy runs; card → card and fills: later, without Async too.
+//   pageable host → GPU: staged at once, copied later; GPU → pageable host, host → host: done when the call returns;
+//   pinned host ↔ GPU: the host's bytes are read and written when the copy runs; GPU → GPU and fills: later, without Async too.
 #include <cstring>
 #include <vector>
 
@@ -24,7 +24,7 @@ Place end(const Runtime& r, const void* pointer, size_t bytes, bool may_be_devic
   const auto address = reinterpret_cast<uint64_t>(pointer);
   const auto refuse = [&](const char* what) { throw Failure(cudaErrorInvalidValue, std::string("copy: the ") + name + " " + what); };
   if (!pointer) refuse("is a null pointer");
-  if (at != Place::device && r.memory->reserved(address)) refuse("is an address of the card outside every allocation (freed?)");
+  if (at != Place::device && r.memory->reserved(address)) refuse("is an address of the gpu outside every allocation (freed?)");
   if (at == Place::device && !may_be_device) refuse("is device memory, the kind of copy says host");
   if (at == Place::pageable && !may_be_host) refuse("is no device memory, the kind of copy says device");
   if (at == Place::device && !r.memory->contains(address, bytes)) refuse("leaves its allocation");
@@ -44,8 +44,7 @@ void still_pinned(const Runtime& r, const void* pointer) {
 std::function<void()> work_of(Runtime& r, void* to, Place to_place, const void* from, Place from_place, size_t bytes) {
   const auto to_address = reinterpret_cast<uint64_t>(to), from_address = reinterpret_cast<uint64_t>(from);
   Memory* memory = r.memory.get();
-  if (to_place == Place::device && from_place == Place::device)
-    return [=] { memory->copy(to_address, from_address, bytes); };
+  if (to_place == Place::device && from_place == Place::device) return [=] { memory->copy(to_address, from_address, bytes); };
   if (to_place == Place::device && from_place == Place::pageable) {
     auto staged = std::make_shared<std::vector<char>>(static_cast<const char*>(from), static_cast<const char*>(from) + bytes);
     return [=] { memory->write(to_address, staged->data(), bytes); };
@@ -109,21 +108,20 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stre
 
 // Device variables: the copy is an ordinary one to or from their memory.
 cudaError_t cudaGetSymbolAddress(void** address, const void* symbol) {
-  return call([&](Runtime& r) { *address = reinterpret_cast<void*>(r.modules.variable(symbol, *r.memory, r.card).address); });
+  return call([&](Runtime& r) { *address = reinterpret_cast<void*>(r.modules.variable(symbol, *r.memory, r.gpu).address); });
 }
 
 cudaError_t cudaMemcpyToSymbol(const void* symbol, const void* from, size_t bytes, size_t offset, cudaMemcpyKind kind) {
   return call([&](Runtime& r) {
-    const Variable& variable = r.modules.variable(symbol, *r.memory, r.card);
+    const Variable& variable = r.modules.variable(symbol, *r.memory, r.gpu);
     copy(r, reinterpret_cast<void*>(variable.address + offset), from, bytes, kind, r.streams.legacy(), true);
   });
 }
 
 cudaError_t cudaMemcpyFromSymbol(void* to, const void* symbol, size_t bytes, size_t offset, cudaMemcpyKind kind) {
   return call([&](Runtime& r) {
-    const Variable& variable = r.modules.variable(symbol, *r.memory, r.card);
+    const Variable& variable = r.modules.variable(symbol, *r.memory, r.gpu);
     copy(r, to, reinterpret_cast<const void*>(variable.address + offset), bytes, kind, r.streams.legacy(), true);
   });
 }
-
 }

@@ -1,4 +1,4 @@
-// The card: how many, which, its properties, waiting for all of it.
+// The GPU: how many, which, its properties, waiting for all of it.
 #include <cstring>
 
 #include "runtime/runtime.h"
@@ -7,59 +7,59 @@ using namespace ptxemu;
 
 namespace {
 
-void must_exist(int device) { require(device == 0, cudaErrorInvalidDevice, "the emulated machine has one card, number 0"); }
+void must_exist(int device) { require(device == 0, cudaErrorInvalidDevice, "the emulated machine has one gpu, number 0"); }
 
-void fill(cudaDeviceProp& p, const Card& card) {
+void fill(cudaDeviceProp& p, const Gpu& gpu) {
   p = {};
-  std::strncpy(p.name, card.name.c_str(), sizeof p.name - 1);
-  p.totalGlobalMem = card.memory_bytes;
-  p.sharedMemPerBlock = card.shared_per_block;
-  p.regsPerBlock = p.regsPerMultiprocessor = card.registers_per_multiprocessor;
+  std::strncpy(p.name, gpu.name.c_str(), sizeof p.name - 1);
+  p.totalGlobalMem = gpu.memory_bytes;
+  p.sharedMemPerBlock = gpu.shared_per_block;
+  p.regsPerBlock = p.regsPerMultiprocessor = gpu.registers_per_multiprocessor;
   p.warpSize = 32;
   p.memPitch = 0x7fffffff;
-  p.maxThreadsPerBlock = card.threads_per_block;
+  p.maxThreadsPerBlock = gpu.threads_per_block;
   p.maxThreadsDim[0] = p.maxThreadsDim[1] = 1024;
   p.maxThreadsDim[2] = 64;
   p.maxGridSize[0] = 0x7fffffff;
   p.maxGridSize[1] = p.maxGridSize[2] = 65535;
-  p.totalConstMem = card.constant_bytes;
-  p.major = card.compute_capability / 10;
-  p.minor = card.compute_capability % 10;
+  p.totalConstMem = gpu.constant_bytes;
+  p.major = gpu.compute_capability / 10;
+  p.minor = gpu.compute_capability % 10;
   p.textureAlignment = 512;
-  p.multiProcessorCount = card.multiprocessors;
+  p.multiProcessorCount = gpu.multiprocessors;
   p.canMapHostMemory = p.unifiedAddressing = p.streamPrioritiesSupported = p.concurrentKernels = p.hostRegisterSupported = 1;
   p.asyncEngineCount = 2;
-  p.l2CacheSize = int(card.l2_bytes);
-  p.maxThreadsPerMultiProcessor = card.threads_per_multiprocessor;
-  p.maxBlocksPerMultiProcessor = card.blocks_per_multiprocessor;
-  p.sharedMemPerMultiprocessor = card.shared_per_multiprocessor;
-  p.sharedMemPerBlockOptin = card.shared_per_block_opt_in;
-  p.reservedSharedMemPerBlock = card.shared_reserved_per_block;
+  p.l2CacheSize = int(gpu.l2_bytes);
+  p.maxThreadsPerMultiProcessor = gpu.threads_per_multiprocessor;
+  p.maxBlocksPerMultiProcessor = gpu.blocks_per_multiprocessor;
+  p.sharedMemPerMultiprocessor = gpu.shared_per_multiprocessor;
+  p.sharedMemPerBlockOptin = gpu.shared_per_block_opt_in;
+  p.reservedSharedMemPerBlock = gpu.shared_reserved_per_block;
 }
 
-int attribute(const Card& card, cudaDeviceAttr which) {
+int attribute(const Gpu& gpu, cudaDeviceAttr which) {
   switch (which) {
-    case cudaDevAttrMaxThreadsPerBlock: return card.threads_per_block;
+    case cudaDevAttrMaxThreadsPerBlock: return gpu.threads_per_block;
     case cudaDevAttrMaxBlockDimX:
     case cudaDevAttrMaxBlockDimY: return 1024;
     case cudaDevAttrMaxBlockDimZ: return 64;
     case cudaDevAttrMaxGridDimX: return 0x7fffffff;
     case cudaDevAttrMaxGridDimY:
     case cudaDevAttrMaxGridDimZ: return 65535;
-    case cudaDevAttrMaxSharedMemoryPerBlock: return int(card.shared_per_block);
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: return int(card.shared_per_block_opt_in);
-    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: return int(card.shared_per_multiprocessor);
-    case cudaDevAttrReservedSharedMemoryPerBlock: return int(card.shared_reserved_per_block);
-    case cudaDevAttrTotalConstantMemory: return int(card.constant_bytes);
+    case cudaDevAttrMaxSharedMemoryPerBlock: return int(gpu.shared_per_block);
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: return int(gpu.shared_per_block_opt_in);
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: return int(gpu.shared_per_multiprocessor);
+    case cudaDevAttrReservedSharedMemoryPerBlock: return int(gpu.shared_reserved_per_block);
+    case cudaDevAttrTotalConstantMemory: return int(gpu.constant_bytes);
     case cudaDevAttrWarpSize: return 32;
     case cudaDevAttrMaxRegistersPerBlock:
-    case cudaDevAttrMaxRegistersPerMultiprocessor: return card.registers_per_multiprocessor;
-    case cudaDevAttrMultiProcessorCount: return card.multiprocessors;
-    case cudaDevAttrMaxThreadsPerMultiProcessor: return card.threads_per_multiprocessor;
-    case cudaDevAttrMaxBlocksPerMultiprocessor: return card.blocks_per_multiprocessor;
-    case cudaDevAttrL2CacheSize: return int(card.l2_bytes);
-    case cudaDevAttrComputeCapabilityMajor: return card.compute_capability / 10;
-    case cudaDevAttrComputeCapabilityMinor: return card.compute_capability % 10;
+    case cudaDevAttrMaxRegistersPerMultiprocessor: return gpu.registers_per_multiprocessor;
+    case cudaDevAttrMultiProcessorCount: return gpu.multiprocessors;
+    case cudaDevAttrMaxThreadsPerMultiProcessor: return gpu.threads_per_multiprocessor;
+    case cudaDevAttrMaxBlocksPerMultiprocessor: return gpu.blocks_per_multiprocessor;
+    case cudaDevAttrL2CacheSize: return int(gpu.l2_bytes);
+    case cudaDevAttrComputeCapabilityMajor: return gpu.compute_capability / 10;
+    case cudaDevAttrComputeCapabilityMinor: return gpu.compute_capability % 10;
     case cudaDevAttrAsyncEngineCount: return 2;
     case cudaDevAttrConcurrentKernels:
     case cudaDevAttrCanMapHostMemory:
@@ -71,8 +71,7 @@ int attribute(const Card& card, cudaDeviceAttr which) {
     case cudaDevAttrCooperativeLaunch:
     case cudaDevAttrMemoryPoolsSupported:
     case cudaDevAttrKernelExecTimeout: return 0;
-    default:
-      throw Failure(cudaErrorInvalidValue, "the emulator does not know device attribute " + std::to_string(int(which)));
+    default: throw Failure(cudaErrorInvalidValue, "the emulator does not know device attribute " + std::to_string(int(which)));
   }
 }
 
@@ -91,7 +90,7 @@ cudaError_t cudaRuntimeGetVersion(int* version) { return cudaDriverGetVersion(ve
 cudaError_t cudaGetDeviceCount(int* count) {
   if (count) *count = 0;
   return call([&](Runtime& r) {
-    require(count, cudaErrorInvalidValue, "no place for the number of cards");
+    require(count, cudaErrorInvalidValue, "no place for the number of gpus");
     *count = r.settings.devices;
   });
 }
@@ -107,14 +106,14 @@ cudaError_t cudaSetDevice(int device) {
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   return call([&](Runtime& r) {
     must_exist(device);
-    fill(*properties, r.card);
+    fill(*properties, r.gpu);
   });
 }
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int device) {
   return call([&](Runtime& r) {
     must_exist(device);
-    *value = attribute(r.card, which);
+    *value = attribute(r.GPU, which);
   });
 }
 
@@ -132,5 +131,4 @@ cudaError_t cudaDeviceReset() {
     r.reset();
   });
 }
-
 }

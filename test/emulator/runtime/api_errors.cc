@@ -39,5 +39,4 @@ const char* cudaGetErrorString(cudaError_t error) {
   if (error == r.last_code) return keep(r.last_report);
   return error_text(error);
 }
-
 }

@@ -120,5 +120,4 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   return call([&](Runtime& r) { r.graphs.destroy(r.graphs.graph(graph)); });
 }
-
 }

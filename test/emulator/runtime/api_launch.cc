@@ -16,25 +16,25 @@ std::string shape(const Dim3& d) { return std::to_string(d.x) + "x" + std::to_st
 std::string json(const Dim3& d) { return "[" + std::to_string(d.x) + ", " + std::to_string(d.y) + ", " + std::to_string(d.z) + "]"; }
 
 // Registers are given to a warp in pieces of 256; a multiprocessor holds 65536.
-bool registers_suffice(const Function& function, uint64_t threads, const Card& card) {
+bool registers_suffice(const Function& function, uint64_t threads, const Gpu& gpu) {
   const uint64_t warps = (threads + 31) / 32, per_warp = (uint64_t(function.registers) * 32 + 255) / 256 * 256;
-  return warps * per_warp <= uint64_t(card.registers_per_multiprocessor);
+  return warps * per_warp <= uint64_t(gpu.registers_per_multiprocessor);
 }
 
-void check_limits(const Function& function, const Launch& launch, const Card& card) {
-  const LaunchLimit limit = check(launch, card, function.opted_in_shared);
-  const bool registers = registers_suffice(function, launch.block.count(), card);
+void check_limits(const Function& function, const Launch& launch, const Gpu& gpu) {
+  const LaunchLimit limit = check(launch, gpu, function.opted_in_shared);
+  const bool registers = registers_suffice(function, launch.block.count(), gpu);
   if (limit == LaunchLimit::none && registers) return;
   std::ostringstream text;
   text << "kernel " << function.name << ", grid " << shape(launch.grid) << ", block " << shape(launch.block) << ", shared memory "
        << launch.kernel->static_shared_bytes << " + " << launch.dynamic_shared << " bytes (" << function.opted_in_shared
-       << " opted in), compute capability " << card.compute_capability << ": ";
+       << " opted in), compute capability " << gpu.compute_capability << ": ";
   if (limit == LaunchLimit::none) {
     text << function.registers << " registers per thread are more than the multiprocessor has";
     throw Failure(cudaErrorLaunchOutOfResources, text.str());
   }
-  const bool configuration = limit == LaunchLimit::empty_dimension || limit == LaunchLimit::block_dimension
-      || limit == LaunchLimit::grid_dimension;
+  const bool configuration =
+      limit == LaunchLimit::empty_dimension || limit == LaunchLimit::block_dimension || limit == LaunchLimit::grid_dimension;
   throw Failure(configuration ? cudaErrorInvalidConfiguration : cudaErrorInvalidValue, text.str() + name(limit));
 }
 
@@ -50,10 +50,10 @@ void launch(Runtime& r, const void* host, dim3 grid, dim3 block, void** argument
     const Parameter& parameter = function.kernel->parameters[i];
     std::memcpy(launch.parameters.data() + parameter.offset, arguments[i], parameter.bytes);
   }
-  check_limits(function, launch, r.card);
+  check_limits(function, launch, r.gpu);
   function.binary->module->decode(*function.kernel);
   enqueue(r, r.streams.stream(stream), cudaGraphNodeTypeKernel, [&r, launch, code = function.binary->module] {
-    const KernelCounters counted = run(launch, *r.memory, r.card, r.settings.options, r.counters);
+    const KernelCounters counted = run(launch, *r.memory, r.gpu, r.settings.options, r.counters);
     if (r.settings.launches_file.empty()) return;
     int instructions = 0;
     for (const auto& [opcode, count] : code->opcodes(*launch.kernel)) instructions += count;
@@ -63,12 +63,12 @@ void launch(Runtime& r, const void* host, dim3 grid, dim3 block, void** argument
   });
 }
 
-int threads_per_block(const Function& function, const Card& card) {
+int threads_per_block(const Function& function, const Gpu& gpu) {
   const Kernel& kernel = *function.kernel;
-  int threads = card.threads_per_block;
+  int threads = gpu.threads_per_block;
   for (const Dim3& bound : {kernel.max_threads, kernel.required_threads})
     if (bound.count()) threads = std::min(threads, int(bound.count()));
-  while (threads > 32 && !registers_suffice(function, uint64_t(threads), card)) threads -= 32;
+  while (threads > 32 && !registers_suffice(function, uint64_t(threads), gpu)) threads -= 32;
   return threads;
 }
 
@@ -76,31 +76,33 @@ void occupancy(Runtime& r, int* blocks, const void* host, int block_threads, siz
   require(blocks && block_threads > 0, cudaErrorInvalidValue, "occupancy of a block without threads");
   const Function& function = r.function(host);
   if (function.registers == 0)
-    throw Failure(cudaErrorNotSupported, "the registers of kernel " + function.name + " are not known: the fat binary holds no "
-                  "uncompressed machine code that compute capability " + std::to_string(r.card.compute_capability) + " runs");
-  cudaOccDeviceProp card;
-  card.computeMajor = r.card.compute_capability / 10;
-  card.computeMinor = r.card.compute_capability % 10;
-  card.maxThreadsPerBlock = r.card.threads_per_block;
-  card.maxThreadsPerMultiprocessor = r.card.threads_per_multiprocessor;
-  card.regsPerBlock = card.regsPerMultiprocessor = r.card.registers_per_multiprocessor;
-  card.warpSize = 32;
-  card.sharedMemPerBlock = r.card.shared_per_block;
-  card.sharedMemPerMultiprocessor = r.card.shared_per_multiprocessor;
-  card.numSms = r.card.multiprocessors;
-  card.sharedMemPerBlockOptin = r.card.shared_per_block_opt_in;
-  card.reservedSharedMemPerBlock = r.card.shared_reserved_per_block;
+    throw Failure(cudaErrorNotSupported, "the registers of kernel " + function.name +
+                                             " are not known: the fat binary holds no "
+                                             "uncompressed machine code that compute capability " +
+                                             std::to_string(r.gpu.compute_capability) + " runs");
+  cudaOccDeviceProp gpu;
+  gpu.computeMajor = r.gpu.compute_capability / 10;
+  gpu.computeMinor = r.gpu.compute_capability % 10;
+  gpu.maxThreadsPerBlock = r.gpu.threads_per_block;
+  gpu.maxThreadsPerMultiprocessor = r.gpu.threads_per_multiprocessor;
+  gpu.regsPerBlock = gpu.regsPerMultiprocessor = r.gpu.registers_per_multiprocessor;
+  gpu.warpSize = 32;
+  gpu.sharedMemPerBlock = r.gpu.shared_per_block;
+  gpu.sharedMemPerMultiprocessor = r.gpu.shared_per_multiprocessor;
+  gpu.numSms = r.gpu.multiprocessors;
+  gpu.sharedMemPerBlockOptin = r.gpu.shared_per_block_opt_in;
+  gpu.reservedSharedMemPerBlock = r.gpu.shared_reserved_per_block;
   cudaOccFuncAttributes kernel;
-  kernel.maxThreadsPerBlock = threads_per_block(function, r.card);
+  kernel.maxThreadsPerBlock = threads_per_block(function, r.gpu);
   kernel.numRegs = function.registers;
   kernel.sharedSizeBytes = function.kernel->static_shared_bytes;
   kernel.partitionedGCConfig = PARTITIONED_GC_OFF;
   kernel.shmemLimitConfig = FUNC_SHMEM_LIMIT_OPTIN;
-  kernel.maxDynamicSharedSizeBytes = std::max(function.opted_in_shared, r.card.shared_per_block - function.kernel->static_shared_bytes);
+  kernel.maxDynamicSharedSizeBytes = std::max(function.opted_in_shared, r.gpu.shared_per_block - function.kernel->static_shared_bytes);
   kernel.numBlockBarriers = 1;
   const cudaOccDeviceState state;
   cudaOccResult result;
-  const cudaOccError error = cudaOccMaxActiveBlocksPerMultiprocessor(&result, &card, &kernel, &state, block_threads, dynamic_shared);
+  const cudaOccError error = cudaOccMaxActiveBlocksPerMultiprocessor(&result, &gpu, &kernel, &state, block_threads, dynamic_shared);
   if (error != CUDA_OCC_SUCCESS)
     throw Failure(cudaErrorInvalidValue, "cuda_occupancy.h refuses kernel " + function.name + " with error " + std::to_string(error));
   *blocks = result.activeBlocksPerMultiprocessor;
@@ -128,10 +130,11 @@ cudaError_t cudaFuncSetAttribute(const void* host, cudaFuncAttribute attribute, 
     if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout)  // a hint; nothing here depends on it
       return require(value >= -1 && value <= 100, cudaErrorInvalidValue, "a carveout is a percentage, or -1");
     require(attribute == cudaFuncAttributeMaxDynamicSharedMemorySize, cudaErrorInvalidValue, "the emulator does not know this attribute");
-    if (value < 0 || function.kernel->static_shared_bytes + size_t(value) > r.card.shared_per_block_opt_in)
-      throw Failure(cudaErrorInvalidValue, "kernel " + function.name + ": " + std::to_string(value) + " bytes of dynamic and "
-                    + std::to_string(function.kernel->static_shared_bytes) + " of static shared memory, a block may have "
-                    + std::to_string(r.card.shared_per_block_opt_in));
+    if (value < 0 || function.kernel->static_shared_bytes + size_t(value) > r.gpu.shared_per_block_opt_in)
+      throw Failure(cudaErrorInvalidValue, "kernel " + function.name + ": " + std::to_string(value) + " bytes of dynamic and " +
+                                               std::to_string(function.kernel->static_shared_bytes) +
+                                               " of static shared memory, a block may have " +
+                                               std::to_string(r.gpu.shared_per_block_opt_in));
     function.opted_in_shared = size_t(value);
   });
 }
@@ -142,12 +145,12 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* ho
     *attributes = {};
     attributes->sharedSizeBytes = function.kernel->static_shared_bytes;
     attributes->localSizeBytes = function.kernel->local_bytes;
-    attributes->maxThreadsPerBlock = threads_per_block(function, r.card);
+    attributes->maxThreadsPerBlock = threads_per_block(function, r.gpu);
     attributes->numRegs = function.registers;
     attributes->ptxVersion = function.kernel->module->target();
-    attributes->binaryVersion = r.card.compute_capability;
+    attributes->binaryVersion = r.gpu.compute_capability;
     attributes->maxDynamicSharedSizeBytes =
-        int(std::max(function.opted_in_shared, r.card.shared_per_block - function.kernel->static_shared_bytes));
+        int(std::max(function.opted_in_shared, r.gpu.shared_per_block - function.kernel->static_shared_bytes));
     attributes->preferredShmemCarveout = -1;
   });
 }
@@ -163,5 +166,4 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, 
     occupancy(r, blocks, host, block_threads, dynamic_shared);
   });
 }
-
 }

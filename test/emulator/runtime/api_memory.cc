@@ -1,4 +1,4 @@
-// Memory on the card and pinned memory of the host.
+// Memory on the GPU and pinned memory of the host.
 #include <cstdlib>
 #include <cstring>
 
@@ -42,14 +42,14 @@ cudaError_t cudaMalloc(void** address, size_t bytes) {
     count_allocation(r, bytes);
     const uint64_t fresh = r.memory->allocate(bytes);
     if (fresh == 0)
-      throw Failure(cudaErrorMemoryAllocation, std::to_string(bytes) + " bytes do not fit: " + std::to_string(r.memory->used_bytes())
-                    + " of " + std::to_string(r.memory->capacity_bytes()) + " bytes are in use");
+      throw Failure(cudaErrorMemoryAllocation, std::to_string(bytes) + " bytes do not fit: " + std::to_string(r.memory->used_bytes()) +
+                                                   " of " + std::to_string(r.memory->capacity_bytes()) + " bytes are in use");
     r.device_allocations[fresh] = {bytes, ++r.allocation_numbers, true};
     *address = reinterpret_cast<void*>(fresh);
   });
 }
 
-// Waits for the work of the whole card, as the driver does.
+// Waits for the work of the whole GPU, as the driver does.
 cudaError_t cudaFree(void* address) {
   return call([&](Runtime& r) {
     r.graphs.refuse_unsafe();
@@ -151,5 +151,4 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
     }
   });
 }
-
 }

@@ -153,5 +153,4 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEven
 cudaError_t cudaEventDestroy(cudaEvent_t handle) {
   return call([&](Runtime& r) { r.streams.destroy_event(r.streams.event(handle)); });
 }
-
 }

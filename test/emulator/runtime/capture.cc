@@ -34,8 +34,8 @@ Graph* Graphs::end(Stream& stream) {
   Capture& capture = *stream.capture;
   if (capture.origin != &stream)
     invalidate(capture, cudaErrorStreamCaptureUnmatched, "cudaStreamEndCapture: the capture began in another stream");
-  require(capture.mode == cudaStreamCaptureModeRelaxed || capture.thread == std::this_thread::get_id(),
-          cudaErrorStreamCaptureWrongThread, "cudaStreamEndCapture: the capture began on another thread");
+  require(capture.mode == cudaStreamCaptureModeRelaxed || capture.thread == std::this_thread::get_id(), cudaErrorStreamCaptureWrongThread,
+          "cudaStreamEndCapture: the capture began on another thread");
 
   // What the end of the origin follows, directly or not; nodes only follow earlier ones.
   const size_t count = capture.graph->nodes.size();
@@ -45,8 +45,7 @@ Graph* Graphs::end(Stream& stream) {
   for (size_t node = count; node-- > 0;) {
     if (joined[node])
       for (size_t before : capture.graph->nodes[node]->after) joined[before] = true;
-    else
-      all = false;
+    else all = false;
   }
   const bool invalid = capture.invalid;
   std::unique_ptr<Graph> graph = std::move(capture.graph);
@@ -98,8 +97,7 @@ void Graphs::wait(Stream& stream, const Event& event) {
     }
   } else {
     require(from, cudaErrorCapturedEvent, "the event was last recorded in a capture that has ended");
-    if (streams_.is_legacy(stream))
-      invalidate(*from, cudaErrorStreamCaptureImplicit, "the legacy default stream cannot join a capture");
+    if (streams_.is_legacy(stream)) invalidate(*from, cudaErrorStreamCaptureImplicit, "the legacy default stream cannot join a capture");
     require(!from->invalid, cudaErrorStreamCaptureInvalidated, "the event's capture was spoiled by an earlier call");
     stream.capture = from;
     from->streams.insert(&stream);

@@ -25,7 +25,7 @@ inline void require(bool condition, cudaError_t code, const char* text) {
 const char* error_name(cudaError_t code);
 const char* error_text(cudaError_t code);
 
-// What a card would say of a kernel that did this.
+// What a GPU would say of a kernel that did this.
 cudaError_t code_of(ErrorKind kind);
 
 }  // namespace ptxemu

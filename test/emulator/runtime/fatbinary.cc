@@ -82,14 +82,16 @@ std::string choose_ptx(const std::vector<Image>& images, int compute_capability)
     if (image.kind != Image::Kind::ptx || image.compute_capability > compute_capability) continue;
     if (!best || image.compute_capability > best->compute_capability) best = &image;
   }
-  const std::string card = "a card of compute capability " + std::to_string(compute_capability);
+  const std::string gpu = "a gpu of compute capability " + std::to_string(compute_capability);
   if (!best)
-    throw Failure(cudaErrorNoKernelImageForDevice, "no PTX for " + card + ": the fat binary holds PTX for "
-                  + architectures(images, Image::Kind::ptx) + ", machine code for " + architectures(images, Image::Kind::cubin)
-                  + "; build with -gencode arch=compute_75,code=[sm_75,compute_75]");
+    throw Failure(cudaErrorNoKernelImageForDevice, "no PTX for " + gpu + ": the fat binary holds PTX for " +
+                                                       architectures(images, Image::Kind::ptx) + ", machine code for " +
+                                                       architectures(images, Image::Kind::cubin) +
+                                                       "; build with -gencode arch=compute_75,code=[sm_75,compute_75]");
   if (best->compressed)
-    throw Failure(cudaErrorNoKernelImageForDevice, "the PTX for " + card + " is compressed: build with --no-compress, or "
-                  "--compress-mode=none from CUDA 12.8");
+    throw Failure(cudaErrorNoKernelImageForDevice, "the PTX for " + gpu +
+                                                       " is compressed: build with --no-compress, or "
+                                                       "--compress-mode=none from CUDA 12.8");
   return std::string(best->data, strnlen(best->data, best->bytes));
 }
 

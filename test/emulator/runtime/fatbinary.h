@@ -18,10 +18,10 @@ struct Image {
 // wrapper: the __fatDeviceText that nvcc's code hands to __cudaRegisterFatBinary. Throws Failure for one that cannot be read.
 std::vector<Image> read_fat_binary(const void* wrapper);
 
-// The text of the highest PTX that a card of this compute capability runs; throws Failure(cudaErrorNoKernelImageForDevice).
+// The text of the highest PTX that a GPU of this compute capability runs; throws Failure(cudaErrorNoKernelImageForDevice).
 std::string choose_ptx(const std::vector<Image>& images, int compute_capability);
 
-// Registers per thread of each kernel, from the cubin that such a card would run; empty where there is none.
+// Registers per thread of each kernel, from the cubin that such a GPU would run; empty where there is none.
 std::map<std::string, int> registers_of(const std::vector<Image>& images, int compute_capability);
 
 }  // namespace ptxemu

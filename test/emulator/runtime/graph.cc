@@ -24,8 +24,7 @@ GraphExec* Graphs::instantiate(const Graph& graph) {
   return (execs_[exec->id] = std::move(exec)).get();
 }
 
-void Graphs::launch(GraphExec& exec, Stream& stream,
-                    const std::function<std::function<void()>(std::function<void()>)>& prepare) {
+void Graphs::launch(GraphExec& exec, Stream& stream, const std::function<std::function<void()>(std::function<void()>)>& prepare) {
   std::vector<bool> followed(exec.nodes.size(), false);
   for (const auto& node : exec.nodes)
     for (size_t before : node->after) followed[before] = true;

@@ -14,9 +14,9 @@
 
 struct CUgraphNode_st {
   cudaGraphNodeType type = cudaGraphNodeTypeEmpty;
-  uint64_t lane = 0;            // the stream it was captured in
-  std::function<void()> work;   // may be called again and again
-  std::set<size_t> after;       // nodes of the same graph, all of them earlier
+  uint64_t lane = 0;           // the stream it was captured in
+  std::function<void()> work;  // may be called again and again
+  std::set<size_t> after;      // nodes of the same graph, all of them earlier
 };
 
 struct CUgraph_st {
@@ -27,7 +27,7 @@ struct CUgraph_st {
 struct CUgraphExec_st {
   uint64_t id = 0;
   std::vector<std::shared_ptr<CUgraphNode_st>> nodes;
-  ptxemu::OperationRef last;    // the end of the previous launch: one launch at a time
+  ptxemu::OperationRef last;  // the end of the previous launch: one launch at a time
 };
 
 namespace ptxemu {
@@ -59,10 +59,10 @@ class Graphs {
   void wait(Stream& stream, const Event& event);
 
   // These throw, and invalidate the captures concerned, where a call is not allowed because of a capture.
-  void refuse_unsafe();                       // calls that may wait for or change what a capture needs: cudaMalloc, …
-  void refuse_legacy();                       // use of the legacy stream
-  void refuse_all();                          // cudaDeviceSynchronize: it encompasses every captured stream
-  void refuse(Stream& stream);                // query or wait for a captured stream
+  void refuse_unsafe();         // calls that may wait for or change what a capture needs: cudaMalloc, …
+  void refuse_legacy();         // use of the legacy stream
+  void refuse_all();            // cudaDeviceSynchronize: it encompasses every captured stream
+  void refuse(Stream& stream);  // query or wait for a captured stream
   void refuse(const Event& event);
 
   GraphExec* instantiate(const Graph& graph);

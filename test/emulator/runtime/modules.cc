@@ -26,25 +26,25 @@ void Modules::add_function(FatBinary* binary, const void* host, const char* name
 
 void Modules::add_symbol(FatBinary* binary, const void* host, const char* name) { symbols_[host] = {binary, name}; }
 
-void Modules::load(FatBinary& binary, Memory& memory, const Card& card) {
+void Modules::load(FatBinary& binary, Memory& memory, const Gpu& gpu) {
   if (binary.module) return;
   const std::vector<Image> images = read_fat_binary(binary.wrapper);
-  std::shared_ptr<Module> module = Module::parse(choose_ptx(images, card.compute_capability), "fat binary");
+  std::shared_ptr<Module> module = Module::parse(choose_ptx(images, gpu.compute_capability), "fat binary");
   try {
     module->load(memory);
   } catch (const Error& e) {
     throw Failure(cudaErrorMemoryAllocation, e.what());
   }
-  binary.registers = registers_of(images, card.compute_capability);
+  binary.registers = registers_of(images, gpu.compute_capability);
   binary.module = std::move(module);
 }
 
-Function& Modules::resolve(const void* host, Memory& memory, const Card& card) {
+Function& Modules::resolve(const void* host, Memory& memory, const Gpu& gpu) {
   const auto found = functions_.find(host);
   require(found != functions_.end(), cudaErrorInvalidDeviceFunction, "no kernel is registered for this function");
   Function& function = *found->second;
   if (!function.kernel) {
-    load(*function.binary, memory, card);
+    load(*function.binary, memory, gpu);
     function.kernel = function.binary->module->kernel(function.name);
     if (!function.kernel) throw Failure(cudaErrorInvalidDeviceFunction, "the PTX has no kernel " + function.name);
     const auto registers = function.binary->registers.find(function.name);
@@ -53,10 +53,10 @@ Function& Modules::resolve(const void* host, Memory& memory, const Card& card) {
   return function;
 }
 
-const Variable& Modules::variable(const void* host, Memory& memory, const Card& card) {
+const Variable& Modules::variable(const void* host, Memory& memory, const Gpu& gpu) {
   const auto found = symbols_.find(host);
   require(found != symbols_.end(), cudaErrorInvalidSymbol, "no device variable is registered for this symbol");
-  load(*found->second.binary, memory, card);
+  load(*found->second.binary, memory, gpu);
   const Variable* variable = found->second.binary->module->variable(found->second.name);
   if (!variable) throw Failure(cudaErrorInvalidSymbol, "the PTX has no variable " + found->second.name);
   return *variable;

@@ -19,9 +19,9 @@ struct FatBinary {
 struct Function {
   FatBinary* binary = nullptr;
   std::string name;
-  const Kernel* kernel = nullptr;         // after Modules::resolve
-  int registers = 0;                      // 0 = not known: no machine code for the card in the fat binary
-  size_t opted_in_shared = 0;             // cudaFuncAttributeMaxDynamicSharedMemorySize
+  const Kernel* kernel = nullptr;  // after Modules::resolve
+  int registers = 0;               // 0 = not known: no machine code for the GPU in the fat binary
+  size_t opted_in_shared = 0;      // cudaFuncAttributeMaxDynamicSharedMemorySize
 };
 
 struct Symbol {
@@ -37,14 +37,14 @@ class Modules {
   void add_symbol(FatBinary* binary, const void* host, const char* name);
 
   // The kernel behind a host function; its module is parsed and loaded if it was not.
-  Function& resolve(const void* host, Memory& memory, const Card& card);
-  const Variable& variable(const void* host, Memory& memory, const Card& card);
+  Function& resolve(const void* host, Memory& memory, const Gpu& gpu);
+  const Variable& variable(const void* host, Memory& memory, const Gpu& gpu);
   bool registered(const void* host) const { return functions_.count(host) > 0; }
 
-  void forget();  // the card is a new one: everything is parsed and loaded anew
+  void forget();  // the GPU is a new one: everything is parsed and loaded anew
 
  private:
-  void load(FatBinary& binary, Memory& memory, const Card& card);
+  void load(FatBinary& binary, Memory& memory, const Gpu& gpu);
 
   std::vector<std::unique_ptr<FatBinary>> binaries_;
   std::map<const void*, std::unique_ptr<Function>> functions_;

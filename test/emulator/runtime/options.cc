@@ -50,17 +50,19 @@ bool flag(const std::string& name, const std::string& value) {
 using Setter = std::function<void(Settings&, const std::string& name, const std::string& value)>;
 const std::map<std::string, Setter>& setters() {
   static const std::map<std::string, Setter> all = {
-      {"CARD", [](Settings& s, auto& n, auto& v) {
+      {"GPU",
+       [](Settings& s, auto& n, auto& v) {
          const int capability = int(number(n, v, "a compute capability such as 75"));
          try {
-           card(capability);
+           gpu(capability);
          } catch (const Error& e) {
            bad(n, v, std::string("a compute capability such as 75 (") + e.what() + ")");
          }
          s.compute_capability = capability;
        }},
       {"DEVICES", [](Settings& s, auto& n, auto& v) { s.devices = flag(n, v); }},
-      {"MULTIPROCESSORS", [](Settings& s, auto& n, auto& v) {
+      {"MULTIPROCESSORS",
+       [](Settings& s, auto& n, auto& v) {
          const uint64_t count = number(n, v, "a number from 1 to 1000");
          if (count < 1 || count > 1000) bad(n, v, "a number from 1 to 1000");
          s.multiprocessors = int(count);
@@ -68,22 +70,26 @@ const std::map<std::string, Setter>& setters() {
       {"MEMORY", [](Settings& s, auto& n, auto& v) { s.memory_bytes = number(n, v, "bytes, such as 300M", true); }},
       {"ORDER", [](Settings& s, auto& n, auto& v) { s.options.warp_order = s.options.block_order = order(n, v); }},
       {"SEED", [](Settings& s, auto& n, auto& v) { s.options.seed = number(n, v, "a number"); }},
-      {"ROUNDING", [](Settings& s, auto& n, auto& v) {
+      {"ROUNDING",
+       [](Settings& s, auto& n, auto& v) {
          if (v != "sequential" && v != "truncated") bad(n, v, "sequential or truncated");
          s.options.mma = v == "truncated" ? MmaRounding::truncated : MmaRounding::sequential;
        }},
       {"JITTER", [](Settings& s, auto& n, auto& v) { s.options.jitter = flag(n, v); }},
-      {"THREADS", [](Settings& s, auto& n, auto& v) {
+      {"THREADS",
+       [](Settings& s, auto& n, auto& v) {
          s.options.threads = int(number(n, v, "a number of threads from 1"));
          if (s.options.threads < 1) bad(n, v, "a number of threads from 1");
        }},
-      {"CHECKS", [](Settings& s, auto& n, auto& v) {
+      {"CHECKS",
+       [](Settings& s, auto& n, auto& v) {
          set_checks(s.options, n, v);
          s.checks_asked = s.options.races || s.options.uninitialised;
        }},
       {"COUNTERS", [](Settings& s, auto&, auto& v) { s.counters_file = v; }},
       {"LAUNCHES", [](Settings& s, auto&, auto& v) { s.launches_file = v; }},
-      {"SAMPLE", [](Settings& s, auto& n, auto& v) {
+      {"SAMPLE",
+       [](Settings& s, auto& n, auto& v) {
          const uint64_t every = number(n, v, "a number from 1 to 1000000");
          if (every < 1 || every > 1000000) bad(n, v, "a number from 1 to 1000000");
          s.options.sample = int(every);

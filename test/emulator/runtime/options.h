@@ -1,6 +1,6 @@
 // The settings of the emulated machine: environment variables when the library is loaded, ptxemu_set_option later.
-//   PTXEMU_CARD      75 (default), 80, 86, 87, 89, 90, 100, 103, 110, 120, 121   compute capability
-//   PTXEMU_DEVICES   1 (default), 0 = a machine without a card
+//   PTXEMU_GPU      75 (default), 80, 86, 87, 89, 90, 100, 103, 110, 120, 121   compute capability
+//   PTXEMU_DEVICES   1 (default), 0 = a machine without a GPU
 //   PTXEMU_MULTIPROCESSORS  number (default 4): what programs fit their grids to
 //   PTXEMU_MEMORY    bytes of device memory, with K, M or G at will
 //   PTXEMU_ORDER     forward (default), backward, random      warps of a block and blocks of a grid
@@ -24,11 +24,11 @@ namespace ptxemu {
 struct Settings {
   int compute_capability = 75;
   int devices = 1;
-  int multiprocessors = 0;  // 0 = the card's
-  size_t memory_bytes = 0;  // 0 = the card's
+  int multiprocessors = 0;  // 0 = the GPU's
+  size_t memory_bytes = 0;  // 0 = the GPU's
   Options options;
   std::string counters_file, launches_file;
-  bool checks_asked = false;  // PTXEMU_CHECKS asks for some
+  bool checks_asked = false;                  // PTXEMU_CHECKS asks for some
   long fail_allocation = 0, fail_launch = 0;  // 0 = none
 
   // Throws std::invalid_argument that says what was expected.

@@ -1,4 +1,4 @@
-// What a test process may ask of the emulated card beyond the CUDA API; found with dlsym, or linked.
+// What a test process may ask of the emulated GPU beyond the CUDA API; found with dlsym, or linked.
 // Strings that come back stay valid until the same thread asks for the same thing again.
 #pragma once
 
@@ -7,7 +7,7 @@ extern "C" {
 #endif
 
 // Sets what the environment variable PTXEMU_<NAME> sets when the library is loaded (options.h lists them); name in any case.
-// 0 = done, 1 = unknown name or bad value, said by ptxemu_last_report(). card, multiprocessors, memory and devices also reset the card.
+// 0 = done, 1 = unknown name or bad value, said by ptxemu_last_report(). GPU, multiprocessors, memory and devices also reset the GPU.
 int ptxemu_set_option(const char* name, const char* value);
 
 // The n-th allocation from now (cudaMalloc, cudaMallocHost, cudaHostAlloc, cudaHostRegister) fails with cudaErrorMemoryAllocation.
@@ -27,7 +27,7 @@ const char* ptxemu_last_report(void);
 // Kernels, copies, fills and host functions that are queued and have not run.
 long ptxemu_pending(void);
 
-// A new card: sticky error, memory, streams, events and graphs are gone; options and failure injection stay.
+// A new GPU: sticky error, memory, streams, events and graphs are gone; options and failure injection stay.
 void ptxemu_reset(void);
 
 #ifdef __cplusplus

@@ -39,10 +39,10 @@ void Runtime::reset() {
   device_allocations.clear();
   allocation_numbers = 0;
   memory.reset();
-  card = ptxemu::card(settings.compute_capability);
-  if (settings.memory_bytes) card.memory_bytes = settings.memory_bytes;
-  if (settings.multiprocessors) card.multiprocessors = settings.multiprocessors;
-  memory = std::make_unique<Memory>(card.memory_bytes);
+  gpu = ptxemu::gpu(settings.compute_capability);
+  if (settings.memory_bytes) gpu.memory_bytes = settings.memory_bytes;
+  if (settings.multiprocessors) gpu.multiprocessors = settings.multiprocessors;
+  memory = std::make_unique<Memory>(gpu.memory_bytes);
   sticky = cudaSuccess;
   sticky_report.clear();
   thread_error() = {};
@@ -50,8 +50,8 @@ void Runtime::reset() {
 
 bool Runtime::due(long Settings::* countdown) { return settings.*countdown > 0 && --(settings.*countdown) == 0; }
 
-void Runtime::must_have_card() const {
-  require(settings.devices > 0, cudaErrorNoDevice, "the emulated machine has no card (PTXEMU_DEVICES=0)");
+void Runtime::must_have_gpu() const {
+  require(settings.devices > 0, cudaErrorNoDevice, "the emulated machine has no gpu (PTXEMU_DEVICES=0)");
 }
 
 cudaError_t Runtime::fail(cudaError_t code, const std::string& report) {
@@ -70,8 +70,7 @@ cudaError_t Runtime::fail_sticky(const Error& error) {
 
 std::string Runtime::leaks() const {
   std::ostringstream out;
-  for (const auto& [address, a] : device_allocations)
-    out << "device memory: " << a.bytes << " bytes, allocation " << a.number << "\n";
+  for (const auto& [address, a] : device_allocations) out << "device memory: " << a.bytes << " bytes, allocation " << a.number << "\n";
   for (const auto& [address, a] : pinned_allocations)
     out << (a.owned ? "pinned" : "registered") << " host memory: " << a.bytes << " bytes, allocation " << a.number << "\n";
   for (const auto& [id, stream] : streams.streams()) out << "stream " << id << (stream->blocking ? "" : " (non-blocking)") << "\n";

@@ -1,4 +1,4 @@
-// The state behind the CUDA API: one card, its memory, streams, graphs and code, and what went wrong. One lock for all of it.
+// The state behind the CUDA API: one GPU, its memory, streams, graphs and code, and what went wrong. One lock for all of it.
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -20,8 +20,8 @@ namespace ptxemu {
 
 struct Allocation {
   size_t bytes = 0;
-  uint64_t number = 0;      // in order of allocation
-  bool owned = true;        // pinned memory: by cudaMallocHost, else registered
+  uint64_t number = 0;  // in order of allocation
+  bool owned = true;    // pinned memory: by cudaMallocHost, else registered
 };
 
 struct Runtime {
@@ -29,7 +29,7 @@ struct Runtime {
 
   std::recursive_mutex mutex;
   Settings settings;
-  Card card;
+  Gpu gpu;
   std::unique_ptr<Memory> memory;
   Counters counters;
   Scheduler scheduler;
@@ -41,17 +41,17 @@ struct Runtime {
   uint64_t allocation_numbers = 0;
   bool in_host_function = false;
 
-  cudaError_t sticky = cudaSuccess;  // the card's context is broken: every call returns it
+  cudaError_t sticky = cudaSuccess;  // the GPU's context is broken: every call returns it
   std::string sticky_report;
   cudaError_t last_code = cudaSuccess;  // of any thread
   std::string last_report;
   std::FILE* launches = nullptr;
-  std::string start_problem;         // a bad environment variable: every call says so
+  std::string start_problem;  // a bad environment variable: every call says so
 
-  void reset();                      // a new card
+  void reset();                          // a new GPU
   bool due(long Settings::* countdown);  // failure injection: true at the n-th call
-  void must_have_card() const;
-  Function& function(const void* host) { return modules.resolve(host, *memory, card); }
+  void must_have_gpu() const;
+  Function& function(const void* host) { return modules.resolve(host, *memory, gpu); }
 
   // Where a call of the API ends: remembers the error for cudaGetLastError and the report.
   cudaError_t fail(cudaError_t code, const std::string& report);
@@ -76,7 +76,7 @@ cudaError_t call(Body body) {
   const std::lock_guard lock(r.mutex);
   try {
     if (!r.start_problem.empty()) throw Failure(cudaErrorInitializationError, r.start_problem);
-    r.must_have_card();
+    r.must_have_gpu();
     if (r.sticky) return r.fail(r.sticky, r.sticky_report);
     require(!r.in_host_function, cudaErrorNotPermitted, "a host function in a stream may not call the CUDA API");
     body(r);

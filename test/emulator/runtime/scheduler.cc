@@ -5,7 +5,7 @@
 namespace ptxemu {
 namespace {
 
-constexpr size_t queue_limit = 16384;  // operations with work; a card's queue is finite too
+constexpr size_t queue_limit = 16384;  // operations with work; a GPU's queue is finite too
 
 // splitmix64 (Steele et al. 2014)
 uint64_t hash(uint64_t x) {

@@ -18,7 +18,7 @@ struct Operation {
   uint64_t lane = 0;           // the stream it was given to
   std::function<void()> work;  // empty for a mark: an event, a join
   bool done = false;
-  int waits_for = 0;           // operations that it follows and that are not done
+  int waits_for = 0;  // operations that it follows and that are not done
   std::vector<OperationRef> followers;
 };
 
@@ -32,7 +32,7 @@ class Scheduler {
   // These throw what the work throws; then everything queued is dropped.
   void finish(const OperationRef& operation);  // runs until it is done
   void finish_all();
-  void progress();                             // a query: may run a little, or nothing
+  void progress();  // a query: may run a little, or nothing
 
   void drop_all();
   size_t pending_work() const { return pending_work_; }
@@ -45,8 +45,8 @@ class Scheduler {
   bool chance(double probability) { return std::uniform_real_distribution<>()(random_) < probability; }
 
   std::mt19937_64 random_;
-  uint64_t order_ = 0;      // what the priorities of the lanes are drawn from
-  double change_ = 0;       // probability of a new order at each step
+  uint64_t order_ = 0;  // what the priorities of the lanes are drawn from
+  double change_ = 0;   // probability of a new order at each step
   uint64_t numbers_ = 0;
   size_t pending_work_ = 0;
   std::vector<OperationRef> ready_;

@@ -79,9 +79,9 @@ bool Streams::idle(Stream& stream) const {
   const auto done = [](const Stream& s) { return !s.last || s.last->done; };
   if (!is_legacy(stream)) return done(stream);
   const auto passed = [&](const auto& s) { return !s.second->blocking || done(*s.second); };
-  return done(legacy_) && std::all_of(streams_.begin(), streams_.end(), passed)
-      && std::all_of(per_thread_.begin(), per_thread_.end(), [&](const auto& s) { return done(s.second); })
-      && std::all_of(orphans_.begin(), orphans_.end(), [](const OperationRef& o) { return o->done; });
+  return done(legacy_) && std::all_of(streams_.begin(), streams_.end(), passed) &&
+         std::all_of(per_thread_.begin(), per_thread_.end(), [&](const auto& s) { return done(s.second); }) &&
+         std::all_of(orphans_.begin(), orphans_.end(), [](const OperationRef& o) { return o->done; });
 }
 
 void Streams::synchronize(Stream& stream) {

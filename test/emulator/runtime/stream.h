@@ -14,7 +14,7 @@
 namespace ptxemu {
 struct Capture;
 using Moment = std::chrono::steady_clock::time_point;
-}
+}  // namespace ptxemu
 
 struct CUstream_st {
   uint64_t id = 0;
@@ -29,8 +29,8 @@ struct CUstream_st {
 struct CUevent_st {
   uint64_t id = 0;
   bool timed = true;
-  ptxemu::OperationRef mark;              // nullptr = never recorded
-  std::shared_ptr<ptxemu::Moment> moment; // of the mark, once it has run
+  ptxemu::OperationRef mark;               // nullptr = never recorded
+  std::shared_ptr<ptxemu::Moment> moment;  // of the mark, once it has run
   // Recorded in a captured stream: which capture, and the nodes before it.
   uint64_t capture_id = 0;
   std::set<size_t> tail;

@@ -14,8 +14,8 @@ enum class Space { global, shared, generic };
 std::string on_a_cell(Space space, int bits, const std::string& instruction, bool returned) {
   const std::string type = text(".b", bits);
   const std::string address = space == Space::shared
-    ? "{ .shared .align 8 .b8 cells[1280]; .reg .b32 %s; mov.u32 %s, cells; mad.lo.u32 %s, %t, 8, %s; "
-    : text("{ .reg .b64 %s; ld.param.u64 %s, [out]; mad.wide.u32 %s, %i, ", bits / 8, ", %s; ");
+                                  ? "{ .shared .align 8 .b8 cells[1280]; .reg .b32 %s; mov.u32 %s, cells; mad.lo.u32 %s, %t, 8, %s; "
+                                  : text("{ .reg .b64 %s; ld.param.u64 %s, [out]; mad.wide.u32 %s, %i, ", bits / 8, ", %s; ");
   const std::string state = space == Space::shared ? ".shared" : ".global";
   return text(address, "st", state, type, " [%s], %a; ", instruction, "; ", returned ? "" : text("ld", state, type, " %d, [%s]; "), "}");
 }
@@ -67,16 +67,17 @@ void floats() {
   operation<F16>("add.noftz.f16", [](F16 a, F16 b) { return F16::round(sum_to_odd(a, b)); });
   operation<BF16>("add.noftz.bf16", [](BF16 a, BF16 b) { return BF16::round(sum_to_odd(a, b)); });
   operation<F16x2>("add.noftz.f16x2",
-    [](F16x2 a, F16x2 b) { return F16x2{F16::round(sum_to_odd(a.low, b.low)), F16::round(sum_to_odd(a.high, b.high))}; });
-  operation<BF16x2>("add.noftz.bf16x2",
-    [](BF16x2 a, BF16x2 b) { return BF16x2{BF16::round(sum_to_odd(a.low, b.low)), BF16::round(sum_to_odd(a.high, b.high))}; });
+                   [](F16x2 a, F16x2 b) { return F16x2{F16::round(sum_to_odd(a.low, b.low)), F16::round(sum_to_odd(a.high, b.high))}; });
+  operation<BF16x2>("add.noftz.bf16x2", [](BF16x2 a, BF16x2 b) {
+    return BF16x2{BF16::round(sum_to_odd(a.low, b.low)), BF16::round(sum_to_odd(a.high, b.high))};
+  });
 }
 
 void contention() {
   test_case("every thread of the grid gets another ticket", [] {
     Device device(text(".visible .entry k(.param .u64 out, .param .u64 counter)\n{\n", own_word,
-      "  mov.u32 %r1, %ctaid.x;\n  mad.wide.u32 %rd0, %r1, 640, %rd0;\n  ld.param.u64 %rd1, [counter];\n"
-      "  atom.global.add.u32 %r2, [%rd1], 1;\n  st.global.u32 [%rd0], %r2;\n  ret;\n}\n"));
+                       "  mov.u32 %r1, %ctaid.x;\n  mad.wide.u32 %rd0, %r1, 640, %rd0;\n  ld.param.u64 %rd1, [counter];\n"
+                       "  atom.global.add.u32 %r2, [%rd1], 1;\n  st.global.u32 [%rd0], %r2;\n  ret;\n}\n"));
     const uint64_t out = device.upload(std::vector<uint32_t>(160 * 7)), counter = device.upload(std::vector<uint32_t>{0});
     device.launch("k", {7}, {160}, out, counter);
     std::vector<uint32_t> tickets = device.download<uint32_t>(out, 160 * 7);
@@ -86,9 +87,10 @@ void contention() {
   });
   test_case("a block sums in shared memory, its last thread adds the sum to the grid's", [] {
     Device device(text(".visible .entry k(.param .u64 out)\n{\n  .shared .align 4 .u32 sum;\n", own_word,
-      "  ld.param.u64 %rd0, [out];\n  setp.ne.u32 %p1, %r0, 0;\n  @!%p1 st.shared.u32 [sum], 0;\n  bar.sync 0;\n"
-      "  red.shared.add.u32 [sum], %r0;\n  bar.sync 0;\n  @%p1 bra DONE;\n  ld.shared.u32 %r1, [sum];\n  red.global.add.u32 [%rd0], %r1;\n"
-      "  red.global.max.u32 [%rd0+4], %r1;\n  atom.global.inc.u32 %r2, [%rd0+8], 3;\nDONE:\n  ret;\n}\n"));
+                       "  ld.param.u64 %rd0, [out];\n  setp.ne.u32 %p1, %r0, 0;\n  @!%p1 st.shared.u32 [sum], 0;\n  bar.sync 0;\n"
+                       "  red.shared.add.u32 [sum], %r0;\n  bar.sync 0;\n  @%p1 bra DONE;\n  ld.shared.u32 %r1, [sum];\n  "
+                       "red.global.add.u32 [%rd0], %r1;\n"
+                       "  red.global.max.u32 [%rd0+4], %r1;\n  atom.global.inc.u32 %r2, [%rd0+8], 3;\nDONE:\n  ret;\n}\n"));
     const uint64_t out = device.upload(std::vector<uint32_t>(3));
     device.launch("k", {6}, {100}, out);
     const std::vector<uint32_t> expected{6 * 4950, 4950, 6 % 4};

@@ -15,22 +15,28 @@ struct Comparison {
 
 template <class T>
 std::vector<Comparison<T>> ordered() {
-  return {{"eq", [](T a, T b) { return a == b; }}, {"ne", [](T a, T b) { return a < b || a > b; }}, {"lt", [](T a, T b) { return a < b; }},
-    {"le", [](T a, T b) { return a <= b; }}, {"gt", [](T a, T b) { return a > b; }}, {"ge", [](T a, T b) { return a >= b; }}};
+  return {{"eq", [](T a, T b) { return a == b; }}, {"ne", [](T a, T b) { return a < b || a > b; }},
+          {"lt", [](T a, T b) { return a < b; }},  {"le", [](T a, T b) { return a <= b; }},
+          {"gt", [](T a, T b) { return a > b; }},  {"ge", [](T a, T b) { return a >= b; }}};
 }
 template <class T>
 std::vector<Comparison<T>> unsigned_names() {
-  return {{"lo", [](T a, T b) { return a < b; }}, {"ls", [](T a, T b) { return a <= b; }}, {"hi", [](T a, T b) { return a > b; }},
-    {"hs", [](T a, T b) { return a >= b; }}};
+  return {{"lo", [](T a, T b) { return a < b; }},
+          {"ls", [](T a, T b) { return a <= b; }},
+          {"hi", [](T a, T b) { return a > b; }},
+          {"hs", [](T a, T b) { return a >= b; }}};
 }
 std::vector<Comparison<double>> float_comparisons() {
   std::vector<Comparison<double>> all = ordered<double>();
   for (const Comparison<double>&unordered :
-    std::initializer_list<Comparison<double>>{{"equ", [](double a, double b) { return !(a < b || a > b); }},
-      {"neu", [](double a, double b) { return a != b; }}, {"ltu", [](double a, double b) { return !(a >= b); }},
-      {"leu", [](double a, double b) { return !(a > b); }}, {"gtu", [](double a, double b) { return !(a <= b); }},
-      {"geu", [](double a, double b) { return !(a < b); }}, {"num", [](double a, double b) { return !std::isnan(a) && !std::isnan(b); }},
-      {"nan", [](double a, double b) { return std::isnan(a) || std::isnan(b); }}})
+       std::initializer_list<Comparison<double>>{{"equ", [](double a, double b) { return !(a < b || a > b); }},
+                                                 {"neu", [](double a, double b) { return a != b; }},
+                                                 {"ltu", [](double a, double b) { return !(a >= b); }},
+                                                 {"leu", [](double a, double b) { return !(a > b); }},
+                                                 {"gtu", [](double a, double b) { return !(a <= b); }},
+                                                 {"geu", [](double a, double b) { return !(a < b); }},
+                                                 {"num", [](double a, double b) { return !std::isnan(a) && !std::isnan(b); }},
+                                                 {"nan", [](double a, double b) { return std::isnan(a) || std::isnan(b); }}})
     all.push_back(unordered);
   return all;
 }
@@ -53,15 +59,14 @@ void floats(const std::string& type) {
     if constexpr (!std::is_same_v<T, float> && !std::is_same_v<T, double>) {
       const T one = T::round(1), zero{0};
       row(text("set.", c.name, ".", type, ".", type), [=](T a, T b) { return holds(a, b) ? one : zero; });
-      row(text("set.", c.name, ".u32.", type, "x2"), [=](Two<T> a, Two<T> b) {
-        return (holds(a.low, b.low) ? 0xffffu : 0) | (holds(a.high, b.high) ? 0xffff0000u : 0);
-      });
+      row(text("set.", c.name, ".u32.", type, "x2"),
+          [=](Two<T> a, Two<T> b) { return (holds(a.low, b.low) ? 0xffffu : 0) | (holds(a.high, b.high) ? 0xffff0000u : 0); });
       row(text("set.", c.name, ".", type, "x2.", type, "x2"),
-        [=](Two<T> a, Two<T> b) { return Two<T>{holds(a.low, b.low) ? one : zero, holds(a.high, b.high) ? one : zero}; });
-      row(
-        text("{ .reg .pred %q; setp.", c.name, ".", type, "x2 %d|%q, %a, %b; }"), [=](Two<T> a, Two<T> b) { return holds(a.low, b.low); });
+          [=](Two<T> a, Two<T> b) { return Two<T>{holds(a.low, b.low) ? one : zero, holds(a.high, b.high) ? one : zero}; });
+      row(text("{ .reg .pred %q; setp.", c.name, ".", type, "x2 %d|%q, %a, %b; }"),
+          [=](Two<T> a, Two<T> b) { return holds(a.low, b.low); });
       row(text("{ .reg .pred %q; setp.", c.name, ".", type, "x2 %q|%d, %a, %b; }"),
-        [=](Two<T> a, Two<T> b) { return holds(a.high, b.high); });
+          [=](Two<T> a, Two<T> b) { return holds(a.high, b.high); });
     } else {
       row(text("set.", c.name, ".f32.", type), [holds](T a, T b) { return holds(a, b) ? 1.0f : 0.0f; });
       if constexpr (std::is_same_v<T, float>)

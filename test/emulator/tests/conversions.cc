@@ -11,16 +11,11 @@ namespace {
 
 template <class T>
 std::string name() {
-  if constexpr (std::is_same_v<T, float>)
-    return ".f32";
-  else if constexpr (std::is_same_v<T, double>)
-    return ".f64";
-  else if constexpr (std::is_same_v<T, F16>)
-    return ".f16";
-  else if constexpr (std::is_same_v<T, BF16>)
-    return ".bf16";
-  else
-    return text(std::is_signed_v<T> ? ".s" : ".u", sizeof(T) * 8);
+  if constexpr (std::is_same_v<T, float>) return ".f32";
+  else if constexpr (std::is_same_v<T, double>) return ".f64";
+  else if constexpr (std::is_same_v<T, F16>) return ".f16";
+  else if constexpr (std::is_same_v<T, BF16>) return ".bf16";
+  else return text(std::is_signed_v<T> ? ".s" : ".u", sizeof(T) * 8);
 }
 
 struct Mode {
@@ -73,20 +68,18 @@ void float_to_integers() {
     for_each(WideIntegers(), [&](auto to) {
       using D = decltype(to);
       row(text("cvt", mode.name, name<D>(), name<S>()),
-        [r = mode.round](S a) { return clamped<D>(whole_or_special(double(a), r), std::is_same_v<S, double>); });
+          [r = mode.round](S a) { return clamped<D>(whole_or_special(double(a), r), std::is_same_v<S, double>); });
       if constexpr (std::is_same_v<S, float>)
         row(text("cvt", mode.name, ".ftz", name<D>(), name<S>()),
-          [r = mode.round](S a) { return clamped<D>(whole_or_special(flush(a), r), false); });
+            [r = mode.round](S a) { return clamped<D>(whole_or_special(flush(a), r), false); });
     });
 }
 
 // An integer of 64 bits is not exact in double: its upper and lower half are, and their sum is rounded to odd.
 template <class S>
 double exact(S a) {
-  if constexpr (sizeof(S) < 8)
-    return double(a);
-  else
-    return sum_to_odd(std::ldexp(double(std::conditional_t<std::is_signed_v<S>, int32_t, uint32_t>(a >> 32)), 32), double(uint32_t(a)));
+  if constexpr (sizeof(S) < 8) return double(a);
+  else return sum_to_odd(std::ldexp(double(std::conditional_t<std::is_signed_v<S>, int32_t, uint32_t>(a >> 32)), 32), double(uint32_t(a)));
 }
 
 void integers_to_floats() {

@@ -16,16 +16,16 @@ std::string with_header(const std::string& body, int target) {
 }  // namespace
 
 Device::Device(const std::string& body, int target)
-    : ptx(with_header(body, target)), card(ptxemu::card(target)), module(Module::parse(ptx, "test")) {
+    : ptx(with_header(body, target)), gpu(ptxemu::gpu(target)), module(Module::parse(ptx, "test")) {
   module->load(memory);
 }
 
-Launch Device::prepare(
-  const std::string& kernel, Dim3 grid, Dim3 block, size_t dynamic_shared, const std::vector<std::span<const std::byte>>& arguments) const {
+Launch Device::prepare(const std::string& kernel, Dim3 grid, Dim3 block, size_t dynamic_shared,
+                       const std::vector<std::span<const std::byte>>& arguments) const {
   const Kernel* found = module->kernel(kernel);
   EXPECT(found, "no kernel ", kernel);
-  EXPECT(
-    found->parameters.size() == arguments.size(), kernel, " takes ", found->parameters.size(), " parameters, received ", arguments.size());
+  EXPECT(found->parameters.size() == arguments.size(), kernel, " takes ", found->parameters.size(), " parameters, received ",
+         arguments.size());
   Launch launch{found, grid, block, dynamic_shared, std::vector<std::byte>(found->parameter_bytes)};
   for (size_t i = 0; i < arguments.size(); i++) {
     const Parameter& p = found->parameters[i];

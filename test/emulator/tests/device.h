@@ -1,4 +1,4 @@
-// A card with one module: what every case needs to run a kernel.
+// A GPU with one module: what every case needs to run a kernel.
 //   Device device(R"(.visible .entry k(.param .u64 out) { … })");
 //   const uint64_t out = device.upload(std::vector<int>(32));
 //   device.launch("k", {1}, {32}, out);
@@ -26,7 +26,7 @@ class Device {
   const std::string ptx;
   Options options;
   Counters counters;
-  Card card;
+  Gpu gpu;
   Memory memory{size_t(1) << 24};
   std::unique_ptr<Module> module;
 
@@ -50,10 +50,10 @@ class Device {
   }
   template <class... A>
   void launch_shared(const std::string& kernel, Dim3 grid, Dim3 block, size_t dynamic_shared, const A&... arguments) {
-    run(prepare(kernel, grid, block, dynamic_shared, {std::as_bytes(std::span(&arguments, 1))...}), memory, card, options, counters);
+    run(prepare(kernel, grid, block, dynamic_shared, {std::as_bytes(std::span(&arguments, 1))...}), memory, gpu, options, counters);
   }
   Launch prepare(const std::string& kernel, Dim3 grid, Dim3 block, size_t dynamic_shared,
-    const std::vector<std::span<const std::byte>>& arguments) const;
+                 const std::vector<std::span<const std::byte>>& arguments) const;
 };
 
 // A kernel with one pointer to `count` results: runs it over one block and returns them.
@@ -75,8 +75,8 @@ void expect_each(const std::vector<T>& out, F&& expected, const std::string& wha
 
 // PTX that leaves the global address of `out` (the first parameter) + 4·%tid.x in %rd0 and %tid.x in %r0.
 inline constexpr char own_word[] =
-  "  .reg .pred %p<16>;\n  .reg .b16 %h<32>;\n  .reg .b32 %r<64>;\n  .reg .b64 %rd<32>;\n"
-  "  ld.param.u64 %rd0, [out];\n  cvta.to.global.u64 %rd0, %rd0;\n  mov.u32 %r0, %tid.x;\n  mad.wide.u32 %rd0, %r0, 4, %rd0;\n";
+    "  .reg .pred %p<16>;\n  .reg .b16 %h<32>;\n  .reg .b32 %r<64>;\n  .reg .b64 %rd<32>;\n"
+    "  ld.param.u64 %rd0, [out];\n  cvta.to.global.u64 %rd0, %rd0;\n  mov.u32 %r0, %tid.x;\n  mad.wide.u32 %rd0, %r0, 4, %rd0;\n";
 
 // Runs `body`, which must throw this kind, and returns the error.
 Error expect_error(ErrorKind kind, const std::function<void()>& body);

@@ -7,8 +7,9 @@ namespace {
 
 std::string kernel(const std::string& body, const std::string& before) {
   return text(".file 1 \"kernel.cu\"\n", before, ".visible .entry k(.param .u64 out, .param .u64 in, .param .u64 fresh)\n{\n",
-    "  .shared .align 16 .b8 words[512];\n", own_word, "  ld.param.u64 %rd1, [in];\n  ld.param.u64 %rd2, [fresh];\n  mov.u32 %r8, words;\n",
-    "  mad.lo.u32 %r9, %r0, 4, %r8;\n  mov.u32 %r7, %ctaid.x;\n", body, "  ret;\n}\n");
+              "  .shared .align 16 .b8 words[512];\n", own_word,
+              "  ld.param.u64 %rd1, [in];\n  ld.param.u64 %rd2, [fresh];\n  mov.u32 %r8, words;\n",
+              "  mad.lo.u32 %r9, %r0, 4, %r8;\n  mov.u32 %r7, %ctaid.x;\n", body, "  ret;\n}\n");
 }
 
 // Puts .loc before the marked line.
@@ -34,7 +35,7 @@ struct Setup {
 }  // namespace
 
 void finding(const std::string& name, ErrorKind kind, Where where, const std::string& body, Shape shape, std::vector<std::string> words,
-  const std::string& before) {
+             const std::string& before) {
   test_case(name, [=] {
     for (const Order order : {Order::backward, Order::random}) {  // found in any order, though perhaps at the other access
       Setup s(body, before, shape.target);

@@ -20,7 +20,7 @@ struct Where {
 };
 
 void finding(const std::string& name, ErrorKind kind, Where where, const std::string& body, Shape shape = {},
-  std::vector<std::string> words = {}, const std::string& before = "");
+             std::vector<std::string> words = {}, const std::string& before = "");
 void clean(const std::string& name, const std::string& body, Shape shape = {}, const std::string& before = "");
 
 }  // namespace ptxemu::test

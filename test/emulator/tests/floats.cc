@@ -12,7 +12,10 @@ namespace {
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
 const float canonical_nan = bits_as<float>(0x7fffffffu);
 
-struct Mode { const char* name; Round round; };
+struct Mode {
+  const char* name;
+  Round round;
+};
 constexpr Mode modes[] = {{".rn", Round::nearest}, {".rz", Round::zero}, {".rm", Round::down}, {".rp", Round::up}};
 
 float rounded(double x, Round mode) { return float(round_to(x, f32_format, mode)); }
@@ -53,12 +56,10 @@ void arithmetic() {
   with_modifiers("div", false, [](const std::string& name, Modifiers m) {
     row(name, [m](float a, float b) { return m.out(quotient_to_odd(m.in(a), m.in(b))); });
   });
-  with_modifiers("rcp", false, [](const std::string& name, Modifiers m) {
-    row(name, [m](float a) { return m.out(quotient_to_odd(1, m.in(a))); });
-  });
-  with_modifiers("sqrt", false, [](const std::string& name, Modifiers m) {
-    row(name, [m](float a) { return m.out(root_to_odd(m.in(a))); });
-  });
+  with_modifiers("rcp", false,
+                 [](const std::string& name, Modifiers m) { row(name, [m](float a) { return m.out(quotient_to_odd(1, m.in(a))); }); });
+  with_modifiers("sqrt", false,
+                 [](const std::string& name, Modifiers m) { row(name, [m](float a) { return m.out(root_to_odd(m.in(a))); }); });
   // No rounding modifier means .rn.
   row("add.f32", [](float a, float b) { return a + b; });
   row("sub.f32", [](float a, float b) { return a - b; });

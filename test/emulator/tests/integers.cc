@@ -78,14 +78,14 @@ void sum_of_differences() {
 void carries() {
   auto by_words = [](const std::string& low, const std::string& high) {
     return text("{ .reg .b32 %p, %q, %r, %s; mov.b64 {%p, %q}, %a; mov.b64 {%r, %s}, %b; ", low, " %p, %p, %r; ", high,
-      " %q, %q, %s; mov.b64 %d, {%p, %q}; }");
+                " %q, %q, %s; mov.b64 %d, {%p, %q}; }");
   };
   row(by_words("add.cc.u32", "addc.u32"), [](uint64_t a, uint64_t b) { return a + b; });
   row(by_words("sub.cc.u32", "subc.u32"), [](uint64_t a, uint64_t b) { return a - b; });
   row("{ .reg .b32 %l; add.cc.s32 %l, %a, %b; addc.u32 %d, 0, 0; }",
-    [](uint32_t a, uint32_t b) { return uint32_t((uint64_t(a) + b) >> 32); });
+      [](uint32_t a, uint32_t b) { return uint32_t((uint64_t(a) + b) >> 32); });
   row("{ .reg .b32 %l, %h; mad.lo.cc.u32 %l, %a, %b, %c; madc.hi.u32 %h, %a, %b, 0; mov.b64 %d, {%l, %h}; }",
-    [](uint32_t a, uint32_t b, uint32_t c) { return uint64_t(a) * b + c; });
+      [](uint32_t a, uint32_t b, uint32_t c) { return uint64_t(a) * b + c; });
 }
 
 // The flag goes in and out of one instruction: chains of three.
@@ -103,15 +103,14 @@ void carry_chains() {
     return uint32_t(b - a - first - second);
   });
   row("{ .reg .b32 %p, %q; add.cc.u32 %p, %a, %b; madc.lo.cc.u32 %q, %a, %b, %c; addc.u32 %d, %q, 0; }",
-    [](uint32_t a, uint32_t b, uint32_t c) {
-      const uint64_t first = uint64_t(a) + b, second = uint64_t(a * b) + c + (first >> 32);
-      return uint32_t(second + (second >> 32));
-    });
+      [](uint32_t a, uint32_t b, uint32_t c) {
+        const uint64_t first = uint64_t(a) + b, second = uint64_t(a * b) + c + (first >> 32);
+        return uint32_t(second + (second >> 32));
+      });
   // Bits 32 to 95 of a 64 x 32-bit product and a 64-bit summand.
-  row(
-    "{ .reg .b32 %l, %h, %m, %n, %p, %q, %r; mov.b64 {%l, %h}, %a; mov.b64 {%m, %n}, %c; mad.lo.cc.u32 %p, %l, %b, %m; "
-    "madc.hi.cc.u32 %q, %l, %b, %n; madc.hi.u32 %r, %h, %b, 0; mad.lo.cc.u32 %q, %h, %b, %q; addc.u32 %r, %r, 0; mov.b64 %d, {%q, %r}; }",
-    [](uint64_t a, uint32_t b, uint64_t c) { return uint64_t(((__extension__(unsigned __int128) a) * b + c) >> 32); });
+  row("{ .reg .b32 %l, %h, %m, %n, %p, %q, %r; mov.b64 {%l, %h}, %a; mov.b64 {%m, %n}, %c; mad.lo.cc.u32 %p, %l, %b, %m; "
+      "madc.hi.cc.u32 %q, %l, %b, %n; madc.hi.u32 %r, %h, %b, 0; mad.lo.cc.u32 %q, %h, %b, %q; addc.u32 %r, %r, 0; mov.b64 %d, {%q, %r}; }",
+      [](uint64_t a, uint32_t b, uint64_t c) { return uint64_t(((__extension__(unsigned __int128) a) * b + c) >> 32); });
 }
 
 // Two integers of 16 bits in one register.

@@ -10,8 +10,8 @@ struct Element {
   const char* type;
   int bytes;
 };
-constexpr Element elements[] = {{"b8", 1}, {"u8", 1}, {"s8", 1}, {"b16", 2}, {"u16", 2}, {"s16", 2}, {"b32", 4}, {"u32", 4}, {"s32", 4},
-  {"f32", 4}, {"b64", 8}, {"u64", 8}, {"s64", 8}, {"f64", 8}};
+constexpr Element elements[] = {{"b8", 1},  {"u8", 1},  {"s8", 1},  {"b16", 2}, {"u16", 2}, {"s16", 2}, {"b32", 4},
+                                {"u32", 4}, {"s32", 4}, {"f32", 4}, {"b64", 8}, {"u64", 8}, {"s64", 8}, {"f64", 8}};
 
 std::string registers(const char* stem, int n) {
   std::string list = n > 1 ? "{" : "";
@@ -23,10 +23,10 @@ std::string registers(const char* stem, int n) {
 std::string copy_kernel(const std::string& load, const std::string& store, Element e, int n) {
   const std::string vector = n > 1 ? text(".v", n, ".", e.type) : text(".", e.type);
   return text(".visible .entry k(.param .u64 out, .param .u64 in)\n{\n  .reg .b32 %i;\n  .reg .b64 %o, %s;\n  .reg .b",
-    std::max(e.bytes * 8, 16),
-    " %x<4>;\n  ld.param.u64 %o, [out];\n  ld.param.u64 %s, [in];\n  mov.u32 %i, %tid.x;\n  mad.wide.u32 %o, %i, ", e.bytes * n,
-    ", %o;\n  mad.wide.u32 %s, %i, ", e.bytes * n, ", %s;\n  ", load, vector, " ", registers("x", n), ", [%s];\n  ", store, vector,
-    " [%o], ", registers("x", n), ";\n  ret;\n}\n");
+              std::max(e.bytes * 8, 16),
+              " %x<4>;\n  ld.param.u64 %o, [out];\n  ld.param.u64 %s, [in];\n  mov.u32 %i, %tid.x;\n  mad.wide.u32 %o, %i, ", e.bytes * n,
+              ", %o;\n  mad.wide.u32 %s, %i, ", e.bytes * n, ", %s;\n  ", load, vector, " ", registers("x", n), ", [%s];\n  ", store,
+              vector, " [%o], ", registers("x", n), ";\n  ret;\n}\n");
 }
 
 void expect_copy(const std::string& body, size_t bytes_each) {
@@ -44,14 +44,14 @@ void copies() {
     for (const int n : {1, 2, 4})
       if (e.bytes * n <= 16)
         test_case(text("ld.global and st.global of ", n, " ", e.type),
-          [=] { expect_copy(copy_kernel("ld.global", "st.global", e, n), e.bytes * n); });
+                  [=] { expect_copy(copy_kernel("ld.global", "st.global", e, n), e.bytes * n); });
   const Element word{"u32", 4};
   for (const char* load : {"ld", "ld.global.nc", "ld.global.ca", "ld.global.cg", "ld.global.cs", "ld.global.lu", "ld.global.cv",
-         "ld.volatile.global", "ld.relaxed.gpu.global", "ld.acquire.gpu.global", "ld.global.L1::no_allocate", "ld.global.L1::evict_last",
-         "ld.global.L2::128B", "ld.global.nc.L1::no_allocate.L2::128B", "ldu.global"})
+                           "ld.volatile.global", "ld.relaxed.gpu.global", "ld.acquire.gpu.global", "ld.global.L1::no_allocate",
+                           "ld.global.L1::evict_last", "ld.global.L2::128B", "ld.global.nc.L1::no_allocate.L2::128B", "ldu.global"})
     test_case(text(load, ".u32"), [=] { expect_copy(copy_kernel(load, "st.global", word, 1), 4); });
   for (const char* store : {"st", "st.global.wb", "st.global.cg", "st.global.cs", "st.global.wt", "st.volatile.global",
-         "st.relaxed.gpu.global", "st.release.gpu.global", "st.global.L1::no_allocate"})
+                            "st.relaxed.gpu.global", "st.release.gpu.global", "st.global.L1::no_allocate"})
     test_case(text(store, ".u32"), [=] { expect_copy(copy_kernel("ld.global", store, word, 1), 4); });
 }
 
@@ -60,9 +60,10 @@ template <class From, class To>
 void widening(const std::string& type) {
   test_case(text("ld.global.", type, " into ", sizeof(To) * 8, " bits"), [type] {
     Device device(text(".visible .entry k(.param .u64 out, .param .u64 in)\n{\n  .reg .b32 %i;\n  .reg .b64 %o, %s;\n  .reg .b",
-      sizeof(To) * 8, " %x;\n  ld.param.u64 %o, [out];\n  ld.param.u64 %s, [in];\n  mov.u32 %i, %tid.x;\n  mad.wide.u32 %o, %i, ",
-      sizeof(To), ", %o;\n  mad.wide.u32 %s, %i, ", sizeof(From), ", %s;\n  ld.global.", type, " %x, [%s];\n  st.global.b", sizeof(To) * 8,
-      " [%o], %x;\n  ret;\n}\n"));
+                       sizeof(To) * 8,
+                       " %x;\n  ld.param.u64 %o, [out];\n  ld.param.u64 %s, [in];\n  mov.u32 %i, %tid.x;\n  mad.wide.u32 %o, %i, ",
+                       sizeof(To), ", %o;\n  mad.wide.u32 %s, %i, ", sizeof(From), ", %s;\n  ld.global.", type, " %x, [%s];\n  st.global.b",
+                       sizeof(To) * 8, " [%o], %x;\n  ret;\n}\n"));
     std::vector<From> in;
     for (int i = 0; i < 64; i++) in.push_back(From(uint64_t(i) * 0x0123456789abcdef >> 7));
     const uint64_t out = device.upload(std::vector<To>(64)), from = device.upload(in);
@@ -113,15 +114,16 @@ SUITE(moves) {
   // st.u8 and st.u16 write the low bits of a wider register and nothing beside them.
   test_case("st.global.u8 writes one byte", [] {
     Device device(text(".visible .entry k(.param .u64 out)\n{\n", own_word,
-      "  mov.u32 %r1, 0x12345678;\n  st.global.u8 [%rd0+1], %r1;\n  st.global.u16 [%rd0+2], %r1;\n  ret;\n}\n"));
+                       "  mov.u32 %r1, 0x12345678;\n  st.global.u8 [%rd0+1], %r1;\n  st.global.u16 [%rd0+2], %r1;\n  ret;\n}\n"));
     const uint64_t out = device.upload(std::vector<uint32_t>(8, 0xaaaaaaaa));
     device.launch("k", {}, {8}, out);
     expect_each(device.download<uint32_t>(out, 8), [](size_t) { return 0x567878aau; });
   });
   test_case("offsets of addresses may be negative", [] {
-    Device device(text(".visible .entry k(.param .u64 out)\n{\n", own_word,
-      "  add.s64 %rd1, %rd0, 16;\n  ld.global.u32 %r1, [%rd1+-16];\n  add.s32 %r1, %r1, 5;\n  st.global.u32 [%rd1+-0x10], %r1;\n  ret;\n"
-      "}\n"));
+    Device device(text(
+        ".visible .entry k(.param .u64 out)\n{\n", own_word,
+        "  add.s64 %rd1, %rd0, 16;\n  ld.global.u32 %r1, [%rd1+-16];\n  add.s32 %r1, %r1, 5;\n  st.global.u32 [%rd1+-0x10], %r1;\n  ret;\n"
+        "}\n"));
     const uint64_t out = device.upload(std::vector<uint32_t>(32, 9));
     device.launch("k", {}, {32}, out);
     expect_each(device.download<uint32_t>(out, 32), [](size_t) { return 14u; });

@@ -27,15 +27,15 @@ std::vector<Bits> float_edges(Kind kind) {
       if (kind == Kind::f64) all.push_back(bits_as<uint64_t>(v));
     }
   };
-  for (double x :
-    {0.0, 1.0, 0.5, 1.5, 2.5, 3.0, 0.99999994, 1.0000001, 127.5, 255.0, 32767.5, 65504.0, 65519.99, 65520.0, 0x1p-14, 0x1.ffcp-15, 0x1p-24,
-      0x1p-25, 0x1.8p-25, 8388607.5, 8388608.0, 2147483647.0, 2147483648.0, 4294967296.0, 0x1p63, 0x1p64, 0x1.fffffep62})
+  for (double x : {0.0,       1.0,       0.5,       1.5,          2.5,          3.0,          0.99999994,  1.0000001, 127.5,
+                   255.0,     32767.5,   65504.0,   65519.99,     65520.0,      0x1p-14,      0x1.ffcp-15, 0x1p-24,   0x1p-25,
+                   0x1.8p-25, 8388607.5, 8388608.0, 2147483647.0, 2147483648.0, 4294967296.0, 0x1p63,      0x1p64,    0x1.fffffep62})
     add(x);
   const int bits = kind == Kind::f64 ? 64 : kind == Kind::f32 ? 32 : 16;
   const int mantissa = kind == Kind::f64 ? 52 : kind == Kind::f32 ? 23 : kind == Kind::f16 ? 10 : 7;
   const Bits infinity = (mask(bits - 1) >> mantissa) << mantissa, quiet = Bits(1) << (mantissa - 1);
   for (Bits b : {Bits(1), Bits(2), quiet, quiet * 2 - 1, quiet * 2, quiet * 2 + 1, infinity - 1, infinity, infinity + 1, infinity | quiet,
-         infinity | quiet | 1, mask(bits - 1)}) {
+                 infinity | quiet | 1, mask(bits - 1)}) {
     all.push_back(b);
     all.push_back(b | Bits(1) << (bits - 1));
   }

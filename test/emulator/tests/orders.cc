@@ -10,8 +10,8 @@ struct Setting {
   int threads;
 };
 const Setting settings[] = {{Order::forward, Order::forward, 0, 1}, {Order::backward, Order::backward, 0, 1},
-  {Order::random, Order::random, 1, 1}, {Order::random, Order::random, 2, 2}, {Order::forward, Order::forward, 0, 2},
-  {Order::backward, Order::random, 3, 4}};
+                            {Order::random, Order::random, 1, 1},   {Order::random, Order::random, 2, 2},
+                            {Order::forward, Order::forward, 0, 2}, {Order::backward, Order::random, 3, 4}};
 
 template <class T>
 std::vector<std::vector<T>> under_all_settings(const std::string& body, Dim3 grid, Dim3 block, size_t count) {
@@ -82,9 +82,10 @@ float expected_sum(uint32_t block) {
 }
 
 // Every thread takes a ticket: who comes first depends on the order.
-const std::string tickets = text(".global .align 4 .u32 counter;\n.visible .entry k(.param .u64 out)\n{\n", own_word,
-  "  mov.u32 %r7, %ctaid.x;\n  mad.wide.u32 %rd0, %r7, 256, %rd0;\n  atom.global.add.u32 %r1, [counter], 1;\n"
-  "  st.global.u32 [%rd0], %r1;\n  ret;\n}\n");
+const std::string tickets =
+    text(".global .align 4 .u32 counter;\n.visible .entry k(.param .u64 out)\n{\n", own_word,
+         "  mov.u32 %r7, %ctaid.x;\n  mad.wide.u32 %rd0, %r7, 256, %rd0;\n  atom.global.add.u32 %r1, [counter], 1;\n"
+         "  st.global.u32 [%rd0], %r1;\n  ret;\n}\n");
 
 }  // namespace
 

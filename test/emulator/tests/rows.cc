@@ -32,18 +32,17 @@ std::string kernel_of(const Row& row) {
     declare(name, t);
     loads += text("  ld.param.u64 %at, [in", k, "];\n  mad.wide.u32 %at, %i, ", t.bits / 8, ", %at;\n");
     const std::string load = text("  ld.global.", t.bits == 8 ? "u" : "b", t.bits, " ");
-    if (t.kind == Kind::predicate)
-      loads += text(load, "%byte, [%at];\n  setp.ne.u16 ", name, ", %byte, 0;\n");
-    else
-      loads += text(load, name, ", [%at];\n");
+    if (t.kind == Kind::predicate) loads += text(load, "%byte, [%at];\n  setp.ne.u16 ", name, ", %byte, 0;\n");
+    else loads += text(load, name, ", [%at];\n");
   }
   declare("%d", row.out);
   const std::string from = row.out.kind == Kind::predicate ? "%byte" : "%d";
   return text(".visible .entry k(", parameters, ")\n{\n  .reg .pred %out;\n  .reg .b16 %byte;\n  .reg .b32 %i, %n, %t;\n  .reg .b64 %at;\n",
-    registers, "  mov.u32 %i, %ctaid.x;\n  mov.u32 %n, %ntid.x;\n  mov.u32 %t, %tid.x;\n  mad.lo.s32 %i, %i, %n, %t;\n",
-    "  ld.param.u32 %n, [n];\n  setp.ge.u32 %out, %i, %n;\n  @%out bra DONE;\n", loads, "  ", instruction, "\n",
-    row.out.kind == Kind::predicate ? "  selp.u16 %byte, 1, 0, %d;\n" : "", "  ld.param.u64 %at, [out];\n  mad.wide.u32 %at, %i, ",
-    row.out.bits / 8, ", %at;\n  st.global.", row.out.bits == 8 ? "u" : "b", row.out.bits, " [%at], ", from, ";\nDONE:\n  ret;\n}\n");
+              registers, "  mov.u32 %i, %ctaid.x;\n  mov.u32 %n, %ntid.x;\n  mov.u32 %t, %tid.x;\n  mad.lo.s32 %i, %i, %n, %t;\n",
+              "  ld.param.u32 %n, [n];\n  setp.ge.u32 %out, %i, %n;\n  @%out bra DONE;\n", loads, "  ", instruction, "\n",
+              row.out.kind == Kind::predicate ? "  selp.u16 %byte, 1, 0, %d;\n" : "",
+              "  ld.param.u64 %at, [out];\n  mad.wide.u32 %at, %i, ", row.out.bits / 8, ", %at;\n  st.global.",
+              row.out.bits == 8 ? "u" : "b", row.out.bits, " [%at], ", from, ";\nDONE:\n  ret;\n}\n");
 }
 
 double number(Type t, Bits b) {
@@ -57,12 +56,9 @@ double number(Type t, Bits b) {
 }
 std::string shown(Type t, Bits b) {
   char s[64];
-  if (t.kind == Kind::integer || t.kind == Kind::predicate)
-    std::snprintf(s, sizeof s, "0x%llx", (unsigned long long)b);
-  else if (t.kind == Kind::f16x2 || t.kind == Kind::bf16x2)
-    std::snprintf(s, sizeof s, "0x%08llx", (unsigned long long)b);
-  else
-    std::snprintf(s, sizeof s, "0x%llx (%.9g)", (unsigned long long)b, number(t, b));
+  if (t.kind == Kind::integer || t.kind == Kind::predicate) std::snprintf(s, sizeof s, "0x%llx", (unsigned long long)b);
+  else if (t.kind == Kind::f16x2 || t.kind == Kind::bf16x2) std::snprintf(s, sizeof s, "0x%08llx", (unsigned long long)b);
+  else std::snprintf(s, sizeof s, "0x%llx (%.9g)", (unsigned long long)b, number(t, b));
   return s;
 }
 
@@ -94,9 +90,9 @@ bool close(Type t, double expected, double actual, Tolerance tolerance, int jitt
   // One ulp at least where the result is subnormal: the ISA's relative errors are those of normal results.
   const double subnormal = exponent == f.min_exponent ? ulp : 0;
   const double jittered =
-    rounded == 0 || std::isinf(rounded) ? 0 : jitter * std::ldexp(1, std::max(std::ilogb(rounded), f.min_exponent) - f.precision + 1);
+      rounded == 0 || std::isinf(rounded) ? 0 : jitter * std::ldexp(1, std::max(std::ilogb(rounded), f.min_exponent) - f.precision + 1);
   const double allowed =
-    jittered + std::max({tolerance.relative * std::fabs(expected), tolerance.absolute, tolerance.ulps * ulp, subnormal});
+      jittered + std::max({tolerance.relative * std::fabs(expected), tolerance.absolute, tolerance.ulps * ulp, subnormal});
   const double reached = std::isinf(actual) ? std::copysign(std::max(largest, std::fabs(expected)), actual) : actual;
   return std::fabs(reached - expected) <= allowed;
 }
@@ -117,8 +113,8 @@ class Run {
     }
     std::vector<std::span<const std::byte>> arguments{std::as_bytes(std::span(&out, 1)), std::as_bytes(std::span(&n, 1))};
     for (const uint64_t& a : addresses) arguments.push_back(std::as_bytes(std::span(&a, 1)));
-    run(device_.prepare("k", {(n + block - 1) / block}, {block}, 0, arguments), device_.memory, device_.card, device_.options,
-      device_.counters);
+    run(device_.prepare("k", {(n + block - 1) / block}, {block}, 0, arguments), device_.memory, device_.gpu, device_.options,
+        device_.counters);
     std::vector<Bits> results(count);
     const std::vector<char> packed = device_.download<char>(out, count * bytes);
     for (size_t i = 0; i < count; i++) std::memcpy(&results[i], &packed[i * bytes], bytes);
@@ -131,11 +127,11 @@ class Run {
         if (row_.definition) {
           const Bits expected = row_.definition(rows_[i].data());
           EXPECT(equal(row_.out, expected, results[i]), called(i), ": expected ", shown(row_.out, expected), " but received ",
-            shown(row_.out, results[i]));
+                 shown(row_.out, results[i]));
         } else {
           const double expected = row_.approximation(rows_[i].data());
           EXPECT(close(row_.out, expected, number(row_.out, results[i]), row_.tolerance, jitter), called(i), ": expected ", expected,
-            " but received ", shown(row_.out, results[i]));
+                 " but received ", shown(row_.out, results[i]));
         }
       } catch (const Unspecified&) {}
     }

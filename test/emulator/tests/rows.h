@@ -16,9 +16,7 @@ namespace ptxemu::test {
 using Bits = uint64_t;
 
 // What a result is allowed to be off by where the ISA gives only a maximum error; the larger of the three counts.
-struct Tolerance {
-  double relative = 0, absolute = 0, ulps = 0;
-};
+struct Tolerance { double relative = 0, absolute = 0, ulps = 0; };
 
 // Thrown by a definition for operands whose result the ISA leaves open.
 struct Unspecified {};
@@ -57,8 +55,8 @@ struct Row {
   std::string text;
   Type out;
   std::vector<Type> in;
-  std::function<Bits(const Bits*)> definition;           // exact
-  std::function<double(const Bits*)> approximation;      // or within `tolerance`
+  std::function<Bits(const Bits*)> definition;       // exact
+  std::function<double(const Bits*)> approximation;  // or within `tolerance`
   Tolerance tolerance;
 };
 void add_row(Row row);

@@ -1,7 +1,7 @@
 // Captures: what CUDA refuses while a stream is captured, and what that does to the capture.
 #include <thread>
 
-#include "tests/runtime_card.h"
+#include "tests/runtime_gpu.h"
 
 namespace ptxemu::test {
 namespace {
@@ -47,14 +47,20 @@ SUITE(runtime_capture) {
     refused("event wait", cudaErrorCapturedEvent, [](S, S, E e, int*) { return cudaEventSynchronize(e); });
     refused("malloc", cudaErrorStreamCaptureUnsupported, [](S, S, E, int*) { return cudaMalloc(&host, 4); });
     refused("free", cudaErrorStreamCaptureUnsupported, [](S, S, E, int* x) { return cudaFree(x); });
-    refused("malloc, thread-local", cudaErrorStreamCaptureUnsupported, [](S, S, E, int*) { return cudaMallocHost(&host, 4); },
-            cudaStreamCaptureModeThreadLocal);
-    refused("memcpy", cudaErrorStreamCaptureUnsupported,
-            [](S, S, E, int* x) { int y; return cudaMemcpy(&y, x, 4, cudaMemcpyDeviceToHost); });
-    refused("pageable copy", cudaErrorStreamCaptureUnsupported,
-            [](S s, S, E, int* x) { int y; return cudaMemcpyAsync(&y, x, 4, cudaMemcpyDeviceToHost, s); });
-    refused("default stream", cudaErrorStreamCaptureImplicit,
-            [](S, S, E, int* x) { return cudaMemsetAsync(x, 0, 4, nullptr); }, cudaStreamCaptureModeGlobal, cudaStreamDefault);
+    refused(
+        "malloc, thread-local", cudaErrorStreamCaptureUnsupported, [](S, S, E, int*) { return cudaMallocHost(&host, 4); },
+        cudaStreamCaptureModeThreadLocal);
+    refused("memcpy", cudaErrorStreamCaptureUnsupported, [](S, S, E, int* x) {
+      int y;
+      return cudaMemcpy(&y, x, 4, cudaMemcpyDeviceToHost);
+    });
+    refused("pageable copy", cudaErrorStreamCaptureUnsupported, [](S s, S, E, int* x) {
+      int y;
+      return cudaMemcpyAsync(&y, x, 4, cudaMemcpyDeviceToHost, s);
+    });
+    refused(
+        "default stream", cudaErrorStreamCaptureImplicit, [](S, S, E, int* x) { return cudaMemsetAsync(x, 0, 4, nullptr); },
+        cudaStreamCaptureModeGlobal, cudaStreamDefault);
     refused("outside event", cudaErrorStreamCaptureIsolation, [](S s, S other, E, int*) {
       const E e = event();
       MUST(cudaEventRecord(e, other));

@@ -1,5 +1,5 @@
-// What a kernel does wrong becomes the error that a card gives, with a report; and what fails because it was asked to.
-#include "tests/runtime_card.h"
+// What a kernel does wrong becomes the error that a GPU gives, with a report; and what fails because it was asked to.
+#include "tests/runtime_gpu.h"
 
 #include <cstring>
 #include <thread>
@@ -126,10 +126,10 @@ SUITE(runtime_errors) {
   test_case("unknown options and bad values are refused with what was expected", [] {
     fresh();
     EXPECT(ptxemu_set_option("colour", "red") == 1, "accepted");
-    report_has("CARD");
+    report_has("GPU");
     EXPECT(ptxemu_set_option("order", "sideways") == 1, "accepted");
     report_has("forward, backward or random");
-    EXPECT(ptxemu_set_option("card", "42") == 1, "accepted");
+    EXPECT(ptxemu_set_option("gpu", "42") == 1, "accepted");
     EXPECT(ptxemu_set_option("memory", "12Q") == 1, "accepted");
     EXPECT(ptxemu_set_option("jitter", "1") == 0 && ptxemu_set_option("jitter", "0") == 0, ptxemu_last_report());
   });

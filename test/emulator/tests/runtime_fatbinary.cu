@@ -1,7 +1,7 @@
 // Fat binaries written by hand: which PTX is chosen, and what is said where none can be.
 #include <cstring>
 
-#include "tests/runtime_card.h"
+#include "tests/runtime_gpu.h"
 
 extern "C" {
 void** __cudaRegisterFatBinary(void* wrapper);
@@ -21,12 +21,18 @@ std::string ptx(int target, int value) {
 
 struct FatBinary {
   std::vector<char> bytes = std::vector<char>(16);
-  struct { uint32_t magic = 0x466243B1, version = 1; const char* data = nullptr; void* unused = nullptr; } wrapper;
+  struct {
+    uint32_t magic = 0x466243B1, version = 1;
+    const char* data = nullptr;
+    void* unused = nullptr;
+  } wrapper;
   void** handle = nullptr;
   char function = 0;  // its address stands for the host's function
 
   template <class T>
-  void put(size_t at, T value) { std::memcpy(bytes.data() + at, &value, sizeof value); }
+  void put(size_t at, T value) {
+    std::memcpy(bytes.data() + at, &value, sizeof value);
+  }
 
   void add(uint16_t kind, uint32_t architecture, const std::string& payload, uint64_t flags = 0) {
     const size_t at = bytes.size();
@@ -69,19 +75,19 @@ void says(cudaError_t error, cudaError_t expected, const char* part) {
 }  // namespace
 
 SUITE(runtime_fatbinary) {
-  test_case("the highest PTX that the card runs is chosen", [] {
+  test_case("the highest PTX that the gpu runs is chosen", [] {
     FatBinary binary;
     for (int target : {80, 75, 90}) binary.add(1, target, ptx(target, target));
     binary.enter();
-    for (const auto& [card, expected] : {std::pair{75, 75}, {80, 80}, {86, 80}, {89, 80}, {90, 90}, {120, 90}}) {
-      fresh(card);
+    for (const auto& [gpu, expected] : {std::pair{75, 75}, {80, 80}, {86, 80}, {89, 80}, {90, 90}, {120, 90}}) {
+      fresh(gpu);
       int* x = ints(1);
       MUST(binary.launch(x));
-      EXPECT(values(x, 1)[0] == expected, "card ", card, ": came ", values(x, 1)[0]);
+      EXPECT(values(x, 1)[0] == expected, "gpu ", gpu, ": came ", values(x, 1)[0]);
     }
   });
 
-  test_case("no PTX, PTX for later cards only and compressed PTX are errors that say what to do", [] {
+  test_case("no PTX, PTX for later gpus only and compressed PTX are errors that say what to do", [] {
     fresh();
     FatBinary machine_code, later, compressed;
     machine_code.add(2, 75, "");
@@ -89,7 +95,7 @@ SUITE(runtime_fatbinary) {
     compressed.add(1, 75, "\x28\xb5\x2f\xfd", 0x8000);
     for (FatBinary* binary : {&machine_code, &later, &compressed}) binary->enter();
     int* x = ints(1);
-    says(machine_code.launch(x), cudaErrorNoKernelImageForDevice, "no PTX for a card of compute capability 75");
+    says(machine_code.launch(x), cudaErrorNoKernelImageForDevice, "no PTX for a gpu of compute capability 75");
     says(later.launch(x), cudaErrorNoKernelImageForDevice, "PTX for 80");
     says(compressed.launch(x), cudaErrorNoKernelImageForDevice, "--compress-mode=none");
     MUST(cudaMemset(x, 0, 4));

@@ -1,5 +1,5 @@
 // Graphs: what is replayed, and in which order.
-#include "tests/runtime_card.h"
+#include "tests/runtime_gpu.h"
 
 namespace ptxemu::test {
 namespace {

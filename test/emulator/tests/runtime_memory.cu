@@ -1,5 +1,5 @@
 // Memory: limits, what copies refuse, leaks.
-#include "tests/runtime_card.h"
+#include "tests/runtime_gpu.h"
 
 namespace ptxemu::test {
 namespace {
@@ -16,14 +16,12 @@ __global__ void read_host(int* y, const int* x) { y[threadIdx.x] = x[threadIdx.x
 
 __constant__ int table[4] = {10, 20, 30, 40};
 __device__ int total = 5;
-__global__ void look_up(int* y) {
-  y[threadIdx.x] = table[threadIdx.x] + total;
-}
+__global__ void look_up(int* y) { y[threadIdx.x] = table[threadIdx.x] + total; }
 
 }  // namespace
 
 SUITE(runtime_memory) {
-  test_case("memory beyond the card's is refused, and comes back when freed", [] {
+  test_case("memory beyond the gpu's is refused, and comes back when freed", [] {
     fresh(75, 1, "1M");
     void *a = nullptr, *b = nullptr;
     EXPECT(free_bytes() == 1 << 20, "came ", free_bytes());
@@ -53,7 +51,7 @@ SUITE(runtime_memory) {
     FAILS(cudaFreeHost(host), cudaErrorInvalidValue);
   });
 
-  test_case("cudaFree waits for the card", [] {
+  test_case("cudaFree waits for the gpu", [] {
     fresh();
     int *x = ints(n), *y = ints(n);
     set_all<<<1, n>>>(x, n, 1);
@@ -83,15 +81,15 @@ SUITE(runtime_memory) {
     MUST(cudaMemcpy(host.data(), x, bytes, cudaMemcpyDefault));
   });
 
-  test_case("pinned memory is the card's only if it was mapped", [] {
+  test_case("pinned memory is the gpu's only if it was mapped", [] {
     fresh();
-    int *mapped = nullptr, *plain = pinned(n, 3), *y = ints(n), *on_card = nullptr;
+    int *mapped = nullptr, *plain = pinned(n, 3), *y = ints(n), *on_gpu = nullptr;
     MUST(cudaHostAlloc(&mapped, n * sizeof(int), cudaHostAllocMapped));
     for (int i = 0; i < n; ++i) mapped[i] = i;
-    MUST(cudaHostGetDevicePointer(&on_card, mapped, 0));
-    read_host<<<1, n>>>(y, on_card);
+    MUST(cudaHostGetDevicePointer(&on_gpu, mapped, 0));
+    read_host<<<1, n>>>(y, on_gpu);
     EXPECT(values(y, n)[7] == 7, "came ", values(y, n)[7]);
-    FAILS(cudaHostGetDevicePointer(&on_card, plain, 0), cudaErrorInvalidValue);
+    FAILS(cudaHostGetDevicePointer(&on_gpu, plain, 0), cudaErrorInvalidValue);
     read_host<<<1, n>>>(y, plain);
     FAILS(cudaDeviceSynchronize(), cudaErrorIllegalAddress);
     fresh();

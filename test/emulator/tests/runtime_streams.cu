@@ -1,5 +1,5 @@
 // Streams: what waits for what, and that a missing wait shows.
-#include "tests/runtime_card.h"
+#include "tests/runtime_gpu.h"
 
 namespace ptxemu::test {
 namespace {

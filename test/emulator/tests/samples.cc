@@ -67,7 +67,10 @@ KernelCounters copied(Device& device, Dim3 grid, uint32_t count, int n) {
 }
 
 SUITE(samples) {
-  struct Row { Dim3 grid; int n; };
+  struct Row {
+    Dim3 grid;
+    int n;
+  };
   for (const Row& r : {Row{{1}, 4}, {{2}, 4}, {{3}, 100}, {{1000}, 10}, {{7, 3}, 2}, {{33, 5, 3}, 8}, {{64, 64}, 16}, {{1, 1, 50}, 5}})
     test_case(text("which blocks of ", r.grid.x, "x", r.grid.y, "x", r.grid.z, " run, one in ", r.n), [r] {
       const Sample sample = sample_of(r.grid, r.n);
@@ -156,7 +159,7 @@ SUITE(samples) {
   });
   test_case("blocks that speak to each other cannot be sampled", [] {
     for (const char* access : {"red.global.add.u32 [%rd0], 1;", "atom.global.add.u32 %r0, [%rd0], 1;",
-           "ld.volatile.global.u32 %r0, [%rd0];", "st.release.gpu.global.u32 [%rd0], 1;"}) {
+                               "ld.volatile.global.u32 %r0, [%rd0];", "st.release.gpu.global.u32 [%rd0], 1;"}) {
       Device device(with(".param .u64 out", text("  ld.param.u64 %rd0, [out];\n  ", access, "\n")));
       device.options.sample = 2;
       const uint64_t out = device.upload(std::vector<uint32_t>(1));

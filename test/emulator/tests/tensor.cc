@@ -21,7 +21,7 @@ struct Product {
 
 struct Matrices {
   std::vector<uint16_t> a, b;  // [16, K], [K, 8]
-  std::vector<float> c;  // [16, 8], each an f16 where the result is f16
+  std::vector<float> c;        // [16, 8], each an f16 where the result is f16
 };
 
 double half(const Product& p, uint16_t bits) { return p.brain ? double(BF16{bits}) : double(F16{bits}); }
@@ -53,10 +53,8 @@ std::vector<float> multiply(const Product& p, const Matrices& m, Device& device)
     for (int i = 0; i < b_words * 2; i++) b[lane * b_words * 2 + i] = m.b[(2 * t + i % 2 + i / 2 * 8) * 8 + g];
     for (int i = 0; i < 4; i++) {
       const float value = m.c[(g + i / 2 * 8) * 8 + 2 * t + i % 2];
-      if (p.half_result)
-        c[lane * 2 + i / 2] |= uint32_t(F16::round(value).bits) << i % 2 * 16;
-      else
-        c[lane * 4 + i] = bits_as<uint32_t>(value);
+      if (p.half_result) c[lane * 2 + i / 2] |= uint32_t(F16::round(value).bits) << i % 2 * 16;
+      else c[lane * 4 + i] = bits_as<uint32_t>(value);
     }
   }
   const uint64_t out = device.upload(std::vector<uint32_t>(c.size()));
@@ -66,7 +64,7 @@ std::vector<float> multiply(const Product& p, const Matrices& m, Device& device)
   for (int lane = 0; lane < 32; lane++)
     for (int i = 0; i < 4; i++)
       result[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] =
-        p.half_result ? float(F16{uint16_t(d[lane * 2 + i / 2] >> i % 2 * 16)}) : bits_as<float>(d[lane * 4 + i]);
+          p.half_result ? float(F16{uint16_t(d[lane * 2 + i / 2] >> i % 2 * 16)}) : bits_as<float>(d[lane * 4 + i]);
   return result;
 }
 
@@ -80,15 +78,14 @@ std::string kernel(const Product& p) {
   std::string stores = text("  ld.param.u64 %x, [out];\n  mad.wide.u32 %x, %i, ", c_words * 4, ", %x;\n");
   for (int i = 0; i < c_words; i++) stores += text("  st.global.u32 [%x+", i * 4, "], %d", i, ";\n");
   return text(
-    ".visible .entry k(.param .u64 out, .param .u64 pa, .param .u64 pb, .param .u64 pc)\n{\n  .reg .b32 %i, %a<4>, %b<4>, %c<4>, %d<4>;\n",
-    "  .reg .b64 %x;\n  mov.u32 %i, %tid.x;\n", loads("pa", "%a", a_words), loads("pb", "%b", b_words), loads("pc", "%c", c_words), "  ",
-    p.name(), " ", list("%d", c_words), ", ", list("%a", a_words), ", ", list("%b", b_words), ", ", list("%c", c_words), ";\n", stores,
-    "  ret;\n}\n");
+      ".visible .entry k(.param .u64 out, .param .u64 pa, .param .u64 pb, .param .u64 pc)\n{\n  .reg .b32 %i, %a<4>, %b<4>, %c<4>, "
+      "%d<4>;\n",
+      "  .reg .b64 %x;\n  mov.u32 %i, %tid.x;\n", loads("pa", "%a", a_words), loads("pb", "%b", b_words), loads("pc", "%c", c_words), "  ",
+      p.name(), " ", list("%d", c_words), ", ", list("%a", a_words), ", ", list("%b", b_words), ", ", list("%c", c_words), ";\n", stores,
+      "  ret;\n}\n");
 }
 
-struct Exact {
-  double value, magnitude;
-};
+struct Exact { double value, magnitude; };
 Exact exact(const Product& p, const Matrices& m, int row, int column) {
   long double sum = m.c[row * 8 + column], magnitude = std::fabs(m.c[row * 8 + column]);
   for (int k = 0; k < p.k; k++) {
@@ -150,9 +147,9 @@ void products(const Product& p) {
   test_case(p.name() + " passes infinities and NaNs on", [p] {
     Device device(kernel(p), 80);
     Matrices m = filled(p, [] { return 1.0; });
-    m.a[0] = rounded(p, HUGE_VAL);  // row 0: +inf
+    m.a[0] = rounded(p, HUGE_VAL);                             // row 0: +inf
     m.a[p.k] = rounded(p, HUGE_VAL), m.c[8 + 2] = -HUGE_VALF;  // row 1: inf, and inf - inf in column 2
-    m.b[3] = 0;  // column 3: inf · 0 in rows 0 and 1
+    m.b[3] = 0;                                                // column 3: inf · 0 in rows 0 and 1
     const std::vector<float> d = multiply(p, m, device);
     for (int i = 0; i < 128; i++) {
       const int row = i / 8, column = i % 8;

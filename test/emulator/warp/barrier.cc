@@ -48,19 +48,17 @@ bool open_barriers(Block& b) {
       alive += !w.done;
       if (!w.at_barrier || w.barrier != id) continue;
       if (!waiting.empty() && threads != w.barrier_threads)
-        fail(
-            w, ErrorKind::barrier,
-            "barrier " + std::to_string(id) + ": warps expect different numbers of threads, " + std::to_string(threads) + " and " +
-                std::to_string(w.barrier_threads));
+        fail(w, ErrorKind::barrier,
+             "barrier " + std::to_string(id) + ": warps expect different numbers of threads, " + std::to_string(threads) + " and " +
+                 std::to_string(w.barrier_threads));
       threads = w.barrier_threads;
       waiting.push_back(w.id);
     }
     if (waiting.empty()) continue;
     size_t here = waiting.size() + arrived.size();
     if (threads && here * 32 > threads && waiting.size() + arrived.size() > threads / 32)
-      fail(
-          b.warps[waiting.back()], ErrorKind::barrier,
-          "barrier " + std::to_string(id) + " for " + std::to_string(threads) + " threads: " + std::to_string(here * 32) + " came");
+      fail(b.warps[waiting.back()], ErrorKind::barrier,
+           "barrier " + std::to_string(id) + " for " + std::to_string(threads) + " threads: " + std::to_string(here * 32) + " came");
     if (threads ? here * 32 < threads : int(here) < alive) continue;
     from = waiting;
     from.insert(from.end(), arrived.begin(), arrived.end());

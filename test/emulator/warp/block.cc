@@ -23,7 +23,7 @@ uint32_t constant_special(Special special, int lane, const Block& b) {
     case Special::nctaid_y: return l.grid.y;
     case Special::nctaid_z: return l.grid.z;
     case Special::nwarpid: return uint32_t((l.block.count() + 31) / 32);
-    case Special::nsmid: return uint32_t(b.card->multiprocessors);
+    case Special::nsmid: return uint32_t(b.gpu->multiprocessors);
     case Special::gridid: return b.launch_stamp;
     case Special::dynamic_smem_size: return uint32_t(l.dynamic_shared);
     case Special::total_smem_size: return uint32_t(b.shared.size());
@@ -43,7 +43,7 @@ uint32_t warp_special(Special special, int lane, const Warp& w) {
     case Special::ctaid_x: return b.index.x;
     case Special::ctaid_y: return b.index.y;
     case Special::ctaid_z: return b.index.z;
-    case Special::smid: return uint32_t(b.linear % uint64_t(b.card->multiprocessors));
+    case Special::smid: return uint32_t(b.linear % uint64_t(b.gpu->multiprocessors));
     default: return 0;
   }
 }
@@ -156,8 +156,9 @@ void run_block(Block& b) {
     if (ran || opened) continue;
     std::string waiting;
     for (auto& w : b.warps)
-      if (w.at_barrier) waiting += " warp " + std::to_string(w.id) + " at barrier " + std::to_string(w.barrier) +
-                                   (w.barrier_threads ? " for " + std::to_string(w.barrier_threads) + " threads;" : ";");
+      if (w.at_barrier)
+        waiting += " warp " + std::to_string(w.id) + " at barrier " + std::to_string(w.barrier) +
+                   (w.barrier_threads ? " for " + std::to_string(w.barrier_threads) + " threads;" : ";");
     for (auto& w : b.warps)
       if (w.at_barrier) fail(w, ErrorKind::deadlock, "no warp of the block can go on:" + waiting);
   }

@@ -62,8 +62,8 @@ void fail(const Warp& w, ErrorKind kind, const std::string& message, int lane) {
   throw error;
 }
 
-KernelCounters run(const Launch& launch, Memory& memory, const Card& card, const Options& options, Counters& counters) {
-  LaunchLimit limit = check(launch, card, card.shared_per_block_opt_in);
+KernelCounters run(const Launch& launch, Memory& memory, const Gpu& gpu, const Options& options, Counters& counters) {
+  LaunchLimit limit = check(launch, gpu, gpu.shared_per_block_opt_in);
   if (limit != LaunchLimit::none) throw Error(ErrorKind::limit, "kernel " + launch.kernel->name + " cannot be launched: " + name(limit));
   Module::State& module = launch.kernel->module->state();
   if (!module.loaded) throw Error(ErrorKind::limit, "the module of kernel " + launch.kernel->name + " has not been loaded");
@@ -96,7 +96,7 @@ KernelCounters run(const Launch& launch, Memory& memory, const Card& card, const
   auto work = [&] {
     Block block;
     std::vector<KernelCounters> mine(sample.parts.size());
-    block.card = &card;
+    block.gpu = &gpu;
     block.options = &options;
     block.memory = &memory;
     block.counters = &mine[0];

@@ -40,7 +40,7 @@ Sample sample_of(const Dim3& grid, int n) {
 std::string without_addresses(const Launch& launch, const Memory& memory) {
   std::string key = launch.kernel->name;
   for (uint64_t x : {uint64_t(launch.grid.x), uint64_t(launch.grid.y), uint64_t(launch.grid.z), uint64_t(launch.block.x),
-         uint64_t(launch.block.y), uint64_t(launch.block.z), uint64_t(launch.dynamic_shared)})
+                     uint64_t(launch.block.y), uint64_t(launch.block.z), uint64_t(launch.dynamic_shared)})
     key += "," + std::to_string(x);
   std::vector<std::byte> parameters = launch.parameters;
   for (size_t at = 0; at + 8 <= parameters.size(); at += 8) {

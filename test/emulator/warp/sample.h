@@ -11,7 +11,10 @@ namespace ptxemu {
 
 struct Sample {
   struct Part { uint64_t blocks = 0, run = 0; };
-  struct Pick { uint64_t block; uint32_t part; };
+  struct Pick {
+    uint64_t block;
+    uint32_t part;
+  };
   std::vector<Part> parts;
   std::vector<Pick> picks;  // in order of their blocks
 };

@@ -25,9 +25,8 @@ void merge(std::vector<Group>& groups) {
   char text[80];
   w.current = &in;
   std::snprintf(text, sizeof text, "lanes %08x came, lanes %08x are alive", mask, w.alive);
-  fail(
-      w, ErrorKind::divergence, std::string("a barrier of the block executed by a part of the warp: ") + text,
-      std::countr_zero(mask ? mask : w.alive));
+  fail(w, ErrorKind::divergence, std::string("a barrier of the block executed by a part of the warp: ") + text,
+       std::countr_zero(mask ? mask : w.alive));
 }
 
 void arrive_at_barrier(Warp& w, const Instruction& in, uint32_t mask) {
@@ -176,9 +175,8 @@ void run_warp(Warp& w) {
           leave(pc);
           account();
           if (w.block->executed > w.block->options->max_instructions)
-            fail(
-                w, ErrorKind::limit,
-                "the block has executed more than " + std::to_string(w.block->options->max_instructions) + " instructions");
+            fail(w, ErrorKind::limit,
+                 "the block has executed more than " + std::to_string(w.block->options->max_instructions) + " instructions");
           if (w.groups.size() == 1) return;
           rotate = true, branches = 0;
           break;
@@ -230,9 +228,8 @@ void run_warp(Warp& w) {
           if (in.flow == Flow::branch_index) {
             const std::vector<int>& table = program.tables[in.target];
             if (value[lane] >= table.size())
-              fail(
-                  w, ErrorKind::out_of_bounds,
-                  "brx.idx: index " + std::to_string(value[lane]) + " in a table of " + std::to_string(table.size()), lane);
+              fail(w, ErrorKind::out_of_bounds,
+                   "brx.idx: index " + std::to_string(value[lane]) + " in a table of " + std::to_string(table.size()), lane);
             to = table[value[lane]];
           }
           w.groups.push_back({to, there, false});

@@ -1,0 +1,82 @@
+/** One line of progress on a terminal, a plain line now and then elsewhere. */
+import type { StepEvent } from '../events.js'
+
+/** What is written to: a stream such as `process.stderr`. */
+export interface Output {
+  write(text: string): unknown
+  isTTY?: boolean | undefined
+  columns?: number | undefined
+}
+
+const REDRAW_MS = 100
+const PLAIN_MS = 10_000
+
+export class Progress {
+  private shown = ''
+  private last = Number.NEGATIVE_INFINITY
+  private readonly redraws: boolean
+
+  constructor(
+    private readonly output: Output,
+    environment: NodeJS.ProcessEnv = process.env,
+    private readonly now: () => number = () => performance.now(),
+  ) {
+    this.redraws = output.isTTY === true && environment.TERM !== 'dumb'
+  }
+
+  /** Shows where things stand, if it is time to; `force` whatever the time. */
+  update(text: string, force = false): void {
+    const now = this.now()
+    if (!force && now - this.last < (this.redraws ? REDRAW_MS : PLAIN_MS)) return
+    this.last = now
+    if (!this.redraws) {
+      this.output.write(`${text}\n`)
+      return
+    }
+    this.shown = text.slice(0, Math.max(1, (this.output.columns || 80) - 1))
+    this.output.write(`\r${this.shown}\x1b[K`)
+  }
+
+  /** Writes a line that stays, above the progress. */
+  line(text: string): void {
+    const { shown } = this
+    this.clear()
+    this.output.write(`${text}\n`)
+    if (shown === '') return
+    this.shown = shown
+    this.output.write(shown)
+  }
+
+  /** Takes the progress away. */
+  clear(): void {
+    if (this.shown !== '') this.output.write('\r\x1b[K')
+    this.shown = ''
+  }
+
+  /** Leaves the progress as it stands and goes to a new line. */
+  end(): void {
+    if (this.shown !== '') this.output.write('\n')
+    this.shown = ''
+  }
+}
+
+/** `1:02:03` or `2:03`. */
+export function duration(seconds: number): string {
+  const whole = Math.max(0, Math.round(seconds))
+  const two = (value: number) => String(value).padStart(2, '0')
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60]
+  return hours > 0 ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`
+}
+
+export function memory(bytes: number): string {
+  return bytes >= 2 ** 30 ? `${(bytes / 2 ** 30).toFixed(2)} GiB` : `${Math.round(bytes / 2 ** 20)} MiB`
+}
+
+/** A step in one line: how far, loss, rate, time left, memory. */
+export function stepLine(event: StepEvent): string {
+  const { step, steps, loss, averageLoss, stepsPerSecond, etaSeconds, memoryBytes } = event
+  const rate =
+    stepsPerSecond >= 1 || stepsPerSecond === 0 ? `${stepsPerSecond.toFixed(2)} steps/s` : `${(1 / stepsPerSecond).toFixed(2)} s/step`
+  const count = `${String(step).padStart(String(steps).length)}/${steps}`
+  return `step ${count}  loss ${loss.toFixed(4)} (average ${averageLoss.toFixed(4)})  ${rate}  ETA ${duration(etaSeconds)}  ${memory(memoryBytes)}`
+}

@@ -1,0 +1,181 @@
+/** `generate`: prompts and LoRAs in, PNG out, with what it was made from in its text. */
+import { stat } from 'node:fs/promises'
+import { basename, dirname, extname, join, resolve } from 'node:path'
+import { version } from '../doctor.js'
+import { LorafuseError } from '../events.js'
+import { hashFiles, legacyHash, makeFolder, readHeader, writeAtomically } from '../files/safetensors.js'
+import { type GenerateOptions, type LoraReference, type ResolvedGenerateOptions, resolveGenerateOptions } from '../options/resolve.js'
+import { Pipeline } from './pipeline.js'
+import { encodePng, type Picture, tile } from './png.js'
+import { infotext, parsePrompt } from './prompt.js'
+
+export type GenerateEvent =
+  /** A step of one of the pictures, all counted from 1; `compare` draws two a prompt. */
+  | { type: 'step'; picture: number; pictures: number; step: number; steps: number }
+  /** A file is done; `path` is undefined where none was asked for. */
+  | { type: 'image'; path: string | undefined; width: number; height: number; parameters: string }
+
+export interface GeneratedImage {
+  png: Uint8Array
+  width: number
+  height: number
+  /** Where it was written, if it was. */
+  path: string | undefined
+  /** The text in the PNG. */
+  parameters: string
+}
+
+export interface GenerateContext {
+  signal?: AbortSignal | undefined
+  onEvent?: ((event: GenerateEvent) => void) | undefined
+}
+
+interface Prompt {
+  text: string
+  loras: LoraReference[]
+}
+
+async function isFile(path: string): Promise<boolean> {
+  return (await stat(path).catch(() => undefined))?.isFile() ?? false
+}
+
+/** The first of the places, with or without the extension, that is a file. */
+async function findLora(name: string, folders: string[]): Promise<string> {
+  const places = folders.flatMap((folder) => [resolve(folder, name), resolve(folder, `${name}.safetensors`)])
+  for (const place of places) if (await isFile(place)) return place
+  throw new LorafuseError('LORA_NOT_FOUND', `Expected a LoRA file for ${name} but received none of ${[...new Set(places)].join(', ')}`)
+}
+
+/** Each prompt's text and LoRAs: those for all, then its own. */
+async function readPrompts({ prompt, lora, loraDir, output }: ResolvedGenerateOptions): Promise<Prompt[]> {
+  const shared: LoraReference[] = []
+  for (const { path, weight } of lora) shared.push({ path: await findLora(path, ['.']), weight })
+  const folders = loraDir === undefined ? [...(output === undefined ? [] : [dirname(output)]), '.', 'output'] : [loraDir]
+  const prompts: Prompt[] = []
+  for (const words of prompt) {
+    const { text, loras } = parsePrompt(words)
+    const own: LoraReference[] = []
+    for (const { name, weight } of loras) own.push({ path: await findLora(name, folders), weight })
+    prompts.push({ text, loras: [...shared, ...own] })
+  }
+  return prompts
+}
+
+const stem = (path: string) => basename(path, extname(path))
+
+/** sha256 of the bytes after the header, which kohya also writes into the file. */
+async function loraHash(path: string): Promise<string> {
+  const { metadata, dataStart } = await readHeader(path)
+  return metadata.sshs_model_hash || hashFiles([path], { start: dataStart })
+}
+
+/** `picture.png` of several → `picture-2.png`. */
+function numbered(path: string, i: number, count: number): string {
+  return count === 1 ? path : join(dirname(path), `${stem(path)}-${i + 1}${extname(path)}`)
+}
+
+class Run {
+  private picture = 0
+  /** Of each file, once however many prompts name it. */
+  private readonly hashes = new Map<string, Promise<string>>()
+
+  constructor(
+    private readonly options: ResolvedGenerateOptions,
+    private readonly prompts: Prompt[],
+    private readonly pipeline: Pipeline,
+    private readonly context: GenerateContext,
+    private readonly size: { width: number; height: number },
+  ) {}
+
+  /** A picture a prompt, in order. */
+  private async *draw(withLoras: boolean): AsyncGenerator<Picture> {
+    const { options, prompts, pipeline, context, size } = this
+    const pictures = prompts.length * (options.compare ? 2 : 1)
+    let applied: string | undefined
+    for (const { text, loras } of prompts) {
+      const wanted = withLoras ? loras : []
+      // Other LoRAs mean another graph: only where they change.
+      if (applied !== JSON.stringify(wanted)) await pipeline.apply(wanted)
+      applied = JSON.stringify(wanted)
+      this.picture += 1
+      const { picture } = this
+      const onStep = (step: number) => context.onEvent?.({ type: 'step', picture, pictures, step, steps: options.steps })
+      yield await pipeline.draw({ ...options, ...size, prompt: text }, { signal: context.signal, onStep })
+    }
+  }
+
+  private hashed(path: string, hash: (path: string) => Promise<string>): Promise<string> {
+    const known = this.hashes.get(path) ?? hash(path)
+    this.hashes.set(path, known)
+    return known
+  }
+
+  private async parameters({ text, loras }: Prompt): Promise<string> {
+    const { options, pipeline, size } = this
+    const { name, unet } = pipeline.checkpoint
+    const hashed = []
+    for (const { path, weight } of loras) hashed.push({ name: stem(path), weight, hash: await this.hashed(path, loraHash) })
+    const modelHash = await this.hashed(unet.files[0]?.path as string, legacyHash)
+    return infotext({ ...options, ...size, prompt: text, loras: hashed, model: name, modelHash, version: version() })
+  }
+
+  private async finish(picture: Picture, prompts: Prompt[], path: string | undefined): Promise<GeneratedImage> {
+    const texts: string[] = []
+    for (const prompt of prompts) texts.push(await this.parameters(prompt))
+    const parameters = texts.join('\n\n')
+    const { width, height } = picture
+    const png = await encodePng(picture, parameters)
+    if (path !== undefined) await writeAtomically(path, png)
+    this.context.onEvent?.({ type: 'image', path, width, height, parameters })
+    return { png, width, height, path, parameters }
+  }
+
+  async run(): Promise<GeneratedImage[]> {
+    const { options, prompts, size } = this
+    const { output, compare } = options
+    if (output !== undefined) await makeOutputFolder(dirname(output))
+    if (compare) {
+      const rows: Picture[][] = []
+      for await (const picture of this.draw(false)) rows.push([picture])
+      let row = 0
+      for await (const picture of this.draw(true)) rows[row++]?.push(picture)
+      const gap = Math.max(2, Math.round(size.width / 64))
+      return [await this.finish(tile(rows, size.width, size.height, gap), prompts, output)]
+    }
+    const images: GeneratedImage[] = []
+    for await (const picture of this.draw(true)) {
+      const path = output && numbered(output, images.length, prompts.length)
+      images.push(await this.finish(picture, [prompts[images.length] as Prompt], path))
+    }
+    return images
+  }
+}
+
+async function makeOutputFolder(path: string): Promise<void> {
+  try {
+    await makeFolder(path)
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException
+    throw new LorafuseError('OUTPUT_NOT_WRITABLE', `Expected to be able to make the folder ${path} but received ${code}`, { cause })
+  }
+}
+
+/**
+ * Draws a picture for each prompt; with `compare` one picture of them all, without the LoRAs on the left, with them on the right. Writes
+ * files where `output` is given. Throws `OPTION_REQUIRED`, `OPTION_INVALID`, `OPTION_UNKNOWN`, `PROMPT_INVALID`, `LORA_NOT_FOUND`,
+ * what reading the model and the LoRAs throws, `OUTPUT_NOT_WRITABLE`, `DISK_FULL`, and an error named `AbortError`.
+ */
+export async function generate(input: GenerateOptions, context: GenerateContext = {}): Promise<GeneratedImage[]> {
+  const options = resolveGenerateOptions(input)
+  const prompts = await readPrompts(options)
+  if (options.compare && prompts.every(({ loras }) => loras.length === 0)) {
+    throw new LorafuseError('OPTION_INVALID', 'Expected a LoRA to compare with but received none')
+  }
+  const pipeline = await Pipeline.open(options)
+  try {
+    const size = await pipeline.size(options.width, options.height)
+    return await new Run(options, prompts, pipeline, context, size).run()
+  } finally {
+    await pipeline[Symbol.asyncDispose]()
+  }
+}

@@ -1,0 +1,125 @@
+/** Options of the library and the command line, checked against their rows in options.ts. */
+import { inspect } from 'node:util'
+import { LorafuseError } from '../events.js'
+import { generateTable, type Presence, type Row, type Table, trainTable } from './table.js'
+import type { Kind } from './values.js'
+
+export type { LoraReference } from './values.js'
+
+type KeysOf<T extends Table, P extends Presence> = { [K in keyof T]: T[K] extends Row<unknown, unknown, P> ? K : never }[keyof T]
+type Input<R> = R extends { kind: Kind<infer I, unknown> } ? I : never
+type Value<R> = R extends { kind: Kind<unknown, infer V> } ? V : never
+
+type Options<T extends Table> = { [K in KeysOf<T, 'required'>]: Input<T[K]> } & {
+  [K in KeysOf<T, 'default' | 'optional'>]?: Input<T[K]> | undefined
+}
+type Resolved<T extends Table> = { [K in KeysOf<T, 'required' | 'default'>]: Value<T[K]> } & {
+  [K in KeysOf<T, 'optional'>]: Value<T[K]> | undefined
+}
+
+/** What `train` takes; see docs/options.md. */
+export interface TrainOptions extends Options<typeof trainTable> {}
+/** What `generate` takes; see docs/options.md. */
+export interface GenerateOptions extends Options<typeof generateTable> {}
+
+/** Checked, with defaults; `epochs` goes before `steps` where it is given. */
+export type ResolvedTrainOptions = Resolved<typeof trainTable> & { alpha: number }
+export type ResolvedGenerateOptions = Resolved<typeof generateTable>
+
+/** How errors call an option: `batchSize` for the library, `--batch-size` on the command line. */
+export type Label = (name: string) => string
+
+/** `batchSize` → `batch-size`. */
+export function kebab(name: string): string {
+  return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
+}
+
+/** What came, for a sentence: short, on one line. */
+function show(value: unknown): string {
+  if (value === '') return 'an empty text'
+  const written = typeof value === 'string' ? JSON.stringify(value) : inspect(value, { depth: 1, breakLength: Infinity })
+  return written.length > 80 ? `${written.slice(0, 80)}…` : written
+}
+
+/** Edits (insertion, deletion, exchange, swap of neighbours) that turn `a` into `b`: restricted Damerau–Levenshtein. */
+function distance(a: string, b: string): number {
+  let [before, last, row]: [number[], number[], number[]] = [[], [], Array.from({ length: b.length + 1 }, (_, j) => j)]
+  for (let i = 1; i <= a.length; i++) {
+    before = last
+    last = row
+    row = [i]
+    for (let j = 1; j <= b.length; j++) {
+      const exchange = (last[j - 1] as number) + (a[i - 1] === b[j - 1] ? 0 : 1)
+      const swap = i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1] ? (before[j - 2] as number) + 1 : Infinity
+      row.push(Math.min((last[j] as number) + 1, (row[j - 1] as number) + 1, exchange, swap))
+    }
+  }
+  return row[b.length] as number
+}
+
+/** The name that was probably meant, if any is near. */
+export function nearest(name: string, names: string[]): string | undefined {
+  const plain = (text: string) => text.toLowerCase().replace(/[-_]/g, '')
+  const near = names.map((known) => ({ known, edits: distance(plain(name), plain(known)) })).sort((a, b) => a.edits - b.edits)[0]
+  return near && near.edits <= Math.max(1, Math.floor(name.length / 3)) ? near.known : undefined
+}
+
+/** `OPTION_UNKNOWN`, with the name that was probably meant. */
+export function unknownOption(command: string, name: string, names: string[], label: Label): LorafuseError {
+  const meant = nearest(name, names)
+  const hint = meant === undefined ? '' : `; did you mean ${label(meant)}?`
+  return new LorafuseError('OPTION_UNKNOWN', `Expected an option of ${command} but received ${label(name)}${hint}`)
+}
+
+/** `OPTION_INVALID`; without `value`: none came. */
+export function invalidOption(expected: string, name: string, ...value: [unknown?]): LorafuseError {
+  return new LorafuseError('OPTION_INVALID', `Expected ${expected} for ${name} but received ${value.length > 0 ? show(value[0]) : 'none'}`)
+}
+
+/** Checks each value against its row. Throws `OPTION_REQUIRED`, `OPTION_INVALID`, `OPTION_UNKNOWN`. */
+export function resolve<T extends Table>(command: string, table: T, input: unknown, label: Label): Resolved<T> {
+  if (typeof input !== 'object' || input === null) {
+    throw new LorafuseError('OPTION_INVALID', `Expected an object for the options of ${command} but received ${show(input)}`)
+  }
+  const given = input as Record<string, unknown>
+  for (const name of Object.keys(given)) if (!Object.hasOwn(table, name)) throw unknownOption(command, name, Object.keys(table), label)
+  const resolved: Record<string, unknown> = {}
+  for (const [name, { kind, presence, default: fallback }] of Object.entries(table)) {
+    const value = given[name]
+    if (presence === 'required' && (value === undefined || (Array.isArray(value) && value.length === 0))) {
+      throw new LorafuseError('OPTION_REQUIRED', `Expected ${kind.expected} for ${label(name)} but received none`)
+    }
+    resolved[name] = value === undefined ? fallback?.() : kind.accept(value)
+    if (value !== undefined && resolved[name] === undefined) throw invalidOption(kind.expected, label(name), value)
+  }
+  return resolved as Resolved<T>
+}
+
+/** Checks what `train` was given. Throws `OPTION_REQUIRED`, `OPTION_INVALID`, `OPTION_UNKNOWN`. */
+export function resolveTrainOptions(input: unknown, label: Label = (name) => name): ResolvedTrainOptions {
+  const options = resolve('train', trainTable, input, label)
+  const { steps, epochs } = input as TrainOptions
+  if (steps !== undefined && epochs !== undefined) {
+    throw new LorafuseError('OPTION_INVALID', `Expected ${label('steps')} or ${label('epochs')} but received both`)
+  }
+  if (options.bucketMin > options.bucketMax) {
+    const most = `at most ${label('bucketMax')}, ${options.bucketMax},`
+    throw new LorafuseError('OPTION_INVALID', `Expected ${most} for ${label('bucketMin')} but received ${options.bucketMin}`)
+  }
+  return { ...options, alpha: options.alpha || options.rank }
+}
+
+/** Checks what `generate` was given. Throws as `resolveTrainOptions`. */
+export function resolveGenerateOptions(input: unknown, label: Label = (name) => name): ResolvedGenerateOptions {
+  return resolve('generate', generateTable, input, label)
+}
+
+/**
+ * The options that change the result, in the table's order: a resumed run must have the same. The length of the run is one of them only
+ * where the learning rate depends on it.
+ */
+export function fixedOptions(options: ResolvedTrainOptions): Record<string, unknown> {
+  const names = Object.entries<Row>(trainTable).flatMap(([name, { fixed }]) => (fixed ? [name] : []))
+  if (options.lrScheduler !== 'constant') names.push('steps', 'epochs')
+  return Object.fromEntries(names.map((name) => [name, options[name as keyof ResolvedTrainOptions]]))
+}

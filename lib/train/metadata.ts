@@ -1,0 +1,165 @@
+/**
+ * What a LoRA file says of its training: kohya's `ss_*` (kohya-ss/sd-scripts:train_network.py), and `modelspec.*` 1.0.1
+ * (kohya-ss/sd-scripts:library/sai_model_spec.py). All values are strings, booleans and none as Python writes them.
+ */
+
+import type { SessionOptions } from '../native.js'
+import type { ResolvedTrainOptions } from '../options/resolve.js'
+import type { Picture } from './cache.js'
+import type { RunId } from './state.js'
+
+export interface TrainingFacts {
+  options: ResolvedTrainOptions
+  /** What was computed in. */
+  precision: SessionOptions['precision']
+  pictures: Picture[]
+  run: RunId
+  /** Updates of the whole run. */
+  steps: number
+  batchesPerEpoch: number
+  updatesPerEpoch: number
+  model: {
+    name: string
+    /** A1111's old hash of the UNet's weights, 8 hex digits. */
+    legacyHash: string
+    /** Their sha256. */
+    hash: string
+  }
+  /** Of this package. */
+  version: string
+}
+
+type Value = string | number | boolean | null
+
+function text(value: Value): string {
+  if (typeof value === 'boolean') return value ? 'True' : 'False'
+  return value === null ? 'None' : String(value)
+}
+
+function count<Key>(counts: Map<Key, number>, key: Key, more = 1): void {
+  counts.set(key, (counts.get(key) ?? 0) + more)
+}
+
+/** How often each tag, between commas and in lower case, occurs in the captions of a folder. */
+export function tagFrequency(pictures: Picture[]): Record<string, Record<string, number>> {
+  const folders = new Map<string, Map<string, number>>()
+  for (const { folder, caption } of pictures) {
+    const tags = folders.get(folder) ?? new Map<string, number>()
+    folders.set(folder, tags)
+    for (const tag of caption.split(',')) if (tag.trim() !== '') count(tags, tag.trim().toLowerCase())
+  }
+  return Object.fromEntries([...folders].map(([folder, tags]) => [folder, Object.fromEntries(tags)]))
+}
+
+/** Each bucket's size and images, repeats included, and how far the images' aspect ratios are from their buckets' on average. */
+export function bucketInfo(pictures: Picture[]): {
+  buckets: Record<string, { resolution: number[]; count: number }>
+  mean_img_ar_error: number
+} {
+  const sizes = new Map<string, number>()
+  let error = 0
+  for (const { bucket, width, height, repeats } of pictures) {
+    count(sizes, `${bucket.width}x${bucket.height}`, repeats)
+    error += Math.abs(bucket.width / bucket.height - width / height)
+  }
+  const buckets = [...sizes]
+    .map(([size, count]) => ({ resolution: size.split('x').map(Number), count }))
+    .sort(({ resolution: [a = 0, b = 0] }, { resolution: [c = 0, d = 0] }) => a - c || b - d)
+  return { buckets: Object.fromEntries(buckets.entries()), mean_img_ar_error: error / pictures.length }
+}
+
+function datasetDirs(pictures: Picture[]): Record<string, { n_repeats: number; img_count: number }> {
+  const folders: Record<string, { n_repeats: number; img_count: number }> = {}
+  for (const { folder, repeats } of pictures) {
+    folders[folder] = { n_repeats: repeats, img_count: (folders[folder]?.img_count ?? 0) + 1 }
+  }
+  return folders
+}
+
+/** As Python's `datetime.isoformat` of a local time without microseconds. */
+function localDate(time: number): string {
+  const date = new Date(time * 1000)
+  return new Date(date.getTime() - date.getTimezoneOffset() * 60_000).toISOString().slice(0, 19)
+}
+
+/** The metadata of a file saved after update `step`, at `savedAt` (Unix time in seconds); without the hashes. */
+export function trainingMetadata(facts: TrainingFacts, step: number, savedAt: number): Record<string, string> {
+  const { options, precision, pictures, run, steps, model } = facts
+  const scheduler = options.lrScheduler === 'constant' && options.lrWarmupSteps > 0 ? 'constant_with_warmup' : options.lrScheduler
+  const values: Record<string, Value> = {
+    session_id: run.sessionId,
+    training_started_at: run.startedAt,
+    training_finished_at: savedAt,
+    output_name: options.name,
+    learning_rate: options.learningRate,
+    unet_lr: options.learningRate,
+    text_encoder_lr: null,
+    num_train_images: pictures.reduce((sum, { repeats }) => sum + repeats, 0),
+    num_reg_images: 0,
+    num_batches_per_epoch: facts.batchesPerEpoch,
+    num_epochs: Math.ceil(steps / facts.updatesPerEpoch),
+    steps: step,
+    epoch: Math.max(1, Math.ceil(step / facts.updatesPerEpoch)),
+    max_train_steps: steps,
+    batch_size_per_device: options.batchSize,
+    total_batch_size: options.batchSize * options.gradientAccumulation,
+    gradient_accumulation_steps: options.gradientAccumulation,
+    gradient_checkpointing: false,
+    lr_scheduler: scheduler,
+    lr_warmup_steps: options.lrWarmupSteps,
+    optimizer: `torch.optim.adamw.AdamW(weight_decay=${options.weightDecay})`,
+    max_grad_norm: options.maxGradNorm,
+    network_module: 'networks.lora',
+    network_dim: options.rank,
+    network_alpha: options.alpha,
+    network_dropout: null,
+    mixed_precision: precision === 'f32' ? 'no' : precision,
+    v2: false,
+    base_model_version: 'sd_v1',
+    sd_model_name: model.name,
+    sd_model_hash: model.legacyHash,
+    new_sd_model_hash: model.hash,
+    clip_skip: options.clipSkip > 1 ? options.clipSkip : null,
+    max_token_length: null,
+    cache_latents: true,
+    seed: options.seed,
+    noise_offset: null,
+    multires_noise_iterations: null,
+    multires_noise_discount: 0.3,
+    min_snr_gamma: null,
+    prior_loss_weight: 1,
+    loss_type: 'l2',
+    caption_dropout_rate: 0,
+    caption_dropout_every_n_epochs: 0,
+    caption_tag_dropout_rate: 0,
+    shuffle_caption: false,
+    keep_tokens: 0,
+    color_aug: false,
+    flip_aug: options.flip,
+    random_crop: options.randomCrop,
+    resolution: `(${options.resolution}, ${options.resolution})`,
+    enable_bucket: options.buckets,
+    bucket_no_upscale: options.bucketNoUpscale,
+    min_bucket_reso: options.bucketMin,
+    max_bucket_reso: options.bucketMax,
+    bucket_info: JSON.stringify(options.buckets ? bucketInfo(pictures) : null),
+    tag_frequency: JSON.stringify(tagFrequency(pictures)),
+    dataset_dirs: JSON.stringify(datasetDirs(pictures)),
+    reg_dataset_dirs: '{}',
+  }
+  const spec: Record<string, string> = {
+    sai_model_spec: '1.0.1',
+    architecture: 'stable-diffusion-v1/lora',
+    implementation: 'diffusers',
+    implementation_version: `lorafuse/${facts.version}`,
+    title: options.name,
+    resolution: `${options.resolution}x${options.resolution}`,
+    date: localDate(savedAt),
+    prediction_type: 'epsilon',
+    ...(options.clipSkip > 1 ? { encoder_layer: String(options.clipSkip) } : {}),
+  }
+  return Object.fromEntries([
+    ...Object.entries(values).map(([key, value]) => [`ss_${key}`, text(value)]),
+    ...Object.entries(spec).map(([key, value]) => [`modelspec.${key}`, value]),
+  ])
+}

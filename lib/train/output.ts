@@ -1,0 +1,109 @@
+/** The folder a training writes to: LoRA files under kohya's names, and their states beside them. */
+import { open, readdir, rm, stat, statfs } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
+import { type Adapter, adapterTensors, parameterCount } from '../adapters/adapters.js'
+import { LorafuseError } from '../events.js'
+import type { FloatType } from '../files/floats.js'
+import { hashTensors, makeFolder, writeSafetensors } from '../files/safetensors.js'
+import { type Identity, newestState, removeOldStates, statePathOf, type TrainingState, writeState } from './state.js'
+
+const DTYPES = { fp16: 'F16', bf16: 'BF16', f32: 'F32' } as const satisfies Record<string, FloatType>
+
+export interface OutputOptions {
+  output: string
+  name: string
+  savePrecision: keyof typeof DTYPES
+}
+
+/** Which file: kohya's `{name}-step00000100`, `{name}-000002`, `{name}`. */
+export type Occasion = { step: number } | { epoch: number } | 'last'
+
+export interface Saved {
+  path: string
+  statePath: string
+}
+
+const digits = (value: number, count: number) => String(value).padStart(count, '0')
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM'
+  }
+}
+
+function notWritable(output: string, cause: unknown): LorafuseError {
+  const { code } = cause as NodeJS.ErrnoException
+  if (code === 'ENOSPC' || code === 'EDQUOT') return full(output, code)
+  return new LorafuseError('OUTPUT_NOT_WRITABLE', `Expected a folder to write to for output but received ${output} (${code})`, { cause })
+}
+
+function full(output: string, reason: string): LorafuseError {
+  return new LorafuseError('DISK_FULL', `Expected room for the LoRA and its state in ${output} but received ${reason}; free some space`)
+}
+
+export class Output {
+  constructor(
+    private readonly options: OutputOptions,
+    private readonly adapters: Adapter[],
+  ) {}
+
+  /**
+   * Makes the folder, tries to write there, and removes temporaries that killed processes left. Throws `OUTPUT_NOT_WRITABLE`, `DISK_FULL`
+   * (a checkpoint and its state would not fit).
+   */
+  async prepare(): Promise<void> {
+    const { output, name } = this.options
+    const probe = join(output, `${name}.safetensors.tmp-${process.pid}-0`)
+    try {
+      await makeFolder(resolve(output))
+      const file = await open(probe, 'w')
+      await file.writeFile('x').finally(() => file.close())
+      await rm(probe, { force: true })
+      await this.removeTemporaries()
+    } catch (cause) {
+      throw notWritable(output, cause)
+    }
+    // A LoRA in f32 at most, and a state of three times that.
+    const needed = parameterCount(this.adapters) * 4 * 4
+    const { blocks, bavail, bsize } = await statfs(output)
+    // Some network file systems tell no size.
+    if (blocks > 0 && bavail * bsize < needed)
+      throw full(output, `${Math.floor((bavail * bsize) / 2 ** 20)} of ${Math.ceil(needed / 2 ** 20)} MiB`)
+  }
+
+  private async removeTemporaries(): Promise<void> {
+    const { output, name } = this.options
+    for (const file of await readdir(output)) {
+      const [, writer] = /\.safetensors\.tmp-(\d+)-\d+$/.exec(file) ?? []
+      if (writer === undefined || !file.startsWith(name)) continue
+      const path = join(output, file)
+      const found = await stat(path).catch(() => undefined)
+      // In a container a new process may have the dead one's number.
+      const own = Number(writer) === process.pid
+      const dead = own ? found && found.mtimeMs < Date.now() - process.uptime() * 1000 : !isAlive(Number(writer))
+      if (dead) await rm(path, { force: true })
+    }
+  }
+
+  /** The newest state of this name. Throws `STATE_INVALID`. */
+  newestState(): Promise<string | undefined> {
+    return newestState(this.options.output, this.options.name)
+  }
+
+  /** Writes a LoRA, then its state; removes old states. Throws `DISK_FULL`, `OUTPUT_NOT_WRITABLE`; what was saved before stays. */
+  async save(occasion: Occasion, state: TrainingState, identity: Identity, metadata: Record<string, string>): Promise<Saved> {
+    const { output, name, savePrecision } = this.options
+    const suffix = occasion === 'last' ? '' : 'step' in occasion ? `-step${digits(occasion.step, 8)}` : `-${digits(occasion.epoch, 6)}`
+    const path = join(output, `${name}${suffix}.safetensors`)
+    const tensors = adapterTensors(this.adapters, state.weights, DTYPES[savePrecision])
+    const { model, legacy } = hashTensors(tensors, metadata)
+    await writeSafetensors(path, tensors, { ...metadata, sshs_model_hash: model, sshs_legacy_hash: legacy })
+    const statePath = statePathOf(path)
+    await writeState(statePath, state, identity)
+    await removeOldStates(output, name, state.run)
+    return { path, statePath }
+  }
+}

@@ -1,0 +1,10 @@
+#pragma once
+#include <string>
+#include <vector>
+
+namespace lorafuse::test {
+
+// Prints the timings. Throws INVALID_OPTION, and what opening the GPU throws.
+void bench(const std::vector<std::string>& arguments);
+
+}  // namespace lorafuse::test

@@ -1,0 +1,64 @@
+#include "cost.h"
+
+namespace lorafuse::test {
+namespace {
+
+struct Shapes {
+  const Graph& graph;
+  const Node& node;
+  const Shape& in(size_t i) const { return graph.shape(node.inputs[i]); }
+  const Shape& out(size_t i) const { return graph.shape(node.outputs[i]); }
+};
+
+double flops(const MatMul& op, const Shapes& s) {
+  double sum = 0;
+  for (size_t i = 0; i < op.pairs.size(); i++)
+    sum += 2.0 * static_cast<double>(s.in(2 * i).rows()) * static_cast<double>(s.in(2 * i + 1).elements());
+  return sum;
+}
+double flops(const LoraMatMul& op, const Shapes& s) {
+  double sum = 0;
+  for (size_t i = 0; i < op.terms.size(); i++) {
+    const double rows = 2.0 * static_cast<double>(s.in(4 * i).rows());
+    for (size_t matrix = 1; matrix < 4; matrix++) sum += rows * static_cast<double>(s.in(4 * i + matrix).elements());
+  }
+  return sum;
+}
+double flops(const WeightGrad& op, const Shapes& s) {
+  double sum = 0;
+  for (size_t i = 0; i < op.scales.size(); i++)
+    sum += 2.0 * static_cast<double>(s.in(2 * i).elements()) * static_cast<double>(s.in(2 * i + 1)[-1]);
+  return sum;
+}
+double flops(const Conv2d& op, const Shapes& s) {
+  return 2.0 * static_cast<double>(s.out(0).elements()) * static_cast<double>(s.in(0)[-1]) * op.kernel * op.kernel;
+}
+double flops(const ConvTranspose2d& op, const Shapes& s) {
+  return 2.0 * static_cast<double>(s.in(0).elements()) * static_cast<double>(s.out(0)[-1]) * op.kernel * op.kernel;
+}
+double attention_products(const Shapes& s) {  // of one T × S × d product over all heads
+  return 2.0 * static_cast<double>(s.in(0).elements()) * static_cast<double>(s.in(1).rows() / s.in(1)[0]);
+}
+double flops(const Attention&, const Shapes& s) { return 2 * attention_products(s); }
+double flops(const AttentionGrad&, const Shapes& s) { return 5 * attention_products(s); }
+template <class AnyOp>
+double flops(const AnyOp&, const Shapes&) {
+  return 0;
+}  // by the bytes
+
+}  // namespace
+
+Cost cost_of(const Graph& graph, const Node& node) {
+  Cost cost{std::visit([&](const auto& op) { return flops(op, Shapes{graph, node}); }, node.op), 0};
+  for (const auto* list : {&node.inputs, &node.outputs})
+    for (ValueId v : *list) cost.bytes += graph.values[v].bytes();
+  return cost;
+}
+
+std::string described(const Graph& graph, const Node& node) {
+  std::string s = name_of(node.op);
+  for (size_t i = 0; i < std::min<size_t>(node.inputs.size(), 2); i++) s += (i ? " x " : " ") + graph.shape(node.inputs[i]).str();
+  return s;
+}
+
+}  // namespace lorafuse::test

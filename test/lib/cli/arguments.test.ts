@@ -1,0 +1,128 @@
+import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import { test } from 'node:test'
+import { type Arguments, parseArguments } from '../../../lib/cli/arguments.js'
+import { quote, without } from '../../../lib/cli/shell.js'
+
+function read(...words: string[]): Arguments {
+  const found = parseArguments(words)
+  assert.ok(found)
+  return found
+}
+
+const train = (...words: string[]) => read('train', ...words)
+const generate = (...words: string[]) => read('generate', ...words)
+
+function refuses(words: string[], code: string, message: string | RegExp): void {
+  assert.throws(() => train(...words), { name: 'LorafuseError', code, message })
+}
+
+test('values follow an option or an equals sign', () => {
+  const { values } = train('--rank', '8', '--learning-rate=5e-4', '--name', 'a b', '--output=x=y')
+  assert.deepEqual(values, { rank: 8, learningRate: 5e-4, name: 'a b', output: 'x=y' })
+})
+
+test('flags need no value and can be turned off', () => {
+  assert.deepEqual(train('--flip', '--no-buckets', '--strict=false', '--help=false').values, {
+    flip: true,
+    buckets: false,
+    strict: false,
+    help: false,
+  })
+  refuses(['--no-flip=true'], 'OPTION_INVALID', 'Expected no value for --no-flip but received "true"')
+})
+
+test("kohya's command line is understood", () => {
+  const words =
+    '--pretrained_model_name_or_path=m --train_data_dir=i --output_dir=o --output_name=n --resolution=512,512 --network_dim=32 --network_alpha=16 ' +
+    '--max_train_steps=100 --train_batch_size=2 --learning_rate=1e-4 --lr_scheduler=cosine --lr_warmup_steps=10 --save_every_n_steps=50 ' +
+    '--mixed_precision=bf16 --save_precision=float --seed=42 --enable_bucket --bucket_no_upscale --flip_aug --caption_extension=.txt --clip_skip=2'
+  assert.deepEqual(train(...words.split(' ')).values, {
+    ...{
+      model: 'm',
+      images: 'i',
+      output: 'o',
+      name: 'n',
+      resolution: 512,
+      rank: 32,
+      alpha: 16,
+      steps: 100,
+      batchSize: 2,
+      learningRate: 1e-4,
+    },
+    ...{ lrScheduler: 'cosine', lrWarmupSteps: 10, saveEvery: 50, precision: 'bf16', savePrecision: 'float', seed: 42, buckets: true },
+    ...{ bucketNoUpscale: true, flip: true, captionExtension: '.txt', clipSkip: 2 },
+  })
+})
+
+test('resume goes from the newest state, or from one that is named', () => {
+  assert.deepEqual(train('--resume').values, { resume: true })
+  assert.deepEqual(train('--resume', '--rank', '4').values, { resume: true, rank: 4 })
+  assert.deepEqual(train('--resume', 'a-state.safetensors').values, { resume: 'a-state.safetensors' })
+})
+
+test('the last of a repeated option counts, lists add up', () => {
+  assert.deepEqual(train('--rank', '4', '--network_dim', '8').values, { rank: 8 })
+  const { values } = generate('--lora', 'a', '--lora', 'b:0.5', '--prompt', 'x')
+  assert.deepEqual(values, { lora: ['a', 'b:0.5'], prompt: ['x'] })
+})
+
+test('negative numbers are values, words with two dashes are not', () => {
+  assert.deepEqual(train('--seed', '-1').values, { seed: -1 })
+  refuses(['--name', '--rank', '4'], 'OPTION_INVALID', 'Expected a file name without folder for --name but received none')
+  assert.deepEqual(train('--name=--odd').values, { name: '--odd' })
+  assert.deepEqual(generate('--cfg', '-1', '--negative-prompt', '-x').values, { cfg: -1, negativePrompt: '-x' })
+  assert.deepEqual(generate('--negative-prompt=--x', '--prompt=').values, { negativePrompt: '--x', prompt: [''] })
+})
+
+test('a word is a value even where it names a command or an option', () => {
+  assert.deepEqual(generate('--prompt', 'help', '--prompt', 'train', '--prompt', 'seed').values, { prompt: ['help', 'train', 'seed'] })
+})
+
+test('a value is refused for a switch and none for what needs one, by the name that was typed', () => {
+  refuses(['--flip_aug=maybe'], 'OPTION_INVALID', 'Expected true or false for --flip_aug but received "maybe"')
+  refuses(['--strict='], 'OPTION_INVALID', 'Expected true or false for --strict but received an empty text')
+  refuses(['--network_dim'], 'OPTION_INVALID', 'Expected a whole number from 1 to 4096 for --network_dim but received none')
+  refuses(['--mixed_precision', 'f64'], 'OPTION_INVALID', 'Expected auto, f32, fp16 or bf16 for --mixed_precision but received "f64"')
+  refuses(['--no-rank'], 'OPTION_UNKNOWN', /--no-rank; did you mean --rank\?$/)
+  assert.deepEqual(train('--resume=').values, { resume: '' })
+})
+
+test('what is no number is left for the check to name', () => {
+  assert.deepEqual(train('--rank', 'four', '--steps=', '--resolution', '512,768').values, {
+    rank: 'four',
+    steps: '',
+    resolution: '512,768',
+  })
+})
+
+test('an unknown option is refused with the nearest, by either name', () => {
+  refuses(['--rnak', '4'], 'OPTION_UNKNOWN', 'Expected an option of train but received --rnak; did you mean --rank?')
+  refuses(['--network_dims', '4'], 'OPTION_UNKNOWN', /did you mean --network_dim\?$/)
+  refuses(['--xyzzy'], 'OPTION_UNKNOWN', 'Expected an option of train but received --xyzzy')
+  refuses(['photo.png'], 'OPTION_INVALID', 'Expected options of train but received the word "photo.png"')
+  refuses(['--flip', 'yes'], 'OPTION_INVALID', /received the word "yes"$/)
+  refuses(['--rank', '3', '4'], 'OPTION_INVALID', /received the word "4"$/)
+  refuses(['-rank', '3'], 'OPTION_INVALID', /received the word "-rank"$/)
+  refuses(['--', 'x'], 'OPTION_INVALID', /received the word "--"$/)
+  refuses(['--name', '--rnak', '4'], 'OPTION_UNKNOWN', /received --rnak; did you mean --rank\?$/)
+  for (const name of ['__proto__', 'constructor', 'a.b', '-x', 'bucketMin', 'version']) {
+    refuses([`--${name}`, '1'], 'OPTION_UNKNOWN', new RegExp(`received --${name}`))
+  }
+})
+
+test('errors name an option as it was typed', () => {
+  const { label } = train('--network_dim', '0', '--batch-size', '1')
+  assert.deepEqual(['rank', 'batchSize', 'saveEvery'].map(label), ['--network_dim', '--batch-size', '--save-every'])
+})
+
+test('a quoted command line is read back by a shell as it was', () => {
+  const words = ['plain', "it's", 'a b', '$HOME', '', '--lora=x:0.8', 'é*', 'line\nbreak']
+  const echoed = execFileSync('sh', ['-c', `for word in ${quote(words)}; do printf '%s\\0' "$word"; done`], { encoding: 'utf8' })
+  assert.deepEqual(echoed.split('\0').slice(0, -1), words)
+})
+
+test('an option is taken out with its value', () => {
+  assert.deepEqual(without(['--a', '1', '--resume', 'x', '--b'], '--resume'), ['--a', '1', '--b'])
+  assert.deepEqual(without(['--resume', '--b', '--resume=y', 'c'], '--resume'), ['--b', 'c'])
+})

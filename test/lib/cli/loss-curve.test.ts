@@ -1,0 +1,58 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import sharp from 'sharp'
+import { type CurvePoint, lossCurvePng, lossCurveSvg } from '../../../lib/cli/loss-curve.js'
+
+const falling = (count: number): CurvePoint[] =>
+  Array.from({ length: count }, (_, i) => ({ step: i + 1, loss: 1.1 - i / count + (i % 2) / 100 }))
+
+async function pixels(points: CurvePoint[], size = { width: 400, height: 200 }) {
+  const { data, info } = await sharp(await lossCurvePng(points, size))
+    .removeAlpha()
+    .raw()
+    .toBuffer({ resolveWithObject: true })
+  return { info, at: (x: number, y: number) => [...data.subarray((y * info.width + x) * 3, (y * info.width + x) * 3 + 3)] }
+}
+
+test('the curve is a picture of the size asked for', async () => {
+  const { info, at } = await pixels(falling(100))
+  assert.deepEqual([info.format, info.width, info.height], ['raw', 400, 200])
+  assert.deepEqual(at(399, 0), [255, 255, 255])
+})
+
+test('a falling loss is drawn from the upper left to the lower right', async () => {
+  const { at } = await pixels(falling(100))
+  const isBlue = ([red, green, blue]: number[]) => (blue as number) > (red as number) + 60 && (green as number) < 230
+  const heightAt = (x: number) => Array.from({ length: 200 }, (_, y) => y).find((y) => isBlue(at(x, y)))
+  assert.ok((heightAt(85) as number) < 60)
+  assert.ok((heightAt(370) as number) > 120)
+})
+
+test('labels need no font: the picture has no text elements and every character has strokes', () => {
+  for (const points of [falling(3), falling(123_456), falling(50).map(({ step }) => ({ step, loss: 1e-7 * step }))]) {
+    const svg = lossCurveSvg(points)
+    assert.ok(!svg.includes('<text'))
+    assert.ok(!svg.includes('d=""'), 'a character without strokes')
+    assert.ok(!svg.includes('NaN'))
+  }
+})
+
+test('no point, one point and losses that are not finite make a picture too', async () => {
+  await pixels([])
+  await pixels([{ step: 5, loss: 0.1 }])
+  await pixels([
+    { step: 1, loss: 0 },
+    { step: 2, loss: 0 },
+  ])
+  const svg = lossCurveSvg([
+    { step: 1, loss: 1 },
+    { step: 2, loss: Number.NaN },
+    { step: 3, loss: Number.POSITIVE_INFINITY },
+  ])
+  assert.ok(!/NaN|Infinity/.test(svg))
+})
+
+test('a long run is thinned, not cut', () => {
+  const svg = lossCurveSvg(falling(100_000))
+  assert.ok(svg.length < 100_000, `${svg.length} bytes`)
+})

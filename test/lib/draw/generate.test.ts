@@ -1,0 +1,158 @@
+import assert from 'node:assert/strict'
+import { readdir, readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import sharp from 'sharp'
+import { type GeneratedImage, type GenerateEvent, generate } from '../../../lib/draw/generate.js'
+import { Pipeline } from '../../../lib/draw/pipeline.js'
+import { readTexts } from '../../../lib/draw/png.js'
+import type { GenerateOptions } from '../../../lib/options/resolve.js'
+import { tiny, writeLora } from '../../fixtures/lora.js'
+import { temporaryFolder } from '../../fixtures/temporary.js'
+
+const small = { model: tiny, steps: 3, cfg: 4, seed: 1, width: 64, height: 64 }
+
+async function pixelsOf(png: Uint8Array): Promise<Buffer> {
+  return sharp(png).removeAlpha().raw().toBuffer()
+}
+
+/** The pixels of the first picture. */
+async function draw(options: Omit<GenerateOptions, 'model' | 'prompt'> & { prompt?: string | string[] } = {}): Promise<Buffer> {
+  const [image] = await generate({ prompt: 'an apple', ...small, ...options })
+  return pixelsOf((image as GeneratedImage).png)
+}
+
+function difference(a: Buffer, b: Buffer): number {
+  assert.equal(a.length, b.length)
+  return a.reduce((sum, byte, i) => sum + Math.abs(byte - (b[i] as number)), 0) / a.length
+}
+
+test("a picture has the model's own size and says what it was made from", async () => {
+  const images = await generate({ model: tiny, prompt: 'an apple', negativePrompt: 'red', steps: 2 })
+  assert.equal(images.length, 1)
+  const { png, width, height, path, parameters } = images[0] as GeneratedImage
+  assert.deepEqual([width, height, path], [128, 128, undefined])
+  const metadata = await sharp(png).metadata()
+  assert.deepEqual([metadata.format, metadata.width, metadata.height], ['png', 128, 128])
+  assert.equal(readTexts(png).get('parameters'), parameters)
+  assert.match(
+    parameters,
+    /^an apple\nNegative prompt: red\nSteps: 2, Sampler: DDIM, CFG scale: 7, Seed: 0, Size: 128x128, Model hash: [0-9a-f]{8}, Model: tiny-sd, Version: lorafuse /,
+  )
+})
+
+test('the same seed gives the same bytes whatever the number of threads, another seed another picture', async () => {
+  const one = await draw({ threads: 1 })
+  assert.deepEqual(await draw({ threads: 2 }), one)
+  assert.ok(difference(await draw({ seed: 2 }), one) > 1)
+})
+
+test('prompt, negative prompt, guidance, clip skip and size change the picture', async () => {
+  const plain = await draw()
+  for (const change of [{ prompt: 'a blue house' }, { negativePrompt: 'red' }, { cfg: 1 }, { clipSkip: 2 }] as const) {
+    assert.ok(difference(await draw(change), plain) > 0.01, JSON.stringify(change))
+  }
+  const [wide] = await generate({ prompt: 'an apple', ...small, width: 96 })
+  assert.deepEqual([wide?.width, wide?.height], [96, 64])
+})
+
+test('without guidance the negative prompt has no part', async () => {
+  assert.deepEqual(await draw({ cfg: 1, negativePrompt: 'red' }), await draw({ cfg: 1 }))
+})
+
+test('LoRAs apply by option or by tag, with their weights, and stack', async (t) => {
+  const folder = await temporaryFolder(t)
+  await writeLora(join(folder, 'a.safetensors'), 1)
+  await writeLora(join(folder, 'b.safetensors'), 2)
+  const plain = await draw()
+  const a = join(folder, 'a')
+  const b = join(folder, 'b.safetensors')
+  const applied = await draw({ lora: a })
+  assert.ok(difference(applied, plain) > 1, 'a LoRA is to be seen')
+  assert.deepEqual(await draw({ lora: `${a}:0` }), plain)
+  assert.deepEqual(await draw({ prompt: 'an apple<lora:a:1>', loraDir: folder }), applied)
+  const both = await draw({ lora: [a, `${b}:0.5`] })
+  assert.ok(difference(both, applied) > 0.5, 'the second LoRA is to be seen')
+  assert.ok(difference(await draw({ lora: [`${a}:0.5`, `${b}:0.5`, `${a}:0.5`] }), both) < 0.1, 'halves add up')
+  assert.deepEqual(await draw({ prompt: 'an apple<lora:b:0.5>', loraDir: folder, lora: a }), both)
+})
+
+test('compare puts each prompt in a row, without and with the LoRA', async (t) => {
+  const folder = await temporaryFolder(t)
+  const lora = join(folder, 'a.safetensors')
+  await writeLora(lora, 1)
+  const prompt = ['an apple', 'a house']
+  const output = join(folder, 'new', 'compare.png')
+  const [image] = await generate({ ...small, prompt, lora, output, compare: true })
+  const { width, height, png, parameters } = image as GeneratedImage
+  assert.deepEqual([width, height], [130, 130])
+  assert.deepEqual(await readFile(output), Buffer.from(png))
+  const cell = (left: number, top: number) => sharp(png).extract({ left, top, width: 64, height: 64 }).removeAlpha().raw().toBuffer()
+  assert.deepEqual(await cell(0, 0), await draw())
+  assert.deepEqual(await cell(66, 0), await draw({ lora }))
+  assert.deepEqual(await cell(0, 66), await draw({ prompt: 'a house' }))
+  assert.deepEqual(await cell(66, 66), await draw({ prompt: 'a house', lora }))
+  assert.match(parameters, /^an apple <lora:a:1>\nSteps: .*Lora hashes: "a: [0-9a-f]{12}".*\n\na house <lora:a:1>\n/)
+})
+
+test('several prompts make several files, each told when it is written', async (t) => {
+  const folder = await temporaryFolder(t)
+  const events: GenerateEvent[] = []
+  const onEvent = (event: GenerateEvent) => events.push(event)
+  const images = await generate({ ...small, prompt: ['an apple', 'a house'], output: join(folder, 'x.png') }, { onEvent })
+  assert.deepEqual((await readdir(folder)).sort(), ['x-1.png', 'x-2.png'])
+  assert.deepEqual(
+    images.map(({ path }) => path),
+    [join(folder, 'x-1.png'), join(folder, 'x-2.png')],
+  )
+  assert.deepEqual(
+    events.map((event) => (event.type === 'step' ? `${event.picture}/${event.pictures} ${event.step}/${event.steps}` : event.path)),
+    ['1/2 1/3', '1/2 2/3', '1/2 3/3', join(folder, 'x-1.png'), '2/2 1/3', '2/2 2/3', '2/2 3/3', join(folder, 'x-2.png')],
+  )
+})
+
+test('an aborted picture rejects with an AbortError and writes nothing', async (t) => {
+  const folder = await temporaryFolder(t)
+  const output = join(folder, 'x.png')
+  const reason = new Error('enough')
+  await assert.rejects(generate({ ...small, prompt: 'x', output }, { signal: AbortSignal.abort(reason) }), {
+    name: 'AbortError',
+    cause: reason,
+  })
+  const controller = new AbortController()
+  let steps = 0
+  const onEvent = () => {
+    steps += 1
+    controller.abort()
+  }
+  await assert.rejects(generate({ ...small, prompt: 'x', output }, { signal: controller.signal, onEvent }), { name: 'AbortError' })
+  assert.equal(steps, 1)
+  assert.deepEqual(await readdir(folder), [])
+})
+
+test('sizes, layers and steps that the model does not have are refused', async () => {
+  const refuses = (options: object, message: string) =>
+    assert.rejects(generate({ ...small, prompt: 'x', ...options }), { name: 'LorafuseError', code: 'OPTION_INVALID', message })
+  await refuses({ width: 72 }, 'Expected a multiple of 32 for width with this model but received 72')
+  await refuses({ clipSkip: 5 }, 'Expected at most 4 for clipSkip with this model but received 5')
+})
+
+test('a LoRA of another model is refused', async (t) => {
+  const folder = await temporaryFolder(t)
+  const lora = join(folder, 'a.safetensors')
+  await writeLora(lora, 1)
+  const bytes = await readFile(lora, 'latin1')
+  await writeFile(lora, bytes.replaceAll('down_blocks', 'DOWN_blocks'), 'latin1')
+  await assert.rejects(generate({ ...small, prompt: 'x', lora }), { code: 'LORA_MISMATCH' })
+})
+
+test('an open pipeline draws one picture after another, and after its disposal no more', async () => {
+  const pipeline = await Pipeline.open({ model: tiny, device: 'auto', precision: 'auto', threads: 1 })
+  const request = { ...small, prompt: 'an apple', negativePrompt: '', clipSkip: 1 }
+  const first = await pipeline.draw(request)
+  await pipeline.draw({ ...request, seed: 5, width: 96 })
+  assert.deepEqual(await pipeline.draw(request), first)
+  assert.deepEqual(Buffer.from(first.data), await draw())
+  await pipeline[Symbol.asyncDispose]()
+  await assert.rejects(pipeline.draw(request), { code: 'DISPOSED' })
+})

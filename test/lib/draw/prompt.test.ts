@@ -1,0 +1,59 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { infotext, parsePrompt } from '../../../lib/draw/prompt.js'
+
+test('LoRAs are taken out of a prompt', () => {
+  assert.deepEqual(parsePrompt('a cat <lora:style:0.8>, red<lora:b>'), {
+    text: 'a cat , red',
+    loras: [
+      { name: 'style', weight: 0.8 },
+      { name: 'b', weight: 1 },
+    ],
+  })
+  assert.deepEqual(parsePrompt('plain <3 <hyper:x:1>').loras, [])
+})
+
+test("of two weights the second is the UNet's", () => {
+  assert.deepEqual(parsePrompt('<lora:a:1:-0.5>').loras, [{ name: 'a', weight: -0.5 }])
+})
+
+test('a tag without name or number is refused', () => {
+  for (const tag of ['<lora:>', '<lora:a:much>', '<lora:a:>', '<lora::1>']) {
+    const message = `Expected <lora:name:weight> in the prompt but received ${tag}`
+    assert.throws(() => parsePrompt(`x ${tag}`), { code: 'PROMPT_INVALID', message })
+  }
+})
+
+const info = {
+  prompt: 'a cat ',
+  negativePrompt: '',
+  loras: [],
+  steps: 30,
+  cfg: 4,
+  seed: 1,
+  width: 128,
+  height: 64,
+  model: 'tiny-sd',
+  modelHash: '0123456789abcdef',
+  clipSkip: 1,
+  version: '0.1.0',
+}
+
+test('a picture carries what it was made from', () => {
+  const parameters =
+    'Steps: 30, Sampler: DDIM, CFG scale: 4, Seed: 1, Size: 128x64, Model hash: 0123456789, Model: tiny-sd, Version: lorafuse 0.1.0'
+  assert.equal(infotext(info), `a cat\n${parameters}`)
+})
+
+test('negative prompt, clip skip and LoRAs are told; LoRAs as tags, so that others apply them too', () => {
+  const hash = 'fedcba9876543210'
+  const loras = [
+    { name: 'style', weight: 0.8, hash },
+    { name: 'b', weight: 1, hash },
+  ]
+  const text = infotext({ ...info, negativePrompt: 'dog, blur', clipSkip: 2, loras, model: 'a, b' })
+  const [prompt, negative, fields] = text.split('\n')
+  assert.equal(prompt, 'a cat <lora:style:0.8> <lora:b:1>')
+  assert.equal(negative, 'Negative prompt: dog, blur')
+  assert.match(fields as string, /Model: "a, b", Clip skip: 2, Lora hashes: "style: fedcba987654, b: fedcba987654", Version/)
+})

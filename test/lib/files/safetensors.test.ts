@@ -1,0 +1,204 @@
+import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
+import { chmod, mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import fc from 'fast-check'
+import {
+  hashFiles,
+  hashTensors,
+  legacyHash,
+  type NamedTensor,
+  readHeader,
+  readTensors,
+  writeAtomically,
+  writeSafetensors,
+} from '../../../lib/files/safetensors.js'
+import { temporaryFolder } from '../../fixtures/temporary.js'
+
+const root = fileURLToPath(new URL('../../../..', import.meta.url))
+
+/** A file with this header, whatever it says, and `size` bytes of data. */
+function file(header: unknown, size: number, claimed?: bigint): Uint8Array {
+  const json = Buffer.from(typeof header === 'string' ? header : JSON.stringify(header))
+  const bytes = Buffer.alloc(8 + json.length + size)
+  bytes.writeBigUInt64LE(claimed ?? BigInt(json.length))
+  json.copy(bytes, 8)
+  return bytes
+}
+
+const f32 = (shape: unknown, ...offsets: unknown[]) => ({ dtype: 'F32', shape, data_offsets: offsets })
+const whole = file({ good: f32([2], 0, 8) }, 8)
+
+const lies: [string, Uint8Array, RegExp][] = [
+  ['an empty file', Buffer.alloc(0), /received 0 bytes/],
+  ['a file shorter than the length prefix', Buffer.alloc(7), /received 7 bytes/],
+  ['a header of 10 GB', file({}, 0, 10_000_000_000n), /claims 10000000000/],
+  ['a header of 2⁶⁴−1 bytes', file({}, 0, 0xffff_ffff_ffff_ffffn), /at most 100000000 bytes/],
+  ['a header longer than the file', file({}, 0, 1000n), /header of 1000 bytes but the file has 10/],
+  ['a header that is no JSON', file('{"a', 0), /JSON for the header/],
+  [
+    'a header that is no UTF-8',
+    Buffer.concat([file({}, 0, 4n).subarray(0, 8), Buffer.from([0x7b, 0xff, 0xfe, 0x7d])]),
+    /JSON for the header/,
+  ],
+  ['a header that is a list', file([], 0), /JSON object/],
+  ['metadata that are no strings', file({ __metadata__: { step: 1 } }, 0), /strings for __metadata__/],
+  ['an unknown dtype', file({ bad: { dtype: 'F31', shape: [1], data_offsets: [0, 4] } }, 4), /dtype for tensor bad .*"F31"/],
+  ['a dtype named like a method', file({ bad: { dtype: 'toString', shape: [], data_offsets: [0, 4] } }, 4), /dtype for tensor bad/],
+  ['a tensor without a description', file({ bad: null }, 0), /dtype for tensor bad/],
+  ['a negative shape', file({ bad: f32([-1], 0, 4) }, 4), /shape of tensor bad/],
+  ['a fractional shape', file({ bad: f32([0.5], 0, 2) }, 2), /shape of tensor bad/],
+  ['a shape that overflows', file({ bad: f32([2 ** 40, 2 ** 40], 0, 4) }, 4), /bytes for tensor bad/],
+  ['one offset', file({ bad: f32([1], 0) }, 4), /offsets of tensor bad/],
+  ['offsets the wrong way round', file({ bad: f32([1], 4, 0) }, 4), /4 bytes for tensor bad .* received -4/],
+  ['a length that is not the shape’s', file({ bad: f32([2], 0, 4) }, 4), /8 bytes for tensor bad \(F32 \[2\]\) but received 4/],
+  ['offsets beyond the file', file({ bad: f32([2], 0, 8) }, 4), /tensor bad to end/],
+  ['overlapping tensors', file({ a: f32([2], 0, 8), bad: f32([2], 4, 12) }, 12), /tensor bad .* overlaps/],
+  ['a hole between tensors', file({ a: f32([1], 0, 4), bad: f32([1], 8, 12) }, 12), /tensor bad .* hole/],
+  ['bytes after the last tensor', file({ a: f32([1], 0, 4) }, 5), /end with its last tensor/],
+  ['a truncated file', whole.subarray(0, whole.length - 1), /tensor good to end/],
+]
+for (const [name, bytes, message] of lies) {
+  test(`${name} is refused by name`, async (t) => {
+    const path = join(await temporaryFolder(t), 'lie.safetensors')
+    await writeFile(path, bytes)
+    const expected = { name: 'LorafuseError', code: 'SAFETENSORS_INVALID', message }
+    await assert.rejects(readHeader(path), expected)
+    await assert.rejects(readTensors(path), { ...expected, message: new RegExp(path) })
+  })
+}
+
+test('a missing file and a folder are refused', async (t) => {
+  const folder = await temporaryFolder(t)
+  await assert.rejects(readHeader(join(folder, 'none')), { code: 'FILE_NOT_FOUND', message: /ENOENT/ })
+  await assert.rejects(readHeader(folder), { code: 'SAFETENSORS_INVALID' })
+})
+
+test('a header gives absolute offsets in the order of the bytes', async (t) => {
+  const path = join(await temporaryFolder(t), 'a.safetensors')
+  await writeFile(
+    path,
+    file(
+      {
+        __metadata__: { a: 'b' },
+        second: f32([], 8, 12),
+        first: { dtype: 'I64', shape: [1], data_offsets: [0, 8] },
+        none: f32([0, 3], 8, 8),
+      },
+      12,
+    ),
+  )
+  const { metadata, tensors, dataStart, size } = await readHeader(path)
+  assert.deepEqual(metadata, { a: 'b' })
+  assert.equal(size, dataStart + 12)
+  assert.deepEqual(tensors, [
+    { name: 'first', dtype: 'I64', shape: [1], offset: dataStart, byteLength: 8 },
+    { name: 'none', dtype: 'F32', shape: [0, 3], offset: dataStart + 8, byteLength: 0 },
+    { name: 'second', dtype: 'F32', shape: [], offset: dataStart + 8, byteLength: 4 },
+  ])
+  await assert.rejects(readTensors(path), { code: 'SAFETENSORS_INVALID', message: /tensor first but received I64/ })
+  await assert.rejects(readTensors(path, ['gone']), { code: 'SAFETENSORS_INVALID', message: /named gone/ })
+  assert.deepEqual([...(await readTensors(path, ['second'])).keys()], ['second'])
+})
+
+test('what is written is read back, rounded to its dtype', async (t) => {
+  const path = join(await temporaryFolder(t), 'a.safetensors')
+  const data = Float32Array.from([1, -2.5, 1 / 3, 65504, 1e-7, -0])
+  await writeSafetensors(path, [
+    { name: 'b.half', dtype: 'F16', shape: [2, 3], data },
+    { name: 'a.single', dtype: 'F32', shape: [6], data },
+    { name: 'a.brain', dtype: 'BF16', shape: [3, 2], data },
+    { name: 'a.alpha', dtype: 'F16', shape: [], data: Float32Array.of(4) },
+  ])
+  const tensors = await readTensors(path)
+  assert.deepEqual([...tensors.keys()], ['a.single', 'a.alpha', 'a.brain', 'b.half'])
+  assert.deepEqual(tensors.get('a.single'), { dtype: 'F32', shape: [6], data })
+  assert.deepEqual(tensors.get('a.alpha'), { dtype: 'F16', shape: [], data: Float32Array.of(4) })
+  assert.deepEqual(tensors.get('b.half')?.data, Float32Array.from([1, -2.5, 0.333251953125, 65504, 2 ** -23, -0]))
+  assert.deepEqual(tensors.get('a.brain')?.data[2], 0.333984375)
+})
+
+test('a written header begins with {" and is padded to 8 bytes', async (t) => {
+  const folder = await temporaryFolder(t)
+  for (let extra = 0; extra < 9; extra++) {
+    const path = join(folder, `${extra}`)
+    await writeSafetensors(path, [{ name: 'x'.repeat(extra + 1), dtype: 'F32', shape: [1], data: Float32Array.of(7) }], { note: 'é"\n' })
+    const bytes = await readFile(path)
+    assert.equal(bytes.subarray(8, 10).toString(), '{"')
+    assert.equal(bytes.readBigUInt64LE() % 8n, 0n)
+    assert.equal((await readHeader(path)).metadata.note, 'é"\n')
+  }
+})
+
+test('the bundled model reads', async () => {
+  const path = join(root, 'examples/tiny-sd/unet/diffusion_pytorch_model.safetensors')
+  const { tensors } = await readHeader(path)
+  assert.deepEqual(tensors.find(({ name }) => name === 'conv_in.weight')?.shape, [64, 4, 3, 3])
+  const weight = (await readTensors(path, ['conv_in.weight'])).get('conv_in.weight')
+  assert.equal(weight?.data.length, 64 * 4 * 9)
+  assert.ok(weight.data.every(Number.isFinite))
+})
+
+test('hashes of tensors are those of the file with only ss_ metadata', async (t) => {
+  const folder = await temporaryFolder(t)
+  for (const length of [10, 300_000]) {
+    const tensors: NamedTensor[] = [
+      { name: 'a', dtype: 'F32', shape: [length], data: Float32Array.from({ length }, (_, i) => Math.sin(i)) },
+      { name: 'b', dtype: 'F16', shape: [length], data: Float32Array.from({ length }, (_, i) => Math.cos(i)) },
+    ]
+    const path = join(folder, `${length}`)
+    await writeSafetensors(path, tensors, { ss_seed: '1' })
+    const bytes = await readFile(path)
+    const { dataStart } = await readHeader(path)
+    const hashes = hashTensors(tensors, { 'modelspec.title': 'x', ss_seed: '1', sshs_model_hash: '' })
+    assert.equal(hashes.model, createHash('sha256').update(bytes.subarray(dataStart)).digest('hex'))
+    assert.equal(hashes.legacy, createHash('sha256').update(bytes.subarray(0x100000, 0x110000)).digest('hex').slice(0, 8))
+    assert.equal(hashes.legacy, await legacyHash(path))
+    assert.equal(await hashFiles([path]), createHash('sha256').update(bytes).digest('hex'))
+    assert.equal(await hashFiles([path, path]), createHash('sha256').update(bytes).update(bytes).digest('hex'))
+  }
+})
+
+test('a file is replaced whole and no temporary is left', async (t) => {
+  const folder = await temporaryFolder(t)
+  const path = join(folder, 'a')
+  await writeAtomically(path, 'old')
+  await writeAtomically(path, [Buffer.from('ne'), Buffer.from('w')])
+  assert.equal(await readFile(path, 'utf8'), 'new')
+  const failing = function* () {
+    yield Buffer.from('half')
+    throw new Error('interrupted')
+  }
+  await assert.rejects(writeAtomically(path, failing()), /interrupted/)
+  assert.equal(await readFile(path, 'utf8'), 'new')
+  assert.deepEqual(await readdir(folder), ['a'])
+})
+
+test('a place that cannot be written is named, and nothing is left there', async (t) => {
+  const folder = await temporaryFolder(t)
+  await mkdir(join(folder, 'taken'))
+  for (const path of [join(folder, 'none/a'), join(folder, 'taken'), '/dev/null/a']) {
+    await assert.rejects(writeAtomically(path, 'x'), { code: 'OUTPUT_NOT_WRITABLE', message: new RegExp(path) })
+  }
+  assert.deepEqual(await readdir(folder), ['taken'])
+  if (process.getuid?.() === 0) return
+  await chmod(folder, 0o500)
+  await assert.rejects(writeAtomically(join(folder, 'a'), 'x'), { code: 'OUTPUT_NOT_WRITABLE' })
+})
+
+test('random bytes never pass for a file, nor break the reader', async (t) => {
+  const path = join(await temporaryFolder(t), 'random')
+  const damage = fc.array(fc.tuple(fc.nat(whole.length - 1), fc.nat(255)), { minLength: 1, maxLength: 4 })
+  await fc.assert(
+    fc.asyncProperty(damage, async (changes) => {
+      const bytes = Uint8Array.from(whole)
+      for (const [at, value] of changes) bytes[at] = value
+      await writeFile(path, bytes)
+      const header = await readHeader(path).catch((error: { code?: string }) => error.code)
+      if (typeof header === 'object') assert.ok(header.tensors.every(({ offset, byteLength }) => offset + byteLength <= header.size))
+      else assert.equal(header, 'SAFETENSORS_INVALID')
+    }),
+  )
+})

@@ -1,0 +1,285 @@
+import assert from 'node:assert/strict'
+import { mkdir, readFile, rename, rm, truncate, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { type TestContext, test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { toHalf } from '../../../lib/files/floats.js'
+import { hashFiles, type NamedTensor, readTensors, writeSafetensors } from '../../../lib/files/safetensors.js'
+import { hashUnet, readCheckpoint } from '../../../lib/models/diffusers.js'
+import { temporaryFolder } from '../../fixtures/temporary.js'
+
+const root = fileURLToPath(new URL('../../../..', import.meta.url))
+const tiny = join(root, 'examples/tiny-sd')
+const unetFile = 'unet/diffusion_pytorch_model.safetensors'
+const vaeFile = 'vae/diffusion_pytorch_model.safetensors'
+
+const configs = ['unet/config.json', 'text_encoder/config.json', 'vae/config.json', 'scheduler/scheduler_config.json']
+const weights = [unetFile, vaeFile, 'text_encoder/model.safetensors']
+
+/** The bundled model's configs with a tensor each for weights. Written anew, not copied: a copied link would lead back to the original. */
+async function copyModel(t: TestContext): Promise<string> {
+  const folder = join(await temporaryFolder(t), 'model')
+  for (const part of ['unet', 'text_encoder', 'vae', 'scheduler', 'tokenizer']) await mkdir(join(folder, part), { recursive: true })
+  for (const file of configs) await writeFile(join(folder, file), await readFile(join(tiny, file)))
+  for (const file of weights) await writeSafetensors(join(folder, file), [tensor('conv_in.weight')])
+  return folder
+}
+
+function tensor(name: string, dtype: NamedTensor['dtype'] = 'F32'): NamedTensor {
+  return { name, dtype, shape: [3], data: Float32Array.of(1, 2, 3) }
+}
+
+/** Changes keys of a config; undefined removes one. */
+async function change(folder: string, file: string, changes: Record<string, unknown>): Promise<void> {
+  const path = join(folder, file)
+  const json = JSON.parse(await readFile(path, 'utf8')) as Record<string, unknown>
+  await writeFile(path, JSON.stringify({ ...json, ...changes }))
+}
+
+test('the bundled model reads, every size from its configs', async () => {
+  const { unet, textEncoder, vae, scheduler, scalingFactor, name, family, tokenizerFolder } = await readCheckpoint(tiny)
+  assert.deepEqual(unet.config, {
+    inChannels: 4,
+    outChannels: 4,
+    blockOutChannels: [64, 128, 192],
+    downAttention: [true, true, false],
+    upAttention: [false, true, true],
+    layersPerBlock: 1,
+    heads: [4, 4, 4],
+    crossAttentionDim: 128,
+    normNumGroups: 32,
+    normEps: 1e-5,
+    useLinearProjection: false,
+    flipSinToCos: true,
+    freqShift: 0,
+  })
+  assert.deepEqual(textEncoder.config, {
+    hiddenSize: 128,
+    intermediateSize: 512,
+    numHiddenLayers: 4,
+    numAttentionHeads: 4,
+    maxPositionEmbeddings: 77,
+    vocabSize: 1267,
+    layerNormEps: 1e-5,
+    hiddenAct: 'quick_gelu',
+  })
+  assert.deepEqual(vae.config, {
+    inChannels: 3,
+    outChannels: 3,
+    latentChannels: 4,
+    blockOutChannels: [16, 32, 64, 128],
+    layersPerBlock: 1,
+    normNumGroups: 8,
+  })
+  assert.deepEqual(scheduler, {
+    numTrainTimesteps: 1000,
+    betaStart: 0.00085,
+    betaEnd: 0.012,
+    betaSchedule: 'scaled_linear',
+    predictionType: 'epsilon',
+    stepsOffset: 1,
+    setAlphaToOne: false,
+    clipSample: false,
+  })
+  assert.deepEqual([scalingFactor, name, family, tokenizerFolder], [0.30835, 'tiny-sd', 'sd1', join(tiny, 'tokenizer')])
+  assert.deepEqual(
+    [unet, vae, textEncoder].map(({ files }) => files[0]?.tensors.length),
+    [326, 188, 68],
+  )
+})
+
+test('weights are places in the file, counted from its start', async () => {
+  const { unet, textEncoder } = await readCheckpoint(tiny)
+  const entry = unet.files[0]?.tensors.find(({ name }) => name === 'conv_in.bias')
+  assert.equal(entry?.dtype, 'F16')
+  const bytes = (await readFile(join(tiny, unetFile))).subarray(entry.offset, entry.offset + 128)
+  const halves = new Uint16Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + 128))
+  const { data } = (await readTensors(join(tiny, unetFile), ['conv_in.bias'])).get('conv_in.bias') as { data: Float32Array }
+  assert.deepEqual([...data].map(toHalf), [...halves])
+  assert.ok(textEncoder.files[0]?.tensors.every(({ name }) => name.startsWith('text_model.')))
+})
+
+test('the configs of SD1.5, which leave much out, give its sizes', async (t) => {
+  const folder = await copyModel(t)
+  const blocks = ['CrossAttnDownBlock2D', 'CrossAttnDownBlock2D', 'CrossAttnDownBlock2D', 'DownBlock2D']
+  const unet = {
+    attention_head_dim: 8,
+    block_out_channels: [320, 640, 1280, 1280],
+    cross_attention_dim: 768,
+    down_block_types: blocks,
+    sample_size: 64,
+  }
+  await writeFile(join(folder, 'unet/config.json'), JSON.stringify({ _class_name: 'UNet2DConditionModel', ...unet }))
+  await change(folder, 'text_encoder/config.json', { hidden_size: 768 })
+  await change(folder, 'vae/config.json', { scaling_factor: undefined })
+  await writeFile(
+    join(folder, 'scheduler/scheduler_config.json'),
+    '{"_class_name":"PNDMScheduler","beta_start":0.00085,"beta_end":0.012,"beta_schedule":"scaled_linear"}',
+  )
+  const checkpoint = await readCheckpoint(folder)
+  assert.deepEqual(checkpoint.unet.config.heads, [8, 8, 8, 8])
+  assert.deepEqual(checkpoint.unet.config.upAttention, [false, true, true, true])
+  assert.deepEqual(
+    [checkpoint.unet.config.layersPerBlock, checkpoint.unet.config.inChannels, checkpoint.unet.config.normNumGroups],
+    [2, 4, 32],
+  )
+  assert.equal(checkpoint.scalingFactor, 0.18215)
+  const { numTrainTimesteps, clipSample, predictionType, stepsOffset, setAlphaToOne } = checkpoint.scheduler
+  assert.deepEqual([numTrainTimesteps, clipSample, predictionType, stepsOffset, setAlphaToOne], [1000, false, 'epsilon', 0, true])
+})
+
+test('heads may differ per block', async (t) => {
+  const folder = await copyModel(t)
+  await change(folder, 'unet/config.json', { attention_head_dim: [2, 4, 8] })
+  assert.deepEqual((await readCheckpoint(folder)).unet.config.heads, [2, 4, 8])
+  await change(folder, 'unet/config.json', { num_attention_heads: 16 })
+  assert.deepEqual((await readCheckpoint(folder)).unet.config.heads, [16, 16, 16])
+})
+
+test('what is not there is named', async (t) => {
+  const folder = await copyModel(t)
+  await assert.rejects(readCheckpoint(join(folder, 'none')), { name: 'LorafuseError', code: 'MODEL_NOT_FOUND', message: /none/ })
+  await assert.rejects(readCheckpoint(join(folder, unetFile)), { code: 'UNSUPPORTED_MODEL', message: /diffusers folder/ })
+  const parts = [
+    'unet',
+    'text_encoder',
+    'vae',
+    'tokenizer',
+    'scheduler',
+    'unet/config.json',
+    'scheduler/scheduler_config.json',
+    unetFile,
+    vaeFile,
+  ]
+  for (const part of parts) {
+    const path = join(folder, part)
+    await rename(path, `${folder}-aside`)
+    await assert.rejects(readCheckpoint(folder), { code: 'MODEL_INCOMPLETE', message: new RegExp(path.replaceAll('.', '\\.')) }, part)
+    await rename(`${folder}-aside`, path)
+  }
+  await readCheckpoint(folder)
+  await rm(join(folder, unetFile))
+  await writeFile(join(folder, 'unet/diffusion_pytorch_model.bin'), '')
+  await assert.rejects(readCheckpoint(folder), { code: 'MODEL_INCOMPLETE', message: /pickle/ })
+})
+
+const foreign: [string, string, Record<string, unknown>][] = [
+  ['scale-shift norms', 'unet/config.json', { resnet_time_scale_shift: 'scale_shift' }],
+  ['class embeddings', 'unet/config.json', { class_embed_type: 'timestep' }],
+  ['dual cross attention', 'unet/config.json', { dual_cross_attention: true }],
+  ['upcast attention', 'unet/config.json', { upcast_attention: true }],
+  ['added embeddings', 'unet/config.json', { addition_embed_type: 'text_time' }],
+  ['an unknown block', 'unet/config.json', { down_block_types: ['CrossAttnDownBlock2D', 'AttnDownBlock2D', 'DownBlock2D'] }],
+  ['a missing block', 'unet/config.json', { up_block_types: ['UpBlock2D', 'CrossAttnUpBlock2D'] }],
+  ['another middle', 'unet/config.json', { mid_block_type: 'UNetMidBlock2D' }],
+  ['another network', 'unet/config.json', { _class_name: 'Transformer2DModel' }],
+  ['inpainting', 'unet/config.json', { in_channels: 9 }],
+  ['another text encoder', 'unet/config.json', { cross_attention_dim: 64 }],
+  ['another activation', 'text_encoder/config.json', { hidden_act: 'relu' }],
+  ['another kind of text encoder', 'text_encoder/config.json', { model_type: 't5' }],
+  [
+    'a VAE with attention blocks',
+    'vae/config.json',
+    { down_block_types: ['AttnDownEncoderBlock2D', 'DownEncoderBlock2D', 'DownEncoderBlock2D', 'DownEncoderBlock2D'] },
+  ],
+  ['shifted latents', 'vae/config.json', { shift_factor: 0.1 }],
+  ['v-prediction', 'scheduler/scheduler_config.json', { prediction_type: 'v_prediction' }],
+  ['zero terminal SNR', 'scheduler/scheduler_config.json', { rescale_betas_zero_snr: true }],
+  ['cosine betas', 'scheduler/scheduler_config.json', { beta_schedule: 'squaredcos_cap_v2' }],
+]
+for (const [name, file, changes] of foreign) {
+  test(`${name} is refused by key and value`, async (t) => {
+    const folder = await copyModel(t)
+    await change(folder, file, changes)
+    const [key] = Object.keys(changes) as [string]
+    await assert.rejects(readCheckpoint(folder), { code: 'UNSUPPORTED_MODEL', message: new RegExp(key) })
+  })
+}
+
+test('SDXL is refused', async (t) => {
+  const folder = await copyModel(t)
+  await mkdir(join(folder, 'text_encoder_2'))
+  await assert.rejects(readCheckpoint(folder), { code: 'UNSUPPORTED_MODEL', message: /SDXL/ })
+})
+
+test('nonsense in a config is refused by key', async (t) => {
+  const cases: [string, Record<string, unknown>][] = [
+    ['unet/config.json', { block_out_channels: 'many' }],
+    ['unet/config.json', { layers_per_block: 1.5 }],
+    ['unet/config.json', { norm_eps: '1e-5' }],
+    ['unet/config.json', { attention_head_dim: [4, 4] }],
+    ['unet/config.json', { attention_head_dim: 7 }],
+    ['unet/config.json', { flip_sin_to_cos: 1 }],
+    ['text_encoder/config.json', { hidden_size: 0 }],
+    ['vae/config.json', { scaling_factor: null, latent_channels: 'four' }],
+  ]
+  for (const [file, changes] of cases) {
+    const folder = await copyModel(t)
+    await change(folder, file, changes)
+    await assert.rejects(readCheckpoint(folder), { code: 'MODEL_INVALID', message: new RegExp(file) }, JSON.stringify(changes))
+  }
+  const folder = await copyModel(t)
+  await writeFile(join(folder, 'vae/config.json'), '{')
+  await assert.rejects(readCheckpoint(folder), { code: 'MODEL_INVALID', message: /vae\/config\.json/ })
+})
+
+test('a truncated weight file is refused', async (t) => {
+  const folder = await copyModel(t)
+  await truncate(join(folder, vaeFile), 90)
+  await assert.rejects(readCheckpoint(folder), { code: 'SAFETENSORS_INVALID', message: new RegExp(vaeFile) })
+})
+
+test('old names of VAE attention are renamed, and only those', async (t) => {
+  const folder = await copyModel(t)
+  const old = ['query', 'key', 'value', 'proj_attn', 'group_norm'].map((layer) => `encoder.mid_block.attentions.0.${layer}.weight`)
+  await writeSafetensors(
+    join(folder, vaeFile),
+    [...old, 'decoder.conv_in.weight'].map((name) => tensor(name)),
+  )
+  const names = (await readCheckpoint(folder)).vae.files[0]?.tensors.map(({ name }) => name.replace('encoder.mid_block.attentions.0.', ''))
+  assert.deepEqual(names?.sort(), [
+    'decoder.conv_in.weight',
+    'group_norm.weight',
+    'to_k.weight',
+    'to_out.0.weight',
+    'to_q.weight',
+    'to_v.weight',
+  ])
+})
+
+test('shards are read as their index lists them, and a missing one is named', async (t) => {
+  const folder = await copyModel(t)
+  await rm(join(folder, unetFile))
+  const shard = (i: number) => join(folder, `unet/diffusion_pytorch_model-0000${i}-of-00002.safetensors`)
+  await writeSafetensors(shard(1), [tensor('a')])
+  await writeSafetensors(shard(2), [tensor('b', 'BF16'), tensor('c', 'F16')])
+  const map = Object.fromEntries(
+    ['a', 'b', 'c'].map((name) => [
+      name,
+      shard(name === 'a' ? 1 : 2)
+        .split('/')
+        .at(-1),
+    ]),
+  )
+  await writeFile(join(folder, 'unet/diffusion_pytorch_model.safetensors.index.json'), JSON.stringify({ weight_map: map }))
+  const checkpoint = await readCheckpoint(folder)
+  assert.deepEqual(
+    checkpoint.unet.files.map(({ path, tensors }) => [path, tensors.map(({ name, dtype }) => `${name} ${dtype}`)]),
+    [
+      [shard(1), ['a F32']],
+      [shard(2), ['b BF16', 'c F16']],
+    ],
+  )
+  assert.equal(await hashUnet(checkpoint), await hashFiles([shard(1), shard(2)]))
+  await rm(shard(2))
+  await assert.rejects(readCheckpoint(folder), { code: 'MODEL_INCOMPLETE', message: /00002-of-00002/ })
+})
+
+test('the fp16 variant serves where there is no other', async (t) => {
+  const folder = await copyModel(t)
+  const half = join(folder, 'unet/diffusion_pytorch_model.fp16.safetensors')
+  await writeSafetensors(half, [tensor('half', 'F16')])
+  assert.equal((await readCheckpoint(folder)).unet.files[0]?.path, join(folder, unetFile))
+  await rm(join(folder, unetFile))
+  assert.equal((await readCheckpoint(folder)).unet.files[0]?.path, half)
+})

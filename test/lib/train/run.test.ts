@@ -1,0 +1,258 @@
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { cp, mkdir, readdir, symlink, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { type TestContext, test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { Worker } from 'node:worker_threads'
+import { readLora } from '../../../lib/adapters/lora.js'
+import type { TrainEvent } from '../../../lib/events.js'
+import { readHeader, readTensors } from '../../../lib/files/safetensors.js'
+import type { AdaptableModule } from '../../../lib/native.js'
+import type { TrainOptions } from '../../../lib/options/resolve.js'
+import { train } from '../../../lib/train/run.js'
+import { copyImages } from '../../fixtures/images.js'
+import { tiny } from '../../fixtures/lora.js'
+import { alteredModel } from '../../fixtures/models.js'
+import { temporaryFolder } from '../../fixtures/temporary.js'
+
+const runPath = fileURLToPath(new URL('../../../lib/train/run.js', import.meta.url))
+
+interface Place extends TrainOptions {
+  folder: string
+  output: string
+}
+
+async function place(t: TestContext, images = 2): Promise<Place> {
+  const folder = await temporaryFolder(t)
+  return { folder, ...small(await copyImages(folder, images), join(folder, 'out')) }
+}
+
+const small = (images: string, output: string) => ({
+  model: tiny,
+  images,
+  output,
+  resolution: 64,
+  rank: 2,
+  saveEvery: 0,
+  steps: 3,
+  learningRate: 1e-3,
+})
+
+/** Trains without the fixture's own folder. */
+function run({ folder: _, ...options }: Place, onEvent?: (event: TrainEvent) => void, signal?: AbortSignal) {
+  return train(options, { onEvent, signal })
+}
+
+const tensors = async (path: string) => [...(await readTensors(path))]
+const files = (folder: string) =>
+  readdir(folder).then(
+    (names) => names.sort(),
+    () => [],
+  )
+
+/** Every file there is can be read, and no temporary is left. */
+async function assertWhole(output: string): Promise<void> {
+  for (const name of await files(output)) {
+    assert.match(name, /\.safetensors$/)
+    await readTensors(join(output, name))
+  }
+}
+
+test('a training tells what it caches, starts, steps and ends with, and leaves a LoRA that is read back', async (t) => {
+  const given = await place(t)
+  const events: TrainEvent[] = []
+  const result = await run({ ...given, flip: true, saveEvery: 2 }, (event) => events.push(event))
+  const types = events.map((event) => (event.type === 'cache' ? `${event.kind} ${event.done}/${event.total}` : event.type))
+  const cached = ['text 0/2', 'text 1/2', 'text 2/2', ...[0, 1, 2, 3, 4].map((done) => `latents ${done}/4`)]
+  assert.deepEqual(types, [...cached, 'start', 'step', 'step', 'checkpoint', 'step', 'done'])
+  assert.deepEqual(await files(given.output), [
+    ...['lora-state.safetensors', 'lora-step00000002-state.safetensors', 'lora-step00000002.safetensors', 'lora.safetensors'],
+  ])
+  assert.deepEqual(
+    [result.path, result.statePath, result.step],
+    [...[join(given.output, 'lora.safetensors'), join(given.output, 'lora-state.safetensors'), 3]],
+  )
+  const steps = events.flatMap((event) => (event.type === 'step' ? [event] : []))
+  assert.equal(result.loss, steps.at(-1)?.loss)
+  assert.ok(steps.every(({ loss, gradNorm }) => loss > 0 && loss < 2 && gradNorm > 0))
+
+  const start = events.find((event) => event.type === 'start')!
+  const { tensors: written, metadata } = await readHeader(result.path)
+  assert.equal(written.length, 3 * start.modules)
+  assert.equal(metadata.ss_num_train_images, '2')
+  const modules = written.flatMap(({ name, shape }): AdaptableModule[] => {
+    const path = name.replace(/\.lora_down\.weight$/, '')
+    const up = written.find((other) => other.name === `${path}.lora_up.weight`)
+    const kind = shape.length === 4 ? 'conv' : 'linear'
+    return path === name ? [] : [{ path: path.replace('lora_unet_', ''), kind, inFeatures: shape[1]!, outFeatures: up!.shape[0]! }]
+  })
+  const lora = await readLora(result.path, modules)
+  assert.equal(lora.size, start.modules)
+  const parameters = [...lora.values()].reduce((sum, { down, up }) => sum + down.length + up.length, 0)
+  assert.equal(parameters, start.parameters)
+  assert.ok(
+    [...lora.values()].every(({ up }) => up.some((value) => value !== 0)),
+    'every adapter learns',
+  )
+})
+
+test('one image is enough, and attention alone trains fewer layers', async (t) => {
+  const given = await place(t, 1)
+  const modules: number[] = []
+  for (const targets of ['default', 'attention'] as const) {
+    await run({ ...given, targets, batchSize: 4 }, (event) => event.type === 'start' && modules.push(event.modules))
+  }
+  assert.ok(modules[1]! > 0 && modules[1]! < modules[0]!)
+})
+
+test("kohya's folders: repeats make an epoch, a folder's name is the caption of images without one", async (t) => {
+  const given = await place(t, 1)
+  const images = join(given.folder, 'concepts')
+  await cp(given.images, join(images, '2_fish'), { recursive: true })
+  await mkdir(join(images, '3_blue bird'))
+  const [picture] = (await readdir(given.images)).filter((name) => name.endsWith('.png'))
+  await cp(join(given.images, picture!), join(images, '3_blue bird', 'x.png'))
+  const epochs: number[] = []
+  const { path, step } = await run(
+    { ...given, steps: undefined, epochs: 2, images },
+    (event) => event.type === 'step' && epochs.push(event.epoch),
+  )
+  assert.equal(step, 10)
+  assert.deepEqual(epochs, [1, 1, 1, 1, 1, 2, 2, 2, 2, 2])
+  const { metadata } = await readHeader(path)
+  assert.deepEqual(Object.keys(JSON.parse(metadata.ss_tag_frequency!)), ['2_fish', '3_blue bird'])
+  assert.deepEqual(JSON.parse(metadata.ss_tag_frequency!)['3_blue bird'], { 'blue bird': 1 })
+})
+
+test('the seed decides, the number of threads does not', async (t) => {
+  const given = await place(t)
+  const results: unknown[] = []
+  for (const change of [{ threads: 1 }, { threads: 2 }, { threads: 3, seed: 1 }]) {
+    results.push(await tensors((await run({ ...given, ...change })).path))
+  }
+  assert.deepEqual(results[1], results[0])
+  assert.notDeepEqual(results[2], results[0])
+})
+
+test('two trainings at once, and one in a worker, end as each does alone', async (t) => {
+  const [first, second] = [await place(t, 1), { ...(await place(t, 2)), seed: 3 }]
+  const alone = [await tensors((await run(first)).path), await tensors((await run(second)).path)]
+  const again = [first, second].map((given) => ({ ...given, name: 'again' }))
+  const both = await Promise.all(again.map((given) => run(given)))
+  assert.deepEqual(await Promise.all(both.map(({ path }) => tensors(path))), alone)
+
+  const { folder: _, ...options } = { ...second, name: 'worker' }
+  const code = `
+    const { parentPort, workerData } = require('node:worker_threads')
+    import(workerData.runPath).then(({ train }) => train(workerData.options)).then(({ path }) => parentPort.postMessage(path))`
+  const worker = new Worker(code, { eval: true, workerData: { runPath, options } })
+  const [[path]] = (await Promise.all([once(worker, 'message'), once(worker, 'exit')])) as [[string], unknown]
+  assert.deepEqual(await tensors(path), alone[1])
+})
+
+test('a worker may be ended in the middle of a training', async (t) => {
+  const { folder: _, ...options } = { ...(await place(t)), steps: 100_000 }
+  const code = `
+    const { parentPort, workerData } = require('node:worker_threads')
+    const onEvent = (event) => event.type === 'step' && parentPort.postMessage(event.step)
+    import(workerData.runPath).then(({ train }) => train(workerData.options, { onEvent }))`
+  const worker = new Worker(code, { eval: true, workerData: { runPath, options } })
+  await once(worker, 'message')
+  await worker.terminate()
+  await assertWhole(options.output)
+})
+
+test('abortion at any event rejects with an AbortError and leaves whole files or none', async (t) => {
+  const given = { ...(await place(t)), saveEvery: 2 }
+  let events = 0
+  await run(given, () => void events++)
+  for (let stop = 0; stop < events - 1; stop++) {
+    const controller = new AbortController()
+    const output = `${given.output}-${stop}`
+    let seen = 0
+    let steps = 0
+    const onEvent = (event: TrainEvent) => {
+      if (event.type === 'step') steps = event.step
+      if (seen++ === stop) controller.abort(new Error('enough'))
+    }
+    await assert.rejects(run({ ...given, output }, onEvent, controller.signal), (error: Error) => {
+      assert.equal(error.name, 'AbortError')
+      assert.equal((error.cause as Error).message, 'enough')
+      return true
+    })
+    await assertWhole(output)
+    assert.equal((await files(output)).length > 0, steps > 0)
+  }
+})
+
+test('aborted before it begins, a training does nothing', async (t) => {
+  const given = await place(t)
+  await assert.rejects(run(given, undefined, AbortSignal.abort()), { name: 'AbortError', code: 'ABORTED' })
+  assert.deepEqual(await files(given.output), [])
+})
+
+test('an error of the listener ends the training and comes back', async (t) => {
+  const given = await place(t)
+  const onEvent = (event: TrainEvent) => {
+    if (event.type === 'step') throw new RangeError('mine')
+  }
+  await assert.rejects(run(given, onEvent), RangeError)
+})
+
+const bad: [string, Partial<TrainOptions>, string, RegExp][] = [
+  ['a rank above a layer', { rank: 4000 }, 'RANK_TOO_LARGE', /Expected at most \d+ for rank, as \S+ is \d+ × \d+, but received 4000$/],
+  ['rank 0', { rank: 0 }, 'OPTION_INVALID', /for rank but received 0$/],
+  ['a layer of text beyond the first', { clipSkip: 40 }, 'OPTION_INVALID', /for clipSkip with this model but received 40$/],
+  ['sides that the UNet cannot halve', { bucketStep: 8 }, 'OPTION_INVALID', /Expected a multiple of \d+ for bucketStep/],
+  ['no images', { images: join(tiny, 'unet') }, 'NO_IMAGES', /^Expected at least one image/],
+  ['no model', { model: 'nowhere' }, 'MODEL_NOT_FOUND', /^Expected a model folder/],
+]
+
+for (const [what, change, code, message] of bad) {
+  test(`${what} is refused before anything is written`, async (t) => {
+    const given = await place(t)
+    await assert.rejects(run({ ...given, ...change }), { code, message })
+    assert.deepEqual(await files(given.output), [])
+  })
+}
+
+test('bad files among good ones are told and skipped', async (t) => {
+  const given = await place(t)
+  await writeFile(join(given.images, 'broken.png'), 'no image')
+  await writeFile(join(given.images, 'empty.png'), '')
+  await symlink('nowhere', join(given.images, 'gone.png'))
+  const warned: unknown[] = []
+  await run(given, (event) => event.type === 'warning' && warned.push(event.path))
+  assert.deepEqual(
+    warned,
+    ['broken', 'empty', 'gone'].map((name) => join(given.images, `${name}.png`)),
+  )
+})
+
+test('a model that gives no numbers stops at once, at which step', async (t) => {
+  const given = await place(t)
+  // Not a number in f16 and in f32 both.
+  const model = await alteredModel(given.folder, Uint8Array.of(0xff, 0xff, 0xff, 0xff))
+  await assert.rejects(run({ ...given, model }), { code: 'NAN_LOSS', message: /^Expected a finite loss at step 1 but received / })
+  assert.deepEqual(await files(given.output), [])
+})
+
+test('a disk that fills up ends the training with one sentence; the older checkpoint stays whole', async (t) => {
+  const { folder: _, ...options } = { ...(await place(t)), saveEvery: 1, savePrecision: 'fp16' as const }
+  await train({ ...options, steps: 1 })
+  const before = await tensors(join(options.output, 'lora.safetensors'))
+  const code = `
+    import(${JSON.stringify(runPath)}).then(({ train }) => train(${JSON.stringify({ ...options, resume: true, steps: 5 })}))
+      .then(() => console.log('done'), (error) => console.log(error.code, error.message))`
+  // Files may have 200 KiB: enough for a LoRA, not for its state.
+  const child = spawn('bash', ['-c', `trap '' XFSZ; ulimit -f 200; exec "$0" -e "$1"`, process.execPath, code])
+  let printed = ''
+  child.stdout.on('data', (piece) => (printed += piece))
+  await once(child, 'close')
+  assert.match(printed, /^DISK_FULL Expected room for .*-state\.safetensors but the disk is full/)
+  await assertWhole(options.output)
+  assert.deepEqual(await tensors(join(options.output, 'lora.safetensors')), before)
+  assert.equal((await train({ ...options, resume: true, steps: 3 })).step, 3)
+})

@@ -1,0 +1,243 @@
+import assert from 'node:assert/strict'
+import { readdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { type TestContext, test } from 'node:test'
+import type { Adapter } from '../../../lib/adapters/adapters.js'
+import { Batches } from '../../../lib/data/batches.js'
+import type { StepEvent, TrainEvent } from '../../../lib/events.js'
+import { alphasCumprod } from '../../../lib/models/schedule.js'
+import { fixedOptions, resolveTrainOptions, type TrainOptions } from '../../../lib/options/resolve.js'
+import { normal } from '../../../lib/random.js'
+import { isMirrored } from '../../../lib/train/cache.js'
+import { LossScale } from '../../../lib/train/loss-scale.js'
+import { Output } from '../../../lib/train/output.js'
+import { readState } from '../../../lib/train/state.js'
+import { type TrainContext, Trainer } from '../../../lib/train/trainer.js'
+import { FakeSession } from '../../fixtures/fake-session.js'
+import { schedulerOf } from '../../fixtures/schedules.js'
+import { temporaryFolder } from '../../fixtures/temporary.js'
+
+const adapters: Adapter[] = [{ module: { path: 'a.attn1.to_q', kind: 'linear', inFeatures: 3, outFeatures: 2 }, rank: 1, alpha: 1 }]
+const scheduler = schedulerOf({ num_train_timesteps: 1000, beta_start: 0.00085, beta_end: 0.012, beta_schedule: 'scaled_linear' })
+const tokens = 2
+
+/** Three images, whose latents are all 1, 2 or 3, mirrored negative; the third is of another size. */
+const samples = [1, 2, 3].map((value) => {
+  const size = value === 3 ? 2 : 1
+  const latents = (each: number) => new Float32Array(size * 4).fill(each)
+  return {
+    latents: { height: 1, width: size, plain: latents(value), mirrored: latents(-value) },
+    context: new Float32Array(tokens * 3).fill(value * 10),
+  }
+})
+
+async function setUp(t: TestContext, given: Partial<TrainOptions>, context: TrainContext = {}, device: 'cpu' | 'cuda' = 'cpu') {
+  const output = await temporaryFolder(t)
+  const options = resolveTrainOptions({ model: 'm', images: 'i', output, name: 'fake', saveEvery: 0, learningRate: 0.1, ...given })
+  const session = new FakeSession(5)
+  const batches = new Batches([[0, 1], [2]], options)
+  const events: TrainEvent[] = []
+  const { batchesPerEpoch, updatesPerEpoch } = batches
+  const steps = options.epochs === undefined ? options.steps : options.epochs * updatesPerEpoch
+  const pictures = samples.map((_, i) => ({
+    ...{ path: `${i}.png`, caption: '', repeats: 1, width: 8, height: 8, folder: 'i' },
+    bucket: { width: 8, height: 8, resized: { width: 8, height: 8 } },
+  }))
+  const model = { name: 'm', hash: 'h', legacyHash: 'l' }
+  const facts = {
+    options,
+    precision: 'fp16' as const,
+    pictures,
+    run: { sessionId: 1, startedAt: 2 },
+    steps,
+    batchesPerEpoch,
+    updatesPerEpoch,
+    model,
+    version: '0',
+  }
+  const identity = { model: 'h', images: 'i', settings: fixedOptions(options) }
+  const lossScale = LossScale.of({ device, precision: 'fp16' })
+  const files = new Output(options, adapters)
+  const trainer = new Trainer(
+    { session, samples, tokens, batches, adapters, output: files, identity, facts, scheduler, lossScale, from: 0 },
+    {
+      ...context,
+      onEvent: (event) => {
+        events.push(event)
+        context.onEvent?.(event)
+      },
+    },
+  )
+  const read = (path: string) => readState(path, identity, 5)
+  return { trainer, session, events, output, identity, batches, read }
+}
+
+const stepsOf = (events: TrainEvent[]) => events.filter((event): event is StepEvent => event.type === 'step')
+
+test('a step takes the noise of its place, the coefficients of its timestep and the context of its image', async (t) => {
+  const { trainer, session, batches } = await setUp(t, { steps: 6, batchSize: 2, seed: 9, flip: true })
+  await trainer.train()
+  const alphas = alphasCumprod(scheduler)
+  for (const [i, input] of session.steps.entries()) {
+    const step = i + 1
+    const [batch] = batches.of(step)
+    const [n, h, w] = input.shape
+    assert.deepEqual([n, h, w], [batch!.length, 1, batch![0] === 2 ? 2 : 1])
+    batch!.forEach((image, index) => {
+      const part = (values: Float32Array) => values.subarray((index * values.length) / n, ((index + 1) * values.length) / n)
+      const { latents, context } = samples[image]!
+      assert.deepEqual(part(input.latents), isMirrored(9, step, index) ? latents.mirrored : latents.plain)
+      assert.deepEqual(part(input.context), context)
+      assert.deepEqual(part(input.noise), normal({ seed: 9, stream: 'noise', step, index }, 4 * w))
+      const alpha = alphas[input.timesteps[index]!]!
+      assert.deepEqual(part(input.coefficients), Float32Array.of(Math.sqrt(alpha), Math.sqrt(1 - alpha)))
+      assert.equal(input.weights[index], Math.fround(1 / n))
+    })
+  }
+  assert.equal(new Set(session.steps.map(({ noise }) => noise.join())).size, session.steps.length)
+})
+
+test('both mirror images and plain ones are seen, and timesteps all over the range', async (t) => {
+  const { trainer, session } = await setUp(t, { steps: 300, flip: true })
+  await trainer.train()
+  const mirrored = session.steps.filter(({ latents }) => latents[0]! < 0).length
+  assert.ok(mirrored > 100 && mirrored < 200)
+  const timesteps = session.steps.map(({ timesteps }) => timesteps[0]!)
+  assert.ok(Math.min(...timesteps) < 30 && Math.max(...timesteps) > 970)
+})
+
+test('an update over several batches averages their means, and no two of its samples share noise', async (t) => {
+  const { trainer, session, events } = await setUp(t, { steps: 1, batchSize: 1, gradientAccumulation: 3, learningRate: 0.5 })
+  await trainer.train()
+  assert.equal(session.steps.length, 3)
+  assert.equal(new Set(session.steps.map(({ noise }) => noise[0])).size, 3)
+  // Mean gradient of (w − x)² at w = 0 over x = 1, 2, 3 is −4; at rate 0.5 it leads to 2.
+  assert.ok(Math.abs(session.readAdapters('weights')[0]! - 2) < 1e-6)
+  const [event] = stepsOf(events)
+  assert.ok(Math.abs(event!.loss - (1 + 4 + 9) / 3) < 1e-6)
+  assert.ok(Math.abs(event!.gradNorm - 4) < 1e-6)
+})
+
+test('events tell step, epoch, rate, average loss of an epoch, and end with the last step', async (t) => {
+  const { trainer, events } = await setUp(t, { epochs: 2, lrScheduler: 'cosine', lrWarmupSteps: 2 })
+  const finished = await trainer.train()
+  const steps = stepsOf(events)
+  assert.deepEqual(
+    steps.map(({ step, steps, epoch }) => [step, steps, epoch]),
+    [1, 2, 3, 4, 5, 6].map((step) => [step, 6, step <= 3 ? 1 : 2]),
+  )
+  assert.deepEqual(
+    steps.slice(0, 3).map(({ learningRate }) => learningRate),
+    [0, 0.05, 0.1],
+  )
+  const losses = steps.map(({ loss }) => loss)
+  assert.ok(Math.abs(steps[4]!.averageLoss - (losses[2]! + losses[3]! + losses[4]!) / 3) < 1e-12)
+  assert.ok(steps.every(({ memoryBytes, stepsPerSecond }) => memoryBytes > 1e6 && stepsPerSecond > 0))
+  assert.equal(steps[5]!.etaSeconds, 0)
+  assert.equal(finished.loss, losses[5])
+  const [start] = events
+  assert.ok(start?.type === 'start')
+  assert.deepEqual(
+    { ...start, memory: start.memory.activations },
+    {
+      ...{ type: 'start', steps: 6, images: 3, modules: 1, parameters: 5, memory: 2, resumedFrom: 0, seed: 0 },
+    },
+  )
+})
+
+test("files have kohya's names, and of a run's states the newest two stay", async (t) => {
+  const { trainer, events, output, read } = await setUp(t, { steps: 9, saveEvery: 4, saveEveryEpochs: 1 })
+  await trainer.train()
+  const loras = ['fake', 'fake-000001', 'fake-000002', 'fake-step00000004', 'fake-step00000008']
+  const states = ['fake-state', 'fake-step00000008-state']
+  assert.deepEqual((await readdir(output)).sort(), [...loras, ...states].map((name) => `${name}.safetensors`).sort())
+  assert.deepEqual(
+    events.flatMap((event) => (event.type === 'checkpoint' ? [event.step] : [])),
+    [3, 4, 6, 8],
+  )
+  assert.equal((await read(join(output, 'fake-state.safetensors'))).step, 9)
+})
+
+for (const [what, fails] of [
+  ['loss', { loss: 4 }],
+  ['gradient', { gradient: 4 }],
+] as const) {
+  test(`a ${what} that is not finite stops the training, the step before it saved`, async (t) => {
+    const { trainer, session, output, events, read } = await setUp(t, { steps: 9 })
+    session.fails = fails
+    await assert.rejects(trainer.train(), (error: Error & { code?: string }) => {
+      assert.equal(error.code, 'NAN_LOSS')
+      assert.match(
+        error.message,
+        /^Expected a finite loss at step 4 but received .*; step 3 is saved in .*fake-step00000003\.safetensors\./,
+      )
+      return true
+    })
+    assert.deepEqual(await readdir(output), ['fake-step00000003-state.safetensors', 'fake-step00000003.safetensors'])
+    const state = await read(join(output, 'fake-step00000003-state.safetensors'))
+    assert.equal(state.step, 3)
+    assert.ok(state.weights.every(Number.isFinite) && state.weights[0] !== 0)
+    assert.equal(events.at(-1)?.type, 'checkpoint')
+  })
+}
+
+test('on a gpu in fp16, gradients that overflow halve the loss scale and their update is left out', async (t) => {
+  const plain = await setUp(t, { steps: 6 })
+  await plain.trainer.train()
+  const { trainer, session, output, events, read } = await setUp(t, { steps: 6 }, {}, 'cuda')
+  session.largest = 2 ** 14
+  await trainer.train()
+  const overflowed = stepsOf(events).map(({ gradNorm }) => gradNorm === Infinity)
+  const left = overflowed.filter(Boolean).length
+  assert.ok(left > 0 && left < 6, `${left} updates were left out`)
+  for (const [i, { lossScale }] of session.updates.entries()) {
+    assert.equal(lossScale, 2 ** (16 - overflowed.slice(0, i).filter(Boolean).length))
+  }
+  assert.equal(
+    session.updates.at(-1)?.step,
+    6 - overflowed.slice(0, 5).filter(Boolean).length,
+    'the bias correction counts updates that were made',
+  )
+  const saved = await read(join(output, 'fake-state.safetensors'))
+  assert.deepEqual(saved.lossScale, { value: 2 ** (16 - left), growing: 5 - overflowed.lastIndexOf(true), skipped: left })
+  assert.ok(plain.session.updates.every(({ lossScale }) => lossScale === 1))
+  assert.ok(session.readAdapters('gradients').every((gradient) => gradient === 0))
+})
+
+test('no memory on the gpu ends the training with the step before it saved', async (t) => {
+  const { trainer, session, read } = await setUp(t, { steps: 9 }, {}, 'cuda')
+  session.starves = 4
+  let path = ''
+  await assert.rejects(trainer.train(), (error: Error & { code?: string }) => {
+    assert.equal(error.code, 'OUT_OF_MEMORY')
+    path = /^Expected 9 bytes .*; step 3 is saved in (.*fake-step00000003)\.safetensors$/.exec(error.message)?.[1] ?? ''
+    return path !== ''
+  })
+  assert.equal((await read(`${path}-state.safetensors`)).step, 3)
+})
+
+test('a loss that is not finite at once leaves nothing', async (t) => {
+  const { trainer, session, output } = await setUp(t, { steps: 9 })
+  session.fails = { loss: 1 }
+  await assert.rejects(trainer.train(), {
+    code: 'NAN_LOSS',
+    message: /^Expected a finite loss at step 1 but received a loss of NaN\. Lower/,
+  })
+  assert.deepEqual(await readdir(output), [])
+})
+
+test('abortion saves the step in hand once and rejects; what it saved is told', async (t) => {
+  for (const saveEvery of [0, 3]) {
+    const controller = new AbortController()
+    const onEvent = (event: TrainEvent) => {
+      if (event.type === 'step' && event.step === 3) controller.abort('enough')
+    }
+    const { trainer, events, read } = await setUp(t, { steps: 9, saveEvery }, { signal: controller.signal, onEvent })
+    await assert.rejects(trainer.train(), { name: 'AbortError', code: 'ABORTED', cause: 'enough' })
+    const saved = events.flatMap((event) => (event.type === 'checkpoint' ? [event] : []))
+    assert.equal(saved.length, 1)
+    assert.match(saved[0]!.path, /fake-step00000003\.safetensors$/)
+    assert.equal((await read(saved[0]!.statePath)).step, 3)
+    assert.equal(stepsOf(events).length, 3)
+  }
+})
