@@ -1,7 +1,7 @@
 /** What this machine can do, and why it cannot do the rest. */
-import { createRequire } from 'node:module'
 import { availableParallelism, cpus, totalmem } from 'node:os'
 import { type NativeInfo, native } from './native.js'
+import { version } from './version.js'
 
 export interface DoctorReport {
   /** Training is possible here. */
@@ -19,11 +19,6 @@ export interface DoctorReport {
   memory: { totalBytes: number; availableBytes: number }
   /** `gpu`: its name and size, `reason`: why there is none; either is empty. */
   cuda: { available: boolean; gpu: string; reason: string }
-}
-
-/** This package's version. */
-export function version(): string {
-  return (createRequire(import.meta.url)('../../package.json') as { version: string }).version
 }
 
 function glibc(): string | undefined {

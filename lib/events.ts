@@ -1,22 +1,5 @@
-/** What a training tells its caller while it runs, and the one error class of the package. */
+/** What a training tells its caller while it runs. */
 import type { MemoryPlan } from './native.js'
-
-/** An error with one clear sentence and a stable, documented `code` such as `NO_IMAGES` or `SAFETENSORS_INVALID`. */
-export class LorafuseError extends Error {
-  readonly code: string
-
-  constructor(code: string, message: string, options?: ErrorOptions) {
-    super(message, options)
-    this.name = 'LorafuseError'
-    this.code = code
-  }
-}
-
-/** Throws an error named `AbortError` (code `ABORTED`) whose cause is the signal's reason. `what`: what was stopped, for its sentence. */
-export function throwIfAborted(signal: AbortSignal | undefined, what: string): void {
-  if (!signal?.aborted) return
-  throw Object.assign(new LorafuseError('ABORTED', `${what} was stopped`, { cause: signal.reason }), { name: 'AbortError' })
-}
 
 /** Sent once, before the first step. */
 export interface StartEvent {

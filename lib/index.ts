@@ -5,15 +5,15 @@ export { type DoctorReport, doctor } from './doctor.js'
 export { type GenerateContext, type GeneratedImage, type GenerateEvent, generate } from './draw/generate.js'
 export { type DrawContext, type DrawRequest, Pipeline, type PipelineOptions } from './draw/pipeline.js'
 export { encodePng, type Picture, readTexts } from './draw/png.js'
-export {
-  type CacheEvent,
-  type CheckpointEvent,
-  type DoneEvent,
-  LorafuseError,
-  type StartEvent,
-  type StepEvent,
-  type TrainEvent,
-  type WarningEvent,
+export { LorafuseError } from './errors.js'
+export type {
+  CacheEvent,
+  CheckpointEvent,
+  DoneEvent,
+  StartEvent,
+  StepEvent,
+  TrainEvent,
+  WarningEvent,
 } from './events.js'
 export { readHeader, readTensors, type SafetensorsHeader, type Tensor, type TensorEntry } from './files/safetensors.js'
 export type { MemoryPlan } from './native.js'

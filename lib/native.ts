@@ -4,7 +4,7 @@
  */
 import { createRequire } from 'node:module'
 import { fileURLToPath } from 'node:url'
-import { LorafuseError } from './events.js'
+import { LorafuseError } from './errors.js'
 
 /** One tensor of a weight file: `offset` counts bytes from the start of the file. */
 export interface WeightEntry {

@@ -1,5 +1,5 @@
 /** Which layers carry a LoRA, what it starts from, and the flat buffer that the native side trains. */
-import { LorafuseError } from '../events.js'
+import { LorafuseError } from '../errors.js'
 import type { NamedTensor } from '../files/safetensors.js'
 import type { AdaptableModule, AdapterSpec } from '../native.js'
 import { uniform } from '../random.js'

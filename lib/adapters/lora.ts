@@ -3,7 +3,7 @@
  * Layouts: kohya-ss/sd-scripts:networks/lora.py; huggingface/diffusers:src/diffusers/loaders/lora_pipeline.py, utils/state_dict_utils.py.
  */
 
-import { LorafuseError } from '../events.js'
+import { LorafuseError } from '../errors.js'
 import { readHeader, readTensors, type Tensor } from '../files/safetensors.js'
 import type { AdaptableModule, AdapterSpec } from '../native.js'
 import { kohyaName } from './adapters.js'

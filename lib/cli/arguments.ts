@@ -1,10 +1,10 @@
 /** The command line, read by yargs: commands and options from their tables, all that is wrong told in sentences of our own. */
 import yargs, { type Argv, type FallbackCompletionFunction, type Options } from 'yargs'
-import { version } from '../doctor.js'
-import { LorafuseError } from '../events.js'
+import { LorafuseError } from '../errors.js'
 import { type Command, commands, describeCommand, describeOption, usage } from '../options/help.js'
 import { invalidOption, kebab, type Label, nearest, unknownOption } from '../options/resolve.js'
 import type { Row, Table } from '../options/table.js'
+import { version } from '../version.js'
 
 export interface Arguments {
   command: Command

@@ -1,7 +1,8 @@
 /** A folder of images and captions, or kohya's parent folder of `N_class` folders, as a list of what to train on. */
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { basename, extname, join } from 'node:path'
-import { LorafuseError, type WarningEvent } from '../events.js'
+import { LorafuseError } from '../errors.js'
+import type { WarningEvent } from '../events.js'
 import { CAPTION_EXTENSIONS, type Concept, captionOf, conceptOf } from './captions.js'
 import { IMAGE_EXTENSIONS, probeImage } from './images.js'
 

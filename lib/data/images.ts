@@ -4,7 +4,7 @@
  */
 import { readFile } from 'node:fs/promises'
 import sharp, { type Sharp } from 'sharp'
-import { LorafuseError } from '../events.js'
+import { LorafuseError } from '../errors.js'
 import type { Bucket, Size } from './buckets.js'
 
 /** Extensions of files taken for images. */

@@ -1,10 +1,10 @@
 /** `generate`: prompts and LoRAs in, PNG out, with what it was made from in its text. */
 import { stat } from 'node:fs/promises'
 import { basename, dirname, extname, join, resolve } from 'node:path'
-import { version } from '../doctor.js'
-import { LorafuseError } from '../events.js'
+import { LorafuseError } from '../errors.js'
 import { hashFiles, legacyHash, makeFolder, readHeader, writeAtomically } from '../files/safetensors.js'
 import { type GenerateOptions, type LoraReference, type ResolvedGenerateOptions, resolveGenerateOptions } from '../options/resolve.js'
+import { version } from '../version.js'
 import { Pipeline } from './pipeline.js'
 import { encodePng, type Picture, tile } from './png.js'
 import { infotext, parsePrompt } from './prompt.js'

@@ -2,7 +2,7 @@
 
 import { type Lora, readLora, stackLoras } from '../adapters/lora.js'
 import { computation } from '../device.js'
-import { LorafuseError, throwIfAborted } from '../events.js'
+import { LorafuseError, throwIfAborted } from '../errors.js'
 import { type Checkpoint, openSession, readCheckpoint } from '../models/diffusers.js'
 import { loadTokenizer, type Tokenizer } from '../models/tokenizer.js'
 import type { Session } from '../native.js'

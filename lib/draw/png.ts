@@ -1,7 +1,7 @@
 /** Pictures as PNG files, with the `parameters` text that A1111 and its kin read back. */
 import { crc32 } from 'node:zlib'
 import sharp from 'sharp'
-import { LorafuseError } from '../events.js'
+import { LorafuseError } from '../errors.js'
 
 /** Bytes `[height, width, 3]` in sRGB. */
 export interface Picture {

@@ -1,5 +1,5 @@
 /** Prompts as A1111 writes them: `<lora:name:weight>` in the text, and the `parameters` that a picture carries. */
-import { LorafuseError } from '../events.js'
+import { LorafuseError } from '../errors.js'
 
 /** A LoRA that a prompt asks for by name. */
 export interface PromptLora {

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { type FileHandle, mkdir, open, rename, stat, unlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import { LorafuseError } from '../events.js'
+import { LorafuseError } from '../errors.js'
 import { type FloatType, narrow, widen } from './floats.js'
 
 /** A tensor as the header declares it, of any dtype; `offset` counts bytes from the start of the file. */

@@ -2,7 +2,7 @@
  * What a checkpoint's config files say, with diffusers' and transformers' defaults; what the networks here do not compute is refused with
  * `UNSUPPORTED_MODEL`, nonsense with `MODEL_INVALID`.
  */
-import { LorafuseError } from '../events.js'
+import { LorafuseError } from '../errors.js'
 import type { TextEncoderConfig, UNetConfig, VaeConfig } from '../native.js'
 
 /** Names as in diffusers' `scheduler/scheduler_config.json`. */

@@ -2,7 +2,7 @@
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
 import type { Computation } from '../device.js'
-import { LorafuseError } from '../events.js'
+import { LorafuseError } from '../errors.js'
 import { hashFiles, readHeader } from '../files/safetensors.js'
 import {
   type Component,

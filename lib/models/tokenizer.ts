@@ -5,7 +5,7 @@
  */
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { LorafuseError } from '../events.js'
+import { LorafuseError } from '../errors.js'
 
 export interface Tokenizer {
   /** Ids of a prompt as the text encoder takes it: 77, with BOS and EOS. */

@@ -1,6 +1,6 @@
 /** Options of the library and the command line, checked against their rows in options.ts. */
 import { inspect } from 'node:util'
-import { LorafuseError } from '../events.js'
+import { LorafuseError } from '../errors.js'
 import { generateTable, type Presence, type Row, type Table, trainTable } from './table.js'
 import type { Kind } from './values.js'
 

@@ -2,7 +2,7 @@
 import type { Bucket } from '../data/buckets.js'
 import type { DatasetItem } from '../data/dataset.js'
 import { type Colour, loadImage } from '../data/images.js'
-import { LorafuseError } from '../events.js'
+import { LorafuseError } from '../errors.js'
 import type { Tokenizer } from '../models/tokenizer.js'
 import type { Session } from '../native.js'
 import { integer, normal, uniform } from '../random.js'

@@ -2,7 +2,7 @@
 import { open, readdir, rm, stat, statfs } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { type Adapter, adapterTensors, parameterCount } from '../adapters/adapters.js'
-import { LorafuseError } from '../events.js'
+import { LorafuseError } from '../errors.js'
 import type { FloatType } from '../files/floats.js'
 import { hashTensors, makeFolder, writeSafetensors } from '../files/safetensors.js'
 import { type Identity, newestState, removeOldStates, statePathOf, type TrainingState, writeState } from './state.js'

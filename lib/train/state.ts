@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import { readdir, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
-import { LorafuseError } from '../events.js'
+import { LorafuseError } from '../errors.js'
 import { readHeader, readTensors, writeSafetensors } from '../files/safetensors.js'
 import type { LossScaleState } from './loss-scale.js'
 

@@ -1,7 +1,8 @@
 /** The loop: noise, steps, updates, events, checkpoints. Noise, timesteps and loss as kohya-ss/sd-scripts:train_network.py. */
 import { type Adapter, parameterCount } from '../adapters/adapters.js'
 import type { Batch, Batches } from '../data/batches.js'
-import { LorafuseError, type TrainEvent, throwIfAborted } from '../events.js'
+import { LorafuseError, throwIfAborted } from '../errors.js'
+import type { TrainEvent } from '../events.js'
 import type { SchedulerConfig } from '../models/configs.js'
 import { alphasCumprod, learningRateAt } from '../models/schedule.js'
 import type { MemoryPlan, Session, StepInput } from '../native.js'
