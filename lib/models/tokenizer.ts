@@ -1,66 +1,23 @@
 /**
- * CLIP's tokenizer: byte-level BPE on lower-cased text, with the ids of
- * huggingface/transformers:src/transformers/models/clip/tokenization_clip.py.
- * Its parts come from huggingface/tokenizers, whose Unicode rules differ from JavaScript's in two places, see `normalize`.
+ * CLIP's tokenizer: lower-cased text, byte-level BPE. The algorithm is @huggingface/tokenizers'; this file reads a model's tokenizer folder
+ * and describes CLIP's pipeline as huggingface/transformers:src/transformers/models/clip/tokenization_clip.py does.
  */
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { Tokenizer as Pipeline } from '@huggingface/tokenizers'
 import { LorafuseError } from '../errors.js'
 
 export interface Tokenizer {
-  /** Ids of a prompt as the text encoder takes it: 77, with BOS and EOS. */
+  /** Tokens of an encoded prompt, BOS, EOS and padding included: 77. */
   length: number
-  bosId: number
-  eosId: number
-  padId: number
-  /** All ids of a text, without BOS and EOS. */
-  tokenize(text: string): number[]
-  /** `[length]`: BOS, as many ids as fit, EOS, padding. */
+  /** `[length]`: BOS, as many ids of the text as fit, EOS, padding. */
   encode(text: string): Int32Array
 }
 
-interface Files {
-  vocab: Map<string, number>
-  merges: string[]
-}
-
-const WORD = /<\|(?:start|end)oftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\p{White_Space}\p{L}\p{N}]+/gu
-
-/** NFC, runs of white space to one blank, lower case. */
-function normalize(text: string): string {
-  // Trap: JavaScript's \s lacks U+0085 and has U+FEFF. Trap: it lower-cases a word's last Σ to ς, tokenizers always to σ.
-  return text
-    .normalize('NFC')
-    .replace(/\p{White_Space}+/gu, ' ')
-    .replaceAll('Σ', 'σ')
-    .toLowerCase()
-}
-
-/** The words that BPE works on. A special token that only became one by lower-casing is three of them. */
-function words(text: string): string[] {
-  const matches = normalize(text).match(WORD) ?? []
-  return matches.flatMap((word) => (word.endsWith('text|>') ? ['<|', word.slice(2, -2), '|>'] : word))
-}
-
-/** The printable stand-in of each byte, which vocabularies are written in (openai/CLIP:clip/simple_tokenizer.py, bytes_to_unicode). */
-function byteCharacters(): string[] {
-  const printable = (byte: number) => (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae
-  let next = 0x100
-  return Array.from({ length: 256 }, (_, byte) => String.fromCharCode(printable(byte) ? byte : next++))
-}
-
-/** Joins neighbours until none has a rank, always the pair of the lowest rank, the leftmost first. */
-function merge(parts: string[], ranks: Map<string, number>): string[] {
-  for (;;) {
-    let best = -1
-    let lowest = Infinity
-    for (let i = 0; i + 1 < parts.length; i++) {
-      const rank = ranks.get(`${parts[i]} ${parts[i + 1]}`) ?? Infinity
-      if (rank < lowest) [best, lowest] = [i, rank]
-    }
-    if (best < 0) return parts
-    parts.splice(best, 2, `${parts[best]}${parts[best + 1]}`)
-  }
+interface Vocabulary {
+  vocab: Record<string, number>
+  /** Pairs in the order of their ranks, each `a b` or `[a, b]`. */
+  merges: unknown[]
 }
 
 function invalid(path: string, problem: string): LorafuseError {
@@ -84,19 +41,19 @@ function parse(text: string, path: string): Record<string, unknown> {
   throw invalid(path, 'something that is not a JSON object')
 }
 
-function vocabulary(value: unknown, path: string): Map<string, number> {
-  const entries = Object.entries((value ?? {}) as Record<string, unknown>)
-  if (entries.length === 0 || !entries.every(([, id]) => Number.isSafeInteger(id))) throw invalid(path, 'no vocabulary of token ids')
-  return new Map(entries as [string, number][])
+function checkVocab(value: unknown, path: string): Record<string, number> {
+  const ids = Object.values((value ?? {}) as Record<string, unknown>)
+  if (ids.length === 0 || !ids.every(Number.isSafeInteger)) throw invalid(path, 'no vocabulary of token ids')
+  return value as Record<string, number>
 }
 
-/** The vocabulary and merges of `vocab.json` + `merges.txt`, else of `tokenizer.json`. */
-async function readFiles(folder: string): Promise<Files> {
+/** Reads `vocab.json` and `merges.txt`, or else `tokenizer.json`. */
+async function readVocabulary(folder: string): Promise<Vocabulary> {
   const vocabPath = join(folder, 'vocab.json')
   const [vocab, merges] = await Promise.all([readText(vocabPath), readText(join(folder, 'merges.txt'))])
   if (vocab !== undefined && merges !== undefined) {
     const lines = merges.split(/\r?\n/).filter((line) => line !== '' && !line.startsWith('#version'))
-    return { vocab: vocabulary(parse(vocab, vocabPath), vocabPath), merges: lines }
+    return { vocab: checkVocab(parse(vocab, vocabPath), vocabPath), merges: lines }
   }
   const path = join(folder, 'tokenizer.json')
   const text = await readText(path)
@@ -108,11 +65,10 @@ async function readFiles(folder: string): Promise<Files> {
   }
   const model = (parse(text, path).model ?? {}) as Record<string, unknown>
   if (model.end_of_word_suffix !== '</w>' || !Array.isArray(model.merges)) throw invalid(path, 'another kind of tokenizer')
-  const pairs = model.merges as (string | string[])[]
-  return { vocab: vocabulary(model.vocab, path), merges: pairs.map((pair) => (typeof pair === 'string' ? pair : pair.join(' '))) }
+  return { vocab: checkVocab(model.vocab, path), merges: model.merges }
 }
 
-/** A special token of `tokenizer_config.json` or `special_tokens_map.json`: a string, or an object with `content`. */
+/** Finds a special token in `tokenizer_config.json` or `special_tokens_map.json`: a string, or an object with `content`. */
 function special(configs: Record<string, unknown>[], key: string): string | undefined {
   for (const { [key]: token } of configs) {
     if (typeof token === 'string') return token
@@ -122,52 +78,65 @@ function special(configs: Record<string, unknown>[], key: string): string | unde
   return undefined
 }
 
-/** Loads a checkpoint's `tokenizer` folder. Throws `MODEL_INCOMPLETE` where its files are missing, `TOKENIZER_INVALID`. */
+const WORDS = "'s|'t|'re|'ve|'m|'ll|'d|\\p{L}+|\\p{N}|[^\\p{White_Space}\\p{L}\\p{N}]+"
+const split = (pattern: string) => ({ type: 'Split', pattern: { Regex: pattern }, behavior: 'Removed', invert: true })
+
+/**
+ * CLIP's pipeline in the form of a `tokenizer.json`. It differs from the published file where JavaScript differs from Rust: \s lacks U+0085
+ * and has U+FEFF, and toLowerCase makes the last Σ of a word ς instead of σ. The second split, in Rust part of ByteLevel, takes apart the
+ * special tokens that came about only by lower-casing.
+ */
+function clipPipeline({ vocab, merges }: Vocabulary, specials: string[], unknown: string): object {
+  const added = specials.map((content) => ({ id: vocab[content], content, normalized: false, special: true }))
+  const normalizers = [
+    { type: 'NFC' },
+    { type: 'Replace', pattern: { Regex: '\\p{White_Space}+' }, content: ' ' },
+    { type: 'Replace', pattern: { String: 'Σ' }, content: 'σ' },
+    { type: 'Lowercase' },
+    // The split drops the blank. Without it, the library would take a text that is lower-cased to a special token for that token.
+    { type: 'Prepend', prepend: ' ' },
+  ]
+  const words = [
+    split(`<\\|(?:start|end)oftext\\|>|${WORDS}`),
+    split(WORDS),
+    { type: 'ByteLevel', add_prefix_space: false, use_regex: false },
+  ]
+  return {
+    added_tokens: added,
+    normalizer: { type: 'Sequence', normalizers },
+    pre_tokenizer: { type: 'Sequence', pretokenizers: words },
+    model: { type: 'BPE', unk_token: unknown, end_of_word_suffix: '</w>', vocab, merges },
+    post_processor: null,
+    decoder: null,
+  }
+}
+
+/** Loads a model's `tokenizer` folder. Throws `MODEL_INCOMPLETE` where its files are missing, `TOKENIZER_INVALID`. */
 export async function loadTokenizer(folder: string): Promise<Tokenizer> {
-  const { vocab, merges } = await readFiles(folder)
+  const vocabulary = await readVocabulary(folder)
   const configs = await Promise.all(
     ['tokenizer_config.json', 'special_tokens_map.json'].map(async (name) =>
       parse((await readText(join(folder, name))) ?? '{}', join(folder, name)),
     ),
   )
-  const idOf = (token: string) => {
-    const id = vocab.get(token)
+  const idOf = (token: string): number => {
+    const id = Object.hasOwn(vocabulary.vocab, token) ? vocabulary.vocab[token] : undefined
     if (id === undefined) throw invalid(folder, `a vocabulary without ${token}`)
     return id
   }
   const bos = special(configs, 'bos_token') ?? '<|startoftext|>'
   const eos = special(configs, 'eos_token') ?? '<|endoftext|>'
   const [bosId, eosId, padId] = [idOf(bos), idOf(eos), idOf(special(configs, 'pad_token') ?? eos)]
-  const unknownId = vocab.get(special(configs, 'unk_token') ?? eos) ?? eosId
+  const unknown = special(configs, 'unk_token') ?? eos
   const maximum = configs[0]?.model_max_length
   const length = typeof maximum === 'number' && maximum >= 2 && maximum < 1e6 ? maximum : 77
-
-  const ranks = new Map(merges.map((pair, rank) => [pair, rank]))
-  const characters = byteCharacters()
-  const known = new Map<string, number[]>()
-
-  const word = (text: string): number[] => {
-    const cached = known.get(text)
-    if (cached) return cached
-    const parts = Array.from(new TextEncoder().encode(text), (byte) => characters[byte] as string)
-    parts.push(`${parts.pop()}</w>`)
-    const ids = merge(parts, ranks).map((part) => vocab.get(part) ?? unknownId)
-    known.set(text, ids)
-    return ids
+  const pipeline = new Pipeline(clipPipeline(vocabulary, [bos, eos], Object.hasOwn(vocabulary.vocab, unknown) ? unknown : eos), {})
+  return {
+    length,
+    encode(text) {
+      const encoded = new Int32Array(length).fill(padId)
+      encoded.set([bosId, ...pipeline.encode(text).ids.slice(0, length - 2), eosId])
+      return encoded
+    },
   }
-  // Special tokens are recognised as they are written, before anything else; the capturing group keeps them in the split.
-  const specials = new RegExp(`(${[bos, eos].map((token) => token.replace(/[^\w\s]/g, '\\$&')).join('|')})`)
-  const tokenize = (text: string): number[] =>
-    text.split(specials).flatMap((piece) => {
-      if (piece === bos) return [bosId]
-      if (piece === eos) return [eosId]
-      return words(piece).flatMap(word)
-    })
-  const encode = (text: string): Int32Array => {
-    const ids = tokenize(text).slice(0, length - 2)
-    const encoded = new Int32Array(length).fill(padId)
-    encoded.set([bosId, ...ids, eosId])
-    return encoded
-  }
-  return { length, bosId, eosId, padId, tokenize, encode }
 }
