@@ -83,10 +83,10 @@ function matrix(tensor: Tensor | undefined, name: string, rows: number | undefin
  * kinds of adapter that are not applied here, such as the text encoder's), `LORA_MISMATCH` (made for another model).
  */
 export async function readLora(path: string, modules: AdaptableModule[]): Promise<Lora> {
-  const { metadata, tensors: entries } = await readHeader(path)
+  const header = await readHeader(path)
   const byLayer = new Map(modules.map((module) => [module.path.replaceAll('.', '_'), module]))
   const parts = new Map<AdaptableModule, Partial<Record<Role, string>>>()
-  for (const { name } of entries) {
+  for (const { name } of header.tensors) {
     const key = parseKey(name)
     if (!key) throw unsupported(path, 'LoRA matrices of the UNet alone', `the tensor ${name}`)
     const module = byLayer.get(key.layer)
@@ -96,8 +96,8 @@ export async function readLora(path: string, modules: AdaptableModule[]): Promis
     parts.set(module, found)
   }
   if (parts.size === 0) throw unsupported(path, 'LoRA matrices', 'none')
-  const tensors = await readTensors(path)
-  const byMetadata = peftScale(metadata, path)
+  const tensors = await readTensors(path, undefined, header)
+  const byMetadata = peftScale(header.metadata, path)
   const lora: Lora = new Map()
   for (const [module, { down: downName = '', up: upName = '', alpha }] of parts) {
     const name = kohyaName(module.path)

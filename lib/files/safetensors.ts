@@ -1,12 +1,10 @@
 /** Reads, checks and writes safetensors files. Format: https://github.com/huggingface/safetensors (`safetensors/src/tensor.rs`). */
-import { createHash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
-import { type FileHandle, mkdir, open, rename, stat, unlink } from 'node:fs/promises'
-import { dirname } from 'node:path'
+import { type FileHandle, open } from 'node:fs/promises'
 import { LorafuseError } from '../errors.js'
+import { writeAtomically } from './atomic.js'
 import { type FloatType, narrow, widen } from './floats.js'
 
-/** A tensor as the header declares it, of any dtype; `offset` counts bytes from the start of the file. */
+/** A tensor of any dtype as the header declares it; `offset` is in bytes from the start of the file. */
 export interface TensorEntry {
   name: string
   dtype: string
@@ -21,7 +19,7 @@ export interface SafetensorsHeader {
   tensors: TensorEntry[]
   /** Where the tensors' bytes begin. */
   dataStart: number
-  /** Of the whole file, in bytes. */
+  /** The size of the whole file in bytes. */
   size: number
 }
 
@@ -46,7 +44,7 @@ function invalid(path: string, problem: string): LorafuseError {
   return new LorafuseError('SAFETENSORS_INVALID', `${problem} (${path}). The file is damaged or incomplete; fetch or write it again`)
 }
 
-/** Opens a file that should exist; throws `FILE_NOT_FOUND`. */
+/** Throws `FILE_NOT_FOUND`. */
 async function openFile(path: string): Promise<FileHandle> {
   try {
     return await open(path, 'r')
@@ -101,7 +99,7 @@ function parseTensor(name: string, value: unknown, dataStart: number, size: numb
   return { name, dtype: dtype as string, shape: shape as number[], offset: dataStart + begin, byteLength: expected }
 }
 
-/** Like the reference reader, refuses overlaps, holes and bytes that belong to no tensor. */
+/** Refuses overlaps, holes and bytes that belong to no tensor, as the reference reader does. */
 function checkCoverage(tensors: TensorEntry[], dataStart: number, size: number, path: string): void {
   let end = dataStart
   for (const { name, offset, byteLength } of tensors) {
@@ -147,14 +145,14 @@ export async function readHeader(path: string): Promise<SafetensorsHeader> {
 }
 
 /**
- * Reads tensors, widened to f32: those named, or all. Throws `FILE_NOT_FOUND` and `SAFETENSORS_INVALID`; the latter also for a name
- * that is not there and for a dtype other than F32, F16, BF16.
+ * Reads the tensors in `names`, or all, widened to f32. `header`: the file's own, where it has been read already. Throws `FILE_NOT_FOUND`,
+ * `SAFETENSORS_INVALID`; the latter also for a name that is not there and for a dtype other than F32, F16, BF16.
  */
-export async function readTensors(path: string, names?: string[]): Promise<Map<string, Tensor>> {
+export async function readTensors(path: string, names?: string[], header?: SafetensorsHeader): Promise<Map<string, Tensor>> {
   const file = await openFile(path)
   try {
-    const header = await parseHeader(file, path)
-    const byName = new Map(header.tensors.map((entry) => [entry.name, entry]))
+    const { tensors: entries } = header ?? (await parseHeader(file, path))
+    const byName = new Map(entries.map((entry) => [entry.name, entry]))
     const tensors = new Map<string, Tensor>()
     for (const name of names ?? byName.keys()) {
       const entry = byName.get(name)
@@ -171,125 +169,48 @@ export async function readTensors(path: string, names?: string[]): Promise<Map<s
   }
 }
 
-/** A file's bytes: the header, then each tensor's. Widest dtype first, then by name, as the reference writer orders them. */
-function* serialize(tensors: NamedTensor[], metadata: Record<string, string>): Generator<Uint8Array> {
-  const bytesOf = (dtype: FloatType) => (dtype === 'F32' ? 4 : 2)
-  const order = (a: NamedTensor, b: NamedTensor) => bytesOf(b.dtype) - bytesOf(a.dtype) || (a.name < b.name ? -1 : 1)
-  const sorted = [...tensors].sort(order)
-  const header: Record<string, unknown> = {}
-  if (Object.keys(metadata).length > 0) header.__metadata__ = metadata
+/** Tensors as the bytes of a file: hashed and written without being rounded twice. */
+export interface PackedTensors {
+  /** The header's entries, in the order of `data`. */
+  entries: Record<string, { dtype: FloatType; shape: number[]; data_offsets: [number, number] }>
+  data: Uint8Array[]
+}
+
+/** Rounds tensors to their dtypes, the widest dtype first, then by name, as the reference writer orders them. */
+export function packTensors(tensors: NamedTensor[]): PackedTensors {
+  const order = (a: NamedTensor, b: NamedTensor) => BYTES[b.dtype]! - BYTES[a.dtype]! || (a.name < b.name ? -1 : 1)
+  const packed: PackedTensors = { entries: {}, data: [] }
   let end = 0
-  for (const { name, dtype, shape, data } of sorted) {
+  for (const { name, dtype, shape, data } of [...tensors].sort(order)) {
     const count = shape.reduce((product, length) => product * length, 1)
     if (count !== data.length) {
       throw new LorafuseError('INTERNAL', `Expected ${count} values for tensor ${name} [${shape.join(', ')}] but received ${data.length}`)
     }
-    const begin = end
-    end += count * bytesOf(dtype)
-    header[name] = { dtype, shape, data_offsets: [begin, end] }
+    const bytes = narrow(data, dtype)
+    packed.entries[name] = { dtype, shape, data_offsets: [end, end + bytes.length] }
+    packed.data.push(bytes)
+    end += bytes.length
   }
+  return packed
+}
+
+/** Returns the bytes before the tensors': the header's length, then the header, which begins `{"` and is padded to 8 bytes. */
+export function headerBytes({ entries }: PackedTensors, metadata: Record<string, string>): Uint8Array {
+  const header = { ...(Object.keys(metadata).length > 0 ? { __metadata__: metadata } : {}), ...entries }
   const json = new TextEncoder().encode(JSON.stringify(header))
   const length = Math.ceil(json.length / 8) * 8
   const head = new Uint8Array(8 + length).fill(0x20, 8)
   new DataView(head.buffer).setBigUint64(0, BigInt(length), true)
   head.set(json, 8)
-  yield head
-  for (const { dtype, data } of sorted) yield narrow(data, dtype)
+  return head
 }
 
-/** Writes a file atomically; its header begins `{"` and is padded to 8 bytes. Throws as `writeAtomically`. */
-export async function writeSafetensors(path: string, tensors: NamedTensor[], metadata: Record<string, string> = {}): Promise<void> {
-  await writeAtomically(path, serialize(tensors, metadata))
-}
-
-/**
- * kohya's two hashes of a LoRA: `model` (`sshs_model_hash`), sha256 of the bytes after the header; `legacy` (`sshs_legacy_hash`), as
- * `legacyHash` of the file serialised with only the `ss_*` metadata
- * (kohya-ss/sd-scripts:library/train_util.py, precalculate_safetensors_hashes).
- */
-export function hashTensors(tensors: NamedTensor[], metadata: Record<string, string>): { model: string; legacy: string } {
-  const trained = Object.fromEntries(Object.entries(metadata).filter(([key]) => key.startsWith('ss_')))
-  const [header, ...data] = serialize(tensors, trained)
-  const model = createHash('sha256')
-  for (const bytes of data) model.update(bytes)
-  const legacy = createHash('sha256')
-  let at = 0
-  for (const bytes of [header as Uint8Array, ...data]) {
-    legacy.update(bytes.subarray(Math.max(0, LEGACY_BEGIN - at), Math.max(0, LEGACY_END - at)))
-    at += bytes.length
-  }
-  return { model: model.digest('hex'), legacy: legacy.digest('hex').slice(0, 8) }
-}
-
-const LEGACY_BEGIN = 0x100000
-const LEGACY_END = 0x110000
-
-/** sha256 of files, one after the other, in hex: of all their bytes, or of those in a range, `end` included. */
-export async function hashFiles(paths: string[], range: { start?: number; end?: number } = {}): Promise<string> {
-  const hash = createHash('sha256')
-  for (const path of paths) {
-    for await (const chunk of createReadStream(path, { ...range, highWaterMark: 2 ** 20 })) hash.update(chunk as Uint8Array)
-  }
-  return hash.digest('hex')
-}
-
-/** A1111's old model hash: the first 8 hex digits of the sha256 of bytes 0x100000 to 0x10FFFF. */
-export async function legacyHash(path: string): Promise<string> {
-  return (await hashFiles([path], { start: LEGACY_BEGIN, end: LEGACY_END - 1 })).slice(0, 8)
-}
-
-/**
- * Makes a folder and those above it. Trap: Node's own recursive mkdir never returns where a folder exists but takes none, as /proc.
- */
-export async function makeFolder(path: string): Promise<void> {
-  try {
-    await mkdir(path)
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException
-    if (code === 'EEXIST') return
-    const parent = dirname(path)
-    if (code !== 'ENOENT' || (await stat(parent).catch(() => undefined))) throw error
-    await makeFolder(parent)
-    await makeFolder(path)
-  }
-}
-
-let written = 0
-
-/**
- * Writes a file so that a reader, or a crash, sees the old one or the whole new one: to a temporary beside it, synced, renamed, the folder
- * synced. On failure the temporary is removed. Throws `DISK_FULL`, `OUTPUT_NOT_WRITABLE`.
- */
-export async function writeAtomically(path: string, content: Uint8Array | string | Iterable<Uint8Array>): Promise<void> {
-  written += 1
-  const temporary = `${path}.tmp-${process.pid}-${written}`
-  const chunks = typeof content === 'string' ? [new TextEncoder().encode(content)] : content instanceof Uint8Array ? [content] : content
-  let file: FileHandle | undefined
-  try {
-    file = await open(temporary, 'wx')
-    for (const chunk of chunks) await file.writeFile(chunk)
-    await file.sync()
-    await file.close()
-    await rename(temporary, path)
-  } catch (cause) {
-    await file?.close().catch(() => undefined)
-    if (file) await unlink(temporary).catch(() => undefined)
-    throw writeError(path, cause)
-  }
-  await syncFolder(dirname(path))
-}
-
-function writeError(path: string, cause: unknown): unknown {
-  const { code } = cause as NodeJS.ErrnoException
-  if (cause instanceof LorafuseError || code === undefined) return cause
-  if (code === 'ENOSPC' || code === 'EDQUOT' || code === 'EFBIG') {
-    return new LorafuseError('DISK_FULL', `Expected room for ${path} but the disk is full (${code}); free some space and resume`, { cause })
-  }
-  return new LorafuseError('OUTPUT_NOT_WRITABLE', `Expected to be able to write ${path} but received ${code}`, { cause })
-}
-
-async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path, 'r')
-  await folder.sync().catch(() => undefined)
-  await folder.close()
+/** Writes a file atomically. Throws as `writeAtomically`. */
+export async function writeSafetensors(
+  path: string,
+  tensors: NamedTensor[] | PackedTensors,
+  metadata: Record<string, string> = {},
+): Promise<void> {
+  const packed = Array.isArray(tensors) ? packTensors(tensors) : tensors
+  await writeAtomically(path, [headerBytes(packed, metadata), ...packed.data])
 }

@@ -3,7 +3,8 @@ import { readdir, readFile, stat } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
 import type { Computation } from '../device.js'
 import { LorafuseError } from '../errors.js'
-import { hashFiles, readHeader } from '../files/safetensors.js'
+import { hashFiles } from '../files/hashes.js'
+import { readHeader } from '../files/safetensors.js'
 import {
   type Component,
   native,

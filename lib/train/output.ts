@@ -3,8 +3,10 @@ import { open, readdir, rm, stat, statfs } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { type Adapter, adapterTensors, parameterCount } from '../adapters/adapters.js'
 import { LorafuseError } from '../errors.js'
+import { makeFolder } from '../files/atomic.js'
 import type { FloatType } from '../files/floats.js'
-import { hashTensors, makeFolder, writeSafetensors } from '../files/safetensors.js'
+import { hashTensors } from '../files/hashes.js'
+import { packTensors, writeSafetensors } from '../files/safetensors.js'
 import { type Identity, newestState, removeOldStates, statePathOf, type TrainingState, writeState } from './state.js'
 
 const DTYPES = { fp16: 'F16', bf16: 'BF16', f32: 'F32' } as const satisfies Record<string, FloatType>
@@ -98,7 +100,7 @@ export class Output {
     const { output, name, savePrecision } = this.options
     const suffix = occasion === 'last' ? '' : 'step' in occasion ? `-step${digits(occasion.step, 8)}` : `-${digits(occasion.epoch, 6)}`
     const path = join(output, `${name}${suffix}.safetensors`)
-    const tensors = adapterTensors(this.adapters, state.weights, DTYPES[savePrecision])
+    const tensors = packTensors(adapterTensors(this.adapters, state.weights, DTYPES[savePrecision]))
     const { model, legacy } = hashTensors(tensors, metadata)
     await writeSafetensors(path, tensors, { ...metadata, sshs_model_hash: model, sshs_legacy_hash: legacy })
     const statePath = statePathOf(path)

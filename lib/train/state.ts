@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import { readdir, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { LorafuseError } from '../errors.js'
-import { readHeader, readTensors, writeSafetensors } from '../files/safetensors.js'
+import { readHeader, readTensors, type SafetensorsHeader, writeSafetensors } from '../files/safetensors.js'
 import type { LossScaleState } from './loss-scale.js'
 
 /** What a state was trained on. */
@@ -77,23 +77,24 @@ export async function writeState(path: string, state: TrainingState, identity: I
 }
 
 /** Reads what a state says of itself. Throws `STATE_NOT_FOUND`, `STATE_INVALID`. */
-async function readAbout(path: string): Promise<About> {
-  const { metadata } = await readHeader(path).catch((cause: unknown) => {
+async function readAbout(path: string): Promise<{ about: About; header: SafetensorsHeader }> {
+  const header = await readHeader(path).catch((cause: unknown) => {
     if (!(cause instanceof LorafuseError)) throw cause
     if (cause.code === 'FILE_NOT_FOUND') {
       throw new LorafuseError('STATE_NOT_FOUND', `Expected a training state at ${path} but received no readable file`, { cause })
     }
     throw invalid(path, `a damaged file: ${cause.message}`, cause)
   })
-  if (metadata[KEY] === undefined) throw invalid(path, 'another file; states are named …-state.safetensors')
+  const text = header.metadata[KEY]
+  if (text === undefined) throw invalid(path, 'another file; states are named …-state.safetensors')
   let about: About
   try {
-    about = JSON.parse(metadata[KEY]) as About
+    about = JSON.parse(text) as About
   } catch (cause) {
     throw invalid(path, 'a damaged file: its description is no JSON', cause)
   }
   if (about.version !== 1) throw invalid(path, `version ${about.version}; update lorafuse`)
-  return about
+  return { about, header }
 }
 
 /** What differs, in words. */
@@ -113,13 +114,14 @@ function differences(saved: Identity, now: Identity): string[] {
  * or no state), `STATE_MISMATCH` (saved by a run of another model, other images or other settings; says which).
  */
 export async function readState(path: string, identity: Identity, count: number): Promise<TrainingState> {
-  const { step, sessionId, startedAt, identity: saved, lossScale, sha256 } = await readAbout(path)
+  const { about, header } = await readAbout(path)
+  const { step, sessionId, startedAt, identity: saved, lossScale, sha256 } = about
   const found = differences(saved, identity)
   if (found.length > 0) {
     const advice = 'resume with what it was trained with, or train anew without resume'
     throw new LorafuseError('STATE_MISMATCH', `Expected a state of this run at ${path} but received one of ${found.join(', ')}; ${advice}`)
   }
-  const tensors = await readTensors(path, [...BUFFERS]).catch((cause: unknown) => {
+  const tensors = await readTensors(path, [...BUFFERS], header).catch((cause: unknown) => {
     throw cause instanceof LorafuseError ? invalid(path, `a damaged file: ${cause.message}`, cause) : cause
   })
   const buffer = (name: (typeof BUFFERS)[number]) => tensors.get(name)?.data ?? new Float32Array(0)
@@ -147,7 +149,7 @@ async function list(output: string, name: string): Promise<{ states: Found[]; da
   const damaged: LorafuseError[] = []
   for (const path of files.map((file) => join(output, file))) {
     try {
-      states.push({ path, about: await readAbout(path) })
+      states.push({ path, about: (await readAbout(path)).about })
     } catch (error) {
       if (!(error instanceof LorafuseError)) throw error
       damaged.push(error)

@@ -1,0 +1,40 @@
+/** The hashes by which kohya and A1111 know models and LoRA files. */
+import { createHash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { headerBytes, type PackedTensors } from './safetensors.js'
+
+/** A1111's old model hash covers the 64 KiB after the first mebibyte. */
+const LEGACY_BEGIN = 0x100000
+const LEGACY_END = 0x110000
+
+/** Returns the sha256, in hex, of files one after the other: of all their bytes, or of the range `start` to `end`, both included. */
+export async function hashFiles(paths: string[], range: { start?: number; end?: number } = {}): Promise<string> {
+  const hash = createHash('sha256')
+  for (const path of paths) {
+    for await (const chunk of createReadStream(path, { ...range, highWaterMark: 2 ** 20 })) hash.update(chunk as Uint8Array)
+  }
+  return hash.digest('hex')
+}
+
+/** Returns A1111's old model hash: the first 8 hex digits of the sha256 of bytes 0x100000 to 0x10FFFF. */
+export async function legacyHash(path: string): Promise<string> {
+  return (await hashFiles([path], { start: LEGACY_BEGIN, end: LEGACY_END - 1 })).slice(0, 8)
+}
+
+/**
+ * Returns kohya's two hashes of a LoRA. `model` (`sshs_model_hash`) is the sha256 of the bytes after the header; `legacy`
+ * (`sshs_legacy_hash`) is the `legacyHash` of the file as it would be with the `ss_*` metadata alone
+ * (kohya-ss/sd-scripts:library/train_util.py, precalculate_safetensors_hashes).
+ */
+export function hashTensors(tensors: PackedTensors, metadata: Record<string, string>): { model: string; legacy: string } {
+  const trained = Object.fromEntries(Object.entries(metadata).filter(([key]) => key.startsWith('ss_')))
+  const model = createHash('sha256')
+  for (const bytes of tensors.data) model.update(bytes)
+  const legacy = createHash('sha256')
+  let at = 0
+  for (const bytes of [headerBytes(tensors, trained), ...tensors.data]) {
+    legacy.update(bytes.subarray(Math.max(0, LEGACY_BEGIN - at), Math.max(0, LEGACY_END - at)))
+    at += bytes.length
+  }
+  return { model: model.digest('hex'), legacy: legacy.digest('hex').slice(0, 8) }
+}
