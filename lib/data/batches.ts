@@ -1,7 +1,7 @@
-/** Which images each update sees: a pure function of seed and step, so that a resumed run goes on in the same order. */
+/** Which images each optimizer step trains on: a pure function of seed and step, so that a resumed run continues in the same order. */
 import { permutation } from '../random.js'
 
-/** Indices of the images of one forward pass, all of one bucket. */
+/** Indices of the images of one batch, all from one bucket. */
 export type Batch = number[]
 
 export interface BatchOptions {
@@ -11,8 +11,9 @@ export interface BatchOptions {
 }
 
 /**
- * As kohya (kohya-ss/sd-scripts:library/train_util.py, BaseDataset): each epoch shuffles every bucket, cuts it into batches, the last of
- * which may be short, and shuffles those. As accelerate, an update takes `gradientAccumulation` of them, or what the epoch has left.
+ * As in kohya (kohya-ss/sd-scripts:library/train_util.py, BaseDataset), each epoch shuffles every bucket, cuts it into batches, of which the
+ * last may be short, and shuffles the batches. As in accelerate, an optimizer step takes `gradientAccumulation` batches, fewer at the end of
+ * an epoch.
  */
 export class Batches {
   readonly batchesPerEpoch: number
@@ -20,7 +21,7 @@ export class Batches {
   private epoch = 0
   private order: Batch[] = []
 
-  /** `buckets`: the images of each bucket, each as often as it repeats. */
+  /** `buckets`: the indices of each bucket's images, each as often as the image repeats. */
   constructor(
     private readonly buckets: number[][],
     private readonly options: BatchOptions,
@@ -29,17 +30,17 @@ export class Batches {
     this.updatesPerEpoch = Math.ceil(this.batchesPerEpoch / options.gradientAccumulation)
   }
 
-  /** A batch of each bucket, as large as its batches get. */
+  /** Returns one batch of each bucket, the largest there is. */
   fullest(): Batch[] {
     return this.buckets.map((bucket) => bucket.slice(0, this.options.batchSize))
   }
 
-  /** The epoch of an update; both count from 1. */
+  /** Returns the epoch of an optimizer step; both count from 1. */
   epochOf(step: number): number {
     return Math.ceil(step / this.updatesPerEpoch)
   }
 
-  /** The batches of an update, which counts from 1. */
+  /** Returns the batches of an optimizer step; steps count from 1. */
   of(step: number): Batch[] {
     const epoch = this.epochOf(step)
     if (epoch !== this.epoch) this.order = this.shuffle(epoch)

@@ -8,33 +8,29 @@ export interface Size {
   height: number
 }
 
-/** The size an image trains at, and what it is resized to before it is cropped to that. */
+/** The size at which an image trains, and the size to which it is resized before the crop. */
 export interface Bucket extends Size {
-  /** Covers the bucket; exceeds it on one side at most, save where the image is not enlarged. */
+  /** Covers the bucket, and exceeds it on one side at most, except with `noUpscale`. */
   resized: Size
 }
 
 export interface BucketOptions {
   /** A bucket's area is at most `resolution`². */
   resolution: number
-  /** Off: every image trains at the square of `resolution`. Default true. */
-  enabled?: boolean
-  /** Shortest side, default 256; floored to the step and never above `resolution`. */
-  minimum?: number
-  /** Longest side, default 1024; raised to the step and never below `resolution`. */
-  maximum?: number
-  /** Sides are multiples of it, default 64. */
-  step?: number
-  /** Images are never enlarged: a bucket is the image's own size, shrunk to the area where larger, floored to the step. Default false. */
-  noUpscale?: boolean
+  /** Off: every image trains at `resolution` × `resolution`. */
+  enabled: boolean
+  /** Shortest side, rounded down to the step and at most `resolution`. */
+  minimum: number
+  /** Longest side, rounded up to the step and at least `resolution`. */
+  maximum: number
+  /** Sides are multiples of this. */
+  step: number
+  /** Never enlarge an image: its bucket is its own size, shrunk to the area if larger, rounded down to the step. */
+  noUpscale: boolean
 }
 
-/**
- * The predefined sizes, ascending by width, then height: the square, and for each width the greatest height within the area, both ways
- * round.
- */
-export function bucketSizes(options: BucketOptions): Size[] {
-  const { resolution, enabled = true, minimum = 256, maximum = 1024, step = 64 } = options
+/** Lists the predefined sizes by width, then height: the square; for each width the greatest height within the area; these turned by 90°. */
+export function bucketSizes({ resolution, enabled, minimum, maximum, step }: BucketOptions): Size[] {
   const square = Math.max(step, Math.floor(resolution / step) * step)
   if (!enabled) return [{ width: square, height: square }]
   const least = Math.max(step, Math.floor(Math.min(minimum, resolution) / step) * step)
@@ -51,7 +47,7 @@ export function bucketSizes(options: BucketOptions): Size[] {
 
 const round = (value: number) => Math.floor(value + 0.5)
 
-/** The size itself where it is predefined, else the one of the nearest aspect ratio (the first of equals). */
+/** Finds the predefined size that is the image's own, or else the one of the nearest aspect ratio, the first of equals. */
 function nearest(image: Size, sizes: Size[]): Size {
   const exact = sizes.find(({ width, height }) => width === image.width && height === image.height)
   if (exact) return exact
@@ -60,13 +56,13 @@ function nearest(image: Size, sizes: Size[]): Size {
   return sizes.reduce((best, size) => (error(size) < error(best) ? size : best))
 }
 
-/** `image` scaled to cover `size`, one side exactly. */
+/** Scales `image` to cover `size`, one side exactly. */
 function cover(image: Size, size: Size): Size {
   const scale = image.width / image.height > size.width / size.height ? size.height / image.height : size.width / image.width
   return { width: round(image.width * scale), height: round(image.height * scale) }
 }
 
-/** `image` shrunk to the area, one side a multiple of the step: the side that keeps the aspect ratio better. */
+/** Shrinks `image` to the area and makes one side a multiple of the step: the side with which the aspect ratio changes less. */
 function shrink(image: Size, area: number, step: number): Size {
   if (image.width * image.height <= area) return image
   const ratio = image.width / image.height
@@ -81,11 +77,9 @@ function shrink(image: Size, area: number, step: number): Size {
     : { width: round(byHeight * ratio), height: byHeight }
 }
 
-/**
- * The bucket of an image of this size, upright. With `noUpscale` an image narrower than one step is enlarged after all: no bucket is empty.
- */
+/** Chooses the bucket of an image of this size, upright. Even with `noUpscale`, an image narrower than a step is enlarged to one. */
 export function selectBucket(image: Size, options: BucketOptions): Bucket {
-  const { resolution, enabled = true, step = 64, noUpscale = false } = options
+  const { resolution, enabled, step, noUpscale } = options
   if (!noUpscale || !enabled) {
     const size = nearest(image, bucketSizes(options))
     return { ...size, resized: cover(image, size) }

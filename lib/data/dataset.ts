@@ -1,4 +1,4 @@
-/** A folder of images and captions, or kohya's parent folder of `N_class` folders, as a list of what to train on. */
+/** Lists what to train on: a folder of images and captions, or kohya's parent folder of `N_class` folders. */
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { basename, extname, join } from 'node:path'
 import { LorafuseError } from '../errors.js'
@@ -9,17 +9,17 @@ import { IMAGE_EXTENSIONS, probeImage } from './images.js'
 export interface DatasetItem {
   path: string
   caption: string
-  /** How many times the image counts in an epoch. */
+  /** How many times an epoch trains on the image. */
   repeats: number
-  /** Of the image once upright. */
+  /** In pixels, upright. */
   width: number
   height: number
-  /** Name of the folder that holds it. */
+  /** Name of the folder that the file lies in. */
   folder: string
 }
 
 export interface Dataset {
-  /** In the order of their paths' code units, the same on every machine. */
+  /** Sorted by the code units of their paths, so in the same order on every machine. */
   items: DatasetItem[]
   warnings: DatasetWarning[]
 }
@@ -29,18 +29,18 @@ export type DatasetWarning = Omit<WarningEvent, 'type'>
 export interface DatasetOptions {
   /** The folder. */
   images: string
-  /** Extension of caption files; default `.txt`, else `.caption`. */
-  captionExtension?: string
-  /** Refuse the folder where a file would be skipped. */
-  strict?: boolean
-  signal?: AbortSignal
+  /** Extension of the caption files; where it is left out, `.txt` or else `.caption`. */
+  captionExtension?: string | undefined
+  /** Refuse the folder if a file would be skipped. */
+  strict: boolean
+  signal?: AbortSignal | undefined
 }
 
 interface Source extends Concept {
   folder: string
 }
 
-/** Files that belong to other tools and are passed over in silence: latents caches, kohya's metadata. */
+/** Files of other tools, ignored in silence: caches of latents, kohya's metadata. */
 const SIDE_FILES = ['.npz', '.json', '.jsonl', '.safetensors']
 
 async function list(folder: string): Promise<{ files: string[]; folders: string[] }> {
@@ -57,7 +57,7 @@ async function list(folder: string): Promise<{ files: string[]; folders: string[
 
 const isImage = (name: string) => IMAGE_EXTENSIONS.includes(extname(name).toLowerCase())
 
-/** The folders to take images from: the `N_class` folders where there are any, as kohya, else the folder itself. */
+/** Lists the folders to take images from: the `N_class` folders if there are any, as kohya does, or else the folder itself. */
 async function sources(root: string, warnings: DatasetWarning[]): Promise<Source[]> {
   const { files, folders } = await list(root)
   const concepts = folders.flatMap((name) => {
@@ -93,20 +93,22 @@ async function readCaption(path: string, extensions: string[]): Promise<string |
   return undefined
 }
 
-function refuse(images: string, warnings: DatasetWarning[]): never {
+/** The error that `strict` makes of files that would be skipped. */
+export function datasetNotClean(images: string, warnings: Pick<DatasetWarning, 'message'>[]): LorafuseError {
   const reasons = warnings.map(({ message }) => `  ${message}`).join('\n')
-  throw new LorafuseError(
+  return new LorafuseError(
     'DATASET_NOT_CLEAN',
     `Expected nothing to skip in ${images} (strict) but received ${warnings.length} bad files:\n${reasons}`,
   )
 }
 
 /**
- * Lists the images of a folder with captions, repeats and sizes. Every image is decoded once: what is damaged, or is no image, is skipped
- * and listed in `warnings`. Throws `IMAGES_NOT_FOUND` (no such folder), `NO_IMAGES` (no usable one), `DATASET_NOT_CLEAN` (strict).
+ * Lists the images of a folder with captions, repeats and sizes. Reads headers alone: a file whose header is not an image's is skipped and
+ * listed in `warnings`, damage behind the header is found by `loadImage`. Throws `IMAGES_NOT_FOUND` (no such folder), `NO_IMAGES` (no usable
+ * image), `DATASET_NOT_CLEAN` (strict).
  */
 export async function scanDataset(options: DatasetOptions): Promise<Dataset> {
-  const { images, captionExtension, strict = false, signal } = options
+  const { images, captionExtension, strict, signal } = options
   const found = await stat(images).catch(() => undefined)
   if (!found?.isDirectory()) {
     throw new LorafuseError(
@@ -139,7 +141,7 @@ export async function scanDataset(options: DatasetOptions): Promise<Dataset> {
       }
     }
   }
-  if (strict && skipped.length > 0) refuse(images, skipped)
+  if (strict && skipped.length > 0) throw datasetNotClean(images, skipped)
   if (items.length === 0) {
     const kinds = IMAGE_EXTENSIONS.join(' ')
     const reasons = skipped.map(({ message }) => `\n  ${message}`).join('')

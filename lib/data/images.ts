@@ -5,30 +5,37 @@
 import { readFile } from 'node:fs/promises'
 import sharp, { type Sharp } from 'sharp'
 import { LorafuseError } from '../errors.js'
+import type { Colour } from '../options/values.js'
 import type { Bucket, Size } from './buckets.js'
 
-/** Extensions of files taken for images. */
+/** Extensions of the files that are taken for images. */
 export const IMAGE_EXTENSIONS = ['.png', '.jpg', '.jpeg', '.webp', '.avif', '.gif', '.tif', '.tiff']
 const FORMATS = ['png', 'jpeg', 'webp', 'avif', 'heif', 'gif', 'tiff']
 
-/** Red, green, blue, 0 to 255. */
-export type Colour = [number, number, number]
-export const WHITE: Colour = [255, 255, 255]
+/** Most channels, alpha included, of the colour spaces that do not have 4; files with more channels do not convert to sRGB. */
+const MOST_CHANNELS: Record<string, number> = { 'b-w': 2, grey16: 2, cmyk: 5 }
 
 export interface LoadOptions {
   bucket: Bucket
-  /** What shows through transparent pixels, default white. */
-  background?: Colour
-  /** Where the bucket is cut from what exceeds it, as fractions in [0, 1); default the centre. */
+  /** The colour behind transparent pixels. */
+  background: Colour
+  /** Where to cut the bucket out of a larger image, as fractions in [0, 1); the centre where it is left out. */
   crop?: { x: number; y: number }
-  /** Mirror left and right. */
-  flip?: boolean
+  /** Return the mirror image too. */
+  mirrored: boolean
+}
+
+/** `[height, width, 3]` in [−1, 1]. */
+export interface Pixels {
+  plain: Float32Array
+  /** Left and right exchanged. */
+  mirrored?: Float32Array
 }
 
 /** Runs `use` on the decoder of a file; whatever is wrong with the file becomes `IMAGE_UNREADABLE`. */
 async function decode<Result>(path: string, use: (image: Sharp) => Promise<Result>): Promise<Result> {
   try {
-    // From memory: libvips caches what it reads by name.
+    // Trap: libvips caches files that it opens by name.
     const bytes = await readFile(path)
     if (bytes.length === 0) throw new Error('an empty file')
     return await use(sharp(bytes, { failOn: 'error', autoOrient: true }))
@@ -38,19 +45,18 @@ async function decode<Result>(path: string, use: (image: Sharp) => Promise<Resul
   }
 }
 
-/** An image's size once upright. Decodes all of it, so that damage is found. Throws `IMAGE_UNREADABLE`. */
+/** Reads an image's size, once upright, from its header; damage behind the header is found by `loadImage`. Throws `IMAGE_UNREADABLE`. */
 export async function probeImage(path: string): Promise<Size> {
   return decode(path, async (image) => {
-    const { format, autoOrient } = await image.metadata()
+    const { format, space, channels, autoOrient } = await image.metadata()
     if (!FORMATS.includes(format)) throw new Error(`${format}, which is none of ${FORMATS.join(', ')}`)
-    await image.resize(8, 8, { fit: 'fill' }).raw().toBuffer()
+    if (channels > (MOST_CHANNELS[space] ?? 4)) throw new Error(`${channels} channels in the colour space ${space}`)
     return { width: autoOrient.width, height: autoOrient.height }
   })
 }
 
-/** An image as its bucket takes it, `[height, width, 3]` in [−1, 1]. Throws `IMAGE_UNREADABLE`. */
-export async function loadImage(path: string, options: LoadOptions): Promise<Float32Array> {
-  const { bucket, background = WHITE, crop, flip = false } = options
+/** Decodes an image and fits it to its bucket. Throws `IMAGE_UNREADABLE`. */
+export async function loadImage(path: string, { bucket, background, crop, mirrored }: LoadOptions): Promise<Pixels> {
   const { resized } = bucket
   return decode(path, async (image) => {
     const { autoOrient } = await image.metadata()
@@ -60,33 +66,40 @@ export async function loadImage(path: string, options: LoadOptions): Promise<Flo
     const sized = shrinks ? pixels : pixels.resize(resized.width, resized.height, { fit: 'fill', kernel: 'lanczos3' })
     const { data, info } = await sized.raw({ depth: 'uchar' }).toBuffer({ resolveWithObject: true })
     if (info.channels !== 3) throw new Error(`${info.channels} channels after conversion to sRGB`)
-    const covered = shrinks ? shrinkByArea(data, info, resized) : data
-    return cut(covered, resized, bucket, crop, flip)
+    const plain = cut(shrinks ? shrinkByArea(data, info, resized) : data, resized, bucket, crop)
+    return mirrored ? { plain, mirrored: mirror(plain, bucket.width) } : { plain }
   })
 }
 
-/** Where a crop of `length` begins on a side of `total`; kohya's centre is floored, its random crop uniform over 0…excess. */
+/** Where a crop of `length` begins on a side of `total`: kohya floors the centre and draws a random crop uniformly from 0…excess. */
 function cropStart(total: number, length: number, fraction: number | undefined): number {
   const excess = total - length
   return fraction === undefined ? Math.floor(excess / 2) : Math.min(excess, Math.floor(fraction * (excess + 1)))
 }
 
-/** Bytes `[resized.height, resized.width, 3]` → the bucket's part of them in [−1, 1]. */
-function cut(data: Uint8Array, resized: Size, { width, height }: Size, crop: LoadOptions['crop'], flip: boolean): Float32Array {
+/** Cuts the bucket out of bytes `[resized.height, resized.width, 3]` and scales it to [−1, 1]. */
+function cut(data: Uint8Array, resized: Size, { width, height }: Size, crop: LoadOptions['crop']): Float32Array {
   const left = cropStart(resized.width, width, crop?.x)
   const top = cropStart(resized.height, height, crop?.y)
   const pixels = new Float32Array(height * width * 3)
   for (let y = 0; y < height; y++) {
-    for (let x = 0; x < width; x++) {
-      const from = ((top + y) * resized.width + left + (flip ? width - 1 - x : x)) * 3
-      const to = (y * width + x) * 3
-      for (let c = 0; c < 3; c++) pixels[to + c] = (data[from + c] as number) / 127.5 - 1
-    }
+    const from = ((top + y) * resized.width + left) * 3
+    for (let i = 0; i < width * 3; i++) pixels[y * width * 3 + i] = (data[from + i] as number) / 127.5 - 1
   }
   return pixels
 }
 
-/** For each of `to` pixels made from a row of `from`: the first one that it covers, and what share of it that and the next ones are. */
+/** Exchanges left and right of pixels `[…, width, 3]`. */
+function mirror(pixels: Float32Array, width: number): Float32Array {
+  const mirrored = new Float32Array(pixels.length)
+  for (let i = 0; i < pixels.length / 3; i++) {
+    const x = i % width
+    mirrored.set(pixels.subarray(i * 3, i * 3 + 3), (i - x + width - 1 - x) * 3)
+  }
+  return mirrored
+}
+
+/** Shrinks a row of `from` pixels to `to`: for each new pixel, the first old one that it covers, and the weights of that and the next ones. */
 function coverage(from: number, to: number): { first: number; weights: number[] }[] {
   const scale = from / to
   return Array.from({ length: to }, (_, i) => {
@@ -100,7 +113,7 @@ function coverage(from: number, to: number): { first: number; weights: number[] 
   })
 }
 
-/** Mean over the area that each output pixel covers (OpenCV's INTER_AREA), rows first. `[H, W, 3]` → `[height, width, 3]`. */
+/** Averages the area that each new pixel covers (OpenCV's INTER_AREA), rows first. `[H, W, 3]` → `[height, width, 3]`. */
 export function shrinkByArea(data: Uint8Array, from: Size, to: Size): Uint8Array {
   if (from.width === to.width && from.height === to.height) return data
   const columns = coverage(from.width, to.width)

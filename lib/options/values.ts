@@ -1,5 +1,7 @@
 /** Kinds of option values: what is expected, what is accepted, how it is written on a command line. */
-import type { Colour } from '../data/images.js'
+
+/** Red, green and blue, 0 to 255. */
+export type Colour = [number, number, number]
 
 export interface Kind<Input, Value> {
   /** For errors, help and docs, e.g. `a whole number of 1 or more`. */

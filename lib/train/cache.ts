@@ -1,10 +1,11 @@
 /** What frozen networks say about the images and captions, computed once and held in memory. */
 import type { Bucket } from '../data/buckets.js'
 import type { DatasetItem } from '../data/dataset.js'
-import { type Colour, loadImage } from '../data/images.js'
+import { loadImage } from '../data/images.js'
 import { LorafuseError } from '../errors.js'
 import type { Tokenizer } from '../models/tokenizer.js'
 import type { Session } from '../native.js'
+import type { Colour } from '../options/values.js'
 import { integer, normal, uniform } from '../random.js'
 
 /** An image and the size it trains at. */
@@ -61,8 +62,8 @@ export async function cacheLatents(
   const encode = async ({ path, bucket }: Picture, index: number, mirrored: boolean): Promise<Float32Array> => {
     progress(done++, total)
     const [x = 0, y = 0] = randomCrop ? uniform({ seed, stream: 'crop', index }, 2) : []
-    const pixels = await loadImage(path, { bucket, background, flip: mirrored, ...(randomCrop ? { crop: { x, y } } : {}) })
-    const moments = await session.encodeImages(pixels, [1, bucket.height, bucket.width])
+    const pixels = await loadImage(path, { bucket, background, mirrored, ...(randomCrop ? { crop: { x, y } } : {}) })
+    const moments = await session.encodeImages(pixels.mirrored ?? pixels.plain, [1, bucket.height, bucket.width])
     const channels = (moments.length * factor ** 2) / (2 * bucket.height * bucket.width)
     const noise = normal({ seed, stream: 'posterior', step: Number(mirrored), index }, moments.length / 2)
     const latents = samplePosterior(moments, channels, noise, scalingFactor)

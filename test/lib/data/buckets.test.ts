@@ -3,6 +3,8 @@ import { test } from 'node:test'
 import fc from 'fast-check'
 import { type Bucket, bucketSizes, selectBucket } from '../../../lib/data/buckets.js'
 
+const defaults = { enabled: true, minimum: 256, maximum: 1024, step: 64, noUpscale: false }
+
 const flat = ({ width, height, resized }: Bucket) => [width, height, resized.width, resized.height]
 
 test('the predefined sizes of 512 are those of kohya', () => {
@@ -17,7 +19,7 @@ test('the predefined sizes of 512 are those of kohya', () => {
     [448, 576],
   ]
   const wide = tall.map(([width, height]) => [height, width] as [number, number]).sort(([a, b], [c, d]) => a - c || b - d)
-  const sizes = bucketSizes({ resolution: 512 }).map(({ width, height }) => [width, height])
+  const sizes = bucketSizes({ ...defaults, resolution: 512 }).map(({ width, height }) => [width, height])
   assert.deepEqual(sizes, [...tall, [512, 512], ...wide])
 })
 
@@ -38,17 +40,17 @@ const rows: [number, number, number, number, boolean, number[]][] = [
 ]
 for (const [width, height, resolution, step, noUpscale, expected] of rows) {
   test(`${width}×${height} at ${resolution}${noUpscale ? ' without enlarging' : ''} trains at ${expected[0]}×${expected[1]}`, () => {
-    assert.deepEqual(flat(selectBucket({ width, height }, { resolution, step, noUpscale })), expected)
+    assert.deepEqual(flat(selectBucket({ width, height }, { ...defaults, resolution, step, noUpscale })), expected)
   })
 }
 
 test('a resolution below the shortest side still has its square', () => {
-  assert.deepEqual(bucketSizes({ resolution: 128 }), [{ width: 128, height: 128 }])
-  assert.deepEqual(flat(selectBucket({ width: 300, height: 200 }, { resolution: 128 })), [128, 128, 192, 128])
+  assert.deepEqual(bucketSizes({ ...defaults, resolution: 128 }), [{ width: 128, height: 128 }])
+  assert.deepEqual(flat(selectBucket({ width: 300, height: 200 }, { ...defaults, resolution: 128 })), [128, 128, 192, 128])
 })
 
 test('without buckets every image trains at the square', () => {
-  const options = { resolution: 512, enabled: false, noUpscale: true }
+  const options = { ...defaults, resolution: 512, enabled: false, noUpscale: true }
   assert.deepEqual(flat(selectBucket({ width: 1000, height: 500 }, options)), [512, 512, 1024, 512])
 })
 
@@ -56,6 +58,8 @@ test('any image gets a bucket of whole steps within the area, which its resized 
   const side = fc.integer({ min: 1, max: 8000 })
   const options = fc.record({
     resolution: fc.integer({ min: 64, max: 1536 }),
+    minimum: fc.constant(256),
+    maximum: fc.constant(1024),
     step: fc.constantFrom(8, 32, 64),
     enabled: fc.boolean(),
     noUpscale: fc.boolean(),

@@ -4,8 +4,13 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import sharp, { type Sharp } from 'sharp'
 import { selectBucket } from '../../../lib/data/buckets.js'
-import { loadImage, probeImage, shrinkByArea } from '../../../lib/data/images.js'
+import { type LoadOptions, loadImage, probeImage, shrinkByArea } from '../../../lib/data/images.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
+
+/** Loads over white, without the mirror image, unless told otherwise. */
+const load = (path: string, options: Pick<LoadOptions, 'bucket'> & Partial<LoadOptions>) =>
+  loadImage(path, { background: [255, 255, 255], mirrored: false, ...options })
+const plain = async (...call: Parameters<typeof load>) => (await load(...call)).plain
 
 const bucket = (width: number, height: number, resized = { width, height }) => ({ width, height, resized })
 
@@ -18,13 +23,41 @@ function gradient(width: number, height: number): Sharp {
   return sharp(data, { raw: { width, height, channels: 3 } })
 }
 
+/** A TIFF of 4 × 4 pixels with 8-bit samples, interleaved; photometric 1 is grey, 2 RGB, 5 CMYK (TIFF 6.0). */
+function tiff(samples: number, photometric: 1 | 2 | 5): Uint8Array {
+  const extra = samples - { 1: 1, 2: 3, 5: 4 }[photometric]
+  const tags: number[][] = [
+    [256, 4],
+    [257, 4],
+    [258, ...new Array<number>(samples).fill(8)],
+    [259, 1],
+    [262, photometric],
+    [273, 300],
+  ]
+  tags.push([277, samples], [278, 4], [279, 16 * samples], ...(extra > 0 ? [[338, ...new Array<number>(extra).fill(0)]] : []))
+  const file = Buffer.alloc(300 + 16 * samples, 77)
+  file.write('II*\0\x08\0\0\0', 'latin1')
+  let [at, free] = [file.writeUInt16LE(tags.length, 8), 200]
+  for (const [tag = 0, ...values] of tags) {
+    for (const value of [tag, 3]) at = file.writeUInt16LE(value, at)
+    at = file.writeUInt32LE(values.length, at)
+    const inline = values.length <= 2
+    if (!inline) file.writeUInt32LE(free, at)
+    for (const [i, value] of values.entries()) file.writeUInt16LE(value, (inline ? at : free) + 2 * i)
+    free += inline ? 0 : 2 * values.length
+    at += 4
+  }
+  file.writeUInt32LE(0, at)
+  return file
+}
+
 /** Bytes 0…255 again. */
 const bytes = (pixels: Float32Array) => [...pixels].map((value) => Math.round((value + 1) * 127.5))
 
 test('pixels of an image that fits come back unchanged, in [−1, 1]', async (t) => {
   const path = join(await temporaryFolder(t), 'a.png')
   await gradient(20, 10).png().toFile(path)
-  const pixels = await loadImage(path, { bucket: bucket(20, 10) })
+  const pixels = await plain(path, { bucket: bucket(20, 10) })
   assert.equal(pixels.length, 10 * 20 * 3)
   assert.deepEqual(bytes(pixels), [...(await gradient(20, 10).raw().toBuffer())])
   assert.ok(Math.abs((pixels[3] as number) - (1 / 127.5 - 1)) < 1e-7)
@@ -40,7 +73,7 @@ test('an image is turned as its EXIF orientation says', async (t) => {
     .png()
     .toFile(path)
   assert.deepEqual(await probeImage(path), { width: 20, height: 10 })
-  assert.deepEqual(bytes(await loadImage(path, { bucket: bucket(20, 10) })), upright)
+  assert.deepEqual(bytes(await plain(path, { bucket: bucket(20, 10) })), upright)
 })
 
 test('what exceeds the bucket is cut at the centre, or where the caller says', async (t) => {
@@ -48,7 +81,7 @@ test('what exceeds the bucket is cut at the centre, or where the caller says', a
   await gradient(25, 16).png().toFile(path)
   const cut = bucket(16, 16, { width: 25, height: 16 })
   const left = async (x?: number) => {
-    const pixels = bytes(await loadImage(path, { bucket: cut, ...(x === undefined ? {} : { crop: { x, y: x } }) }))
+    const pixels = bytes(await plain(path, { bucket: cut, ...(x === undefined ? {} : { crop: { x, y: x } }) }))
     assert.equal(pixels[1], 0)
     assert.equal((pixels[15 * 3] as number) - (pixels[0] as number), 15)
     return pixels[0]
@@ -59,14 +92,14 @@ test('what exceeds the bucket is cut at the centre, or where the caller says', a
   assert.equal(await left(0.999), 9)
 })
 
-test('a flip mirrors left and right after the cut', async (t) => {
+test('the mirror image exchanges left and right after the cut, and comes only when asked for', async (t) => {
   const path = join(await temporaryFolder(t), 'a.png')
   await gradient(25, 16).png().toFile(path)
   const options = { bucket: bucket(16, 16, { width: 25, height: 16 }), crop: { x: 0.3, y: 0 } }
-  const plain = bytes(await loadImage(path, options))
-  const flipped = bytes(await loadImage(path, { ...options, flip: true }))
+  const { plain, mirrored } = await load(path, { ...options, mirrored: true })
+  assert.deepEqual(await load(path, options), { plain })
   for (let y = 0; y < 16; y++) {
-    for (let x = 0; x < 16; x++) for (let c = 0; c < 3; c++) assert.equal(flipped[(y * 16 + x) * 3 + c], plain[(y * 16 + 15 - x) * 3 + c])
+    for (let x = 0; x < 16; x++) for (let c = 0; c < 3; c++) assert.equal(mirrored![(y * 16 + x) * 3 + c], plain[(y * 16 + 15 - x) * 3 + c])
   }
 })
 
@@ -76,8 +109,8 @@ test('the background shows through transparent pixels', async (t) => {
   await sharp(rgba, { raw: { width: 2, height: 2, channels: 4 } })
     .png()
     .toFile(path)
-  assert.deepEqual(bytes(await loadImage(path, { bucket: bucket(2, 2) })), [255, 0, 0, 255, 255, 255, 127, 127, 255, 255, 255, 255])
-  const dark = bytes(await loadImage(path, { bucket: bucket(2, 2), background: [10, 20, 30] }))
+  assert.deepEqual(bytes(await plain(path, { bucket: bucket(2, 2) })), [255, 0, 0, 255, 255, 255, 127, 127, 255, 255, 255, 255])
+  const dark = bytes(await plain(path, { bucket: bucket(2, 2), background: [10, 20, 30] }))
   assert.deepEqual(dark.slice(0, 6), [255, 0, 0, 10, 20, 30])
 })
 
@@ -100,7 +133,7 @@ test('grey, palette, 16-bit, CMYK and wide-gamut images become 8-bit sRGB', asyn
     const path = join(folder, name)
     await image.toFile(path)
     assert.deepEqual(await probeImage(path), { width: 16, height: 16 }, name)
-    const pixels = bytes(await loadImage(path, { bucket: bucket(16, 16) }))
+    const pixels = bytes(await plain(path, { bucket: bucket(16, 16) }))
     assert.equal(pixels.length, 16 * 16 * 3, name)
     const near = (value: number, i: number) => Math.abs(value - (colour[i % 3] as number)) <= tolerance
     assert.ok(pixels.every(near), `${name}: ${pixels.slice(0, 3)}`)
@@ -128,6 +161,8 @@ test('shrinking keeps the mean and a flat colour, for any ratio', async () => {
   }
 })
 
+const rules = { resolution: 128, enabled: true, minimum: 128, maximum: 1024, step: 64, noUpscale: false }
+
 test('a larger and a smaller image both fill their bucket', async (t) => {
   const path = join(await temporaryFolder(t), 'a.png')
   for (const [width, height] of [
@@ -137,7 +172,7 @@ test('a larger and a smaller image both fill their bucket', async (t) => {
   ] as const) {
     await gradient(width, height).png().toFile(path)
     const size = await probeImage(path)
-    const pixels = await loadImage(path, { bucket: selectBucket(size, { resolution: 128 }) })
+    const pixels = await plain(path, { bucket: selectBucket(size, rules) })
     assert.equal(pixels.length, 128 * 128 * 3)
     // The gradient of red still goes from left to right.
     assert.ok((pixels[127 * 3] as number) > (pixels[0] as number))
@@ -147,32 +182,60 @@ test('a larger and a smaller image both fill their bucket', async (t) => {
 test('a file that changed is read anew', async (t) => {
   const path = join(await temporaryFolder(t), 'a.png')
   await gradient(8, 8).png().toFile(path)
-  await loadImage(path, { bucket: bucket(8, 8) })
+  await plain(path, { bucket: bucket(8, 8) })
   await gradient(9, 8).negate().png().toFile(path)
   assert.deepEqual(await probeImage(path), { width: 9, height: 8 })
 })
 
-test('damaged files are found out', async (t) => {
+test('a file without an image header is found by the probe, damage behind the header by loading', async (t) => {
   const folder = await temporaryFolder(t)
   const image = gradient(200, 150)
   const whole = { 'a.jpg': await image.jpeg().toBuffer(), 'a.png': await image.png().toBuffer(), 'a.webp': await image.webp().toBuffer() }
-  const cases: [string, Uint8Array][] = [
+  const expected = (name: string) => ({ name: 'LorafuseError', code: 'IMAGE_UNREADABLE', message: new RegExp(name) })
+  const headless: [string, Uint8Array][] = [
     ['empty.png', Buffer.alloc(0)],
     ['text.png', Buffer.from('not an image')],
     ['zeros.jpg', Buffer.alloc(5000)],
+    ['drawing.png', Buffer.from('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>')],
+    ['cut.png', whole['a.png'].subarray(0, 20)],
   ]
-  cases.push(['drawing.png', Buffer.from('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>')])
+  for (const [name, data] of headless) {
+    const path = join(folder, name)
+    await writeFile(path, data)
+    await assert.rejects(probeImage(path), expected(name), name)
+  }
+  await assert.rejects(probeImage(join(folder, 'none.png')), { code: 'IMAGE_UNREADABLE', message: /ENOENT/ })
+  const damaged: [string, Uint8Array][] = []
   for (const [name, data] of Object.entries(whole)) {
-    for (const part of [0.02, 0.3, 0.6, 0.95]) cases.push([`${part}-${name}`, data.subarray(0, Math.floor(data.length * part))])
+    for (const part of [0.02, 0.3, 0.6, 0.95]) damaged.push([`${part}-${name}`, data.subarray(0, Math.floor(data.length * part))])
   }
   const flipped = Buffer.from(whole['a.png'])
   flipped[flipped.length >> 1] = (flipped[flipped.length >> 1] as number) ^ 0x55
-  cases.push(['flipped.png', flipped])
-  for (const [name, data] of cases) {
+  damaged.push(['flipped.png', flipped])
+  for (const [name, data] of damaged) {
     const path = join(folder, name)
     await writeFile(path, data)
-    await assert.rejects(probeImage(path), { name: 'LorafuseError', code: 'IMAGE_UNREADABLE', message: new RegExp(name) }, name)
+    await assert.rejects(load(path, { bucket: bucket(200, 150) }), expected(name), name)
+    await assert.rejects(load(path, { bucket: bucket(64, 64, { width: 85, height: 64 }) }), expected(name), name)
   }
-  await assert.rejects(probeImage(join(folder, 'none.png')), { code: 'IMAGE_UNREADABLE', message: /ENOENT/ })
-  await assert.rejects(loadImage(join(folder, '0.6-a.jpg'), { bucket: bucket(64, 64) }), { code: 'IMAGE_UNREADABLE' })
+})
+
+test('an image with more channels than its colour space and alpha is refused by its header', async (t) => {
+  const folder = await temporaryFolder(t)
+  for (const [samples, photometric, refused] of [
+    [2, 1, false],
+    [3, 1, true],
+    [4, 2, false],
+    [5, 2, true],
+    [5, 5, false],
+  ] as const) {
+    const path = join(folder, 'a.tif')
+    await writeFile(path, tiff(samples, photometric))
+    const [probed, loaded] = await Promise.allSettled([probeImage(path), load(path, { bucket: bucket(4, 4) })])
+    assert.deepEqual(
+      [probed.status, loaded.status],
+      refused ? ['rejected', 'rejected'] : ['fulfilled', 'fulfilled'],
+      `${samples} ${photometric}`,
+    )
+  }
 })
