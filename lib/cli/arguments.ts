@@ -1,36 +1,26 @@
-/** The command line, read by yargs: commands and options from their tables, all that is wrong told in sentences of our own. */
+/** Reads command lines by yargs, from tables of commands and options; mistakes are reported in this package's own sentences. */
 import yargs, { type Argv, type FallbackCompletionFunction, type Options } from 'yargs'
 import { LorafuseError } from '../errors.js'
-import { type Command, commands, describeCommand, describeOption, usage } from '../options/help.js'
+import { describeCommand, describeOption, usage } from '../options/help.js'
 import { invalidOption, kebab, type Label, nearest, unknownOption } from '../options/resolve.js'
-import type { Row, Table } from '../options/table.js'
+import { type Row, rowsOf, type Table } from '../options/table.js'
 import { version } from '../version.js'
-
-export interface Arguments {
-  command: Command
-  /** By the options' names; only what was given. */
-  values: Record<string, unknown>
-  /** Calls an option what the command line called it. */
-  label: Label
-  /** The words after the command. */
-  words: string[]
-}
+import type { Arguments, Command, Commands } from './command.js'
 
 const COMPLETE = '--get-yargs-completions'
 
 const flagOf = (name: string) => `--${name}`
 const names = (name: string, { kohya = [] }: Row) => [kebab(name), ...kohya]
-/** `--flip`; not `--resume`, which may have a value. */
-const isSwitch = ({ kind }: Row) => Boolean(kind.flag && !kind.placeholder)
-const isCommand = (word: string | undefined): word is Command => word !== undefined && Object.hasOwn(commands, word)
+const isSwitch = ({ kind }: Row) => kind.type === 'boolean'
+const wordsOf = ({ kind }: Row) => kind.words && [...kind.words, ...Object.keys(kind.aliases ?? {})]
 
-/** An option as it was typed: `--spelling`, `--spelling=inline`. A word that begins with `--` is never a value. */
+/** Parses `--spelling` and `--spelling=inline`; a word that begins with `--` is never a value. */
 function typed(word: string): { spelling?: string; inline?: string } {
   const [, spelling, inline] = /^--([^=]+)(?:=(.*))?$/s.exec(word) ?? []
   return { spelling, inline }
 }
 
-/** Every spelling of every option: `rank` and `network_dim`, `flip` and `no-flip`. */
+/** Lists every spelling of every option: `rank` and `network_dim`, `flip` and `no-flip`. */
 function spellings(table: Table): Map<string, { row: Row; negated: boolean }> {
   const found = new Map<string, { row: Row; negated: boolean }>()
   for (const [name, row] of Object.entries(table)) {
@@ -40,14 +30,14 @@ function spellings(table: Table): Map<string, { row: Row; negated: boolean }> {
   return found
 }
 
-function strayWord(command: Command, word: string): LorafuseError {
+function strayWord(command: string, word: string): LorafuseError {
   return new LorafuseError('OPTION_INVALID', `Expected options of ${command} but received the word ${JSON.stringify(word)}`)
 }
 
-/** What is wrong with the options' names, and with values of switches, which yargs would read as false. */
-function misspelt(command: Command, words: string[]): LorafuseError | undefined {
-  const known = spellings(commands[command].table)
-  // yargs would pass over what follows `--`.
+/** Finds a mistake in the options' names, or in a switch's value, which yargs would read as false. */
+function misspelt(command: string, table: Table, words: string[]): LorafuseError | undefined {
+  const known = spellings(table)
+  // yargs would ignore what follows `--`.
   if (words.includes('--')) return strayWord(command, '--')
   for (const { spelling, inline } of words.map(typed)) {
     if (spelling === undefined) continue
@@ -60,32 +50,31 @@ function misspelt(command: Command, words: string[]): LorafuseError | undefined 
   return undefined
 }
 
-function unknownCommand(word: string): LorafuseError {
-  const meant = nearest(word, Object.keys(commands))
+function unknownCommand(commands: Commands, word: string): LorafuseError {
+  const known = Object.keys(commands)
+  const meant = nearest(word, known)
   const hint = meant ? `; did you mean ${meant}?` : ''
-  return new LorafuseError('COMMAND_UNKNOWN', `Expected ${Object.keys(commands).join(', ')} for the command but received ${word}${hint}`)
+  return new LorafuseError('COMMAND_UNKNOWN', `Expected ${known.join(', ')} for the command but received ${word}${hint}`)
 }
 
-/** Why yargs refuses a command line, in our words; `message` is yargs's. */
-function refusal(message: string, parser: Argv, command: string | undefined, words: string[]): LorafuseError {
-  if (!isCommand(command)) return unknownCommand(command ?? '')
-  const wrong = misspelt(command, words)
+/** Says why yargs refuses a command line; `message` is yargs's own. */
+function refusal(message: string, parser: Argv, command: string, table: Table, words: string[]): LorafuseError {
+  const wrong = misspelt(command, table, words)
   if (wrong) return wrong
-  const { table } = commands[command]
   const valueless = /^Not enough arguments following: (.+)$/s.exec(message)?.[1]
   const row = valueless === undefined ? undefined : spellings(table).get(valueless)?.row
   if (row) return invalidOption(row.kind.expected, flagOf(valueless as string))
   const argv = parser.parsed ? parser.parsed.argv : { _: [] }
   const stray = argv._[1] ?? words.find((word) => /^-[^-\d]/.test(word))
   if (stray !== undefined) return strayWord(command, String(stray))
-  for (const [name, { kind }] of Object.entries(table)) {
-    const value = [argv[kebab(name)]].flat().find((word) => word !== undefined && kind.words?.includes(word) === false)
-    if (value !== undefined) return invalidOption(kind.expected, labelled(table, words)(name), value)
+  for (const [name, row] of Object.entries(table)) {
+    const value = [argv[kebab(name)]].flat().find((word) => word !== undefined && wordsOf(row)?.includes(word) === false)
+    if (value !== undefined) return invalidOption(row.kind.expected, labelled(table, words)(name), value)
   }
   return new LorafuseError('OPTION_INVALID', `Expected options of ${command} but received what yargs refuses: ${message}`)
 }
 
-/** The last spelling of an option among the words. */
+/** Finds the last spelling of an option among the words. */
 function spelt(name: string, row: Row, words: string[]): string | undefined {
   const own = [...names(name, row), ...(isSwitch(row) ? [`no-${kebab(name)}`] : [])]
   return words.map((word) => typed(word).spelling).findLast((spelling) => spelling !== undefined && own.includes(spelling))
@@ -95,36 +84,37 @@ function labelled(table: Table, words: string[]): Label {
   return (name) => flagOf((table[name] && spelt(name, table[name], words)) ?? kebab(name))
 }
 
-/** The values that were given; yargs has made a list of what was repeated. */
+/** Collects the values that were given; yargs makes a list of those of a repeated option. */
 function valuesOf(table: Table, argv: Record<string, unknown>, words: string[]): Record<string, unknown> {
   const values: Record<string, unknown> = {}
   for (const [name, row] of Object.entries(table)) {
     if (spelt(name, row, words) === undefined) continue
-    const read = [argv[kebab(name)]].flat().map((value) => (typeof value === 'string' ? row.kind.fromText(value) : value))
+    const read = [argv[kebab(name)]].flat().map((value) => (typeof value === 'string' ? (row.kind.fromText?.(value) ?? value) : value))
     values[name] = row.kind.repeatable ? read : read.at(-1)
   }
   return values
 }
 
-/** A row for yargs: values stay texts. `--resume`, of no type, is true without a value. */
+/** Describes a row to yargs: values stay texts. `--resume`, without a type, is true without a value. */
 function optionOf(name: string, row: Row, group: string): Options {
   const { kind, default: value } = row
   const shared: Options = { alias: (row.kohya ?? []).filter((alias) => alias !== kebab(name)), describe: describeOption(row), group }
-  // The default only makes completion offer --no-buckets: what was not typed is no value.
+  // The default only makes completion offer --no-buckets: valuesOf ignores what was not typed.
   if (isSwitch(row)) return { ...shared, boolean: true, ...(value?.() === true ? { default: true } : {}) }
-  if (kind.flag) return shared
-  return { ...shared, string: true, requiresArg: true, ...(kind.words ? { choices: kind.words } : {}) }
+  if (kind.valueOptional) return shared
+  const choices = wordsOf(row)
+  return { ...shared, string: true, requiresArg: true, ...(choices ? { choices } : {}) }
 }
 
 type Purpose = 'run' | 'help' | 'complete'
 
-function build(parser: Argv, command: Command, purpose: Purpose): Argv {
-  parser.usage(describeCommand(command)).version(false)
-  // A value may begin with a dash, `--negative-prompt '-x'`; an unknown option is found by misspelt.
+function build(parser: Argv, name: string, command: Command, purpose: Purpose): Argv {
+  parser.usage(describeCommand(name, command)).version(false)
+  // A value may begin with a dash, as in `--negative-prompt '-x'`; misspelt finds unknown options.
   if (purpose === 'run') parser.parserConfiguration({ ...PARSER, 'unknown-options-as-args': true })
-  for (const [title, table] of Object.entries(commands[command].groups)) {
+  for (const [title, table] of Object.entries(command.options)) {
     for (const [name, row] of Object.entries(table)) {
-      // In help, yargs shows an option's key as it is: there it carries the placeholder.
+      // yargs shows an option's key as it is, so in help the key carries the placeholder.
       if (purpose === 'help' && name !== 'help') parser.option(usage(name, row).slice(2), { describe: describeOption(row), group: title })
       else parser.option(kebab(name), optionOf(name, row, title))
     }
@@ -141,22 +131,16 @@ const PARSER = {
   'strip-aliased': true,
 }
 
-/** Shells complete file names where nothing else is offered: after an option that takes a free value. */
-function takesFreeValue(words: string[]): boolean {
-  const command = words.find(isCommand)
+/** Whether the last word is the value of an option that takes any value: completion then offers nothing, and shells offer files. */
+function takesFreeValue(commands: Commands, words: string[]): boolean {
+  const command = words.find((word) => Object.hasOwn(commands, word))
   const { spelling } = typed(words.at(-2) ?? '')
-  const kind = command && spelling !== undefined ? spellings(commands[command].table).get(spelling)?.row.kind : undefined
-  return Boolean(kind?.placeholder && !kind.words && !words.at(-1)?.startsWith('-'))
+  if (command === undefined || spelling === undefined || words.at(-1)?.startsWith('-')) return false
+  const row = spellings(rowsOf(commands[command]!.options)).get(spelling)?.row
+  return row !== undefined && !isSwitch(row) && !row.kind.words
 }
 
-const fallBackToFiles =
-  (words: string[]): FallbackCompletionFunction =>
-  (_current, _argv, defaults, done) => {
-    if (takesFreeValue(words)) done([])
-    else defaults()
-  }
-
-/** `help train` → `train --help`, `-h` → `--help`, `-V` and `version` → `--version`. */
+/** Rewrites `help train` to `train --help`, `-h` to `--help`, `-V` and `version` to `--version`. */
 function plain(words: string[]): string[] {
   const [first, ...rest] = words
   if (first === undefined) return ['--help']
@@ -166,37 +150,41 @@ function plain(words: string[]): string[] {
 }
 
 /**
- * Reads `COMMAND --name value --name=value --flag --no-flag`; a repeated option counts as last given, or adds to its list. A word that
- * begins with `--` is no value; write `--name=--value` for one. Undefined: help, the version or completions were asked for and are on
- * stdout. Throws `COMMAND_UNKNOWN`, `OPTION_UNKNOWN`, `OPTION_INVALID`; values are left for `resolve` to check.
+ * Reads `COMMAND --name value --name=value --flag --no-flag`. Of a repeated option the last value counts, or all do if it is a list. A word
+ * that begins with `--` is never a value; write `--name=--value` for one. Returns undefined if help, the version or completions were asked
+ * for, which are then on stdout. Throws `COMMAND_UNKNOWN`, `OPTION_UNKNOWN`, `OPTION_INVALID`; `resolve` checks the values.
  */
-export function parseArguments(line: string[], columns?: number): Arguments | undefined {
+export function parseArguments(commands: Commands, line: string[], columns?: number): Arguments | undefined {
   const words = plain(line)
-  const rest = words.slice(1)
-  const purpose: Purpose = words[0] === COMPLETE ? 'complete' : words.includes('--help') ? 'help' : 'run'
-  if (purpose === 'help' && words[0] !== '--help' && !isCommand(words[0]) && words[0] !== 'completion') {
-    throw unknownCommand(words[0] as string)
-  }
+  const [first = '', ...rest] = words
+  const isCommand = Object.hasOwn(commands, first)
+  const purpose: Purpose = first === COMPLETE ? 'complete' : words.includes('--help') ? 'help' : 'run'
+  if (purpose === 'help' && first !== '--help' && !isCommand && first !== 'completion') throw unknownCommand(commands, first)
   let found: Arguments | undefined
   const parser = yargs()
-  for (const [command, { summary, table }] of Object.entries(commands) as [Command, (typeof commands)[Command]][]) {
+  for (const [name, command] of Object.entries(commands)) {
+    const table: Table = rowsOf(command.options)
     parser.command(
-      command,
-      summary,
-      (own) => build(own, command, purpose),
+      name,
+      command.summary,
+      (own) => build(own, name, command, purpose),
       (argv) => {
-        if (words[0] !== command) throw unknownCommand(words[0] as string)
-        const wrong = misspelt(command, rest)
+        if (first !== name) throw unknownCommand(commands, first)
+        const wrong = misspelt(name, table, rest)
         if (wrong) throw wrong
-        found = { command, values: valuesOf(table, argv, rest), label: labelled(table, rest), words: rest }
+        found = { command: name, values: valuesOf(table, argv, rest), label: labelled(table, rest), words: rest }
       },
     )
   }
+  const fallBackToFiles: FallbackCompletionFunction = (_current, _argv, defaults, done) => {
+    if (takesFreeValue(commands, words)) done([])
+    else defaults()
+  }
   parser
     .scriptName('lorafuse')
-    .usage('lorafuse COMMAND [options]\n\nlorafuse COMMAND --help tells the options.')
-    .completion('completion', 'Print a script that completes command lines: lorafuse completion >> ~/.bashrc', fallBackToFiles(words))
-    .help('help', 'Show this')
+    .usage('lorafuse COMMAND [options]\n\nlorafuse COMMAND --help lists the options of a command.')
+    .completion('completion', 'Print a script that completes command lines: lorafuse completion >> ~/.bashrc', fallBackToFiles)
+    .help('help', 'Show this help')
     .version(version())
     .locale('en')
     .wrap(Math.min(columns || 100, 120))
@@ -204,12 +192,14 @@ export function parseArguments(line: string[], columns?: number): Arguments | un
     .strict()
     .exitProcess(false)
     .fail((message, error) => {
-      throw error instanceof LorafuseError ? error : refusal(message ?? error?.message ?? '', parser, words[0], rest)
+      if (error instanceof LorafuseError) throw error
+      if (!isCommand) throw unknownCommand(commands, first)
+      throw refusal(message ?? error?.message ?? '', parser, first, rowsOf(commands[first]!.options), rest)
     })
-  // Of yargs 18, not yet among its types.
+  // yargs 18 has this, its types not yet.
   ;(parser as Argv & { usageConfiguration(configuration: { 'hide-types': boolean }): Argv }).usageConfiguration({ 'hide-types': true })
-  // Strict as it is, yargs would refuse the command after having answered it.
-  if (words[0] === 'completion') parser.showCompletionScript()
+  // Trap: strict yargs refuses `completion` after it has answered.
+  if (first === 'completion') parser.showCompletionScript()
   else parser.parse(words)
   return found
 }

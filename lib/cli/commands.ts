@@ -1,31 +1,30 @@
-/** What each command does with its options. */
+/** The commands, one row each. */
 import { dirname, join } from 'node:path'
 import { describe, doctor } from '../doctor.js'
-import { generate } from '../draw/generate.js'
+import { runGeneration } from '../draw/generate.js'
 import type { TrainEvent } from '../events.js'
 import { makeFolder, writeAtomically } from '../files/atomic.js'
-import { type GenerateOptions, resolve, resolveGenerateOptions, resolveTrainOptions, type TrainOptions } from '../options/resolve.js'
-import { commandLine, generateTable, type Table, trainTable } from '../options/table.js'
-import { train } from '../train/run.js'
-import type { Arguments } from './arguments.js'
-import { type CurvePoint, lossCurvePng } from './loss-curve.js'
-import { memory, type Progress, stepLine } from './progress.js'
+import { resolve, resolveGenerateOptions, resolveTrainOptions } from '../options/resolve.js'
+import { defaulted, generateGroups, optional, type Table, trainGroups } from '../options/table.js'
+import { flag, path } from '../options/values.js'
+import { type CurvePoint, lossCurvePng } from '../train/loss-curve.js'
+import { runTraining } from '../train/run.js'
+import type { Commands, Context } from './command.js'
+import { memory, stepLine } from './progress.js'
 import { quote, without } from './shell.js'
 
-export interface Context extends Arguments {
-  signal: AbortSignal
-  /** Writes a line of the result. */
-  print(text: string): void
-  progress: Progress
-  warn(code: string, message: string): void
+/** Options that every command has. */
+const common = {
+  json: defaulted(flag, false, 'Print events as JSON lines on stdout instead of progress on stderr'),
+  help: defaulted(flag, false, 'Show this help'),
 }
+const trainOnly = { lossCurve: optional(path, 'PNG file for the loss curve', { defaultText: '<output>/<name>-loss.png' }), ...common }
+const doctorOnly = { ...common, json: { ...common.json, help: 'Print the report as JSON' } }
 
-/** Runs a command; false: it found that things are not as they should be. Throws what the command throws. */
-export async function run(context: Context): Promise<boolean> {
-  if (context.command === 'train') await runTrain(context)
-  else if (context.command === 'generate') await runGenerate(context)
-  else return runDoctor(context)
-  return true
+export const commands: Commands = {
+  train: { summary: 'Train a LoRA on a folder of images', options: { ...trainGroups, 'Command line': trainOnly }, run: runTrain },
+  generate: { summary: 'Generate images, with or without LoRAs', options: { ...generateGroups, 'Command line': common }, run: runGenerate },
+  doctor: { summary: 'Report whether this machine can train, and on what', options: { 'Command line': doctorOnly }, run: runDoctor },
 }
 
 function showTrain(event: TrainEvent, { progress, print, warn }: Context): void {
@@ -48,20 +47,20 @@ function showTrain(event: TrainEvent, { progress, print, warn }: Context): void 
   }
 }
 
-/** Splits what was given into the library's options and the checked ones that only the command line has, `own`. */
-function split<Own extends Table>({ command, values, label }: Arguments, table: Table, own: Own) {
-  const pick = (from: Table) => Object.fromEntries(Object.entries(values).filter(([name]) => Object.hasOwn(from, name)))
-  return { given: pick(table), own: resolve(command, own, pick(own), label) }
+/** Checks the options that only the command line has, `own`; those in `rest` are left for the library to check. */
+function split<Own extends Table>({ command, values, label }: Context, table: Own) {
+  const part = (own: boolean) => Object.fromEntries(Object.entries(values).filter(([name]) => Object.hasOwn(table, name) === own))
+  return { own: resolve(command, table, part(true), label), rest: part(false) }
 }
 
-async function runTrain(context: Context): Promise<void> {
+async function runTrain(context: Context): Promise<boolean> {
   const { label, words, signal, print, progress } = context
-  const { given, own } = split(context, trainTable, commandLine.train)
-  const { output, name } = resolveTrainOptions(given, label)
+  const { own, rest } = split(context, trainOnly)
+  const options = resolveTrainOptions(rest, label)
   const points: CurvePoint[] = []
   const drawCurve = async () => {
     if (points.length === 0) return
-    const path = own.lossCurve ?? join(output, `${name}-loss.png`)
+    const path = own.lossCurve ?? join(options.output, `${options.name}-loss.png`)
     await makeFolder(dirname(path))
     await writeAtomically(path, await lossCurvePng(points))
   }
@@ -73,30 +72,29 @@ async function runTrain(context: Context): Promise<void> {
     else showTrain(event, context)
   }
   try {
-    await train(given as unknown as TrainOptions, { signal, onEvent })
+    await runTraining(options, { signal, onEvent })
   } catch (error) {
-    // What stopped the run is worth more than what stops the picture.
+    // The error that stopped the training matters more than one from drawing the curve.
     await drawCurve().catch(() => undefined)
     if ((error as Error).name !== 'AbortError') throw error
     const step = points.at(-1)?.step ?? 0
     if (own.json) print(JSON.stringify({ type: 'interrupted', step, statePath: state }))
     else if (state === undefined) progress.line('Stopped; there was nothing to save yet.')
-    else progress.line(`Stopped after step ${step}; the state is ${state}. Go on with:\n  ${resumeCommand(words)}`)
+    else progress.line(`Stopped after step ${step}; its state is saved in ${state}. Resume with:\n  ${resumeCommand(words)}`)
     throw error
   }
   await drawCurve()
+  return true
 }
 
 function resumeCommand(words: string[]): string {
   return `lorafuse ${quote(['train', ...without(words, '--resume'), '--resume'])}`
 }
 
-async function runGenerate(context: Context): Promise<void> {
+async function runGenerate(context: Context): Promise<boolean> {
   const { label, signal, print, progress } = context
-  const { given, own } = split(context, generateTable, commandLine.generate)
-  given.output ??= 'image.png'
-  resolveGenerateOptions(given, label)
-  await generate(given as unknown as GenerateOptions, {
+  const { own, rest } = split(context, common)
+  await runGeneration(resolveGenerateOptions({ output: 'image.png', ...rest }, label), {
     signal,
     onEvent: (event) => {
       if (own.json) print(JSON.stringify(event))
@@ -107,10 +105,11 @@ async function runGenerate(context: Context): Promise<void> {
       }
     },
   })
+  return true
 }
 
 function runDoctor(context: Context): boolean {
-  const { own } = split(context, {}, commandLine.doctor)
+  const { own } = split(context, doctorOnly)
   const report = doctor()
   context.print(own.json ? JSON.stringify(report) : describe(report))
   return report.ok

@@ -1,8 +1,8 @@
-/** One line of progress on a terminal, a plain line now and then elsewhere. */
+/** Progress: one line that is redrawn on a terminal, a plain line now and then elsewhere. */
 import type { StepEvent } from '../events.js'
 
-/** What is written to: a stream such as `process.stderr`. */
-export interface Output {
+/** The part of a stream, such as `process.stderr`, that progress needs. */
+export interface Terminal {
   write(text: string): unknown
   isTTY?: boolean | undefined
   columns?: number | undefined
@@ -17,50 +17,50 @@ export class Progress {
   private readonly redraws: boolean
 
   constructor(
-    private readonly output: Output,
+    private readonly terminal: Terminal,
     environment: NodeJS.ProcessEnv = process.env,
     private readonly now: () => number = () => performance.now(),
   ) {
-    this.redraws = output.isTTY === true && environment.TERM !== 'dumb'
+    this.redraws = terminal.isTTY === true && environment.TERM !== 'dumb'
   }
 
-  /** Shows where things stand, if it is time to; `force` whatever the time. */
+  /** Shows progress, unless the last update was only just now and `force` is off. */
   update(text: string, force = false): void {
     const now = this.now()
     if (!force && now - this.last < (this.redraws ? REDRAW_MS : PLAIN_MS)) return
     this.last = now
     if (!this.redraws) {
-      this.output.write(`${text}\n`)
+      this.terminal.write(`${text}\n`)
       return
     }
-    this.shown = text.slice(0, Math.max(1, (this.output.columns || 80) - 1))
-    this.output.write(`\r${this.shown}\x1b[K`)
+    this.shown = text.slice(0, Math.max(1, (this.terminal.columns || 80) - 1))
+    this.terminal.write(`\r${this.shown}\x1b[K`)
   }
 
-  /** Writes a line that stays, above the progress. */
+  /** Writes a line above the progress, where it stays. */
   line(text: string): void {
     const { shown } = this
     this.clear()
-    this.output.write(`${text}\n`)
+    this.terminal.write(`${text}\n`)
     if (shown === '') return
     this.shown = shown
-    this.output.write(shown)
+    this.terminal.write(shown)
   }
 
-  /** Takes the progress away. */
+  /** Erases the progress. */
   clear(): void {
-    if (this.shown !== '') this.output.write('\r\x1b[K')
+    if (this.shown !== '') this.terminal.write('\r\x1b[K')
     this.shown = ''
   }
 
-  /** Leaves the progress as it stands and goes to a new line. */
+  /** Leaves the progress on the screen and goes to a new line. */
   end(): void {
-    if (this.shown !== '') this.output.write('\n')
+    if (this.shown !== '') this.terminal.write('\n')
     this.shown = ''
   }
 }
 
-/** `1:02:03` or `2:03`. */
+/** Writes seconds as `1:02:03` or `2:03`. */
 export function duration(seconds: number): string {
   const whole = Math.max(0, Math.round(seconds))
   const two = (value: number) => String(value).padStart(2, '0')
@@ -72,7 +72,7 @@ export function memory(bytes: number): string {
   return bytes >= 2 ** 30 ? `${(bytes / 2 ** 30).toFixed(2)} GiB` : `${Math.round(bytes / 2 ** 20)} MiB`
 }
 
-/** A step in one line: how far, loss, rate, time left, memory. */
+/** Writes a step in one line: count, loss, speed, time left, memory. */
 export function stepLine(event: StepEvent): string {
   const { step, steps, loss, averageLoss, stepsPerSecond, etaSeconds, memoryBytes } = event
   const rate =

@@ -1,11 +1,11 @@
-/** Words of a command line that is shown to be run again. */
+/** Command lines to paste into a shell. */
 
-/** A command line that a shell reads back as these words. */
+/** Writes a command line that a shell splits into these words. */
 export function quote(words: string[]): string {
   return words.map((word) => (/^[\w./:=@%+,-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`)).join(' ')
 }
 
-/** The words without an option and its value. */
+/** Removes an option and its value. */
 export function without(words: string[], option: string): string[] {
   return words.filter((word, i) => {
     if (word === option || word.startsWith(`${option}=`)) return false

@@ -168,7 +168,11 @@ async function makeOutputFolder(path: string): Promise<void> {
  * what reading the model and the LoRAs throws, `OUTPUT_NOT_WRITABLE`, `DISK_FULL`, and an error named `AbortError`.
  */
 export async function generate(input: GenerateOptions, context: GenerateContext = {}): Promise<GeneratedImage[]> {
-  const options = resolveGenerateOptions(input)
+  return runGeneration(resolveGenerateOptions(input), context)
+}
+
+/** Draws with options that have been checked. */
+export async function runGeneration(options: ResolvedGenerateOptions, context: GenerateContext): Promise<GeneratedImage[]> {
   const prompts = await readPrompts(options)
   if (options.compare && prompts.every(({ loras }) => loras.length === 0)) {
     throw new LorafuseError('OPTION_INVALID', 'Expected a LoRA to compare with but received none')

@@ -1,4 +1,4 @@
-/** How much noise a timestep stands for, and how the learning rate changes; both pure. */
+/** How much noise each timestep stands for. */
 import type { SchedulerConfig } from './configs.js'
 
 type Betas = Pick<SchedulerConfig, 'numTrainTimesteps' | 'betaStart' | 'betaEnd' | 'betaSchedule'>
@@ -15,22 +15,4 @@ export function alphasCumprod({ numTrainTimesteps, betaStart, betaEnd, betaSched
     alphas[t] = product
   }
   return alphas
-}
-
-export interface LearningRate {
-  learningRate: number
-  lrScheduler: 'constant' | 'cosine'
-  lrWarmupSteps: number
-}
-
-/**
- * The learning rate of update `step`, counted from 1, of `steps` (huggingface/diffusers:src/diffusers/optimization.py). As there, a warm-up
- * begins with an update at rate 0.
- */
-export function learningRateAt(step: number, steps: number, { learningRate, lrScheduler, lrWarmupSteps }: LearningRate): number {
-  const done = step - 1
-  if (done < lrWarmupSteps) return (learningRate * done) / lrWarmupSteps
-  if (lrScheduler === 'constant') return learningRate
-  const progress = (done - lrWarmupSteps) / Math.max(1, steps - lrWarmupSteps)
-  return learningRate * Math.max(0, (1 + Math.cos(Math.PI * progress)) / 2)
 }

@@ -1,6 +1,7 @@
-/** Options of the library and the command line, checked against their rows in options.ts. */
+/** Checks options against their rows. */
 import { inspect } from 'node:util'
 import { LorafuseError } from '../errors.js'
+import { lrSchedulers } from './lr-schedulers.js'
 import { generateTable, type Presence, type Row, type Table, trainTable } from './table.js'
 import type { Kind } from './values.js'
 
@@ -22,26 +23,28 @@ export interface TrainOptions extends Options<typeof trainTable> {}
 /** What `generate` takes; see docs/options.md. */
 export interface GenerateOptions extends Options<typeof generateTable> {}
 
-/** Checked, with defaults; `epochs` goes before `steps` where it is given. */
+/** Checked options with their defaults; where `epochs` is given it replaces `steps`. */
 export type ResolvedTrainOptions = Resolved<typeof trainTable> & { alpha: number }
 export type ResolvedGenerateOptions = Resolved<typeof generateTable>
 
-/** How errors call an option: `batchSize` for the library, `--batch-size` on the command line. */
+/** How errors call an option: `batchSize` in the library, `--batch-size` on the command line. */
 export type Label = (name: string) => string
+
+const asIs: Label = (name) => name
 
 /** `batchSize` → `batch-size`. */
 export function kebab(name: string): string {
   return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
 }
 
-/** What came, for a sentence: short, on one line. */
+/** Writes a value for a sentence: short, on one line. */
 function show(value: unknown): string {
   if (value === '') return 'an empty text'
   const written = typeof value === 'string' ? JSON.stringify(value) : inspect(value, { depth: 1, breakLength: Infinity })
   return written.length > 80 ? `${written.slice(0, 80)}…` : written
 }
 
-/** Edits (insertion, deletion, exchange, swap of neighbours) that turn `a` into `b`: restricted Damerau–Levenshtein. */
+/** Counts the edits (insertion, deletion, exchange, swap of neighbours) that turn `a` into `b`: restricted Damerau–Levenshtein. */
 function distance(a: string, b: string): number {
   let [before, last, row]: [number[], number[], number[]] = [[], [], Array.from({ length: b.length + 1 }, (_, j) => j)]
   for (let i = 1; i <= a.length; i++) {
@@ -57,21 +60,21 @@ function distance(a: string, b: string): number {
   return row[b.length] as number
 }
 
-/** The name that was probably meant, if any is near. */
+/** Finds the name that was probably meant, if any is near. */
 export function nearest(name: string, names: string[]): string | undefined {
   const plain = (text: string) => text.toLowerCase().replace(/[-_]/g, '')
   const near = names.map((known) => ({ known, edits: distance(plain(name), plain(known)) })).sort((a, b) => a.edits - b.edits)[0]
   return near && near.edits <= Math.max(1, Math.floor(name.length / 3)) ? near.known : undefined
 }
 
-/** `OPTION_UNKNOWN`, with the name that was probably meant. */
+/** Makes an `OPTION_UNKNOWN` that suggests the nearest name. */
 export function unknownOption(command: string, name: string, names: string[], label: Label): LorafuseError {
   const meant = nearest(name, names)
   const hint = meant === undefined ? '' : `; did you mean ${label(meant)}?`
   return new LorafuseError('OPTION_UNKNOWN', `Expected an option of ${command} but received ${label(name)}${hint}`)
 }
 
-/** `OPTION_INVALID`; without `value`: none came. */
+/** Makes an `OPTION_INVALID`; leave `value` out if no value came. */
 export function invalidOption(expected: string, name: string, ...value: [unknown?]): LorafuseError {
   return new LorafuseError('OPTION_INVALID', `Expected ${expected} for ${name} but received ${value.length > 0 ? show(value[0]) : 'none'}`)
 }
@@ -96,7 +99,7 @@ export function resolve<T extends Table>(command: string, table: T, input: unkno
 }
 
 /** Checks what `train` was given. Throws `OPTION_REQUIRED`, `OPTION_INVALID`, `OPTION_UNKNOWN`. */
-export function resolveTrainOptions(input: unknown, label: Label = (name) => name): ResolvedTrainOptions {
+export function resolveTrainOptions(input: unknown, label: Label = asIs): ResolvedTrainOptions {
   const options = resolve('train', trainTable, input, label)
   const { steps, epochs } = input as TrainOptions
   if (steps !== undefined && epochs !== undefined) {
@@ -110,16 +113,13 @@ export function resolveTrainOptions(input: unknown, label: Label = (name) => nam
 }
 
 /** Checks what `generate` was given. Throws as `resolveTrainOptions`. */
-export function resolveGenerateOptions(input: unknown, label: Label = (name) => name): ResolvedGenerateOptions {
+export function resolveGenerateOptions(input: unknown, label: Label = asIs): ResolvedGenerateOptions {
   return resolve('generate', generateTable, input, label)
 }
 
-/**
- * The options that change the result, in the table's order: a resumed run must have the same. The length of the run is one of them only
- * where the learning rate depends on it.
- */
+/** Lists the options that must be the same in a resumed run. The length of the run is one of them if the learning rate depends on it. */
 export function fixedOptions(options: ResolvedTrainOptions): Record<string, unknown> {
   const names = Object.entries<Row>(trainTable).flatMap(([name, { fixed }]) => (fixed ? [name] : []))
-  if (options.lrScheduler !== 'constant') names.push('steps', 'epochs')
+  if (lrSchedulers[options.lrScheduler].dependsOnSteps) names.push('steps', 'epochs')
   return Object.fromEntries(names.map((name) => [name, options[name as keyof ResolvedTrainOptions]]))
 }

@@ -1,36 +1,47 @@
-/** Every option, one row each: flags, aliases, checks, types, help and docs/options.md derive from these tables. */
+/** Every option of the library, one row each: flags, aliases, checks, types, help and docs/options.md are made from these tables. */
 import { availableParallelism } from 'node:os'
+import { kohyaScheduler, type LrSchedulerName, lrSchedulerNames } from './lr-schedulers.js'
 import { choice, colour, fileName, flag, integer, type Kind, list, lora, number, path, resolution, resumeFrom, text } from './values.js'
 
-/** `default`: the option may be left out and has a value; `optional`: it may stay undefined. */
+/** An option with `default` always has a value; one that is `optional` may stay undefined. */
 export type Presence = 'required' | 'default' | 'optional'
 
 export interface Row<Input = unknown, Value = unknown, P extends Presence = Presence> {
   kind: Kind<Input, Value>
   presence: P
   default?: () => Value
-  /** The default in words, where it is no constant. */
+  /** The default in words, for defaults that are not constants. */
   defaultText?: string
   help: string
-  /** kohya's names of the option (kohya-ss/sd-scripts:train_network.py, library/train_util.py). */
+  /** kohya's names for it (kohya-ss/sd-scripts:train_network.py, library/train_util.py). */
   kohya?: string[]
-  /** Changes the result: a resumed run must have the same value. */
+  /** The option changes the result, so a resumed run must have the same value. */
   fixed?: boolean
 }
 
 export type Table = Record<string, Row>
 
+/** Tables by their titles, in the order of help and docs. */
+export type Groups = Record<string, Table>
+
+type Together<T> = (T extends unknown ? (one: T) => void : never) extends (all: infer All) => void ? All : never
+
+/** Joins the tables of all groups. */
+export function rowsOf<G extends Groups>(groups: G): Together<G[keyof G]> {
+  return Object.assign({}, ...Object.values(groups)) as Together<G[keyof G]>
+}
+
 type Details = Pick<Row, 'kohya' | 'fixed' | 'defaultText'>
 
-function required<Input, Value>(kind: Kind<Input, Value>, help: string, details: Details = {}): Row<Input, Value, 'required'> {
+export function required<Input, Value>(kind: Kind<Input, Value>, help: string, details: Details = {}): Row<Input, Value, 'required'> {
   return { kind, presence: 'required', help, ...details }
 }
 
-function optional<Input, Value>(kind: Kind<Input, Value>, help: string, details: Details = {}): Row<Input, Value, 'optional'> {
+export function optional<Input, Value>(kind: Kind<Input, Value>, help: string, details: Details = {}): Row<Input, Value, 'optional'> {
   return { kind, presence: 'optional', help, ...details }
 }
 
-function defaulted<Input, Value>(
+export function defaulted<Input, Value>(
   kind: Kind<Input, Value>,
   value: NoInfer<Value> | (() => Value),
   help: string,
@@ -39,68 +50,81 @@ function defaulted<Input, Value>(
   return { kind, presence: 'default', default: value instanceof Function ? value : () => value, help, ...details }
 }
 
+/** The largest seed of a 32-bit generator, as kohya's. */
+const MAX_SEED = 2 ** 32 - 1
+
+/** kohya's names for schedulers that have two. */
+const schedulerAliases = Object.fromEntries(
+  lrSchedulerNames.flatMap((name) => {
+    const alias = kohyaScheduler(name, 1)
+    return alias === name ? [] : [[alias, name]]
+  }),
+) as Record<string, LrSchedulerName>
+
 const machine = {
   device: defaulted(
     choice(['auto', 'cuda', 'cpu'], { gpu: 'cuda' }),
     'auto',
-    'Where to compute: on the first CUDA GPU (CUDA_VISIBLE_DEVICES picks another) or the CPU; auto: on a GPU where there is one',
+    'Device to compute on; auto is the first CUDA GPU, or the CPU if there is none. CUDA_VISIBLE_DEVICES chooses another GPU',
   ),
   precision: defaulted(
     choice(['auto', 'f32', 'fp16', 'bf16'], { no: 'f32', fp32: 'f32', f16: 'fp16' }),
     'auto',
-    'On a GPU: the type of activations and frozen weights, auto is fp16, bf16 needs Ampere. On the CPU, where auto is f32 and so is arithmetic: how frozen weights are held, f32 as the file has them',
+    'Mixed precision. On a GPU: the data type of activations and frozen weights; auto is fp16, and bf16 needs Ampere or newer. On the CPU: the data type that frozen weights are held in; auto is f32, which keeps them as in the file, and arithmetic is always f32',
     { kohya: ['mixed_precision'], fixed: true },
   ),
-  threads: defaulted(integer(1, 1024), availableParallelism, 'Worker threads; the result does not depend on it', {
+  threads: defaulted(integer({ min: 1, max: 1024 }), availableParallelism, 'CPU threads; the result does not depend on them', {
     defaultText: 'all processors',
   }),
 }
 
 const files = {
-  model: required(path, 'Stable Diffusion 1.x model: a folder in the diffusers layout', { kohya: ['pretrained_model_name_or_path'] }),
-  images: required(path, 'Folder of images with .txt or .caption captions beside them, or of N_class folders (N repeats)', {
+  model: required(path, 'Base model: a Stable Diffusion 1.x folder in the diffusers layout', { kohya: ['pretrained_model_name_or_path'] }),
+  images: required(path, 'Folder of training images with .txt or .caption files beside them, or with N_class subfolders (N repeats)', {
     kohya: ['train_data_dir'],
   }),
-  output: defaulted(path, 'output', 'Folder for the LoRA, its checkpoints and their states', { kohya: ['output_dir'] }),
-  name: defaulted(fileName, 'lora', 'Name of the LoRA: its file is <output>/<name>.safetensors', { kohya: ['output_name'] }),
+  output: defaulted(path, 'output', 'Folder for the LoRA, its checkpoints and training states', { kohya: ['output_dir'] }),
+  name: defaulted(fileName, 'lora', 'Base name of the LoRA file, <output>/<name>.safetensors', { kohya: ['output_name'] }),
 }
 
-const data = {
-  resolution: defaulted(resolution, 512, 'Side in pixels of the square whose area no bucket exceeds', {
+const side = integer({ min: 8, max: 8192 })
+const images = {
+  resolution: defaulted(resolution, 512, 'Training resolution in pixels; a bucket has at most resolution² of them', {
     kohya: ['resolution'],
     fixed: true,
   }),
-  buckets: defaulted(flag, true, 'Train each image near its own aspect ratio; off: all at the square', {
+  buckets: defaulted(flag, true, 'Aspect ratio buckets; without them, every image is cropped to a square', {
     kohya: ['enable_bucket'],
     fixed: true,
   }),
-  bucketMin: defaulted(integer(8, 8192), 256, 'Shortest side of a bucket, in pixels', { kohya: ['min_bucket_reso'], fixed: true }),
-  bucketMax: defaulted(integer(8, 8192), 1024, 'Longest side of a bucket, in pixels', { kohya: ['max_bucket_reso'], fixed: true }),
-  bucketStep: defaulted(integer(8, 1024, 8), 64, 'Sides of buckets are multiples of it, in pixels', {
+  bucketMin: defaulted(side, 256, 'Minimum side of a bucket in pixels', { kohya: ['min_bucket_reso'], fixed: true }),
+  bucketMax: defaulted(side, 1024, 'Maximum side of a bucket in pixels', { kohya: ['max_bucket_reso'], fixed: true }),
+  bucketStep: defaulted(integer({ min: 8, max: 1024, step: 8 }), 64, 'Bucket sides are multiples of this many pixels', {
     kohya: ['bucket_reso_steps'],
     fixed: true,
   }),
-  bucketNoUpscale: defaulted(flag, false, 'Never enlarge an image: its bucket is its own size', {
+  bucketNoUpscale: defaulted(flag, false, 'Make a bucket for each image without upscaling it', {
     kohya: ['bucket_no_upscale'],
     fixed: true,
   }),
-  randomCrop: defaulted(flag, false, 'Crop where the seed says instead of at the centre', { kohya: ['random_crop'], fixed: true }),
-  flip: defaulted(flag, false, 'Mirror images at random', { kohya: ['flip_aug'], fixed: true }),
-  background: defaulted(colour, [255, 255, 255], 'What shows through transparent pixels: white, black or #rrggbb', {
-    defaultText: 'white',
-    fixed: true,
-  }),
+  randomCrop: defaulted(flag, false, 'Crop at a random position instead of the centre', { kohya: ['random_crop'], fixed: true }),
+  flip: defaulted(flag, false, 'Horizontal flip augmentation: mirror images at random', { kohya: ['flip_aug'], fixed: true }),
+  background: defaulted(colour, [255, 255, 255], 'Background colour for transparent images', { defaultText: 'white', fixed: true }),
   captionExtension: optional(text, 'Extension of caption files', { defaultText: '.txt, else .caption', kohya: ['caption_extension'] }),
-  strict: defaulted(flag, false, 'Refuse the folder where a file would be skipped'),
+  strict: defaulted(flag, false, 'Stop if a file would be skipped, instead of warning'),
 }
 
 const training = {
-  steps: defaulted(integer(1), 1600, 'Optimizer updates', { kohya: ['max_train_steps'] }),
-  epochs: optional(integer(1), 'Passes over the images, instead of steps', { kohya: ['max_train_epochs'] }),
-  batchSize: defaulted(integer(1, 1024), 1, 'Images a forward pass takes', { kohya: ['train_batch_size'], fixed: true }),
-  gradientAccumulation: defaulted(integer(1, 1024), 1, 'Batches an update takes', { kohya: ['gradient_accumulation_steps'], fixed: true }),
-  rank: defaulted(integer(1, 4096), 16, 'Rank of the LoRA', { kohya: ['network_dim'], fixed: true }),
-  alpha: optional(number(0, 1e6), 'The LoRA is scaled by alpha / rank; 0 means the rank', {
+  steps: defaulted(integer({ min: 1 }), 1600, 'Optimizer steps to train', { kohya: ['max_train_steps'] }),
+  epochs: optional(integer({ min: 1 }), 'Epochs to train, instead of steps', { kohya: ['max_train_epochs'] }),
+  // The core keeps the losses of a batch and the gradient norm in 1,024 numbers.
+  batchSize: defaulted(integer({ min: 1, max: 1023 }), 1, 'Images per batch', { kohya: ['train_batch_size'], fixed: true }),
+  gradientAccumulation: defaulted(integer({ min: 1, max: 1024 }), 1, 'Batches accumulated per optimizer step', {
+    kohya: ['gradient_accumulation_steps'],
+    fixed: true,
+  }),
+  rank: defaulted(integer({ min: 1, max: 4096 }), 16, 'Rank of the LoRA', { kohya: ['network_dim'], fixed: true }),
+  alpha: optional(number({ min: 0, max: 1e6 }), 'Alpha of the LoRA, which is scaled by alpha / rank; 0 is the rank', {
     defaultText: 'the rank',
     kohya: ['network_alpha'],
     fixed: true,
@@ -108,85 +132,81 @@ const training = {
   targets: defaulted(
     choice(['default', 'attention']),
     'default',
-    "default, as kohya: attention, feed-forward and projections of the UNet's transformers; attention: q, k, v, out alone",
+    "Layers of the UNet's transformer blocks that get a LoRA: default, as kohya's, is attention, feed-forward and projections; attention is only q, k, v and out",
     { fixed: true },
   ),
-  learningRate: defaulted(number(0, 1), 1e-4, 'Learning rate', { kohya: ['learning_rate'], fixed: true }),
+  learningRate: defaulted(number({ min: 0, max: 1 }), 1e-4, 'Learning rate', { kohya: ['learning_rate'], fixed: true }),
   lrScheduler: defaulted(
-    choice(['constant', 'cosine'], { constant_with_warmup: 'constant' }),
+    choice(lrSchedulerNames, schedulerAliases),
     'constant',
-    'Learning rate after the warm-up; cosine falls to 0',
+    'Learning rate scheduler, after the warmup; cosine decays to 0',
     { kohya: ['lr_scheduler'], fixed: true },
   ),
-  lrWarmupSteps: defaulted(integer(0), 0, 'Updates over which the learning rate rises from 0', { kohya: ['lr_warmup_steps'], fixed: true }),
-  weightDecay: defaulted(number(0, 1), 0.01, "AdamW's weight decay", { fixed: true }),
-  maxGradNorm: defaulted(number(0, 1e9), 1, 'Gradients are scaled down to this global L2 norm; 0: never', {
+  lrWarmupSteps: defaulted(integer({ min: 0 }), 0, 'Warmup steps, over which the learning rate rises from 0', {
+    kohya: ['lr_warmup_steps'],
+    fixed: true,
+  }),
+  weightDecay: defaulted(number({ min: 0, max: 1 }), 0.01, 'Weight decay of AdamW', { fixed: true }),
+  maxGradNorm: defaulted(number({ min: 0, max: 1e9 }), 1, 'Maximum gradient norm for clipping; 0 turns clipping off', {
     kohya: ['max_grad_norm'],
     fixed: true,
   }),
-  clipSkip: defaulted(integer(1, 64), 1, 'Take the text from this layer, counted from the last', { kohya: ['clip_skip'], fixed: true }),
-  seed: defaulted(integer(0, 2 ** 32 - 1), 0, 'Start of all that is random', { kohya: ['seed'], fixed: true }),
+  clipSkip: defaulted(integer({ min: 1, max: 64 }), 1, 'Use the output of this layer of the text encoder, counted from the last', {
+    kohya: ['clip_skip'],
+    fixed: true,
+  }),
+  seed: defaulted(integer({ min: 0, max: MAX_SEED }), 0, 'Random seed', { kohya: ['seed'], fixed: true }),
 }
 
 const saving = {
-  saveEvery: defaulted(integer(0), 500, 'Write a checkpoint and its state after every so many updates; 0: never', {
+  saveEvery: defaulted(integer({ min: 0 }), 500, 'Save a checkpoint and its training state every N steps; 0 turns this off', {
     kohya: ['save_every_n_steps'],
   }),
-  saveEveryEpochs: optional(integer(1), 'Write a checkpoint and its state after every so many epochs', { kohya: ['save_every_n_epochs'] }),
+  saveEveryEpochs: optional(integer({ min: 1 }), 'Save a checkpoint and its training state every N epochs', {
+    kohya: ['save_every_n_epochs'],
+  }),
   savePrecision: defaulted(
     choice(['fp16', 'bf16', 'f32'], { float: 'f32', fp32: 'f32', f16: 'fp16' }),
     'fp16',
-    'Numbers of the LoRA file',
+    'Data type of the saved LoRA',
     { kohya: ['save_precision'] },
   ),
-  resume: optional(resumeFrom, 'Go on from a state file; without a value: from the newest state of this name in the output folder', {
+  resume: optional(resumeFrom, 'Resume from a training state; without a path, from the newest one of this name in the output folder', {
     kohya: ['resume'],
   }),
 }
 
-/** Titles and rows, in the order of help and docs. */
-export const trainGroups = { Files: files, Images: data, Training: training, Saving: saving, Machine: machine }
-export const trainTable = { ...files, ...data, ...training, ...saving, ...machine }
+export const trainGroups = { Files: files, Images: images, Training: training, Saving: saving, Machine: machine }
+export const trainTable = rowsOf(trainGroups)
 
-const precision = { ...machine.precision, fixed: false }
-const picture = {
+const image = {
   model: files.model,
-  prompt: required(list(text), 'What to draw; repeat it for several. <lora:name:0.8> in it applies a LoRA to it'),
-  negativePrompt: defaulted(text, '', 'What to keep away from'),
-  lora: defaulted(list(lora), [], 'LoRA file to apply, with a weight as in file:0.8; repeat it to stack several', { defaultText: 'none' }),
-  loraDir: optional(path, 'Folder where <lora:name:1> looks for name.safetensors', {
-    defaultText: "the picture's folder, the current one, output",
+  prompt: required(list(text), 'Prompt; repeat it for several images. <lora:name:0.8> in a prompt applies that LoRA to it'),
+  negativePrompt: defaulted(text, '', 'Negative prompt'),
+  lora: defaulted(list(lora), [], 'LoRA file to apply, with its weight as in file:0.8; repeat it to combine several', {
+    defaultText: 'none',
   }),
-  compare: defaulted(flag, false, 'One picture, a row per prompt: without and with the LoRAs side by side'),
-  output: optional(path, 'PNG to write; several prompts without compare are numbered. The library writes none by default', {
+  loraDir: optional(path, 'Folder where <lora:name:1> finds name.safetensors', {
+    defaultText: "the image's folder, the current one, output",
+  }),
+  compare: defaulted(flag, false, 'One image with a row per prompt: without the LoRAs on the left, with them on the right'),
+  output: optional(path, 'PNG file to write; several prompts without compare get numbered files. The library writes none by default', {
     defaultText: 'image.png',
   }),
 }
 
 const sampling = {
-  steps: defaulted(integer(1, 1000), 30, 'DDIM steps'),
-  cfg: defaulted(number(1, 100), 7, 'Classifier-free guidance scale; 1: none'),
-  seed: defaulted(integer(0, 2 ** 32 - 1), 0, 'Start of the noise'),
-  width: optional(integer(8, 8192, 8), 'In pixels', { defaultText: "the model's own" }),
-  height: optional(integer(8, 8192, 8), 'In pixels', { defaultText: "the model's own" }),
-  clipSkip: defaulted(integer(1, 64), 1, 'Take the text from this layer, counted from the last', { kohya: ['clip_skip'] }),
+  steps: defaulted(integer({ min: 1, max: 1000 }), 30, 'Sampling steps (DDIM)'),
+  cfg: defaulted(number({ min: 1, max: 100 }), 7, 'CFG scale (classifier-free guidance); 1 turns guidance off'),
+  seed: defaulted(integer({ min: 0, max: MAX_SEED }), 0, 'Random seed'),
+  width: optional(integer({ min: 8, max: 8192, step: 8 }), 'Width of the image in pixels', { defaultText: "the model's own" }),
+  height: optional(integer({ min: 8, max: 8192, step: 8 }), 'Height of the image in pixels', { defaultText: "the model's own" }),
+  clipSkip: { ...training.clipSkip, fixed: false },
 }
 
 export const generateGroups = {
-  Picture: picture,
+  Image: image,
   Sampling: sampling,
-  Machine: { device: machine.device, precision, threads: machine.threads },
+  Machine: { ...machine, precision: { ...machine.precision, fixed: false } },
 }
-export const generateTable = { ...picture, ...sampling, device: machine.device, precision, threads: machine.threads }
-
-const common = {
-  json: defaulted(flag, false, 'Events as JSON, one a line on stdout, instead of progress on stderr'),
-  help: defaulted(flag, false, 'Show this'),
-}
-
-/** Options that only the command line has. */
-export const commandLine = {
-  train: { lossCurve: optional(path, 'PNG of the losses', { defaultText: '<output>/<name>-loss.png' }), ...common },
-  generate: common,
-  doctor: { ...common, json: { ...common.json, help: 'The report as JSON' } },
-}
+export const generateTable = rowsOf(generateGroups)

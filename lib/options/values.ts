@@ -1,119 +1,129 @@
-/** Kinds of option values: what is expected, what is accepted, how it is written on a command line. */
+/** Kinds of option values, as data: help, docs, completion and forms are made from them, and values are checked against them. */
+
+export interface Kind<Input, Value> {
+  /** The field that a form would show. */
+  type: 'integer' | 'number' | 'boolean' | 'choice' | 'text' | 'path' | 'colour'
+  /** The bounds of a number, both included. */
+  min?: number
+  max?: number
+  /** A number is a multiple of this. */
+  step?: number
+  /** The values of a choice. */
+  words?: readonly string[]
+  /** Other tools' words for the values of a choice. */
+  aliases?: Readonly<Record<string, Value>>
+  /** The option may be given without a value, which then is `true`. */
+  valueOptional?: boolean
+  /** The option may be given several times. */
+  repeatable?: boolean
+  /** Completes "Expected …" in errors, e.g. `a whole number of 1 or more`. */
+  expected: string
+  /** Stands for the value in help, e.g. `N`; booleans have none. */
+  placeholder?: string
+  /** Returns the value that an input stands for, or undefined if it is not of this kind. */
+  accept(input: unknown): Value | undefined
+  /** Converts the text of a command line, or leaves it as it is for `accept` to refuse. */
+  fromText?(text: string): unknown
+  /** For types alone: what callers may pass. */
+  input?: Input
+}
 
 /** Red, green and blue, 0 to 255. */
 export type Colour = [number, number, number]
 
-export interface Kind<Input, Value> {
-  /** For errors, help and docs, e.g. `a whole number of 1 or more`. */
-  expected: string
-  /** The value; undefined where the input is none. */
-  accept(input: unknown): Value | undefined
-  /** What a command line's text stands for; left as it is where it stands for nothing. */
-  fromText(text: string): unknown
-  /** In help, e.g. `N`; a flag has none. */
-  placeholder?: string
-  /** May be given without a value, which then is `true`. */
-  flag?: boolean
-  /** May be given several times. */
-  repeatable?: boolean
-  /** All words that are accepted, where they can be counted. */
-  words?: readonly string[]
-  /** Type only: what callers may pass. */
-  input?: Input
-}
-
-/** A LoRA file and how much of it. */
+/** A LoRA file and the weight to apply it with. */
 export interface LoraReference {
   path: string
   weight: number
 }
 
-const same = (text: string): unknown => text
+interface Bounds {
+  min: number
+  max?: number
+  step?: number
+}
 
 function numberOf(text: string): unknown {
   const value = Number(text)
   return text.trim() === '' || Number.isNaN(value) ? text : value
 }
 
-function range(least: number, most: number): string {
-  return most >= Number.MAX_SAFE_INTEGER ? `of ${least} or more` : `from ${least} to ${most}`
-}
-
-export function integer(least: number, most = Number.MAX_SAFE_INTEGER, multiple = 1): Kind<number, number> {
-  const valid = (input: number) => Number.isSafeInteger(input) && input >= least && input <= most && input % multiple === 0
+function bounded(type: 'integer' | 'number', { min, max, step }: Bounds): Kind<number, number> {
+  const noun = step !== undefined ? `a multiple of ${step}` : type === 'integer' ? 'a whole number' : 'a number'
+  const valid = (input: number) =>
+    (type === 'number' || Number.isSafeInteger(input)) &&
+    input >= min &&
+    (max === undefined || input <= max) &&
+    (step === undefined || input % step === 0)
   return {
-    expected: `a ${multiple > 1 ? `multiple of ${multiple}` : 'whole number'} ${range(least, most)}`,
+    type,
+    min,
+    ...(max === undefined ? {} : { max }),
+    ...(step === undefined ? {} : { step }),
+    expected: `${noun} ${max === undefined ? `of ${min} or more` : `from ${min} to ${max}`}`,
+    placeholder: type === 'integer' ? 'N' : 'X',
     accept: (input) => (typeof input === 'number' && valid(input) ? input : undefined),
     fromText: numberOf,
-    placeholder: 'N',
   }
 }
 
-export function number(least: number, most: number): Kind<number, number> {
-  return {
-    expected: `a number ${range(least, most)}`,
-    accept: (input) => (typeof input === 'number' && input >= least && input <= most ? input : undefined),
-    fromText: numberOf,
-    placeholder: 'X',
-  }
-}
+export const integer = (bounds: Bounds) => bounded('integer', bounds)
+export const number = (bounds: Bounds) => bounded('number', bounds)
 
-/** `also`: other tools' words for a value. */
-export function choice<const Value extends string>(values: readonly Value[], also: Record<string, Value> = {}): Kind<Value, Value> {
+export function choice<const Value extends string>(words: readonly Value[], aliases: Record<string, Value> = {}): Kind<Value, Value> {
   return {
-    expected: values.length > 1 ? `${values.slice(0, -1).join(', ')} or ${values.at(-1)}` : `${values[0]}`,
+    type: 'choice',
+    words,
+    aliases,
+    expected: words.length > 1 ? `${words.slice(0, -1).join(', ')} or ${words.at(-1)}` : `${words[0]}`,
+    placeholder: words.join('|'),
     accept: (input) =>
-      values.find((value) => value === input) ?? (typeof input === 'string' && Object.hasOwn(also, input) ? also[input] : undefined),
-    fromText: same,
-    placeholder: values.join('|'),
-    words: [...values, ...Object.keys(also)],
+      words.find((word) => word === input) ?? (typeof input === 'string' && Object.hasOwn(aliases, input) ? aliases[input] : undefined),
   }
 }
 
 export const flag: Kind<boolean, boolean> = {
+  type: 'boolean',
   expected: 'true or false',
   accept: (input) => (typeof input === 'boolean' ? input : undefined),
   fromText: (text) => (text === 'true' ? true : text === 'false' ? false : text),
-  flag: true,
 }
 
 export const text: Kind<string, string> = {
+  type: 'text',
   expected: 'a text',
-  accept: (input) => (typeof input === 'string' ? input : undefined),
-  fromText: same,
   placeholder: 'TEXT',
+  accept: (input) => (typeof input === 'string' ? input : undefined),
 }
 
 const isPath = (input: unknown): input is string => typeof input === 'string' && input !== '' && !input.includes('\0')
 
 export const path: Kind<string, string> = {
+  type: 'path',
   expected: 'a path',
-  accept: (input) => (isPath(input) ? input : undefined),
-  fromText: same,
   placeholder: 'PATH',
+  accept: (input) => (isPath(input) ? input : undefined),
 }
 
 export const fileName: Kind<string, string> = {
+  type: 'text',
   expected: 'a file name without folder',
-  accept: (input) => (isPath(input) && !/[/\\]|^\.{1,2}$/.test(input) ? input : undefined),
-  fromText: same,
   placeholder: 'NAME',
+  accept: (input) => (isPath(input) && !/[/\\]|^\.{1,2}$/.test(input) ? input : undefined),
 }
 
-/** A path, true for the newest state, or false. */
+/** A state's path, true for the newest state, or false for none. */
 export const resumeFrom: Kind<string | boolean, string | boolean> = {
+  type: 'path',
+  valueOptional: true,
   expected: 'the path of a state, or true for the newest',
-  accept: (input) => (typeof input === 'boolean' || isPath(input) ? input : undefined),
-  fromText: same,
   placeholder: 'PATH',
-  flag: true,
+  accept: (input) => (typeof input === 'boolean' || isPath(input) ? input : undefined),
 }
 
-const square = integer(64, 4096)
-
-/** kohya also writes `512,512`. */
+/** A side of a square in pixels; kohya also writes `512,512`. */
 export const resolution: Kind<number, number> = {
-  ...square,
+  ...integer({ min: 64, max: 4096 }),
   fromText: (words) => {
     const [width, height] = words.split(',')
     return numberOf(width === height ? (width as string) : words)
@@ -123,26 +133,26 @@ export const resolution: Kind<number, number> = {
 const COLOURS: Record<string, Colour> = { white: [255, 255, 255], black: [0, 0, 0] }
 
 export const colour: Kind<string, Colour> = {
-  expected: 'white, black or #rrggbb',
+  type: 'colour',
+  expected: `${Object.keys(COLOURS).join(', ')} or #rrggbb`,
+  placeholder: 'COLOUR',
   accept: (input) => {
     if (typeof input !== 'string') return undefined
     const hex = /^#?([0-9a-f]{2})([0-9a-f]{2})([0-9a-f]{2})$/i.exec(input)
     if (hex) return hex.slice(1).map((digits) => Number.parseInt(digits, 16)) as Colour
     return Object.hasOwn(COLOURS, input) ? COLOURS[input] : undefined
   },
-  fromText: same,
-  placeholder: 'COLOUR',
 }
 
-/** `file:0.8`, or an object; weight 1 where it is left out. */
+/** `file:0.8`, or an object; the weight is 1 where it is left out. */
 export const lora: Kind<string | { path: string; weight?: number }, LoraReference> = {
+  type: 'text',
   expected: 'a LoRA file, or file:weight',
+  placeholder: 'FILE[:WEIGHT]',
   accept: (input) => {
     const { path: file, weight = 1 } = typeof input === 'string' ? splitWeight(input) : ((input ?? {}) as Partial<LoraReference>)
     return isPath(file) && Number.isFinite(weight) ? { path: file, weight } : undefined
   },
-  fromText: same,
-  placeholder: 'FILE[:WEIGHT]',
 }
 
 function splitWeight(words: string): Partial<LoraReference> {
@@ -150,16 +160,18 @@ function splitWeight(words: string): Partial<LoraReference> {
   return weight === undefined ? { path: words } : { path: file as string, weight: Number(weight) }
 }
 
-/** One or several. */
+/** One value of a kind, or several. */
 export function list<Input, Value>(kind: Kind<Input, Value>): Kind<Input | Input[], Value[]> {
+  const { type, placeholder, fromText, expected, accept } = kind
   return {
-    ...kind,
-    expected: `${kind.expected}, or a list of them`,
+    type,
+    ...(placeholder === undefined ? {} : { placeholder }),
+    ...(fromText === undefined ? {} : { fromText }),
+    repeatable: true,
+    expected: `${expected}, or a list of them`,
     accept: (input) => {
-      const values = (Array.isArray(input) ? input : [input]).map(kind.accept)
+      const values = (Array.isArray(input) ? input : [input]).map(accept)
       return values.includes(undefined) ? undefined : (values as Value[])
     },
-    fromText: kind.fromText,
-    repeatable: true,
-  } as Kind<Input | Input[], Value[]>
+  }
 }

@@ -4,6 +4,7 @@
  */
 
 import type { SessionOptions } from '../native.js'
+import { kohyaScheduler } from '../options/lr-schedulers.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
 import type { Picture } from './cache.js'
 import type { RunId } from './state.js'
@@ -85,7 +86,6 @@ function localDate(time: number): string {
 /** The metadata of a file saved after update `step`, at `savedAt` (Unix time in seconds); without the hashes. */
 export function trainingMetadata(facts: TrainingFacts, step: number, savedAt: number): Record<string, string> {
   const { options, precision, pictures, run, steps, model } = facts
-  const scheduler = options.lrScheduler === 'constant' && options.lrWarmupSteps > 0 ? 'constant_with_warmup' : options.lrScheduler
   const values: Record<string, Value> = {
     session_id: run.sessionId,
     training_started_at: run.startedAt,
@@ -105,7 +105,7 @@ export function trainingMetadata(facts: TrainingFacts, step: number, savedAt: nu
     total_batch_size: options.batchSize * options.gradientAccumulation,
     gradient_accumulation_steps: options.gradientAccumulation,
     gradient_checkpointing: false,
-    lr_scheduler: scheduler,
+    lr_scheduler: kohyaScheduler(options.lrScheduler, options.lrWarmupSteps),
     lr_warmup_steps: options.lrWarmupSteps,
     optimizer: `torch.optim.adamw.AdamW(weight_decay=${options.weightDecay})`,
     max_grad_norm: options.maxGradNorm,

@@ -178,7 +178,11 @@ class Run {
  * `STATE_NOT_FOUND`, `STATE_INVALID`, `STATE_MISMATCH`, `NAN_LATENTS`, `NAN_LOSS`.
  */
 export async function train(input: TrainOptions, context: TrainContext = {}): Promise<TrainResult> {
-  const options = resolveTrainOptions(input)
+  return runTraining(resolveTrainOptions(input), context)
+}
+
+/** Trains with options that have been checked. */
+export async function runTraining(options: ResolvedTrainOptions, context: TrainContext): Promise<TrainResult> {
   try {
     return await new Run(options, context).train()
   } catch (error) {

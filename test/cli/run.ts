@@ -12,15 +12,17 @@ export interface Result {
 }
 
 export interface RunOptions {
+  /** The program; the package's own if it is left out. */
+  program?: string
   cwd?: string
   /** Called with what stdout and stderr have shown so far. */
   onOutput?: (text: string, kill: (signal: NodeJS.Signals) => void) => void
 }
 
 /** Runs the command line in a process of its own, without terminal. */
-export function lorafuse(words: string[], { cwd, onOutput }: RunOptions = {}): Promise<Result> {
+export function lorafuse(words: string[], { program = cli, cwd, onOutput }: RunOptions = {}): Promise<Result> {
   return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [cli, ...words], { cwd, stdio: ['ignore', 'pipe', 'pipe'] })
+    const child = spawn(process.execPath, [program, ...words], { cwd, stdio: ['ignore', 'pipe', 'pipe'] })
     const output = { stdout: '', stderr: '' }
     for (const name of ['stdout', 'stderr'] as const) {
       child[name].setEncoding('utf8').on('data', (piece: string) => {

@@ -67,7 +67,7 @@ test('Ctrl-C finishes the step, saves the state and says how to go on; that ends
     },
   })
   assert.equal(stopped.code, 130, stopped.stdout + stopped.stderr)
-  assert.match(stopped.stderr, /^Stopping after the step in hand/)
+  assert.match(stopped.stderr, /^Stopping after the current step/)
   const last = eventsOf(stopped.stdout).at(-1) as unknown as { type: string; step: number; statePath: string }
   assert.equal(last.type, 'interrupted')
   assert.ok(last.step >= 1 && last.step < 40)
@@ -95,7 +95,7 @@ test('without --json the line that goes on can be pasted into a shell', async (t
   assert.equal(stdout, '')
   assert.match(
     stderr,
-    /\nStopped after step \d+; the state is .*-state\.safetensors\. Go on with:\n {2}lorafuse train --model .* --save-every 1 --resume\n$/,
+    /\nStopped after step \d+; its state is saved in .*-state\.safetensors\. Resume with:\n {2}lorafuse train --model .* --save-every 1 --resume\n$/,
   )
 })
 

@@ -23,7 +23,7 @@ test('docs/errors.md lists every code that the sources have, once, and no other'
 })
 
 test('every code has a meaning and, but for faults of the package, a remedy', async () => {
-  const [known = '', faults = ''] = (await readFile(join(root, 'docs/errors.md'), 'utf8')).split('## Faults')
+  const [known = '', faults = ''] = (await readFile(join(root, 'docs/errors.md'), 'utf8')).split('## Bugs')
   const rows = (text: string) => text.split('\n').filter((line) => line.startsWith('| `'))
   assert.ok(rows(known).every((row) => /^\| `[A-Z_]+` \| \S.*\. \| \S.*\. \|$/.test(row)))
   assert.ok(rows(faults).every((row) => /^\| `[A-Z_]+` \| \S.*\. \|$/.test(row)))

@@ -1,11 +1,13 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { test } from 'node:test'
-import { type Arguments, parseArguments } from '../../../lib/cli/arguments.js'
+import { parseArguments } from '../../../lib/cli/arguments.js'
+import type { Arguments } from '../../../lib/cli/command.js'
+import { commands } from '../../../lib/cli/commands.js'
 import { quote, without } from '../../../lib/cli/shell.js'
 
 function read(...words: string[]): Arguments {
-  const found = parseArguments(words)
+  const found = parseArguments(commands, words)
   assert.ok(found)
   return found
 }

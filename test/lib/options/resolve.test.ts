@@ -31,6 +31,11 @@ test('undefined counts as left out, null does not', () => {
   refuses({ ...train, steps: null }, 'OPTION_INVALID', 'Expected a whole number of 1 or more for steps but received null')
 })
 
+test('the largest batch is the largest that the core takes', () => {
+  assert.equal(resolveTrainOptions({ ...train, batchSize: 1023 }).batchSize, 1023)
+  refuses({ ...train, batchSize: 1024 }, 'OPTION_INVALID', 'Expected a whole number from 1 to 1023 for batchSize but received 1024')
+})
+
 test('a missing option is named', () => {
   refuses({ model: 'model' }, 'OPTION_REQUIRED', 'Expected a path for images but received none')
   refuses({ model: 'model', prompt: [] }, 'OPTION_REQUIRED', /for prompt but received none/, resolveGenerateOptions)

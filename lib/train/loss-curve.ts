@@ -1,4 +1,4 @@
-/** The loss of a run as a picture. Labels are drawn as strokes, so that a machine without fonts shows them too. */
+/** Draws the loss curve of a training. Labels are strokes, so a machine without fonts shows them too. */
 import sharp from 'sharp'
 
 export interface CurvePoint {
@@ -6,7 +6,7 @@ export interface CurvePoint {
   loss: number
 }
 
-/** Strokes on a grid of 4 × 6, the baseline at 6. */
+/** Each character as strokes on a grid of 4 × 6; the baseline is at 6. */
 const GLYPHS: Record<string, string> = {
   0: 'M1 0H3L4 1V5L3 6H1L0 5V1Z',
   1: 'M1 1L2 0V6',
@@ -33,14 +33,14 @@ const MARGIN = { left: 76, right: 20, top: 20, bottom: 48 }
 
 const round = (value: number) => Math.round(value * 100) / 100
 
-/** A word as one path; `anchor` 0 begins, 0.5 centres, 1 ends at x; y is the baseline. */
+/** Draws a word on the baseline y: it begins at x if `anchor` is 0, is centred there at 0.5, ends there at 1. */
 function word(text: string, x: number, y: number, anchor: number): string {
   const left = x - anchor * (text.length * ADVANCE - 2) * SCALE
   const glyphs = [...text].map((character, i) => `<path transform="translate(${i * ADVANCE})" d="${GLYPHS[character] ?? ''}"/>`)
   return `<g transform="translate(${round(left)} ${round(y - 6 * SCALE)}) scale(${SCALE})">${glyphs.join('')}</g>`
 }
 
-/** 1, 2 or 5 times a power of ten, so that about `count` of them make up `range`. */
+/** Chooses a tick size, 1, 2 or 5 times a power of ten, so that about `count` ticks fit into `range`. */
 function tickSize(range: number, count: number): number {
   const power = 10 ** Math.floor(Math.log10(range / count))
   return power * ([1, 2, 5].find((factor) => factor * power * count >= range) ?? 10)
@@ -51,7 +51,7 @@ function tickText(value: number): string {
   return short !== 0 && Math.abs(short) < 1e-3 ? short.toExponential() : String(short)
 }
 
-/** Mean over a window around each value, cut at the ends. */
+/** Averages a window around each value; the windows are shorter at both ends. */
 function smooth(values: number[], window: number): number[] {
   const sums = [0]
   for (const value of values) sums.push((sums.at(-1) as number) + value)
@@ -63,7 +63,7 @@ function smooth(values: number[], window: number): number[] {
   })
 }
 
-/** Means of neighbours, so that at most `most` points are left. */
+/** Averages neighbours so that at most `most` points are left. */
 function thin(points: CurvePoint[], most: number): CurvePoint[] {
   const size = Math.ceil(points.length / most)
   if (size <= 1) return points
@@ -74,14 +74,14 @@ function thin(points: CurvePoint[], most: number): CurvePoint[] {
   })
 }
 
-/** The picture as SVG: every loss pale, their running mean dark. */
+/** Draws the curve as SVG: every loss in a light colour, the running mean in a dark one. */
 export function lossCurveSvg(points: CurvePoint[], { width = 960, height = 480 } = {}): string {
   const finite = points.filter(({ step, loss }) => Number.isFinite(step) && Number.isFinite(loss))
   const plot = { width: width - MARGIN.left - MARGIN.right, height: height - MARGIN.top - MARGIN.bottom }
   const raw = thin(finite, plot.width)
   const losses = raw.map(({ loss }) => loss)
   const mean = smooth(losses, losses.length / 20)
-  // Single losses jump with the timestep: the highest one in twenty may leave the picture.
+  // Losses vary with their timesteps, so the highest 5 % may lie outside the plot.
   const sorted = [...losses].sort((a, b) => a - b)
   const top = Math.max(sorted[Math.floor(sorted.length * 0.95)] ?? 0, Math.max(0, ...mean) * 1.2) || 1
   const first = raw[0]?.step ?? 0
@@ -113,7 +113,7 @@ export function lossCurveSvg(points: CurvePoint[], { width = 960, height = 480 }
   ].join('\n')
 }
 
-/** The picture as PNG. Sizes in pixels. */
+/** Draws the curve as PNG; sizes are in pixels. */
 export async function lossCurvePng(points: CurvePoint[], size: { width?: number; height?: number } = {}): Promise<Uint8Array> {
   return sharp(Buffer.from(lossCurveSvg(points, size)))
     .png()

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import sharp from 'sharp'
-import { type CurvePoint, lossCurvePng, lossCurveSvg } from '../../../lib/cli/loss-curve.js'
+import { type CurvePoint, lossCurvePng, lossCurveSvg } from '../../../lib/train/loss-curve.js'
 
 const falling = (count: number): CurvePoint[] =>
   Array.from({ length: count }, (_, i) => ({ step: i + 1, loss: 1.1 - i / count + (i % 2) / 100 }))

@@ -1,0 +1,90 @@
+/** Runs a command for a shell: exit codes and signals. Results go to stdout, everything else to stderr. */
+import { parseArguments } from './arguments.js'
+import type { Commands, Context } from './command.js'
+import { Progress } from './progress.js'
+
+const FAILED = 1
+const SIGNALS = { SIGINT: 130, SIGTERM: 143, SIGPIPE: 141 }
+type Signal = keyof typeof SIGNALS
+
+/** Aborts on the first signal, which `received` then returns; a second one kills the process at once, in the middle of a step. */
+function abortOnSignals(say: (text: string) => void): { signal: AbortSignal; received(): Signal | undefined; stop(): void } {
+  const controller = new AbortController()
+  let received: Signal | undefined
+  const abort = (signal: Signal) => {
+    received ??= signal
+    controller.abort()
+  }
+  const kinds = ['SIGINT', 'SIGTERM'] as const
+  const onSignal = (signal: NodeJS.Signals) => {
+    if (received === 'SIGINT' || received === 'SIGTERM') {
+      stop()
+      process.kill(process.pid, signal)
+      return
+    }
+    abort(signal as Signal)
+    say('Stopping after the current step; interrupt again to stop at once.')
+  }
+  const stop = () => {
+    for (const kind of kinds) process.off(kind, onSignal)
+  }
+  for (const kind of kinds) process.on(kind, onSignal)
+  process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => {
+    // stdout's reader has gone: exit as SIGPIPE would, but with the state saved.
+    if (code === 'EPIPE') return abort('SIGPIPE')
+    if (!controller.signal.aborted)
+      process.stderr.write(`error OUTPUT_NOT_WRITABLE: Expected to be able to write to stdout but received ${code}\n`)
+    process.exitCode = FAILED
+    controller.abort()
+  })
+  process.stderr.on('error', () => undefined)
+  return { signal: controller.signal, received: () => received, stop }
+}
+
+function colour(code: number, text: string): string {
+  return process.stderr.isTTY && !process.env.NO_COLOR ? `\x1b[${code}m${text}\x1b[0m` : text
+}
+
+function report(error: unknown, json: boolean): void {
+  const {
+    code: known,
+    message,
+    stack,
+  } = error instanceof Error ? (error as NodeJS.ErrnoException) : (new Error(String(error)) as NodeJS.ErrnoException)
+  const code = typeof known === 'string' ? known : 'INTERNAL'
+  if (json) process.stdout.write(`${JSON.stringify({ type: 'error', code, message })}\n`)
+  else process.stderr.write(`${colour(31, 'error')} ${code}: ${code === 'INTERNAL' ? (stack ?? message) : message}\n`)
+}
+
+/** Runs a command line, given without the program's name, and sets the exit code. */
+export async function main(commands: Commands, words: string[]): Promise<void> {
+  const code = await runLine(commands, words)
+  if (code !== 0) process.exitCode = code
+}
+
+async function runLine(commands: Commands, words: string[]): Promise<number> {
+  const json = words.includes('--json')
+  const progress = new Progress(process.stderr)
+  const signals = abortOnSignals((text) => progress.line(text))
+  try {
+    const given = parseArguments(commands, words, process.stdout.columns)
+    if (!given) return 0
+    const context: Context = {
+      ...given,
+      signal: signals.signal,
+      print: (text) => process.stdout.write(`${text}\n`),
+      progress,
+      warn: (code, message) => progress.line(`${colour(33, 'warning')} ${code}: ${message}`),
+    }
+    return (await commands[given.command]?.run(context)) ? 0 : FAILED
+  } catch (error) {
+    progress.end()
+    const received = signals.received()
+    if (!signals.signal.aborted || (error as Error).name !== 'AbortError') report(error, json)
+    else if (received) return SIGNALS[received]
+    return FAILED
+  } finally {
+    progress.end()
+    signals.stop()
+  }
+}

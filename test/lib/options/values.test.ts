@@ -1,0 +1,41 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { generateTable, type Row, trainTable } from '../../../lib/options/table.js'
+
+const rows = [...Object.entries<Row>(trainTable), ...Object.entries<Row>(generateTable)]
+
+test('what the data of a kind say is what it accepts', () => {
+  for (const [name, { kind }] of rows) {
+    const { type, min, max, step, words, aliases } = kind
+    const accepted = (value: unknown) => assert.notEqual(kind.accept(value), undefined, `${name} ${String(value)}`)
+    const refused = (value: unknown) => assert.equal(kind.accept(value), undefined, `${name} ${String(value)}`)
+    if (type === 'integer' || type === 'number') {
+      assert.ok(min !== undefined, name)
+      accepted(min)
+      refused(min - (step ?? 1))
+      accepted(max ?? Number.MAX_SAFE_INTEGER)
+      if (max !== undefined) refused(max + (step ?? 1))
+      if (step !== undefined) refused(min + step / 2)
+      if (type === 'integer') refused(min + 0.5)
+      refused(Number.NaN)
+    } else if (type === 'choice') {
+      for (const word of words ?? []) assert.equal(kind.accept(word), word)
+      for (const [alias, word] of Object.entries(aliases ?? {})) assert.equal(kind.accept(alias), word)
+      refused('other')
+    } else if (type === 'boolean') {
+      for (const value of [true, false]) accepted(value)
+      refused('true')
+    } else {
+      accepted(type === 'colour' ? '#123456' : 'a')
+      refused(0)
+    }
+    refused(null)
+  }
+})
+
+test('every default is of its kind, and every value but a boolean has a placeholder', () => {
+  for (const [name, { kind, default: value }] of rows) {
+    assert.equal(kind.type === 'boolean', kind.placeholder === undefined, name)
+    if (value && kind.type !== 'colour') assert.deepEqual(kind.accept(value()), value(), name)
+  }
+})
