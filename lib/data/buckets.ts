@@ -29,7 +29,7 @@ export interface BucketOptions {
   noUpscale: boolean
 }
 
-/** Lists the predefined sizes by width, then height: the square; for each width the greatest height within the area; these turned by 90°. */
+/** Lists the predefined sizes by width, then height: the square, and for each width the greatest height within the area, both ways round. */
 export function bucketSizes({ resolution, enabled, minimum, maximum, step }: BucketOptions): Size[] {
   const square = Math.max(step, Math.floor(resolution / step) * step)
   if (!enabled) return [{ width: square, height: square }]

@@ -99,7 +99,7 @@ function mirror(pixels: Float32Array, width: number): Float32Array {
   return mirrored
 }
 
-/** Shrinks a row of `from` pixels to `to`: for each new pixel, the first old one that it covers, and the weights of that and the next ones. */
+/** For a row of `from` pixels shrunk to `to`: the first old pixel that each new one covers, and the weights of that and the next ones. */
 function coverage(from: number, to: number): { first: number; weights: number[] }[] {
   const scale = from / to
   return Array.from({ length: to }, (_, i) => {

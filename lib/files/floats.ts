@@ -1,12 +1,12 @@
-/** The float types of weight files: F16 and BF16 widened exactly to f32, f32 rounded to nearest, ties to even. */
+/** Converts the float types of weight files: F16 and BF16 widen to f32 exactly, f32 rounds to the nearest, ties to even. */
 export type FloatType = 'F32' | 'F16' | 'BF16'
 
-// One float seen as its bits.
+// A float and its bits share this memory.
 const number = new Float32Array(1)
 const bits = new Uint32Array(number.buffer)
 let halves: Float32Array | undefined
 
-/** All 65,536 values of IEEE binary16: sign, 5 bits of exponent (bias 15), 10 of mantissa. */
+/** Computes all 65,536 values of IEEE binary16: a sign, 5 exponent bits (bias 15), 10 mantissa bits. */
 function halfTable(): Float32Array {
   const table = new Float32Array(0x10000)
   for (let half = 0; half < 0x10000; half++) {
@@ -25,17 +25,17 @@ function halfTable(): Float32Array {
   return table
 }
 
-/** The nearest half's bits; overflow becomes an infinity. */
+/** Returns the bits of the nearest half; overflow becomes an infinity. */
 export function toHalf(value: number): number {
   number[0] = value
   const x = bits[0] as number
   const sign = (x >>> 16) & 0x8000
   const magnitude = x & 0x7fffffff
   if (magnitude > 0x7f800000) return sign | 0x7e00
-  // 65520 and up round to infinity.
+  // Values of 65,520 and more round to infinity.
   if (magnitude >= 0x477ff000) return sign | 0x7c00
   if (magnitude < 0x38800000) {
-    // Subnormal: adding 0.5 leaves the rounded multiple of 2⁻²⁴ in the low bits.
+    // A subnormal half: adding 0.5 leaves the multiple of 2⁻²⁴ in the low bits, rounded.
     bits[0] = magnitude
     number[0] = (number[0] as number) + 0.5
     return sign | ((bits[0] as number) - 0x3f000000)
@@ -44,7 +44,7 @@ export function toHalf(value: number): number {
   return sign | ((magnitude - 0x38000000 + 0xfff + odd) >>> 13)
 }
 
-/** The nearest bfloat16's bits. */
+/** Returns the bits of the nearest bfloat16. */
 export function toBfloat(value: number): number {
   number[0] = value
   const x = bits[0] as number
@@ -52,7 +52,7 @@ export function toBfloat(value: number): number {
   return (x + 0x7fff + ((x >>> 16) & 1)) >>> 16
 }
 
-/** Little-endian bytes of `type` → f32. Takes over the bytes where they are f32 already. */
+/** Converts little-endian bytes of `type` to f32. For F32 the result shares memory with the bytes if they are aligned. */
 export function widen(bytes: Uint8Array, type: FloatType): Float32Array {
   const aligned = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice()
   if (type === 'F32') return new Float32Array(aligned.buffer, aligned.byteOffset, aligned.byteLength / 4)
@@ -68,7 +68,7 @@ export function widen(bytes: Uint8Array, type: FloatType): Float32Array {
   return data
 }
 
-/** f32 → little-endian bytes of `type`. F32 shares the memory of `data`. */
+/** Converts f32 to little-endian bytes of `type`. For F32 they share memory with `data`. */
 export function narrow(data: Float32Array, type: FloatType): Uint8Array {
   if (type === 'F32') return new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
   const words = new Uint16Array(data.length)

@@ -70,7 +70,8 @@ const machine = {
   precision: defaulted(
     choice(['auto', 'f32', 'fp16', 'bf16'], { no: 'f32', fp32: 'f32', f16: 'fp16' }),
     'auto',
-    'Mixed precision. On a GPU: the data type of activations and frozen weights; auto is fp16, and bf16 needs Ampere or newer. On the CPU: the data type that frozen weights are held in; auto is f32, which keeps them as in the file, and arithmetic is always f32',
+    'Mixed precision: the data type of activations and frozen weights on a GPU (auto is fp16, bf16 needs Ampere or newer). ' +
+      'The CPU computes in f32 and only holds frozen weights in this type (auto is f32: as in the file)',
     { kohya: ['mixed_precision'], fixed: true },
   ),
   threads: defaulted(integer({ min: 1, max: 1024 }), availableParallelism, 'CPU threads; the result does not depend on them', {
@@ -132,7 +133,8 @@ const training = {
   targets: defaulted(
     choice(['default', 'attention']),
     'default',
-    "Layers of the UNet's transformer blocks that get a LoRA: default, as kohya's, is attention, feed-forward and projections; attention is only q, k, v and out",
+    "Layers of the UNet's transformer blocks that get a LoRA: default is kohya's (attention, feed-forward, projections), " +
+      'attention is only q, k, v and out',
     { fixed: true },
   ),
   learningRate: defaulted(number({ min: 0, max: 1 }), 1e-4, 'Learning rate', { kohya: ['learning_rate'], fixed: true }),
