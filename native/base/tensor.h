@@ -1,6 +1,7 @@
 // Element types, shapes and non-owning views of memory.
 // Dimension letters, everywhere: B batch, H height, W width, C channels, T tokens, N output features, K input features, R rank.
 #pragma once
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
@@ -47,7 +48,7 @@ class Shape {
     other.extents_.back() = channels;
     return other;
   }
-  bool operator==(const Shape& other) const { return extents_ == other.extents_; }
+  auto operator<=>(const Shape& other) const = default;
   std::string str() const {
     std::string out = "[";
     for (size_t i = 0; i < extents_.size(); i++) out += (i ? ", " : "") + std::to_string(extents_[i]);
@@ -59,6 +60,14 @@ class Shape {
 };
 
 inline std::ostream& operator<<(std::ostream& out, const Shape& shape) { return out << shape.str(); }
+
+// How kernels read a weight of the file:
+enum class Form : uint8_t {
+  as_is,        // a vector, a matrix; a 1×1 convolution [N, C, 1, 1] is the matrix [N, C]
+  taps_first,   // a k×k convolution [N, C, k, k] → [k·k, N, C]
+  summed_taps,  // an upsampling convolution [N, C, 3, 3] → [4·4, C, N]: sums of the taps that fall on one pixel of what nearest neighbour
+                // doubled
+};
 
 // A view: the memory belongs to the arena, a mapped file or the session.
 struct Tensor {

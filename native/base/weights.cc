@@ -94,26 +94,31 @@ const WeightEntry* Weights::find(const std::string& name) const {
   return found == entries_.end() ? nullptr : &found->second.info;
 }
 
-DType Weights::dtype(const std::string& name) const {
+DType Weights::dtype(const std::string& name, Form form) const {
   const WeightEntry& entry = entries_.at(name).info;
-  return (entry.shape.rank() < 2 ? held_.vectors : held_.matrices).value_or(entry.dtype);
+  if (form == Form::summed_taps) return types_.matrices.value_or(DType::f32);
+  return (entry.shape.rank() < 2 ? types_.vectors : types_.matrices).value_or(entry.dtype);
 }
 
-Tensor Weights::get(const std::string& name, DType dtype, const Shape& shape) {
+Tensor Weights::get(const std::string& name, DType dtype, const Shape& shape, Form form) {
   Entry& e = entries_.at(name);
   if (e.ready.data) return e.ready;
   const Shape& s = e.info.shape;
-  const int64_t taps = s.rank() == 4 ? s[2] * s[3] : 1;
-  const bool aligned = reinterpret_cast<uintptr_t>(e.data) % size_of(dtype) == 0;
-  if (dtype == e.info.dtype && taps == 1 && aligned) return e.ready = {const_cast<unsigned char*>(e.data), dtype, shape};
+  const auto address = reinterpret_cast<uintptr_t>(e.data);
+  if (form == Form::as_is && dtype == e.info.dtype && address % size_of(dtype) == 0)
+    return e.ready = {const_cast<unsigned char*>(e.data), dtype, shape};
 
   e.copy.reset(new unsigned char[shape.elements() * size_of(dtype)]);
-  if (taps == 9 && shape[0] == 16) sum_taps(e.info.dtype, dtype, e.data, e.copy.get(), s[0], s[1]);
-  else repack(e.info.dtype, dtype, e.data, e.copy.get(), s.elements() / taps, taps);
+  if (form == Form::summed_taps) {
+    sum_taps(e.info.dtype, dtype, e.data, e.copy.get(), s[0], s[1]);
+  } else {
+    const int64_t taps = form == Form::taps_first ? s[2] * s[3] : 1;
+    repack(e.info.dtype, dtype, e.data, e.copy.get(), s.elements() / taps, taps);
+  }
   // The pages of the file are not read again.
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(e.data) + page - 1) / page * page;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(e.data) + s.elements() * size_of(e.info.dtype)) / page * page;
+  const uintptr_t begin = (address + page - 1) / page * page;
+  const uintptr_t end = (address + s.elements() * size_of(e.info.dtype)) / page * page;
   if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
   return e.ready = {e.copy.get(), dtype, shape};
 }

@@ -1,7 +1,4 @@
-// Frozen weights: tensors in mapped files, found by name. Nothing is copied but what must change form:
-//   a 1×1 convolution [N, C, 1, 1]   → [N, C]
-//   a k×k convolution [N, C, k, k]   → [k·k, N, C]
-//   one [N, C, 3, 3] that upsamples  → [4·4, C, N], its taps in sums: those that fall on one pixel of what nearest neighbour has doubled
+// Frozen weights: tensors in mapped files, found by name. Only what must change its form or type is copied (Form, tensor.h).
 #pragma once
 #include <map>
 #include <memory>
@@ -13,7 +10,7 @@
 
 namespace lorafuse {
 
-// A tensor of a safetensors file, as the header (read and checked by lib/safetensors.ts) has it.
+// A tensor of a safetensors file, as the header (read and checked by lib/files/safetensors.ts) has it.
 struct WeightEntry {
   std::string name;
   DType dtype = DType::f32;
@@ -23,10 +20,10 @@ struct WeightEntry {
 
 class Weights {
  public:
-  // The types that matrices (rank 2 and more) and vectors are held in; none: as the file has them, sums of its taps in f32.
-  struct Held { std::optional<DType> matrices, vectors; };
+  // The types that matrices (rank 2 and more) and vectors are held in; none: as the file has them, summed taps in f32.
+  struct StorageTypes { std::optional<DType> matrices, vectors; };
 
-  explicit Weights(Held held) : held_(held) {}
+  explicit Weights(StorageTypes types) : types_(types) {}
   ~Weights();
   Weights(const Weights&) = delete;
   Weights& operator=(const Weights&) = delete;
@@ -35,10 +32,9 @@ class Weights {
   void add(const std::string& path, const std::vector<WeightEntry>& entries);
 
   const WeightEntry* find(const std::string& name) const;
-  DType dtype(const std::string& name) const;
-  DType dtype_of_sums() const { return held_.matrices.value_or(DType::f32); }
-  // The data, ready for kernels, in that type and one of the shapes above.
-  Tensor get(const std::string& name, DType dtype, const Shape& shape);
+  DType dtype(const std::string& name, Form form) const;
+  // The data, ready for kernels. Different weights may be asked for by different threads at once.
+  Tensor get(const std::string& name, DType dtype, const Shape& shape, Form form);
   // Frees what get() had to copy.
   void release();
   void release(const std::string& name);
@@ -56,7 +52,7 @@ class Weights {
     Tensor ready;
   };
 
-  Held held_;
+  StorageTypes types_;
   std::vector<Mapping> mappings_;
   std::map<std::string, Entry> entries_;
 };

@@ -5,11 +5,12 @@
 #include <cstring>
 
 #include "kernels.h"
+#include "optimizers.h"
 
 namespace lorafuse::cpu {
 namespace {
 
-class Calls : public Recording {
+class Calls : public CapturedGraph {
  public:
   explicit Calls(std::function<void()> body) : body_(std::move(body)) {}
   void replay() override { body_(); }
@@ -26,16 +27,16 @@ class CpuBackend : public Backend {
   bool computes_in(DType activations) const override { return activations == DType::f32; }
   bool reads_host_memory() const override { return true; }
   void* allocate(size_t bytes) override {
-    const size_t rounded = (bytes + 63) / 64 * 64;
-    void* memory = std::aligned_alloc(64, std::max<size_t>(rounded, 64));
+    const size_t rounded = aligned(std::max<size_t>(bytes, 1));
+    void* memory = std::aligned_alloc(kAlignment, rounded);
     CHECK(memory, "OUT_OF_MEMORY", "Expected ", bytes, " bytes of memory but the system has no more");
     std::memset(memory, 0, rounded);
     return memory;
   }
   void release(void* memory) override { std::free(memory); }
   void upload(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
-  void prefetch(void* to, const void* from, size_t bytes, const Mark*) override { std::memcpy(to, from, bytes); }
-  std::unique_ptr<Mark> mark() override { return nullptr; }  // each call is done when it returns
+  void prefetch(void* to, const void* from, size_t bytes, const Event*) override { std::memcpy(to, from, bytes); }
+  std::unique_ptr<Event> record_event() override { return nullptr; }  // each call is done when it returns
   void copy(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   void download(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   void fill(void* memory, unsigned char byte, size_t bytes) override { std::memset(memory, byte, bytes); }
@@ -52,22 +53,25 @@ class CpuBackend : public Backend {
     std::visit([&](const auto& op) { cpu::run(op, context); }, node.op);
   }
 
-  std::unique_ptr<Recording> record(std::function<void()> body) override { return std::make_unique<Calls>(std::move(body)); }
+  std::unique_ptr<CapturedGraph> capture(std::function<void()> body) override { return std::make_unique<Calls>(std::move(body)); }
 
-  void set(const AdamW& options, int64_t losses) override {
-    options_ = options;
+  void set(const Optimizer& optimizer, const Update& update, int64_t losses) override {
+    optimizer_ = optimizer;
+    update_ = update;
     losses_ = losses;
   }
-  void update(const Trained& trained, float* norm, const float* losses, const Tensor& latest) override {
+  void update(const Optimizer&, const Trained& trained, float* norm, const float* losses, const Tensor& latest) override {
     const auto finite = [](const float* values, int64_t count) {
       return std::all_of(values, values + count, [](float x) { return std::isfinite(x); });
     };
-    *norm = finite(losses, losses_) && finite(latest.f32(), latest.shape.elements()) ? cpu::update(threads_, options_, trained) : NAN;
+    const bool trainable = finite(losses, losses_) && finite(latest.f32(), latest.shape.elements());
+    *norm = trainable ? cpu::update(threads_, optimizer_, update_, trained) : NAN;
   }
 
  private:
   Threads threads_;
-  AdamW options_;
+  Optimizer optimizer_;
+  Update update_;
   int64_t losses_ = 0;  // how many an update looks at
 };
 

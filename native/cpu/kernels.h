@@ -45,9 +45,6 @@ void run(const AddNoise& op, Context& c);
 void run(const MseLoss& op, Context& c);
 void run(const MseLossGrad& op, Context& c);
 
-// optimizer.cc
-float update(Threads& threads, const AdamW& options, const Trained& trained);
-
 // Scratch an op needs for a run; most need none.
 template <class AnyOp>
 size_t workspace_bytes(const AnyOp&, std::span<const Shape>, int /*threads*/) {

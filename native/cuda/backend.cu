@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "kernels.h"
+#include "optimizers.h"
 #include "runtime.h"
 
 namespace lorafuse::cuda {
@@ -39,11 +40,11 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
-class Event : public Mark {
+class CudaEvent : public Event {
  public:
-  Event() { CUDA(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming)); }
-  ~Event() override { cudaEventDestroy(event_); }
-  Event(const Event&) = delete;
+  CudaEvent() { CUDA(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming)); }
+  ~CudaEvent() override { cudaEventDestroy(event_); }
+  CudaEvent(const CudaEvent&) = delete;
   operator cudaEvent_t() const { return event_; }
 
  private:
@@ -67,13 +68,13 @@ class Staging {
 
  private:
   unsigned char* memory_ = nullptr;
-  Event free_[2];
+  CudaEvent free_[2];
   int current_ = 0;
 };
 
-class GraphRecording : public Recording {
+class CudaGraph : public CapturedGraph {
  public:
-  GraphRecording(cudaStream_t stream, const std::function<void()>& body) : stream_(stream) {
+  CudaGraph(cudaStream_t stream, const std::function<void()>& body) : stream_(stream) {
     CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
     cudaGraph_t graph = nullptr;
     try {
@@ -88,7 +89,7 @@ class GraphRecording : public Recording {
     cudaGraphDestroy(graph);
     check(status, "cudaGraphInstantiate");
   }
-  ~GraphRecording() override {
+  ~CudaGraph() override {
     cudaStreamSynchronize(stream_);
     cudaGraphExecDestroy(executable_);
   }
@@ -110,6 +111,12 @@ class CudaBackend : public Backend {
   std::string describe() const override { return description_; }
   bool computes_in(DType activations) const override { return activations != DType::bf16 || gpu_.compute_capability >= 80; }
   bool reads_host_memory() const override { return false; }
+
+  size_t available_bytes() const override {
+    size_t free = 0, total = 0;
+    CUDA(cudaMemGetInfo(&free, &total));
+    return free;
+  }
 
   void* allocate(size_t bytes) override {
     void* memory = nullptr;
@@ -133,8 +140,8 @@ class CudaBackend : public Backend {
   }
 
   // Kernels issued later wait for the copy.
-  void prefetch(void* to, const void* from, size_t bytes, const Mark* after) override {
-    if (after) CUDA(cudaStreamWaitEvent(copies_, static_cast<const Event&>(*after), 0));
+  void prefetch(void* to, const void* from, size_t bytes, const Event* after) override {
+    if (after) CUDA(cudaStreamWaitEvent(copies_, static_cast<const CudaEvent&>(*after), 0));
     for (size_t done = 0; done < bytes; done += kStaging) {
       const size_t count = std::min(kStaging, bytes - done);
       unsigned char* half = staging_.next();
@@ -146,8 +153,8 @@ class CudaBackend : public Backend {
     CUDA(cudaStreamWaitEvent(kernels_, copied_, 0));
   }
 
-  std::unique_ptr<Mark> mark() override {
-    auto event = std::make_unique<Event>();
+  std::unique_ptr<Event> record_event() override {
+    auto event = std::make_unique<CudaEvent>();
     CUDA(cudaEventRecord(*event, kernels_));
     return event;
   }
@@ -180,21 +187,21 @@ class CudaBackend : public Backend {
     std::visit([&](const auto& op) { cuda::run(op, context); }, node.op);
   }
 
-  std::unique_ptr<Recording> record(std::function<void()> body) override { return std::make_unique<GraphRecording>(kernels_, body); }
+  std::unique_ptr<CapturedGraph> capture(std::function<void()> body) override { return std::make_unique<CudaGraph>(kernels_, body); }
 
-  void set(const AdamW& options, int64_t losses) override {
-    const UpdateMemory::Options set = update_options(options, losses);
-    upload(&update_memory_->options, &set, sizeof(set));
+  void set(const Optimizer& optimizer, const Update& update, int64_t losses) override {
+    const UpdateMemory::Numbers numbers = update_numbers(optimizer, update, losses);
+    upload(&update_memory_->numbers, &numbers, sizeof(numbers));
   }
-  void update(const Trained& trained, float* norm, const float* losses, const Tensor& latest) override {
-    cuda::update(kernels_, trained, norm, losses, latest, update_memory_);
+  void update(const Optimizer& optimizer, const Trained& trained, float* norm, const float* losses, const Tensor& latest) override {
+    cuda::update(kernels_, optimizer, trained, norm, losses, latest, update_memory_);
   }
 
  private:
   Gpu gpu_;
   std::string description_;
   Stream kernels_, copies_;
-  Event computed_, copied_;
+  CudaEvent computed_, copied_;
   Staging staging_;
   UpdateMemory* update_memory_ = nullptr;
 };

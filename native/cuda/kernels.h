@@ -55,18 +55,6 @@ void run(const AddNoise& op, Context& c);         // loss.cu
 void run(const MseLoss& op, Context& c);          // loss.cu
 void run(const MseLossGrad& op, Context& c);      // loss.cu
 
-// On the GPU, so that a recorded update has the options of each step.
-struct UpdateMemory {
-  struct Options {
-    float keep, weight1, decay2, weight2, step_size, correction2, epsilon;
-    double max_grad_norm, loss_scale;
-    int64_t losses;  // that wait
-  } options;
-  double sums[1024];  // of squares, one for each block
-};
-UpdateMemory::Options update_options(const AdamW& options, int64_t losses);  // optimizer.cu
-void update(cudaStream_t stream, const Trained& trained, float* norm, const float* losses, const Tensor& latest, UpdateMemory* memory);
-
 // Scratch an op needs for a run; most need none.
 template <class AnyOp>
 size_t workspace_bytes(const AnyOp&, std::span<const Value>, const Gpu&) {

@@ -31,7 +31,9 @@ class Backward {
   void add_to_parameter(size_t i, float scale, ValueId dy, ValueId x) {
     const Value& parameter = graph.values[in(i)];
     auto [found, is_new] = parameters_.try_emplace(in(i), kNone);
-    if (is_new) found->second = graph.value({parameter.name, parameter.shape, DType::f32, Storage::gradient});
+    if (is_new)
+      found->second =
+          graph.value({parameter.name, parameter.shape, DType::f32, Storage::gradient, parameter.network, Form::as_is, parameter.group});
     graph.nodes.push_back({WeightGrad{{scale}}, {dy, x}, {found->second}});
   }
 
@@ -116,6 +118,8 @@ void Backward::run(ValueId loss) {
     const bool is_root = n->outputs[0] == loss;
     if (!is_root && (!needed_[n->outputs[0]] || grads_[n->outputs[0]] == kNone)) continue;
     node = &*n;
+    graph.layer = n->layer;
+    graph.block = n->block;
     std::visit([&](const auto& op) { gradient(op, *this); }, n->op);
   }
 }

@@ -18,7 +18,7 @@ std::vector<ValueId> Graph::emit_all(Op op, std::vector<ValueId> inputs) {
   std::vector<ValueId> outputs;
   for (Shape& s : output_shapes(op, shapes))
     outputs.push_back(value({name_of(op), std::move(s), output_dtype(op, outputs.size(), dtype), Storage::activation}));
-  nodes.push_back({std::move(op), std::move(inputs), outputs});
+  nodes.push_back({std::move(op), std::move(inputs), outputs, layer, block});
   return outputs;
 }
 

@@ -25,12 +25,16 @@ struct Value {
   Shape shape;
   DType dtype = DType::f32;
   Storage storage = Storage::activation;
+  std::string network = {};  // whose weight or parameter it is, as a graph may span networks
+  Form form = Form::as_is;   // of a weight
+  uint8_t group = 0;         // of a parameter: which learning rate moves it
   size_t bytes() const { return static_cast<size_t>(shape.elements()) * size_of(dtype); }
 };
 
 struct Node {
   Op op;
   std::vector<ValueId> inputs, outputs;
+  std::string layer = {}, block = {};  // paths of the module that it is part of, and of the block around that
 };
 
 struct Graph {
@@ -38,6 +42,7 @@ struct Graph {
   std::vector<Value> values;
   std::vector<Node> nodes;
   std::vector<ValueId> results;  // stay readable after the run
+  std::string layer, block;      // of the nodes that emit() appends
 
   ValueId value(Value v) {
     values.push_back(std::move(v));

@@ -133,8 +133,9 @@ struct Sinusoid {
   float shift = 0;
 };
 
-// x_t = √ᾱ · x_0 + √(1−ᾱ) · ε.  inputs: x_0 [B, ..], noise, coefficients [B, 2]
-struct AddNoise {};
+// y = a·x_0 + b·ε of each sample.  inputs: x_0 [B, ..], noise ε, coefficients a, b [B, 2].  f32: y is f32 whatever the graph's activations
+// are.
+struct AddNoise { bool f32 = false; };
 
 // inputs: prediction [B, ..], target, weights [B]; output: mean squared error of each sample [B].
 // What is differentiated is Σ_b weights_b · output_b.

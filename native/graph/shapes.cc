@@ -203,6 +203,8 @@ std::vector<Shape> output_shapes(const Op& op, const std::vector<Shape>& inputs)
 DType output_dtype(const Op& op, size_t position, DType dtype) {
   const bool is_statistics = position == 1 && (std::holds_alternative<Attention>(op) || std::holds_alternative<GroupNorm>(op) ||
                                                std::holds_alternative<LayerNorm>(op));
+  const auto* noise = std::get_if<AddNoise>(&op);
+  if (noise && noise->f32) return DType::f32;
   return is_statistics || std::holds_alternative<MseLoss>(op) || std::holds_alternative<WeightGrad>(op) ? DType::f32 : dtype;
 }
 

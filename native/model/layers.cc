@@ -1,60 +1,95 @@
-// The layers the networks are made of.
-#include "model.h"
+// The layers that networks are made of.
+#include "builder.h"
 
 namespace lorafuse {
 
-ValueId Builder::weight(const std::string& name, const std::vector<int64_t>& file_shape, bool upsamples) {
-  const auto known = values_.find(name);
-  if (known != values_.end()) return known->second;
-  const WeightEntry* entry = weights_.find(name);
-  CHECK(entry, "WEIGHT_MISSING", "Expected tensor ", name, " ", Shape(file_shape), " in the checkpoint but it is not there");
-  const Shape& s = entry->shape;
+Builder::Builder(Network network, DType dtype, Shapes shapes) : network_(std::move(network)), shapes_(std::move(shapes)) {
+  graph.dtype = dtype;
+}
+
+ValueId Builder::input(const std::string& name, const std::vector<int64_t>& expected, DType dtype) {
+  const auto given = shapes_.find(name);
+  std::vector<int64_t> extents;
+  std::string words;
+  for (size_t i = 0; i < expected.size(); i++) {
+    const int64_t e = expected[i],
+                  received = given == shapes_.end() || given->second.rank() <= static_cast<int>(i) ? std::abs(e) : given->second[i];
+    extents.push_back(e >= 0 ? e : received);
+    words += (i ? ", " : "") + (e >= 0 ? std::to_string(e) : e == kAny ? "any" : text("a multiple of ", -e));
+    if (given == shapes_.end()) continue;
+    const bool fits = e >= 0 ? received == e : received > 0 && received % -e == 0;
+    if (!fits) extents.back() = 0;
+  }
+  const Shape shape(std::move(extents));
+  CHECK(given == shapes_.end() || given->second == shape, "SHAPE_MISMATCH", "Expected [", words, "] for the input ", name, " but received ",
+        given->second);
+  return graph.value({name, shape, dtype, Storage::input});
+}
+
+ValueId Builder::weight(const std::string& name, const std::vector<int64_t>& file_shape, Form form) {
+  const auto [known, is_new] = weights_.try_emplace({network_.name, name}, kNone);
+  if (!is_new) return known->second;
+  const WeightEntry* entry = network_.weights->find(name);
   const Shape expected(file_shape);
+  CHECK(entry, "WEIGHT_MISSING", "Expected tensor ", name, " ", expected, " in the checkpoint but it is not there");
+  const Shape& s = entry->shape;
   // A 1×1 convolution and a linear layer are one matrix.
   const bool same = s == expected || (s.rank() == 4 && s[2] * s[3] == 1 && Shape({s[0], s[1]}) == expected);
   CHECK(same, "WEIGHT_SHAPE", "Expected tensor ", name, " to be ", expected, " but the checkpoint has ", s);
-  const Shape held = upsamples ? Shape{16, s[1], s[0]} : expected.rank() == 4 ? Shape{s[2] * s[3], s[0], s[1]} : expected;
-  return values_[name] = graph.value({name, held, upsamples ? weights_.dtype_of_sums() : weights_.dtype(name), Storage::weight});
+  const Shape held = form == Form::summed_taps  ? Shape{16, s[1], s[0]}
+                     : form == Form::taps_first ? Shape{s[2] * s[3], s[0], s[1]}
+                                                : expected;
+  Value value{name, held, network_.weights->dtype(name, form), Storage::weight};
+  value.network = network_.name;
+  value.form = form;
+  return known->second = graph.value(std::move(value));
+}
+
+ValueId Builder::parameter(const std::string& name, Shape shape) {
+  Value value{name, std::move(shape), DType::f32, Storage::parameter};
+  value.network = network_.name;
+  value.group = group_;
+  return graph.value(std::move(value));
 }
 
 ValueId Builder::linear(const std::string& path, ValueId x, int64_t out_features, bool bias) {
+  const Scope scope(*this, path);
   const int64_t in_features = shape(x)[-1];
-  const WeightEntry* entry = weights_.find(path + ".weight");
-  linears.push_back({path, entry && entry->shape.rank() == 4, in_features, out_features});
-
-  const auto adapter = adapters_.find(path);
-  ValueId t = kNone, up = kNone;
-  if (adapter != adapters_.end()) {
-    const int64_t rank = adapter->second.rank;
-    const ValueId down = graph.value({path + ".down", Shape{rank, in_features}, DType::f32, Storage::parameter});
-    up = graph.value({path + ".up", Shape{out_features, rank}, DType::f32, Storage::parameter});
-    t = emit(MatMul{}, {x, down});
-  }
   MatMul op;
   std::vector<ValueId> inputs = {x, weight(path + ".weight", {out_features, in_features})};
   if ((op.bias = bias)) inputs.push_back(weight(path + ".bias", {out_features}));
   const ValueId y = emit(std::move(op), std::move(inputs));
-  return t == kNone ? y : emit(Add{}, {y, emit(MatMul{{{adapter->second.scale, false}}}, {t, up})});
+
+  layers.push_back({path, network_.weights->find(path + ".weight")->shape.rank() == 4, in_features, out_features});
+  const auto adapter = network_.adapters->find(path);
+  if (adapter == network_.adapters->end()) return y;
+  group_ = adapter->second.group;
+  return std::visit([&](const auto& kind) { return apply(kind, *this, layers.back(), x, y); }, adapter->second.kind);
 }
 
 ValueId Builder::conv(const std::string& path, ValueId x, int64_t out_channels, Conv2d op) {
+  const Scope scope(*this, path);
   op.bias = true;
-  return emit(op,
-              {x, weight(path + ".weight", {out_channels, shape(x)[-1], op.kernel, op.kernel}), weight(path + ".bias", {out_channels})});
+  return emit(op, {x, weight(path + ".weight", {out_channels, shape(x)[-1], op.kernel, op.kernel}, Form::taps_first),
+                   weight(path + ".bias", {out_channels})});
 }
 
-ValueId Builder::group_norm(const std::string& path, ValueId x, int groups, float eps, bool silu) {
+ValueId Builder::group_norm(const std::string& path, ValueId x, int64_t groups, float eps, bool silu) {
+  const Scope scope(*this, path);
   const int64_t channels = shape(x)[-1];
-  return emit(GroupNorm{groups, eps, silu}, {x, weight(path + ".weight", {channels}), weight(path + ".bias", {channels})});
+  return emit(GroupNorm{static_cast<int>(groups), eps, silu},
+              {x, weight(path + ".weight", {channels}), weight(path + ".bias", {channels})});
 }
 
 ValueId Builder::layer_norm(const std::string& path, ValueId x, float eps) {
+  const Scope scope(*this, path);
   const int64_t channels = shape(x)[-1];
   return emit(LayerNorm{eps}, {x, weight(path + ".weight", {channels}), weight(path + ".bias", {channels})});
 }
 
 // diffusers:models/resnet.py, ResnetBlock2D
-ValueId Builder::resnet(const std::string& path, ValueId x, ValueId embedding, int64_t out_channels, int groups, float eps) {
+ValueId Builder::resnet(const std::string& path, ValueId x, ValueId embedding, int64_t out_channels, int64_t groups, float eps) {
+  const Block block(*this, path);
   ValueId h = conv(path + ".conv1", group_norm(path + ".norm1", x, groups, eps, true), out_channels);
   if (embedding != kNone) h = emit(AddPerSample{}, {h, linear(path + ".time_emb_proj", embedding, out_channels)});
   h = conv(path + ".conv2", group_norm(path + ".norm2", h, groups, eps, true), out_channels);
@@ -62,11 +97,12 @@ ValueId Builder::resnet(const std::string& path, ValueId x, ValueId embedding, i
   return emit(Add{}, {shortcut, h});
 }
 
-// Of the 3×3 pixels around one that was doubled, only 2×2 differ: a convolution of them with sums of the taps (base/weights.h).
+// Of the 3×3 pixels around one that was doubled only 2×2 differ: a convolution of those with sums of the taps (base/weights.cc).
 ValueId Builder::upsample(const std::string& path, ValueId x) {
+  const Scope scope(*this, path);
   const Shape s = shape(x);
   return emit(ConvTranspose2d{4, 2, 1, 1, 2 * s[1], 2 * s[2], true},
-              {x, weight(path + ".weight", {s[3], s[3], 3, 3}, true), weight(path + ".bias", {s[3]})});
+              {x, weight(path + ".weight", {s[3], s[3], 3, 3}, Form::summed_taps), weight(path + ".bias", {s[3]})});
 }
 
 }  // namespace lorafuse

@@ -1,42 +1,54 @@
 // The UNet of Stable Diffusion 1.x and XL: diffusers:models/unets/unet_2d_condition.py, UNet2DConditionModel.
-#include "model.h"
+#include "networks.h"
 
 namespace lorafuse {
 namespace {
 
+constexpr int64_t kTimeIds = 6;  // SDXL's size conditioning: original height, width, crop top, left, target height, width
+
 std::string at(const std::string& path, const char* kind, size_t index) { return path + kind + std::to_string(index); }
+
+bool has_text_time(const Config& config) { return config.has("addition_time_embed_dim"); }
 
 struct UNet {
   Builder& b;
-  const UNetConfig& config;
   ValueId embedding, context;  // SiLU(time + text_time) [B, 4·C0], text [B, T, D]
+  const Config& config = b.config();
+  const int64_t groups = config.count("norm_num_groups"), layers = config.count("layers_per_block");
+  const float eps = static_cast<float>(config.real("norm_eps"));
+  const std::vector<int64_t> channels = config.counts("block_out_channels"), heads = config.counts("num_attention_heads"),
+                             transformer_layers = config.counts("transformer_layers_per_block");
+  const std::vector<std::string> down_types = config.words("down_block_types"), up_types = config.words("up_block_types");
 
-  ValueId resnet(const std::string& path, ValueId x, int64_t channels) {
-    return b.resnet(path, x, embedding, channels, config.norm_num_groups, config.norm_eps);
-  }
+  ValueId resnet(const std::string& path, ValueId x, int64_t width) { return b.resnet(path, x, embedding, width, groups, eps); }
 
   // q from x, k and v from `source`: x itself or the text.
-  ValueId attention(const std::string& path, ValueId x, ValueId source, int64_t heads) {
-    const int64_t channels = b.shape(x)[-1];
-    const ValueId q = b.linear(path + ".to_q", x, channels, false);
-    const ValueId k = b.linear(path + ".to_k", source, channels, false);
-    const ValueId v = b.linear(path + ".to_v", source, channels, false);
-    return b.linear(path + ".to_out.0", b.attention(q, k, v, heads), channels);
+  ValueId attention(const std::string& path, ValueId x, ValueId source, int64_t count) {
+    const int64_t width = b.shape(x)[-1];
+    const ValueId q = b.linear(path + ".to_q", x, width, false);
+    const ValueId k = b.linear(path + ".to_k", source, width, false);
+    const ValueId v = b.linear(path + ".to_v", source, width, false);
+    const Builder::Scope scope(b, path);
+    return b.linear(path + ".to_out.0", b.attention(q, k, v, count), width);
   }
 
   // diffusers:models/transformers/transformer_2d.py; x [B, H, W, C] is at once an image and H·W tokens
   ValueId transformer(const std::string& path, ValueId x, size_t level) {
-    const int64_t channels = b.shape(x)[-1], heads = config.heads[level];
-    ValueId h = b.linear(path + ".proj_in", b.group_norm(path + ".norm", x, config.norm_num_groups, 1e-6f, false), channels);
-    for (int i = 0; i < config.transformer_layers(level); i++) {
-      const std::string block = at(path, ".transformer_blocks.", i);
-      const ValueId n = b.layer_norm(block + ".norm1", h, 1e-5f);
-      h = b.emit(Add{}, {h, attention(block + ".attn1", n, n, heads)});
-      h = b.emit(Add{}, {h, attention(block + ".attn2", b.layer_norm(block + ".norm2", h, 1e-5f), context, heads)});
-      const ValueId f = b.linear(block + ".ff.net.0.proj", b.layer_norm(block + ".norm3", h, 1e-5f), 8 * channels);
-      h = b.emit(Add{}, {h, b.linear(block + ".ff.net.2", b.emit(Geglu{}, {f}), channels)});
+    const Builder::Block block(b, path);
+    const int64_t width = b.shape(x)[-1];
+    CHECK(width % heads[level] == 0, "CONFIG_INVALID", "Expected heads that divide ", width, " channels of the UNet but received ",
+          heads[level]);
+    ValueId h = b.linear(path + ".proj_in", b.group_norm(path + ".norm", x, groups, 1e-6f, false), width);
+    for (int64_t i = 0; i < transformer_layers[level]; i++) {
+      const std::string layer = at(path, ".transformer_blocks.", i);
+      const Builder::Block inner(b, layer);
+      const ValueId n = b.layer_norm(layer + ".norm1", h, 1e-5f);
+      h = b.emit(Add{}, {h, attention(layer + ".attn1", n, n, heads[level])});
+      h = b.emit(Add{}, {h, attention(layer + ".attn2", b.layer_norm(layer + ".norm2", h, 1e-5f), context, heads[level])});
+      const ValueId f = b.linear(layer + ".ff.net.0.proj", b.layer_norm(layer + ".norm3", h, 1e-5f), 8 * width);
+      h = b.emit(Add{}, {h, b.linear(layer + ".ff.net.2", b.emit(Geglu{}, {f}), width)});
     }
-    return b.emit(Add{}, {x, b.linear(path + ".proj_out", h, channels)});
+    return b.emit(Add{}, {x, b.linear(path + ".proj_out", h, width)});
   }
 };
 
@@ -45,42 +57,54 @@ ValueId embedding(Builder& b, const std::string& path, ValueId x, int64_t featur
   return b.linear(path + ".linear_2", b.activation(Function::silu, b.linear(path + ".linear_1", x, features)), features);
 }
 
-// SiLU of the embedded time; to it, in SDXL, the embedding of pooled text ‖ sinusoids of the time ids is added.
-ValueId condition(Builder& b, const UNetConfig& config, ValueId timesteps, ValueId pooled, ValueId time_ids) {
-  const int64_t features = 4 * config.block_out_channels[0];
-  const Sinusoid of_time{config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift};
-  ValueId sum = embedding(b, "time_embedding", b.emit(of_time, {timesteps}), features);
-  if (config.has_text_time()) {
-    const Sinusoid of_ids{config.addition_time_embed_dim, config.flip_sin_to_cos, config.freq_shift};
-    const ValueId text_time = b.emit(Concat{}, {pooled, b.emit(of_ids, {time_ids})});
-    CHECK(b.shape(text_time)[-1] == config.projection_class_embeddings_input_dim, "SHAPE_MISMATCH", "Expected pooled text and time ids of ",
-          config.projection_class_embeddings_input_dim, " features but received ", b.shape(pooled), " and ", b.shape(time_ids));
-    sum = b.emit(Add{}, {sum, embedding(b, "add_embedding", text_time, features)});
+// SiLU of the embedded time; SDXL adds the embedding of pooled text ‖ sinusoids of the time ids to it.
+ValueId condition(Builder& b, int64_t batch, ValueId pooled) {
+  const Config& config = b.config();
+  const int64_t width = config.counts("block_out_channels")[0];
+  Sinusoid sinusoid{width, config.flag("flip_sin_to_cos"), static_cast<float>(config.real("freq_shift"))};
+  ValueId sum = embedding(b, "time_embedding", b.emit(sinusoid, {b.input("timesteps", {batch})}), 4 * width);
+  if (has_text_time(config)) {
+    sinusoid.dim = config.count("addition_time_embed_dim");
+    const ValueId text_time = b.emit(Concat{}, {pooled, b.emit(sinusoid, {b.input("time_ids", {batch, kTimeIds})})});
+    sum = b.emit(Add{}, {sum, embedding(b, "add_embedding", text_time, 4 * width)});
   }
   return b.activation(Function::silu, sum);
 }
 
 }  // namespace
 
-ValueId unet(Builder& b, const UNetConfig& config, ValueId latents, ValueId timesteps, ValueId context, ValueId pooled, ValueId time_ids) {
-  const auto& channels = config.block_out_channels;
-  const size_t levels = channels.size();
-  const int64_t height = b.shape(latents)[1], width = b.shape(latents)[2], multiple = int64_t{1} << (levels - 1);
-  CHECK(height % multiple == 0 && width % multiple == 0, "SHAPE_MISMATCH", "Expected latents with height and width divisible by ", multiple,
-        " but received ", b.shape(latents));
+ValueId latents_input(Builder& b, const std::string& name, DType dtype) {
+  const int64_t multiple = int64_t{1} << (b.config().counts("block_out_channels").size() - 1);  // each level halves them
+  return b.input(name, {kAny, multiple_of(multiple), multiple_of(multiple), b.config().count("in_channels")}, dtype);
+}
 
-  const bool given = pooled != kNone && time_ids != kNone, absent = pooled == kNone && time_ids == kNone;
-  CHECK(config.has_text_time() ? given : absent, "INVALID_ARGUMENT", "Expected ", config.has_text_time() ? "" : "no ",
-        "pooled text and time ids, as the UNet's config says");
-  UNet net{b, config, condition(b, config, timesteps, pooled, time_ids), context};
+Text text_inputs(Builder& b, int64_t batch) {
+  const Config& config = b.config();
+  Text text{b.activations("context", {batch, kAny, config.count("cross_attention_dim")})};
+  if (has_text_time(config)) {
+    const int64_t sinusoids = kTimeIds * config.count("addition_time_embed_dim");
+    text.pooled = b.activations("pooled", {batch, config.count("projection_class_embeddings_input_dim") - sinusoids});
+  }
+  return text;
+}
+
+ValueId unet(Builder& b, ValueId latents, const Text& text) {
+  UNet net{b, condition(b, b.shape(latents)[0], text.pooled), text.context};
+  const auto& channels = net.channels;
+  const size_t levels = channels.size();
+  const auto expect_length = [&](const char* name, size_t length) { b.config().expect_length(name, length, levels); };
+  expect_length("num_attention_heads", net.heads.size());
+  expect_length("transformer_layers_per_block", net.transformer_layers.size());
+  expect_length("down_block_types", net.down_types.size());
+  expect_length("up_block_types", net.up_types.size());
 
   ValueId x = b.conv("conv_in", latents, channels[0]);
   std::vector<ValueId> skips = {x};
   for (size_t i = 0; i < levels; i++) {
     const std::string block = at("down_blocks.", "", i);
-    for (int j = 0; j < config.layers_per_block; j++) {
+    for (int64_t j = 0; j < net.layers; j++) {
       x = net.resnet(at(block, ".resnets.", j), x, channels[i]);
-      if (config.down_attention[i]) x = net.transformer(at(block, ".attentions.", j), x, i);
+      if (net.down_types[i] == "CrossAttnDownBlock2D") x = net.transformer(at(block, ".attentions.", j), x, i);
       skips.push_back(x);
     }
     if (i + 1 == levels) continue;
@@ -95,14 +119,14 @@ ValueId unet(Builder& b, const UNetConfig& config, ValueId latents, ValueId time
   for (size_t i = 0; i < levels; i++) {
     const std::string block = at("up_blocks.", "", i);
     const size_t level = levels - 1 - i;
-    for (int j = 0; j <= config.layers_per_block; j++) {
+    for (int64_t j = 0; j <= net.layers; j++) {
       x = net.resnet(at(block, ".resnets.", j), b.emit(Concat{}, {x, skips.back()}), channels[level]);
       skips.pop_back();
-      if (config.up_attention[i]) x = net.transformer(at(block, ".attentions.", j), x, level);
+      if (net.up_types[i] == "CrossAttnUpBlock2D") x = net.transformer(at(block, ".attentions.", j), x, level);
     }
     if (i + 1 < levels) x = b.upsample(block + ".upsamplers.0.conv", x);
   }
-  return b.conv("conv_out", b.group_norm("conv_norm_out", x, config.norm_num_groups, config.norm_eps, true), config.out_channels);
+  return b.conv("conv_out", b.group_norm("conv_norm_out", x, net.groups, net.eps, true), b.config().count("out_channels"));
 }
 
 }  // namespace lorafuse

@@ -1,31 +1,67 @@
 #include "frozen.h"
 
+#include <atomic>
+#include <exception>
+#include <system_error>
+#include <thread>
+
 namespace lorafuse {
 
 void Frozen::place(const Graph& graph) {
-  if (backend_.reads_host_memory()) return;
-  std::vector<std::pair<const Value*, size_t>> offsets;
+  std::vector<const Value*> missing;
   size_t bytes = 0;
   for (const Value& v : graph.values) {
-    if (v.storage != Storage::weight || placed_.contains(v.name)) continue;
-    offsets.push_back({&v, bytes});
+    if (v.storage != Storage::weight || v.network != network_ || placed_.contains(v.name)) continue;
+    missing.push_back(&v);
     bytes += aligned(v.bytes());
   }
-  if (bytes == 0) return;
+  if (missing.empty()) return;
+  if (backend_.reads_host_memory()) {
+    convert(missing);
+    for (const Value* v : missing) placed_[v->name] = weights.get(v->name, v->dtype, v->shape, v->form);
+    return;
+  }
   blocks_.push_back(nullptr);
   blocks_.back() = backend_.allocate(bytes);
-  for (const auto& [value, offset] : offsets) {
-    Tensor t = weights.get(value->name, value->dtype, value->shape);
-    void* to = static_cast<unsigned char*>(blocks_.back()) + offset;
-    backend_.upload(to, t.data, t.bytes());
-    weights.release(value->name);
-    placed_[value->name] = {to, t.dtype, t.shape};
+  auto* to = static_cast<unsigned char*>(blocks_.back());
+  // Some at a time: the copies made on the host stay few.
+  for (size_t first = 0; first < missing.size(); first += 4 * threads_) {
+    const std::vector<const Value*> some(missing.begin() + first, missing.begin() + std::min(missing.size(), first + 4 * threads_));
+    convert(some);
+    for (const Value* v : some) {
+      const Tensor t = weights.get(v->name, v->dtype, v->shape, v->form);
+      backend_.upload(to, t.data, t.bytes());
+      weights.release(v->name);
+      placed_[v->name] = {to, t.dtype, t.shape};
+      to += aligned(t.bytes());
+    }
   }
 }
 
-Tensor Frozen::get(const Value& weight) {
-  return backend_.reads_host_memory() ? weights.get(weight.name, weight.dtype, weight.shape) : placed_.at(weight.name);
+// Brings the weights into the form that kernels read, on all threads.
+void Frozen::convert(const std::vector<const Value*>& values) {
+  std::atomic<size_t> next = 0;
+  std::exception_ptr failed;
+  std::atomic_flag has_failed = ATOMIC_FLAG_INIT;
+  const auto work = [&] {
+    try {
+      for (size_t i = next++; i < values.size(); i = next++)
+        weights.get(values[i]->name, values[i]->dtype, values[i]->shape, values[i]->form);
+    } catch (...) {
+      if (!has_failed.test_and_set()) failed = std::current_exception();
+    }
+  };
+  std::vector<std::thread> helpers;
+  try {
+    while (static_cast<int>(helpers.size()) + 1 < threads_ && helpers.size() + 1 < values.size()) helpers.emplace_back(work);
+  } catch (const std::system_error&) {  // the system gives no more threads: those that there are do it
+  }
+  work();
+  for (std::thread& helper : helpers) helper.join();
+  if (failed) std::rethrow_exception(failed);
 }
+
+Tensor Frozen::get(const Value& weight) { return placed_.at(weight.name); }
 
 void Frozen::free_blocks() {
   for (void* block : blocks_)

@@ -1,4 +1,4 @@
-// The frozen weights of one network, where the backend's kernels read them: in host memory, or in one block on the GPU.
+// The frozen weights of one network, where the backend's kernels read them: in host memory, or in blocks on the GPU.
 #pragma once
 #include "../base/weights.h"
 #include "../graph/backend.h"
@@ -7,23 +7,27 @@ namespace lorafuse {
 
 class Frozen {
  public:
-  Frozen(Backend& backend, Weights::Held held) : weights(held), backend_(backend) {}
+  Frozen(std::string network, Backend& backend, Weights::StorageTypes types, int threads)
+      : weights(types), network_(std::move(network)), backend_(backend), threads_(threads) {}
   ~Frozen() { free_blocks(); }
   Frozen(const Frozen&) = delete;
   Frozen& operator=(const Frozen&) = delete;
 
   Weights weights;
 
-  // Brings what the graph reads and is not there yet: one allocation. Throws OUT_OF_MEMORY.
+  // Brings this network's weights in the graph that are not there yet: on a GPU in one allocation. Throws OUT_OF_MEMORY.
   void place(const Graph& graph);
   Tensor get(const Value& weight);  // after place()
   // Frees what was placed.
   void release();
 
  private:
+  void convert(const std::vector<const Value*>& values);
   void free_blocks();
 
+  const std::string network_;
   Backend& backend_;
+  const int threads_;
   std::vector<void*> blocks_;  // one unless programs read different weights
   std::map<std::string, Tensor> placed_;
 };

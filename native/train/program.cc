@@ -1,7 +1,6 @@
 #include "program.h"
 
 #include <algorithm>
-#include <chrono>
 
 #include "../base/floats.h"
 
@@ -63,7 +62,7 @@ void Program::write(const std::string& input, const void* data) {
   for_input(input, data, [&](size_t v, const void* bytes) { backend_.upload(tensors_[v].data, bytes, tensors_[v].bytes()); });
 }
 
-void Program::prefetch(void* inputs, const std::string& input, const void* data, const Mark* after) {
+void Program::prefetch(void* inputs, const std::string& input, const void* data, const Event* after) {
   for_input(input, data, [&](size_t v, const void* bytes) {
     backend_.prefetch(static_cast<unsigned char*>(inputs) + input_offsets_[v], bytes, graph_.values[v].bytes(), after);
   });
@@ -76,46 +75,34 @@ void Program::take(const void* inputs) {
 }
 
 void Program::run(std::function<void()> end) {
-  auto& [runs, recording] = repeated_[end ? 1 : 0];
+  auto& [runs, captured] = repeated_[end ? 1 : 0];
   const auto all = [this, end] {
-    run_nodes(false);
+    for (size_t i = 0; i < graph_.nodes.size(); i++) run_node(i);
     if (end) end();
   };
   if (runs++ == 0) return all();
-  if (!recording) recording = backend_.record(all);
-  recording->replay();
+  if (!captured) captured = backend_.capture(all);
+  captured->replay();
 }
 
-void Program::run_nodes(bool poison) {
+void Program::run_each(const std::function<void(size_t)>& after) {
   for (size_t i = 0; i < graph_.nodes.size(); i++) {
-    const Node& node = graph_.nodes[i];
-    backend_.run(node, tensors_, arena_ + plan_.workspaces[i]);
-    if (!poison) continue;
-    for (const auto* list : {&node.inputs, &node.outputs})
-      for (ValueId v : *list)
-        if (is_planned(graph_.values[v]) && plan_.last_use[v] == static_cast<int32_t>(i))
-          backend_.fill(tensors_[v].data, 0xff, tensors_[v].bytes());
-    backend_.fill(arena_ + plan_.workspaces[i], 0xff, workspaces_[i]);
+    run_node(i);
+    after(i);
   }
 }
 
-double Program::time_node(size_t node) {
-  constexpr int kTimes = 10;
-  using Clock = std::chrono::steady_clock;
-  auto run = [&](int times) {
-    const auto begin = Clock::now();
-    for (int i = 0; i < times; i++) backend_.run(graph_.nodes.at(node), tensors_, arena_ + plan_.workspaces.at(node));
-    char last;
-    backend_.download(&last, arena_, 1);
-    return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
-  };
-  run(1);
-  const double once = run(1);
-  return (run(1 + kTimes) - once) / kTimes;
+void Program::run_node(size_t i) {
+  const Node& node = graph_.nodes.at(i);
+  try {
+    backend_.run(node, tensors_, workspace(i));
+  } catch (const Error& e) {
+    throw Error(e.code(), node.layer.empty() ? e.what() : text(e.what(), " in the layer ", node.layer));
+  }
 }
 
-void Program::read(size_t result, float* data) {
-  const Tensor& t = tensors_.at(graph_.results.at(result));
+void Program::read_value(ValueId v, float* data) {
+  const Tensor& t = tensors_.at(v);
   if (t.dtype == DType::f32) return backend_.download(data, t.data, t.bytes());
   std::vector<uint16_t> narrow(t.shape.elements());
   backend_.download(narrow.data(), t.data, t.bytes());

@@ -17,27 +17,31 @@ class Program {
   const Plan& plan() const { return plan_; }
   size_t arena_bytes() const { return plan_.arena_bytes; }
   size_t workspace_bytes() const;  // the largest of all nodes
+  const std::vector<size_t>& workspaces() const { return workspaces_; }
 
   // Values move with the arena: call before write(), run(), read() whenever the arena is another.
   void place(void* arena);
   // `data` is f32, or i32 where the input is; it is rounded to the input's type.
   void write(const std::string& input, const void* data);
-  // The same for a run to come, into a block of input_bytes() elsewhere that nothing uses after the mark; take() makes them this run's.
+  // Stages an input of a later run in `inputs`, a buffer of input_bytes() outside the arena that is idle after `after`.
+  // take() copies the staged inputs into the arena.
   size_t input_bytes() const { return input_bytes_; }
-  void prefetch(void* inputs, const std::string& input, const void* data, const Mark* after);
+  void prefetch(void* inputs, const std::string& input, const void* data, const Event* after);
   void take(const void* inputs);
-  // Then `end`, always the same one. From the second time on a recording of all that is replayed.
+  // Runs all nodes, then `end`, which is always the same. From the second time on a captured graph of all that is replayed.
   void run(std::function<void()> end = {});
-  // Memory is filled with NaN as soon as the plan says that nobody reads it any more.
-  void run_poisoned() { run_nodes(true); }
-  void read(size_t result, float* data);
+  // Runs the nodes one by one; calls `after(node)` after each.
+  void run_each(const std::function<void(size_t node)>& after);
+  // Throws what the kernel throws, with the name of the layer.
+  void run_node(size_t node);
+  void read(size_t result, float* data) { read_value(graph_.results.at(result), data); }
+  void read_value(ValueId v, float* data);  // widened to f32
+  const Tensor& tensor(ValueId v) const { return tensors_.at(v); }
   const Tensor& result(size_t result) const { return tensors_.at(graph_.results.at(result)); }
-  // Milliseconds that a node takes, run alone several times: for benchmarks.
-  double time_node(size_t node);
   const Shape& result_shape(size_t result) const { return graph_.shape(graph_.results.at(result)); }
+  void* workspace(size_t node) const { return arena_ + plan_.workspaces.at(node); }
 
  private:
-  void run_nodes(bool poison);
   bool is_read_input(size_t value) const;
   template <class F>
   void for_input(const std::string& name, const void* data, F upload);
@@ -52,8 +56,8 @@ class Program {
   std::vector<Tensor> tensors_;
   unsigned char* arena_ = nullptr;
   struct Repeated {
-    int runs = 0;                          // at these addresses
-    std::unique_ptr<Recording> recording;  // from the second on
+    int runs = 0;                             // at these addresses
+    std::unique_ptr<CapturedGraph> captured;  // from the second on
   };
   std::array<Repeated, 2> repeated_;  // without and with an end
 };

@@ -3,61 +3,84 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
-#include <utility>
 
+#include "debug.h"
 #include "library.h"
+#include "objective.h"
 
 namespace lorafuse {
 namespace {
 
-std::string key_of(const char* kind, LatentShape s, int64_t tokens = 0) {
-  return text(kind, " ", s.batch, "x", s.height, "x", s.width, " ", tokens);
-}
-
-constexpr int64_t kResults = 1024;  // an update's norm and the losses that may wait
-
-void expect_size(const char* name, size_t received, int64_t expected) {
-  CHECK(static_cast<int64_t>(received) == expected, "INVALID_ARGUMENT", "Expected ", expected, " elements for ", name, " but received ",
-        received);
-}
+constexpr const char* kTrained = "unet";  // the network that a step trains
+constexpr int64_t kMostBatch = 1024;
+constexpr int64_t kResults = 1 + kMostBatch;  // an update's norm, and the losses that may wait
 
 std::shared_ptr<Backend> open_backend(const SessionOptions& o) {
   return o.device == Device::cuda ? open_cuda_backend() : open_cpu_backend(o.threads);
 }
 
-Weights::Held held_as(const SessionOptions& o, DType matrices) {
+Weights::StorageTypes storage_types(const SessionOptions& o, const NetworkOptions& network) {
+  const DType matrices = network.f32 ? DType::f32 : o.precision;
   if (o.device == Device::cuda) return {matrices, DType::f32};
   return {matrices == DType::f32 ? std::nullopt : std::optional(matrices), std::nullopt};
 }
 
+// Every input of the graph is given, but `later`, and nothing else.
+void check_inputs(const Graph& graph, const Inputs& inputs, const std::string& later = {}) {
+  std::set<std::string> known;
+  for (const Value& v : graph.values) {
+    if (v.storage != Storage::input || v.name == later) continue;
+    known.insert(v.name);
+    const auto given = inputs.find(v.name);
+    CHECK(given != inputs.end(), "ARGUMENT_INVALID", "Expected an input ", v.name, " ", v.shape, " but received none");
+    const bool ids = v.dtype == DType::i32;
+    CHECK((given->second.dtype() == DType::i32) == ids, "ARGUMENT_INVALID", "Expected ", ids ? "integers" : "floats", " for the input ",
+          v.name, " but received others");
+    CHECK(given->second.shape == v.shape, "ARGUMENT_INVALID", "Expected ", v.shape, " for the input ", v.name, " but received ",
+          given->second.shape);
+  }
+  for (const Node& node : graph.nodes) {
+    if (!std::holds_alternative<Embedding>(node.op)) continue;
+    const int64_t tokens = graph.shape(node.inputs[1])[0];
+    for (int32_t id : std::get<std::vector<int32_t>>(inputs.at(graph.values[node.inputs[0]].name).data))
+      CHECK(id >= 0 && id < tokens, "ARGUMENT_INVALID", "Expected token ids from 0 to ", tokens - 1, " but received ", id);
+  }
+  for (const auto& [name, tensor] : inputs)
+    CHECK(known.contains(name), "ARGUMENT_INVALID", "Expected no input ", name, " but received one ", tensor.shape);
+}
+
 }  // namespace
 
-Session::Session(SessionOptions options)
-    : options_(std::move(options)), backend_(open_backend(options_)),
-      dtype_(options_.device == Device::cuda ? options_.precision : DType::f32),
-      unet_frozen_(*backend_, held_as(options_, options_.precision)),
-      text_encoder_frozen_(*backend_, held_as(options_, options_.precision)), vae_frozen_(*backend_, held_as(options_, DType::f32)) {
-  CHECK(backend_->computes_in(dtype_), "PRECISION_UNSUPPORTED", "Expected fp16 or f32 for precision, as this GPU does not compute in ",
-        name_of(dtype_));
-  for (const WeightFile& f : options_.unet_files) unet_frozen_.weights.add(f.path, f.entries);
-  for (const WeightFile& f : options_.text_encoder_files) text_encoder_frozen_.weights.add(f.path, f.entries);
-  for (const WeightFile& f : options_.vae_files) vae_frozen_.weights.add(f.path, f.entries);
+Shapes shapes_of(const Inputs& inputs) {
+  Shapes shapes;
+  for (const auto& [name, tensor] : inputs) shapes[name] = tensor.shape;
+  return shapes;
+}
+
+Session::Part::Part(const std::string& name, const NetworkOptions& network, const SessionOptions& session, Backend& backend)
+    : options(network), dtype(session.device == Device::cuda && !network.f32 ? session.precision : DType::f32),
+      frozen(name, backend, storage_types(session, network), session.threads) {
+  for (const WeightFile& file : network.files) frozen.weights.add(file.path, file.entries);
+}
+
+Session::Session(SessionOptions options) : options_(std::move(options)), backend_(open_backend(options_)) {
+  const DType computes = options_.device == Device::cuda ? options_.precision : DType::f32;
+  CHECK(backend_->computes_in(computes), "PRECISION_UNSUPPORTED", "Expected fp16 or f32 for precision, as this GPU does not compute in ",
+        name_of(computes));
+  for (const auto& [name, network] : options_.networks) parts_.try_emplace(name, name, network, options_, *backend_);
 }
 
 Session::~Session() {
-  free_adapters();
+  free_buffers();
   free_arena();
   for (const Block& block : blocks_)
     if (block.memory) backend_->release(block.memory);
 }
 
-void Session::free_adapters() {
-  const auto release = [&](float*& memory) {
-    if (memory) backend_->release(memory);
-    memory = nullptr;
-  };
-  std::for_each(memory_.begin(), memory_.end(), release);
-  release(results_);
+void Session::free_buffers() {
+  for (void* memory : memory_) backend_->release(memory);
+  memory_.clear();
+  if (results_) backend_->release(std::exchange(results_, nullptr));
 }
 
 void Session::free_arena() {
@@ -66,237 +89,250 @@ void Session::free_arena() {
   arena_bytes_ = 0;
 }
 
-std::vector<LinearLayer> Session::modules() {
-  Builder b(unet_frozen_.weights);
-  const UNetConfig& config = options_.unet;
-  const int64_t side = int64_t{1} << (config.block_out_channels.size() - 1);
-  unet(b, config, b.input("latents", {1, side, side, config.in_channels}), b.input("timesteps", {1}),
-       b.input("context", {1, 1, config.cross_attention_dim}));
-  std::vector<LinearLayer> found;
-  for (const LinearLayer& layer : b.linears)
-    if (layer.path.find(".attentions.") != std::string::npos) found.push_back(layer);
+Session::Part& Session::part(const std::string& network) {
+  const auto found = parts_.find(network);
+  CHECK(found != parts_.end(), "MODEL_INCOMPLETE", "Expected a network ", network, " but this session was opened without one");
+  return found->second;
+}
+
+// ---- graphs ----
+
+Builder Session::builder(const std::string& network, const Shapes& shapes) {
+  const Part& p = part(network);
+  return Builder({network, &p.options.config, &p.frozen.weights, &p.adapters}, p.dtype, shapes);
+}
+
+Graph Session::graph(const ProgramKey& key) {
+  Builder b = builder(key.is_step() ? kTrained : key.network, key.shapes);
+  if (!key.is_step()) {
+    b.graph.results = {find_function(part(key.network).options.architecture, key.function).build(b, key.settings)};
+    return std::move(b.graph);
+  }
+  CHECK(parameters() > 0 && optimizer_, "NO_ADAPTERS", "Expected adapters and an optimizer to train with but none are attached");
+  const ValueId loss = training_loss(b);
+  b.graph.results = {loss};
+  return gradients(b.graph, loss);
+}
+
+Program Session::make_program(const ProgramKey& key) {
+  return Program(*backend_, fuse(graph(key), backend_->fusions()), [this](const Value& v) { return bind(v); });
+}
+
+Program& Session::program(const ProgramKey& key) {
+  const auto found = programs_.find(key);
+  if (found != programs_.end()) return found->second;
+  Program& made = programs_.emplace(key, make_program(key)).first->second;
+  debug(key.is_step() ? "step" : key.network + "." + key.function, made);
+  return made;
+}
+
+// The graph that holds the layers of a network which can carry adapters, for the smallest inputs.
+Graph Session::layers_graph(const std::string& network, const Adapters& adapters, std::vector<Layer>& layers) {
+  const Part& p = part(network);
+  const NetworkFunction* function = adaptable_function(p.options.architecture);
+  if (!function) return {};
+  Builder b({network, &p.options.config, &p.frozen.weights, &adapters}, p.dtype);
+  function->build(b, {});
+  layers = std::move(b.layers);
+  return std::move(b.graph);
+}
+
+std::vector<Layer> Session::layers(const std::string& network) {
+  std::vector<Layer> found;
+  layers_graph(network, {}, found);
   return found;
 }
 
-void Session::attach(const std::vector<Adapter>& adapters) {
-  std::map<std::string, LinearLayer> layers;
-  for (const LinearLayer& layer : modules()) layers[layer.path] = layer;
-  Adapters attached;
-  std::map<std::string, int64_t> offsets;
-  int64_t count = 0;
-  for (const Adapter& a : adapters) {
-    const auto layer = layers.find(a.path);
-    CHECK(layer != layers.end(), "UNKNOWN_MODULE", "Expected the path of a layer of this UNet's attention blocks but received ", a.path);
-    CHECK(a.rank > 0, "INVALID_RANK", "Expected a rank of at least 1 for ", a.path, " but received ", a.rank);
-    CHECK(attached.emplace(a.path, a).second, "UNKNOWN_MODULE", "Expected each layer once but received ", a.path, " twice");
-    offsets[a.path + ".down"] = count;
-    count += a.rank * layer->second.in_features;
-    offsets[a.path + ".up"] = count;
-    count += a.rank * layer->second.out_features;
+Tensor Session::bind(const Value& value) {
+  if (value.storage == Storage::weight) return part(value.network).frozen.get(value);
+  float* buffer = value.storage == Storage::parameter ? trained_.weights : trained_.gradients;
+  return {buffer + offsets_.at({value.network, value.name}), DType::f32, value.shape};
+}
+
+// ---- adapters ----
+
+const std::vector<Parameter>& Session::attach(const std::vector<AdapterSpec>& adapters, std::optional<Optimizer> optimizer) {
+  std::map<std::string, Adapters> attached;
+  std::map<std::string, std::map<std::string, Layer>> known;
+  for (const AdapterSpec& spec : adapters) {
+    auto& layers_of = known[spec.network];
+    if (layers_of.empty())
+      for (const Layer& layer : layers(spec.network)) layers_of[layer.path] = layer;
+    const auto layer = layers_of.find(spec.path);
+    CHECK(layer != layers_of.end(), "MODULE_UNKNOWN", "Expected the path of a layer of the ", spec.network, " but received ", spec.path);
+    std::visit([&](const auto& kind) { check(kind, layer->second); }, spec.adapter.kind);
+    CHECK(attached[spec.network].emplace(spec.path, spec.adapter).second, "MODULE_UNKNOWN", "Expected each layer once but received ",
+          spec.path, " twice");
   }
+  std::vector<Parameter> parameters;
+  for (const auto& [network, of_network] : attached) {
+    std::vector<Layer> ignored;
+    for (const Value& v : layers_graph(network, of_network, ignored).values)
+      if (v.storage == Storage::parameter) parameters.push_back({v.network, v.name, v.shape, v.group});
+  }
+  std::stable_sort(parameters.begin(), parameters.end(), [](const Parameter& a, const Parameter& b) { return a.group < b.group; });
+
   loaded_.clear();
   losses_.clear();
   pending_ = 0;
   programs_.clear();
-  free_adapters();
-  adapters_.clear();  // none, should there be no memory for the new ones
-  parameters_ = 0;
-  for (float*& memory : memory_) memory = static_cast<float*>(backend_->allocate(count * sizeof(float)));
-  results_ = static_cast<float*>(backend_->allocate(kResults * sizeof(float)));
-  adapters_ = std::move(attached);
-  parameter_offsets_ = std::move(offsets);
-  parameters_ = count;
+  free_buffers();
+  // No adapters, should there be no memory for the new ones.
+  for (auto& [name, p] : parts_) p.adapters.clear();
+  parameters_.clear(), offsets_.clear(), buffers_.clear();
+  trained_ = {};
+  optimizer_.reset();
+
+  Trained trained;
+  std::map<std::pair<std::string, std::string>, int64_t> offsets;
+  int64_t count = 0;
+  for (const Parameter& p : parameters) {
+    while (trained.group_ends.size() <= p.group) trained.group_ends.push_back(count);
+    offsets[{p.network, p.name}] = count;
+    trained.group_ends.back() = count += p.shape.elements();
+  }
+  std::vector<BufferSpec> specs = {{"weights", DType::f32, count}};
+  if (optimizer) {
+    specs.push_back({"gradients", DType::f32, count});
+    for (const BufferSpec& spec : lorafuse::buffers(*optimizer, count)) specs.push_back(spec);
+    results_ = static_cast<float*>(backend_->allocate(kResults * sizeof(float)));
+  }
+  for (const BufferSpec& spec : specs) memory_.push_back(backend_->allocate(spec.count * size_of(spec.dtype)));
+  trained.weights = static_cast<float*>(memory_[0]);
+  if (optimizer) trained.gradients = static_cast<float*>(memory_[1]), trained.state.assign(memory_.begin() + 2, memory_.end());
+
+  for (auto& [network, of_network] : attached) part(network).adapters = std::move(of_network);
+  parameters_ = std::move(parameters);
+  offsets_ = std::move(offsets);
+  buffers_ = std::move(specs);
+  trained_ = std::move(trained);
+  optimizer_ = std::move(optimizer);
+  return parameters_;
 }
 
-std::vector<float> Session::read_adapters(AdapterBuffer which) {
-  std::vector<float> data(parameters_);
-  if (parameters_) backend_->download(data.data(), buffer(which), parameters_ * sizeof(float));
+size_t Session::buffer_index(const std::string& name) const {
+  const auto found = std::find_if(buffers_.begin(), buffers_.end(), [&](const BufferSpec& spec) { return spec.name == name; });
+  CHECK(found != buffers_.end(), "ARGUMENT_INVALID", "Expected the name of a buffer but received ", name);
+  return found - buffers_.begin();
+}
+
+std::vector<float> Session::read(const std::string& buffer) {
+  const size_t i = buffer_index(buffer);
+  std::vector<float> data(buffers_[i].count);
+  backend_->download(data.data(), memory_[i], data.size() * sizeof(float));
   return data;
 }
 
-void Session::write_adapters(AdapterBuffer which, const float* data, int64_t count) {
-  expect_size("adapters", count, parameters_);
-  if (parameters_) backend_->upload(buffer(which), data, parameters_ * sizeof(float));
+void Session::write(const std::string& buffer, const std::vector<float>& data) {
+  const size_t i = buffer_index(buffer);
+  CHECK(static_cast<int64_t>(data.size()) == buffers_[i].count, "ARGUMENT_INVALID", "Expected ", buffers_[i].count,
+        " elements for the buffer ", buffer, " but received ", data.size());
+  backend_->upload(memory_[i], data.data(), data.size() * sizeof(float));
 }
 
-Tensor Session::bind(Frozen& frozen, const Value& value) {
-  if (value.storage == Storage::weight) return frozen.get(value);
-  const auto which = value.storage == Storage::parameter ? AdapterBuffer::weights : AdapterBuffer::gradients;
-  return {buffer(which) + parameter_offsets_.at(value.name), DType::f32, value.shape};
+// ---- running ----
+
+MemoryPlan Session::plan(const ProgramKey& key) {
+  const Program program = make_program(key);
+  MemoryPlan plan;
+  for (const Value& v : program.graph().values) {
+    if (v.storage != Storage::weight) continue;
+    plan.weights += v.bytes();
+    const bool in_file = v.form == Form::as_is && part(v.network).frozen.weights.find(v.name)->dtype == v.dtype;
+    if (in_file && backend_->reads_host_memory()) plan.mapped += v.bytes();
+  }
+  for (const BufferSpec& spec : buffers_) plan.adapters += spec.count * size_of(spec.dtype);
+  plan.workspace = program.workspace_bytes();
+  plan.activations = program.arena_bytes() - plan.workspace;
+  if (key.is_step()) plan.activations += blocks_.size() * program.input_bytes() + kResults * sizeof(float);
+  return plan;
 }
 
-Builder Session::builder(Frozen& frozen) const {
-  return Builder(frozen.weights, &frozen == &unet_frozen_ ? adapters_ : Adapters{}, &frozen == &vae_frozen_ ? DType::f32 : dtype_);
-}
-
-Program Session::build(Frozen& frozen, const std::function<ValueId(Builder&)>& network) {
-  Builder b = builder(frozen);
-  b.graph.results = {network(b)};
-  return Program(*backend_, fuse(b.graph, backend_->fusions()), [this, &frozen](const Value& v) { return bind(frozen, v); });
-}
-
-Program Session::build_train(LatentShape s, int64_t tokens) {
-  CHECK(parameters_ > 0, "NO_ADAPTERS", "Expected adapters to train but none are attached");
-  const UNetConfig& config = options_.unet;
-  Builder b = builder(unet_frozen_);
-  const Shape latents{s.batch, s.height, s.width, config.in_channels};
-  const ValueId noise = b.input("noise", latents);
-  const ValueId noisy = b.emit(AddNoise{}, {b.input("latents", latents), noise, b.input("coefficients", {s.batch, 2})});
-  const ValueId context = b.input("context", {s.batch, tokens, config.cross_attention_dim}, dtype_);
-  const ValueId prediction = unet(b, config, noisy, b.input("timesteps", {s.batch}), context);
-  const ValueId loss = b.emit(MseLoss{}, {prediction, noise, b.input("weights", {s.batch})});
-  b.graph.results = {loss};
-  return Program(*backend_, fuse(gradients(b.graph, loss), backend_->fusions()), [this](const Value& v) { return bind(unet_frozen_, v); });
-}
-
-Program& Session::cached(const std::string& key, const std::function<Program()>& make) {
-  const auto found = programs_.find(key);
-  return found != programs_.end() ? found->second : programs_.emplace(key, make()).first->second;
-}
-
-void Session::place(Frozen& frozen, Program& program) {
+void Session::place(Program& program) {
   if (program.arena_bytes() > arena_bytes_) {
     free_arena();
     arena_ = backend_->allocate(program.arena_bytes());
     arena_bytes_ = program.arena_bytes();
   }
-  frozen.place(program.graph());
+  for (auto& [name, p] : parts_) p.frozen.place(program.graph());
   program.place(arena_);
 }
 
-std::vector<float> Session::run(Frozen& frozen, Program& program, std::initializer_list<std::pair<const char*, const void*>> inputs) {
-  place(frozen, program);
-  for (const auto& [name, data] : inputs) program.write(name, data);
-  program.run();
-  std::vector<float> result(program.result_shape(0).elements());
-  program.read(0, result.data());
-  return result;
+HostTensor Session::run(const std::string& network, const std::string& function, const Inputs& inputs, const Config& settings) {
+  Program& p = program({network, function, shapes_of(inputs), settings});
+  check_inputs(p.graph(), inputs);
+  place(p);
+  for (const auto& [name, tensor] : inputs) p.write(name, tensor.bytes());
+  run_program(p, *backend_);
+  std::vector<float> result(p.result_shape(0).elements());
+  p.read(0, result.data());
+  return {p.result_shape(0), std::move(result)};
 }
 
-MemoryPlan Session::memory_plan(LatentShape shape, int64_t tokens) {
-  const Program& program = cached(key_of("train", shape, tokens), [&] { return build_train(shape, tokens); });
-  MemoryPlan plan;
-  for (const Value& v : program.graph().values)
-    if (v.storage == Storage::weight) plan.weights += v.bytes();
-  plan.adapters = parameters_ * sizeof(float) * memory_.size();
-  plan.workspace = program.workspace_bytes();
-  plan.activations = program.arena_bytes() - plan.workspace + blocks_.size() * program.input_bytes() + kResults * sizeof(float);
-  return plan;
-}
+// ---- training ----
 
-std::vector<float> Session::encode_text(const std::vector<int32_t>& ids, int64_t count, int skip) {
-  CHECK(options_.text_encoder, "MODEL_INCOMPLETE", "Expected a text encoder but this session was opened without one");
-  const TextEncoderConfig& config = *options_.text_encoder;
-  CHECK(count > 0 && ids.size() % count == 0, "INVALID_ARGUMENT", "Expected ", count, " equal rows of token ids but received ", ids.size(),
-        " ids");
-  for (int32_t id : ids)
-    CHECK(id >= 0 && id < config.vocab_size, "INVALID_ARGUMENT", "Expected token ids below ", config.vocab_size, " but received ", id);
-  const int64_t length = static_cast<int64_t>(ids.size()) / count;
-  Program& program = cached(text("text ", count, "x", length, " ", skip), [&] {
-    return build(text_encoder_frozen_,
-                 [&](Builder& b) { return text_encoder(b, config, b.input("ids", {count, length}, DType::i32), skip); });
-  });
-  return run(text_encoder_frozen_, program, {{"ids", ids.data()}});
-}
-
-std::vector<float> Session::encode_images(const std::vector<float>& pixels, LatentShape s) {
-  CHECK(options_.vae, "MODEL_INCOMPLETE", "Expected a VAE but this session was opened without one");
-  const Shape shape{s.batch, s.height, s.width, options_.vae->in_channels};
-  expect_size("pixels", pixels.size(), shape.elements());
-  Program& program = cached(key_of("encode", s), [&] {
-    return build(vae_frozen_, [&](Builder& b) { return vae_encoder(b, *options_.vae, b.input("pixels", shape)); });
-  });
-  return run(vae_frozen_, program, {{"pixels", pixels.data()}});
-}
-
-std::vector<float> Session::decode_latents(const std::vector<float>& latents, LatentShape s) {
-  CHECK(options_.vae, "MODEL_INCOMPLETE", "Expected a VAE but this session was opened without one");
-  const Shape shape{s.batch, s.height, s.width, options_.vae->latent_channels};
-  expect_size("latents", latents.size(), shape.elements());
-  Program& program = cached(key_of("decode", s), [&] {
-    return build(vae_frozen_, [&](Builder& b) { return vae_decoder(b, *options_.vae, b.input("latents", shape)); });
-  });
-  return run(vae_frozen_, program, {{"latents", latents.data()}});
-}
-
-std::vector<float> Session::predict(const std::vector<float>& latents, LatentShape s, const std::vector<float>& timesteps,
-                                    const std::vector<float>& context) {
-  const UNetConfig& config = options_.unet;
-  const Shape shape{s.batch, s.height, s.width, config.in_channels};
-  expect_size("latents", latents.size(), shape.elements());
-  expect_size("timesteps", timesteps.size(), s.batch);
-  const int64_t tokens = static_cast<int64_t>(context.size()) / (s.batch * config.cross_attention_dim);
-  CHECK(tokens > 0, "INVALID_ARGUMENT", "Expected at least one token of context but received ", context.size(), " floats");
-  expect_size("context", context.size(), s.batch * tokens * config.cross_attention_dim);
-  Program& program = cached(key_of("predict", s, tokens), [&] {
-    return build(unet_frozen_, [&](Builder& b) {
-      return unet(b, config, b.input("latents", shape, dtype_), b.input("timesteps", {s.batch}),
-                  b.input("context", {s.batch, tokens, config.cross_attention_dim}, dtype_));
-    });
-  });
-  return run(unet_frozen_, program, {{"latents", latents.data()}, {"timesteps", timesteps.data()}, {"context", context.data()}});
-}
-
-// Training needs neither encoder: their programs, copies and pages go, and with them an arena larger than training's.
-void Session::release_encoders() {
-  const size_t before = programs_.size();
-  std::erase_if(programs_, [](const auto& p) { return !p.first.starts_with("train") && !p.first.starts_with("predict"); });
-  if (programs_.size() == before) return;
-  text_encoder_frozen_.release();
-  vae_frozen_.release();
+// Networks that the step does not read are done with: their programs, copies and pages go, and with them an arena larger than the step's.
+void Session::release_all_but(const Program& step) {
+  std::set<std::string> used;
+  for (const Value& v : step.graph().values) used.insert(v.network);
+  if (std::erase_if(programs_, [&](const auto& p) { return !p.first.is_step() && !used.contains(p.first.network); }) == 0) return;
+  for (auto& [name, p] : parts_)
+    if (!used.contains(name)) p.frozen.release();
   free_arena();
 }
 
-void Session::load(const StepInput& in) {
-  const UNetConfig& config = options_.unet;
-  CHECK(loaded_.size() < blocks_.size(), "INVALID_ARGUMENT", "Expected a step before a third batch is loaded");
-  CHECK(in.shape.batch < kResults, "INVALID_ARGUMENT", "Expected a batch below ", kResults, " but received ", in.shape.batch);
-  const int64_t batch = in.shape.batch, elements = batch * in.shape.height * in.shape.width * config.in_channels;
-  expect_size("latents", in.latents.size(), elements);
-  expect_size("noise", in.noise.size(), elements);
-  expect_size("coefficients", in.coefficients.size(), 2 * batch);
-  expect_size("timesteps", in.timesteps.size(), batch);
-  expect_size("context", in.context.size(), batch * in.tokens * config.cross_attention_dim);
-  release_encoders();
-  Program& program = cached(key_of("train", in.shape, in.tokens), [&] { return build_train(in.shape, in.tokens); });
+Program& Session::step_program(const Shapes& shapes) {
+  Program& p = program({.network = {}, .function = {}, .shapes = shapes, .settings = {}});
+  release_all_but(p);
+  return p;
+}
+
+void Session::prepare(const Shapes& shapes) { place(step_program(shapes)); }
+
+void Session::load(const Inputs& inputs) {
+  CHECK(loaded_.size() < blocks_.size(), "ARGUMENT_INVALID", "Expected a step before a third batch is loaded");
+  Program& p = step_program(shapes_of(inputs));
+  check_inputs(p.graph(), inputs, kSampleWeights);
+  const int64_t batch = p.result_shape(0)[0];
+  CHECK(batch <= kMostBatch, "ARGUMENT_INVALID", "Expected a batch of at most ", kMostBatch, " but received ", batch);
   Block& block = blocks_[loads_ % blocks_.size()];
-  if (block.bytes < program.input_bytes()) {
+  if (block.bytes < p.input_bytes()) {
     if (block.memory) backend_->release(std::exchange(block.memory, nullptr));
     block.bytes = 0;
-    block.memory = backend_->allocate(program.input_bytes());
-    block.bytes = program.input_bytes();
+    block.memory = backend_->allocate(p.input_bytes());
+    block.bytes = p.input_bytes();
   }
-  for (const auto& [name, data] : {std::pair("latents", &in.latents),
-                                   {"noise", &in.noise},
-                                   {"coefficients", &in.coefficients},
-                                   {"timesteps", &in.timesteps},
-                                   {"context", &in.context}})
-    program.prefetch(block.memory, name, data->data(), block.taken.get());
-  loaded_.push_back({in.shape, &program, &block});
+  for (const auto& [name, tensor] : inputs) p.prefetch(block.memory, name, tensor.bytes(), block.taken.get());
+  loaded_.push_back({&p, &block, batch});
   loads_++;
 }
 
-void Session::step(const std::vector<float>& weights, const AdamW* update) {
-  CHECK(!loaded_.empty(), "INVALID_ARGUMENT", "Expected a batch to be loaded before a step");
-  const auto [shape, program, inputs] = loaded_.front();
-  expect_size("weights", weights.size(), shape.batch);
+void Session::step(const std::vector<float>& weights, const Update* update) {
+  CHECK(!loaded_.empty(), "ARGUMENT_INVALID", "Expected a batch to be loaded before a step");
+  const auto [program, inputs, batch] = loaded_.front();
+  CHECK(static_cast<int64_t>(weights.size()) == batch, "ARGUMENT_INVALID", "Expected ", batch, " elements for weights but received ",
+        weights.size());
+  if (update)
+    CHECK(update->groups.size() >= trained_.group_ends.size(), "ARGUMENT_INVALID", "Expected ", trained_.group_ends.size(),
+          " groups for an update but received ", update->groups.size());
   loaded_.pop_front();
-  place(unet_frozen_, *program);
-  if (1 + pending_ + shape.batch > kResults) collect_losses();
+  place(*program);
+  if (1 + pending_ + batch > kResults) collect_losses();
   if (update) {
-    AdamW options = *update;
+    Update numbers = *update;
     if (!std::all_of(losses_.begin(), losses_.end(), [](float loss) { return std::isfinite(loss); }))
-      options.loss_scale = NAN;  // so is the norm
-    backend_->set(options, pending_);
+      numbers.loss_scale = NAN;  // so is the norm
+    backend_->set(*optimizer_, numbers, pending_);
   }
-  program->prefetch(inputs->memory, "weights", weights.data(), inputs->taken.get());
+  program->prefetch(inputs->memory, kSampleWeights, weights.data(), inputs->taken.get());
   program->take(inputs->memory);
-  inputs->taken = backend_->mark();
+  inputs->taken = backend_->record_event();
   const Tensor& losses = program->result(0);
-  if (update) program->run([this, latest = losses] { backend_->update(trained(), results_, results_ + 1, latest); });
-  else program->run();
+  std::function<void()> end;
+  if (update) end = [this, latest = losses] { backend_->update(*optimizer_, trained_, results_, results_ + 1, latest); };
+  run_program(*program, *backend_, std::move(end));
   backend_->copy(results_ + 1 + pending_, losses.data, losses.bytes());
-  pending_ += shape.batch;
+  pending_ += batch;
 }
 
 void Session::collect_losses() {
@@ -311,7 +347,7 @@ std::vector<float> Session::losses() {
 }
 
 float Session::norm() {
-  CHECK(parameters_ > 0, "NO_ADAPTERS", "Expected adapters to train but none are attached");
+  CHECK(optimizer_, "NO_ADAPTERS", "Expected adapters and an optimizer to train with but none are attached");
   float norm = 0;
   backend_->download(&norm, results_, sizeof(norm));
   return norm;

@@ -1,11 +1,11 @@
-// A session owns frozen weights, adapters, moments and the arena, and one program for each thing it was asked to compute.
+// A session owns networks' frozen weights, adapters, optimizer state and the arena, and one program for each thing it was asked to compute.
 // Its methods are called from one thread at a time.
 #pragma once
 #include <array>
 #include <deque>
-#include <optional>
+#include <tuple>
 
-#include "../model/model.h"
+#include "../model/networks.h"
 #include "frozen.h"
 #include "program.h"
 
@@ -16,105 +16,152 @@ struct WeightFile {
   std::vector<WeightEntry> entries;
 };
 
+struct NetworkOptions {
+  std::string architecture;  // model/networks.cc
+  Config config;
+  std::vector<WeightFile> files;
+  bool f32 = false;  // whatever the precision: SDXL's VAE overflows in f16
+};
+
 enum class Device { cpu, cuda };
 
 struct SessionOptions {
   Device device = Device::cpu;
   int threads = 1;
-  // On a GPU: the type of activations and weight matrices. On the CPU, which computes in f32, of weight matrices; f32: as the file has
+  // On a GPU: the type of activations and weight matrices. On the CPU, which computes in f32: of weight matrices; f32: as the file has
   // them.
   DType precision = DType::f32;
-  UNetConfig unet;
-  std::optional<TextEncoderConfig> text_encoder;
-  std::optional<VaeConfig> vae;
-  std::vector<WeightFile> unet_files, text_encoder_files, vae_files;
+  std::map<std::string, NetworkOptions> networks;
 };
 
-struct LatentShape { int64_t batch = 1, height = 0, width = 0; };
+// A tensor of the caller's.
+struct HostTensor {
+  Shape shape;
+  std::variant<std::vector<float>, std::vector<int32_t>> data;
 
-struct StepInput {  // see lib/native.ts
-  LatentShape shape;
-  int64_t tokens = 77;
-  std::vector<float> latents, noise, coefficients, timesteps, context;
+  DType dtype() const { return data.index() == 0 ? DType::f32 : DType::i32; }
+  const void* bytes() const {
+    return std::visit([](const auto& d) { return static_cast<const void*>(d.data()); }, data);
+  }
+};
+using Inputs = std::map<std::string, HostTensor>;
+Shapes shapes_of(const Inputs& inputs);
+
+struct AdapterSpec {
+  std::string network, path;
+  Adapter adapter;
+};
+
+// A trainable tensor of the graph.
+struct Parameter {
+  std::string network, name;
+  Shape shape;
+  uint8_t group = 0;
 };
 
 struct MemoryPlan {
   size_t weights = 0, adapters = 0, activations = 0, workspace = 0;
+  size_t mapped = 0;  // the part of `weights` that kernels read in the mapped files
   size_t total() const { return weights + adapters + activations + workspace; }
 };
 
-enum class AdapterBuffer { weights, gradients, first_moment, second_moment };
+// What a program computes. A training step has neither network nor function.
+struct ProgramKey {
+  std::string network, function;
+  Shapes shapes;
+  Config settings;
+  bool operator<(const ProgramKey& other) const {
+    return std::tie(network, function, shapes, settings) < std::tie(other.network, other.function, other.shapes, other.settings);
+  }
+  bool is_step() const { return function.empty(); }
+};
 
 class Session {
  public:
   explicit Session(SessionOptions options);
   ~Session();
 
-  const UNetConfig& unet_config() const { return options_.unet; }
-  std::vector<LinearLayer> modules();  // of the attention blocks
+  std::vector<Layer> layers(const std::string& network);
 
-  // Throws UNKNOWN_MODULE or INVALID_RANK and changes nothing then.
-  void attach(const std::vector<Adapter>& adapters);
-  int64_t parameters() const { return parameters_; }
-  std::vector<float> read_adapters(AdapterBuffer buffer);
-  void write_adapters(AdapterBuffer buffer, const float* data, int64_t count);
+  // Parameters in the order of the buffers: that of the graph, group after group. Throws MODULE_UNKNOWN or RANK_INVALID and changes nothing
+  // then. Without an optimizer only the weights have a buffer.
+  const std::vector<Parameter>& attach(const std::vector<AdapterSpec>& adapters, std::optional<Optimizer> optimizer = std::nullopt);
+  // weights, gradients, then the optimizer's.
+  const std::vector<BufferSpec>& buffers() const { return buffers_; }
+  int64_t parameters() const { return trained_.count(); }
+  std::vector<float> read(const std::string& buffer);
+  void write(const std::string& buffer, const std::vector<float>& data);
 
-  MemoryPlan memory_plan(LatentShape shape, int64_t tokens);
+  MemoryPlan plan(const ProgramKey& key);
+  MemoryPlan plan_step(const Shapes& shapes) { return plan({.network = {}, .function = {}, .shapes = shapes, .settings = {}}); }
+  size_t available_bytes() const { return backend_->available_bytes(); }
 
-  std::vector<float> encode_text(const std::vector<int32_t>& ids, int64_t count, int skip);
-  std::vector<float> encode_images(const std::vector<float>& pixels, LatentShape pixel_shape);
-  std::vector<float> decode_latents(const std::vector<float>& latents, LatentShape shape);
-  std::vector<float> predict(const std::vector<float>& latents, LatentShape shape, const std::vector<float>& timesteps,
-                             const std::vector<float>& context);
+  HostTensor run(const std::string& network, const std::string& function, const Inputs& inputs, const Config& settings = {});
+
   // Training. On a GPU load() and step() return at once: the next batch is loaded while the one before it is computed.
-  void load(const StepInput& input);
-  // Of the batch that was loaded first; with an update, of all gradients since the last one, at its end.
-  void step(const std::vector<float>& weights, const AdamW* update = nullptr);
+  // What a step of these shapes needs, placed ahead of the first one.
+  void prepare(const Shapes& shapes);
+  void load(const Inputs& inputs);
+  // Forward and backward of the oldest loaded batch. With `update`, an optimizer step over all gradients accumulated since the last one
+  // follows.
+  void step(const std::vector<float>& weights, const Update* update = nullptr);
   std::vector<float> losses();  // of the steps since the last call
-  float norm();                 // of the last update's gradients; not finite: it changed nothing
+  float norm();                 // of the last update's gradients; where it is not finite the update changed nothing
 
  private:
-  Program build_train(LatentShape shape, int64_t tokens);
-  Program build(Frozen& frozen, const std::function<ValueId(Builder&)>& network);
-  Builder builder(Frozen& frozen) const;
-  Program& cached(const std::string& key, const std::function<Program()>& make);
-  void place(Frozen& frozen, Program& program);
-  std::vector<float> run(Frozen& frozen, Program& program, std::initializer_list<std::pair<const char*, const void*>> inputs);
-  void collect_losses();
-  Tensor bind(Frozen& frozen, const Value& value);
-  float* buffer(AdapterBuffer which) const { return memory_[static_cast<int>(which)]; }
-  Trained trained() const { return {memory_[0], memory_[1], memory_[2], memory_[3], parameters_}; }
-  void free_adapters();
-  void free_arena();
-  void release_encoders();
+  // A network of the session, with its weights and adapters.
+  struct Part {
+    const NetworkOptions& options;
+    const DType dtype;  // of its activations
+    Frozen frozen;
+    Adapters adapters;
+    Part(const std::string& name, const NetworkOptions& options, const SessionOptions& session, Backend& backend);
+  };
 
+  Part& part(const std::string& network);
+  Builder builder(const std::string& network, const Shapes& shapes);
+  Graph graph(const ProgramKey& key);
+  Graph layers_graph(const std::string& network, const Adapters& adapters, std::vector<Layer>& layers);
+  Program make_program(const ProgramKey& key);
+  Program& program(const ProgramKey& key);
+  Program& step_program(const Shapes& shapes);
+  void place(Program& program);
+  Tensor bind(const Value& value);
+  size_t buffer_index(const std::string& name) const;
+  void collect_losses();
+  void free_buffers();
+  void free_arena();
+  void release_all_but(const Program& step);
+
+  // Inputs of a batch, outside the arena.
   struct Block {
     void* memory = nullptr;
     size_t bytes = 0;
-    std::unique_ptr<Mark> taken;  // when it was last read
+    std::unique_ptr<Event> taken;  // when it was last read
   };
   // A batch that waits for its step, in a block that the next but one uses again.
   struct Loaded {
-    LatentShape shape;
     Program* program;
     Block* inputs;
+    int64_t batch;
   };
 
   SessionOptions options_;
   std::shared_ptr<Backend> backend_;
-  DType dtype_;  // of activations; the VAE's are f32: those of SDXL's overflow in f16
-  Frozen unet_frozen_, text_encoder_frozen_, vae_frozen_;
-  Adapters adapters_;
-  std::map<std::string, int64_t> parameter_offsets_;  // "<path>.down" → floats from the start of each adapter buffer
-  int64_t parameters_ = 0;
-  std::array<float*, 4> memory_{};  // one for each AdapterBuffer
-  float* results_ = nullptr;        // in the backend's memory: an update's norm, then losses not collected yet
-  int64_t pending_ = 0;             // how many
-  std::vector<float> losses_;       // that were collected
-  std::array<Block, 2> blocks_;     // of inputs, used in turn
+  std::map<std::string, Part> parts_;
+  std::vector<Parameter> parameters_;
+  std::map<std::pair<std::string, std::string>, int64_t> offsets_;  // of a parameter in each flat buffer, in elements
+  std::optional<Optimizer> optimizer_;
+  std::vector<BufferSpec> buffers_;
+  std::vector<void*> memory_;  // of each buffer
+  Trained trained_;            // the same
+  float* results_ = nullptr;   // in the backend's memory: an update's norm, then losses that were not collected yet
+  int64_t pending_ = 0;        // how many losses
+  std::vector<float> losses_;  // collected ones
+  std::array<Block, 2> blocks_;
   size_t loads_ = 0;
   std::deque<Loaded> loaded_;
-  std::map<std::string, Program> programs_;
+  std::map<ProgramKey, Program> programs_;
   void* arena_ = nullptr;
   size_t arena_bytes_ = 0;
 };

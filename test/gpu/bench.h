@@ -4,7 +4,7 @@
 
 namespace lorafuse::test {
 
-// Prints the timings. Throws INVALID_OPTION, and what opening the GPU throws.
+// Prints the timings. Throws ARGUMENT_INVALID, and what opening the GPU throws.
 void bench(const std::vector<std::string>& arguments);
 
 }  // namespace lorafuse::test

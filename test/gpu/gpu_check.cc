@@ -34,13 +34,13 @@ void timings() {
 
 int check(const char* program, std::vector<std::string> arguments) {
   if (!arguments.empty() && arguments[0] == "--goldens") {
-    CHECK(arguments.size() > 1, "INVALID_OPTION", "Expected a folder after --goldens");
+    CHECK(arguments.size() > 1, "ARGUMENT_INVALID", "Expected a folder after --goldens");
     set_fixtures(arguments[1]);
     arguments.erase(arguments.begin(), arguments.begin() + 2);
   }
   const std::string part = arguments.empty() ? "" : arguments[0];
   const std::vector<std::string> rest(arguments.begin() + (part.empty() ? 0 : 1), arguments.end());
-  CHECK(part.empty() || part == "tests" || part == "bench" || part == "timings", "INVALID_OPTION",
+  CHECK(part.empty() || part == "tests" || part == "bench" || part == "timings", "ARGUMENT_INVALID",
         "Expected tests, timings or bench but received ", part);
   const int failed = part.empty() || part == "tests" ? run_cases(program, rest.empty() ? " gpu" : rest[0]) : 0;
   if (part == "bench") bench(rest);

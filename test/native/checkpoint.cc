@@ -59,92 +59,114 @@ WeightFile write_sparse(const std::string& path, const Layout& layout) {
   return {path, layout.entries};
 }
 
-UNetConfig sd15_unet() {
-  UNetConfig c;
-  c.block_out_channels = {320, 640, 1280, 1280};
-  c.down_attention = {true, true, true, false};
-  c.up_attention = {false, true, true, true};
-  c.heads = {8, 8, 8, 8};
-  return c;
-}
-UNetConfig sdxl_unet() {
-  UNetConfig c;
-  c.block_out_channels = {320, 640, 1280};
-  c.down_attention = {false, true, true};
-  c.up_attention = {true, true, false};
-  c.transformer_layers_per_block = {1, 2, 10};
-  c.heads = {5, 10, 20};
-  c.cross_attention_dim = 2048;
-  c.addition_time_embed_dim = 256;
-  c.projection_class_embeddings_input_dim = 2816;
-  return c;
-}
-VaeConfig sd15_vae() {
-  VaeConfig c;
-  c.block_out_channels = {128, 256, 512, 512};
-  return c;
+namespace {
+
+using Numbers = std::vector<double>;
+using Words = std::vector<std::string>;
+
+// SD1.5's, but for `other`.
+Config unet_config(const Config::Values& other) {
+  const std::string cross = "CrossAttnDownBlock2D", up = "CrossAttnUpBlock2D";
+  Config::Values values = {{"in_channels", 4.0},
+                           {"out_channels", 4.0},
+                           {"block_out_channels", Numbers{320, 640, 1280, 1280}},
+                           {"down_block_types", Words{cross, cross, cross, "DownBlock2D"}},
+                           {"up_block_types", Words{"UpBlock2D", up, up, up}},
+                           {"layers_per_block", 2.0},
+                           {"num_attention_heads", Numbers{8, 8, 8, 8}},
+                           {"transformer_layers_per_block", Numbers{1, 1, 1, 1}},
+                           {"cross_attention_dim", 768.0},
+                           {"norm_num_groups", 32.0},
+                           {"norm_eps", 1e-5},
+                           {"flip_sin_to_cos", true},
+                           {"freq_shift", 0.0}};
+  for (const auto& [name, value] : other) values[name] = value;
+  return Config("unet", std::move(values));
 }
 
-UNetConfig small_unet() {
-  UNetConfig c;
-  c.block_out_channels = {8, 16};
-  c.down_attention = {true, false};
-  c.up_attention = {false, true};
-  c.layers_per_block = 1;
-  c.heads = {2, 2};
-  c.cross_attention_dim = 12;
-  c.norm_num_groups = 4;
-  return c;
-}
-TextEncoderConfig small_text_encoder() {
-  TextEncoderConfig c;
-  c.hidden_size = 12;
-  c.intermediate_size = 24;
-  c.vocab_size = 40;
-  c.max_position_embeddings = 9;
-  c.num_hidden_layers = 2;
-  c.num_attention_heads = 3;
-  return c;
-}
-VaeConfig small_vae() {
-  VaeConfig c;
-  c.block_out_channels = {8, 8};
-  c.layers_per_block = 1;
-  c.norm_num_groups = 4;
-  return c;
+Config text_encoder_config(double width, double inner, double vocabulary, double positions, double layers, double heads) {
+  return Config("text_encoder", {{"hidden_size", width},
+                                 {"intermediate_size", inner},
+                                 {"vocab_size", vocabulary},
+                                 {"max_position_embeddings", positions},
+                                 {"num_hidden_layers", layers},
+                                 {"num_attention_heads", heads},
+                                 {"layer_norm_eps", 1e-5},
+                                 {"hidden_act", std::string("quick_gelu")}});
 }
 
-std::vector<LinearLayer> adaptable(const Weights& weights, const UNetConfig& config) {
-  Builder b(weights, {});
-  const int64_t side = int64_t{1} << (config.block_out_channels.size() - 1);
-  predicted(b, config, b.input("latents", {1, side, side, config.in_channels}), 1);
-  std::erase_if(b.linears, [](const LinearLayer& l) { return l.path.find(".attentions.") == std::string::npos; });
-  return b.linears;
+Config vae_config(Numbers channels, double layers, double groups) {
+  return Config("vae", {{"in_channels", 3.0},
+                        {"out_channels", 3.0},
+                        {"latent_channels", 4.0},
+                        {"block_out_channels", std::move(channels)},
+                        {"layers_per_block", layers},
+                        {"norm_num_groups", groups}});
 }
 
-ValueId predicted(Builder& b, const UNetConfig& config, ValueId latents, int64_t tokens) {
-  const int64_t batch = b.shape(latents)[0];
-  const ValueId context = b.input("context", {batch, tokens, config.cross_attention_dim}, b.graph.dtype);
-  const ValueId timesteps = b.input("timesteps", {batch});
-  if (!config.has_text_time()) return unet(b, config, latents, timesteps, context);
-  const int64_t width = config.projection_class_embeddings_input_dim - kTimeIds * config.addition_time_embed_dim;
-  const ValueId pooled = b.input("pooled", {batch, width}, b.graph.dtype);
-  return unet(b, config, latents, timesteps, context, pooled, b.input("time_ids", {batch, kTimeIds}));
+}  // namespace
+
+Config sd15_unet() { return unet_config({}); }
+Config sdxl_unet() {
+  const std::string down = "CrossAttnDownBlock2D", up = "CrossAttnUpBlock2D";
+  return unet_config({{"block_out_channels", Numbers{320, 640, 1280}},
+                      {"down_block_types", Words{"DownBlock2D", down, down}},
+                      {"up_block_types", Words{up, up, "UpBlock2D"}},
+                      {"transformer_layers_per_block", Numbers{1, 2, 10}},
+                      {"num_attention_heads", Numbers{5, 10, 20}},
+                      {"cross_attention_dim", 2048.0},
+                      {"addition_time_embed_dim", 256.0},
+                      {"projection_class_embeddings_input_dim", 2816.0}});
+}
+Config sd15_text_encoder() { return text_encoder_config(768, 3072, 49408, 77, 12, 12); }
+Config sd15_vae() { return vae_config({128, 256, 512, 512}, 2, 32); }
+
+Config small_unet() {
+  return unet_config({{"block_out_channels", Numbers{8, 16}},
+                      {"down_block_types", Words{"CrossAttnDownBlock2D", "DownBlock2D"}},
+                      {"up_block_types", Words{"UpBlock2D", "CrossAttnUpBlock2D"}},
+                      {"layers_per_block", 1.0},
+                      {"num_attention_heads", Numbers{2, 2}},
+                      {"transformer_layers_per_block", Numbers{1, 1}},
+                      {"cross_attention_dim", 12.0},
+                      {"norm_num_groups", 4.0}});
+}
+Config small_text_encoder() { return text_encoder_config(12, 24, 40, 9, 2, 3); }
+Config small_vae() { return vae_config({8, 8}, 1, 4); }
+
+bool has_text_time(const Config& unet) { return unet.has("addition_time_embed_dim"); }
+
+Builder builder(const Config& config, const Weights& weights, const Adapters& adapters, DType dtype, Shapes shapes) {
+  return Builder({"net", &config, &weights, &adapters}, dtype, std::move(shapes));
 }
 
-Adapters adapters_for(const std::vector<LinearLayer>& layers, int64_t rank) {
+std::vector<Layer> adaptable(const Weights& weights, const Config& config) {
+  Builder b = builder(config, weights, kNoAdapters);
+  find_function("unet", "predict").build(b, {});
+  std::erase_if(b.layers, [](const Layer& l) { return l.path.find(".attentions.") == std::string::npos; });
+  return b.layers;
+}
+
+Adapters adapters_for(const std::vector<Layer>& layers, int64_t rank, float scale) {
   Adapters adapters;
-  for (const LinearLayer& l : layers) adapters[l.path] = {l.path, rank, 0.5f};
+  for (const Layer& l : layers) adapters[l.path] = {Lora{rank, scale}};
   return adapters;
 }
 
-Graph train_graph(const Weights& weights, const UNetConfig& config, const Adapters& adapters, LatentShape s, int64_t tokens, DType dtype) {
-  Builder b(weights, adapters, dtype);
-  const Shape latents{s.batch, s.height, s.width, config.in_channels};
-  const ValueId noise = b.input("noise", latents);
-  const ValueId noisy = b.emit(AddNoise{}, {b.input("latents", latents), noise, b.input("coefficients", {s.batch, 2})});
-  const ValueId prediction = predicted(b, config, noisy, tokens);
-  b.graph.results = {b.emit(MseLoss{}, {prediction, noise, b.input("weights", {s.batch})})};
+Shapes prediction_shapes(const Config& config, LatentShape s, int64_t tokens) {
+  Shapes shapes = {{"latents", {s.batch, s.height, s.width, config.count("in_channels")}},
+                   {"timesteps", {s.batch}},
+                   {"context", {s.batch, tokens, config.count("cross_attention_dim")}}};
+  if (!has_text_time(config)) return shapes;
+  constexpr int64_t kTimeIds = 6;
+  shapes["time_ids"] = {s.batch, kTimeIds};
+  shapes["pooled"] = {s.batch, config.count("projection_class_embeddings_input_dim") - kTimeIds * config.count("addition_time_embed_dim")};
+  return shapes;
+}
+
+Graph train_graph(const Weights& weights, const Config& config, const Adapters& adapters, LatentShape s, int64_t tokens, DType dtype) {
+  Builder b = builder(config, weights, adapters, dtype, prediction_shapes(config, s, tokens));
+  b.graph.results = {training_loss(b)};
   return std::move(b.graph);
 }
 
@@ -153,7 +175,7 @@ Feed train_feed(const Graph& graph, Weights& weights, uint64_t seed) {
   for (auto& [v, data] : feed) {
     const Value& value = graph.values[v];
     if (value.storage != Storage::weight) continue;
-    const Tensor held = weights.get(value.name, value.dtype, value.shape);
+    const Tensor held = weights.get(value.name, value.dtype, value.shape, value.form);
     const auto* halves = static_cast<const uint16_t*>(held.data);
     for (int64_t i = 0; i < value.shape.elements(); i++)
       data[i] = held.dtype == DType::f16 ? widen(Half{halves[i]}) : held.dtype == DType::bf16 ? widen(Bfloat{halves[i]}) : held.f32()[i];

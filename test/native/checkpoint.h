@@ -2,7 +2,7 @@
 #pragma once
 #include <filesystem>
 
-#include "model/model.h"
+#include "train/objective.h"
 #include "train/session.h"
 
 namespace lorafuse::test {
@@ -32,30 +32,36 @@ struct Layout {
   void norm(const std::string& path, int64_t channels) { layer(path, {channels}); }
   int64_t parameters() const;
 };
-Layout unet_layout(const UNetConfig& config, DType dtype = DType::f32);
-Layout text_encoder_layout(const TextEncoderConfig& config, DType dtype = DType::f32);
-Layout vae_layout(const VaeConfig& config, DType dtype = DType::f32);
+Layout unet_layout(const Config& config, DType dtype = DType::f32);
+Layout text_encoder_layout(const Config& config, DType dtype = DType::f32);
+Layout vae_layout(const Config& config, DType dtype = DType::f32);
 
 WeightFile write_random(const std::string& path, const Layout& layout, uint64_t seed);
 WeightFile write_sparse(const std::string& path, const Layout& layout);  // all zeros, on no disk
 
-UNetConfig sd15_unet();
-UNetConfig sdxl_unet();
-VaeConfig sd15_vae();
+Config sd15_unet();
+Config sdxl_unet();
+Config sd15_text_encoder();
+Config sd15_vae();
 // Two levels, attention in one; every kind of layer of the large one.
-UNetConfig small_unet();
-TextEncoderConfig small_text_encoder();
-VaeConfig small_vae();
+Config small_unet();
+Config small_text_encoder();
+Config small_vae();
+bool has_text_time(const Config& unet);
 
-std::vector<LinearLayer> adaptable(const Weights& weights, const UNetConfig& config);
-Adapters adapters_for(const std::vector<LinearLayer>& layers, int64_t rank);
+// A builder of one network's graph; all but `shapes` outlive it.
+Builder builder(const Config& config, const Weights& weights, const Adapters& adapters, DType dtype = DType::f32, Shapes shapes = {});
+inline const Adapters kNoAdapters;
 
-// How many numbers SDXL's text_time takes: height, width, crop top and left, target height and width.
-constexpr int64_t kTimeIds = 6;
-// The UNet's output for these latents. Its other inputs are made: timesteps, context and, where text_time is, pooled and time_ids.
-ValueId predicted(Builder& b, const UNetConfig& config, ValueId latents, int64_t tokens);
+// The layers of a UNet's attention blocks.
+std::vector<Layer> adaptable(const Weights& weights, const Config& config);
+Adapters adapters_for(const std::vector<Layer>& layers, int64_t rank, float scale = 0.5f);
+
+struct LatentShape { int64_t batch = 1, height = 0, width = 0; };
+// Of the inputs of a UNet's prediction.
+Shapes prediction_shapes(const Config& config, LatentShape latents, int64_t tokens);
 // The step's forward: noise is added, predicted and compared; results = {loss}.
-Graph train_graph(const Weights& weights, const UNetConfig& config, const Adapters& adapters, LatentShape shape, int64_t tokens,
+Graph train_graph(const Weights& weights, const Config& config, const Adapters& adapters, LatentShape shape, int64_t tokens,
                   DType dtype = DType::f32);
 // Random inputs and adapters, the weights as the file has them.
 std::map<ValueId, std::vector<float>> train_feed(const Graph& graph, Weights& weights, uint64_t seed);

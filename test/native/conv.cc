@@ -56,11 +56,12 @@ void upsamples(DType file, DType held) {
   Weights weights({held, std::nullopt});
   weights.add(folder.file("weights"), {{"up.weight", file, {channels, channels, 3, 3}, 0}, {"up.bias", file, {channels}, end}});
 
-  Builder b(weights);
+  const Config config;
+  Builder b = builder(config, weights, kNoAdapters);
   const ValueId x = b.input("x", {2, 3, 5, inputs}), down = b.graph.value({"down", {channels, inputs}, DType::f32, Storage::parameter});
   const ValueId t = b.emit(MatMul{}, {x, down}), y = b.upsample("up", t);
   const Shape shape = b.shape(y);
-  const ValueId target = b.input("target", shape);
+  const ValueId target = b.input("target", {shape[0], shape[1], shape[2], shape[3]});
   const ValueId loss = b.emit(MseLoss{}, {y, target, b.input("weights", {2})});
   const Graph graph = gradients(b.graph, loss);
   Feed feed = train_feed(graph, weights, 1);

@@ -7,8 +7,8 @@ namespace {
 
 struct SmallUNet {
   TemporaryFolder folder;
-  UNetConfig config = small_unet();
-  Weights weights{Weights::Held{}};
+  Config config = small_unet();
+  Weights weights{Weights::StorageTypes{}};
   Graph forward, backward;
 
   explicit SmallUNet(DType dtype = DType::f32) {
@@ -154,7 +154,7 @@ SUITE(fuse) {
     expect_none(net.forward, false);
     expect_none(net.backward, true);
     auto layers = adaptable(net.weights, net.config);
-    std::erase_if(layers, [](const LinearLayer& layer) { return layer.path.find("attn") == std::string::npos; });
+    std::erase_if(layers, [](const Layer& layer) { return layer.path.find("attn") == std::string::npos; });
     const Graph attention = train_graph(net.weights, net.config, adapters_for(layers, 3), {2, 4, 6}, 5);
     const Graph trained = gradients(attention, attention.results[0]);
     EXPECT(count<GegluGrad>(trained) > 0, "no gradient passes a feed-forward");

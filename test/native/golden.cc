@@ -32,16 +32,16 @@ DType dtype_of(const std::string& name) {
 }
 
 // One for each block: diffusers writes a list, or one value for all.
-std::vector<int64_t> per_block(const Json& json, size_t blocks) {
-  if (!std::holds_alternative<Json::List>(json.value)) return std::vector<int64_t>(blocks, json.integer());
-  auto all = json.integers();
+std::vector<double> per_block(const Json& json, size_t blocks) {
+  if (!std::holds_alternative<Json::List>(json.value)) return std::vector<double>(blocks, json.number());
+  const auto all = json.integers();
   if (all.size() != blocks) throw Failure("expected " + std::to_string(blocks) + " values but found " + std::to_string(all.size()));
-  return all;
+  return {all.begin(), all.end()};
 }
 
-std::vector<bool> have_attention(const Json& types) {
-  std::vector<bool> all;
-  for (const Json& type : types.list()) all.push_back(type.string().starts_with("CrossAttn"));
+std::vector<std::string> words(const Json& json) {
+  std::vector<std::string> all;
+  for (const Json& word : json.list()) all.push_back(word.string());
   return all;
 }
 
@@ -111,28 +111,23 @@ std::vector<float> pattern(const std::string& name, int64_t count, double deviat
   return out;
 }
 
-UNetConfig read_unet_config(const std::string& path) {
+Config read_unet_config(const std::string& path) {
   const Json json = parse_json(read_file(path), path);
   return in_file(path, [&] {
-    UNetConfig c;
-    c.in_channels = json["in_channels"].integer();
-    c.out_channels = json["out_channels"].integer();
-    c.block_out_channels = json["block_out_channels"].integers();
-    c.down_attention = have_attention(json["down_block_types"]);
-    c.up_attention = have_attention(json["up_block_types"]);
-    c.layers_per_block = static_cast<int>(json["layers_per_block"].integer());
-    const size_t blocks = c.block_out_channels.size();
-    c.heads = per_block(json["attention_head_dim"], blocks);  // it counts heads
-    const auto layers = per_block(json["transformer_layers_per_block"], blocks);
-    c.transformer_layers_per_block.assign(layers.begin(), layers.end());
-    c.cross_attention_dim = json["cross_attention_dim"].integer();
-    c.norm_num_groups = static_cast<int>(json["norm_num_groups"].integer());
-    c.norm_eps = static_cast<float>(json["norm_eps"].number());
-    if (std::holds_alternative<std::string>(json["addition_embed_type"].value)) {
-      c.addition_time_embed_dim = json["addition_time_embed_dim"].integer();
-      c.projection_class_embeddings_input_dim = json["projection_class_embeddings_input_dim"].integer();
-    }
-    return c;
+    const size_t blocks = json["block_out_channels"].list().size();
+    Config::Values values = {{"down_block_types", words(json["down_block_types"])},
+                             {"up_block_types", words(json["up_block_types"])},
+                             {"block_out_channels", per_block(json["block_out_channels"], blocks)},
+                             {"num_attention_heads", per_block(json["attention_head_dim"], blocks)},  // it counts heads
+                             {"transformer_layers_per_block", per_block(json["transformer_layers_per_block"], blocks)},
+                             {"flip_sin_to_cos", true},
+                             {"freq_shift", 0.0}};
+    std::vector<const char*> numbers = {"in_channels",         "out_channels",    "layers_per_block",
+                                        "cross_attention_dim", "norm_num_groups", "norm_eps"};
+    if (std::holds_alternative<std::string>(json["addition_embed_type"].value))
+      numbers.insert(numbers.end(), {"addition_time_embed_dim", "projection_class_embeddings_input_dim"});
+    for (const char* name : numbers) values[name] = json[name].number();
+    return Config(path, std::move(values));
   });
 }
 

@@ -26,12 +26,12 @@ struct Safetensors {
 // Uniform numbers of mean 0 and the given standard deviation from a name: the twin of scripts/goldens/pattern.py, to the bit.
 std::vector<float> pattern(const std::string& name, int64_t count, double deviation = 1);
 
-// diffusers' unet/config.json.
-UNetConfig read_unet_config(const std::string& path);
+// diffusers' unet/config.json, lists where it has one value for all blocks.
+Config read_unet_config(const std::string& path);
 
 struct Golden {
   std::string name;  // golden-sd1, golden-sdxl
-  UNetConfig config;
+  Config config;
   Safetensors unet, file;
   // scripts/goldens/reference.py, class Case
   int64_t rank, steps;

@@ -26,16 +26,16 @@ struct Run {
   const Place place;
   const float loss_scale;  // as scripts/goldens/reference.py
   Weights weights;
-  std::vector<LinearLayer> layers;
+  std::vector<Layer> layers;
   Adapters adapters;
 
   Run(const std::string& name, const Place& where, bool attention_only = false)
       : golden(name), place(where), loss_scale(where.computes == DType::f32 ? 1 : 1024),
-        weights(where.on_gpu() ? Weights::Held{where.computes, DType::f32} : Weights::Held{}) {
+        weights(where.on_gpu() ? Weights::StorageTypes{where.computes, DType::f32} : Weights::StorageTypes{}) {
     weights.add(golden.unet.path, golden.unet.entries);
     layers = adaptable(weights, golden.config);
-    if (attention_only) std::erase_if(layers, [](const LinearLayer& l) { return l.path.find(".attn") == std::string::npos; });
-    for (const LinearLayer& l : layers) adapters[l.path] = {l.path, golden.rank, golden.alpha / static_cast<float>(golden.rank)};
+    if (attention_only) std::erase_if(layers, [](const Layer& l) { return l.path.find(".attn") == std::string::npos; });
+    adapters = adapters_for(layers, golden.rank, golden.alpha / static_cast<float>(golden.rank));
   }
 
   // Inputs by name, the files' weights, adapters drawn from their names, gradients from 0.
@@ -51,8 +51,8 @@ struct Run {
   }
 
   std::map<std::string, std::vector<float>> inputs(const std::string& of) const {
-    const bool text_time = golden.config.has_text_time();
-    const int64_t elements = golden.latents.batch * golden.latents.height * golden.latents.width * golden.config.in_channels;
+    const bool text_time = has_text_time(golden.config);
+    const int64_t elements = golden.latents.batch * golden.latents.height * golden.latents.width * golden.config.count("in_channels");
     std::map<std::string, std::vector<float>> all = {{"latents", pattern("latents " + of, elements)},
                                                      {"context", golden.file.tensor(text_time ? "context" : "text_skip_0")}};
     if (text_time) all["pooled"] = golden.file.tensor("pooled"), all["time_ids"] = golden.file.tensor("time_ids");
@@ -74,15 +74,14 @@ struct Run {
 
 int64_t tokens(const Run& run) {
   const auto& config = run.golden.config;
-  return static_cast<int64_t>(run.inputs("")["context"].size()) / (run.golden.latents.batch * config.cross_attention_dim);
+  return static_cast<int64_t>(run.inputs("")["context"].size()) / (run.golden.latents.batch * config.count("cross_attention_dim"));
 }
 
 void predicts(const std::string& name, const Place& place) {
   Run run(name, place);
-  const LatentShape s = run.golden.latents;
-  Builder b(run.weights, run.adapters, place.computes);
-  const ValueId latents = b.input("latents", {s.batch, s.height, s.width, run.golden.config.in_channels}, place.computes);
-  b.graph.results = {predicted(b, run.golden.config, latents, tokens(run))};
+  const Config& config = run.golden.config;
+  Builder b = builder(config, run.weights, run.adapters, place.computes, prediction_shapes(config, run.golden.latents, tokens(run)));
+  b.graph.results = {find_function("unet", "predict").build(b, {})};
   const Graph graph = fuse(b.graph, place.backend->fusions());
   std::map<std::string, std::vector<float>> found;
   for (const auto& [first, second] : {std::pair{0, 999}, {17, 500}}) {
@@ -99,6 +98,8 @@ std::map<std::string, std::vector<float>> inputs_of_step(const Run& run, int ste
   auto inputs = run.inputs("of step " + number);
   inputs["noise"] = pattern("noise of step " + number, static_cast<int64_t>(inputs["latents"].size()));
   for (const char* name : {"coefficients", "timesteps"}) inputs[name] = run.golden.file.tensor(std::string(name) + "/" + number);
+  for (int64_t i = 0; i < batch; i++)  // the target is the noise
+    for (float c : {0.0f, 1.0f}) inputs["target_coefficients"].push_back(c);
   inputs["weights"] = std::vector<float>(batch, run.loss_scale / static_cast<float>(batch));
   auto& context = inputs["context"];  // of the two samples, in the other order at odd steps
   if (step % 2) std::rotate(context.begin(), context.begin() + static_cast<int64_t>(context.size()) / 2, context.end());

@@ -5,18 +5,20 @@
 namespace lorafuse::test {
 namespace {
 
-using Network = ValueId (*)(Builder&);
-
-ValueId prediction(Builder& b) { return predicted(b, small_unet(), b.input("latents", {2, 8, 4, 4}, b.graph.dtype), 7); }
-ValueId text(Builder& b) { return text_encoder(b, small_text_encoder(), b.input("ids", {2, 7}, DType::i32), 0); }
-ValueId encoded(Builder& b) { return vae_encoder(b, small_vae(), b.input("pixels", {1, 16, 8, 3})); }
-ValueId decoded(Builder& b) { return vae_decoder(b, small_vae(), b.input("latents", {1, 8, 4, 4})); }
+// A network's function, and the shapes it is tried at.
+struct Function {
+  const char* architecture;
+  const char* name;
+  Config config;
+  Layout (*layout)(const Config&, DType);
+  Shapes shapes;
+};
 
 // The weights of a made-up checkpoint as a GPU holds them.
 struct OnGpu {
   TemporaryFolder folder;
   Weights weights;
-  OnGpu(DType dtype, const Layout& layout) : weights(Weights::Held{dtype, DType::f32}) {
+  OnGpu(DType dtype, const Layout& layout) : weights(Weights::StorageTypes{dtype, DType::f32}) {
     const WeightFile file = write_random(folder.file("weights"), layout, 3);
     weights.add(file.path, file.entries);
   }
@@ -33,11 +35,11 @@ void expect_as_naive(const Graph& graph, Weights& weights) {
   expect_as_good(actual, naive);
 }
 
-void network_case(const char* name, DType dtype, const Layout& layout, Network network) {
+void network_case(const char* name, DType dtype, const Function& f) {
   test_case(lorafuse::text(name, " on the gpu in ", name_of(dtype)), [=] {
-    OnGpu model(dtype, layout);
-    Builder b(model.weights, {}, dtype);
-    b.graph.results = {network(b)};
+    OnGpu model(dtype, f.layout(f.config, DType::f32));
+    Builder b = builder(f.config, model.weights, kNoAdapters, dtype, f.shapes);
+    b.graph.results = {find_function(f.architecture, f.name).build(b, {})};
     expect_as_naive(b.graph, model.weights);
   });
 }
@@ -46,7 +48,7 @@ struct Training {
   OnGpu model;
   Graph graph;  // not fused
   explicit Training(DType dtype) : model(dtype, unet_layout(small_unet())) {
-    const UNetConfig config = small_unet();
+    const Config config = small_unet();
     const Graph forward = train_graph(model.weights, config, adapters_for(adaptable(model.weights, config), 2), {2, 6, 4}, 7, dtype);
     graph = gradients(forward, forward.results[0]);
   }
@@ -56,11 +58,12 @@ struct Training {
 
 SUITE(gpu) {
   for (DType dtype : gpu_types()) {
-    network_case("the UNet's prediction", dtype, unet_layout(small_unet()), prediction);
-    network_case("the text encoder", dtype, text_encoder_layout(small_text_encoder()), text);
+    network_case("the UNet's prediction", dtype,
+                 {"unet", "predict", small_unet(), unet_layout, prediction_shapes(small_unet(), {2, 8, 4}, 7)});
+    network_case("the text encoder", dtype, {"clip", "encode", small_text_encoder(), text_encoder_layout, {{"ids", {2, 7}}}});
     if (dtype == DType::f32) {  // the only type that the VAE is computed in
-      network_case("the VAE's encoder", dtype, vae_layout(small_vae()), encoded);
-      network_case("the VAE's decoder", dtype, vae_layout(small_vae()), decoded);
+      network_case("the VAE's encoder", dtype, {"vae", "encode", small_vae(), vae_layout, {{"pixels", {1, 16, 8, 3}}}});
+      network_case("the VAE's decoder", dtype, {"vae", "decode", small_vae(), vae_layout, {{"latents", {1, 8, 4, 4}}}});
     }
     test_case(lorafuse::text("a training step on the gpu in ", name_of(dtype)), [=] {
       Training t(dtype);

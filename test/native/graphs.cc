@@ -36,6 +36,20 @@ std::vector<ValueId> remaining(const Graph& graph) {
   return all;
 }
 
+// Memory is filled with NaN as soon as the plan says that nobody reads it any more.
+static void run_poisoned(Program& program, Backend& backend) {
+  const Graph& graph = program.graph();
+  program.run_each([&](size_t i) {
+    for (const auto* list : {&graph.nodes[i].inputs, &graph.nodes[i].outputs})
+      for (ValueId v : *list) {
+        const bool planned = graph.values[v].storage == Storage::activation || graph.values[v].storage == Storage::input;
+        if (planned && program.plan().last_use[v] == static_cast<int32_t>(i))
+          backend.fill(program.tensor(v).data, 0xff, program.tensor(v).bytes());
+      }
+    backend.fill(program.workspace(i), 0xff, program.workspaces()[i]);
+  });
+}
+
 Outcome execute(Backend& backend, const Graph& graph, const Feed& feed, bool poison) {
   std::map<const Value*, Held> memory;
   Program program(backend, graph, [&](const Value& value) {
@@ -56,7 +70,7 @@ Outcome execute(Backend& backend, const Graph& graph, const Feed& feed, bool poi
       program.write(value.name, value.dtype == DType::i32 ? static_cast<const void*>(bytes.data()) : data.data());
     else backend.upload(memory.at(&value).data(), bytes.data(), bytes.size());
   }
-  if (poison) program.run_poisoned();
+  if (poison) run_poisoned(program, backend);
   else program.run();
   guarded.expect_intact("the arena");
   Outcome outcome;

@@ -23,16 +23,16 @@ void attention(Layout& l, const std::string& path, int64_t channels, int64_t con
   l.layer(path + ".to_out.0", {channels, channels});
 }
 
-void transformer(Layout& l, const std::string& path, const UNetConfig& config, int64_t level) {
-  const int64_t channels = config.block_out_channels[level];
+void transformer(Layout& l, const std::string& path, const Config& config, int64_t level) {
+  const int64_t channels = config.counts("block_out_channels")[level];
   // SDXL's config has use_linear_projection.
-  const Shape projection = config.has_text_time() ? Shape{channels, channels} : Shape{channels, channels, 1, 1};
+  const Shape projection = has_text_time(config) ? Shape{channels, channels} : Shape{channels, channels, 1, 1};
   l.norm(path + ".norm", channels);
   l.layer(path + ".proj_in", projection);
-  for (int i = 0; i < config.transformer_layers(level); i++) {
+  for (int i = 0; i < config.counts("transformer_layers_per_block")[level]; i++) {
     const std::string block = at(path + ".transformer_blocks", i);
     attention(l, block + ".attn1", channels, channels);
-    attention(l, block + ".attn2", channels, config.cross_attention_dim);
+    attention(l, block + ".attn2", channels, config.count("cross_attention_dim"));
     l.layer(block + ".ff.net.0.proj", {8 * channels, channels});
     l.layer(block + ".ff.net.2", {channels, 4 * channels});
     for (int j = 1; j <= 3; j++) l.norm(block + ".norm" + std::to_string(j), channels);
@@ -50,22 +50,22 @@ void vae_middle(Layout& l, const std::string& path, int64_t channels) {
 
 }  // namespace
 
-Layout unet_layout(const UNetConfig& config, DType dtype) {
+Layout unet_layout(const Config& config, DType dtype) {
   Layout l{{}, 0, dtype};
-  const auto& channels = config.block_out_channels;
+  const auto channels = config.counts("block_out_channels");
   const int64_t levels = static_cast<int64_t>(channels.size()), time = 4 * channels[0];
-  l.layer("conv_in", {channels[0], config.in_channels, 3, 3});
+  l.layer("conv_in", {channels[0], config.count("in_channels"), 3, 3});
   l.layer("time_embedding.linear_1", {time, channels[0]});
   l.layer("time_embedding.linear_2", {time, time});
-  if (config.has_text_time()) {
-    l.layer("add_embedding.linear_1", {time, config.projection_class_embeddings_input_dim});
+  if (has_text_time(config)) {
+    l.layer("add_embedding.linear_1", {time, config.count("projection_class_embeddings_input_dim")});
     l.layer("add_embedding.linear_2", {time, time});
   }
   for (int64_t i = 0, in = channels[0]; i < levels; in = channels[i++]) {
     const std::string block = at("down_blocks", i);
-    for (int j = 0; j < config.layers_per_block; j++) {
+    for (int j = 0; j < config.count("layers_per_block"); j++) {
       resnet(l, at(block + ".resnets", j), j ? channels[i] : in, channels[i], time);
-      if (config.down_attention[i]) transformer(l, at(block + ".attentions", j), config, i);
+      if (config.words("down_block_types")[i] == "CrossAttnDownBlock2D") transformer(l, at(block + ".attentions", j), config, i);
     }
     if (i + 1 < levels) l.layer(block + ".downsamplers.0.conv", {channels[i], channels[i], 3, 3});
   }
@@ -76,43 +76,43 @@ Layout unet_layout(const UNetConfig& config, DType dtype) {
     const std::string block = at("up_blocks", i);
     const int64_t level = levels - 1 - i, out = channels[level];
     const int64_t below = channels[std::min(levels - 1, level + 1)], above = channels[std::max<int64_t>(0, level - 1)];
-    for (int j = 0; j <= config.layers_per_block; j++) {
-      const int64_t skip = j == config.layers_per_block ? above : out;
+    for (int j = 0; j <= config.count("layers_per_block"); j++) {
+      const int64_t skip = j == config.count("layers_per_block") ? above : out;
       resnet(l, at(block + ".resnets", j), (j ? out : below) + skip, out, time);
-      if (config.up_attention[i]) transformer(l, at(block + ".attentions", j), config, level);
+      if (config.words("up_block_types")[i] == "CrossAttnUpBlock2D") transformer(l, at(block + ".attentions", j), config, level);
     }
     if (i + 1 < levels) l.layer(block + ".upsamplers.0.conv", {out, out, 3, 3});
   }
   l.norm("conv_norm_out", channels[0]);
-  l.layer("conv_out", {config.out_channels, channels[0], 3, 3});
+  l.layer("conv_out", {config.count("out_channels"), channels[0], 3, 3});
   return l;
 }
 
-Layout text_encoder_layout(const TextEncoderConfig& config, DType dtype) {
+Layout text_encoder_layout(const Config& config, DType dtype) {
   Layout l{{}, 0, dtype};
-  const int64_t width = config.hidden_size;
-  l.add("text_model.embeddings.token_embedding.weight", {config.vocab_size, width});
-  l.add("text_model.embeddings.position_embedding.weight", {config.max_position_embeddings, width});
-  for (int i = 0; i < config.num_hidden_layers; i++) {
+  const int64_t width = config.count("hidden_size");
+  l.add("text_model.embeddings.token_embedding.weight", {config.count("vocab_size"), width});
+  l.add("text_model.embeddings.position_embedding.weight", {config.count("max_position_embeddings"), width});
+  for (int i = 0; i < config.count("num_hidden_layers"); i++) {
     const std::string layer = at("text_model.encoder.layers", i);
     for (const char* name : {"q_proj", "k_proj", "v_proj", "out_proj"}) l.layer(layer + ".self_attn." + name, {width, width});
     l.norm(layer + ".layer_norm1", width);
-    l.layer(layer + ".mlp.fc1", {config.intermediate_size, width});
-    l.layer(layer + ".mlp.fc2", {width, config.intermediate_size});
+    l.layer(layer + ".mlp.fc1", {config.count("intermediate_size"), width});
+    l.layer(layer + ".mlp.fc2", {width, config.count("intermediate_size")});
     l.norm(layer + ".layer_norm2", width);
   }
   l.norm("text_model.final_layer_norm", width);
   return l;
 }
 
-Layout vae_layout(const VaeConfig& config, DType dtype) {
+Layout vae_layout(const Config& config, DType dtype) {
   Layout l{{}, 0, dtype};
-  const auto& channels = config.block_out_channels;
-  const int64_t levels = static_cast<int64_t>(channels.size()), latents = config.latent_channels;
-  l.layer("encoder.conv_in", {channels[0], config.in_channels, 3, 3});
+  const auto channels = config.counts("block_out_channels");
+  const int64_t levels = static_cast<int64_t>(channels.size()), latents = config.count("latent_channels");
+  l.layer("encoder.conv_in", {channels[0], config.count("in_channels"), 3, 3});
   for (int64_t i = 0, in = channels[0]; i < levels; in = channels[i++]) {
     const std::string block = at("encoder.down_blocks", i);
-    for (int j = 0; j < config.layers_per_block; j++) resnet(l, at(block + ".resnets", j), j ? channels[i] : in, channels[i], 0);
+    for (int j = 0; j < config.count("layers_per_block"); j++) resnet(l, at(block + ".resnets", j), j ? channels[i] : in, channels[i], 0);
     if (i + 1 < levels) l.layer(block + ".downsamplers.0.conv", {channels[i], channels[i], 3, 3});
   }
   vae_middle(l, "encoder.mid_block", channels.back());
@@ -125,12 +125,12 @@ Layout vae_layout(const VaeConfig& config, DType dtype) {
   for (int64_t i = 0, in = channels.back(); i < levels; i++) {
     const std::string block = at("decoder.up_blocks", i);
     const int64_t out = channels[levels - 1 - i];
-    for (int j = 0; j <= config.layers_per_block; j++) resnet(l, at(block + ".resnets", j), j ? out : in, out, 0);
+    for (int j = 0; j <= config.count("layers_per_block"); j++) resnet(l, at(block + ".resnets", j), j ? out : in, out, 0);
     if (i + 1 < levels) l.layer(block + ".upsamplers.0.conv", {out, out, 3, 3});
     in = out;
   }
   l.norm("decoder.conv_norm_out", channels[0]);
-  l.layer("decoder.conv_out", {config.out_channels, channels[0], 3, 3});
+  l.layer("decoder.conv_out", {config.count("out_channels"), channels[0], 3, 3});
   return l;
 }
 

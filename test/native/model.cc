@@ -26,10 +26,10 @@ void expect_all_used(const std::vector<const Graph*>& graphs, const Layout& layo
 // A UNet of real size over a file of zeros.
 struct Hollow {
   TemporaryFolder folder;
-  UNetConfig config;
+  Config config;
   Layout layout = unet_layout(config, DType::f16);
-  Weights weights{Weights::Held{}};
-  explicit Hollow(UNetConfig c) : config(std::move(c)) { weights.add(write_sparse(folder.file("unet"), layout).path, layout.entries); }
+  Weights weights{Weights::StorageTypes{}};
+  explicit Hollow(Config c) : config(std::move(c)) { weights.add(write_sparse(folder.file("unet"), layout).path, layout.entries); }
 };
 struct Sd15 : Hollow {
   Sd15() : Hollow(sd15_unet()) {}
@@ -57,7 +57,7 @@ SUITE(model) {
     EXPECT(sd.layout.parameters() == 859520964, sd.layout.parameters());
     EXPECT(sd.layout.entries.size() == 686, sd.layout.entries.size());
     expect_names(sd.layout, "sd15.json");
-    const Graph graph = train_graph(sd.weights, sd.config, {}, {1, 64, 64}, 77);
+    const Graph graph = train_graph(sd.weights, sd.config, kNoAdapters, {1, 64, 64}, 77);
     expect_all_used({&graph}, sd.layout);
   });
   test_case("SDXL's UNet has diffusers' 1680 tensors of 2567463684 parameters and uses each once", [] {
@@ -65,7 +65,7 @@ SUITE(model) {
     EXPECT(xl.layout.parameters() == 2567463684, xl.layout.parameters());
     EXPECT(xl.layout.entries.size() == 1680, xl.layout.entries.size());
     expect_names(xl.layout, "sdxl.json");
-    const Graph graph = train_graph(xl.weights, xl.config, {}, {1, 128, 128}, 77);
+    const Graph graph = train_graph(xl.weights, xl.config, kNoAdapters, {1, 128, 128}, 77);
     expect_all_used({&graph}, xl.layout);
   });
   // kohya-ss/sd-scripts' counts; 2659840 parameters per unit of rank, 1451520 of them in attention.
@@ -74,51 +74,51 @@ SUITE(model) {
     int64_t all = 0, attention = 0;
     const auto layers = adaptable(xl.weights, xl.config);
     EXPECT(layers.size() == 722, layers.size());
-    for (const LinearLayer& l : layers) {
+    for (const Layer& l : layers) {
       EXPECT(!l.is_conv, l.path, " is a convolution");
       all += l.in_features + l.out_features;
       if (l.path.find(".attn") != std::string::npos) attention += l.in_features + l.out_features;
     }
     EXPECT(all == 2659840 && attention == 1451520, all, " and ", attention);
   });
-  test_case("text and time ids are taken where the UNet's config has text_time, and only there", [] {
+  test_case("inputs of another shape than the UNet's config says are refused by name", [] {
     for (const bool xl : {true, false}) {
       Hollow model(xl ? sdxl_unet() : sd15_unet());
-      Builder b(model.weights);
-      const ValueId latents = b.input("latents", {1, 8, 8, 4}), timesteps = b.input("timesteps", {1});
-      const ValueId context = b.input("context", {1, 7, model.config.cross_attention_dim});
-      const ValueId pooled = b.input("pooled", {1, 1280}), time_ids = b.input("time_ids", {1, 6});
-      expect_error("INVALID_ARGUMENT", [&] { unet(b, model.config, latents, timesteps, context, pooled); });
-      if (!xl) expect_error("INVALID_ARGUMENT", [&] { unet(b, model.config, latents, timesteps, context, pooled, time_ids); });
-      if (!xl) continue;
-      expect_error("INVALID_ARGUMENT", [&] { unet(b, model.config, latents, timesteps, context); });
-      const std::string message =
-          expect_error("SHAPE_MISMATCH", [&] { unet(b, model.config, latents, timesteps, context, pooled, b.input("five ids", {1, 5})); });
-      EXPECT(message.find("2816") != std::string::npos && message.find("[1, 5]") != std::string::npos, message);
+      const Shapes right = prediction_shapes(model.config, {1, 8, 8}, 7);
+      std::map<std::string, Shape> wrong = {{"latents", {1, 8, 8, 3}}, {"timesteps", {2}}, {"context", {1, 7, 700}}};
+      if (xl) wrong["time_ids"] = {1, 5}, wrong["pooled"] = {1, 1281};
+      for (const auto& [name, shape] : wrong) {
+        Shapes shapes = right;
+        shapes[name] = shape;
+        Builder b = builder(model.config, model.weights, kNoAdapters, DType::f32, shapes);
+        const std::string message = expect_error("SHAPE_MISMATCH", [&] { find_function("unet", "predict").build(b, {}); });
+        EXPECT(message.find(name) != std::string::npos && message.find(shape.str()) != std::string::npos, message);
+      }
     }
   });
   test_case("SD1.5's text encoder has 123060480 parameters and uses each tensor of its file once", [] {
     TemporaryFolder folder;
-    const TextEncoderConfig config;
+    const Config config = sd15_text_encoder();
     const Layout layout = text_encoder_layout(config);
     EXPECT(layout.parameters() == 123060480, layout.parameters());
-    Weights weights(Weights::Held{});
+    Weights weights(Weights::StorageTypes{});
     weights.add(write_sparse(folder.file("text"), layout).path, layout.entries);
-    Builder b(weights, {});
-    const ValueId states = text_encoder(b, config, b.input("ids", {2, 77}, DType::i32), 0);
+    Builder b = builder(config, weights, kNoAdapters, DType::f32, {{"ids", {2, 77}}});
+    const ValueId states = find_function("clip", "encode").build(b, {});
     EXPECT(b.shape(states) == Shape({2, 77, 768}), b.shape(states));
     expect_all_used({&b.graph}, layout);
   });
   test_case("SD1.5's VAE has 83653863 parameters and encoder and decoder share out the tensors of its file", [] {
     TemporaryFolder folder;
-    const VaeConfig config = sd15_vae();
+    const Config config = sd15_vae();
     const Layout layout = vae_layout(config);
     EXPECT(layout.parameters() == 83653863, layout.parameters());
-    Weights weights(Weights::Held{});
+    Weights weights(Weights::StorageTypes{});
     weights.add(write_sparse(folder.file("vae"), layout).path, layout.entries);
-    Builder encoder(weights, {}), decoder(weights, {});
-    const ValueId moments = vae_encoder(encoder, config, encoder.input("pixels", {1, 64, 128, 3}));
-    const ValueId pixels = vae_decoder(decoder, config, decoder.input("latents", {1, 8, 16, 4}));
+    Builder encoder = builder(config, weights, kNoAdapters, DType::f32, {{"pixels", {1, 64, 128, 3}}});
+    Builder decoder = builder(config, weights, kNoAdapters, DType::f32, {{"latents", {1, 8, 16, 4}}});
+    const ValueId moments = find_function("vae", "encode").build(encoder, {});
+    const ValueId pixels = find_function("vae", "decode").build(decoder, {});
     EXPECT(encoder.shape(moments) == Shape({1, 8, 16, 8}), encoder.shape(moments));
     EXPECT(decoder.shape(pixels) == Shape({1, 64, 128, 3}), decoder.shape(pixels));
     expect_all_used({&encoder.graph, &decoder.graph}, layout);
@@ -128,7 +128,7 @@ SUITE(model) {
     const auto layers = adaptable(sd.weights, sd.config);
     EXPECT(layers.size() == 192, layers.size());
     int convolutions = 0;
-    for (const LinearLayer& l : layers) convolutions += l.is_conv;
+    for (const Layer& l : layers) convolutions += l.is_conv;
     EXPECT(convolutions == 32, convolutions, " are 1x1 convolutions");
   });
   for (const bool all : {true, false})
@@ -137,7 +137,7 @@ SUITE(model) {
               [=] {
                 Sd15 sd;
                 auto layers = adaptable(sd.weights, sd.config);
-                if (!all) std::erase_if(layers, [](const LinearLayer& l) { return l.path.find(".attn") == std::string::npos; });
+                if (!all) std::erase_if(layers, [](const Layer& l) { return l.path.find(".attn") == std::string::npos; });
                 const Graph forward = train_graph(sd.weights, sd.config, adapters_for(layers, 16), {1, 64, 64}, 77);
                 const Graph graph = fuse(gradients(forward, forward.results[0]));
                 std::vector<size_t> workspaces;
@@ -152,7 +152,7 @@ SUITE(model) {
               });
   test_case("latents that the levels do not divide are refused with their shape", [] {
     Sd15 sd;
-    const std::string message = expect_error("SHAPE_MISMATCH", [&] { train_graph(sd.weights, sd.config, {}, {1, 60, 64}, 77); });
+    const std::string message = expect_error("SHAPE_MISMATCH", [&] { train_graph(sd.weights, sd.config, kNoAdapters, {1, 60, 64}, 77); });
     EXPECT(message.find("8") != std::string::npos && message.find("[1, 60, 64, 4]") != std::string::npos, message);
   });
 }

@@ -11,8 +11,21 @@ struct State {
 };
 
 // torch:optim/adamw.py, _single_tensor_adam, after torch:nn/utils/clip_grad.py
+// The numbers of an update of one group, as AdamW has them.
+struct Numbers {
+  double learning_rate = 1e-4, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 1e-2, max_grad_norm = 1, loss_scale = 1;
+  int64_t step = 1;
+
+  Optimizer optimizer() const {
+    AdamW adamw;
+    adamw.beta1 = beta1, adamw.beta2 = beta2, adamw.epsilon = epsilon;
+    return adamw;
+  }
+  Update update() const { return {{{learning_rate, weight_decay}}, max_grad_norm, loss_scale, step}; }
+};
+
 template <class T>
-T adamw(const AdamW& o, State<T>& s, const std::vector<float>& gradients) {
+T adamw(const Numbers& o, State<T>& s, const std::vector<float>& gradients) {
   T squares = 0;
   for (float g : gradients) squares += T(g) * T(g);
   const T norm = std::sqrt(squares), clip = o.max_grad_norm > 0 ? std::min(T(1), T(o.max_grad_norm) / (norm + T(1e-6))) : T(1);
@@ -35,7 +48,7 @@ State<T> begin(const std::vector<float>& weights) {
 
 struct Setting {
   const char* name;
-  AdamW options;
+  Numbers options;
   int64_t count;
   float scale;  // of the gradients
 };
@@ -54,21 +67,25 @@ struct Buffers {
   Backend& backend;
   Held weights, gradients, first, second, norm, losses;
   int64_t count;
+  std::vector<int64_t> group_ends;
 
   static std::vector<unsigned char> bytes(const std::vector<float>& values) { return stored(DType::f32, values); }
   Buffers(Backend& b, const std::vector<float>& w, const std::vector<float>& g, const std::vector<float>& m, const std::vector<float>& v)
       : backend(b), weights(b, bytes(w)), gradients(b, bytes(g)), first(b, bytes(m)), second(b, bytes(v)), norm(b, sizeof(float)),
-        losses(b, 7 * sizeof(float)), count(static_cast<int64_t>(w.size())) {}
+        losses(b, 7 * sizeof(float)), count(static_cast<int64_t>(w.size())), group_ends{count} {}
   void set_gradients(const std::vector<float>& g) { backend.upload(gradients.data(), g.data(), g.size() * sizeof(float)); }
   // Five losses wait, two are the latest; `loss` is the last of them.
-  float update(const AdamW& options, float loss = 1, bool latest = true) {
+  float update(const Numbers& options, float loss = 1, bool latest = true) {
     auto at = [](const Held& held) { return static_cast<float*>(held.data()); };
     std::vector<float> some(7, 1);
     some[latest ? 6 : 4] = loss;
     backend.upload(losses.data(), some.data(), some.size() * sizeof(float));
-    backend.set(options, 5);
-    backend.update({at(weights), at(gradients), at(first), at(second), count}, at(norm), at(losses),
-                   {at(losses) + 5, DType::f32, Shape{2}});
+    const Optimizer optimizer = options.optimizer();
+    Update numbers = options.update();
+    numbers.groups.resize(group_ends.size(), numbers.groups[0]);
+    backend.set(optimizer, numbers, 5);
+    const Trained trained{at(weights), at(gradients), {first.data(), second.data()}, group_ends};
+    backend.update(optimizer, trained, at(norm), at(losses), {at(losses) + 5, DType::f32, Shape{2}});
     return loaded(DType::f32, norm.read())[0];
   }
   std::vector<std::vector<float>> all() const {
@@ -85,7 +102,7 @@ void check(const Setting& setting, Backend& backend) {
   State<float> naive = begin<float>(start);
   Buffers buffers(backend, start, zeros, zeros, zeros);
   for (int64_t step = 1; step <= 10; step++) {
-    AdamW options = setting.options;
+    Numbers options = setting.options;
     options.step = step;
     std::vector<float> gradients = random.normals(setting.count, setting.scale);
     const double expected = adamw(options, truth, gradients);
@@ -125,6 +142,29 @@ void check_bad(float bad, float loss, bool latest, Backend& backend) {
     EXPECT(std::memcmp(before[i].data(), after[i].data(), count * sizeof(float)) == 0, "buffer ", i, " was changed");
 }
 
+// Groups are moved each by its own rate and decay, and clipped by the norm of all.
+void check_groups(Backend& backend) {
+  Random random(12);
+  const int64_t count = 70001, middle = 333;
+  const std::vector<float> start = random.normals(count), gradients = random.normals(count), zeros(count);
+  const auto moved = [&](std::vector<int64_t> ends, std::vector<ParameterGroup> groups) {
+    Buffers b(backend, start, gradients, zeros, zeros);
+    const auto at = [](const Held& held) { return static_cast<float*>(held.data()); };
+    const Update update{std::move(groups), 1, 1, 1};
+    backend.set(AdamW(), update, 0);
+    backend.update(AdamW(), {at(b.weights), at(b.gradients), {b.first.data(), b.second.data()}, std::move(ends)}, at(b.norm), at(b.losses),
+                   {at(b.losses), DType::f32, Shape{2}});
+    return b.all();
+  };
+  const ParameterGroup slow{1e-4, 0.1}, fast{3e-2, 0};
+  const auto all_slow = moved({count}, {slow}), all_fast = moved({count}, {fast}), both = moved({middle, middle, count}, {slow, {}, fast});
+  for (size_t buffer = 0; buffer < both.size(); buffer++)
+    for (int64_t i = 0; i < count; i++) {
+      const float expected = (i < middle ? all_slow : all_fast)[buffer][i];
+      EXPECT(both[buffer][i] == expected, "buffer ", buffer, ", element ", i, ": ", both[buffer][i], " instead of ", expected);
+    }
+}
+
 }  // namespace
 
 SUITE(optimizer) {
@@ -135,6 +175,7 @@ SUITE(optimizer) {
                         [=]() -> Backend& { return backend(variant, threads); }});
   if (gpu()) places.push_back({"gpu f32", []() -> Backend& { return *gpu(); }});
   for (const auto& [place, open] : places) {
+    test_case(text("groups of parameters have rates and decays of their own, ", place), [open = open] { check_groups(open()); });
     for (const Setting& setting : kSettings)
       test_case(text("ten steps of AdamW, ", setting.name, ", ", place), [setting, open = open] { check(setting, open()); });
     for (const auto& [name, bad] : {std::pair{"NaN", NAN}, {"infinite", INFINITY}, {"so large that their norm is infinite", 3e38f}})

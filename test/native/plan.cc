@@ -87,8 +87,8 @@ void expect_sound(const Graph& graph, const std::vector<size_t>& workspaces, con
 
 struct Training {
   TemporaryFolder folder;
-  UNetConfig config = small_unet();
-  Weights weights{Weights::Held{}};
+  Config config = small_unet();
+  Weights weights{Weights::StorageTypes{}};
   Graph graph;
   Feed feed;
 

@@ -33,13 +33,12 @@ struct Model {
   explicit Model(int threads = 2, DType matrices = DType::f32, DType precision = DType::f32) {
     options.threads = threads;
     options.precision = precision;
-    options.unet = small_unet();
-    options.text_encoder = small_text_encoder();
-    options.vae = small_vae();
-    options.unet_files = {write_random(folder.file("unet"), with_matrices(unet_layout(options.unet), matrices), 1)};
-    options.text_encoder_files = {write_random(folder.file("text"), text_encoder_layout(*options.text_encoder), 2)};
-    options.vae_files = {write_random(folder.file("vae"), vae_layout(*options.vae), 3)};
+    const Config unet = small_unet(), text = small_text_encoder(), vae = small_vae();
+    options.networks = {{"unet", {"unet", unet, {write_random(folder.file("unet"), with_matrices(unet_layout(unet), matrices), 1)}}},
+                        {"text_encoder", {"clip", text, {write_random(folder.file("text"), text_encoder_layout(text), 2)}}},
+                        {"vae", {"vae", vae, {write_random(folder.file("vae"), vae_layout(vae), 3)}, true}}};
   }
+  const WeightFile& unet_file() const { return options.networks.at("unet").files[0]; }
 };
 
 bool on_gpu(const SessionOptions& options) { return options.device == Device::cuda; }
@@ -56,45 +55,88 @@ std::vector<Place> places() {
   return all;
 }
 
-std::vector<Adapter> all_adapters(Session& session, int64_t rank) {
-  std::vector<Adapter> adapters;
-  for (const LinearLayer& l : session.modules()) adapters.push_back({l.path, rank, 0.5f});
+std::vector<Layer> blocks_of(Session& session) {
+  auto layers = session.layers("unet");
+  std::erase_if(layers, [](const Layer& l) { return l.path.find(".attentions.") == std::string::npos; });
+  return layers;
+}
+
+AdapterSpec adapter(const std::string& path, int64_t rank, float scale = 1, uint8_t group = 0) {
+  return {"unet", path, {Lora{rank, scale}, group}};
+}
+std::vector<AdapterSpec> all_adapters(Session& session, int64_t rank) {
+  std::vector<AdapterSpec> adapters;
+  for (const Layer& l : blocks_of(session)) adapters.push_back(adapter(l.path, rank, 0.5f));
   return adapters;
 }
 
-// A session with random adapters on every layer.
+// A session with random adapters on every layer of the attention blocks.
 struct Ready {
   Session session;
   explicit Ready(const SessionOptions& options) : session(options) {
-    session.attach(all_adapters(session, 2));
-    const auto data = Random(6).normals(session.parameters(), 0.3f);
-    session.write_adapters(AdapterBuffer::weights, data.data(), session.parameters());
+    session.attach(all_adapters(session, 2), AdamW());
+    session.write("weights", Random(6).normals(session.parameters(), 0.3f));
   }
 };
 
-StepInput input(LatentShape shape, uint64_t seed, int64_t tokens = 5) {
+HostTensor tensor(const Shape& shape, std::vector<float> data) { return {shape, std::move(data)}; }
+HostTensor normal(const Shape& shape, uint64_t seed) { return tensor(shape, Random(seed).normals(shape.elements())); }
+HostTensor ids(const Shape& shape, std::vector<int32_t> data) { return {shape, std::move(data)}; }
+std::vector<float>& floats(HostTensor& tensor) { return std::get<std::vector<float>>(tensor.data); }
+
+// A batch, its target the noise.
+Inputs input(LatentShape s, uint64_t seed, int64_t tokens = 5) {
   Random random(seed);
-  const int64_t elements = shape.batch * shape.height * shape.width * 4;
-  StepInput in{shape, tokens, random.normals(elements), random.normals(elements), {}, {}, random.normals(shape.batch * tokens * 12)};
-  for (int64_t b = 0; b < shape.batch; b++) {
-    in.coefficients.insert(in.coefficients.end(), {0.8f, 0.6f});
-    in.timesteps.push_back(static_cast<float>(random.below(10)));
+  const Shape latents{s.batch, s.height, s.width, 4};
+  Inputs in = {{"latents", tensor(latents, random.normals(latents.elements()))},
+               {"noise", tensor(latents, random.normals(latents.elements()))}};
+  in["context"] = tensor({s.batch, tokens, 12}, random.normals(s.batch * tokens * 12));
+  std::vector<float> coefficients, target, timesteps;
+  for (int64_t b = 0; b < s.batch; b++) {
+    coefficients.insert(coefficients.end(), {0.8f, 0.6f});
+    target.insert(target.end(), {0, 1});
+    timesteps.push_back(static_cast<float>(random.below(10)));
   }
+  in["coefficients"] = tensor({s.batch, 2}, coefficients);
+  in["target_coefficients"] = tensor({s.batch, 2}, target);
+  in["timesteps"] = tensor({s.batch}, timesteps);
   return in;
 }
-std::vector<float> weights_of(const StepInput& in) { return std::vector<float>(in.shape.batch, 1.0f / static_cast<float>(in.shape.batch)); }
+std::vector<float> weights_of(const Inputs& in) {
+  const int64_t batch = in.at("latents").shape[0];
+  return std::vector<float>(batch, 1.0f / static_cast<float>(batch));
+}
+
+struct Rates {
+  double learning_rate = 1e-4, weight_decay = 1e-2;
+  int64_t step = 1;
+  Update update() const { return {{{learning_rate, weight_decay}}, 1, 1, step}; }
+};
 
 // A batch's losses; its gradients are added to those that are there, for an update if any.
-std::vector<float> train(Session& session, const StepInput& in, const AdamW* update = nullptr) {
+std::vector<float> train(Session& session, const Inputs& in, const std::optional<Rates>& rates = std::nullopt) {
   session.load(in);
-  session.step(weights_of(in), update);
+  const Update update = rates.value_or(Rates()).update();
+  session.step(weights_of(in), rates ? &update : nullptr);
   return session.losses();
 }
 
-std::vector<float> gradients_of(Session& session) { return session.read_adapters(AdapterBuffer::gradients); }
-void forget_gradients(Session& session) {
-  const std::vector<float> zeros(session.parameters());
-  session.write_adapters(AdapterBuffer::gradients, zeros.data(), session.parameters());
+std::vector<float> gradients_of(Session& session) { return session.read("gradients"); }
+void forget_gradients(Session& session) { session.write("gradients", std::vector<float>(session.parameters())); }
+
+std::vector<float> predict(Session& session) {
+  HostTensor out = session.run(
+      "unet", "predict", {{"latents", normal({1, 4, 4, 4}, 1)}, {"timesteps", tensor({1}, {500})}, {"context", normal({1, 5, 12}, 2)}});
+  return floats(out);
+}
+
+// Everything but training, at other shapes.
+void run_all(Session& session) {
+  session.run("unet", "predict",
+              {{"latents", normal({2, 8, 8, 4}, 1)}, {"timesteps", tensor({2}, {3, 900})}, {"context", normal({2, 7, 12}, 2)}});
+  session.run("text_encoder", "encode", {{"ids", ids({2, 2}, {1, 2, 3, 39})}}, Config("settings", {{"skip", 1.0}}));
+  session.run("vae", "encode", {{"pixels", normal({1, 16, 16, 3}, 3)}});
+  session.run("vae", "decode", {{"latents", normal({1, 16, 8, 4}, 3)}});
 }
 
 // The training graph of a session over `model`, with the session's adapters, to be computed by the plain reference.
@@ -104,21 +146,19 @@ struct Reference {
   Feed feed;                           // but for the step's inputs
   std::map<ValueId, int64_t> offsets;  // of gradients, in the session's buffer
 
-  Reference(const Model& model, Session& session, const StepInput& in)
-      : weights(on_gpu(model.options) ? Weights::Held{model.options.precision, DType::f32} : Weights::Held{}) {
-    weights.add(model.options.unet_files[0].path, model.options.unet_files[0].entries);
-    const Graph forward = train_graph(weights, model.options.unet, adapters_for(session.modules(), 2), in.shape, in.tokens,
+  Reference(const Model& model, Session& session, const LatentShape& shape, int64_t tokens)
+      : weights(on_gpu(model.options) ? Weights::StorageTypes{model.options.precision, DType::f32} : Weights::StorageTypes{}) {
+    weights.add(model.unet_file().path, model.unet_file().entries);
+    const auto& parameters = session.attach(all_adapters(session, 2), AdamW());
+    session.write("weights", Random(6).normals(session.parameters(), 0.3f));
+    const Graph forward = train_graph(weights, small_unet(), adapters_for(blocks_of(session), 2), shape, tokens,
                                       on_gpu(model.options) ? model.options.precision : DType::f32);
     graph = gradients(forward, forward.results[0]);
     feed = train_feed(graph, weights, 0);
     std::map<std::string, int64_t> of;
     int64_t offset = 0;
-    for (const LinearLayer& l : session.modules()) {
-      of[l.path + ".down"] = offset;
-      of[l.path + ".up"] = offset += 2 * l.in_features;
-      offset += 2 * l.out_features;
-    }
-    const auto adapters = session.read_adapters(AdapterBuffer::weights);
+    for (const Parameter& p : parameters) of[p.name] = std::exchange(offset, offset + p.shape.elements());
+    const auto adapters = session.read("weights");
     for (auto& [v, data] : feed) {
       const Value& value = graph.values[v];
       if (value.storage == Storage::parameter) std::copy_n(adapters.begin() + of.at(value.name), data.size(), data.begin());
@@ -130,17 +170,18 @@ struct Reference {
 
   // All values after these steps, one after the other.
   template <class T>
-  std::vector<Array<T>> after(const std::vector<StepInput>& steps) {
+  std::vector<Array<T>> after(const std::vector<Inputs>& steps) {
     std::vector<Array<T>> values;
-    for (const StepInput& in : steps) {
-      const std::vector<float> weights = weights_of(in);
-      const std::map<std::string, const std::vector<float>*> inputs = {{"latents", &in.latents},           {"noise", &in.noise},
-                                                                       {"coefficients", &in.coefficients}, {"timesteps", &in.timesteps},
-                                                                       {"context", &in.context},           {"weights", &weights}};
+    for (const Inputs& in : steps) {
+      const std::vector<float> factors = weights_of(in);
       std::vector<Array<T>> next(graph.values.size());
       for (const auto& [v, data] : feed) {
         const Value& value = graph.values[v];
-        next[v] = Array<T>(value.shape, value.storage == Storage::input ? *inputs.at(value.name) : data);
+        const auto given = in.find(value.name);
+        const std::vector<float>& numbers = value.storage != Storage::input ? data
+                                            : given == in.end()             ? factors
+                                                                            : std::get<std::vector<float>>(given->second.data);
+        next[v] = Array<T>(value.shape, numbers);
         if (value.storage == Storage::gradient && !values.empty()) next[v] = values[v];
       }
       values = interpret(graph, std::move(next));
@@ -164,24 +205,44 @@ SUITE(session) {
     Ready ready(model.options);
     Session& session = ready.session;
     train(session, input({1, 4, 4}, 1));
-    const auto weights = session.read_adapters(AdapterBuffer::weights), gradients = gradients_of(session);
-    const std::string known = session.modules()[0].path;
-    const std::string message = expect_error("UNKNOWN_MODULE", [&] { session.attach({{known, 2, 1}, {"mid_block.nothing", 2, 1}}); });
+    const auto weights = session.read("weights"), gradients = gradients_of(session);
+    const std::string known = blocks_of(session)[0].path;
+    const std::string message =
+        expect_error("MODULE_UNKNOWN", [&] { session.attach({adapter(known, 2), adapter("mid_block.nothing", 2)}, AdamW()); });
     EXPECT(message.find("mid_block.nothing") != std::string::npos, message);
-    expect_error("UNKNOWN_MODULE", [&] { session.attach({{known, 2, 1}, {known, 2, 1}}); });
-    expect_error("UNKNOWN_MODULE", [&] { session.attach({{"time_embedding.linear_1", 2, 1}}); });
-    for (int64_t rank : {0, -1}) expect_error("INVALID_RANK", [&] { session.attach({{known, rank, 1}}); });
-    EXPECT(session.read_adapters(AdapterBuffer::weights) == weights && gradients_of(session) == gradients, "the adapters were touched");
+    expect_error("MODULE_UNKNOWN", [&] { session.attach({adapter(known, 2), adapter(known, 2)}, AdamW()); });
+    expect_error("MODULE_UNKNOWN", [&] { session.attach({adapter("conv_in", 2)}, AdamW()); });
+    expect_error("MODEL_INCOMPLETE", [&] { session.attach({{"other", known, {Lora{2, 1}, 0}}}, AdamW()); });
+    for (int64_t rank : {0, -1}) expect_error("RANK_INVALID", [&] { session.attach({adapter(known, rank)}, AdamW()); });
+    EXPECT(session.read("weights") == weights && gradients_of(session) == gradients, "the adapters were touched");
     train(session, input({1, 4, 4}, 2));
   });
   test_case("attaching again begins with zeros in every buffer", [] {
     Model model;
     Ready ready(model.options);
     train(ready.session, input({1, 4, 4}, 1));
-    ready.session.attach({{ready.session.modules()[0].path, 4, 1}});
+    const auto parameters = ready.session.attach({adapter(blocks_of(ready.session)[0].path, 4)}, AdamW());
     EXPECT(ready.session.parameters() == 4 * (8 + 8), ready.session.parameters());
-    for (auto buffer : {AdapterBuffer::weights, AdapterBuffer::gradients, AdapterBuffer::first_moment, AdapterBuffer::second_moment})
-      for (float x : ready.session.read_adapters(buffer)) EXPECT(x == 0, x);
+    EXPECT(parameters.size() == 2 && parameters[0].shape == Shape({4, 8}) && parameters[1].shape == Shape({8, 4}), "other parameters");
+    EXPECT(ready.session.buffers().size() == 4, ready.session.buffers().size());
+    for (const BufferSpec& buffer : ready.session.buffers())
+      for (float x : ready.session.read(buffer.name)) EXPECT(x == 0, x);
+  });
+  test_case("parameters lie in the order of the graph, group after group, and adapters to draw with have no other buffer", [] {
+    Model model;
+    Session session(model.options);
+    const auto layers = blocks_of(session);
+    std::vector<AdapterSpec> specs;
+    for (size_t i = layers.size(); i-- > 0;) specs.push_back(adapter(layers[i].path, 2, 1, i % 2));
+    std::vector<std::string> expected, names;
+    for (size_t group : {0, 1})
+      for (size_t i = group; i < layers.size(); i += 2)
+        for (const char* role : {".down", ".up"}) expected.push_back(layers[i].path + role);
+    for (const Parameter& p : session.attach(specs)) names.push_back(p.name);
+    EXPECT(names == expected, "another order");
+    EXPECT(session.buffers().size() == 1 && session.buffers()[0].name == std::string("weights"), "more buffers than weights");
+    expect_error("NO_ADAPTERS", [&] { train(session, input({1, 4, 4}, 1)); });
+    expect_error("ARGUMENT_INVALID", [&] { session.read("gradients"); });
   });
   test_case("a step without adapters is refused", [] {
     Model model;
@@ -192,21 +253,28 @@ SUITE(session) {
   test_case("inputs of another size than the shape says are refused by name", [] {
     Model model;
     Ready ready(model.options);
-    const std::pair<const char*, std::vector<float> StepInput::*> members[] = {{"latents", &StepInput::latents},
-                                                                               {"noise", &StepInput::noise},
-                                                                               {"coefficients", &StepInput::coefficients},
-                                                                               {"timesteps", &StepInput::timesteps},
-                                                                               {"context", &StepInput::context}};
-    for (const auto& [name, member] : members) {
-      StepInput in = input({1, 4, 4}, 1);
-      (in.*member).push_back(0);
-      const std::string message = expect_error("INVALID_ARGUMENT", [&] { ready.session.load(in); });
-      EXPECT(message.find(name) != std::string::npos, message);
+    for (const auto& [name, right] : input({1, 4, 4}, 1)) {
+      for (const int how : {0, 1, 2}) {
+        Inputs in = input({1, 4, 4}, 1);
+        if (how == 0) in.erase(name);
+        if (how == 1) in[name] = normal(right.shape.with_channels(right.shape[-1] + 1), 1);
+        if (how == 2) in[name] = ids(right.shape, std::vector<int32_t>(right.shape.elements()));
+        try {
+          ready.session.load(in);
+          throw Failure("a batch with another " + name + " was loaded");
+        } catch (const Error& e) {
+          EXPECT(e.code() == "ARGUMENT_INVALID" || e.code() == "SHAPE_MISMATCH", e.code());
+          EXPECT(std::string(e.what()).find(name) != std::string::npos || how == 0, e.what());
+        }
+      }
     }
+    Inputs more = input({1, 4, 4}, 1);
+    more["mask"] = normal({1}, 1);
+    const std::string message = expect_error("ARGUMENT_INVALID", [&] { ready.session.load(more); });
+    EXPECT(message.find("mask") != std::string::npos, message);
     ready.session.load(input({2, 4, 4}, 1));
-    expect_error("INVALID_ARGUMENT", [&] { ready.session.step({1}); });
-    const std::vector<float> few(3);
-    expect_error("INVALID_ARGUMENT", [&] { ready.session.write_adapters(AdapterBuffer::weights, few.data(), 3); });
+    expect_error("ARGUMENT_INVALID", [&] { ready.session.step({1}); });
+    expect_error("ARGUMENT_INVALID", [&] { ready.session.write("weights", std::vector<float>(3)); });
   });
   for (const Place& place : places())
     test_case("a batch that is loaded while the one before it is computed gives the same bits, and losses wait in order, on " + place.name,
@@ -215,10 +283,10 @@ SUITE(session) {
                 model.options.device = place.device;
                 model.options.precision = place.precision;
                 Ready one(model.options), ahead(model.options);
-                const std::vector<StepInput> batches = {input({1, 4, 4}, 1), input({2, 8, 4}, 2), input({1, 4, 4}, 3), input({2, 8, 4}, 4),
-                                                        input({2, 4, 6}, 5)};
+                const std::vector<Inputs> batches = {input({1, 4, 4}, 1), input({2, 8, 4}, 2), input({1, 4, 4}, 3), input({2, 8, 4}, 4),
+                                                     input({2, 4, 6}, 5)};
                 std::vector<float> expected;
-                for (const StepInput& in : batches)
+                for (const Inputs& in : batches)
                   for (float loss : train(one.session, in)) expected.push_back(loss);
                 ahead.session.load(batches[0]);
                 for (size_t i = 0; i < batches.size(); i++) {
@@ -232,16 +300,16 @@ SUITE(session) {
   test_case("a step without a batch and a third batch are refused", [] {
     Model model;
     Ready ready(model.options);
-    expect_error("INVALID_ARGUMENT", [&] { ready.session.step({1}); });
+    expect_error("ARGUMENT_INVALID", [&] { ready.session.step({1}); });
     for (uint64_t seed : {1, 2}) ready.session.load(input({1, 4, 4}, seed));
-    expect_error("INVALID_ARGUMENT", [&] { ready.session.load(input({1, 4, 4}, 3)); });
+    expect_error("ARGUMENT_INVALID", [&] { ready.session.load(input({1, 4, 4}, 3)); });
     for (int i = 0; i < 2; i++) ready.session.step({1});
     EXPECT(ready.session.losses().size() == 2, "losses");
   });
   test_case("more losses than wait on the gpu are all there", [] {
     Model model;
     Ready ready(model.options);
-    const StepInput in = input({3, 2, 2}, 1);
+    const Inputs in = input({3, 2, 2}, 1);
     for (int i = 0; i < 400; i++) {
       ready.session.load(in);
       ready.session.step(weights_of(in));
@@ -256,17 +324,16 @@ SUITE(session) {
       model.options.device = place.device;
       model.options.precision = place.precision;
       Ready ready(model.options);
-      Reference reference(model, ready.session, input({2, 4, 6}, 0));
+      Reference reference(model, ready.session, {2, 4, 6}, 5);
       GraphDeviation actual, naive;
       for (uint64_t seed = 1; seed <= 12; seed += 2) {
-        const std::vector<StepInput> steps = {input({2, 4, 6}, seed), input({2, 4, 6}, seed + 1)};
+        const std::vector<Inputs> steps = {input({2, 4, 6}, seed), input({2, 4, 6}, seed + 1)};
         std::vector<float> losses;
-        for (const StepInput& in : steps) losses = train(ready.session, in);
+        for (const Inputs& in : steps) losses = train(ready.session, in);
         const auto expected = reference.after<double>(steps);
         actual.add(reference.graph, reference.of(ready.session, losses), expected);
         naive.add(reference.graph, outcome_of(reference.graph, reference.after<float>(steps)), expected);
-        const AdamW taken{.learning_rate = 0};
-        train(ready.session, input({2, 4, 6}, 99), &taken);
+        train(ready.session, input({2, 4, 6}, 99), Rates{.learning_rate = 0});
         for (float g : gradients_of(ready.session)) EXPECT(g == 0, g);
       }
       expect_as_good(actual, naive);
@@ -279,10 +346,7 @@ SUITE(session) {
       Session& session = ready.session;
       for (bool busy : {false, true}) {
         if (busy) {  // other shapes, larger arenas, encoders
-          session.predict(Random(1).normals(2 * 8 * 8 * 4), {2, 8, 8}, {3, 900}, Random(2).normals(2 * 7 * 12));
-          session.encode_text({1, 2, 3, 39}, 2, 1);
-          session.encode_images(Random(3).normals(16 * 16 * 3), {1, 16, 16});
-          session.decode_latents(Random(3).normals(16 * 8 * 4), {1, 16, 8});
+          run_all(session);
           train(session, input({2, 8, 4}, 5));
           forget_gradients(session);
         }
@@ -306,10 +370,7 @@ SUITE(session) {
       std::vector<std::vector<float>> all;
       for (int round = 0; round < 4; round++) {
         if (round == 3) {  // another shape, a larger arena, encoders
-          session.predict(Random(1).normals(2 * 8 * 8 * 4), {2, 8, 8}, {3, 900}, Random(2).normals(2 * 7 * 12));
-          session.encode_text({1, 2, 3, 39}, 2, 1);
-          session.encode_images(Random(3).normals(16 * 16 * 3), {1, 16, 16});
-          session.decode_latents(Random(3).normals(16 * 8 * 4), {1, 16, 8});
+          run_all(session);
         }
         all.push_back(train(session, input({1, 4, 4}, 1)));
         const auto gradients = gradients_of(session);
@@ -325,44 +386,41 @@ SUITE(session) {
       model.options.device = place.device;
       model.options.precision = place.precision;
       Ready replaying(model.options);
-      const AdapterBuffer kept[] = {AdapterBuffer::weights, AdapterBuffer::first_moment, AdapterBuffer::second_moment};
+      const char* kept[] = {"weights", "firstMoment", "secondMoment"};
       for (int64_t step = 1; step <= 5; step++) {
-        const AdamW update{
-            .learning_rate = 1e-2f / static_cast<float>(step), .weight_decay = 0.1f * static_cast<float>(step), .step = step};
+        const Rates update{1e-2 / static_cast<double>(step), 0.1 * static_cast<double>(step), step};
         Ready fresh(model.options);  // whose first step is never a replayed one
-        for (AdapterBuffer b : kept) fresh.session.write_adapters(b, replaying.session.read_adapters(b).data(), fresh.session.parameters());
+        for (const char* b : kept) fresh.session.write(b, replaying.session.read(b));
         for (Session* session : {&replaying.session, &fresh.session}) {
           train(*session, input({1, 4, 4}, 2 * step));
-          train(*session, input({2, 4, 4}, 2 * step + 1), &update);
+          train(*session, input({2, 4, 4}, 2 * step + 1), update);
         }
         EXPECT(replaying.session.norm() == fresh.session.norm() && std::isfinite(fresh.session.norm()), "step ", step, ": another norm");
-        for (AdapterBuffer b : kept)
-          EXPECT(replaying.session.read_adapters(b) == fresh.session.read_adapters(b), "step ", step, ": other bits");
+        for (const char* b : kept) EXPECT(replaying.session.read(b) == fresh.session.read(b), "step ", step, ": other bits");
       }
     });
   test_case("a NaN in a step reaches the loss, and the update that follows changes nothing", [] {
     Model model;
     Ready ready(model.options);
     Session& session = ready.session;
-    const AdamW update{.step = 1}, second{.step = 2};
-    train(session, input({1, 4, 4}, 1), &update);
+    const Rates update{.step = 1}, second{.step = 2};
+    train(session, input({1, 4, 4}, 1), update);
     EXPECT(std::isfinite(session.norm()), "the norm is ", session.norm());
-    const auto weights = session.read_adapters(AdapterBuffer::weights), first = session.read_adapters(AdapterBuffer::first_moment);
-    StepInput bad = input({1, 4, 4}, 2);
-    bad.latents[5] = NAN;
-    EXPECT(std::isnan(train(session, bad, &second)[0]), "the loss hides it");
+    const auto weights = session.read("weights"), first = session.read("firstMoment");
+    Inputs bad = input({1, 4, 4}, 2);
+    floats(bad["latents"])[5] = NAN;
+    EXPECT(std::isnan(train(session, bad, second)[0]), "the loss hides it");
     EXPECT(!std::isfinite(session.norm()), "the norm hides it");
-    EXPECT(session.read_adapters(AdapterBuffer::weights) == weights, "weights moved");
-    EXPECT(session.read_adapters(AdapterBuffer::first_moment) == first, "moments moved");
+    EXPECT(session.read("weights") == weights, "weights moved");
+    EXPECT(session.read("firstMoment") == first, "moments moved");
   });
   test_case("training lowers the loss", [] {
     Model model;
     Ready ready(model.options);
-    const StepInput in = input({2, 4, 4}, 3);
+    const Inputs in = input({2, 4, 4}, 3);
     float first = 0, last = 0;
     for (int64_t step = 1; step <= 30; step++) {
-      const AdamW update{.learning_rate = 3e-3f, .step = step};
-      const auto losses = train(ready.session, in, &update);
+      const auto losses = train(ready.session, in, Rates{.learning_rate = 3e-3, .step = step});
       last = losses[0] + losses[1];
       if (step == 1) first = last;
     }
@@ -372,8 +430,7 @@ SUITE(session) {
     Model model;
     Session plain(model.options), attached(model.options);
     attached.attach(all_adapters(attached, 3));
-    const auto latents = Random(1).normals(4 * 4 * 4), context = Random(2).normals(5 * 12);
-    EXPECT(plain.predict(latents, {1, 4, 4}, {500}, context) == attached.predict(latents, {1, 4, 4}, {500}, context), "up = 0 changes it");
+    EXPECT(predict(plain) == predict(attached), "up = 0 changes it");
   });
   for (DType dtype : {DType::f16, DType::bf16})
     test_case(
@@ -381,42 +438,55 @@ SUITE(session) {
         [=] {
           const Model full, as_file(2, dtype), rounding(2, DType::f32, dtype);
           Session f(full.options), a(as_file.options), r(rounding.options);
-          const auto latents = Random(1).normals(4 * 4 * 4), context = Random(2).normals(5 * 12);
-          auto predict = [&](Session& s) { return s.predict(latents, {1, 4, 4}, {500}, context); };
           // Not the same bits: an upsampling convolution sums the file's numbers and rounds the sums.
           auto error = [&](Session& s) { return relative_error(predict(s), predict(f)); };
           EXPECT(error(r) > 0 && error(r) <= 2 * error(a), "an error of ", error(r), ", that of the file is ", error(a));
-          for (Session* s : {&f, &r}) s->attach(all_adapters(*s, 2));
-          const size_t before = f.memory_plan({1, 4, 4}, 5).weights, after = r.memory_plan({1, 4, 4}, 5).weights;
-          EXPECT(after == held_bytes(with_matrices(unet_layout(full.options.unet), dtype)) && after < before, after, " bytes of ", before);
+          for (Session* s : {&f, &r}) s->attach(all_adapters(*s, 2), AdamW());
+          const MemoryPlan before = f.plan_step(shapes_of(input({1, 4, 4}, 1))), after = r.plan_step(shapes_of(input({1, 4, 4}, 1)));
+          EXPECT(after.weights == held_bytes(with_matrices(unet_layout(small_unet()), dtype)) && after.weights < before.weights,
+                 after.weights, " bytes of ", before.weights);
+          EXPECT(before.mapped > after.mapped && after.mapped < after.weights, before.mapped, " and ", after.mapped, " bytes are mapped");
         });
   test_case("the memory plan counts weights, adapters with moments, activations and workspace", [] {
     Model model;
     Ready ready(model.options);
-    const MemoryPlan small = ready.session.memory_plan({1, 4, 4}, 5), large = ready.session.memory_plan({2, 8, 8}, 5);
-    const size_t weights = held_bytes(unet_layout(model.options.unet));
+    const MemoryPlan small = ready.session.plan_step(shapes_of(input({1, 4, 4}, 1))),
+                     large = ready.session.plan_step(shapes_of(input({2, 8, 8}, 1)));
+    const size_t weights = held_bytes(unet_layout(small_unet()));
     EXPECT(small.weights == weights, small.weights, " bytes of weights instead of ", weights);
     EXPECT(small.adapters == 4 * sizeof(float) * ready.session.parameters(), small.adapters);
     EXPECT(large.activations > small.activations && large.weights == small.weights, large.activations, " and ", small.activations);
   });
-  test_case("encoders that the session was opened without are refused", [] {
+  test_case("networks that the session was opened without, and functions that they have not, are refused", [] {
     Model model;
-    model.options.text_encoder.reset();
-    model.options.vae.reset();
+    model.options.networks.erase("text_encoder");
     Session session(model.options);
-    expect_error("MODEL_INCOMPLETE", [&] { session.encode_text({1}, 1, 0); });
-    expect_error("MODEL_INCOMPLETE", [&] { session.encode_images({}, {1, 8, 8}); });
-    expect_error("MODEL_INCOMPLETE", [&] { session.decode_latents({}, {1, 8, 8}); });
+    expect_error("MODEL_INCOMPLETE", [&] { session.run("text_encoder", "encode", {{"ids", ids({1, 1}, {1})}}); });
+    expect_error("ARGUMENT_INVALID", [&] { session.run("vae", "predict", {}); });
+    expect_error("MODEL_INCOMPLETE", [&] { session.layers("text_encoder"); });
+    EXPECT(session.layers("vae").empty(), "layers of the VAE");
   });
   test_case("token ids beyond the vocabulary and too many tokens are refused", [] {
     Model model;
     Session session(model.options);
-    expect_error("INVALID_ARGUMENT", [&] { session.encode_text({1, 40}, 1, 0); });
-    expect_error("INVALID_ARGUMENT", [&] { session.encode_text({1, -1}, 1, 0); });
-    expect_error("INVALID_ARGUMENT", [&] { session.encode_text({1, 2, 3}, 2, 0); });
-    expect_error("SHAPE_MISMATCH", [&] { session.encode_text(std::vector<int32_t>(10, 1), 1, 0); });
-    expect_error("INVALID_OPTION", [&] { session.encode_text({1, 2}, 1, 2); });
-    EXPECT(session.encode_text({1, 2, 3, 4}, 2, 0).size() == 4 * 12, "size");
+    const auto encode = [&](const Shape& shape, std::vector<int32_t> tokens, double skip = 0) {
+      return session.run("text_encoder", "encode", {{"ids", ids(shape, std::move(tokens))}}, Config("settings", {{"skip", skip}}));
+    };
+    expect_error("ARGUMENT_INVALID", [&] { encode({1, 2}, {1, 40}); });
+    expect_error("ARGUMENT_INVALID", [&] { encode({1, 2}, {1, -1}); });
+    expect_error("SHAPE_MISMATCH", [&] { encode({3}, {1, 2, 3}); });
+    expect_error("SHAPE_MISMATCH", [&] { encode({1, 10}, std::vector<int32_t>(10, 1)); });
+    expect_error("ARGUMENT_INVALID", [&] { encode({1, 2}, {1, 2}, 2); });
+    expect_error("CONFIG_INVALID", [&] { encode({1, 2}, {1, 2}, -1); });
+    EXPECT(encode({2, 2}, {1, 2, 3, 4}).shape == Shape({2, 2, 12}), "shape");
+  });
+  test_case("what is prepared ahead changes no bit", [] {
+    Model model;
+    Ready ready(model.options), ahead(model.options);
+    const Inputs in = input({1, 4, 4}, 1);
+    ahead.session.prepare(shapes_of(in));
+    EXPECT(train(ahead.session, in) == train(ready.session, in), "another loss");
+    EXPECT(gradients_of(ahead.session) == gradients_of(ready.session), "other gradients");
   });
 }
 

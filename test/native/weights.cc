@@ -53,13 +53,14 @@ uint16_t nearest(const Format& f, float x) {
 struct OneTensor {
   TemporaryFolder folder;
   Weights weights;
-  OneTensor(Weights::Held held, DType dtype, const Shape& shape, const std::vector<float>& values, size_t skip = 0) : weights(held) {
+  OneTensor(Weights::StorageTypes held, DType dtype, const Shape& shape, const std::vector<float>& values, size_t skip = 0)
+      : weights(held) {
     auto bytes = stored(dtype, values);
     bytes.insert(bytes.begin(), skip, 0x77);
     write_file(folder.file("one"), bytes);
     weights.add(folder.file("one"), {{"t", dtype, shape, skip}});
   }
-  Tensor get(const Shape& shape) { return weights.get("t", weights.dtype("t"), shape); }
+  Tensor get(const Shape& shape, Form form = Form::as_is) { return weights.get("t", weights.dtype("t", form), shape, form); }
 };
 
 std::vector<float> widened(const Tensor& t) {
@@ -132,11 +133,11 @@ SUITE(weights) {
   });
   test_case("a 3x3 convolution [N, C, 3, 3] comes as [9, N, C]", [] {
     const int64_t outputs = 4, inputs = 3;
-    for (const Weights::Held& held : {Weights::Held{}, Weights::Held{DType::f16, std::nullopt}}) {
+    for (const Weights::StorageTypes& held : {Weights::StorageTypes{}, Weights::StorageTypes{DType::f16, std::nullopt}}) {
       std::vector<float> values;
       for (int i = 0; i < outputs * inputs * 9; i++) values.push_back(static_cast<float>(i));
       OneTensor one(held, DType::f32, {outputs, inputs, 3, 3}, values);
-      const Tensor t = one.get({9, outputs, inputs});
+      const Tensor t = one.get({9, outputs, inputs}, Form::taps_first);
       EXPECT(t.shape == Shape({9, outputs, inputs}), t.shape);
       const auto numbers = widened(t);
       for (int64_t tap = 0; tap < 9; tap++)
@@ -155,7 +156,7 @@ SUITE(weights) {
             std::vector<float> values;  // whose sums f32 has exactly
             for (int i = 0; i < outputs * inputs * 9; i++) values.push_back(static_cast<float>(random.below(4096) - 2048) / 1024);
             OneTensor one({held, std::nullopt}, file, {outputs, inputs, 3, 3}, values, 1);
-            const Tensor t = one.weights.get("t", held, {16, inputs, outputs});
+            const Tensor t = one.get({16, inputs, outputs}, Form::summed_taps);
             EXPECT(t.dtype == held && t.shape == Shape({16, inputs, outputs}), name_of(t.dtype), " ", t.shape);
             const std::vector<int> taps[] = {{2}, {1, 2}, {0, 1}, {0}};  // of one direction
             const auto sums = widened(t);
@@ -168,11 +169,12 @@ SUITE(weights) {
             }
           });
   test_case("sums of taps are f32 where no type of matrices is asked for", [] {
-    for (DType held : {DType::f32, DType::f16, DType::bf16}) EXPECT(Weights({held, std::nullopt}).dtype_of_sums() == held, name_of(held));
-    EXPECT(Weights(Weights::Held{}).dtype_of_sums() == DType::f32, "sums of 16-bit numbers would be rounded");
+    OneTensor one(Weights::StorageTypes{}, DType::f16, {1, 1, 3, 3}, std::vector<float>(9, 1));
+    EXPECT(one.weights.dtype("t", Form::summed_taps) == DType::f32, "sums of 16-bit numbers would be rounded");
+    EXPECT(one.weights.dtype("t", Form::taps_first) == DType::f16, "taps alone keep their type");
   });
   test_case("a 1x1 convolution [N, C, 1, 1] comes as the matrix [N, C], in place", [=] {
-    OneTensor one(Weights::Held{}, DType::f16, {3, 2, 1, 1}, {1, 2, 3, 4, 5, 6});
+    OneTensor one(Weights::StorageTypes{}, DType::f16, {3, 2, 1, 1}, {1, 2, 3, 4, 5, 6});
     const Tensor t = one.get({3, 2});
     EXPECT(t.shape == Shape({3, 2}) && widened(t) == std::vector<float>({1, 2, 3, 4, 5, 6}), t.shape);
     EXPECT(reinterpret_cast<uintptr_t>(t.data) % 4096 == 0, "the data was copied");
@@ -180,7 +182,7 @@ SUITE(weights) {
   test_case("tensors at odd offsets are read as well", [=] {
     for (DType dtype : {DType::f32, DType::f16, DType::bf16})
       for (size_t skip : {1, 2, 3, 5}) {
-        OneTensor one(Weights::Held{}, dtype, {2, 3}, six, skip);
+        OneTensor one(Weights::StorageTypes{}, dtype, {2, 3}, six, skip);
         const Tensor t = one.get({2, 3});
         EXPECT(reinterpret_cast<uintptr_t>(t.data) % size_of(dtype) == 0, "not aligned");
         for (size_t i = 0; i < six.size(); i++)
@@ -196,7 +198,7 @@ SUITE(weights) {
   test_case("a tensor beyond the end of its file is refused, with its name and file", [] {
     TemporaryFolder folder;
     write_file(folder.file("short"), std::vector<unsigned char>(100, 1));
-    Weights weights(Weights::Held{});
+    Weights weights(Weights::StorageTypes{});
     const WeightEntry outside[] = {{"layer", DType::f32, {26}, 0},
                                    {"layer", DType::f16, {1}, 99},
                                    {"layer", DType::f32, {1}, 1000},
@@ -210,14 +212,14 @@ SUITE(weights) {
   test_case("an empty file and a missing one are refused", [] {
     TemporaryFolder folder;
     write_file(folder.file("empty"), {});
-    Weights weights(Weights::Held{});
+    Weights weights(Weights::StorageTypes{});
     expect_error("WEIGHTS_TRUNCATED", [&] { weights.add(folder.file("empty"), {{"t", DType::f32, {1}, 0}}); });
     const std::string message = expect_error("FILE_NOT_FOUND", [&] { weights.add(folder.file("none"), {}); });
     EXPECT(message.find(folder.file("none")) != std::string::npos, message);
   });
   test_case("a model that lacks a tensor, or has it in another shape, is refused by the tensor's name", [] {
     TemporaryFolder folder;
-    const UNetConfig config = small_unet();
+    const Config config = small_unet();
     for (bool missing : {true, false}) {
       Layout layout = unet_layout(config);
       const std::string name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight";
@@ -226,10 +228,10 @@ SUITE(weights) {
       if (missing) layout.entries.erase(entry);
       else entry->shape = {16, 16};  // [16, 12] is right: fewer elements, so that the file still holds them
       const WeightFile file = write_sparse(folder.file("model"), unet_layout(config));
-      Weights weights(Weights::Held{});
+      Weights weights(Weights::StorageTypes{});
       weights.add(file.path, layout.entries);
       const std::string message =
-          expect_error(missing ? "WEIGHT_MISSING" : "WEIGHT_SHAPE", [&] { train_graph(weights, config, {}, {1, 4, 4}, 7); });
+          expect_error(missing ? "WEIGHT_MISSING" : "WEIGHT_SHAPE", [&] { train_graph(weights, config, kNoAdapters, {1, 4, 4}, 7); });
       EXPECT(message.find(name) != std::string::npos && message.find("[16, 12]") != std::string::npos, message);
       if (!missing) EXPECT(message.find("[16, 16]") != std::string::npos, message);
     }

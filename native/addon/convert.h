@@ -1,0 +1,186 @@
+// Arguments from JavaScript, results and errors to it. The types on the other side are in lib/native.ts.
+#pragma once
+#include <napi.h>
+
+#include <cstring>
+
+#include "../train/session.h"
+
+namespace lorafuse {
+
+// ---- from JavaScript: each throws ARGUMENT_INVALID, naming the argument ----
+
+inline double number(const Napi::Value& value, const std::string& name) {
+  CHECK(value.IsNumber(), "ARGUMENT_INVALID", "Expected a number for ", name);
+  return value.As<Napi::Number>().DoubleValue();
+}
+inline int64_t integer(const Napi::Value& value, const std::string& name) {
+  const double x = number(value, name);
+  CHECK(std::abs(x) <= 0x1p53 && x == std::floor(x), "ARGUMENT_INVALID", "Expected an integer for ", name, " but received ", x);
+  return static_cast<int64_t>(x);
+}
+inline bool boolean(const Napi::Value& value, const std::string& name) {
+  CHECK(value.IsBoolean(), "ARGUMENT_INVALID", "Expected true or false for ", name);
+  return value.As<Napi::Boolean>().Value();
+}
+inline std::string string(const Napi::Value& value, const std::string& name) {
+  CHECK(value.IsString(), "ARGUMENT_INVALID", "Expected a string for ", name);
+  return value.As<Napi::String>().Utf8Value();
+}
+inline Napi::Object object(const Napi::Value& value, const std::string& name) {
+  CHECK(value.IsObject(), "ARGUMENT_INVALID", "Expected an object for ", name);
+  return value.As<Napi::Object>();
+}
+inline Napi::Value get(const Napi::Object& object, const char* name) { return object.Get(name); }
+
+template <class Convert>
+auto list(const Napi::Value& value, const std::string& name, Convert convert) {
+  CHECK(value.IsArray(), "ARGUMENT_INVALID", "Expected an array for ", name);
+  const auto array = value.As<Napi::Array>();
+  std::vector<decltype(convert(Napi::Value(), name))> out;
+  for (uint32_t i = 0; i < array.Length(); i++) out.push_back(convert(array.Get(i), text(name, "[", i, "]")));
+  return out;
+}
+
+// An object's own properties by name.
+template <class Convert>
+auto record(const Napi::Value& value, const std::string& name, Convert convert) {
+  const auto from = object(value, name);
+  const auto keys = from.GetPropertyNames();
+  std::map<std::string, decltype(convert(Napi::Value(), name))> out;
+  for (uint32_t i = 0; i < keys.Length(); i++) {
+    const std::string key = string(keys.Get(i), name);
+    out.emplace(key, convert(from.Get(key), name + "." + key));
+  }
+  return out;
+}
+
+template <class Element>
+std::vector<Element> elements(const Napi::Value& value, const std::string& name) {
+  constexpr bool kFloats = std::is_same_v<Element, float>;
+  const auto type = kFloats ? napi_float32_array : napi_int32_array;
+  CHECK(value.IsTypedArray() && value.As<Napi::TypedArray>().TypedArrayType() == type, "ARGUMENT_INVALID", "Expected ",
+        kFloats ? "a Float32Array" : "an Int32Array", " for ", name);
+  const auto array = value.As<Napi::TypedArrayOf<Element>>();
+  return {array.Data(), array.Data() + array.ElementLength()};
+}
+
+inline Shape shape(const Napi::Value& value, const std::string& name) {
+  auto extents = list(value, name, integer);
+  double product = 1;
+  for (int64_t extent : extents) {
+    CHECK(extent > 0, "ARGUMENT_INVALID", "Expected positive extents for ", name, " but received ", extent);
+    product *= static_cast<double>(extent);
+  }
+  CHECK(product <= 0x1p40, "ARGUMENT_INVALID", "Expected at most 2^40 elements for ", name, " but received ", product);
+  return Shape(std::move(extents));
+}
+
+inline HostTensor tensor(const Napi::Value& value, const std::string& name) {
+  const auto from = object(value, name);
+  HostTensor t{shape(get(from, "shape"), name + ".shape"), {}};
+  const Napi::Value data = get(from, "data");
+  const bool ids = data.IsTypedArray() && data.As<Napi::TypedArray>().TypedArrayType() == napi_int32_array;
+  if (ids) t.data = elements<int32_t>(data, name + ".data");
+  else t.data = elements<float>(data, name + ".data");
+  const size_t received = std::visit([](const auto& d) { return d.size(); }, t.data);
+  CHECK(static_cast<int64_t>(received) == t.shape.elements(), "ARGUMENT_INVALID", "Expected ", t.shape.elements(), " elements for ", name,
+        " of shape ", t.shape, " but received ", received);
+  return t;
+}
+
+inline Config config(const Napi::Value& value, const std::string& name) {
+  return Config(name, record(value, name, [](const Napi::Value& v, const std::string& n) -> Config::Value {
+                  if (v.IsBoolean()) return boolean(v, n);
+                  if (v.IsNumber()) return number(v, n);
+                  if (v.IsString()) return string(v, n);
+                  CHECK(v.IsArray(), "ARGUMENT_INVALID", "Expected a number, a string, true, false or a list for ", n);
+                  const auto array = v.As<Napi::Array>();
+                  if (array.Length() > 0 && array.Get(0u).IsString()) return list(v, n, string);
+                  return list(v, n, number);
+                }));
+}
+
+// One of the words, as the value beside it.
+template <class Value>
+Value one_of(const Napi::Value& value, const std::string& name, std::initializer_list<std::pair<const char*, Value>> words) {
+  const std::string received = string(value, name);
+  std::string expected;
+  for (const auto& [word, meaning] : words) {
+    if (received == word) return meaning;
+    expected += (expected.empty() ? "" : ", ") + std::string(word);
+  }
+  throw Error("ARGUMENT_INVALID", text("Expected one of ", expected, " for ", name, " but received ", received));
+}
+
+// ---- to JavaScript ----
+
+inline Napi::Value to_js(Napi::Env env, float x) { return Napi::Number::New(env, x); }
+inline Napi::Value to_js(Napi::Env env, const std::vector<float>& data) {
+  auto array = Napi::Float32Array::New(env, data.size());
+  std::copy(data.begin(), data.end(), array.Data());
+  return array;
+}
+inline Napi::Value to_js(Napi::Env env, const Shape& shape) {
+  auto array = Napi::Array::New(env, shape.rank());
+  for (int i = 0; i < shape.rank(); i++) array.Set(static_cast<uint32_t>(i), static_cast<double>(shape[i]));
+  return array;
+}
+inline Napi::Value to_js(Napi::Env env, const HostTensor& tensor) {
+  auto out = Napi::Object::New(env);
+  out.Set("shape", to_js(env, tensor.shape));
+  out.Set("data", to_js(env, std::get<std::vector<float>>(tensor.data)));
+  return out;
+}
+struct Done {};  // the result of what has none
+inline Napi::Value to_js(Napi::Env env, Done) { return env.Undefined(); }
+
+template <class Item, class Convert>
+Napi::Array to_js(Napi::Env env, const std::vector<Item>& items, Convert fill) {
+  auto out = Napi::Array::New(env, items.size());
+  for (uint32_t i = 0; i < items.size(); i++) {
+    auto entry = Napi::Object::New(env);
+    fill(entry, items[i]);
+    out.Set(i, entry);
+  }
+  return out;
+}
+
+// ---- errors ----
+
+struct Failure { std::string code, message; };
+
+// What the exception in hand is for JavaScript; call it in a handler. Errors of N-API itself pass.
+inline Failure failure() {
+  try {
+    throw;
+  } catch (const Error& e) {
+    return {e.code(), e.what()};
+  } catch (const std::bad_alloc&) {
+    return {"OUT_OF_MEMORY", "The system has no more memory"};
+  } catch (const Napi::Error&) {
+    throw;
+  } catch (const std::exception& e) {
+    return {"INTERNAL", e.what()};
+  }
+}
+
+inline Napi::Error js_error(Napi::Env env, const Failure& failure) {
+  auto error = Napi::Error::New(env, failure.message);
+  error.Set("code", Napi::String::New(env, failure.code));
+  return error;
+}
+
+// Runs f; every C++ error leaves as a JS exception.
+template <class F>
+auto guarded(Napi::Env env, F&& f) -> decltype(f()) {
+  try {
+    return f();
+  } catch (const Napi::Error&) {
+    throw;
+  } catch (...) {
+    throw js_error(env, failure());
+  }
+}
+
+}  // namespace lorafuse

@@ -1,0 +1,40 @@
+// Kinds of adapters. A kind is a struct of attributes; apply() adds its parameters and ops to a layer, and nothing else knows it:
+// buffers, files and states follow the parameters that the built graph has.
+#pragma once
+#include <map>
+#include <string>
+#include <variant>
+
+#include "../graph/graph.h"
+
+namespace lorafuse {
+
+class Builder;
+
+// A layer that can carry an adapter: y [.., N] = x [.., K] · wᵀ.
+struct Layer {
+  std::string path;
+  bool is_conv = false;  // a 1×1 convolution in the checkpoint
+  int64_t in_features = 0, out_features = 0;
+};
+
+// y += scale · up(down(x)) (arXiv:2106.09685); parameters down [rank, K], up [N, rank].
+struct Lora {
+  int64_t rank = 0;
+  float scale = 1;
+};
+
+using AdapterKind = std::variant<Lora>;
+
+struct Adapter {
+  AdapterKind kind;
+  uint8_t group = 0;  // of its parameters
+};
+using Adapters = std::map<std::string, Adapter>;  // by the path of their layer
+
+// Throws RANK_INVALID where the kind's attributes make no adapter of that layer.
+void check(const Lora& lora, const Layer& layer);
+// y with the adapter's part added.
+ValueId apply(const Lora& lora, Builder& b, const Layer& layer, ValueId x, ValueId y);
+
+}  // namespace lorafuse

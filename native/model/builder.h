@@ -1,0 +1,91 @@
+// Builds the graph of a network layer by layer; a path is the module's name in the checkpoint.
+#pragma once
+#include <utility>
+
+#include "../base/config.h"
+#include "../base/weights.h"
+#include "adapters.h"
+
+namespace lorafuse {
+
+// What a graph is built from. It outlives the builder.
+struct Network {
+  std::string name;  // in its session: unet, text_encoder, vae
+  const Config* config;
+  const Weights* weights;
+  const Adapters* adapters;
+};
+
+using Shapes = std::map<std::string, Shape>;  // of a graph's inputs, by name
+
+// Extents of an input that the caller chooses.
+constexpr int64_t kAny = -1;
+constexpr int64_t multiple_of(int64_t n) { return -n; }
+
+class Builder {
+ public:
+  // dtype: of activations. shapes: of inputs; one that is not there takes the smallest that fits, as for a graph that is only looked at.
+  Builder(Network network, DType dtype, Shapes shapes = {});
+
+  Graph graph;
+  std::vector<Layer> layers;  // that could carry an adapter, as linear() meets them
+
+  const Config& config() const { return *network_.config; }
+  // Whose weights and adapters the layers that follow read.
+  void enter(Network network) { network_ = std::move(network); }
+
+  // expected: each extent, kAny or multiple_of(n). Throws SHAPE_MISMATCH naming the input.
+  ValueId input(const std::string& name, const std::vector<int64_t>& expected, DType dtype = DType::f32);
+  // In the type of activations.
+  ValueId activations(const std::string& name, const std::vector<int64_t>& expected) { return input(name, expected, graph.dtype); }
+  ValueId emit(Op op, std::vector<ValueId> inputs) { return graph.emit(std::move(op), std::move(inputs)); }
+  const Shape& shape(ValueId v) const { return graph.shape(v); }
+
+  // file_shape: what the checkpoint must have. Throws WEIGHT_MISSING, WEIGHT_SHAPE.
+  ValueId weight(const std::string& name, const std::vector<int64_t>& file_shape, Form form = Form::as_is);
+  ValueId parameter(const std::string& name, Shape shape);
+
+  // A linear layer or 1×1 convolution with the adapter that is attached to it: x [.., K] → [.., N].
+  ValueId linear(const std::string& path, ValueId x, int64_t out_features, bool bias = true);
+  ValueId conv(const std::string& path, ValueId x, int64_t out_channels, Conv2d op = {});
+  ValueId group_norm(const std::string& path, ValueId x, int64_t groups, float eps, bool silu);
+  ValueId layer_norm(const std::string& path, ValueId x, float eps);
+  ValueId activation(Function function, ValueId x) { return emit(Activation{function}, {x}); }
+  ValueId attention(ValueId q, ValueId k, ValueId v, int64_t heads, bool causal = false) {
+    return emit(Attention{static_cast<int>(heads), causal}, {q, k, v});
+  }
+  // x + convolutions; `embedding` [B, K] = SiLU of the time embedding, or kNone.
+  ValueId resnet(const std::string& path, ValueId x, ValueId embedding, int64_t out_channels, int64_t groups, float eps);
+  // Twice as high and wide, nearest neighbour, then a 3×3 convolution: one op.
+  ValueId upsample(const std::string& path, ValueId x);
+
+  // Names the layer, and the block of layers, of the nodes that are emitted while it lives.
+  class Scope {
+   public:
+    Scope(Builder& b, std::string layer) : b_(b), layer_(std::exchange(b.graph.layer, std::move(layer))) {}
+    ~Scope() { b_.graph.layer = std::move(layer_); }
+    Scope(const Scope&) = delete;
+
+   private:
+    Builder& b_;
+    std::string layer_;
+  };
+  class Block {
+   public:
+    Block(Builder& b, const std::string& block) : scope_(b, block), b_(b), block_(std::exchange(b.graph.block, block)) {}
+    ~Block() { b_.graph.block = std::move(block_); }
+
+   private:
+    Scope scope_;
+    Builder& b_;
+    std::string block_;
+  };
+
+ private:
+  Network network_;
+  const Shapes shapes_;
+  uint8_t group_ = 0;                                               // of the parameters that are made
+  std::map<std::pair<std::string, std::string>, ValueId> weights_;  // by network and name, each once
+};
+
+}  // namespace lorafuse

@@ -1,0 +1,38 @@
+// What the networks compute. Each is a page of its own (unet.cc, clip.cc, vae.cc) that declares its inputs and reads its config.
+#pragma once
+#include <string_view>
+
+#include "builder.h"
+
+namespace lorafuse {
+
+// The text as a UNet takes it: hidden states [B, T, D] and, where its config has text_time (SDXL), the pooled text [B, P].
+struct Text { ValueId context = kNone, pooled = kNone; };
+// As inputs of the graph, context and pooled.
+Text text_inputs(Builder& b, int64_t batch);
+
+// latents [B, h, w, C] → [B, h, w, C]; declares timesteps [B] and, where the config has text_time, time_ids [B, 6].
+ValueId unet(Builder& b, ValueId latents, const Text& text);
+// The latents that a UNet takes: an input of that name, in the type `dtype`.
+ValueId latents_input(Builder& b, const std::string& name, DType dtype);
+
+// ids [B, T] → hidden states [B, T, D]; the last `skip` layers are left out, the final norm is not.
+ValueId clip(Builder& b, ValueId ids, int64_t skip);
+// pixels [B, H, W, 3] → mean ‖ log variance [B, H/8, W/8, 2·4]
+ValueId vae_encoder(Builder& b, ValueId pixels);
+// latents [B, h, w, 4] → pixels [B, 8h, 8w, 3]
+ValueId vae_decoder(Builder& b, ValueId latents);
+
+// What a session runs by name: a graph of one network. Its result is the value returned.
+struct NetworkFunction {
+  std::string_view architecture, name;
+  ValueId (*build)(Builder& b, const Config& settings);
+  bool has_layers;  // whether its graph holds the layers that can carry adapters
+};
+
+// Throws ARGUMENT_INVALID where there is none.
+const NetworkFunction& find_function(const std::string& architecture, const std::string& name);
+// The function of an architecture whose graph has the layers that can carry adapters; nullptr where none can.
+const NetworkFunction* adaptable_function(const std::string& architecture);
+
+}  // namespace lorafuse

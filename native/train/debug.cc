@@ -1,0 +1,109 @@
+#include "debug.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+
+namespace lorafuse {
+namespace {
+
+struct Wanted { bool plan = false, graph = false, time = false, nan = false; };
+
+// The one place that reads the variable; unknown words are named.
+const Wanted& wanted() {
+  static const Wanted read = [] {
+    Wanted w;
+    const char* value = std::getenv("LORAFUSE_DEBUG");
+    std::istringstream words(value ? value : "");
+    for (std::string word; std::getline(words, word, ',');) {
+      bool* known = word == "plan" ? &w.plan : word == "graph" ? &w.graph : word == "time" ? &w.time : word == "nan" ? &w.nan : nullptr;
+      if (known) *known = true;
+      else std::fprintf(stderr, "LORAFUSE_DEBUG: expected plan, graph, time or nan but received %.40s\n", word.c_str());
+    }
+    return w;
+  }();
+  return read;
+}
+
+double mebibytes(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
+
+void write_plan(const std::string& what, const Program& program) {
+  const Plan& plan = program.plan();
+  const Graph& graph = program.graph();
+  std::fprintf(stderr, "plan %s: %zu nodes, arena %.1f MiB, at least %.1f, largest workspace %.1f\n", what.c_str(), graph.nodes.size(),
+               mebibytes(plan.arena_bytes), mebibytes(plan.lower_bound_bytes), mebibytes(program.workspace_bytes()));
+  const auto planned = [&](size_t v) {
+    return graph.values[v].storage == Storage::activation || graph.values[v].storage == Storage::input;
+  };
+  // The node during which most is alive, and the largest values that are.
+  std::vector<size_t> alive(graph.nodes.size() + 1, 0);
+  for (size_t v = 0; v < graph.values.size(); v++)
+    for (int32_t i = plan.first_use[v]; planned(v) && i <= plan.last_use[v]; i++) alive[i] += graph.values[v].bytes();
+  const auto peak = static_cast<int32_t>(std::max_element(alive.begin(), alive.end()) - alive.begin());
+  std::map<ValueId, std::string> layer_of;
+  for (const Node& node : graph.nodes)
+    for (ValueId v : node.outputs) layer_of[v] = node.layer;
+  std::vector<ValueId> values;
+  for (size_t v = 0; v < graph.values.size(); v++)
+    if (planned(v) && plan.first_use[v] <= peak && peak <= plan.last_use[v]) values.push_back(static_cast<ValueId>(v));
+  std::sort(values.begin(), values.end(), [&](ValueId a, ValueId b) { return graph.values[a].bytes() > graph.values[b].bytes(); });
+  values.resize(std::min<size_t>(values.size(), 10));
+  for (ValueId v : values)
+    std::fprintf(stderr, "  %8.1f MiB %s %s %s\n", mebibytes(graph.values[v].bytes()), graph.values[v].name.c_str(),
+                 graph.shape(v).str().c_str(), layer_of[v].c_str());
+}
+
+void write_graph(const std::string& what, const Graph& graph) {
+  std::fprintf(stderr, "graph %s\n", what.c_str());
+  for (size_t i = 0; i < graph.nodes.size(); i++) {
+    const Node& node = graph.nodes[i];
+    std::fprintf(stderr, "  %5zu %s (", i, name_of(node.op));
+    for (ValueId v : node.inputs) std::fprintf(stderr, "%d ", v);
+    std::fprintf(stderr, ") ->");
+    for (ValueId v : node.outputs) std::fprintf(stderr, " %d %s %s", v, name_of(graph.values[v].dtype), graph.shape(v).str().c_str());
+    std::fprintf(stderr, "  %s\n", node.layer.c_str());
+  }
+}
+
+bool is_finite(Program& program, ValueId v) {
+  if (program.graph().values[v].dtype == DType::i32) return true;
+  std::vector<float> data(program.graph().shape(v).elements());
+  program.read_value(v, data.data());
+  return std::all_of(data.begin(), data.end(), [](float x) { return std::isfinite(x); });
+}
+
+}  // namespace
+
+void debug(const std::string& what, const Program& program) {
+  if (wanted().plan) write_plan(what, program);
+  if (wanted().graph) write_graph(what, program.graph());
+}
+
+void run_program(Program& program, Backend& backend, std::function<void()> end) {
+  if (!wanted().time && !wanted().nan) return program.run(std::move(end));
+  using Clock = std::chrono::steady_clock;
+  std::map<std::string, std::pair<int, double>> times;  // of each kind: how many nodes, milliseconds
+  bool found = !wanted().nan;
+  auto begin = Clock::now();
+  program.run_each([&](size_t i) {
+    const Node& node = program.graph().nodes[i];
+    char byte;
+    backend.download(&byte, program.workspace(i), 1);  // waits for the node
+    auto& [count, milliseconds] = times[name_of(node.op)];
+    count++;
+    milliseconds += std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+    if (!found && !std::all_of(node.outputs.begin(), node.outputs.end(), [&](ValueId v) { return is_finite(program, v); })) {
+      found = true;
+      std::fprintf(stderr, "nan: node %zu, %s, in the layer %s\n", i, name_of(node.op), node.layer.c_str());
+    }
+    begin = Clock::now();
+  });
+  if (end) end();
+  if (!wanted().time) return;
+  for (const auto& [name, time] : times) std::fprintf(stderr, "time %-18s %5d nodes %9.3f ms\n", name.c_str(), time.first, time.second);
+}
+
+}  // namespace lorafuse
