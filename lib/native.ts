@@ -1,10 +1,19 @@
 /**
  * The only file that loads the native addon, and the whole of what TypeScript may ask of it.
- * All tensors are row-major f32 and channels-last: images `[n, height, width, 3]`, latents `[n, h, w, 4]`.
+ * All tensors are row-major and channels-last: images `[n, height, width, 3]`, latents `[n, h, w, C]`. Floats are f32, token ids i32.
  */
 import { createRequire } from 'node:module'
 import { fileURLToPath } from 'node:url'
 import { LorafuseError } from './errors.js'
+
+/** A tensor that crosses: `data` holds exactly the product of `shape` elements. */
+export interface Tensor {
+  shape: number[]
+  data: Float32Array | Int32Array
+}
+
+/** By the names that the graph gives its inputs; a missing, an unknown or a misshapen one is refused by name. */
+export type Inputs = Record<string, Tensor>
 
 /** One tensor of a weight file: `offset` counts bytes from the start of the file. */
 export interface WeightEntry {
@@ -14,57 +23,22 @@ export interface WeightEntry {
   offset: number
 }
 
-/** A safetensors file whose header has been read and checked (`lib/safetensors.ts`). */
+/** A safetensors file whose header has been read and checked (`lib/files/safetensors.ts`). */
 export interface WeightFile {
   path: string
   tensors: WeightEntry[]
 }
 
-/** What the UNet's graph is built from; names as in diffusers' `unet/config.json`. */
-export interface UNetConfig {
-  inChannels: number
-  outChannels: number
-  blockOutChannels: number[]
-  /** Per down block: has cross attention (`CrossAttnDownBlock2D`). */
-  downAttention: boolean[]
-  /** Per up block: has cross attention (`CrossAttnUpBlock2D`). */
-  upAttention: boolean[]
-  layersPerBlock: number
-  /** Heads of each down block; SD1's `attention_head_dim` counts heads. */
-  heads: number[]
-  crossAttentionDim: number
-  normNumGroups: number
-  normEps: number
-  useLinearProjection: boolean
-  flipSinToCos: boolean
-  freqShift: number
-}
+/** What a network's graph is built from, by the names of diffusers' and transformers' `config.json`; read in `native/model`. */
+export type NetworkConfig = Record<string, number | boolean | string | (number | string)[]>
 
-/** Names as in transformers' `text_encoder/config.json`. */
-export interface TextEncoderConfig {
-  hiddenSize: number
-  intermediateSize: number
-  numHiddenLayers: number
-  numAttentionHeads: number
-  maxPositionEmbeddings: number
-  vocabSize: number
-  layerNormEps: number
-  hiddenAct: 'quick_gelu' | 'gelu'
-}
-
-/** Names as in diffusers' `vae/config.json`. */
-export interface VaeConfig {
-  inChannels: number
-  outChannels: number
-  latentChannels: number
-  blockOutChannels: number[]
-  layersPerBlock: number
-  normNumGroups: number
-}
-
-export interface Component<Config> {
-  config: Config
+export interface Network {
+  /** Whose graph it is: `native/model/networks.cc`. */
+  architecture: 'unet' | 'clip' | 'vae'
+  config: NetworkConfig
   files: WeightFile[]
+  /** Computed, and held on a GPU, in f32 whatever the session's precision. */
+  f32?: boolean
 }
 
 export interface SessionOptions {
@@ -77,13 +51,12 @@ export interface SessionOptions {
    * computes in f32: how frozen weights are held, `f32` = exactly as the file has them, widened when used, else rounded to 16 bits first.
    */
   precision: 'f32' | 'fp16' | 'bf16'
-  unet: Component<UNetConfig>
-  textEncoder?: Component<TextEncoderConfig>
-  vae?: Component<VaeConfig>
+  /** By name: `unet`, which `load` and `step` train, and the others that `run` is asked for. */
+  networks: Record<string, Network>
 }
 
-/** A layer of the UNet that can carry an adapter; `path` is diffusers' module path. */
-export interface AdaptableModule {
+/** A layer that can carry an adapter; `path` is its module's path in the checkpoint. */
+export interface Layer {
   path: string
   /** `conv`: the checkpoint holds a 1×1 convolution, so its LoRA tensors are 4-D. */
   kind: 'linear' | 'conv'
@@ -91,34 +64,32 @@ export interface AdaptableModule {
   outFeatures: number
 }
 
-/** y += scale · up(down(x)) at `path`. */
+/** y += scale · up(down(x)) at a layer of a network; the kinds are those of `native/model/adapters.h`. */
 export interface AdapterSpec {
+  network: string
   path: string
+  kind: 'lora'
   rank: number
   scale: number
+  /** Which of an update's groups its parameters belong to. */
+  group: number
 }
 
-/** A batch. */
-export interface StepInput {
-  /** `[n, h, w]` of the latents. */
-  shape: [number, number, number]
-  /** Scaled latents x₀ `[n, h, w, C]`. */
-  latents: Float32Array
-  /** ε `[n, h, w, C]`, also the target. */
-  noise: Float32Array
-  /** `[n, 2]`: √ᾱ and √(1−ᾱ) of each sample's timestep. */
-  coefficients: Float32Array
-  timesteps: Float32Array
-  /** Text embeddings `[n, tokens, crossAttentionDim]`. */
-  context: Float32Array
+/** A trainable tensor, as the graph names it: `<path>.down`, `<path>.up`. */
+export interface Parameter {
+  network: string
+  name: string
+  shape: number[]
+  group: number
 }
 
+/** An optimizer's name and its numbers, as `native/graph/optimizers.h` reads them; see `lib/train/optimizers.ts`. */
+export type OptimizerSpec = { name: string } & Record<string, number | string>
+
+/** What an optimizer moves in one update. */
 export interface UpdateInput {
-  learningRate: number
-  beta1: number
-  beta2: number
-  epsilon: number
-  weightDecay: number
+  /** By `Parameter.group`. */
+  groups: { learningRate: number; weightDecay: number }[]
   /** Gradients are scaled down to this global L2 norm; 0 = never. */
   maxGradNorm: number
   /** What the gradients are multiplied by: they are divided by it first. */
@@ -127,7 +98,7 @@ export interface UpdateInput {
   step: number
 }
 
-/** Bytes of one training step, by kind; `total` is what the native side holds while training. */
+/** Bytes by kind; `total` is what the native side holds while it runs that. */
 export interface MemoryPlan {
   weights: number
   adapters: number
@@ -136,35 +107,54 @@ export interface MemoryPlan {
   total: number
 }
 
-/** Which flat adapter buffer: for every adapter in `attach` order `down [rank, in]`, then `up [out, rank]`. */
-export type AdapterBuffer = 'weights' | 'gradients' | 'firstMoment' | 'secondMoment'
+/** A flat buffer over all parameters, in the order that `attach` returned them. */
+export interface BufferInfo {
+  /** `weights`, `gradients`, then the optimizer's own, e.g. `firstMoment`. */
+  name: string
+  dtype: 'F32'
+  count: number
+}
 
 /**
- * Frozen networks, adapters, optimizer moments and the arena they run in.
+ * Frozen networks, adapters, optimizer state and the arena they run in.
  * Asynchronous calls run off the main thread, one at a time in the order they were made; `dispose` waits for none:
  * memory is freed once the call in hand returns, later calls reject with code `DISPOSED`.
  */
 export interface Session {
-  modules(): AdaptableModule[]
-  /** Replaces the adapters: weights, gradients and moments become zero. */
-  attach(adapters: AdapterSpec[]): void
-  readAdapters(buffer: AdapterBuffer): Float32Array
-  writeAdapters(buffer: AdapterBuffer, data: Float32Array): void
-  plan(shape: [number, number, number], tokens: number): MemoryPlan
-  /** Token ids `[n, length]` → last hidden state after `skip` dropped layers and the final norm, `[n, length, hiddenSize]`. */
-  encodeText(ids: Int32Array, count: number, skip: number): Promise<Float32Array>
-  /** Pixels in [−1, 1] `[n, height, width, 3]` → posterior moments `[n, h, w, 8]`: mean, then log variance (unscaled). */
-  encodeImages(pixels: Float32Array, shape: [number, number, number]): Promise<Float32Array>
-  /** Unscaled latents `[n, h, w, 4]` → pixels `[n, 8h, 8w, 3]`, nominally in [−1, 1]. */
-  decodeLatents(latents: Float32Array, shape: [number, number, number]): Promise<Float32Array>
-  /** The UNet's output `[n, h, w, C]`, adapters applied. */
-  predict(latents: Float32Array, shape: [number, number, number], timesteps: Float32Array, context: Float32Array): Promise<Float32Array>
-  /** Puts a batch behind the one that waits for its step, if any. On a GPU it is copied there while the step before is computed. */
-  load(input: StepInput): Promise<void>
+  /** Every layer of a network that can carry an adapter, in the order of its graph. */
+  layers(network: string): Layer[]
+  /**
+   * Replaces the adapters: all buffers become zero. Returns the parameters in the order of the buffers: that of the graph, group after group.
+   * Without an optimizer only the weights have a buffer: enough to draw. Throws `MODULE_UNKNOWN`, `RANK_INVALID`, `OUT_OF_MEMORY`.
+   */
+  attach(adapters: AdapterSpec[], optimizer?: OptimizerSpec): Parameter[]
+  buffers(): BufferInfo[]
+  read(buffer: string): Float32Array
+  write(buffer: string, data: Float32Array): void
+  /** Memory of a training step whose inputs have these shapes; nothing is loaded or allocated. */
+  planStep(shapes: Record<string, number[]>): MemoryPlan
+  /** Memory of a `run` whose inputs have these shapes. */
+  planRun(network: string, functionName: string, shapes: Record<string, number[]>, settings?: Record<string, number>): MemoryPlan
+  /** Bytes that can still be allocated on the device; undefined on the CPU, where the system knows. */
+  availableBytes(): number | undefined
+  /**
+   * `unet.predict {latents, timesteps [n], context [n, tokens, dim]}` → the UNet's output, adapters applied.
+   * `text_encoder.encode {ids [n, length]}`, settings `{skip}` → the last hidden state after `skip` dropped layers and the final norm.
+   * `vae.encode {pixels in [−1, 1]}` → posterior moments `[n, h, w, 2C]`: mean, then log variance (unscaled).
+   * `vae.decode {latents, unscaled}` → pixels, nominally in [−1, 1].
+   */
+  run(network: string, functionName: string, inputs: Inputs, settings?: Record<string, number>): Promise<Tensor>
+  /** Brings what a training step of these shapes needs where it is computed: weights in kernel layout, the arena. On all threads. */
+  prepare(shapes: Record<string, number[]>): Promise<void>
+  /**
+   * Puts a batch behind the one that waits for its step, if any: `latents` x₀ (scaled), `noise` ε, `coefficients [n, 4]` = a, b, c, d with
+   * x_t = a·x₀ + b·ε and target = c·x₀ + d·ε, `timesteps [n]`, `context`. On a GPU it is copied there while the step before is computed.
+   */
+  load(inputs: Inputs): Promise<void>
   /**
    * Forward, loss and backward of the batch that was loaded first; adds to the gradients. On a GPU it resolves before that is done.
    * `weights` `[n]`: the factor of each sample's mean squared error in the loss that is differentiated, e.g. lossScale/(batch·accumulation).
-   * `update`: then clip, AdamW and zero the gradients.
+   * `update`: then clip, move the parameters and zero the gradients.
    */
   step(weights: Float32Array, update?: UpdateInput): Promise<void>
   /** Each sample's mean squared error, unweighted, of all steps since the last call, in order. */
