@@ -1,5 +1,7 @@
-/** Where to compute, and in what: the options `device` and `precision` together. */
+/** Where to compute, in what precision, and how much memory there is. */
 
+import { readFileSync } from 'node:fs'
+import { freemem } from 'node:os'
 import { native, type SessionOptions } from './native.js'
 import type { ResolvedTrainOptions } from './options/resolve.js'
 
@@ -12,4 +14,23 @@ export type Computation = Pick<SessionOptions, 'device' | 'precision' | 'threads
 export function computation({ device, precision, threads }: Pick<ResolvedTrainOptions, 'device' | 'precision' | 'threads'>): Computation {
   const chosen = device === 'auto' ? (native().info().cuda.available ? 'cuda' : 'cpu') : device
   return { device: chosen, precision: precision === 'auto' ? (chosen === 'cuda' ? 'fp16' : 'f32') : precision, threads }
+}
+
+/** Memory statistics of this process's container, in cgroups v2 and v1. */
+const CONTAINER = ['/sys/fs/cgroup/memory.stat', '/sys/fs/cgroup/memory/memory.stat']
+
+/**
+ * Bytes of system memory that this process can still take. Trap: in a container with a limit, Node counts cached pages of files as taken,
+ * though the system gives them up first.
+ */
+export function availableMemory(): number {
+  const [available, free] = [process.availableMemory(), freemem()]
+  if (available >= free) return free
+  for (const path of CONTAINER) {
+    try {
+      const cached = readFileSync(path, 'utf8').matchAll(/^(?:in)?active_file (\d+)$/gm)
+      return Math.min(free, [...cached].reduce((sum, [, bytes]) => sum + Number(bytes), available))
+    } catch {}
+  }
+  return available
 }

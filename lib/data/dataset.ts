@@ -102,6 +102,16 @@ export function datasetNotClean(images: string, warnings: Pick<DatasetWarning, '
   )
 }
 
+/** The error of a folder whose images, if there are any, were all skipped. */
+export function noImages(images: string, warnings: Pick<DatasetWarning, 'message'>[]): LorafuseError {
+  const kinds = IMAGE_EXTENSIONS.join(' ')
+  const reasons = warnings.map(({ message }) => `\n  ${message}`).join('')
+  return new LorafuseError(
+    'NO_IMAGES',
+    `Expected at least one image (${kinds}) in ${images} or its N_class folders but received none${reasons}`,
+  )
+}
+
 /**
  * Lists the images of a folder with captions, repeats and sizes. Reads headers alone: a file whose header is not an image's is skipped and
  * listed in `warnings`, damage behind the header is found by `loadImage`. Throws `IMAGES_NOT_FOUND` (no such folder), `NO_IMAGES` (no usable
@@ -142,14 +152,7 @@ export async function scanDataset(options: DatasetOptions): Promise<Dataset> {
     }
   }
   if (strict && skipped.length > 0) throw datasetNotClean(images, skipped)
-  if (items.length === 0) {
-    const kinds = IMAGE_EXTENSIONS.join(' ')
-    const reasons = skipped.map(({ message }) => `\n  ${message}`).join('')
-    throw new LorafuseError(
-      'NO_IMAGES',
-      `Expected at least one image (${kinds}) in ${images} or its N_class folders but received none${reasons}`,
-    )
-  }
+  if (items.length === 0) throw noImages(images, skipped)
   const warnings = skipped.map((warning) => ({ ...warning, message: `${warning.message}; it is skipped` }))
   const message = `${bare} of ${items.length} images have no caption and train with an empty one; put it into a .txt file of the same name`
   if (bare > 0) warnings.push({ code: 'NO_CAPTION', message, path: images })

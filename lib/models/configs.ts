@@ -1,17 +1,21 @@
 /**
- * What a checkpoint's config files say, with diffusers' and transformers' defaults; what the networks here do not compute is refused with
- * `UNSUPPORTED_MODEL`, nonsense with `MODEL_INVALID`.
+ * Reads a model's config files with diffusers' and transformers' checks and defaults. What crosses to the native side keeps their names, so a
+ * field stands here and in the network that uses it. Throws `MODEL_UNSUPPORTED` for what the networks here do not compute, `MODEL_INVALID`
+ * for a value that makes no sense.
  */
 import { LorafuseError } from '../errors.js'
-import type { TextEncoderConfig, UNetConfig, VaeConfig } from '../native.js'
+import type { NetworkConfig } from '../native.js'
 
-/** Names as in diffusers' `scheduler/scheduler_config.json`. */
+/** What a model predicts: the names of `prediction_type`, and `flow` of rectified flow. Rows of `lib/train/objective.ts`. */
+export type PredictionType = 'epsilon' | 'v_prediction' | 'flow'
+
+/** Fields of diffusers' `scheduler/scheduler_config.json`. */
 export interface SchedulerConfig {
   numTrainTimesteps: number
   betaStart: number
   betaEnd: number
   betaSchedule: 'linear' | 'scaled_linear'
-  predictionType: 'epsilon'
+  predictionType: PredictionType
   stepsOffset: number
   setAlphaToOne: boolean
   clipSample: boolean
@@ -20,11 +24,11 @@ export interface SchedulerConfig {
 export type Json = Record<string, unknown>
 
 export function unsupported(problem: string): LorafuseError {
-  return new LorafuseError('UNSUPPORTED_MODEL', `${problem}. Use a Stable Diffusion 1.x model`)
+  return new LorafuseError('MODEL_UNSUPPORTED', `${problem}. Use a Stable Diffusion 1.x model`)
 }
 
-/** A JSON config: typed reads with defaults, null counting as absent, so that errors can name file and key. */
-export class Config {
+/** Typed reads of a JSON config: null counts as absent, an absent key has its default, and an error names file and key. */
+export class ConfigReader {
   constructor(
     readonly path: string,
     readonly json: Json,
@@ -52,7 +56,7 @@ export class Config {
     return this.read(key, fallback, 'a list of whole numbers', (value) => Array.isArray(value) && value.length > 0 && value.every(isCount))
   }
 
-  /** A number for all of `length` blocks, or a list of one each. */
+  /** One number per block, from one for all of them or from a list. */
   countPerBlock(key: string, fallback: number, length: number): number[] {
     const value = this.json[key] ?? fallback
     if (!Array.isArray(value)) return new Array<number>(length).fill(this.count(key, fallback))
@@ -68,7 +72,7 @@ export class Config {
     return this.read(key, fallback, 'a list of names', (value) => Array.isArray(value) && value.every((name) => typeof name === 'string'))
   }
 
-  /** Throws `UNSUPPORTED_MODEL` unless the key is absent or has one of the values; null and absent are the same. */
+  /** Throws `MODEL_UNSUPPORTED` unless the key is absent or has one of the values, the first of which is the default. */
   only<Value>(key: string, ...values: Value[]): Value {
     const value = this.json[key] ?? values[0]
     if (!values.some((allowed) => JSON.stringify(allowed) === JSON.stringify(value))) {
@@ -87,7 +91,7 @@ function isCount(value: unknown): value is number {
  * diffusers' UNet2DConditionModel; `attention_head_dim` counts heads
  * (huggingface/diffusers:src/diffusers/models/unets/unet_2d_condition.py).
  */
-export function unetConfig(config: Config): UNetConfig {
+export function unetConfig(config: ConfigReader) {
   config.only('_class_name', 'UNet2DConditionModel')
   const nulls = [
     'class_embed_type',
@@ -114,79 +118,86 @@ export function unetConfig(config: Config): UNetConfig {
   config.only('act_fn', 'silu')
   config.only('time_embedding_type', 'positional')
   config.only('mid_block_type', 'UNetMidBlock2DCrossAttn')
-  const blockOutChannels = config.counts('block_out_channels', [320, 640, 1280, 1280])
-  const blocks = blockOutChannels.length
-  const attention = (key: string, cross: string, plain: string, fallback: string[]) => {
+  const block_out_channels = config.counts('block_out_channels', [320, 640, 1280, 1280])
+  const blocks = block_out_channels.length
+  const blockTypes = (key: string, cross: string, plain: string, fallback: string[]) => {
     const types = config.names(key, fallback)
     const odd = types.find((type) => type !== cross && type !== plain)
     if (odd !== undefined || types.length !== blocks) {
       const received = odd ?? `${types.length} of them`
       throw unsupported(`Expected ${blocks} of ${cross} or ${plain} for ${key} in ${config.path} but received ${received}`)
     }
-    return types.map((type) => type === cross)
+    return types
   }
   const [down, up] = ['CrossAttnDownBlock2D', 'CrossAttnUpBlock2D']
   const headsKey = config.json.num_attention_heads == null ? 'attention_head_dim' : 'num_attention_heads'
   const heads = config.countPerBlock(headsKey, 8, blocks)
-  const normNumGroups = config.count('norm_num_groups', 32)
-  blockOutChannels.forEach((channels, i) => {
-    for (const [name, parts] of [['heads', heads[i] as number] as const, ['groups', normNumGroups] as const]) {
+  const norm_num_groups = config.count('norm_num_groups', 32)
+  block_out_channels.forEach((channels, i) => {
+    for (const [name, parts] of [['heads', heads[i] as number] as const, ['groups', norm_num_groups] as const]) {
       if (channels % parts === 0) continue
       throw new LorafuseError('MODEL_INVALID', `Expected ${name} that divide ${channels} channels in ${config.path} but received ${parts}`)
     }
   })
   return {
-    inChannels: config.count('in_channels', 4),
-    outChannels: config.count('out_channels', 4),
-    blockOutChannels,
-    downAttention: attention('down_block_types', down, 'DownBlock2D', [down, down, down, 'DownBlock2D']),
-    upAttention: attention('up_block_types', up, 'UpBlock2D', ['UpBlock2D', up, up, up]),
-    layersPerBlock: config.count('layers_per_block', 2),
-    heads,
-    crossAttentionDim: config.count('cross_attention_dim', 1280),
-    normNumGroups,
-    normEps: config.number('norm_eps', 1e-5),
-    useLinearProjection: config.flag('use_linear_projection', false),
-    flipSinToCos: config.flag('flip_sin_to_cos', true),
-    freqShift: config.number('freq_shift', 0),
-  }
+    in_channels: config.count('in_channels', 4),
+    out_channels: config.count('out_channels', 4),
+    block_out_channels,
+    down_block_types: blockTypes('down_block_types', down, 'DownBlock2D', [down, down, down, 'DownBlock2D']),
+    up_block_types: blockTypes('up_block_types', up, 'UpBlock2D', ['UpBlock2D', up, up, up]),
+    layers_per_block: config.count('layers_per_block', 2),
+    num_attention_heads: heads,
+    transformer_layers_per_block: new Array<number>(blocks).fill(1),
+    cross_attention_dim: config.count('cross_attention_dim', 1280),
+    norm_num_groups,
+    norm_eps: config.number('norm_eps', 1e-5),
+    flip_sin_to_cos: config.flag('flip_sin_to_cos', true),
+    freq_shift: config.number('freq_shift', 0),
+  } satisfies NetworkConfig
 }
+
+export type UNetConfig = ReturnType<typeof unetConfig>
 
 /** transformers' CLIPTextConfig. */
-export function textEncoderConfig(config: Config): TextEncoderConfig {
+export function textEncoderConfig(config: ConfigReader) {
   config.only('model_type', 'clip_text_model')
   return {
-    hiddenSize: config.count('hidden_size', 512),
-    intermediateSize: config.count('intermediate_size', 2048),
-    numHiddenLayers: config.count('num_hidden_layers', 12),
-    numAttentionHeads: config.count('num_attention_heads', 8),
-    maxPositionEmbeddings: config.count('max_position_embeddings', 77),
-    vocabSize: config.count('vocab_size', 49408),
-    layerNormEps: config.number('layer_norm_eps', 1e-5),
-    hiddenAct: config.only('hidden_act', 'quick_gelu', 'gelu'),
-  }
+    hidden_size: config.count('hidden_size', 512),
+    intermediate_size: config.count('intermediate_size', 2048),
+    num_hidden_layers: config.count('num_hidden_layers', 12),
+    num_attention_heads: config.count('num_attention_heads', 8),
+    max_position_embeddings: config.count('max_position_embeddings', 77),
+    vocab_size: config.count('vocab_size', 49408),
+    layer_norm_eps: config.number('layer_norm_eps', 1e-5),
+    hidden_act: config.only('hidden_act', 'quick_gelu', 'gelu'),
+  } satisfies NetworkConfig
 }
 
+export type TextEncoderConfig = ReturnType<typeof textEncoderConfig>
+
 /** diffusers' AutoencoderKL. */
-export function vaeConfig(config: Config): VaeConfig {
+export function vaeConfig(config: ConfigReader) {
   config.only('_class_name', 'AutoencoderKL')
   for (const key of ['latents_mean', 'latents_std', 'shift_factor']) config.only(key, null)
   for (const key of ['mid_block_add_attention', 'use_quant_conv', 'use_post_quant_conv']) config.only(key, true)
   config.only('act_fn', 'silu')
-  const blockOutChannels = config.counts('block_out_channels', [64])
-  config.only('down_block_types', new Array<string>(blockOutChannels.length).fill('DownEncoderBlock2D'))
-  config.only('up_block_types', new Array<string>(blockOutChannels.length).fill('UpDecoderBlock2D'))
+  const block_out_channels = config.counts('block_out_channels', [64])
+  config.only('down_block_types', new Array<string>(block_out_channels.length).fill('DownEncoderBlock2D'))
+  config.only('up_block_types', new Array<string>(block_out_channels.length).fill('UpDecoderBlock2D'))
   return {
-    inChannels: config.only('in_channels', 3),
-    outChannels: config.only('out_channels', 3),
-    latentChannels: config.count('latent_channels', 4),
-    blockOutChannels,
-    layersPerBlock: config.count('layers_per_block', 1),
-    normNumGroups: config.count('norm_num_groups', 32),
-  }
+    in_channels: config.only('in_channels', 3),
+    out_channels: config.only('out_channels', 3),
+    latent_channels: config.count('latent_channels', 4),
+    block_out_channels,
+    layers_per_block: config.count('layers_per_block', 1),
+    norm_num_groups: config.count('norm_num_groups', 32),
+  } satisfies NetworkConfig
 }
 
-export function schedulerConfig(config: Config): SchedulerConfig {
+export type VaeConfig = ReturnType<typeof vaeConfig>
+
+/** `predictionTypes`: those that the model's family may have, its default first. */
+export function schedulerConfig(config: ConfigReader, predictionTypes: PredictionType[]): SchedulerConfig {
   config.only('trained_betas', null)
   for (const key of ['rescale_betas_zero_snr', 'thresholding']) config.only(key, false)
   return {
@@ -194,10 +205,10 @@ export function schedulerConfig(config: Config): SchedulerConfig {
     betaStart: config.number('beta_start', 0.0001),
     betaEnd: config.number('beta_end', 0.02),
     betaSchedule: config.only('beta_schedule', 'linear', 'scaled_linear'),
-    predictionType: config.only('prediction_type', 'epsilon'),
+    predictionType: config.only('prediction_type', ...predictionTypes),
     stepsOffset: config.number('steps_offset', 0),
     setAlphaToOne: config.flag('set_alpha_to_one', true),
-    // Only DDIM's default is to clip, which would harm latents; a config made for another scheduler never meant it.
+    // Clipping harms latents; it is the default of DDIM alone, so a config written for another scheduler does not ask for it.
     clipSample: config.flag('clip_sample', config.json._class_name === 'DDIMScheduler'),
   }
 }

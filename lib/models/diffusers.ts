@@ -1,50 +1,25 @@
-/** Reads a Stable Diffusion 1.x folder in diffusers' layout: every size from its configs, weights as places in files. */
+/** Reads a model in diffusers' folder layout: sizes from its configs, weights as places in its files. */
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
-import type { Computation } from '../device.js'
 import { LorafuseError } from '../errors.js'
-import { hashFiles } from '../files/hashes.js'
 import { readHeader } from '../files/safetensors.js'
+import type { Network, NetworkConfig, WeightEntry, WeightFile } from '../native.js'
 import {
-  type Component,
-  native,
-  type Session,
-  type TextEncoderConfig,
-  type UNetConfig,
-  type VaeConfig,
-  type WeightEntry,
-  type WeightFile,
-} from '../native.js'
-import {
-  Config,
+  ConfigReader,
   type Json,
-  type SchedulerConfig,
   schedulerConfig,
+  type TextEncoderConfig,
   textEncoderConfig,
+  type UNetConfig,
   unetConfig,
   unsupported,
+  type VaeConfig,
   vaeConfig,
 } from './configs.js'
-
-export interface Checkpoint {
-  folder: string
-  /** The folder's own name. */
-  name: string
-  family: 'sd1'
-  unet: Component<UNetConfig>
-  textEncoder: Component<TextEncoderConfig>
-  vae: Component<VaeConfig>
-  tokenizerFolder: string
-  scheduler: SchedulerConfig
-  /** Pixels per latent, each way. */
-  factor: number
-  /** Sides of pictures, in pixels, are multiples of it: the UNet halves the latents at each level. */
-  multiple: number
-  /** The UNet's `sample_size` in pixels: the size it was trained at. */
-  sampleSize: { width: number; height: number }
-  /** Latents = posterior sample × this. */
-  scalingFactor: number
-}
+import { lazyHashes, type Model } from './model.js'
+import { ourName } from './names.js'
+import { sd1 } from './sd1.js'
+import { loadTokenizer } from './tokenizer.js'
 
 async function exists(path: string): Promise<boolean> {
   return (await stat(path).catch(() => undefined)) !== undefined
@@ -57,19 +32,19 @@ function incomplete(what: string, where: string): LorafuseError {
   )
 }
 
-async function readConfig(path: string, what: string): Promise<Config> {
+async function readConfig(path: string, what: string): Promise<ConfigReader> {
   const text = await readFile(path, 'utf8').catch((cause: NodeJS.ErrnoException) => {
     if (cause.code === 'ENOENT' || cause.code === 'ENOTDIR') throw incomplete(`${what}'s config`, path)
     throw cause
   })
   try {
     const json: unknown = JSON.parse(text)
-    if (typeof json === 'object' && json !== null && !Array.isArray(json)) return new Config(path, json as Json)
+    if (typeof json === 'object' && json !== null && !Array.isArray(json)) return new ConfigReader(path, json as Json)
   } catch {}
   throw new LorafuseError('MODEL_INVALID', `Expected a JSON object for ${path} but received something else`)
 }
 
-/** The weight files of a component: one, or shards listed by an index; full precision before the `fp16` variant. */
+/** A network's weight files: one, or the shards that an index lists; the `fp16` variant only where there is no other. */
 async function weightPaths(folder: string, stem: string, what: string): Promise<string[]> {
   for (const variant of ['', '.fp16']) {
     const single = join(folder, `${stem}${variant}.safetensors`)
@@ -87,29 +62,19 @@ async function weightPaths(folder: string, stem: string, what: string): Promise<
   throw incomplete(`${what}'s weights`, `${join(folder, stem)}.safetensors${hint}`)
 }
 
-/** Integer tensors (`position_ids`) are left out; 8- and 64-bit floats are refused. */
-async function readWeights(folder: string, stem: string, what: string, rename: (name: string) => string): Promise<WeightFile[]> {
+/** The network in a subfolder. Integer tensors (`position_ids`) are left out; 8- and 64-bit floats are refused. */
+async function readWeights(folder: string, architecture: Network['architecture'], what: string): Promise<WeightFile[]> {
+  const stem = architecture === 'clip' ? 'model' : 'diffusion_pytorch_model'
   const files: WeightFile[] = []
   for (const path of await weightPaths(folder, stem, what)) {
     const tensors: WeightEntry[] = []
     for (const { name, dtype, shape, offset } of (await readHeader(path)).tensors) {
-      if (dtype === 'F32' || dtype === 'F16' || dtype === 'BF16') tensors.push({ name: rename(name), dtype, shape, offset })
+      if (dtype === 'F32' || dtype === 'F16' || dtype === 'BF16') tensors.push({ name: ourName(architecture, name), dtype, shape, offset })
       else if (/^[FC]/.test(dtype)) throw unsupported(`Expected F32, F16 or BF16 for tensor ${name} in ${path} but received ${dtype}`)
     }
     files.push({ path, tensors })
   }
   return files
-}
-
-/** Old VAE files name attention as its first version did (huggingface/diffusers:src/diffusers/models/modeling_utils.py). */
-function renameVae(name: string): string {
-  const old: Record<string, string> = { query: 'to_q', key: 'to_k', value: 'to_v', proj_attn: 'to_out.0' }
-  return name.replace(/(\.attentions\.\d+\.)(query|key|value|proj_attn)\./, (_, path: string, layer: string) => `${path}${old[layer]}.`)
-}
-
-/** transformers 5 drops the prefix that every earlier file, and kohya's names, have. */
-function renameTextEncoder(name: string): string {
-  return /^(embeddings|encoder|final_layer_norm)\./.test(name) ? `text_model.${name}` : name
 }
 
 async function checkFolder(folder: string): Promise<void> {
@@ -119,16 +84,16 @@ async function checkFolder(folder: string): Promise<void> {
   if (!found.isDirectory()) throw unsupported(`Expected a diffusers folder for model but received the file ${folder}`)
   if (await exists(join(folder, 'text_encoder_2')))
     throw unsupported(`Expected one text encoder in ${folder} but received two, as SDXL has`)
-  for (const name of ['unet', 'text_encoder', 'vae', 'tokenizer', 'scheduler']) {
+  for (const name of [...Object.keys(sd1.networks), 'tokenizer', 'scheduler']) {
     if (!(await exists(join(folder, name)))) throw incomplete(`the ${name.replace('_', ' ')}`, join(folder, name))
   }
 }
 
 function checkAgreement(folder: string, unet: UNetConfig, text: TextEncoderConfig, vae: VaeConfig): void {
   const widths: [string, number, string, number][] = [
-    ["the UNet's cross_attention_dim", unet.crossAttentionDim, "the text encoder's hidden_size", text.hiddenSize],
-    ["the UNet's in_channels", unet.inChannels, "the VAE's latent_channels", vae.latentChannels],
-    ["the UNet's out_channels", unet.outChannels, "the VAE's latent_channels", vae.latentChannels],
+    ["the UNet's cross_attention_dim", unet.cross_attention_dim, "the text encoder's hidden_size", text.hidden_size],
+    ["the UNet's in_channels", unet.in_channels, "the VAE's latent_channels", vae.latent_channels],
+    ["the UNet's out_channels", unet.out_channels, "the VAE's latent_channels", vae.latent_channels],
   ]
   for (const [name, value, otherName, other] of widths) {
     if (value !== other) throw unsupported(`Expected ${otherName}, ${other}, for ${name} in ${folder} but received ${value}`)
@@ -136,52 +101,46 @@ function checkAgreement(folder: string, unet: UNetConfig, text: TextEncoderConfi
 }
 
 /**
- * Reads and checks a model's configs and weight headers; no weights. Throws `MODEL_NOT_FOUND`, `MODEL_INCOMPLETE` (which part, where),
- * `MODEL_INVALID` (a config), `UNSUPPORTED_MODEL`, `SAFETENSORS_INVALID`.
+ * Reads and checks a model's configs, tokenizer and weight headers, but no weights. Throws `MODEL_NOT_FOUND`, `MODEL_INCOMPLETE` (which part,
+ * where), `MODEL_INVALID` (a config), `MODEL_UNSUPPORTED`, `TOKENIZER_INVALID`, `SAFETENSORS_INVALID`.
  */
-export async function readCheckpoint(path: string): Promise<Checkpoint> {
+export async function readModel(path: string): Promise<Model> {
   const folder = resolve(path)
   await checkFolder(folder)
-  const config = (name: string, what: string, file = 'config.json') => readConfig(join(folder, name, file), what)
-  const unetJson = await config('unet', 'the UNet')
+  const family = sd1
+  const title = (name: string) => family.networks[name]!.title
+  const config = (name: string) => readConfig(join(folder, name, 'config.json'), title(name))
+  const unetJson = await config('unet')
   const unet = unetConfig(unetJson)
-  const text = textEncoderConfig(await config('text_encoder', 'the text encoder'))
-  const vaeJson = await config('vae', 'the VAE')
+  const text = textEncoderConfig(await config('text_encoder'))
+  const vaeJson = await config('vae')
   const vae = vaeConfig(vaeJson)
-  const scheduler = schedulerConfig(await config('scheduler', 'the scheduler', 'scheduler_config.json'))
+  const schedulerJson = await readConfig(join(folder, 'scheduler', 'scheduler_config.json'), 'the scheduler')
+  const scheduler = schedulerConfig(schedulerJson, family.predictionTypes)
   checkAgreement(folder, unet, text, vae)
-  const same = (name: string) => name
-  const diffusers = 'diffusion_pytorch_model'
-  const [unetFiles, textFiles, vaeFiles] = await Promise.all([
-    readWeights(join(folder, 'unet'), diffusers, 'the UNet', same),
-    readWeights(join(folder, 'text_encoder'), 'model', 'the text encoder', renameTextEncoder),
-    readWeights(join(folder, 'vae'), diffusers, 'the VAE', renameVae),
-  ])
-  const factor = 2 ** (vae.blockOutChannels.length - 1)
+  const configs: Record<string, NetworkConfig> = { unet, text_encoder: text, vae }
+  const networks: Record<string, Network> = {}
+  for (const [name, { architecture, f32 = false }] of Object.entries(family.networks)) {
+    const files = await readWeights(join(folder, name), architecture, title(name))
+    networks[name] = { architecture, config: configs[name]!, files, f32 }
+  }
+  const factor = 2 ** (vae.block_out_channels.length - 1)
   const sample = unetJson.json.sample_size ?? 64
   const side = (axis: number) => Number(Array.isArray(sample) ? sample[axis] : sample) * factor
   return {
-    folder,
     name: basename(folder),
-    family: 'sd1',
-    unet: { config: unet, files: unetFiles },
-    textEncoder: { config: text, files: textFiles },
-    vae: { config: vae, files: vaeFiles },
-    tokenizerFolder: join(folder, 'tokenizer'),
+    family,
+    networks,
+    tokenizers: { text_encoder: await loadTokenizer(join(folder, 'tokenizer')) },
+    textLayers: text.num_hidden_layers,
+    contextDim: unet.cross_attention_dim,
+    latentChannels: vae.latent_channels,
     scheduler,
     factor,
-    multiple: factor * 2 ** (unet.blockOutChannels.length - 1),
+    multiple: factor * 2 ** (unet.block_out_channels.length - 1),
     sampleSize: { width: side(1), height: side(0) },
-    scalingFactor: vaeJson.number('scaling_factor', 0.18215),
+    scalingFactor: vaeJson.number('scaling_factor', family.scalingFactor),
+    shiftFactor: vaeJson.number('shift_factor', family.shiftFactor),
+    ...lazyHashes(networks.unet!.files.map(({ path }) => path)),
   }
-}
-
-/** Opens the networks of a model, nothing of them read yet. Throws `NATIVE_NOT_FOUND`, and what mapping the files throws. */
-export function openSession({ unet, textEncoder, vae }: Checkpoint, options: Computation): Session {
-  return new (native().Session)({ ...options, unet, textEncoder, vae })
-}
-
-/** sha256 of the UNet's weight files: what a training state was trained on. Reads them whole. */
-export function hashUnet(checkpoint: Checkpoint): Promise<string> {
-  return hashFiles(checkpoint.unet.files.map(({ path }) => path))
 }

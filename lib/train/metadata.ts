@@ -3,31 +3,34 @@
  * (kohya-ss/sd-scripts:library/sai_model_spec.py). All values are strings, booleans and none as Python writes them.
  */
 
+import type { Model } from '../models/model.js'
 import type { SessionOptions } from '../native.js'
 import { kohyaScheduler } from '../options/lr-schedulers.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
-import type { Picture } from './cache.js'
+import type { TrainingImage } from './images.js'
+import type { Optimizer } from './optimizers.js'
 import type { RunId } from './state.js'
 
-export interface TrainingFacts {
+export interface TrainingInfo {
   options: ResolvedTrainOptions
-  /** What was computed in. */
+  /** The precision of the computation. */
   precision: SessionOptions['precision']
-  pictures: Picture[]
+  optimizer: Optimizer
+  images: TrainingImage[]
   run: RunId
   /** Updates of the whole run. */
   steps: number
   batchesPerEpoch: number
   updatesPerEpoch: number
-  model: {
-    name: string
-    /** A1111's old hash of the UNet's weights, 8 hex digits. */
-    legacyHash: string
-    /** Their sha256. */
-    hash: string
-  }
-  /** Of this package. */
+  model: Pick<Model, 'name' | 'family' | 'scheduler'>
+  /** This package's version. */
   version: string
+}
+
+/** `Model.hash` and `Model.legacyHash`. */
+export interface ModelHashes {
+  hash: string
+  legacyHash: string
 }
 
 type Value = string | number | boolean | null
@@ -42,9 +45,9 @@ function count<Key>(counts: Map<Key, number>, key: Key, more = 1): void {
 }
 
 /** How often each tag, between commas and in lower case, occurs in the captions of a folder. */
-export function tagFrequency(pictures: Picture[]): Record<string, Record<string, number>> {
+export function tagFrequency(images: TrainingImage[]): Record<string, Record<string, number>> {
   const folders = new Map<string, Map<string, number>>()
-  for (const { folder, caption } of pictures) {
+  for (const { folder, caption } of images) {
     const tags = folders.get(folder) ?? new Map<string, number>()
     folders.set(folder, tags)
     for (const tag of caption.split(',')) if (tag.trim() !== '') count(tags, tag.trim().toLowerCase())
@@ -53,25 +56,25 @@ export function tagFrequency(pictures: Picture[]): Record<string, Record<string,
 }
 
 /** Each bucket's size and images, repeats included, and how far the images' aspect ratios are from their buckets' on average. */
-export function bucketInfo(pictures: Picture[]): {
+export function bucketInfo(images: TrainingImage[]): {
   buckets: Record<string, { resolution: number[]; count: number }>
   mean_img_ar_error: number
 } {
   const sizes = new Map<string, number>()
   let error = 0
-  for (const { bucket, width, height, repeats } of pictures) {
+  for (const { bucket, width, height, repeats } of images) {
     count(sizes, `${bucket.width}x${bucket.height}`, repeats)
     error += Math.abs(bucket.width / bucket.height - width / height)
   }
   const buckets = [...sizes]
     .map(([size, count]) => ({ resolution: size.split('x').map(Number), count }))
     .sort(({ resolution: [a = 0, b = 0] }, { resolution: [c = 0, d = 0] }) => a - c || b - d)
-  return { buckets: Object.fromEntries(buckets.entries()), mean_img_ar_error: error / pictures.length }
+  return { buckets: Object.fromEntries(buckets.entries()), mean_img_ar_error: error / images.length }
 }
 
-function datasetDirs(pictures: Picture[]): Record<string, { n_repeats: number; img_count: number }> {
+function datasetDirs(images: TrainingImage[]): Record<string, { n_repeats: number; img_count: number }> {
   const folders: Record<string, { n_repeats: number; img_count: number }> = {}
-  for (const { folder, repeats } of pictures) {
+  for (const { folder, repeats } of images) {
     folders[folder] = { n_repeats: repeats, img_count: (folders[folder]?.img_count ?? 0) + 1 }
   }
   return folders
@@ -83,9 +86,10 @@ function localDate(time: number): string {
   return new Date(date.getTime() - date.getTimezoneOffset() * 60_000).toISOString().slice(0, 19)
 }
 
-/** The metadata of a file saved after update `step`, at `savedAt` (Unix time in seconds); without the hashes. */
-export function trainingMetadata(facts: TrainingFacts, step: number, savedAt: number): Record<string, string> {
-  const { options, precision, pictures, run, steps, model } = facts
+/** The metadata of a LoRA saved after update `step`, at `savedAt` (Unix time in seconds); the LoRA's own hashes come later. */
+export function trainingMetadata(info: TrainingInfo, hashes: ModelHashes, step: number, savedAt: number): Record<string, string> {
+  const { options, precision, optimizer, images, run, steps, model } = info
+  const { baseModelVersion, v2, architecture } = model.family.metadata
   const values: Record<string, Value> = {
     session_id: run.sessionId,
     training_started_at: run.startedAt,
@@ -94,12 +98,12 @@ export function trainingMetadata(facts: TrainingFacts, step: number, savedAt: nu
     learning_rate: options.learningRate,
     unet_lr: options.learningRate,
     text_encoder_lr: null,
-    num_train_images: pictures.reduce((sum, { repeats }) => sum + repeats, 0),
+    num_train_images: images.reduce((sum, { repeats }) => sum + repeats, 0),
     num_reg_images: 0,
-    num_batches_per_epoch: facts.batchesPerEpoch,
-    num_epochs: Math.ceil(steps / facts.updatesPerEpoch),
+    num_batches_per_epoch: info.batchesPerEpoch,
+    num_epochs: Math.ceil(steps / info.updatesPerEpoch),
     steps: step,
-    epoch: Math.max(1, Math.ceil(step / facts.updatesPerEpoch)),
+    epoch: Math.max(1, Math.ceil(step / info.updatesPerEpoch)),
     max_train_steps: steps,
     batch_size_per_device: options.batchSize,
     total_batch_size: options.batchSize * options.gradientAccumulation,
@@ -107,18 +111,18 @@ export function trainingMetadata(facts: TrainingFacts, step: number, savedAt: nu
     gradient_checkpointing: false,
     lr_scheduler: kohyaScheduler(options.lrScheduler, options.lrWarmupSteps),
     lr_warmup_steps: options.lrWarmupSteps,
-    optimizer: `torch.optim.adamw.AdamW(weight_decay=${options.weightDecay})`,
+    optimizer: optimizer.title(options),
     max_grad_norm: options.maxGradNorm,
     network_module: 'networks.lora',
     network_dim: options.rank,
     network_alpha: options.alpha,
     network_dropout: null,
     mixed_precision: precision === 'f32' ? 'no' : precision,
-    v2: false,
-    base_model_version: 'sd_v1',
+    v2,
+    base_model_version: baseModelVersion,
     sd_model_name: model.name,
-    sd_model_hash: model.legacyHash,
-    new_sd_model_hash: model.hash,
+    sd_model_hash: hashes.legacyHash,
+    new_sd_model_hash: hashes.hash,
     clip_skip: options.clipSkip > 1 ? options.clipSkip : null,
     max_token_length: null,
     cache_latents: true,
@@ -142,20 +146,20 @@ export function trainingMetadata(facts: TrainingFacts, step: number, savedAt: nu
     bucket_no_upscale: options.bucketNoUpscale,
     min_bucket_reso: options.bucketMin,
     max_bucket_reso: options.bucketMax,
-    bucket_info: JSON.stringify(options.buckets ? bucketInfo(pictures) : null),
-    tag_frequency: JSON.stringify(tagFrequency(pictures)),
-    dataset_dirs: JSON.stringify(datasetDirs(pictures)),
+    bucket_info: JSON.stringify(options.buckets ? bucketInfo(images) : null),
+    tag_frequency: JSON.stringify(tagFrequency(images)),
+    dataset_dirs: JSON.stringify(datasetDirs(images)),
     reg_dataset_dirs: '{}',
   }
   const spec: Record<string, string> = {
     sai_model_spec: '1.0.1',
-    architecture: 'stable-diffusion-v1/lora',
+    architecture,
     implementation: 'diffusers',
-    implementation_version: `lorafuse/${facts.version}`,
+    implementation_version: `lorafuse/${info.version}`,
     title: options.name,
     resolution: `${options.resolution}x${options.resolution}`,
     date: localDate(savedAt),
-    prediction_type: 'epsilon',
+    prediction_type: model.scheduler.predictionType,
     ...(options.clipSkip > 1 ? { encoder_layer: String(options.clipSkip) } : {}),
   }
   return Object.fromEntries([

@@ -1,12 +1,14 @@
 /** The folder a training writes to: LoRA files under kohya's names, and their states beside them. */
 import { open, readdir, rm, stat, statfs } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
-import { type Adapter, adapterTensors, parameterCount } from '../adapters/adapters.js'
+import { type Adapters, parameterCount } from '../adapters/adapter.js'
+import { kohyaTensors, type Prefixes } from '../adapters/kohya.js'
 import { LorafuseError } from '../errors.js'
 import { makeFolder } from '../files/atomic.js'
 import type { FloatType } from '../files/floats.js'
 import { hashTensors } from '../files/hashes.js'
 import { packTensors, writeSafetensors } from '../files/safetensors.js'
+import type { BufferInfo } from '../native.js'
 import { type Identity, newestState, removeOldStates, statePathOf, type TrainingState, writeState } from './state.js'
 
 const DTYPES = { fp16: 'F16', bf16: 'BF16', f32: 'F32' } as const satisfies Record<string, FloatType>
@@ -17,8 +19,8 @@ export interface OutputOptions {
   savePrecision: keyof typeof DTYPES
 }
 
-/** Which file: kohya's `{name}-step00000100`, `{name}-000002`, `{name}`. */
-export type Occasion = { step: number } | { epoch: number } | 'last'
+/** Which file of a training: kohya's `{name}-step00000100`, `{name}-000002`, `{name}`. */
+export type CheckpointName = { step: number } | { epoch: number } | 'last'
 
 export interface Saved {
   path: string
@@ -46,17 +48,24 @@ function full(output: string, reason: string): LorafuseError {
   return new LorafuseError('DISK_FULL', `Expected room for the LoRA and its state in ${output} but received ${reason}; free some space`)
 }
 
-export class Output {
+function suffixOf(checkpoint: CheckpointName): string {
+  if (checkpoint === 'last') return ''
+  return 'step' in checkpoint ? `-step${digits(checkpoint.step, 8)}` : `-${digits(checkpoint.epoch, 6)}`
+}
+
+export class OutputFolder {
+  /** `prefixes`: kohya's, of the model's family. */
   constructor(
     private readonly options: OutputOptions,
-    private readonly adapters: Adapter[],
+    private readonly adapters: Adapters,
+    private readonly prefixes: Prefixes,
   ) {}
 
   /**
-   * Makes the folder, tries to write there, and removes temporaries that killed processes left. Throws `OUTPUT_NOT_WRITABLE`, `DISK_FULL`
-   * (a checkpoint and its state would not fit).
+   * Makes the folder, tries to write there, and removes temporaries that killed processes left. `buffers`: those of a state. Throws
+   * `OUTPUT_NOT_WRITABLE`, `DISK_FULL` (a checkpoint and its state would not fit).
    */
-  async prepare(): Promise<void> {
+  async prepare(buffers: BufferInfo[]): Promise<void> {
     const { output, name } = this.options
     const probe = join(output, `${name}.safetensors.tmp-${process.pid}-0`)
     try {
@@ -68,8 +77,8 @@ export class Output {
     } catch (cause) {
       throw notWritable(output, cause)
     }
-    // A LoRA in f32 at most, and a state of three times that.
-    const needed = parameterCount(this.adapters) * 4 * 4
+    // Both in f32, which is the most that a LoRA takes.
+    const needed = 4 * buffers.reduce((sum, { count }) => sum + count, parameterCount(this.adapters.parameters))
     const { blocks, bavail, bsize } = await statfs(output)
     // Some network file systems tell no size.
     if (blocks > 0 && bavail * bsize < needed)
@@ -96,11 +105,10 @@ export class Output {
   }
 
   /** Writes a LoRA, then its state; removes old states. Throws `DISK_FULL`, `OUTPUT_NOT_WRITABLE`; what was saved before stays. */
-  async save(occasion: Occasion, state: TrainingState, identity: Identity, metadata: Record<string, string>): Promise<Saved> {
+  async save(checkpoint: CheckpointName, state: TrainingState, identity: Identity, metadata: Record<string, string>): Promise<Saved> {
     const { output, name, savePrecision } = this.options
-    const suffix = occasion === 'last' ? '' : 'step' in occasion ? `-step${digits(occasion.step, 8)}` : `-${digits(occasion.epoch, 6)}`
-    const path = join(output, `${name}${suffix}.safetensors`)
-    const tensors = packTensors(adapterTensors(this.adapters, state.weights, DTYPES[savePrecision]))
+    const path = join(output, `${name}${suffixOf(checkpoint)}.safetensors`)
+    const tensors = packTensors(kohyaTensors(this.adapters, state.buffers.weights!, DTYPES[savePrecision], this.prefixes))
     const { model, legacy } = hashTensors(tensors, metadata)
     await writeSafetensors(path, tensors, { ...metadata, sshs_model_hash: model, sshs_legacy_hash: legacy })
     const statePath = statePathOf(path)

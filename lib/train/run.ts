@@ -1,23 +1,25 @@
-/** `train`: a folder of images in, a LoRA out. Reads and checks everything first, then caches, then trains. */
-import { createHash, randomInt } from 'node:crypto'
-import { basename } from 'node:path'
-import { type Adapter, adapterSpecs, initialAdapters, parameterCount, selectAdapters } from '../adapters/adapters.js'
-import { Batches } from '../data/batches.js'
-import { selectBucket } from '../data/buckets.js'
-import { scanDataset } from '../data/dataset.js'
+/** `train`: a folder of images in, a LoRA out. Everything is read, planned and checked first, then cached, then trained. */
+import { randomInt } from 'node:crypto'
+import { adapterCount, type Adapters, attachAdapters, initialWeights, parameterCount } from '../adapters/adapter.js'
+import { lora } from '../adapters/lora.js'
+import { type DatasetItem, scanDataset } from '../data/dataset.js'
 import { type Computation, computation } from '../device.js'
 import { LorafuseError, throwIfAborted } from '../errors.js'
 import type { TrainEvent } from '../events.js'
-import { legacyHash } from '../files/hashes.js'
-import { type Checkpoint, hashUnet, openSession, readCheckpoint } from '../models/diffusers.js'
-import { loadTokenizer } from '../models/tokenizer.js'
-import type { Session } from '../native.js'
+import { readModel } from '../models/diffusers.js'
+import { loraPrefixes, type Model, openSession } from '../models/model.js'
+import type { MemoryPlan, Session } from '../native.js'
 import { fixedOptions, type ResolvedTrainOptions, resolveTrainOptions, type TrainOptions } from '../options/resolve.js'
 import { version } from '../version.js'
-import { cacheLatents, cacheText, type Picture, type Progress } from './cache.js'
+import { cacheLatents, cacheText, type OnProgress } from './cache.js'
+import { Checkpoints } from './checkpoints.js'
+import { assignBuckets, hashImages, makeBatches, type TrainingImage } from './images.js'
+import { type Sample, StepInputs, stepSizes } from './inputs.js'
 import { LossScale } from './loss-scale.js'
-import { Output } from './output.js'
-import { type Identity, readState, type TrainingState } from './state.js'
+import { planMemory } from './memory.js'
+import { adamw } from './optimizers.js'
+import { OutputFolder } from './output.js'
+import { checkIdentity, readState, stateBuffers } from './state.js'
 import { type Finished, type TrainContext, Trainer } from './trainer.js'
 
 export type { TrainContext } from './trainer.js'
@@ -28,139 +30,142 @@ export interface TrainResult extends Finished {
 }
 
 /** Checks options that depend on the model. Throws `OPTION_INVALID`. */
-function checkOptions({ clipSkip, bucketStep }: ResolvedTrainOptions, { multiple, textEncoder }: Checkpoint): void {
-  const layers = textEncoder.config.numHiddenLayers
+function checkOptions({ clipSkip, bucketStep }: ResolvedTrainOptions, { multiple, textLayers }: Model): void {
   const expect = (name: string, expected: string, value: number) =>
     new LorafuseError('OPTION_INVALID', `Expected ${expected} for ${name} with this model but received ${value}`)
-  if (clipSkip > layers) throw expect('clipSkip', `at most ${layers}`, clipSkip)
+  if (clipSkip > textLayers) throw expect('clipSkip', `at most ${textLayers}`, clipSkip)
   if (bucketStep % multiple !== 0) throw expect('bucketStep', `a multiple of ${multiple}`, bucketStep)
 }
 
-/** What the images are, for a state: names rather than places, so that the folder may move. */
-function hashImages(pictures: Picture[]): string {
-  const described = pictures.map(({ path, folder, width, height, repeats, caption }) => [
-    ...[pictures.every((other) => other.folder === folder) ? '' : folder, basename(path)],
-    ...[width, height, repeats, caption],
-  ])
-  return createHash('sha256').update(JSON.stringify(described)).digest('hex')
+/** What is known of a training before anything is cached. */
+interface Setup {
+  model: Model
+  session: Session
+  chosen: Computation
+  adapters: Adapters
+  memory: MemoryPlan
+  output: OutputFolder
 }
 
+/** The state to go on from, and where it was read. */
+type Resumed = Awaited<ReturnType<typeof readState>> & { path: string }
+
 /** One call of `train`. */
-class Run {
+export class Training {
   private readonly started = performance.now()
 
+  /** `open`: another session than the native one, in tests. */
   constructor(
     private readonly options: ResolvedTrainOptions,
     private readonly context: TrainContext,
+    private readonly open: typeof openSession = openSession,
   ) {}
 
   private emit(event: TrainEvent): void {
     this.context.onEvent?.(event)
   }
 
-  private async readPictures(): Promise<Picture[]> {
-    const { images, captionExtension, strict, resolution, buckets, bucketMin, bucketMax, bucketStep, bucketNoUpscale } = this.options
+  private async scanImages(): Promise<DatasetItem[]> {
+    const { images, captionExtension, strict } = this.options
     const { signal } = this.context
-    const { items, warnings } = await scanDataset({
-      images,
-      strict,
-      ...(captionExtension === undefined ? {} : { captionExtension }),
-      ...(signal === undefined ? {} : { signal }),
-    })
+    const { items, warnings } = await scanDataset({ images, strict, captionExtension, signal })
     for (const warning of warnings) this.emit({ type: 'warning', ...warning })
-    const rules = { resolution, enabled: buckets, minimum: bucketMin, maximum: bucketMax, step: bucketStep, noUpscale: bucketNoUpscale }
-    return items.map((item) => ({ ...item, bucket: selectBucket(item, rules) }))
+    return items
   }
 
-  private batches(pictures: Picture[]): Batches {
-    const buckets = new Map<string, number[]>()
-    for (const [index, { bucket, repeats }] of pictures.entries()) {
-      const size = `${bucket.width}x${bucket.height}`
-      const images = buckets.get(size) ?? []
-      for (let i = 0; i < repeats; i++) images.push(index)
-      buckets.set(size, images)
-    }
-    return new Batches([...buckets.values()], this.options)
-  }
-
-  /** The state to start from: a saved one, or fresh adapters. */
-  private async firstState(output: Output, adapters: Adapter[], identity: Identity): Promise<TrainingState> {
-    const { resume, seed } = this.options
+  /** The state to resume from, checked as far as is possible before the images are known to be whole. */
+  private async readResumed({ model, session, output }: Setup): Promise<Resumed | undefined> {
+    const { resume, name } = this.options
     const path = resume === true ? await output.newestState() : resume
-    if (path) return readState(path, identity, parameterCount(adapters))
+    if (path) {
+      const known = { model: await model.hash(), settings: fixedOptions(this.options) }
+      return { ...(await readState(path, known, stateBuffers(session))), path }
+    }
     if (resume === true) {
-      const message = `Expected a state of ${this.options.name} in ${this.options.output} to resume from but received none; training starts anew`
+      const message = `Expected a state of ${name} in ${this.options.output} to resume from but received none; training starts anew`
       this.emit({ type: 'warning', code: 'NO_STATE', message })
     }
-    const weights = initialAdapters(adapters, seed)
-    const zeros = () => new Float32Array(weights.length)
-    const run = { sessionId: randomInt(2 ** 32), startedAt: Date.now() / 1000 }
-    return { step: 0, run, weights, firstMoment: zeros(), secondMoment: zeros(), lossScale: undefined }
+    return undefined
   }
 
-  private progress(kind: 'latents' | 'text'): Progress {
+  private progress(kind: 'latents' | 'text'): OnProgress {
     return (done, total) => {
       throwIfAborted(this.context.signal, 'The training')
       this.emit({ type: 'cache', kind, done, total })
     }
   }
 
-  private async trainer(session: Session, chosen: Computation, checkpoint: Checkpoint, pictures: Picture[]): Promise<Trainer> {
+  private async cache({ model, session }: Setup, found: TrainingImage[]): Promise<{ images: TrainingImage[]; samples: Sample[] }> {
+    const { options } = this
+    const captions = found.map(({ caption }) => caption)
+    const texts = await cacheText(session, model, captions, options.clipSkip, this.progress('text'))
+    const { images, latents } = await cacheLatents(session, model, found, options, this.progress('latents'), (warning) =>
+      this.emit({ type: 'warning', ...warning }),
+    )
+    return { images, samples: images.map(({ caption }, i) => ({ latents: latents[i]!, context: texts.get(caption)! })) }
+  }
+
+  /** Caches, and makes what trains. */
+  private async prepare(setup: Setup, found: TrainingImage[], resumed: Resumed | undefined): Promise<Trainer> {
     const { options, context } = this
-    const adapters = selectAdapters(session.modules(), options.targets, options.rank, options.alpha)
-    const output = new Output(options, adapters)
-    await output.prepare()
-    const batches = this.batches(pictures)
-    const steps = options.epochs === undefined ? options.steps : options.epochs * batches.updatesPerEpoch
-    const hash = await hashUnet(checkpoint)
-    const identity = { model: hash, images: hashImages(pictures), settings: fixedOptions(options) }
-    const state = await this.firstState(output, adapters, identity)
-    if (state.step > steps) {
-      throw new LorafuseError('STATE_MISMATCH', `Expected a state of at most ${steps} steps but received one of ${state.step}; raise steps`)
-    }
-    const tokenizer = await loadTokenizer(checkpoint.tokenizerFolder)
-    const captions = pictures.map(({ caption }) => caption)
-    const texts = await cacheText(session, tokenizer, captions, options.clipSkip - 1, this.progress('text'))
-    const { factor, scalingFactor } = checkpoint
-    const latents = await cacheLatents(session, pictures, { ...options, factor, scalingFactor }, this.progress('latents'))
-    session.attach(adapterSpecs(adapters))
-    session.writeAdapters('weights', state.weights)
-    session.writeAdapters('firstMoment', state.firstMoment)
-    session.writeAdapters('secondMoment', state.secondMoment)
+    const { model, session, chosen, adapters, memory, output } = setup
+    // Every file that is saved needs it: it is computed beside the caching. A failure is the first save's.
+    model.hash().catch(() => undefined)
+    const { images, samples } = await this.cache(setup, found)
+    const identity = { images: hashImages(images), settings: fixedOptions(options) }
+    if (resumed) checkIdentity(resumed.path, resumed.identity, { images: identity.images })
+    const batches = makeBatches(images, options)
     const { updatesPerEpoch, batchesPerEpoch } = batches
-    const unetPath = checkpoint.unet.files[0]?.path as string
-    const model = { name: checkpoint.name, hash, legacyHash: await legacyHash(unetPath) }
-    const facts = {
+    const steps = options.epochs === undefined ? options.steps : options.epochs * updatesPerEpoch
+    const from = resumed?.step ?? 0
+    if (from > steps) {
+      throw new LorafuseError('STATE_MISMATCH', `Expected a state of at most ${steps} steps but received one of ${from}; raise steps`)
+    }
+    const buffers = resumed?.buffers ?? { weights: initialWeights(adapters, options.seed) }
+    for (const [name, data] of Object.entries(buffers)) session.write(name, data)
+    const { scheduler } = model
+    const inputs = new StepInputs({ samples, batches, sizes: stepSizes(model), scheduler, ...options })
+    if (from < steps) await session.prepare(inputs.shapesOf(batches.of(from + 1)[0]!))
+    const info = {
       options,
       precision: chosen.precision,
-      pictures,
-      run: state.run,
+      optimizer: adamw,
+      images,
+      run: resumed?.run ?? { sessionId: randomInt(2 ** 32), startedAt: Date.now() / 1000 },
       steps,
       batchesPerEpoch,
       updatesPerEpoch,
       model,
       version: version(),
     }
-    const samples = pictures.map(({ caption }, i) => ({ latents: latents[i]!, context: texts.get(caption)! }))
-    const { scheduler } = checkpoint
-    const { length: tokens } = tokenizer
-    const lossScale = LossScale.of(chosen, state.lossScale)
-    return new Trainer(
-      { session, samples, tokens, batches, adapters, output, identity, facts, scheduler, lossScale, from: state.step },
-      context,
-    )
+    const lossScale = LossScale.of(chosen, resumed?.lossScale)
+    const onSaved = (event: TrainEvent) => this.emit(event)
+    const checkpoints = new Checkpoints({ session, output, info, model, identity, lossScale, from, onSaved })
+    const { parameters } = adapters
+    const [modules, count] = [adapterCount(adapters), parameterCount(parameters)]
+    this.emit({
+      ...{ type: 'start', steps, images: images.length, modules, parameters: count },
+      ...{ memory, resumedFrom: from, seed: options.seed },
+    })
+    return new Trainer({ session, parameters, batches, inputs, checkpoints, info, lossScale, from }, context)
   }
 
   async train(): Promise<TrainResult> {
     const { options } = this
     throwIfAborted(this.context.signal, 'The training')
-    const checkpoint = await readCheckpoint(options.model)
-    checkOptions(options, checkpoint)
-    const pictures = await this.readPictures()
+    const model = await readModel(options.model)
+    checkOptions(options, model)
+    const items = await this.scanImages()
     const chosen = computation(options)
-    const session = openSession(checkpoint, chosen)
+    const session = this.open(model, chosen)
     try {
-      const trainer = await this.trainer(session, chosen, checkpoint, pictures)
+      const adapters = attachAdapters(session, lora, 'unet', options, adamw.spec)
+      const memory = planMemory(session, model, items, options, chosen)
+      const output = new OutputFolder(options, adapters, loraPrefixes(model.family))
+      await output.prepare(stateBuffers(session))
+      const setup = { model, session, chosen, adapters, memory, output }
+      const resumed = await this.readResumed(setup)
+      const trainer = await this.prepare(setup, assignBuckets(items, options), resumed)
       const finished = await trainer.train()
       const seconds = (performance.now() - this.started) / 1000
       this.emit({ type: 'done', step: finished.step, path: finished.path, seconds })
@@ -174,8 +179,8 @@ class Run {
 /**
  * Trains a LoRA. Resolves once its file is written; rejects with one of the documented codes, or, once `signal` aborts, with an error
  * named `AbortError` after the step in hand, its state saved (before the first step nothing is). Throws `OPTION_REQUIRED`,
- * `OPTION_INVALID`, `OPTION_UNKNOWN`, what reading the model and the images throws, `RANK_TOO_LARGE`, `OUTPUT_NOT_WRITABLE`, `DISK_FULL`,
- * `STATE_NOT_FOUND`, `STATE_INVALID`, `STATE_MISMATCH`, `NAN_LATENTS`, `NAN_LOSS`.
+ * `OPTION_INVALID`, `OPTION_UNKNOWN`, what reading the model and the images throws, `RANK_TOO_LARGE`, `OUT_OF_MEMORY`,
+ * `OUTPUT_NOT_WRITABLE`, `DISK_FULL`, `STATE_NOT_FOUND`, `STATE_INVALID`, `STATE_MISMATCH`, `NAN_LATENTS`, `NAN_LOSS`.
  */
 export async function train(input: TrainOptions, context: TrainContext = {}): Promise<TrainResult> {
   return runTraining(resolveTrainOptions(input), context)
@@ -184,7 +189,7 @@ export async function train(input: TrainOptions, context: TrainContext = {}): Pr
 /** Trains with options that have been checked. */
 export async function runTraining(options: ResolvedTrainOptions, context: TrainContext): Promise<TrainResult> {
   try {
-    return await new Run(options, context).train()
+    return await new Training(options, context).train()
   } catch (error) {
     // Whatever stopped because of the signal, a scan for example, ends the same way.
     if (context.signal?.aborted && error === context.signal.reason) throwIfAborted(context.signal, 'The training')

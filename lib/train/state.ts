@@ -1,9 +1,10 @@
-/** Training states: adapters and moments in f32 and all that tells whether a run may go on from them. Everything else is derived. */
+/** Training states: a session's buffers in f32, and all that tells whether a run may go on from them. Everything else is derived. */
 import { createHash } from 'node:crypto'
 import { readdir, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { LorafuseError } from '../errors.js'
 import { readHeader, readTensors, type SafetensorsHeader, writeSafetensors } from '../files/safetensors.js'
+import type { BufferInfo, Session } from '../native.js'
 import type { LossScaleState } from './loss-scale.js'
 
 /** What a state was trained on. */
@@ -23,18 +24,15 @@ export interface RunId {
   startedAt: number
 }
 
-/** The flat buffers of the native side. */
-export interface Buffers {
-  weights: Float32Array
-  firstMoment: Float32Array
-  secondMoment: Float32Array
-}
+/** A session's buffers by name, in its order. */
+export type Buffers = Record<string, Float32Array>
 
-export interface TrainingState extends Buffers {
+export interface TrainingState {
   step: number
   run: RunId
   /** Undefined before the first step. */
   lossScale: LossScaleState | undefined
+  buffers: Buffers
 }
 
 interface About extends RunId {
@@ -46,7 +44,6 @@ interface About extends RunId {
 }
 
 const KEY = 'lorafuse_state'
-const BUFFERS = ['weights', 'firstMoment', 'secondMoment'] as const
 /** So many states of a run stay. */
 const KEPT = 2
 
@@ -54,12 +51,17 @@ const bytesOf = ({ buffer, byteOffset, byteLength }: Float32Array) => new Uint8A
 
 function hash(buffers: Buffers): string {
   const sha256 = createHash('sha256')
-  for (const name of BUFFERS) sha256.update(bytesOf(buffers[name]))
+  for (const buffer of Object.values(buffers)) sha256.update(bytesOf(buffer))
   return sha256.digest('hex')
 }
 
 function invalid(path: string, problem: string, cause?: unknown): LorafuseError {
   return new LorafuseError('STATE_INVALID', `Expected a training state at ${path} but received ${problem}`, { cause })
+}
+
+/** The buffers that a state holds: gradients are zero between updates. */
+export function stateBuffers(session: Pick<Session, 'buffers'>): BufferInfo[] {
+  return session.buffers().filter(({ name }) => name !== 'gradients')
 }
 
 /** Writes a state. Throws as `writeAtomically`. */
@@ -70,9 +72,9 @@ export async function writeState(path: string, state: TrainingState, identity: I
     ...state.run,
     identity,
     ...(state.lossScale ? { lossScale: state.lossScale } : {}),
-    sha256: hash(state),
+    sha256: hash(state.buffers),
   }
-  const tensors = BUFFERS.map((name) => ({ name, dtype: 'F32' as const, shape: [state[name].length], data: state[name] }))
+  const tensors = Object.entries(state.buffers).map(([name, data]) => ({ name, dtype: 'F32' as const, shape: [data.length], data }))
   await writeSafetensors(path, tensors, { [KEY]: JSON.stringify(about) })
 }
 
@@ -97,38 +99,40 @@ async function readAbout(path: string): Promise<{ about: About; header: Safetens
   return { about, header }
 }
 
-/** What differs, in words. */
-function differences(saved: Identity, now: Identity): string[] {
+/** Whether a state is one of this run, as far as `now` is known. Throws `STATE_MISMATCH` with what differs. */
+export function checkIdentity(path: string, saved: Identity, now: Partial<Identity>): void {
+  const { model = saved.model, images = saved.images, settings = saved.settings } = now
   const found: string[] = []
-  if (saved.model !== now.model) found.push('another model')
-  if (saved.images !== now.images) found.push('other images or captions')
-  for (const name of new Set([...Object.keys(saved.settings), ...Object.keys(now.settings)])) {
-    const [before, after] = [saved.settings[name], now.settings[name]].map((value) => JSON.stringify(value) ?? 'none')
+  if (saved.model !== model) found.push('another model')
+  if (saved.images !== images) found.push('other images or captions')
+  for (const name of new Set([...Object.keys(saved.settings), ...Object.keys(settings)])) {
+    const [before, after] = [saved.settings[name], settings[name]].map((value) => JSON.stringify(value) ?? 'none')
     if (before !== after) found.push(`${name} ${before} instead of ${after}`)
   }
-  return found
+  if (found.length === 0) return
+  const advice = 'resume with what it was trained with, or train anew without resume'
+  throw new LorafuseError('STATE_MISMATCH', `Expected a state of this run at ${path} but received one of ${found.join(', ')}; ${advice}`)
 }
 
 /**
- * Reads a state that a run of this identity, training `count` numbers, can go on from. Throws `STATE_NOT_FOUND`, `STATE_INVALID` (damaged,
- * or no state), `STATE_MISMATCH` (saved by a run of another model, other images or other settings; says which).
+ * Reads a state that a run with these buffers can go on from, as far as `now` is known, and what the state was trained on. Throws
+ * `STATE_NOT_FOUND`, `STATE_INVALID` (damaged, or no state), `STATE_MISMATCH`.
  */
-export async function readState(path: string, identity: Identity, count: number): Promise<TrainingState> {
+export async function readState(path: string, now: Partial<Identity>, infos: BufferInfo[]): Promise<TrainingState & { identity: Identity }> {
   const { about, header } = await readAbout(path)
-  const { step, sessionId, startedAt, identity: saved, lossScale, sha256 } = about
-  const found = differences(saved, identity)
-  if (found.length > 0) {
-    const advice = 'resume with what it was trained with, or train anew without resume'
-    throw new LorafuseError('STATE_MISMATCH', `Expected a state of this run at ${path} but received one of ${found.join(', ')}; ${advice}`)
-  }
-  const tensors = await readTensors(path, [...BUFFERS], header).catch((cause: unknown) => {
+  const { step, sessionId, startedAt, identity, lossScale, sha256 } = about
+  checkIdentity(path, identity, now)
+  const names = infos.map(({ name }) => name)
+  const tensors = await readTensors(path, names, header).catch((cause: unknown) => {
     throw cause instanceof LorafuseError ? invalid(path, `a damaged file: ${cause.message}`, cause) : cause
   })
-  const buffer = (name: (typeof BUFFERS)[number]) => tensors.get(name)?.data ?? new Float32Array(0)
-  const buffers: Buffers = { weights: buffer('weights'), firstMoment: buffer('firstMoment'), secondMoment: buffer('secondMoment') }
+  const buffers: Buffers = Object.fromEntries(names.map((name) => [name, tensors.get(name)!.data]))
   if (hash(buffers) !== sha256) throw invalid(path, 'a damaged file: its checksum differs')
-  if (buffers.weights.length !== count) throw invalid(path, `${buffers.weights.length} numbers where this run trains ${count}`)
-  return { step, run: { sessionId, startedAt }, lossScale, ...buffers }
+  for (const { name, count } of infos) {
+    const { length } = buffers[name]!
+    if (length !== count) throw invalid(path, `${length} numbers of ${name} where this run has ${count}`)
+  }
+  return { step, run: { sessionId, startedAt }, lossScale, buffers, identity }
 }
 
 /** Where a checkpoint's state lies: beside it. */

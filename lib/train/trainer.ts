@@ -1,18 +1,16 @@
-/** The loop: noise, steps, updates, events, checkpoints. Noise, timesteps and loss as kohya-ss/sd-scripts:train_network.py. */
-import { type Adapter, parameterCount } from '../adapters/adapters.js'
-import type { Batch, Batches } from '../data/batches.js'
+/** The training loop: steps, updates, and what ends them early. */
+import { parameterCount } from '../adapters/adapter.js'
+import type { Batches } from '../data/batches.js'
 import { LorafuseError, throwIfAborted } from '../errors.js'
-import type { TrainEvent } from '../events.js'
-import type { SchedulerConfig } from '../models/configs.js'
-import { alphasCumprod } from '../models/schedule.js'
-import type { MemoryPlan, Session, StepInput } from '../native.js'
+import type { StepEvent, TrainEvent } from '../events.js'
+import type { Inputs, Parameter, Session } from '../native.js'
 import { learningRateAt } from '../options/lr-schedulers.js'
-import { integer, normal } from '../random.js'
-import { isMirrored, type Latents } from './cache.js'
+import type { Checkpoints } from './checkpoints.js'
+import type { StepInputs } from './inputs.js'
 import type { LossScale } from './loss-scale.js'
-import { type TrainingFacts, trainingMetadata } from './metadata.js'
-import type { Occasion, Output, Saved } from './output.js'
-import type { Identity } from './state.js'
+import type { TrainingInfo } from './metadata.js'
+import type { Saved } from './output.js'
+import { StepReport } from './report.js'
 
 export interface TrainContext {
   /** Stops the training after the step in hand, its state saved; `train` then rejects with an error named `AbortError`. */
@@ -20,25 +18,14 @@ export interface TrainContext {
   onEvent?: ((event: TrainEvent) => void) | undefined
 }
 
-/** What an image trains with. */
-export interface Sample {
-  latents: Latents
-  /** `[tokens, crossAttentionDim]` */
-  context: Float32Array
-}
-
 export interface TrainerOptions {
   /** With the adapters attached, and as they are after update `from`. */
   session: Session
-  samples: Sample[]
-  /** Of a context. */
-  tokens: number
+  parameters: Parameter[]
   batches: Batches
-  adapters: Adapter[]
-  output: Output
-  identity: Identity
-  facts: TrainingFacts
-  scheduler: SchedulerConfig
+  inputs: StepInputs
+  checkpoints: Checkpoints
+  info: TrainingInfo
   lossScale: LossScale
   /** The last update that is done; 0: none. */
   from: number
@@ -47,85 +34,20 @@ export interface TrainerOptions {
 export interface Finished extends Saved {
   /** Updates done, those before a resumption included. */
   step: number
-  /** Of the last update; undefined where none was left to do. */
+  /** The loss of the last update; undefined where none was left to do. */
   loss: number | undefined
 }
 
-const ADAM = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 }
-
-/** Parts of one length, one after the other; a single one as it is. */
-function join(parts: Float32Array[]): Float32Array {
-  const first = parts[0]!
-  if (parts.length === 1) return first
-  const joined = new Float32Array(first.length * parts.length)
-  for (const [i, part] of parts.entries()) joined.set(part, i * first.length)
-  return joined
-}
-
 export class Trainer {
-  private readonly alphas: Float64Array
-  /** Losses of the last epoch's worth of updates. */
-  private readonly recent: number[] = []
-  /** The last update that a state holds. */
-  private savedStep: number
   /** Batches that are not loaded yet. */
-  private readonly upcoming: Iterator<StepInput>
-  private began = 0
+  private readonly upcoming: Iterator<Inputs>
 
   constructor(
     private readonly options: TrainerOptions,
     private readonly context: TrainContext,
   ) {
-    this.alphas = alphasCumprod(options.scheduler)
-    this.savedStep = options.from
-    this.upcoming = this.inputs()
-  }
-
-  private emit(event: TrainEvent): void {
-    this.context.onEvent?.(event)
-  }
-
-  /** The largest of the buckets' plans. */
-  private plan(): MemoryPlan {
-    const { session, samples, batches, tokens } = this.options
-    const plans = batches.fullest().map((batch) => {
-      const { height, width } = samples[batch[0]!]!.latents
-      return session.plan([batch.length, height, width], tokens)
-    })
-    return plans.reduce((largest, plan) => (plan.total > largest.total ? plan : largest))
-  }
-
-  /** What update `step` computes for a batch whose first sample is the update's `offset`th. */
-  private input(batch: Batch, step: number, offset: number): StepInput {
-    const { samples, facts } = this.options
-    const { seed, flip } = facts.options
-    const chosen = batch.map((i) => samples[i]!)
-    const { height, width } = chosen[0]!.latents
-    const place = (i: number) => ({ seed, step, index: offset + i })
-    const mirrored = (i: number) => flip && isMirrored(seed, step, offset + i)
-    const latents = join(chosen.map(({ latents }, i) => (mirrored(i) ? latents.mirrored! : latents.plain)))
-    const count = latents.length / batch.length
-    const timesteps = batch.map((_, i) => integer({ ...place(i), stream: 'timesteps' }, this.alphas.length))
-    return {
-      shape: [batch.length, height, width],
-      latents,
-      noise: join(batch.map((_, i) => normal({ ...place(i), stream: 'noise' }, count))),
-      coefficients: Float32Array.from(timesteps.flatMap((t) => [Math.sqrt(this.alphas[t]!), Math.sqrt(1 - this.alphas[t]!)])),
-      timesteps: Float32Array.from(timesteps),
-      context: join(chosen.map(({ context }) => context)),
-    }
-  }
-
-  /** Of all updates that are left. */
-  private *inputs(): Generator<StepInput> {
-    const { batches, facts, from } = this.options
-    for (let step = from + 1; step <= facts.steps; step++) {
-      let count = 0
-      for (const batch of batches.of(step)) {
-        yield this.input(batch, step, count)
-        count += batch.length
-      }
-    }
+    const { inputs, from, info } = options
+    this.upcoming = inputs.range(from + 1, info.steps)
   }
 
   private async loadNext(): Promise<void> {
@@ -133,65 +55,43 @@ export class Trainer {
     if (!done) await this.options.session.load(value)
   }
 
-  private async save(occasion: Occasion, step: number): Promise<Saved> {
-    const { session, output, facts, identity, lossScale } = this.options
-    const state = {
-      step,
-      lossScale: lossScale.state,
-      run: facts.run,
-      weights: session.readAdapters('weights'),
-      firstMoment: session.readAdapters('firstMoment'),
-      secondMoment: session.readAdapters('secondMoment'),
-    }
-    const saved = await output.save(occasion, state, identity, trainingMetadata(facts, step, Date.now() / 1000))
-    this.savedStep = step
-    return saved
-  }
-
-  private async checkpoint(occasion: Occasion, step: number): Promise<Saved> {
-    const saved = await this.save(occasion, step)
-    this.emit({ type: 'checkpoint', step, ...saved })
-    return saved
-  }
-
-  /** kohya's occasions: every so many steps, the last included; every so many epochs, the last left to the finished file. */
-  private async saveWhereDue(step: number): Promise<void> {
-    const { facts, batches } = this.options
-    const { saveEvery, saveEveryEpochs } = facts.options
-    if (saveEvery > 0 && step % saveEvery === 0) await this.checkpoint({ step }, step)
-    const epoch = batches.epochOf(step)
-    const epochEnds = step % batches.updatesPerEpoch === 0 && step < facts.steps
-    if (saveEveryEpochs !== undefined && epochEnds && epoch % saveEveryEpochs === 0) await this.checkpoint({ epoch }, step)
-  }
-
   /** `step`: the last one that is done. */
   private async stopIfAborted(step: number): Promise<void> {
     const { signal } = this.context
-    if (signal?.aborted && step > this.savedStep) await this.checkpoint({ step }, step)
+    if (signal?.aborted) await this.options.checkpoints.saveUnsaved(step)
     throwIfAborted(signal, 'The training')
   }
 
-  /** Update `step` has no finite loss or gradient and changed nothing: the one before it is saved. */
+  /** Saves what is done, for a sentence that says so. */
+  private async keep(step: number): Promise<string> {
+    const saved = await this.options.checkpoints.saveUnsaved(step)
+    return saved === undefined ? '' : `; step ${step} is saved in ${saved.path}`
+  }
+
+  /** Update `step` has no finite loss or gradient and changed nothing. */
   private async diverged(step: number, loss: number, gradNorm: number): Promise<LorafuseError> {
     const what = Number.isFinite(loss) ? `gradients of norm ${gradNorm}` : `a loss of ${loss}`
-    const last = step - 1
-    const { path } = last > this.savedStep ? await this.checkpoint({ step: last }, last) : {}
-    const kept = path === undefined ? '' : `; step ${last} is saved in ${path}`
+    const kept = await this.keep(step - 1)
     return new LorafuseError('NAN_LOSS', `Expected a finite loss at step ${step} but received ${what}${kept}. Lower the learning rate`)
   }
 
-  /** Gradients that overflowed in fp16 are dropped; the scale has become smaller. */
+  /** Forgets gradients that overflowed in fp16. */
   private dropGradients(): void {
-    const { session, adapters } = this.options
-    session.writeAdapters('gradients', new Float32Array(parameterCount(adapters)))
+    const { session, parameters } = this.options
+    session.write('gradients', new Float32Array(parameterCount(parameters)))
   }
 
-  private async update(step: number): Promise<{ loss: number; gradNorm: number; learningRate: number }> {
-    const { session, batches, facts, lossScale } = this.options
-    const { weightDecay, maxGradNorm, gradientAccumulation } = facts.options
-    const learningRate = learningRateAt(step, facts.steps, facts.options)
-    // The bias correction counts the updates that were made.
-    const update = { ...ADAM, learningRate, weightDecay, maxGradNorm, lossScale: lossScale.value, step: step - lossScale.state.skipped }
+  private async update(step: number): Promise<Pick<StepEvent, 'loss' | 'gradNorm' | 'learningRate'>> {
+    const { session, batches, info, lossScale } = this.options
+    const { weightDecay, maxGradNorm, gradientAccumulation } = info.options
+    const learningRate = learningRateAt(step, info.steps, info.options)
+    const update = {
+      groups: [{ learningRate, weightDecay }],
+      maxGradNorm,
+      lossScale: lossScale.value,
+      // The bias correction counts the updates that were made.
+      step: step - lossScale.state.skipped,
+    }
     const sizes = batches.of(step).map(({ length }) => length)
     for (const [i, size] of sizes.entries()) {
       // As accelerate: each batch's mean over the number of batches that an update takes, even where an epoch's last takes fewer.
@@ -213,34 +113,16 @@ export class Trainer {
     return { loss, gradNorm, learningRate }
   }
 
-  /** Another program may have taken the GPU's memory: what is trained so far is saved. */
+  /** Another program may have taken the GPU's memory in the middle of a training: what is trained so far is saved. */
   private async outOfMemory(last: number, cause: LorafuseError): Promise<LorafuseError> {
-    const { path } = last > this.savedStep ? await this.checkpoint({ step: last }, last) : {}
-    const kept = path === undefined ? '' : `; step ${last} is saved in ${path}`
-    return new LorafuseError('OUT_OF_MEMORY', `${cause.message}${kept}`, { cause })
+    return new LorafuseError('OUT_OF_MEMORY', `${cause.message}${await this.keep(last)}`, { cause })
   }
 
-  private report(step: number, update: { loss: number; gradNorm: number; learningRate: number }): void {
-    const { batches, facts, from } = this.options
-    const { steps } = facts
-    this.recent.push(update.loss)
-    if (this.recent.length > batches.updatesPerEpoch) this.recent.shift()
-    const averageLoss = this.recent.reduce((sum, loss) => sum + loss, 0) / this.recent.length
-    const stepsPerSecond = ((step - from) * 1000) / (performance.now() - this.began)
-    const etaSeconds = (steps - step) / stepsPerSecond
-    const memoryBytes = process.memoryUsage.rss()
-    const epoch = batches.epochOf(step)
-    this.emit({ type: 'step', step, steps, epoch, ...update, averageLoss, stepsPerSecond, etaSeconds, memoryBytes })
-  }
-
-  /** Does what is left to do. Throws `NAN_LOSS`, `DISK_FULL`, `OUTPUT_NOT_WRITABLE`, an `AbortError`. */
+  /** Does what is left to do. Throws `NAN_LOSS`, `OUT_OF_MEMORY`, `DISK_FULL`, `OUTPUT_NOT_WRITABLE`, an `AbortError`. */
   async train(): Promise<Finished> {
-    const { facts, adapters, from } = this.options
-    const { steps, pictures, options } = facts
-    const [modules, parameters] = [adapters.length, parameterCount(adapters)]
-    const memory = this.plan()
-    this.emit({ type: 'start', steps, images: pictures.length, modules, parameters, memory, resumedFrom: from, seed: options.seed })
-    this.began = performance.now()
+    const { checkpoints, info, from } = this.options
+    const { steps } = info
+    const report = new StepReport({ from, ...info })
     let loss: number | undefined
     await this.loadNext()
     for (let step = from + 1; step <= steps; step++) {
@@ -249,10 +131,10 @@ export class Trainer {
         throw error.code === 'OUT_OF_MEMORY' ? await this.outOfMemory(step - 1, error) : error
       })
       loss = update.loss
-      this.report(step, update)
-      await this.saveWhereDue(step)
+      this.context.onEvent?.(report.event(step, update))
+      await checkpoints.saveWhereDue(step)
     }
     await this.stopIfAborted(steps)
-    return { ...(await this.save('last', steps)), step: steps, loss }
+    return { ...(await checkpoints.write('last', steps)), step: steps, loss }
   }
 }

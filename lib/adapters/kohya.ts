@@ -1,0 +1,50 @@
+/** kohya's LoRA files (kohya-ss/sd-scripts:networks/lora.py): names both ways, and the tensors to write. */
+import type { NamedTensor } from '../files/safetensors.js'
+import { type Adapters, parameterViews } from './adapter.js'
+
+/** Whose tensor a name in a file means. */
+export interface TensorName {
+  network: string
+  /** The layer's path with `_` for `.`: all that kohya's names tell. */
+  layer: string
+  /** `down`, `up`, `alpha`. */
+  role: string
+}
+
+/** kohya's prefix of each network, from the model's family. */
+export type Prefixes = Record<string, string>
+
+const SUFFIXES: Record<string, string> = { down: 'lora_down.weight', up: 'lora_up.weight', alpha: 'alpha' }
+
+/** A layer's name: `lora_unet_mid_block_attentions_0_proj_in`. */
+export function kohyaLayer(prefixes: Prefixes, network: string, path: string): string {
+  return `${prefixes[network]}_${path.replaceAll('.', '_')}`
+}
+
+/** A tensor's name: `lora_unet_mid_block_attentions_0_proj_in.lora_down.weight`. */
+export function kohyaName(prefixes: Prefixes, network: string, path: string, role: string): string {
+  return `${kohyaLayer(prefixes, network, path)}.${SUFFIXES[role]}`
+}
+
+/** The way back; undefined for a name that is not kohya's. */
+export function parseKohyaName(prefixes: Prefixes, name: string): TensorName | undefined {
+  const dot = name.indexOf('.')
+  const role = Object.keys(SUFFIXES).find((key) => SUFFIXES[key] === name.slice(dot + 1))
+  const network = Object.keys(prefixes).find((key) => name.startsWith(`${prefixes[key]}_`))
+  if (dot < 0 || role === undefined || network === undefined) return undefined
+  return { network, layer: name.slice(prefixes[network]!.length + 1, dot), role }
+}
+
+/** The tensors of a kohya file: every parameter, and each layer's alpha. `flat`: the session's buffer `weights`. */
+export function kohyaTensors(adapters: Adapters, flat: Float32Array, dtype: NamedTensor['dtype'], prefixes: Prefixes): NamedTensor[] {
+  const { kind, alpha, parameters, layers } = adapters
+  const byPath = new Map(layers.map((layer) => [layer.path, layer]))
+  const tensors = new Map<string, NamedTensor>()
+  const add = (tensor: NamedTensor) => tensors.set(tensor.name, tensor)
+  for (const { network, path, role, shape, data } of parameterViews(parameters, flat)) {
+    const name = (part: string) => kohyaName(prefixes, network, path, part)
+    add({ name: name(role), dtype, shape: kind.fileShape(shape, byPath.get(path)!), data })
+    add({ name: name('alpha'), dtype, shape: [], data: Float32Array.of(alpha) })
+  }
+  return [...tensors.values()]
+}

@@ -1,0 +1,17 @@
+import type { Family } from './model.js'
+
+/** Stable Diffusion 1.x: a UNet, CLIP ViT-L/14 and a VAE. */
+export const sd1: Family = {
+  name: 'sd1',
+  networks: {
+    unet: { architecture: 'unet', title: 'the UNet', loraPrefix: 'lora_unet' },
+    text_encoder: { architecture: 'clip', title: 'the text encoder', loraPrefix: 'lora_te' },
+    // That of SDXL overflows in f16, so no family's VAE runs in less than f32.
+    vae: { architecture: 'vae', title: 'the VAE', f32: true },
+  },
+  text: { encoder: 'text_encoder', droppedLayers: (clipSkip) => clipSkip - 1 },
+  predictionTypes: ['epsilon'],
+  scalingFactor: 0.18215,
+  shiftFactor: 0,
+  metadata: { baseModelVersion: 'sd_v1', v2: false, architecture: 'stable-diffusion-v1/lora' },
+}

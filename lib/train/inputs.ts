@@ -1,0 +1,100 @@
+/** The inputs of training steps. Noise and timesteps as kohya-ss/sd-scripts:train_network.py, drawn by seed, step and place. */
+import type { Batch, Batches } from '../data/batches.js'
+import type { Model } from '../models/model.js'
+import type { Inputs } from '../native.js'
+import { integer, normal } from '../random.js'
+import type { Latents } from './cache.js'
+import { objectives } from './objective.js'
+
+/** What an image trains with. */
+export interface Sample {
+  latents: Latents
+  /** `[tokens, contextDim]` */
+  context: Float32Array
+}
+
+/** Sizes that are the same for all steps of a run. */
+export interface StepSizes {
+  latentChannels: number
+  contextDim: number
+  /** Tokens of a context. */
+  tokens: number
+}
+
+/** The sizes of a model's steps. */
+export function stepSizes({ latentChannels, contextDim, tokenizers, family }: Model): StepSizes {
+  return { latentChannels, contextDim, tokens: tokenizers[family.text.encoder]!.length }
+}
+
+/** The shapes of a step's inputs, by the names that the native side's graph has for them. `height` and `width` are in latents. */
+export function stepShapes({ latentChannels, contextDim, tokens }: StepSizes, n: number, height: number, width: number) {
+  const latents = [n, height, width, latentChannels]
+  return { latents, noise: latents, coefficients: [n, 4], timesteps: [n], context: [n, tokens, contextDim] }
+}
+
+/** Parts of one length, one after the other; a single one as it is. */
+function join(parts: Float32Array[]): Float32Array {
+  const first = parts[0]!
+  if (parts.length === 1) return first
+  const joined = new Float32Array(first.length * parts.length)
+  for (const [i, part] of parts.entries()) joined.set(part, i * first.length)
+  return joined
+}
+
+/** Whether a sample, the `index`th of an update, is mirrored. */
+export function isMirrored(seed: number, step: number, index: number): boolean {
+  return integer({ seed, stream: 'flip', step, index }, 2) === 1
+}
+
+export interface StepInputsOptions {
+  samples: Sample[]
+  batches: Batches
+  sizes: StepSizes
+  scheduler: Model['scheduler']
+  seed: number
+  flip: boolean
+}
+
+export class StepInputs {
+  private readonly levels: Float64Array
+
+  constructor(private readonly options: StepInputsOptions) {
+    const { scheduler } = options
+    this.levels = objectives[scheduler.predictionType].levels(scheduler)
+  }
+
+  shapesOf(batch: Batch): ReturnType<typeof stepShapes> {
+    const { height, width } = this.options.samples[batch[0]!]!.latents
+    return stepShapes(this.options.sizes, batch.length, height, width)
+  }
+
+  /** The inputs of a batch whose first sample is the `offset`th of update `step`. */
+  private of(batch: Batch, step: number, offset: number): Inputs {
+    const { samples, scheduler, seed, flip } = this.options
+    const { coefficients } = objectives[scheduler.predictionType]
+    const chosen = batch.map((i) => samples[i]!)
+    const place = (i: number) => ({ seed, step, index: offset + i })
+    const mirrored = (i: number) => flip && isMirrored(seed, step, offset + i)
+    const latents = join(chosen.map(({ latents }, i) => (mirrored(i) ? latents.mirrored! : latents.plain)))
+    const timesteps = batch.map((_, i) => integer({ ...place(i), stream: 'timesteps' }, this.levels.length))
+    const data: Record<keyof ReturnType<typeof stepShapes>, Float32Array> = {
+      latents,
+      noise: join(batch.map((_, i) => normal({ ...place(i), stream: 'noise' }, latents.length / batch.length))),
+      coefficients: Float32Array.from(timesteps.flatMap((t) => coefficients(this.levels[t]!))),
+      timesteps: Float32Array.from(timesteps),
+      context: join(chosen.map(({ context }) => context)),
+    }
+    return Object.fromEntries(Object.entries(this.shapesOf(batch)).map(([name, shape]) => [name, { shape, data: data[name as keyof typeof data] }]))
+  }
+
+  /** The inputs of updates `first` to `last`, batch by batch. */
+  *range(first: number, last: number): Generator<Inputs> {
+    for (let step = first; step <= last; step++) {
+      let count = 0
+      for (const batch of this.options.batches.of(step)) {
+        yield this.of(batch, step, count)
+        count += batch.length
+      }
+    }
+  }
+}

@@ -1,0 +1,91 @@
+/** Whether a training fits into memory, found out before anything is cached, and what would fit where it does not. */
+import type { DatasetItem } from '../data/dataset.js'
+import { availableMemory, type Computation } from '../device.js'
+import { LorafuseError } from '../errors.js'
+import type { Model } from '../models/model.js'
+import type { MemoryPlan, Session } from '../native.js'
+import type { ResolvedTrainOptions } from '../options/resolve.js'
+import { assignBuckets, makeBatches } from './images.js'
+import { stepShapes, stepSizes } from './inputs.js'
+
+type Planner = Pick<Session, 'planStep' | 'planRun' | 'availableBytes'>
+
+interface Requirement {
+  /** The largest of the buckets' steps. */
+  step: MemoryPlan
+  /** The most that has still to be taken at one time. */
+  bytes: number
+}
+
+const largest = (plans: MemoryPlan[]) => plans.reduce((most, plan) => (plan.total > most.total ? plan : most))
+
+/**
+ * What a plan still has to take of a device's memory. On a GPU the adapters are there already. On the CPU the weights are pages of the
+ * model's files, which the system reads and drops as it likes, so they never keep a training from running.
+ */
+function missing({ adapters, weights, activations, workspace }: MemoryPlan, { device }: Pick<Computation, 'device'>): number {
+  return (device === 'cuda' ? weights : adapters) + activations + workspace
+}
+
+function requirement(session: Planner, model: Model, items: DatasetItem[], options: ResolvedTrainOptions, chosen: Computation): Requirement {
+  const images = assignBuckets(items, options)
+  const sizes = stepSizes(model)
+  const steps: MemoryPlan[] = []
+  const encoders: MemoryPlan[] = []
+  for (const batch of makeBatches(images, options).fullest()) {
+    const { width, height } = images[batch[0]!]!.bucket
+    steps.push(session.planStep(stepShapes(sizes, batch.length, height / model.factor, width / model.factor)))
+    encoders.push(session.planRun('vae', 'encode', { pixels: [1, height, width, 3] }))
+  }
+  const { encoder, droppedLayers } = model.family.text
+  const text = session.planRun(encoder, 'encode', { ids: [1, sizes.tokens] }, { skip: droppedLayers(options.clipSkip) })
+  const [step, vae] = [largest(steps), largest(encoders)]
+  // Both encoders stay while images and captions are cached, and share the larger arena; training begins without them.
+  const [small, large] = [text, vae].sort((a, b) => a.activations + a.workspace - (b.activations + b.workspace)) as [MemoryPlan, MemoryPlan]
+  const caching = { ...large, weights: small.weights + large.weights, adapters: step.adapters }
+  return { step, bytes: Math.max(missing(step, chosen), missing(caching, chosen)) }
+}
+
+/** The largest number from 1 to `most` that fits, where everything below one that fits does too; 0: none. */
+function largestFitting(most: number, fits: (value: number) => boolean): number {
+  let [low, high] = [0, most]
+  while (low < high) {
+    const middle = Math.ceil((low + high) / 2)
+    if (fits(middle)) low = middle
+    else high = middle - 1
+  }
+  return low
+}
+
+/** What would fit instead, in words. */
+function advice(options: ResolvedTrainOptions, { device, precision }: Computation, fits: (change: Partial<ResolvedTrainOptions>) => boolean): string {
+  const lower = device === 'cuda' && precision === 'f32' ? ', or try precision fp16' : ''
+  const batchSize = largestFitting(options.batchSize - 1, (value) => fits({ batchSize: value }))
+  if (batchSize > 0) return `batchSize ${batchSize} would fit${lower}`
+  const { bucketStep } = options
+  const most = Math.ceil(options.resolution / bucketStep) - 1
+  const resolution = bucketStep * largestFitting(most, (value) => fits({ batchSize: 1, resolution: value * bucketStep }))
+  const batch = options.batchSize > 1 ? ' with batchSize 1' : ''
+  return resolution > 0 ? `resolution ${resolution}${batch} would fit${lower}` : `no batchSize or resolution would fit${lower}`
+}
+
+/** The memory plan of a training, its adapters attached. Throws `OUT_OF_MEMORY` with what would fit. */
+export function planMemory(
+  session: Planner,
+  model: Model,
+  items: DatasetItem[],
+  options: ResolvedTrainOptions,
+  chosen: Computation,
+): MemoryPlan {
+  const available = session.availableBytes() ?? availableMemory()
+  const { step, bytes } = requirement(session, model, items, options, chosen)
+  if (bytes <= available) return step
+  const fits = (change: Partial<ResolvedTrainOptions>) =>
+    requirement(session, model, items, { ...options, ...change }, chosen).bytes <= available
+  const mib = (value: number) => `${Math.ceil(value / 2 ** 20)} MiB`
+  throw new LorafuseError(
+    'OUT_OF_MEMORY',
+    `Expected ${mib(bytes)} of free memory${chosen.device === 'cuda' ? ' on the GPU' : ''} for this training but received ${mib(available)}; ` +
+      advice(options, chosen, fits),
+  )
+}

@@ -1,0 +1,32 @@
+/**
+ * What is predicted, as coefficients: x_t = a·x₀ + b·ε goes into the network, target = c·x₀ + d·ε is what should come out. One row for each
+ * type of prediction; the native side knows none of them.
+ */
+import type { PredictionType, SchedulerConfig } from '../models/configs.js'
+import { alphasCumprod } from '../models/schedule.js'
+
+export type Coefficients = [a: number, b: number, c: number, d: number]
+
+export interface Objective {
+  /** How noisy each timestep is: ᾱ, or σ. */
+  levels(scheduler: SchedulerConfig): Float64Array
+  coefficients(level: number): Coefficients
+}
+
+export const objectives: Record<PredictionType, Objective> = {
+  /** ε itself (DDPM, arXiv:2006.11239). */
+  epsilon: {
+    levels: alphasCumprod,
+    coefficients: (alpha) => [Math.sqrt(alpha), Math.sqrt(1 - alpha), 0, 1],
+  },
+  /** v = √ᾱ·ε − √(1−ᾱ)·x₀ (arXiv:2202.00512). */
+  v_prediction: {
+    levels: alphasCumprod,
+    coefficients: (alpha) => [Math.sqrt(alpha), Math.sqrt(1 - alpha), -Math.sqrt(1 - alpha), Math.sqrt(alpha)],
+  },
+  /** The velocity ε − x₀ of a straight path (rectified flow, arXiv:2209.03003), σ = t / T. */
+  flow: {
+    levels: ({ numTrainTimesteps }) => Float64Array.from({ length: numTrainTimesteps }, (_, t) => t / numTrainTimesteps),
+    coefficients: (sigma) => [1 - sigma, sigma, -1, 1],
+  },
+}
