@@ -29,7 +29,10 @@ export function availableMemory(): number {
   for (const path of CONTAINER) {
     try {
       const cached = readFileSync(path, 'utf8').matchAll(/^(?:in)?active_file (\d+)$/gm)
-      return Math.min(free, [...cached].reduce((sum, [, bytes]) => sum + Number(bytes), available))
+      return Math.min(
+        free,
+        [...cached].reduce((sum, [, bytes]) => sum + Number(bytes), available),
+      )
     } catch {}
   }
   return available

@@ -7,9 +7,9 @@ import { fileURLToPath } from 'node:url'
 import { LorafuseError } from './errors.js'
 
 /** A tensor that crosses: `data` holds exactly the product of `shape` elements. */
-export interface Tensor {
+export interface Tensor<Data extends Float32Array | Int32Array = Float32Array | Int32Array> {
   shape: number[]
-  data: Float32Array | Int32Array
+  data: Data
 }
 
 /** By the names that the graph gives its inputs; a missing, an unknown or a misshapen one is refused by name. */
@@ -143,7 +143,7 @@ export interface Session {
    * `vae.encode {pixels in [−1, 1]}` → posterior moments `[n, h, w, 2C]`: mean, then log variance (unscaled).
    * `vae.decode {latents, unscaled}` → pixels, nominally in [−1, 1].
    */
-  run(network: string, functionName: string, inputs: Inputs, settings?: Record<string, number>): Promise<Tensor>
+  run(network: string, functionName: string, inputs: Inputs, settings?: Record<string, number>): Promise<Tensor<Float32Array>>
   /** Brings what a training step of these shapes needs where it is computed: weights in kernel layout, the arena. On all threads. */
   prepare(shapes: Record<string, number[]>): Promise<void>
   /**

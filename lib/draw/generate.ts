@@ -3,7 +3,7 @@ import { stat } from 'node:fs/promises'
 import { basename, dirname, extname, join, resolve } from 'node:path'
 import { LorafuseError } from '../errors.js'
 import { makeFolder, writeAtomically } from '../files/atomic.js'
-import { hashFiles, legacyHash } from '../files/hashes.js'
+import { hashFiles } from '../files/hashes.js'
 import { readHeader } from '../files/safetensors.js'
 import { type GenerateOptions, type LoraReference, type ResolvedGenerateOptions, resolveGenerateOptions } from '../options/resolve.js'
 import { version } from '../version.js'
@@ -76,9 +76,10 @@ function numbered(path: string, i: number, count: number): string {
   return count === 1 ? path : join(dirname(path), `${stem(path)}-${i + 1}${extname(path)}`)
 }
 
-class Run {
+/** One call of `generate`. */
+class Drawing {
   private picture = 0
-  /** Of each file, once however many prompts name it. */
+  /** The hash of each LoRA, computed once however many prompts name it. */
   private readonly hashes = new Map<string, Promise<string>>()
 
   constructor(
@@ -106,19 +107,19 @@ class Run {
     }
   }
 
-  private hashed(path: string, hash: (path: string) => Promise<string>): Promise<string> {
-    const known = this.hashes.get(path) ?? hash(path)
+  private hashed(path: string): Promise<string> {
+    const known = this.hashes.get(path) ?? loraHash(path)
     this.hashes.set(path, known)
     return known
   }
 
   private async parameters({ text, loras }: Prompt): Promise<string> {
     const { options, pipeline, size } = this
-    const { name, unet } = pipeline.checkpoint
+    const { model } = pipeline
     const hashed = []
-    for (const { path, weight } of loras) hashed.push({ name: stem(path), weight, hash: await this.hashed(path, loraHash) })
-    const modelHash = await this.hashed(unet.files[0]?.path as string, legacyHash)
-    return infotext({ ...options, ...size, prompt: text, loras: hashed, model: name, modelHash, version: version() })
+    for (const { path, weight } of loras) hashed.push({ name: stem(path), weight, hash: await this.hashed(path) })
+    const modelHash = await model.legacyHash()
+    return infotext({ ...options, ...size, prompt: text, loras: hashed, model: model.name, modelHash, version: version() })
   }
 
   private async finish(picture: Picture, prompts: Prompt[], path: string | undefined): Promise<GeneratedImage> {
@@ -180,7 +181,7 @@ export async function runGeneration(options: ResolvedGenerateOptions, context: G
   const pipeline = await Pipeline.open(options)
   try {
     const size = await pipeline.size(options.width, options.height)
-    return await new Run(options, prompts, pipeline, context, size).run()
+    return await new Drawing(options, prompts, pipeline, context, size).run()
   } finally {
     await pipeline[Symbol.asyncDispose]()
   }

@@ -1,10 +1,12 @@
 /** A model that draws: text → embeddings → DDIM over the UNet → VAE → pixels. */
 
-import { type Lora, readLora, stackLoras } from '../adapters/lora.js'
+import { type Lora, readLora } from '../adapters/read.js'
+import { stackSpecs, stackWeights, type WeightedLora } from '../adapters/stack.js'
 import { computation } from '../device.js'
 import { LorafuseError, throwIfAborted } from '../errors.js'
-import { type Checkpoint, openSession, readCheckpoint } from '../models/diffusers.js'
-import { loadTokenizer, type Tokenizer } from '../models/tokenizer.js'
+import { readModel } from '../models/diffusers.js'
+import { loraPrefixes, type Model, openSession } from '../models/model.js'
+import { encodeText } from '../models/text.js'
 import type { Session } from '../native.js'
 import { normal } from '../random.js'
 import { type Picture, toPicture } from './png.js'
@@ -41,17 +43,14 @@ export class Pipeline implements AsyncDisposable {
   private readonly loras = new Map<string, Lora>()
 
   private constructor(
-    readonly checkpoint: Checkpoint,
+    readonly model: Model,
     private readonly session: Session,
-    private readonly tokenizer: Tokenizer,
   ) {}
 
-  /** Throws as `readCheckpoint`, `loadTokenizer` and `native`. */
-  static async open({ model, ...options }: PipelineOptions): Promise<Pipeline> {
-    const checkpoint = await readCheckpoint(model)
-    const tokenizer = await loadTokenizer(checkpoint.tokenizerFolder)
-    const session = openSession(checkpoint, computation(options))
-    return new Pipeline(checkpoint, session, tokenizer)
+  /** Throws as `readModel` and `openSession`. */
+  static async open({ model: path, ...options }: PipelineOptions): Promise<Pipeline> {
+    const model = await readModel(path)
+    return new Pipeline(model, openSession(model, computation(options)))
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -60,14 +59,14 @@ export class Pipeline implements AsyncDisposable {
 
   /** The size to draw at: what is given, else the model's own. Throws `OPTION_INVALID`. */
   async size(width?: number, height?: number): Promise<{ width: number; height: number }> {
-    const { sampleSize } = this.checkpoint
+    const { sampleSize } = this.model
     const size = { width: width ?? sampleSize.width, height: height ?? sampleSize.height }
     this.checkSize(size)
     return size
   }
 
   private checkSize(size: { width: number; height: number }): void {
-    const { multiple } = this.checkpoint
+    const { multiple } = this.model
     for (const name of ['width', 'height'] as const) {
       if (size[name] > 0 && size[name] % multiple === 0) continue
       throw new LorafuseError('OPTION_INVALID', `Expected a multiple of ${multiple} for ${name} with this model but received ${size[name]}`)
@@ -76,24 +75,24 @@ export class Pipeline implements AsyncDisposable {
 
   /** Draws with these LoRAs from now on. Throws as `readLora`. */
   async apply(references: { path: string; weight: number }[]): Promise<void> {
-    const modules = this.session.modules()
-    const loras: { lora: Lora; weight: number }[] = []
+    const layers = this.session.layers('unet')
+    const prefixes = loraPrefixes(this.model.family)
+    const loras: WeightedLora[] = []
     for (const { path, weight } of references) {
-      const lora = this.loras.get(path) ?? (await readLora(path, modules))
+      const lora = this.loras.get(path) ?? (await readLora(path, 'unet', layers, prefixes))
       this.loras.set(path, lora)
       loras.push({ lora, weight })
     }
-    const { specs, weights } = stackLoras(loras, modules)
-    this.session.attach(specs)
-    if (weights.length > 0) this.session.writeAdapters('weights', weights)
+    const parameters = this.session.attach(stackSpecs(loras, 'unet', layers))
+    if (parameters.length > 0) this.session.write('weights', stackWeights(loras, parameters))
   }
 
   private check(request: DrawRequest): void {
     const { clipSkip, steps } = request
     this.checkSize(request)
-    const { textEncoder, scheduler } = this.checkpoint
+    const { textLayers, scheduler } = this.model
     const most: [string, number, number][] = [
-      ['clipSkip', clipSkip, textEncoder.config.numHiddenLayers],
+      ['clipSkip', clipSkip, textLayers],
       ['steps', steps, scheduler.numTrainTimesteps],
     ]
     for (const [name, value, limit] of most) {
@@ -102,37 +101,29 @@ export class Pipeline implements AsyncDisposable {
     }
   }
 
-  /** Embeddings of texts, one after the other: `[n, tokens, hiddenSize]`. */
-  private async embed(texts: string[], clipSkip: number): Promise<Float32Array> {
-    const { length } = this.tokenizer
-    const ids = new Int32Array(texts.length * length)
-    texts.forEach((text, i) => {
-      ids.set(this.tokenizer.encode(text), i * length)
-    })
-    return this.session.encodeText(ids, texts.length, clipSkip - 1)
-  }
-
   /** Draws a picture. The starting noise is `[h, w, 4]` and depends on the seed alone. Throws `OPTION_INVALID`, an `AbortError`. */
   async draw(request: DrawRequest, { signal, onStep }: DrawContext = {}): Promise<Picture> {
     throwIfAborted(signal, 'The picture')
     this.check(request)
     const { prompt, negativePrompt, steps, cfg, seed, width, height, clipSkip } = request
-    const { scheduler, scalingFactor, factor, vae } = this.checkpoint
+    const { scheduler, scalingFactor, shiftFactor, factor, latentChannels } = this.model
     const guided = cfg !== 1
     const count = guided ? 2 : 1
-    const context = await this.embed(guided ? [negativePrompt, prompt] : [prompt], clipSkip)
-    const [h, w, channels] = [height / factor, width / factor, vae.config.latentChannels]
-    const latents = normal({ seed, stream: 'latents' }, h * w * channels)
-    const input = new Float32Array(count * latents.length)
+    const context = await encodeText(this.session, this.model, guided ? [negativePrompt, prompt] : [prompt], clipSkip)
+    const [h, w] = [height / factor, width / factor]
+    const latents = normal({ seed, stream: 'latents' }, h * w * latentChannels)
+    const input = { shape: [count, h, w, latentChannels], data: new Float32Array(count * latents.length) }
     for (const [i, step] of ddimSteps(scheduler, steps).entries()) {
       throwIfAborted(signal, 'The picture')
-      for (let n = 0; n < count; n++) input.set(latents, n * latents.length)
-      const noise = await this.session.predict(input, [count, h, w], new Float32Array(count).fill(step.timestep), context)
+      for (let n = 0; n < count; n++) input.data.set(latents, n * latents.length)
+      const timesteps = { shape: [count], data: new Float32Array(count).fill(step.timestep) }
+      const { data: noise } = await this.session.run('unet', 'predict', { latents: input, timesteps, context })
       ddimStep(latents, guided ? guide(noise, cfg) : noise, step, scheduler.clipSample)
       onStep?.(i + 1)
     }
     throwIfAborted(signal, 'The picture')
-    const unscaled = latents.map((value) => value / scalingFactor)
-    return toPicture(await this.session.decodeLatents(unscaled, [1, h, w]), width, height)
+    const unscaled = { shape: [1, h, w, latentChannels], data: latents.map((value) => value / scalingFactor + shiftFactor) }
+    const pixels = await this.session.run('vae', 'decode', { latents: unscaled })
+    return toPicture(pixels.data, width, height)
   }
 }

@@ -69,7 +69,7 @@ export async function cacheLatents(
     const moments = await session.run('vae', 'encode', { pixels: { shape: [1, height, width, 3], data: pixels } })
     const channels = moments.shape.at(-1)! / 2
     const noise = normal({ seed, stream: 'posterior', step: Number(mirrored), index }, moments.data.length / 2)
-    const latents = samplePosterior(moments.data as Float32Array, channels, noise, model)
+    const latents = samplePosterior(moments.data, channels, noise, model)
     if (!latents.every(Number.isFinite)) {
       throw new LorafuseError('NAN_LATENTS', `Expected numbers for the latents of ${path} but received NaN; is the model's VAE damaged?`)
     }
@@ -114,7 +114,7 @@ export async function cacheLatents(
 /** Embeddings `[tokens, contextDim]` of each different caption. */
 export async function cacheText(
   session: Pick<Session, 'run'>,
-  model: Model,
+  model: Pick<Model, 'family' | 'tokenizers'>,
   captions: Iterable<string>,
   clipSkip: number,
   onProgress: OnProgress,
@@ -123,7 +123,7 @@ export async function cacheText(
   const cached = new Map<string, Float32Array>()
   for (const caption of different) {
     onProgress(cached.size, different.length)
-    cached.set(caption, await encodeText(session, model, [caption], clipSkip))
+    cached.set(caption, (await encodeText(session, model, [caption], clipSkip)).data)
   }
   onProgress(cached.size, cached.size)
   return cached

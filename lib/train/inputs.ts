@@ -84,7 +84,9 @@ export class StepInputs {
       timesteps: Float32Array.from(timesteps),
       context: join(chosen.map(({ context }) => context)),
     }
-    return Object.fromEntries(Object.entries(this.shapesOf(batch)).map(([name, shape]) => [name, { shape, data: data[name as keyof typeof data] }]))
+    return Object.fromEntries(
+      Object.entries(this.shapesOf(batch)).map(([name, shape]) => [name, { shape, data: data[name as keyof typeof data] }]),
+    )
   }
 
   /** The inputs of updates `first` to `last`, batch by batch. */

@@ -27,7 +27,13 @@ function missing({ adapters, weights, activations, workspace }: MemoryPlan, { de
   return (device === 'cuda' ? weights : adapters) + activations + workspace
 }
 
-function requirement(session: Planner, model: Model, items: DatasetItem[], options: ResolvedTrainOptions, chosen: Computation): Requirement {
+function requirement(
+  session: Planner,
+  model: Model,
+  items: DatasetItem[],
+  options: ResolvedTrainOptions,
+  chosen: Computation,
+): Requirement {
   const images = assignBuckets(items, options)
   const sizes = stepSizes(model)
   const steps: MemoryPlan[] = []
@@ -58,7 +64,11 @@ function largestFitting(most: number, fits: (value: number) => boolean): number 
 }
 
 /** What would fit instead, in words. */
-function advice(options: ResolvedTrainOptions, { device, precision }: Computation, fits: (change: Partial<ResolvedTrainOptions>) => boolean): string {
+function advice(
+  options: ResolvedTrainOptions,
+  { device, precision }: Computation,
+  fits: (change: Partial<ResolvedTrainOptions>) => boolean,
+): string {
   const lower = device === 'cuda' && precision === 'f32' ? ', or try precision fp16' : ''
   const batchSize = largestFitting(options.batchSize - 1, (value) => fits({ batchSize: value }))
   if (batchSize > 0) return `batchSize ${batchSize} would fit${lower}`

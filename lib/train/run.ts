@@ -1,6 +1,6 @@
 /** `train`: a folder of images in, a LoRA out. Everything is read, planned and checked first, then cached, then trained. */
 import { randomInt } from 'node:crypto'
-import { adapterCount, type Adapters, attachAdapters, initialWeights, parameterCount } from '../adapters/adapter.js'
+import { type Adapters, adapterCount, attachAdapters, initialWeights, parameterCount } from '../adapters/adapter.js'
 import { lora } from '../adapters/lora.js'
 import { type DatasetItem, scanDataset } from '../data/dataset.js'
 import { type Computation, computation } from '../device.js'

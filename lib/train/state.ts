@@ -118,7 +118,11 @@ export function checkIdentity(path: string, saved: Identity, now: Partial<Identi
  * Reads a state that a run with these buffers can go on from, as far as `now` is known, and what the state was trained on. Throws
  * `STATE_NOT_FOUND`, `STATE_INVALID` (damaged, or no state), `STATE_MISMATCH`.
  */
-export async function readState(path: string, now: Partial<Identity>, infos: BufferInfo[]): Promise<TrainingState & { identity: Identity }> {
+export async function readState(
+  path: string,
+  now: Partial<Identity>,
+  infos: BufferInfo[],
+): Promise<TrainingState & { identity: Identity }> {
   const { about, header } = await readAbout(path)
   const { step, sessionId, startedAt, identity, lossScale, sha256 } = about
   checkIdentity(path, identity, now)
