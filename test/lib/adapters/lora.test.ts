@@ -1,22 +1,42 @@
 import assert from 'node:assert/strict'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
-import { type Adapter, adapterTensors, kohyaName, parameterCount, selectAdapters } from '../../../lib/adapters/adapters.js'
-import { type Lora, readLora, stackLoras } from '../../../lib/adapters/lora.js'
+import { type Adapters, parameterCount } from '../../../lib/adapters/adapter.js'
+import { kohyaLayer, kohyaTensors } from '../../../lib/adapters/kohya.js'
+import { lora as kind } from '../../../lib/adapters/lora.js'
+import { type Lora, readLora as read } from '../../../lib/adapters/read.js'
+import { stackSpecs, stackWeights, type WeightedLora } from '../../../lib/adapters/stack.js'
 import { type NamedTensor, writeSafetensors } from '../../../lib/files/safetensors.js'
-import type { AdaptableModule } from '../../../lib/native.js'
+import { loraPrefixes } from '../../../lib/models/model.js'
+import { sd1 } from '../../../lib/models/sd1.js'
+import type { Layer } from '../../../lib/native.js'
+import { parametersOf } from '../../fixtures/fake-session.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 import { pattern } from '../../train/pattern.js'
 
 const block = 'mid_block.attentions.0.transformer_blocks.0'
-const modules: AdaptableModule[] = [
+const modules: Layer[] = [
   { path: 'mid_block.attentions.0.proj_in', kind: 'conv', inFeatures: 6, outFeatures: 6 },
   { path: `${block}.attn1.to_out.0`, kind: 'linear', inFeatures: 6, outFeatures: 6 },
   { path: `${block}.ff.net.2`, kind: 'linear', inFeatures: 12, outFeatures: 6 },
 ]
 
-function random(name: string, adapters: Adapter[]): Float32Array {
-  return pattern(name, parameterCount(adapters))
+const prefixes = loraPrefixes(sd1)
+const kohyaName = (path: string) => kohyaLayer(prefixes, 'unet', path)
+const readLora = (path: string) => read(path, 'unet', modules, prefixes)
+
+function attached(layers: Layer[], rank: number, alpha: number): Adapters {
+  return { kind, alpha, layers, parameters: parametersOf(layers, kind.specs('unet', layers, { targets: 'default', rank, alpha })) }
+}
+
+function random(name: string, { parameters }: Adapters): Float32Array {
+  return pattern(name, parameterCount(parameters))
+}
+
+/** As a pipeline stacks: what is attached, and the weights that are written. */
+function stackLoras(loras: WeightedLora[]) {
+  const specs = stackSpecs(loras, 'unet', modules)
+  return { specs, weights: stackWeights(loras, parametersOf(modules, specs)) }
 }
 
 /** scale · up · down `[out, in]` of a layer. */
@@ -42,11 +62,11 @@ async function write(t: TestContext, tensors: NamedTensor[], metadata: Record<st
 }
 
 test('what training writes is read back', async (t) => {
-  const adapters = selectAdapters(modules, 'default', 2, 3)
+  const adapters = attached(modules, 2, 3)
   const flat = random('a', adapters)
-  const lora = await readLora(await write(t, adapterTensors(adapters, flat, 'F32')), modules)
+  const lora = await readLora(await write(t, kohyaTensors(adapters, flat, 'F32', prefixes)))
   assert.deepEqual([...lora.keys()].sort(), modules.map(({ path }) => path).sort())
-  const { weights, specs } = stackLoras([{ lora, weight: 1 }], modules)
+  const { weights, specs } = stackLoras([{ lora, weight: 1 }])
   assert.deepEqual(
     specs.map(({ path, rank, scale }) => [path, rank, scale]),
     modules.map(({ path }) => [path, 2, 1]),
@@ -75,18 +95,18 @@ test("diffusers' and PEFT's layouts say the same as kohya's", async (t) => {
       ],
       metadata,
     )
-    assert.deepEqual([...(await readLora(file, modules))], [[path, { rank: 2, scale, down, up }]])
+    assert.deepEqual([...(await readLora(file))], [[path, { rank: 2, scale, down, up }]])
   }
 })
 
 test('an alpha of 0 means the rank', async (t) => {
-  const adapters = selectAdapters([modules[1]!], 'default', 2, 0)
-  const lora = await readLora(await write(t, adapterTensors(adapters, random('b', adapters), 'F32')), modules)
+  const adapters = attached([modules[1]!], 2, 0)
+  const lora = await readLora(await write(t, kohyaTensors(adapters, random('b', adapters), 'F32', prefixes)))
   assert.equal(lora.get(modules[1]!.path)?.scale, 1)
 })
 
 test('a stack of LoRAs of different ranks and layers adds what each adds, times its weight', () => {
-  const layer = (module: AdaptableModule, rank: number, scale: number) => ({
+  const layer = (module: Layer, rank: number, scale: number) => ({
     ...{ rank, scale },
     down: pattern(`${rank}${module.path}down`, rank * module.inFeatures),
     up: pattern(`${rank}${module.path}up`, rank * module.outFeatures),
@@ -99,7 +119,7 @@ test('a stack of LoRAs of different ranks and layers adds what each adds, times 
     { lora: second, weight: -1.5 },
     { lora: third, weight: 0 },
   ]
-  const { specs, weights } = stackLoras(parts, modules)
+  const { specs, weights } = stackLoras(parts)
   assert.deepEqual(
     specs.map(({ rank }) => rank),
     [2, 5, 3],
@@ -118,7 +138,7 @@ test('a stack of LoRAs of different ranks and layers adds what each adds, times 
     at = end
   }
   assert.equal(at, weights.length)
-  assert.deepEqual(stackLoras([], modules), { specs: [], weights: new Float32Array(0) })
+  assert.deepEqual(stackLoras([]), { specs: [], weights: new Float32Array(0) })
 })
 
 const matrix = (name: string, rows: number, columns: number): NamedTensor => ({
@@ -159,6 +179,6 @@ const refused: { what: string; tensors: NamedTensor[]; metadata?: Record<string,
 
 for (const { what, tensors, metadata, code, says } of refused) {
   test(`a file with ${what} is refused`, async (t) => {
-    await assert.rejects(readLora(await write(t, tensors, metadata), modules), { code, message: says })
+    await assert.rejects(readLora(await write(t, tensors, metadata)), { code, message: says })
   })
 }

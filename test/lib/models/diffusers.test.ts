@@ -6,7 +6,8 @@ import { fileURLToPath } from 'node:url'
 import { toHalf } from '../../../lib/files/floats.js'
 import { hashFiles } from '../../../lib/files/hashes.js'
 import { type NamedTensor, readTensors, writeSafetensors } from '../../../lib/files/safetensors.js'
-import { hashUnet, readCheckpoint } from '../../../lib/models/diffusers.js'
+import { readModel } from '../../../lib/models/diffusers.js'
+import { ourName, theirName } from '../../../lib/models/names.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 
 const root = fileURLToPath(new URL('../../../..', import.meta.url))
@@ -15,13 +16,14 @@ const unetFile = 'unet/diffusion_pytorch_model.safetensors'
 const vaeFile = 'vae/diffusion_pytorch_model.safetensors'
 
 const configs = ['unet/config.json', 'text_encoder/config.json', 'vae/config.json', 'scheduler/scheduler_config.json']
+const tokenizer = ['tokenizer/vocab.json', 'tokenizer/merges.txt']
 const weights = [unetFile, vaeFile, 'text_encoder/model.safetensors']
 
 /** The bundled model's configs with a tensor each for weights. Written anew, not copied: a copied link would lead back to the original. */
 async function copyModel(t: TestContext): Promise<string> {
   const folder = join(await temporaryFolder(t), 'model')
   for (const part of ['unet', 'text_encoder', 'vae', 'scheduler', 'tokenizer']) await mkdir(join(folder, part), { recursive: true })
-  for (const file of configs) await writeFile(join(folder, file), await readFile(join(tiny, file)))
+  for (const file of [...configs, ...tokenizer]) await writeFile(join(folder, file), await readFile(join(tiny, file)))
   for (const file of weights) await writeSafetensors(join(folder, file), [tensor('conv_in.weight')])
   return folder
 }
@@ -38,41 +40,42 @@ async function change(folder: string, file: string, changes: Record<string, unkn
 }
 
 test('the bundled model reads, every size from its configs', async () => {
-  const { unet, textEncoder, vae, scheduler, scalingFactor, name, family, tokenizerFolder } = await readCheckpoint(tiny)
-  assert.deepEqual(unet.config, {
-    inChannels: 4,
-    outChannels: 4,
-    blockOutChannels: [64, 128, 192],
-    downAttention: [true, true, false],
-    upAttention: [false, true, true],
-    layersPerBlock: 1,
-    heads: [4, 4, 4],
-    crossAttentionDim: 128,
-    normNumGroups: 32,
-    normEps: 1e-5,
-    useLinearProjection: false,
-    flipSinToCos: true,
-    freqShift: 0,
+  const model = await readModel(tiny)
+  const { unet, text_encoder, vae } = model.networks
+  assert.deepEqual(unet!.config, {
+    in_channels: 4,
+    out_channels: 4,
+    block_out_channels: [64, 128, 192],
+    down_block_types: ['CrossAttnDownBlock2D', 'CrossAttnDownBlock2D', 'DownBlock2D'],
+    up_block_types: ['UpBlock2D', 'CrossAttnUpBlock2D', 'CrossAttnUpBlock2D'],
+    layers_per_block: 1,
+    num_attention_heads: [4, 4, 4],
+    transformer_layers_per_block: [1, 1, 1],
+    cross_attention_dim: 128,
+    norm_num_groups: 32,
+    norm_eps: 1e-5,
+    flip_sin_to_cos: true,
+    freq_shift: 0,
   })
-  assert.deepEqual(textEncoder.config, {
-    hiddenSize: 128,
-    intermediateSize: 512,
-    numHiddenLayers: 4,
-    numAttentionHeads: 4,
-    maxPositionEmbeddings: 77,
-    vocabSize: 1267,
-    layerNormEps: 1e-5,
-    hiddenAct: 'quick_gelu',
+  assert.deepEqual(text_encoder!.config, {
+    hidden_size: 128,
+    intermediate_size: 512,
+    num_hidden_layers: 4,
+    num_attention_heads: 4,
+    max_position_embeddings: 77,
+    vocab_size: 1267,
+    layer_norm_eps: 1e-5,
+    hidden_act: 'quick_gelu',
   })
-  assert.deepEqual(vae.config, {
-    inChannels: 3,
-    outChannels: 3,
-    latentChannels: 4,
-    blockOutChannels: [16, 32, 64, 128],
-    layersPerBlock: 1,
-    normNumGroups: 8,
+  assert.deepEqual(vae!.config, {
+    in_channels: 3,
+    out_channels: 3,
+    latent_channels: 4,
+    block_out_channels: [16, 32, 64, 128],
+    layers_per_block: 1,
+    norm_num_groups: 8,
   })
-  assert.deepEqual(scheduler, {
+  assert.deepEqual(model.scheduler, {
     numTrainTimesteps: 1000,
     betaStart: 0.00085,
     betaEnd: 0.012,
@@ -82,22 +85,30 @@ test('the bundled model reads, every size from its configs', async () => {
     setAlphaToOne: false,
     clipSample: false,
   })
-  assert.deepEqual([scalingFactor, name, family, tokenizerFolder], [0.30835, 'tiny-sd', 'sd1', join(tiny, 'tokenizer')])
+  const { name, family, scalingFactor, shiftFactor, textLayers, contextDim, latentChannels, factor, multiple, sampleSize } = model
+  assert.deepEqual([name, family.name, scalingFactor, shiftFactor], ['tiny-sd', 'sd1', 0.30835, 0])
+  assert.deepEqual([textLayers, contextDim, latentChannels, factor, multiple], [4, 128, 4, 8, 32])
+  assert.deepEqual(sampleSize, { width: 128, height: 128 })
+  assert.equal(model.tokenizers.text_encoder!.length, 77)
   assert.deepEqual(
-    [unet, vae, textEncoder].map(({ files }) => files[0]?.tensors.length),
-    [326, 188, 68],
+    [unet, vae, text_encoder].map((network) => [network!.architecture, network!.f32, network!.files[0]?.tensors.length]),
+    [
+      ['unet', false, 326],
+      ['vae', true, 188],
+      ['clip', false, 68],
+    ],
   )
 })
 
 test('weights are places in the file, counted from its start', async () => {
-  const { unet, textEncoder } = await readCheckpoint(tiny)
-  const entry = unet.files[0]?.tensors.find(({ name }) => name === 'conv_in.bias')
+  const { networks } = await readModel(tiny)
+  const entry = networks.unet!.files[0]?.tensors.find(({ name }) => name === 'conv_in.bias')
   assert.equal(entry?.dtype, 'F16')
   const bytes = (await readFile(join(tiny, unetFile))).subarray(entry.offset, entry.offset + 128)
   const halves = new Uint16Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + 128))
   const { data } = (await readTensors(join(tiny, unetFile), ['conv_in.bias'])).get('conv_in.bias') as { data: Float32Array }
   assert.deepEqual([...data].map(toHalf), [...halves])
-  assert.ok(textEncoder.files[0]?.tensors.every(({ name }) => name.startsWith('text_model.')))
+  assert.ok(networks.text_encoder!.files[0]?.tensors.every(({ name }) => name.startsWith('text_model.')))
 })
 
 test('the configs of SD1.5, which leave much out, give its sizes', async (t) => {
@@ -117,30 +128,28 @@ test('the configs of SD1.5, which leave much out, give its sizes', async (t) => 
     join(folder, 'scheduler/scheduler_config.json'),
     '{"_class_name":"PNDMScheduler","beta_start":0.00085,"beta_end":0.012,"beta_schedule":"scaled_linear"}',
   )
-  const checkpoint = await readCheckpoint(folder)
-  assert.deepEqual(checkpoint.unet.config.heads, [8, 8, 8, 8])
-  assert.deepEqual(checkpoint.unet.config.upAttention, [false, true, true, true])
-  assert.deepEqual(
-    [checkpoint.unet.config.layersPerBlock, checkpoint.unet.config.inChannels, checkpoint.unet.config.normNumGroups],
-    [2, 4, 32],
-  )
-  assert.equal(checkpoint.scalingFactor, 0.18215)
-  const { numTrainTimesteps, clipSample, predictionType, stepsOffset, setAlphaToOne } = checkpoint.scheduler
+  const model = await readModel(folder)
+  const { config } = model.networks.unet!
+  assert.deepEqual(config.num_attention_heads, [8, 8, 8, 8])
+  assert.deepEqual(config.up_block_types, ['UpBlock2D', 'CrossAttnUpBlock2D', 'CrossAttnUpBlock2D', 'CrossAttnUpBlock2D'])
+  assert.deepEqual([config.layers_per_block, config.in_channels, config.norm_num_groups], [2, 4, 32])
+  assert.equal(model.scalingFactor, 0.18215)
+  const { numTrainTimesteps, clipSample, predictionType, stepsOffset, setAlphaToOne } = model.scheduler
   assert.deepEqual([numTrainTimesteps, clipSample, predictionType, stepsOffset, setAlphaToOne], [1000, false, 'epsilon', 0, true])
 })
 
 test('heads may differ per block', async (t) => {
   const folder = await copyModel(t)
   await change(folder, 'unet/config.json', { attention_head_dim: [2, 4, 8] })
-  assert.deepEqual((await readCheckpoint(folder)).unet.config.heads, [2, 4, 8])
+  assert.deepEqual((await readModel(folder)).networks.unet!.config.num_attention_heads, [2, 4, 8])
   await change(folder, 'unet/config.json', { num_attention_heads: 16 })
-  assert.deepEqual((await readCheckpoint(folder)).unet.config.heads, [16, 16, 16])
+  assert.deepEqual((await readModel(folder)).networks.unet!.config.num_attention_heads, [16, 16, 16])
 })
 
 test('what is not there is named', async (t) => {
   const folder = await copyModel(t)
-  await assert.rejects(readCheckpoint(join(folder, 'none')), { name: 'LorafuseError', code: 'MODEL_NOT_FOUND', message: /none/ })
-  await assert.rejects(readCheckpoint(join(folder, unetFile)), { code: 'UNSUPPORTED_MODEL', message: /diffusers folder/ })
+  await assert.rejects(readModel(join(folder, 'none')), { name: 'LorafuseError', code: 'MODEL_NOT_FOUND', message: /none/ })
+  await assert.rejects(readModel(join(folder, unetFile)), { code: 'MODEL_UNSUPPORTED', message: /diffusers folder/ })
   const parts = [
     'unet',
     'text_encoder',
@@ -155,13 +164,13 @@ test('what is not there is named', async (t) => {
   for (const part of parts) {
     const path = join(folder, part)
     await rename(path, `${folder}-aside`)
-    await assert.rejects(readCheckpoint(folder), { code: 'MODEL_INCOMPLETE', message: new RegExp(path.replaceAll('.', '\\.')) }, part)
+    await assert.rejects(readModel(folder), { code: 'MODEL_INCOMPLETE', message: new RegExp(path.replaceAll('.', '\\.')) }, part)
     await rename(`${folder}-aside`, path)
   }
-  await readCheckpoint(folder)
+  await readModel(folder)
   await rm(join(folder, unetFile))
   await writeFile(join(folder, 'unet/diffusion_pytorch_model.bin'), '')
-  await assert.rejects(readCheckpoint(folder), { code: 'MODEL_INCOMPLETE', message: /pickle/ })
+  await assert.rejects(readModel(folder), { code: 'MODEL_INCOMPLETE', message: /pickle/ })
 })
 
 const foreign: [string, string, Record<string, unknown>][] = [
@@ -193,14 +202,14 @@ for (const [name, file, changes] of foreign) {
     const folder = await copyModel(t)
     await change(folder, file, changes)
     const [key] = Object.keys(changes) as [string]
-    await assert.rejects(readCheckpoint(folder), { code: 'UNSUPPORTED_MODEL', message: new RegExp(key) })
+    await assert.rejects(readModel(folder), { code: 'MODEL_UNSUPPORTED', message: new RegExp(key) })
   })
 }
 
 test('SDXL is refused', async (t) => {
   const folder = await copyModel(t)
   await mkdir(join(folder, 'text_encoder_2'))
-  await assert.rejects(readCheckpoint(folder), { code: 'UNSUPPORTED_MODEL', message: /SDXL/ })
+  await assert.rejects(readModel(folder), { code: 'MODEL_UNSUPPORTED', message: /SDXL/ })
 })
 
 test('nonsense in a config is refused by key', async (t) => {
@@ -217,17 +226,17 @@ test('nonsense in a config is refused by key', async (t) => {
   for (const [file, changes] of cases) {
     const folder = await copyModel(t)
     await change(folder, file, changes)
-    await assert.rejects(readCheckpoint(folder), { code: 'MODEL_INVALID', message: new RegExp(file) }, JSON.stringify(changes))
+    await assert.rejects(readModel(folder), { code: 'MODEL_INVALID', message: new RegExp(file) }, JSON.stringify(changes))
   }
   const folder = await copyModel(t)
   await writeFile(join(folder, 'vae/config.json'), '{')
-  await assert.rejects(readCheckpoint(folder), { code: 'MODEL_INVALID', message: /vae\/config\.json/ })
+  await assert.rejects(readModel(folder), { code: 'MODEL_INVALID', message: /vae\/config\.json/ })
 })
 
 test('a truncated weight file is refused', async (t) => {
   const folder = await copyModel(t)
   await truncate(join(folder, vaeFile), 90)
-  await assert.rejects(readCheckpoint(folder), { code: 'SAFETENSORS_INVALID', message: new RegExp(vaeFile) })
+  await assert.rejects(readModel(folder), { code: 'SAFETENSORS_INVALID', message: new RegExp(vaeFile) })
 })
 
 test('old names of VAE attention are renamed, and only those', async (t) => {
@@ -237,7 +246,9 @@ test('old names of VAE attention are renamed, and only those', async (t) => {
     join(folder, vaeFile),
     [...old, 'decoder.conv_in.weight'].map((name) => tensor(name)),
   )
-  const names = (await readCheckpoint(folder)).vae.files[0]?.tensors.map(({ name }) => name.replace('encoder.mid_block.attentions.0.', ''))
+  const names = (await readModel(folder)).networks.vae!.files[0]?.tensors.map(({ name }) =>
+    name.replace('encoder.mid_block.attentions.0.', ''),
+  )
   assert.deepEqual(names?.sort(), [
     'decoder.conv_in.weight',
     'group_norm.weight',
@@ -263,24 +274,51 @@ test('shards are read as their index lists them, and a missing one is named', as
     ]),
   )
   await writeFile(join(folder, 'unet/diffusion_pytorch_model.safetensors.index.json'), JSON.stringify({ weight_map: map }))
-  const checkpoint = await readCheckpoint(folder)
+  const model = await readModel(folder)
   assert.deepEqual(
-    checkpoint.unet.files.map(({ path, tensors }) => [path, tensors.map(({ name, dtype }) => `${name} ${dtype}`)]),
+    model.networks.unet!.files.map(({ path, tensors }) => [path, tensors.map(({ name, dtype }) => `${name} ${dtype}`)]),
     [
       [shard(1), ['a F32']],
       [shard(2), ['b BF16', 'c F16']],
     ],
   )
-  assert.equal(await hashUnet(checkpoint), await hashFiles([shard(1), shard(2)]))
+  assert.equal(await model.hash(), await hashFiles([shard(1), shard(2)]))
   await rm(shard(2))
-  await assert.rejects(readCheckpoint(folder), { code: 'MODEL_INCOMPLETE', message: /00002-of-00002/ })
+  await assert.rejects(readModel(folder), { code: 'MODEL_INCOMPLETE', message: /00002-of-00002/ })
 })
 
 test('the fp16 variant serves where there is no other', async (t) => {
   const folder = await copyModel(t)
   const half = join(folder, 'unet/diffusion_pytorch_model.fp16.safetensors')
   await writeSafetensors(half, [tensor('half', 'F16')])
-  assert.equal((await readCheckpoint(folder)).unet.files[0]?.path, join(folder, unetFile))
+  assert.equal((await readModel(folder)).networks.unet!.files[0]?.path, join(folder, unetFile))
   await rm(join(folder, unetFile))
-  assert.equal((await readCheckpoint(folder)).unet.files[0]?.path, half)
+  assert.equal((await readModel(folder)).networks.unet!.files[0]?.path, half)
+})
+
+test('hashes are computed when they are first asked for, and once', async (t) => {
+  const folder = await copyModel(t)
+  const { hash, legacyHash } = await readModel(folder)
+  await writeSafetensors(join(folder, unetFile), [tensor('another')])
+  assert.equal(await hash(), await hashFiles([join(folder, unetFile)]))
+  assert.match(await legacyHash(), /^[0-9a-f]{8}$/)
+  const before = await hash()
+  await rm(join(folder, unetFile))
+  assert.equal(await hash(), before)
+})
+
+test("a tensor's other spelling and ours lead to each other", () => {
+  const pairs = [
+    ['vae', 'decoder.mid_block.attentions.0.proj_attn.bias', 'decoder.mid_block.attentions.0.to_out.0.bias'],
+    ['vae', 'encoder.mid_block.attentions.0.key.weight', 'encoder.mid_block.attentions.0.to_k.weight'],
+    ['clip', 'encoder.layers.11.mlp.fc1.weight', 'text_model.encoder.layers.11.mlp.fc1.weight'],
+    ['clip', 'final_layer_norm.bias', 'text_model.final_layer_norm.bias'],
+    ['unet', 'mid_block.attentions.0.proj_in.weight', 'mid_block.attentions.0.proj_in.weight'],
+    ['vae', 'encoder.conv_in.weight', 'encoder.conv_in.weight'],
+  ] as const
+  for (const [architecture, theirs, ours] of pairs) {
+    assert.equal(ourName(architecture, theirs), ours)
+    assert.equal(ourName(architecture, ours), ours)
+    assert.equal(theirName(architecture, ours), theirs)
+  }
 })
