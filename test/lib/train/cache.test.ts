@@ -1,15 +1,21 @@
 import assert from 'node:assert/strict'
+import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import sharp from 'sharp'
+import type { DatasetWarning } from '../../../lib/data/dataset.js'
+import { sd1 } from '../../../lib/models/sd1.js'
+import type { Inputs } from '../../../lib/native.js'
 import { normal } from '../../../lib/random.js'
-import { cacheLatents, cacheText, isMirrored, type LatentsOptions, type Picture, samplePosterior } from '../../../lib/train/cache.js'
+import { cacheLatents, cacheText, type LatentsOptions, samplePosterior } from '../../../lib/train/cache.js'
+import type { TrainingImage } from '../../../lib/train/images.js'
+import { isMirrored } from '../../../lib/train/inputs.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 
 const silent = () => {}
 
 /** An image of 16 × 8 pixels, its left half black and its right half white, that trains at that size. */
-async function halves(folder: string): Promise<Picture> {
+async function halves(folder: string): Promise<TrainingImage> {
   const path = join(folder, 'halves.png')
   const pixels = Uint8Array.from({ length: 8 * 16 * 3 }, (_, i) => (Math.floor(i / 3) % 16 < 8 ? 0 : 255))
   await sharp(pixels, { raw: { width: 16, height: 8, channels: 3 } })
@@ -20,26 +26,50 @@ async function halves(folder: string): Promise<Picture> {
 }
 
 /** Moments of two latents: means of the image's halves, log variance −200, whose deviation is e⁻¹⁵. */
-const encoder = {
-  async encodeImages(pixels: Float32Array, [, height, width]: [number, number, number]) {
-    assert.equal(pixels.length, height * width * 3)
-    const latent = (x: number) => [...new Array<number>(4).fill(pixels[x * 3]!), ...new Array<number>(4).fill(-200)]
-    return Float32Array.from([0, 8].flatMap(latent))
-  },
+const encoder = session((pixels, [, height, width]) => {
+  assert.equal(pixels.length, height! * width! * 3)
+  const latent = (x: number) => [...new Array<number>(4).fill(pixels[x * 3]!), ...new Array<number>(4).fill(-200)]
+  return Float32Array.from([0, 8].flatMap(latent))
+})
+
+/** A session whose VAE makes moments of 4 channels as `encode` says. */
+function session(encode: (pixels: Float32Array, shape: number[]) => Float32Array) {
+  return {
+    async run(network: string, name: string, { pixels }: Inputs) {
+      assert.deepEqual([network, name], ['vae', 'encode'])
+      const data = encode(pixels!.data as Float32Array, pixels!.shape)
+      return { shape: [1, 1, data.length / 8, 8], data }
+    },
+  }
 }
 
-const options: LatentsOptions = { seed: 3, flip: false, randomCrop: false, background: [0, 0, 0], factor: 8, scalingFactor: 0.5 }
+const model = { factor: 8, scalingFactor: 0.5, shiftFactor: 0 }
+const options: LatentsOptions = { images: 'x', strict: false, seed: 3, flip: false, randomCrop: false, background: [0, 0, 0] }
+
+/** Caches where no image is damaged. */
+async function cached(
+  from: Parameters<typeof cacheLatents>[0],
+  images: TrainingImage[],
+  change: Partial<LatentsOptions> = {},
+  scale = model,
+) {
+  const result = await cacheLatents(from, scale, images, { ...options, ...change }, silent, () => assert.fail('nothing is skipped'))
+  assert.deepEqual(result.images, images)
+  return result.latents
+}
 
 test('the posterior sample is mean + deviation · noise, scaled; the log variance is clamped', () => {
   const moments = Float32Array.of(1, 2, Math.log(4), -200, 3, 4, 0, 200)
-  const sample = samplePosterior(moments, 2, Float32Array.of(1, 1, -2, 1), 0.5)
+  const sample = samplePosterior(moments, 2, Float32Array.of(1, 1, -2, 1), model)
   const expected = [(1 + 2) / 2, (2 + Math.exp(-15)) / 2, (3 - 2) / 2, (4 + Math.exp(10)) / 2]
   for (const [i, value] of expected.entries()) assert.ok(Math.abs(sample[i]! / value - 1) < 1e-6)
+  const shifted = samplePosterior(moments, 2, Float32Array.of(1, 1, -2, 1), { ...model, shiftFactor: 1 })
+  assert.ok(Math.abs(shifted[0]! - (1 + 2 - 1) / 2) < 1e-6)
 })
 
 test('latents are scaled and have the shape of their bucket; mirrored ones come from mirrored pixels', async (t) => {
   const picture = await halves(await temporaryFolder(t))
-  const [latents] = await cacheLatents(encoder, [picture], { ...options, flip: true }, silent)
+  const [latents] = await cached(encoder, [picture], { flip: true })
   assert.deepEqual([latents!.height, latents!.width], [1, 2])
   const rounded = (values: Float32Array) => [...values].map((value) => Math.round(value * 100) / 100)
   assert.deepEqual(rounded(latents!.plain), [-0.5, -0.5, -0.5, -0.5, 0.5, 0.5, 0.5, 0.5])
@@ -48,13 +78,13 @@ test('latents are scaled and have the shape of their bucket; mirrored ones come 
 
 test('each image, and its mirror image, has noise of its own, the same each time', async (t) => {
   const picture = await halves(await temporaryFolder(t))
-  const flat = { encodeImages: async () => new Float32Array(16) }
-  const settings = { ...options, flip: true, scalingFactor: 1 }
-  const cached = await cacheLatents(flat, [picture, picture], settings, silent)
-  const drawn = cached.flatMap(({ plain, mirrored }) => [plain, mirrored!])
+  const flat = session(() => new Float32Array(16))
+  const cache = () => cached(flat, [picture, picture], { flip: true }, { ...model, scalingFactor: 1 })
+  const latents = await cache()
+  const drawn = latents.flatMap(({ plain, mirrored }) => [plain, mirrored!])
   assert.equal(new Set(drawn.map((values) => values.join())).size, 4)
   assert.deepEqual(drawn[2], normal({ seed: 3, stream: 'posterior', index: 1 }, 8))
-  assert.deepEqual(await cacheLatents(flat, [picture, picture], settings, silent), cached)
+  assert.deepEqual(await cache(), latents)
 })
 
 test('a random crop moves within what exceeds the bucket', async (t) => {
@@ -62,13 +92,11 @@ test('a random crop moves within what exceeds the bucket', async (t) => {
   const square = { ...picture, bucket: { width: 8, height: 8, resized: { width: 16, height: 8 } } }
   const brightness = async (randomCrop: boolean, seed: number) => {
     let sum = 0
-    const session = {
-      async encodeImages(pixels: Float32Array) {
-        sum = pixels.reduce((total, value) => total + value, 0) / pixels.length
-        return new Float32Array(8)
-      },
-    }
-    await cacheLatents(session, [square], { ...options, randomCrop, seed }, silent)
+    const measuring = session((pixels) => {
+      sum = pixels.reduce((total, value) => total + value, 0) / pixels.length
+      return new Float32Array(8)
+    })
+    await cached(measuring, [square], { randomCrop, seed })
     return sum
   }
   assert.equal(await brightness(false, 1), 0)
@@ -78,23 +106,75 @@ test('a random crop moves within what exceeds the bucket', async (t) => {
 
 test('latents that are no numbers are refused, and the image named', async (t) => {
   const picture = await halves(await temporaryFolder(t))
-  const session = { encodeImages: async () => new Float32Array(16).fill(Number.NaN) }
-  await assert.rejects(cacheLatents(session, [picture], options, silent), { code: 'NAN_LATENTS', message: /halves\.png/ })
+  const broken = session(() => new Float32Array(16).fill(Number.NaN))
+  await assert.rejects(cached(broken, [picture]), { code: 'NAN_LATENTS', message: /halves\.png/ })
+})
+
+/** `halves` with bytes that are missing behind the header. */
+async function damaged(folder: string, name: string): Promise<TrainingImage> {
+  const picture = await halves(folder)
+  const path = join(folder, name)
+  await writeFile(path, (await readFile(picture.path)).subarray(0, 60))
+  return { ...picture, path }
+}
+
+test('a damaged image is told and left out: what is random is as if it had never been there', async (t) => {
+  const folder = await temporaryFolder(t)
+  const [first, second] = [await damaged(folder, 'a.png'), await damaged(folder, 'b.png')]
+  const picture = await halves(folder)
+  const flat = session(() => new Float32Array(16))
+  const [warnings, seen]: [DatasetWarning[], number[][]] = [[], []]
+  const all = [first, picture, second, picture]
+  const change = { ...options, flip: true, randomCrop: true }
+  const progress = (done: number, total: number) => void seen.push([done, total])
+  const { images, latents } = await cacheLatents(flat, model, all, change, progress, (warning) => void warnings.push(warning))
+  assert.deepEqual(images, [picture, picture])
+  assert.deepEqual(latents, await cached(flat, [picture, picture], change))
+  assert.deepEqual(
+    warnings.map(({ code, path }) => [code, path]),
+    [first, second].map(({ path }) => ['IMAGE_UNREADABLE', path]),
+  )
+  assert.match(warnings[0]!.message, /^Expected a whole image for .*a\.png but received: .*; it is skipped$/)
+  assert.deepEqual(
+    seen.map(([done, total]) => `${done}/${total}`),
+    ['0/8', '2/8', '3/8', '4/8', '6/8', '7/8', '8/8'],
+  )
+})
+
+test('where damage is not tolerated all damaged images are named, and where all are damaged too', async (t) => {
+  const folder = await temporaryFolder(t)
+  const bad = [await damaged(folder, 'a.png'), await damaged(folder, 'b.png')]
+  const picture = await halves(folder)
+  let encoded = 0
+  const counting = session(() => {
+    encoded += 1
+    return new Float32Array(16)
+  })
+  const all = [bad[0]!, picture, bad[1]!]
+  await assert.rejects(
+    cacheLatents(counting, model, all, { ...options, strict: true }, silent, () => assert.fail('nothing is skipped')),
+    { code: 'DATASET_NOT_CLEAN', message: /^Expected nothing to skip in x \(strict\) but received 2 bad files:\n.*a\.png.*\n.*b\.png/ },
+  )
+  assert.equal(encoded, 0)
+  await assert.rejects(
+    cacheLatents(counting, model, bad, options, silent, () => {}),
+    { code: 'NO_IMAGES', message: /^Expected at least one image .*\n.*a\.png.*\n.*b\.png/ },
+  )
 })
 
 test('each different caption is encoded once', async () => {
   const encoded: number[] = []
   const session = {
-    async encodeText(ids: Int32Array, count: number, skip: number) {
-      assert.deepEqual([count, skip], [1, 1])
-      encoded.push(ids[0]!)
-      return Float32Array.from(ids)
+    async run(network: string, name: string, { ids }: Inputs, settings?: Record<string, number>) {
+      assert.deepEqual([network, name, ids!.shape, settings], ['text_encoder', 'encode', [1, 1], { skip: 1 }])
+      encoded.push(ids!.data[0]!)
+      return { shape: [1, 1, 1], data: Float32Array.from(ids!.data) }
     },
   }
   const encode = (text: string) => Int32Array.of(text.length)
-  const tokenizer = { length: 1, bosId: 0, eosId: 1, padId: 1, tokenize: () => [], encode }
+  const model = { family: sd1, tokenizers: { text_encoder: { length: 1, encode } } }
   const seen: number[][] = []
-  const cached = await cacheText(session, tokenizer, ['cat', '', 'cat', 'bird'], 1, (done, total) => void seen.push([done, total]))
+  const cached = await cacheText(session, model, ['cat', '', 'cat', 'bird'], 2, (done, total) => void seen.push([done, total]))
   assert.deepEqual(encoded, [3, 0, 4])
   assert.deepEqual(cached.get('bird'), Float32Array.of(4))
   assert.deepEqual(
@@ -106,16 +186,18 @@ test('each different caption is encoded once', async () => {
 test('progress may stop the work before the next image', async (t) => {
   const picture = await halves(await temporaryFolder(t))
   let encoded = 0
-  const session = {
-    async encodeImages() {
-      encoded += 1
-      return new Float32Array(16)
-    },
-  }
+  const counting = session(() => {
+    encoded += 1
+    return new Float32Array(16)
+  })
   const stop = (done: number) => {
     if (done === 2) throw new Error('stop')
   }
-  await assert.rejects(cacheLatents(session, [picture, picture, picture], options, stop), /stop/)
+  const images = [picture, picture, picture]
+  await assert.rejects(
+    cacheLatents(counting, model, images, options, stop, () => {}),
+    /stop/,
+  )
   assert.equal(encoded, 2)
 })
 

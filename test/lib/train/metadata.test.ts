@@ -1,26 +1,37 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { sd1 } from '../../../lib/models/sd1.js'
 import { resolveTrainOptions, type TrainOptions } from '../../../lib/options/resolve.js'
-import type { Picture } from '../../../lib/train/cache.js'
+import type { TrainingImage } from '../../../lib/train/images.js'
 import { bucketInfo, tagFrequency, trainingMetadata } from '../../../lib/train/metadata.js'
+import { adamw } from '../../../lib/train/optimizers.js'
+import { readSchedules, schedulerOf } from '../../fixtures/schedules.js'
 
-function picture(folder: string, caption: string, repeats: number, [width, height]: [number, number], [w, h]: [number, number]): Picture {
+function image(
+  folder: string,
+  caption: string,
+  repeats: number,
+  [width, height]: [number, number],
+  [w, h]: [number, number],
+): TrainingImage {
   return { path: 'x', folder, caption, repeats, width, height, bucket: { width: w, height: h, resized: { width: w, height: h } } }
 }
 
-const pictures = [
-  picture('3_dog', 'Dog, grass', 3, [600, 400], [576, 448]),
-  picture('3_dog', 'dog,  ball,, ', 3, [512, 512], [512, 512]),
-  picture('1_cat', 'cat', 1, [100, 100], [512, 512]),
+const images = [
+  image('3_dog', 'Dog, grass', 3, [600, 400], [576, 448]),
+  image('3_dog', 'dog,  ball,, ', 3, [512, 512], [512, 512]),
+  image('1_cat', 'cat', 1, [100, 100], [512, 512]),
 ]
 
 function metadata(given: Partial<TrainOptions>, step = 9): Record<string, string> {
   const options = resolveTrainOptions({ model: 'm', images: 'i', name: 'my style', rank: 8, alpha: 4, ...given })
-  const model = { name: 'sd15', legacyHash: '6ce0161689b3'.slice(0, 8), hash: 'a'.repeat(64) }
+  const model = { name: 'sd15', family: sd1, scheduler: schedulerOf(readSchedules().alphas[0]!.config) }
+  const hashes = { legacyHash: '6ce01616', hash: 'a'.repeat(64) }
   const run = { sessionId: 77, startedAt: 1_700_000_000.25 }
   const precision = options.precision === 'auto' ? ('f32' as const) : options.precision
-  const facts = { options, precision, pictures, run, steps: 20, batchesPerEpoch: 7, updatesPerEpoch: 7, model, version: '0.1.0' }
-  return trainingMetadata(facts, step, 1_700_000_100)
+  const epoch = { batchesPerEpoch: 7, updatesPerEpoch: 7 }
+  const info = { options, precision, optimizer: adamw, images, run, steps: 20, ...epoch, model, version: '0.1.0' }
+  return trainingMetadata(info, hashes, step, 1_700_000_100)
 }
 
 test('every value is a string, and what tools read is there as kohya writes it', () => {
@@ -36,6 +47,8 @@ test('every value is a string, and what tools read is there as kohya writes it',
     ss_network_dropout: 'None',
     ss_sd_model_name: 'sd15',
     ss_sd_model_hash: '6ce01616',
+    ss_new_sd_model_hash: 'a'.repeat(64),
+    ss_optimizer: 'torch.optim.adamw.AdamW(weight_decay=0.01)',
     ss_clip_skip: '2',
     ss_session_id: '77',
     ss_training_started_at: '1700000000.25',
@@ -76,12 +89,12 @@ test('without clip skip, warm-up and lower precision they are none, constant and
 
 test('tags are counted by folder, in lower case, empty ones left out', () => {
   const expected = { '3_dog': { dog: 2, grass: 1, ball: 1 }, '1_cat': { cat: 1 } }
-  assert.deepEqual(tagFrequency(pictures), expected)
+  assert.deepEqual(tagFrequency(images), expected)
   assert.deepEqual(JSON.parse(metadata({}).ss_tag_frequency ?? ''), expected)
 })
 
 test('buckets count images with repeats, smallest first; folders without', () => {
-  const info = bucketInfo(pictures)
+  const info = bucketInfo(images)
   assert.deepEqual(info.buckets, { 0: { resolution: [512, 512], count: 4 }, 1: { resolution: [576, 448], count: 3 } })
   assert.ok(Math.abs(info.mean_img_ar_error - (1.5 - 576 / 448) / 3) < 1e-12)
   const written = metadata({})

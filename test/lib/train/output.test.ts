@@ -4,17 +4,26 @@ import { createHash } from 'node:crypto'
 import { readdir, readFile, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { type Adapter, parameterCount } from '../../../lib/adapters/adapters.js'
+import { type Adapters, parameterCount } from '../../../lib/adapters/adapter.js'
+import { lora } from '../../../lib/adapters/lora.js'
 import { readHeader, readTensors, writeSafetensors } from '../../../lib/files/safetensors.js'
-import { Output } from '../../../lib/train/output.js'
+import type { BufferInfo } from '../../../lib/native.js'
+import { OutputFolder } from '../../../lib/train/output.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 import { pattern } from '../../train/pattern.js'
 
 /** Large enough for the hash of what lies beyond the first mebibyte. */
-const adapters: Adapter[] = [{ module: { path: 'a.b', kind: 'linear', inFeatures: 2000, outFeatures: 3000 }, rank: 64, alpha: 32 }]
-const count = parameterCount(adapters)
+const layer = { path: 'a.b', kind: 'linear' as const, inFeatures: 2000, outFeatures: 3000 }
+const parameters = [
+  { network: 'unet', name: 'a.b.down', shape: [64, 2000], group: 0 },
+  { network: 'unet', name: 'a.b.up', shape: [3000, 64], group: 0 },
+]
+const adapters: Adapters = { kind: lora, alpha: 32, layers: [layer], parameters }
+const prefixes = { unet: 'lora_unet' }
+const count = parameterCount(parameters)
+const infos = (count: number): BufferInfo[] => ['weights', 'firstMoment'].map((name) => ({ name, dtype: 'F32', count }))
 const buffers = { weights: pattern('w', count), firstMoment: pattern('m', count), secondMoment: pattern('v', count) }
-const state = { step: 100, run: { sessionId: 1, startedAt: 1 }, lossScale: undefined, ...buffers }
+const state = { step: 100, run: { sessionId: 1, startedAt: 1 }, lossScale: undefined, buffers }
 const identity = { model: 'm', images: 'i', settings: {} }
 
 for (const [savePrecision, dtype, error] of [
@@ -24,7 +33,7 @@ for (const [savePrecision, dtype, error] of [
 ] as const) {
   test(`a LoRA is written in ${savePrecision}, with kohya's hashes of it`, async (t) => {
     const output = await temporaryFolder(t)
-    const saved = await new Output({ output, name: 'x', savePrecision }, adapters).save({ step: 100 }, state, identity, {
+    const saved = await new OutputFolder({ output, name: 'x', savePrecision }, adapters, prefixes).save({ step: 100 }, state, identity, {
       ss_a: '1',
       b: '2',
     })
@@ -58,7 +67,7 @@ for (const [savePrecision, dtype, error] of [
 
 test("names are kohya's", async (t) => {
   const output = await temporaryFolder(t)
-  const place = new Output({ output, name: 'x', savePrecision: 'fp16' }, adapters)
+  const place = new OutputFolder({ output, name: 'x', savePrecision: 'fp16' }, adapters, prefixes)
   const { path: epoch } = await place.save({ epoch: 2 }, state, identity, {})
   const { path: last } = await place.save('last', state, identity, {})
   assert.deepEqual([epoch, last], [join(output, 'x-000002.safetensors'), join(output, 'x.safetensors')])
@@ -68,8 +77,8 @@ test('a folder that cannot be made or written to is refused before anything else
   const folder = await temporaryFolder(t)
   await writeFile(join(folder, 'file'), '')
   for (const output of [join(folder, 'file'), join(folder, 'file', 'x'), '/proc/x']) {
-    const place = new Output({ output, name: 'x', savePrecision: 'fp16' }, adapters)
-    await assert.rejects(place.prepare(), {
+    const place = new OutputFolder({ output, name: 'x', savePrecision: 'fp16' }, adapters, prefixes)
+    await assert.rejects(place.prepare(infos(count)), {
       code: 'OUTPUT_NOT_WRITABLE',
       message: /^Expected a folder to write to for output but received /,
     })
@@ -78,22 +87,21 @@ test('a folder that cannot be made or written to is refused before anything else
 
 test('a disk without room for a LoRA and its state is refused before anything else', async (t) => {
   const output = await temporaryFolder(t)
-  const [first] = adapters
-  const huge = [{ ...first!, module: { ...first!.module, inFeatures: 1e15 } }]
-  await assert.rejects(new Output({ output, name: 'x', savePrecision: 'fp16' }, huge).prepare(), { code: 'DISK_FULL' })
+  const place = new OutputFolder({ output, name: 'x', savePrecision: 'fp16' }, adapters, prefixes)
+  await assert.rejects(place.prepare(infos(1e15)), { code: 'DISK_FULL' })
   assert.deepEqual(await readdir(output), [])
 })
 
 test('preparing makes the folder and removes what killed processes left, not what others are writing', async (t) => {
   const output = join(await temporaryFolder(t), 'a', 'b')
-  const place = new Output({ output, name: 'x', savePrecision: 'fp16' }, adapters)
-  await place.prepare()
+  const place = new OutputFolder({ output, name: 'x', savePrecision: 'fp16' }, adapters, prefixes)
+  await place.prepare(infos(count))
   assert.deepEqual(await readdir(output), [])
   const { pid: dead } = spawnSync(process.execPath, ['-e', ''])
   const stale = [`x.safetensors.tmp-${dead}-1`, `x-step00000100-state.safetensors.tmp-${dead}-12`, `x.safetensors.tmp-${process.pid}-7`]
   const kept = ['x.safetensors', `x.safetensors.tmp-${process.ppid}-1`, `x.safetensors.tmp-${process.pid}-8`, `y.safetensors.tmp-${dead}-1`]
   for (const name of [...stale, ...kept]) await writeFile(join(output, name), '')
   await utimes(join(output, stale[2]!), 1, 1)
-  await place.prepare()
+  await place.prepare(infos(count))
   assert.deepEqual((await readdir(output)).sort(), kept.sort())
 })
