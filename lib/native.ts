@@ -147,8 +147,9 @@ export interface Session {
   /** Brings what a training step of these shapes needs where it is computed: weights in kernel layout, the arena. On all threads. */
   prepare(shapes: Record<string, number[]>): Promise<void>
   /**
-   * Puts a batch behind the one that waits for its step, if any: `latents` x₀ (scaled), `noise` ε, `coefficients [n, 4]` = a, b, c, d with
-   * x_t = a·x₀ + b·ε and target = c·x₀ + d·ε, `timesteps [n]`, `context`. On a GPU it is copied there while the step before is computed.
+   * Puts a batch behind the one that waits for its step, if any: `latents` x₀ (scaled), `noise` ε, `coefficients [n, 2]` a, b and
+   * `target_coefficients [n, 2]` c, d with x_t = a·x₀ + b·ε and target = c·x₀ + d·ε, `timesteps [n]`, `context`. On a GPU it is copied there
+   * while the step before is computed.
    */
   load(inputs: Inputs): Promise<void>
   /**

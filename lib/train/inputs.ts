@@ -29,7 +29,8 @@ export function stepSizes({ latentChannels, contextDim, tokenizers, family }: Mo
 /** The shapes of a step's inputs, by the names that the native side's graph has for them. `height` and `width` are in latents. */
 export function stepShapes({ latentChannels, contextDim, tokens }: StepSizes, n: number, height: number, width: number) {
   const latents = [n, height, width, latentChannels]
-  return { latents, noise: latents, coefficients: [n, 4], timesteps: [n], context: [n, tokens, contextDim] }
+  const [coefficients, timesteps, context] = [[n, 2], [n], [n, tokens, contextDim]]
+  return { latents, noise: latents, coefficients, target_coefficients: coefficients, timesteps, context }
 }
 
 /** Parts of one length, one after the other; a single one as it is. */
@@ -71,16 +72,17 @@ export class StepInputs {
   /** The inputs of a batch whose first sample is the `offset`th of update `step`. */
   private of(batch: Batch, step: number, offset: number): Inputs {
     const { samples, scheduler, seed, flip } = this.options
-    const { coefficients } = objectives[scheduler.predictionType]
     const chosen = batch.map((i) => samples[i]!)
     const place = (i: number) => ({ seed, step, index: offset + i })
     const mirrored = (i: number) => flip && isMirrored(seed, step, offset + i)
     const latents = join(chosen.map(({ latents }, i) => (mirrored(i) ? latents.mirrored! : latents.plain)))
     const timesteps = batch.map((_, i) => integer({ ...place(i), stream: 'timesteps' }, this.levels.length))
+    const coefficients = timesteps.map((t) => objectives[scheduler.predictionType].coefficients(this.levels[t]!))
     const data: Record<keyof ReturnType<typeof stepShapes>, Float32Array> = {
       latents,
       noise: join(batch.map((_, i) => normal({ ...place(i), stream: 'noise' }, latents.length / batch.length))),
-      coefficients: Float32Array.from(timesteps.flatMap((t) => coefficients(this.levels[t]!))),
+      coefficients: Float32Array.from(coefficients.flatMap(({ noisy }) => noisy)),
+      target_coefficients: Float32Array.from(coefficients.flatMap(({ target }) => target)),
       timesteps: Float32Array.from(timesteps),
       context: join(chosen.map(({ context }) => context)),
     }

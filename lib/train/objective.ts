@@ -5,7 +5,12 @@
 import type { PredictionType, SchedulerConfig } from '../models/configs.js'
 import { alphasCumprod } from '../models/schedule.js'
 
-export type Coefficients = [a: number, b: number, c: number, d: number]
+export interface Coefficients {
+  /** a, b */
+  noisy: [number, number]
+  /** c, d */
+  target: [number, number]
+}
 
 export interface Objective {
   /** How noisy each timestep is: ᾱ, or σ. */
@@ -17,16 +22,19 @@ export const objectives: Record<PredictionType, Objective> = {
   /** ε itself (DDPM, arXiv:2006.11239). */
   epsilon: {
     levels: alphasCumprod,
-    coefficients: (alpha) => [Math.sqrt(alpha), Math.sqrt(1 - alpha), 0, 1],
+    coefficients: (alpha) => ({ noisy: [Math.sqrt(alpha), Math.sqrt(1 - alpha)], target: [0, 1] }),
   },
   /** v = √ᾱ·ε − √(1−ᾱ)·x₀ (arXiv:2202.00512). */
   v_prediction: {
     levels: alphasCumprod,
-    coefficients: (alpha) => [Math.sqrt(alpha), Math.sqrt(1 - alpha), -Math.sqrt(1 - alpha), Math.sqrt(alpha)],
+    coefficients: (alpha) => ({
+      noisy: [Math.sqrt(alpha), Math.sqrt(1 - alpha)],
+      target: [-Math.sqrt(1 - alpha), Math.sqrt(alpha)],
+    }),
   },
   /** The velocity ε − x₀ of a straight path (rectified flow, arXiv:2209.03003), σ = t / T. */
   flow: {
     levels: ({ numTrainTimesteps }) => Float64Array.from({ length: numTrainTimesteps }, (_, t) => t / numTrainTimesteps),
-    coefficients: (sigma) => [1 - sigma, sigma, -1, 1],
+    coefficients: (sigma) => ({ noisy: [1 - sigma, sigma], target: [-1, 1] }),
   },
 }

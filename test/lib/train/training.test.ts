@@ -1,0 +1,179 @@
+import assert from 'node:assert/strict'
+import { readdir, readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { type TestContext, test } from 'node:test'
+import sharp from 'sharp'
+import type { TrainEvent } from '../../../lib/events.js'
+import { readHeader } from '../../../lib/files/safetensors.js'
+import type { Model } from '../../../lib/models/model.js'
+import type { Layer } from '../../../lib/native.js'
+import { resolveTrainOptions, type TrainOptions } from '../../../lib/options/resolve.js'
+import { normal } from '../../../lib/random.js'
+import { Training } from '../../../lib/train/run.js'
+import { FakeSession, layer } from '../../fixtures/fake-session.js'
+import { tiny } from '../../fixtures/lora.js'
+import { temporaryFolder } from '../../fixtures/temporary.js'
+
+/** A folder of images of these sizes, each with a caption, and options that train on it. */
+async function place(t: TestContext, sizes: [number, number][]): Promise<TrainOptions & { output: string }> {
+  const images = await temporaryFolder(t)
+  for (const [i, [width, height]] of sizes.entries()) {
+    await sharp({ create: { width, height, channels: 3, background: 'red' } }).toFile(join(images, `${i}.png`))
+    await writeFile(join(images, `${i}.txt`), `image ${i}`)
+  }
+  const folder = await temporaryFolder(t)
+  return { model: tiny, images, output: join(folder, 'out'), device: 'cpu', resolution: 128, rank: 1, saveEvery: 0, steps: 2 }
+}
+
+/** Trains on a fake session, which `change` may alter. */
+async function run(given: TrainOptions, change: (session: FakeSession, model: Model) => void = () => {}, layers?: Layer[]) {
+  const session = new FakeSession(layers)
+  const events: TrainEvent[] = []
+  const training = new Training(resolveTrainOptions(given), { onEvent: (event) => events.push(event) }, (model) => {
+    change(session, model)
+    return session
+  })
+  const failed = await training.train().then(
+    () => undefined,
+    (error: Error & { code: string }) => error,
+  )
+  assert.ok(session.disposed, failed?.message)
+  return { session, events, failed }
+}
+
+const briefly = (events: TrainEvent[]) =>
+  events.map((event) => (event.type === 'cache' ? `${event.kind} ${event.done}/${event.total}` : event.type))
+const once = (calls: string[]) => calls.filter((call, i) => call !== calls[i - 1])
+
+test('memory is planned before anything is cached, and the first batch prepared before the first step', async (t) => {
+  const given = await place(t, [
+    [128, 128],
+    [192, 64],
+  ])
+  const { session, events, failed } = await run({ ...given, bucketMin: 64 })
+  assert.equal(failed, undefined)
+  assert.deepEqual(
+    once(session.calls).map((call) => call.replace(/^plan .*/, 'plan')),
+    [
+      ...['attach', 'planStep', 'plan', 'planStep', 'plan', 'plan'],
+      ...['text_encoder.encode', 'vae.encode', 'prepare', 'load', 'step', 'load', 'step'],
+    ],
+  )
+  const cached = ['text 0/2', 'text 1/2', 'text 2/2', 'latents 0/2', 'latents 1/2', 'latents 2/2']
+  assert.deepEqual(briefly(events), [...cached, 'start', 'step', 'step', 'done'])
+  const start = events.find((event) => event.type === 'start')
+  assert.deepEqual(start, {
+    ...{ type: 'start', steps: 2, images: 2, modules: 1, parameters: 5, resumedFrom: 0, seed: 0 },
+    // The square has the most latents, 16 × 16 × 4.
+    memory: { weights: 100, adapters: 10, activations: 1024, workspace: 1, total: 1135 },
+  })
+})
+
+const MIB = 2 ** 20
+
+test('a training that does not fit on the gpu is refused before it caches, with what would', async (t) => {
+  const given: TrainOptions = {
+    ...(await place(t, [
+      [128, 128],
+      [128, 128],
+      [128, 128],
+      [128, 128],
+    ])),
+    batchSize: 4,
+    bucketMin: 64,
+  }
+  const refusal = async (change: Partial<TrainOptions>, available: number) => {
+    const { session, events, failed } = await run({ ...given, device: 'cuda', ...change }, (session) => {
+      session.bytesPerLatent = MIB / 1024
+      session.available = available
+    })
+    assert.equal(failed?.code, 'OUT_OF_MEMORY')
+    assert.deepEqual(briefly(events), [])
+    assert.ok(!session.calls.includes('text_encoder.encode'))
+    return failed.message
+  }
+  // A square of 128 pixels takes a MiB.
+  const beginning = 'Expected 5 MiB of free memory on the GPU for this training but received'
+  assert.equal(await refusal({ precision: 'fp16' }, 3.5 * MIB), `${beginning} 4 MiB; batchSize 3 would fit`)
+  assert.equal(await refusal({ precision: 'f32' }, 1.5 * MIB), `${beginning} 2 MiB; batchSize 1 would fit, or try precision fp16`)
+  assert.equal(await refusal({}, MIB / 2), `${beginning} 1 MiB; resolution 64 with batchSize 1 would fit`)
+  assert.equal(await refusal({}, 1000), `${beginning} 1 MiB; no batchSize or resolution would fit`)
+  assert.deepEqual(await readdir(given.output!).catch(() => []), [])
+})
+
+test('what is planned for the CPU is compared with what the system has', async (t) => {
+  const given = await place(t, [[128, 128]])
+  const { failed } = await run(given, (session) => (session.bytesPerLatent = 2 ** 50))
+  assert.equal(failed?.code, 'OUT_OF_MEMORY')
+  assert.match(failed.message, /^Expected \d+ MiB of free memory for this training but received \d+ MiB; no batchSize or resolution/)
+})
+
+test('an image that turns out damaged is skipped with a warning, and the training is that of a folder without it', async (t) => {
+  const given = await place(t, [
+    [128, 128],
+    [128, 128],
+    [128, 128],
+  ])
+  const damaged = join(given.images, '0.png')
+  // Its header is whole, its last rows are missing.
+  const noise = normal({ seed: 1, stream: 'noise' }, 128 * 128 * 3).map((value) => 128 + 50 * value)
+  const png = await sharp(Uint8Array.from(noise), { raw: { width: 128, height: 128, channels: 3 } })
+    .png()
+    .toBuffer()
+  await writeFile(damaged, png.subarray(0, png.length / 2))
+  const { session, events } = await run({ ...given, steps: 4, flip: true, batchSize: 2 })
+  const types = briefly(events)
+  assert.deepEqual(types.slice(types.indexOf('latents 0/6'), types.indexOf('latents 2/6')), ['latents 0/6', 'warning'])
+  const warning = events.find((event) => event.type === 'warning')
+  assert.deepEqual([warning!.code, warning!.path], ['IMAGE_UNREADABLE', damaged])
+  assert.match(warning!.message, /; it is skipped$/)
+  const images = await temporaryFolder(t)
+  for (const name of ['1.png', '1.txt', '2.png', '2.txt']) await writeFile(join(images, name), await readFile(join(given.images, name)))
+  const without = await run({ ...given, images, output: `${given.output}-2`, steps: 4, flip: true, batchSize: 2 })
+  assert.deepEqual(session.steps, without.session.steps)
+  const start = events.find((event) => event.type === 'start')
+  assert.equal(start!.images, 2)
+
+  const strict = await run({ ...given, strict: true, output: `${given.output}-3` })
+  assert.equal(strict.failed?.code, 'DATASET_NOT_CLEAN')
+  assert.ok(!strict.session.calls.includes('vae.encode'))
+})
+
+test('a state is checked before anything is cached, but for the images, which are known only then', async (t) => {
+  const given = await place(t, [[128, 128]])
+  await run(given)
+  const other = await run({ ...given, resume: true, seed: 1 })
+  assert.equal(other.failed?.code, 'STATE_MISMATCH')
+  assert.match(other.failed.message, /seed 0 instead of 1/)
+  assert.deepEqual(briefly(other.events), [])
+  const longer = await run({ ...given, resume: true, steps: 3 })
+  assert.equal(longer.failed, undefined)
+  assert.equal(longer.session.steps.length, 1)
+  await writeFile(join(given.images, '0.txt'), 'another caption')
+  const changed = await run({ ...given, resume: true, steps: 4 })
+  assert.match(changed.failed!.message, /of other images or captions/)
+  assert.ok(briefly(changed.events).includes('latents 1/1'))
+})
+
+test('the UNet is hashed beside the caching, and once', async (t) => {
+  const given = await place(t, [[128, 128]])
+  const order: string[] = []
+  const { session } = await run(given, (session, model) => {
+    const { hash } = model
+    model.hash = () => {
+      order.push(session.calls.includes('vae.encode') ? 'saved' : 'before caching ends')
+      return hash()
+    }
+  })
+  assert.deepEqual(order, ['before caching ends', 'saved'])
+  assert.ok(session.calls.includes('prepare'))
+  const { metadata } = await readHeader(join(given.output, 'lora.safetensors'))
+  assert.match(metadata.ss_new_sd_model_hash!, /^[0-9a-f]{64}$/)
+})
+
+test('layers outside the transformers carry no adapter', async (t) => {
+  const given = await place(t, [[128, 128]])
+  const { events } = await run(given, undefined, [{ ...layer, path: 'time_embedding.linear_1' }, layer])
+  const start = events.find((event) => event.type === 'start')
+  assert.deepEqual([start!.modules, start!.parameters], [1, 5])
+})
