@@ -1,9 +1,11 @@
 // lorafuse's native session: one training step per line on stdin (see bench.js).
 import { readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
+import { parameterCount } from '../../dist/lib/adapters/adapter.js'
 import { readHeader, readTensors } from '../../dist/lib/files/safetensors.js'
-import { Config, unetConfig } from '../../dist/lib/models/configs.js'
+import { ConfigReader, unetConfig } from '../../dist/lib/models/configs.js'
 import { native } from '../../dist/lib/native.js'
+import { adamw } from '../../dist/lib/train/optimizers.js'
 
 const settings = JSON.parse(process.argv[2])
 const { device, computes, rank, threads, lossScale } = settings
@@ -17,45 +19,42 @@ const session = new Session({
   threads,
   device,
   precision: computes,
-  unet: {
-    config: unetConfig(new Config(config, JSON.parse(readFileSync(config, 'utf8')))),
-    files: [{ path: weights, tensors: (await readHeader(weights)).tensors }],
+  networks: {
+    unet: {
+      architecture: 'unet',
+      config: unetConfig(new ConfigReader(config, JSON.parse(readFileSync(config, 'utf8')))),
+      files: [{ path: weights, tensors: (await readHeader(weights)).tensors }],
+    },
   },
 })
-const paths = session
-  .modules()
-  .map(({ path }) => path)
-  .filter((path) => inputs.has(`${path}.down`))
-session.attach(paths.map((path) => ({ path, rank, scale: 1 })))
-const sides = paths.flatMap((path) => [data(`${path}.down`), data(`${path}.up`)])
-const adapters = new Float32Array(sides.reduce((sum, side) => sum + side.length, 0))
+const specs = session
+  .layers('unet')
+  .filter(({ path }) => inputs.has(`${path}.down`))
+  .map(({ path }) => ({ network: 'unet', path, kind: 'lora', rank, scale: 1, group: 0 }))
+const parameters = session.attach(specs, adamw.spec)
+const adapters = new Float32Array(parameterCount(parameters))
 let end = 0
-for (const side of sides) {
-  adapters.set(side, end)
-  end += side.length
+for (const { name } of parameters) {
+  adapters.set(data(name), end)
+  end += data(name).length
 }
-session.writeAdapters('weights', adapters)
+session.write('weights', adapters)
 
+const names = ['latents', 'noise', 'coefficients', 'timesteps', 'context']
+const [batch] = inputs.get('latents').shape
 const input = {
-  shape: inputs.get('latents').shape.slice(0, 3),
-  ...Object.fromEntries(['latents', 'noise', 'coefficients', 'timesteps', 'context'].map((name) => [name, data(name)])),
+  ...Object.fromEntries(names.map((name) => [name, { shape: inputs.get(name).shape, data: data(name) }])),
+  target_coefficients: { shape: [batch, 2], data: Float32Array.from({ length: 2 * batch }, (_, i) => i % 2) },
 }
+const shapes = Object.fromEntries(Object.entries(input).map(([name, { shape }]) => [name, shape]))
 let updates = 0
 
 async function step() {
   const start = performance.now()
   await session.load(input)
   updates += 1
-  const optimizer = {
-    learningRate: settings.learningRate,
-    beta1: 0.9,
-    beta2: 0.999,
-    epsilon: 1e-8,
-    weightDecay: 1e-2,
-    maxGradNorm: 1,
-    lossScale,
-  }
-  await session.step(Float32Array.of(lossScale), { ...optimizer, step: updates })
+  const groups = [{ learningRate: settings.learningRate, weightDecay: 1e-2 }]
+  await session.step(Float32Array.of(lossScale), { groups, maxGradNorm: 1, lossScale, step: updates })
   const gradNorm = await session.norm()
   const [loss] = await session.losses()
   return { loss, gradNorm, seconds: (performance.now() - start) / 1000 }
@@ -64,7 +63,7 @@ async function step() {
 /** On a GPU: all that is allocated there, which is planned and stays the same. */
 function memory() {
   const peak = /VmHWM:\s*(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))
-  const plan = session.plan(input.shape, inputs.get('context').shape[1])
+  const plan = session.planStep(shapes)
   return { peakKiB: device === 'cuda' ? plan.total / 1024 : Number(peak[1]), plan }
 }
 

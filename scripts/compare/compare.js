@@ -43,14 +43,16 @@ async function draw(pipeline, references) {
   await pipeline.apply(references)
   const { session } = pipeline
   const found = {}
-  const value = async (latents, shape) => {
-    found.latents = latents.map((value) => value * pipeline.checkpoint.scalingFactor)
-    delete session.decodeLatents
-    found.image = await session.decodeLatents(latents, shape)
-    return found.image
+  const value = async (network, name, inputs, settings) => {
+    const result = await Object.getPrototypeOf(session).run.call(session, network, name, inputs, settings)
+    if (name !== 'decode') return result
+    found.latents = inputs.latents.data.map((value) => value * pipeline.model.scalingFactor)
+    found.image = result.data
+    return result
   }
-  Object.defineProperty(session, 'decodeLatents', { value, configurable: true })
+  Object.defineProperty(session, 'run', { value, configurable: true })
   await pipeline.draw({ ...request, width: size, height: size })
+  delete session.run
   return found
 }
 

@@ -1,17 +1,20 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, it, type TestContext } from 'node:test'
-import type { Session, StepInput } from '../../lib/native.js'
+import type { Inputs, Session } from '../../lib/native.js'
 import { hasGpu } from '../gpu/emulated.js'
 import {
   attach,
   compare,
+  contextOf,
   type Golden,
+  named,
   openSession,
   type Place,
   readGolden,
   relativeError,
-  stepInput,
+  stepInputs,
   type Targets,
+  tensor,
   train,
 } from './golden.js'
 import { pattern } from './pattern.js'
@@ -46,29 +49,33 @@ for (const { title, name, folder } of models)
 
       it('encodes text, with the last layer and without it', async (t) => {
         const ids = Int32Array.from(golden.tensor('text_ids'))
-        check(t, 'text_skip_0', [['text_skip_0', await session.encodeText(ids, 2, 0)]])
-        check(t, 'text_skip_1', [['text_skip_1', await session.encodeText(ids, 2, 1)]])
+        for (const skip of [0, 1]) {
+          const { data } = await session.run('text_encoder', 'encode', { ids: { shape: [2, ids.length / 2], data: ids } }, { skip })
+          check(t, `text_skip_${skip}`, [[`text_skip_${skip}`, data]])
+        }
       })
 
       it('encodes images to moments', async (t) => {
-        const shape = golden.case.pixels
-        const pixels = pattern('pixels', shape[0] * shape[1] * shape[2] * 3, 0.5)
-        check(t, 'vae_moments', [['vae_moments', await session.encodeImages(pixels, shape)]])
+        const [n, height, width] = golden.case.pixels
+        const pixels = tensor([n, height, width, 3], pattern('pixels', n * height * width * 3, 0.5))
+        const moments = await session.run('vae', 'encode', { pixels })
+        assert.deepEqual(moments.shape, [n, height / 8, width / 8, 8])
+        check(t, 'vae_moments', [['vae_moments', moments.data]])
       })
 
       it('decodes latents', async (t) => {
         const [n, height, width] = golden.case.pixels
-        const latents = pattern('vae latents', (n * height * width) / 16)
-        check(t, 'vae_decoded', [['vae_decoded', await session.decodeLatents(latents, [n, height / 8, width / 8])]])
+        const latents = tensor([n, height / 8, width / 8, 4], pattern('vae latents', (n * height * width) / 16))
+        check(t, 'vae_decoded', [['vae_decoded', (await session.run('vae', 'decode', { latents })).data]])
       })
 
       const predictions = async (group: string, from = session): Promise<[string, Float32Array][]> => {
         const [n, h, w] = golden.case.latents
         const found: [string, Float32Array][] = []
         for (const timesteps of [Float32Array.of(0, 999), Float32Array.of(17, 500)]) {
-          const latents = pattern(`latents ${timesteps[0]}`, n * h * w * 4)
-          const output = await from.predict(latents, [n, h, w], timesteps, golden.tensor('text_skip_0'))
-          found.push([`${group}/${timesteps}`, output])
+          const latents = tensor([n, h, w, 4], pattern(`latents ${timesteps[0]}`, n * h * w * 4))
+          const inputs = { latents, timesteps: tensor([n], timesteps), context: contextOf(golden) }
+          found.push([`${group}/${timesteps}`, (await from.run('unet', 'predict', inputs)).data])
         }
         return found
       }
@@ -96,76 +103,64 @@ for (const { title, name, folder } of models)
 
       for (const targets of ['attention', 'default'] as Targets[]) {
         it(`gives the loss and the gradient of every adapter, targets ${targets}`, async (t) => {
-          const places = attach(session, golden, targets)
-          check(t, `losses_${targets}`, [[`losses_${targets}`, await train(session, stepInput(golden, 0), lossScale)]])
-          const gradients = session.readAdapters('gradients').map((g) => g / lossScale)
-          assert.equal(gradients.length, places.at(-1)?.end)
-          const each = places.map(({ name, begin, end }): [string, Float32Array] => [name, gradients.subarray(begin, end)])
+          const parameters = attach(session, golden, targets)
+          check(t, `losses_${targets}`, [[`losses_${targets}`, await train(session, stepInputs(golden, 0), lossScale)]])
+          const gradients = session.read('gradients').map((g) => g / lossScale)
           check(
             t,
             `gradients_${targets}`,
-            each.map(([path, value]) => [`gradients_${targets}/${path}`, value]),
+            named(parameters, gradients).map(([name, value]) => [`gradients_${targets}/${name}`, value]),
           )
         })
       }
 
       it('adds gradients up over two halves of a batch', async () => {
-        const places = attach(session, golden, 'default')
-        const whole = stepInput(golden, 0)
-        const part = (values: Float32Array, i: number) => values.subarray((i * values.length) / 2, ((i + 1) * values.length) / 2)
+        const parameters = attach(session, golden, 'default')
+        const whole = stepInputs(golden, 0)
         for (const i of [0, 1]) {
-          const half = {
-            shape: [1, whole.shape[1], whole.shape[2]],
-            latents: part(whole.latents, i),
-            noise: part(whole.noise, i),
-            coefficients: part(whole.coefficients, i),
-            timesteps: part(whole.timesteps, i),
-            context: part(whole.context, i),
-          } satisfies StepInput
+          const half: Inputs = {}
+          for (const [name, { shape, data }] of Object.entries(whole))
+            half[name] = { shape: [1, ...shape.slice(1)], data: data.subarray((i * data.length) / 2, ((i + 1) * data.length) / 2) }
           await train(session, half, lossScale / 2)
         }
-        const gradients = session.readAdapters('gradients').map((g) => g / lossScale)
+        const gradients = session.read('gradients').map((g) => g / lossScale)
         compare(
           golden,
           place,
           'gradients_default',
-          places.map(({ name, begin, end }) => [`gradients_default/${name}`, gradients.subarray(begin, end)]),
+          named(parameters, gradients).map(([name, value]) => [`gradients_default/${name}`, value]),
         )
       })
 
       it('trains ten steps to the same losses and adapters', async (t) => {
         const { case: settings } = golden
-        const places = attach(session, golden, 'default')
+        const parameters = attach(session, golden, 'default')
         const losses: number[] = []
         const norms: number[] = []
         for (let step = 0; step < settings.steps; step++) {
           const update = {
-            learningRate: settings.learning_rate,
-            beta1: 0.9,
-            beta2: 0.999,
-            epsilon: settings.epsilon,
-            weightDecay: settings.weight_decay,
+            groups: [{ learningRate: settings.learning_rate, weightDecay: settings.weight_decay }],
             maxGradNorm: settings.max_grad_norm,
             lossScale,
             step: step + 1,
           }
-          losses.push(...(await train(session, stepInput(golden, step), lossScale, update)))
+          losses.push(...(await train(session, stepInputs(golden, step), lossScale, update)))
           norms.push(await session.norm())
         }
         const clipped = norms.filter((norm) => norm > settings.max_grad_norm).length
         assert(clipped > 0 && clipped < settings.steps, `some steps are clipped and some are not: ${norms}`)
         check(t, 'training_losses', [['training_losses', Float32Array.from(losses)]])
         check(t, 'training_norms', [['training_norms', Float32Array.from(norms)]])
-        const weights = session.readAdapters('weights')
+        const trained = named(parameters, session.read('weights'))
         check(
           t,
           'trained',
-          places.map(({ name, begin, end }) => [`trained/${name}`, weights.subarray(begin, end)]),
+          trained.map(([name, value]) => [`trained/${name}`, value]),
         )
-        const moved = places.map(({ name, begin, end }) => {
-          const start = pattern(name, end - begin, settings.deviation)
+        const moved = trained.map(([name, value]) => {
+          const start = pattern(name, value.length, settings.deviation)
           const minus = (values: Float32Array) => values.map((value, i) => value - (start[i] ?? 0))
-          return relativeError(minus(weights.subarray(begin, end)), minus(golden.tensor(`trained/${name}`)))
+          return relativeError(minus(value), minus(golden.tensor(`trained/${name}`)))
         })
         t.diagnostic(`what the ten steps changed: relative error ${Math.max(...moved).toExponential(1)}`)
         if (place.computes === 'f32') assert(Math.max(...moved) <= 1e-3, 'the change of the adapters is that of the reference')
@@ -177,8 +172,8 @@ for (const { title, name, folder } of models)
           const results = []
           for (const each of [session, single]) {
             attach(each, golden, 'default')
-            const losses = await train(each, stepInput(golden, 1))
-            results.push({ losses, gradients: each.readAdapters('gradients') })
+            const losses = await train(each, stepInputs(golden, 1))
+            results.push({ losses, gradients: each.read('gradients') })
           }
           assert.deepEqual(results[1], results[0])
         } finally {

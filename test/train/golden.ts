@@ -3,10 +3,14 @@ import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
+import { parameterCount, parameterViews } from '../../lib/adapters/adapter.js'
+import { lora } from '../../lib/adapters/lora.js'
 import type { Computation } from '../../lib/device.js'
 import { readHeader, readTensors } from '../../lib/files/safetensors.js'
-import { openSession as open, readCheckpoint } from '../../lib/models/diffusers.js'
-import type { AdapterSpec, Session, SessionOptions, StepInput, UpdateInput } from '../../lib/native.js'
+import { readModel } from '../../lib/models/diffusers.js'
+import { openSession as open } from '../../lib/models/model.js'
+import type { Inputs, Parameter, Session, SessionOptions, Tensor, UpdateInput } from '../../lib/native.js'
+import { adamw } from '../../lib/train/optimizers.js'
 import { pattern } from './pattern.js'
 
 export const root = fileURLToPath(new URL('../../../', import.meta.url))
@@ -74,52 +78,59 @@ export interface Place {
   computes: 'f32' | 'fp16'
 }
 
-export async function openSession(golden: Golden, { device, computes }: Place, more: Partial<Computation> = {}): Promise<Session> {
-  return open(await readCheckpoint(golden.model), { device, threads: 2, precision: computes, ...more })
+/** `parameters` in order, as views of a flat buffer: of each its name and values. */
+export function named(parameters: Parameter[], flat: Float32Array): [string, Float32Array][] {
+  return parameterViews(parameters, flat).map(({ data }, i) => [parameters[i]!.name, data])
 }
 
-const attention = /\.attn[12]\.to_(q|k|v|out\.0)$/
+export async function openSession(golden: Golden, { device, computes }: Place, more: Partial<Computation> = {}): Promise<Session> {
+  return open(await readModel(golden.model), { device, threads: 2, precision: computes, ...more })
+}
 
-/** Attaches adapters whose down and up are both drawn from their names; returns each tensor's name and place in the flat buffers. */
-export function attach(session: Session, golden: Golden, targets: Targets): { name: string; begin: number; end: number }[] {
-  const { rank, alpha, deviation } = golden.case
-  const modules = session.modules().filter((module) => targets === 'default' || attention.test(module.path))
-  session.attach(modules.map((module): AdapterSpec => ({ path: module.path, rank, scale: alpha / rank })))
-  const places: { name: string; begin: number; end: number }[] = []
-  let end = 0
-  for (const { path, inFeatures, outFeatures } of modules) {
-    for (const [side, features] of [['down', inFeatures] as const, ['up', outFeatures] as const]) {
-      places.push({ name: `${path}.${side}`, begin: end, end: end + rank * features })
-      end += rank * features
-    }
-  }
-  const weights = new Float32Array(end)
-  for (const place of places) weights.set(pattern(place.name, place.end - place.begin, deviation), place.begin)
-  session.writeAdapters('weights', weights)
-  return places
+/** Attaches adapters whose down and up are both drawn from their names. */
+export function attach(session: Session, golden: Golden, targets: Targets): Parameter[] {
+  const { rank, alpha, deviation, epsilon } = golden.case
+  const specs = lora.specs('unet', session.layers('unet'), { targets, rank, alpha })
+  const parameters = session.attach(specs, { ...adamw.spec, epsilon })
+  const weights = new Float32Array(parameterCount(parameters))
+  for (const [name, data] of named(parameters, weights)) data.set(pattern(name, data.length, deviation))
+  session.write('weights', weights)
+  return parameters
+}
+
+export const tensor = (shape: number[], data: Float32Array): Tensor<Float32Array> => ({ shape, data })
+
+/** The golden's text states, or another context of the same size, as an input. */
+export function contextOf(golden: Golden, data = golden.tensor('text_skip_0')): Tensor<Float32Array> {
+  const [n] = golden.case.latents
+  return tensor([n, 77, data.length / (n * 77)], data)
 }
 
 /** The same inputs as `Reference.losses` of step `step`. */
-export function stepInput(golden: Golden, step: number): StepInput {
+export function stepInputs(golden: Golden, step: number): Inputs {
   const [n, h, w] = golden.case.latents
   const context = golden.tensor('text_skip_0')
   const swapped = new Float32Array(context.length)
   swapped.set(context.subarray(context.length / 2))
   swapped.set(context.subarray(0, context.length / 2), context.length / 2)
+  const drawn = (what: string) => tensor([n, h, w, 4], pattern(`${what} of step ${step}`, n * h * w * 4))
   return {
-    shape: [n, h, w],
-    latents: pattern(`latents of step ${step}`, n * h * w * 4),
-    noise: pattern(`noise of step ${step}`, n * h * w * 4),
-    coefficients: golden.tensor(`coefficients/${step}`),
-    timesteps: golden.tensor(`timesteps/${step}`),
-    context: step % 2 === 0 ? context : swapped,
+    latents: drawn('latents'),
+    noise: drawn('noise'),
+    coefficients: tensor([n, 2], golden.tensor(`coefficients/${step}`)),
+    target_coefficients: tensor(
+      [n, 2],
+      Float32Array.from({ length: 2 * n }, (_, i) => i % 2),
+    ),
+    timesteps: tensor([n], golden.tensor(`timesteps/${step}`)),
+    context: contextOf(golden, step % 2 === 0 ? context : swapped),
   }
 }
 
 /** Losses of a batch whose mean is differentiated, times the scale; the gradients are added to those that are there, for an update if any. */
-export async function train(session: Session, input: StepInput, lossScale = 1, update?: UpdateInput): Promise<Float32Array> {
-  const [n] = input.shape
-  await session.load(input)
+export async function train(session: Session, inputs: Inputs, lossScale = 1, update?: UpdateInput): Promise<Float32Array> {
+  const [n = 0] = inputs.timesteps!.shape
+  await session.load(inputs)
   await session.step(new Float32Array(n).fill(lossScale / n), update)
   return session.losses()
 }

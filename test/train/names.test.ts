@@ -3,10 +3,15 @@ import { mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
-import { adapterTensors, parameterCount, selectAdapters } from '../../lib/adapters/adapters.js'
+import { type AdapterOptions, adapterCount, attachAdapters, parameterCount } from '../../lib/adapters/adapter.js'
+import { kohyaTensors } from '../../lib/adapters/kohya.js'
+import { lora } from '../../lib/adapters/lora.js'
 import { readHeader } from '../../lib/files/safetensors.js'
-import { Config, unetConfig } from '../../lib/models/configs.js'
-import { type AdaptableModule, native } from '../../lib/native.js'
+import { ConfigReader, unetConfig } from '../../lib/models/configs.js'
+import { loraPrefixes } from '../../lib/models/model.js'
+import { sd1 } from '../../lib/models/sd1.js'
+import { native, type Session } from '../../lib/native.js'
+import { adamw } from '../../lib/train/optimizers.js'
 import { root } from './golden.js'
 
 type Shapes = Record<string, number[]>
@@ -36,7 +41,7 @@ async function writeHollow(path: string, shapes: Shapes): Promise<void> {
 
 describe("LoRA of Stable Diffusion 1.5's UNet", () => {
   let names: Names
-  let modules: AdaptableModule[]
+  let session: Session
   let folder: string
 
   before(async () => {
@@ -46,13 +51,17 @@ describe("LoRA of Stable Diffusion 1.5's UNet", () => {
     await writeHollow(path, names.unet)
     const { tensors } = await readHeader(path)
     // stable-diffusion-v1-5/stable-diffusion-v1-5:unet/config.json, where it is not diffusers' default.
-    const config = unetConfig(new Config('config.json', { cross_attention_dim: 768, attention_head_dim: 8 }))
+    const config = unetConfig(new ConfigReader('config.json', { cross_attention_dim: 768, attention_head_dim: 8 }))
     const files = [{ path, tensors: tensors.map(({ name, shape, offset }) => ({ name, dtype: 'F16' as const, shape, offset })) }]
-    const session = new (native().Session)({ device: 'cpu', threads: 1, precision: 'f32', unet: { config, files } })
-    modules = session.modules()
-    session.dispose()
+    const networks = { unet: { architecture: 'unet' as const, config, files } }
+    session = new (native().Session)({ device: 'cpu', threads: 1, precision: 'f32', networks })
   })
-  after(() => rm(folder, { recursive: true, force: true }))
+  after(async () => {
+    session?.dispose()
+    await rm(folder, { recursive: true, force: true })
+  })
+  const attach = (targets: AdapterOptions['targets'], rank: number) =>
+    attachAdapters(session, lora, 'unet', { targets, rank, alpha: rank }, adamw.spec)
 
   it('has the 859,520,964 parameters of the real file to stand on', () => {
     const shapes = Object.values(names.unet)
@@ -63,17 +72,16 @@ describe("LoRA of Stable Diffusion 1.5's UNet", () => {
   })
 
   it("has kohya's 192 modules, with its names and shapes", () => {
-    const rank = 16
-    const adapters = selectAdapters(modules, 'default', rank, rank)
-    assert.equal(adapters.length, 192)
-    const tensors = adapterTensors(adapters, new Float32Array(parameterCount(adapters)), 'F16')
+    const adapters = attach('default', 16)
+    assert.equal(adapterCount(adapters), 192)
+    const tensors = kohyaTensors(adapters, session.read('weights'), 'F16', loraPrefixes(sd1))
     assert.deepEqual(Object.fromEntries(tensors.map(({ name, shape }) => [name, shape])), names.lora)
   })
 
   it('trains 423,936 parameters per unit of rank, 199,296 of them in attention', () => {
-    assert.equal(parameterCount(selectAdapters(modules, 'default', 1, 1)), 423_936)
-    const attention = selectAdapters(modules, 'attention', 1, 1)
-    assert.equal(attention.length, 128)
-    assert.equal(parameterCount(attention), 199_296)
+    assert.equal(parameterCount(attach('default', 1).parameters), 423_936)
+    const attention = attach('attention', 1)
+    assert.equal(adapterCount(attention), 128)
+    assert.equal(parameterCount(attention.parameters), 199_296)
   })
 })

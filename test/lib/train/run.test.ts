@@ -6,10 +6,12 @@ import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
-import { readLora } from '../../../lib/adapters/lora.js'
+import { readLora } from '../../../lib/adapters/read.js'
 import type { TrainEvent } from '../../../lib/events.js'
 import { readHeader, readTensors } from '../../../lib/files/safetensors.js'
-import type { AdaptableModule } from '../../../lib/native.js'
+import { loraPrefixes } from '../../../lib/models/model.js'
+import { sd1 } from '../../../lib/models/sd1.js'
+import type { Layer } from '../../../lib/native.js'
 import type { TrainOptions } from '../../../lib/options/resolve.js'
 import { train } from '../../../lib/train/run.js'
 import { copyImages } from '../../fixtures/images.js'
@@ -82,13 +84,13 @@ test('a training tells what it caches, starts, steps and ends with, and leaves a
   const { tensors: written, metadata } = await readHeader(result.path)
   assert.equal(written.length, 3 * start.modules)
   assert.equal(metadata.ss_num_train_images, '2')
-  const modules = written.flatMap(({ name, shape }): AdaptableModule[] => {
+  const layers = written.flatMap(({ name, shape }): Layer[] => {
     const path = name.replace(/\.lora_down\.weight$/, '')
     const up = written.find((other) => other.name === `${path}.lora_up.weight`)
     const kind = shape.length === 4 ? 'conv' : 'linear'
     return path === name ? [] : [{ path: path.replace('lora_unet_', ''), kind, inFeatures: shape[1]!, outFeatures: up!.shape[0]! }]
   })
-  const lora = await readLora(result.path, modules)
+  const lora = await readLora(result.path, 'unet', layers, loraPrefixes(sd1))
   assert.equal(lora.size, start.modules)
   const parameters = [...lora.values()].reduce((sum, { down, up }) => sum + down.length + up.length, 0)
   assert.equal(parameters, start.parameters)
