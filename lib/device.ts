@@ -8,7 +8,7 @@ import type { ResolvedTrainOptions } from './options/resolve.js'
 export type Computation = Pick<SessionOptions, 'device' | 'precision' | 'threads'>
 
 /**
- * What a session is opened with. `auto`: a GPU where one can be used, else the CPU; fp16 on a GPU and f32 on the CPU.
+ * Resolves `auto`: the GPU if there is a usable one, otherwise the CPU; fp16 on a GPU, f32 on the CPU.
  * Throws `NATIVE_NOT_FOUND`.
  */
 export function computation({ device, precision, threads }: Pick<ResolvedTrainOptions, 'device' | 'precision' | 'threads'>): Computation {
@@ -16,12 +16,12 @@ export function computation({ device, precision, threads }: Pick<ResolvedTrainOp
   return { device: chosen, precision: precision === 'auto' ? (chosen === 'cuda' ? 'fp16' : 'f32') : precision, threads }
 }
 
-/** Memory statistics of this process's container, in cgroups v2 and v1. */
+/** Memory statistics of the container, in cgroups v2 and v1. */
 const CONTAINER = ['/sys/fs/cgroup/memory.stat', '/sys/fs/cgroup/memory/memory.stat']
 
 /**
- * Bytes of system memory that this process can still take. Trap: in a container with a limit, Node counts cached pages of files as taken,
- * though the system gives them up first.
+ * Returns how many bytes of system memory are available. Trap: in a container with a limit, Node counts cached pages of files as used, though
+ * the system drops them when memory is needed.
  */
 export function availableMemory(): number {
   const [available, free] = [process.availableMemory(), freemem()]

@@ -1,6 +1,6 @@
 /**
- * What every kind of adapter has in common. Everything here follows one list: the parameters that `Session.attach` returned, in the order
- * in which they lie in the session's flat buffers.
+ * What all kinds of adapters have in common. Everything follows one list: the parameters that `Session.attach` returns, in the order of the
+ * session's flat buffers.
  */
 import type { AdapterSpec, Layer, OptimizerSpec, Parameter, Session } from '../native.js'
 
@@ -10,37 +10,37 @@ export interface AdapterOptions {
   alpha: number
 }
 
-/** A kind of adapter: a record like `lora` of lora.ts, beside the native side's own in `native/model/adapters.h`. */
+/** A kind of adapter, e.g. `lora`; its forward pass is in `native/model/adapters.h`. */
 export interface AdapterKind {
-  /** The adapters of a network with these layers. Throws `RANK_TOO_LARGE`. */
+  /** Chooses the layers of a network that get an adapter. Throws `RANK_TOO_LARGE`. */
   specs(network: string, layers: Layer[], options: AdapterOptions): AdapterSpec[]
-  /** A parameter before the first step; undefined: zero. `index` counts the adapters, in the order of their parameters. */
+  /** Returns a parameter's initial values, undefined if they are zero. `index` counts the adapters in order. */
   initial(role: string, shape: number[], seed: number, index: number): Float32Array | undefined
-  /** The shape of a parameter in a file. */
+  /** Returns the shape that a parameter has in a file. */
   fileShape(shape: number[], layer: Layer): number[]
 }
 
-/** A parameter's part of a flat buffer, as a view of it. */
+/** One parameter's part of a flat buffer. */
 export interface ParameterView {
   network: string
   /** The layer's path. */
   path: string
-  /** Which of the layer's parameters: `down`, `up`. */
+  /** Which of the layer's parameters it is: `down`, `up`. */
   role: string
   shape: number[]
   data: Float32Array
-  /** Counts the adapters: parameters of one layer have the same. */
+  /** Counts the adapters; all parameters of a layer have the same index. */
   index: number
 }
 
 const elements = (shape: number[]) => shape.reduce((product, length) => product * length, 1)
 
-/** How many numbers train. */
+/** Counts the trainable numbers. */
 export function parameterCount(parameters: Parameter[]): number {
   return parameters.reduce((sum, { shape }) => sum + elements(shape), 0)
 }
 
-/** The parameters as views of a flat buffer, in order. */
+/** Splits a flat buffer into views of its parameters, in order. */
 export function parameterViews(parameters: Parameter[], flat: Float32Array): ParameterView[] {
   let [end, index, last] = [0, -1, '']
   return parameters.map(({ network, name, shape }) => {
@@ -55,7 +55,7 @@ export function parameterViews(parameters: Parameter[], flat: Float32Array): Par
   })
 }
 
-/** The adapters of a session. */
+/** The adapters that are attached to a session. */
 export interface Adapters {
   kind: AdapterKind
   alpha: number
@@ -76,12 +76,12 @@ export function attachAdapters(
   return { kind, alpha: options.alpha, parameters, layers }
 }
 
-/** How many layers carry an adapter. */
+/** Counts the layers that carry an adapter. */
 export function adapterCount({ parameters }: Adapters): number {
   return (parameterViews(parameters, new Float32Array(0)).at(-1)?.index ?? -1) + 1
 }
 
-/** The buffer `weights` before the first step. */
+/** Makes the initial contents of the buffer `weights`. */
 export function initialWeights({ kind, parameters }: Adapters, seed: number): Float32Array {
   const flat = new Float32Array(parameterCount(parameters))
   for (const { role, shape, data, index } of parameterViews(parameters, flat)) {

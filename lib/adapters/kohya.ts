@@ -1,11 +1,11 @@
-/** kohya's LoRA files (kohya-ss/sd-scripts:networks/lora.py): names both ways, and the tensors to write. */
+/** kohya's LoRA files (kohya-ss/sd-scripts:networks/lora.py): names of tensors in both directions, and the tensors to write. */
 import type { NamedTensor } from '../files/safetensors.js'
 import { type Adapters, parameterViews } from './adapter.js'
 
-/** Whose tensor a name in a file means. */
+/** What the name of a tensor in a LoRA file refers to. */
 export interface TensorName {
   network: string
-  /** The layer's path with `_` for `.`: all that kohya's names tell. */
+  /** The layer's path with `_` for `.`, as kohya's names have it. */
   layer: string
   /** `down`, `up`, `alpha`. */
   role: string
@@ -16,17 +16,17 @@ export type Prefixes = Record<string, string>
 
 const SUFFIXES: Record<string, string> = { down: 'lora_down.weight', up: 'lora_up.weight', alpha: 'alpha' }
 
-/** A layer's name: `lora_unet_mid_block_attentions_0_proj_in`. */
+/** Names a layer: `lora_unet_mid_block_attentions_0_proj_in`. */
 export function kohyaLayer(prefixes: Prefixes, network: string, path: string): string {
   return `${prefixes[network]}_${path.replaceAll('.', '_')}`
 }
 
-/** A tensor's name: `lora_unet_mid_block_attentions_0_proj_in.lora_down.weight`. */
+/** Names a tensor: `lora_unet_mid_block_attentions_0_proj_in.lora_down.weight`. */
 export function kohyaName(prefixes: Prefixes, network: string, path: string, role: string): string {
   return `${kohyaLayer(prefixes, network, path)}.${SUFFIXES[role]}`
 }
 
-/** The way back; undefined for a name that is not kohya's. */
+/** Parses a tensor's name; undefined if it is not kohya's. */
 export function parseKohyaName(prefixes: Prefixes, name: string): TensorName | undefined {
   const dot = name.indexOf('.')
   const role = Object.keys(SUFFIXES).find((key) => SUFFIXES[key] === name.slice(dot + 1))
@@ -35,7 +35,7 @@ export function parseKohyaName(prefixes: Prefixes, name: string): TensorName | u
   return { network, layer: name.slice(prefixes[network]!.length + 1, dot), role }
 }
 
-/** The tensors of a kohya file: every parameter, and each layer's alpha. `flat`: the session's buffer `weights`. */
+/** Makes the tensors of a file: every parameter, and each layer's alpha. `flat`: the session's buffer `weights`. */
 export function kohyaTensors(adapters: Adapters, flat: Float32Array, dtype: NamedTensor['dtype'], prefixes: Prefixes): NamedTensor[] {
   const { kind, alpha, parameters, layers } = adapters
   const byPath = new Map(layers.map((layer) => [layer.path, layer]))

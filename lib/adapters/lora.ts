@@ -3,7 +3,7 @@ import { LorafuseError } from '../errors.js'
 import { uniform } from '../random.js'
 import type { AdapterKind, AdapterOptions } from './adapter.js'
 
-/** Which layers carry one: by default, as kohya, every layer of the transformers. */
+/** The paths that get a LoRA; by default, as in kohya, every layer of the transformers. */
 const TARGETS: Record<AdapterOptions['targets'], RegExp> = {
   default: /\.attentions\./,
   attention: /\.attn[12]\.to_(q|k|v|out\.0)$/,
@@ -23,7 +23,7 @@ export const lora: AdapterKind = {
     return selected.map(({ path }) => ({ network, path, kind: 'lora', rank, scale: alpha / rank, group: 0 }))
   },
 
-  /** down is uniform within ±1/√in, which is kaiming_uniform with a = √5, and up is zero (kohya-ss/sd-scripts:networks/lora.py). */
+  /** down is uniform in ±1/√in, kaiming_uniform with a = √5, and up is zero (kohya-ss/sd-scripts:networks/lora.py). */
   initial(role, [rank = 0, inFeatures = 0], seed, index) {
     if (role !== 'down') return undefined
     const bound = 1 / Math.sqrt(inFeatures)

@@ -1,6 +1,6 @@
 /**
- * LoRA files of diffusers and PEFT (huggingface/diffusers:src/diffusers/loaders/lora_pipeline.py, utils/state_dict_utils.py): names both ways,
- * and the scale that only their metadata tells.
+ * LoRA files of diffusers and PEFT (huggingface/diffusers:src/diffusers/loaders/lora_pipeline.py, utils/state_dict_utils.py): names of tensors
+ * in both directions, and the scale, which only the metadata tells.
  */
 import { LorafuseError } from '../errors.js'
 import type { TensorName } from './kohya.js'
@@ -8,12 +8,12 @@ import type { TensorName } from './kohya.js'
 const ROLES: Record<string, string> = { lora_A: 'down', lora_B: 'up', 'lora.down': 'down', 'lora.up': 'up' }
 const NAME = /^(base_model\.model|\w+)\.(.+?)\.(lora_A|lora_B|lora\.down|lora\.up)(?:\.default)?\.weight$/
 
-/** `unet.mid_block.attentions.0.proj_in.lora_A.weight` */
+/** Names a tensor: `unet.mid_block.attentions.0.proj_in.lora_A.weight`. */
 export function peftName(network: string, path: string, role: string): string {
   return `${network}.${path}.${Object.keys(ROLES).find((key) => ROLES[key] === role)}.weight`
 }
 
-/** The way back; undefined for a name that is neither PEFT's nor diffusers'. PEFT's own files name no network: they are the UNet's. */
+/** Parses a tensor's name; undefined if it is neither diffusers' nor PEFT's. PEFT's names tell no network; the UNet is meant. */
 export function parsePeftName(name: string): TensorName | undefined {
   const [, prefix, path, matrix] = NAME.exec(name) ?? []
   if (prefix === undefined || path === undefined) return undefined
@@ -25,7 +25,7 @@ export function unsupported(path: string, expected: string, received: string): L
   return new LorafuseError('LORA_UNSUPPORTED', `Expected ${expected} in the LoRA ${path} but received ${received}`)
 }
 
-/** alpha / rank, which is the same for all layers of a file; 1 where its metadata tells none. Throws `LORA_UNSUPPORTED`. */
+/** Reads alpha / rank, the same for all layers, from a file's metadata; 1 if it is not there. Throws `LORA_UNSUPPORTED`. */
 export function peftScale(metadata: Record<string, string>, network: string, path: string): number {
   const text = metadata.lora_adapter_metadata
   if (text === undefined) return 1

@@ -17,7 +17,7 @@ export interface LoraLayer {
 /** By the layers' paths. */
 export type Lora = Map<string, LoraLayer>
 
-/** The matrix as its layer takes it: the 1×1 kernel of a convolution is dropped. */
+/** Checks a matrix against its layer; the 1×1 kernel of a convolution is ignored. */
 function matrix(tensor: Tensor | undefined, name: string, rows: number | undefined, columns: number | undefined, path: string): Tensor {
   if (!tensor) throw unsupported(path, `both matrices of ${name}`, 'one')
   const { shape } = tensor
@@ -33,8 +33,8 @@ function matrix(tensor: Tensor | undefined, name: string, rows: number | undefin
 }
 
 /**
- * Reads a LoRA of a network with these layers. Throws `FILE_NOT_FOUND`, `SAFETENSORS_INVALID`, `LORA_UNSUPPORTED` (another network's layers, or
- * a kind of adapter that is not applied here), `LORA_MISMATCH` (made for another model).
+ * Reads a LoRA for a network with these layers. Throws `FILE_NOT_FOUND`, `SAFETENSORS_INVALID`, `LORA_UNSUPPORTED` (it has layers of another
+ * network, or is another kind of adapter), `LORA_MISMATCH` (made for another model).
  */
 export async function readLora(path: string, network: string, layers: Layer[], prefixes: Prefixes): Promise<Lora> {
   const header = await readHeader(path)

@@ -1,4 +1,4 @@
-/** Several LoRAs, each times its weight, as one: their ranks side by side, scales and weights taken into up. */
+/** Stacks several LoRAs, each times its weight, to one: their ranks side by side, scales and weights multiplied into up. */
 import type { AdapterSpec, Layer, Parameter } from '../native.js'
 import { parameterCount, parameterViews } from './adapter.js'
 import type { Lora, LoraLayer } from './read.js'
@@ -9,7 +9,7 @@ export interface WeightedLora {
   weight: number
 }
 
-/** The parts of a layer, the weights taken into their scales. */
+/** Returns the LoRAs' parts at a layer, with the weights multiplied into their scales. */
 function partsAt(loras: WeightedLora[], path: string): LoraLayer[] {
   return loras.flatMap(({ lora, weight }) => {
     const layer = weight === 0 ? undefined : lora.get(path)
@@ -17,7 +17,7 @@ function partsAt(loras: WeightedLora[], path: string): LoraLayer[] {
   })
 }
 
-/** The adapters to attach. */
+/** Returns the adapters to attach. */
 export function stackSpecs(loras: WeightedLora[], network: string, layers: Layer[]): AdapterSpec[] {
   return layers.flatMap(({ path }): AdapterSpec[] => {
     const rank = partsAt(loras, path).reduce((sum, part) => sum + part.rank, 0)
@@ -25,7 +25,7 @@ export function stackSpecs(loras: WeightedLora[], network: string, layers: Layer
   })
 }
 
-/** The buffer `weights` of the parameters that attaching them gave. */
+/** Fills the buffer `weights` of the parameters that attaching returned. */
 export function stackWeights(loras: WeightedLora[], parameters: Parameter[]): Float32Array {
   const flat = new Float32Array(parameterCount(parameters))
   for (const { path, role, shape, data } of parameterViews(parameters, flat)) {

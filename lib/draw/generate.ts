@@ -1,4 +1,4 @@
-/** `generate`: prompts and LoRAs in, PNG out, with what it was made from in its text. */
+/** `generate`: prompts and LoRAs in, PNG out, with the settings in its text. */
 import { stat } from 'node:fs/promises'
 import { basename, dirname, extname, join, resolve } from 'node:path'
 import { LorafuseError } from '../errors.js'
@@ -12,16 +12,16 @@ import { encodePng, type Picture, tile } from './png.js'
 import { infotext, parsePrompt } from './prompt.js'
 
 export type GenerateEvent =
-  /** A step of one of the pictures, all counted from 1; `compare` draws two a prompt. */
+  /** One step of one picture, both counted from 1; `compare` draws two pictures per prompt. */
   | { type: 'step'; picture: number; pictures: number; step: number; steps: number }
-  /** A file is done; `path` is undefined where none was asked for. */
+  /** A picture is done; `path` is undefined if no file was asked for. */
   | { type: 'image'; path: string | undefined; width: number; height: number; parameters: string }
 
 export interface GeneratedImage {
   png: Uint8Array
   width: number
   height: number
-  /** Where it was written, if it was. */
+  /** The file, if one was asked for. */
   path: string | undefined
   /** The text in the PNG. */
   parameters: string
@@ -41,14 +41,14 @@ async function isFile(path: string): Promise<boolean> {
   return (await stat(path).catch(() => undefined))?.isFile() ?? false
 }
 
-/** The first of the places, with or without the extension, that is a file. */
+/** Looks for a LoRA in folders, with and without the extension. Throws `LORA_NOT_FOUND`. */
 async function findLora(name: string, folders: string[]): Promise<string> {
   const places = folders.flatMap((folder) => [resolve(folder, name), resolve(folder, `${name}.safetensors`)])
   for (const place of places) if (await isFile(place)) return place
   throw new LorafuseError('LORA_NOT_FOUND', `Expected a LoRA file for ${name} but received none of ${[...new Set(places)].join(', ')}`)
 }
 
-/** Each prompt's text and LoRAs: those for all, then its own. */
+/** Splits prompts into text and LoRAs: first those of the option, then the prompt's own. */
 async function readPrompts({ prompt, lora, loraDir, output }: ResolvedGenerateOptions): Promise<Prompt[]> {
   const shared: LoraReference[] = []
   for (const { path, weight } of lora) shared.push({ path: await findLora(path, ['.']), weight })
@@ -65,13 +65,13 @@ async function readPrompts({ prompt, lora, loraDir, output }: ResolvedGenerateOp
 
 const stem = (path: string) => basename(path, extname(path))
 
-/** sha256 of the bytes after the header, which kohya also writes into the file. */
+/** Returns the sha256 of a LoRA's bytes after the header, from the metadata if kohya or we wrote it there. */
 async function loraHash(path: string): Promise<string> {
   const { metadata, dataStart } = await readHeader(path)
   return metadata.sshs_model_hash || hashFiles([path], { start: dataStart })
 }
 
-/** `picture.png` of several → `picture-2.png`. */
+/** Numbers a path if there are several pictures: `picture.png` → `picture-2.png`. */
 function numbered(path: string, i: number, count: number): string {
   return count === 1 ? path : join(dirname(path), `${stem(path)}-${i + 1}${extname(path)}`)
 }
@@ -79,7 +79,7 @@ function numbered(path: string, i: number, count: number): string {
 /** One call of `generate`. */
 class Drawing {
   private picture = 0
-  /** The hash of each LoRA, computed once however many prompts name it. */
+  /** Hashes of the LoRAs, each computed once however many prompts name it. */
   private readonly hashes = new Map<string, Promise<string>>()
 
   constructor(
@@ -90,14 +90,14 @@ class Drawing {
     private readonly size: { width: number; height: number },
   ) {}
 
-  /** A picture a prompt, in order. */
+  /** Draws one picture per prompt, in order. */
   private async *draw(withLoras: boolean): AsyncGenerator<Picture> {
     const { options, prompts, pipeline, context, size } = this
     const pictures = prompts.length * (options.compare ? 2 : 1)
     let applied: string | undefined
     for (const { text, loras } of prompts) {
       const wanted = withLoras ? loras : []
-      // Other LoRAs mean another graph: only where they change.
+      // Other LoRAs mean another graph, so they are applied only when they change.
       if (applied !== JSON.stringify(wanted)) await pipeline.apply(wanted)
       applied = JSON.stringify(wanted)
       this.picture += 1
@@ -164,8 +164,8 @@ async function makeOutputFolder(path: string): Promise<void> {
 }
 
 /**
- * Draws a picture for each prompt; with `compare` one picture of them all, without the LoRAs on the left, with them on the right. Writes
- * files where `output` is given. Throws `OPTION_REQUIRED`, `OPTION_INVALID`, `OPTION_UNKNOWN`, `PROMPT_INVALID`, `LORA_NOT_FOUND`,
+ * Draws a picture per prompt; with `compare`, one picture of all, without the LoRAs on the left and with them on the right. Writes files if
+ * `output` is given. Throws `OPTION_REQUIRED`, `OPTION_INVALID`, `OPTION_UNKNOWN`, `PROMPT_INVALID`, `LORA_NOT_FOUND`,
  * what reading the model and the LoRAs throws, `OUTPUT_NOT_WRITABLE`, `DISK_FULL`, and an error named `AbortError`.
  */
 export async function generate(input: GenerateOptions, context: GenerateContext = {}): Promise<GeneratedImage[]> {

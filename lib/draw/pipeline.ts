@@ -1,4 +1,4 @@
-/** A model that draws: text → embeddings → DDIM over the UNet → VAE → pixels. */
+/** Draws with a model: text → embeddings → DDIM over the UNet → VAE → pixels. */
 
 import { type Lora, readLora } from '../adapters/read.js'
 import { stackSpecs, stackWeights, type WeightedLora } from '../adapters/stack.js'
@@ -23,10 +23,10 @@ export interface DrawRequest {
   prompt: string
   negativePrompt: string
   steps: number
-  /** Classifier-free guidance scale; at 1 the negative prompt has no part. */
+  /** Classifier-free guidance scale; at 1 the negative prompt is not used. */
   cfg: number
   seed: number
-  /** In pixels, as `size` allows. */
+  /** In pixels; multiples of the model's `multiple`. */
   width: number
   height: number
   clipSkip: number
@@ -38,7 +38,7 @@ export interface DrawContext {
   onStep?: ((step: number) => void) | undefined
 }
 
-/** Holds a model until it is disposed of. */
+/** An open model, which holds its memory until disposal. */
 export class Pipeline implements AsyncDisposable {
   private readonly loras = new Map<string, Lora>()
 
@@ -57,7 +57,7 @@ export class Pipeline implements AsyncDisposable {
     this.session.dispose()
   }
 
-  /** The size to draw at: what is given, else the model's own. Throws `OPTION_INVALID`. */
+  /** Completes a size with the model's own. Throws `OPTION_INVALID`. */
   async size(width?: number, height?: number): Promise<{ width: number; height: number }> {
     const { sampleSize } = this.model
     const size = { width: width ?? sampleSize.width, height: height ?? sampleSize.height }
@@ -73,7 +73,7 @@ export class Pipeline implements AsyncDisposable {
     }
   }
 
-  /** Draws with these LoRAs from now on. Throws as `readLora`. */
+  /** Applies these LoRAs to all later pictures, instead of earlier ones. Throws as `readLora`. */
   async apply(references: { path: string; weight: number }[]): Promise<void> {
     const layers = this.session.layers('unet')
     const prefixes = loraPrefixes(this.model.family)
@@ -101,7 +101,7 @@ export class Pipeline implements AsyncDisposable {
     }
   }
 
-  /** Draws a picture. The starting noise is `[h, w, 4]` and depends on the seed alone. Throws `OPTION_INVALID`, an `AbortError`. */
+  /** Draws a picture. The initial noise `[h, w, C]` depends only on the seed. Throws `OPTION_INVALID`, an `AbortError`. */
   async draw(request: DrawRequest, { signal, onStep }: DrawContext = {}): Promise<Picture> {
     throwIfAborted(signal, 'The picture')
     this.check(request)

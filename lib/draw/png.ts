@@ -1,9 +1,9 @@
-/** Pictures as PNG files, with the `parameters` text that A1111 and its kin read back. */
+/** Encodes pictures as PNG, with the `parameters` text that A1111 and others read. */
 import { crc32 } from 'node:zlib'
 import sharp from 'sharp'
 import { LorafuseError } from '../errors.js'
 
-/** Bytes `[height, width, 3]` in sRGB. */
+/** sRGB bytes `[height, width, 3]`. */
 export interface Picture {
   width: number
   height: number
@@ -12,7 +12,7 @@ export interface Picture {
 
 const SIGNATURE = Uint8Array.of(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a)
 
-/** Pixels nominally in [−1, 1] `[height, width, 3]` → bytes, as diffusers rounds (huggingface/diffusers:src/diffusers/image_processor.py). */
+/** Rounds pixels `[height, width, 3]`, nominally in [−1, 1], as huggingface/diffusers:src/diffusers/image_processor.py. */
 export function toPicture(pixels: Float32Array, width: number, height: number): Picture {
   // Uint8ClampedArray rounds halves to even and clamps.
   const data = new Uint8ClampedArray(pixels.length)
@@ -20,7 +20,7 @@ export function toPicture(pixels: Float32Array, width: number, height: number): 
   return { width, height, data: new Uint8Array(data.buffer) }
 }
 
-/** Pictures, all `w` × `h`, in rows, `gap` white pixels between them. */
+/** Arranges pictures of `w` × `h` in rows, with `gap` white pixels between them. */
 export function tile(rows: Picture[][], w: number, h: number, gap: number): Picture {
   const columns = Math.max(...rows.map((row) => row.length))
   const width = columns * (w + gap) - gap
@@ -37,7 +37,7 @@ export function tile(rows: Picture[][], w: number, h: number, gap: number): Pict
   return { width, height, data }
 }
 
-/** A PNG with `parameters`, where there are any. */
+/** Encodes a picture, with its `parameters` if given. */
 export async function encodePng({ width, height, data }: Picture, parameters?: string): Promise<Uint8Array> {
   const png = await sharp(data, { raw: { width, height, channels: 3 } })
     .png()
@@ -55,7 +55,7 @@ function chunk(type: string, body: Uint8Array): Uint8Array {
   return bytes
 }
 
-/** The chunks of a PNG: type, body, and where the next one begins. */
+/** Iterates over the chunks of a PNG; `end` is where the next one begins. Throws `PNG_INVALID`. */
 function* chunks(png: Uint8Array): Generator<{ type: string; body: Uint8Array; end: number }> {
   const invalid = () => new LorafuseError('PNG_INVALID', 'Expected a whole PNG but received other bytes')
   if (!SIGNATURE.every((byte, i) => png[i] === byte)) throw invalid()
@@ -70,11 +70,11 @@ function* chunks(png: Uint8Array): Generator<{ type: string; body: Uint8Array; e
 }
 
 /**
- * Adds a text after the header: `tEXt` where Latin-1 has its characters, else `iTXt` in UTF-8, as A1111's Pillow does
+ * Adds a text after the header: `tEXt` if Latin-1 has all its characters, otherwise `iTXt` in UTF-8, as Pillow does for A1111
  * (python-pillow/Pillow:src/PIL/PngImagePlugin.py, PngInfo.add_text). Format: https://www.w3.org/TR/png-3/#11textinfo
  */
 export function withText(png: Uint8Array, keyword: string, text: string): Uint8Array {
-  // U+0000 would end the text, and is in no prompt anybody meant.
+  // U+0000 would end the text early.
   const plain = text.replaceAll('\0', '')
   const latin = Buffer.from(plain, 'latin1').toString('latin1') === plain
   const body = latin ? Buffer.from(`${keyword}\0${plain}`, 'latin1') : Buffer.from(`${keyword}\0\0\0\0\0${plain}`, 'utf8')
@@ -83,7 +83,7 @@ export function withText(png: Uint8Array, keyword: string, text: string): Uint8A
   return Buffer.concat([png.subarray(0, end), chunk(latin ? 'tEXt' : 'iTXt', body), png.subarray(end)])
 }
 
-/** The texts of a PNG by keyword, uncompressed ones. Throws `PNG_INVALID`. */
+/** Reads the uncompressed texts of a PNG, by keyword. Throws `PNG_INVALID`. */
 export function readTexts(png: Uint8Array): Map<string, string> {
   const texts = new Map<string, string>()
   for (const { type, body } of chunks(png)) {

@@ -1,4 +1,4 @@
-/** Prompts as A1111 writes them: `<lora:name:weight>` in the text, and the `parameters` that a picture carries. */
+/** Reads and writes prompts as A1111 does: `<lora:name:weight>` in the text, and the `parameters` of a picture. */
 import { LorafuseError } from '../errors.js'
 
 /** A LoRA that a prompt asks for by name. */
@@ -8,7 +8,7 @@ export interface PromptLora {
 }
 
 /**
- * A prompt without its `<lora:…>` tags, and those. As A1111, the tag's second weight, where there is one, is the UNet's
+ * Takes the `<lora:…>` tags out of a prompt. As in A1111, the second weight of a tag, if there is one, is the UNet's
  * (AUTOMATIC1111/stable-diffusion-webui:extensions-builtin/Lora/extra_networks_lora.py). Throws `PROMPT_INVALID`.
  */
 export function parsePrompt(prompt: string): { text: string; loras: PromptLora[] } {
@@ -43,7 +43,7 @@ export interface PictureInfo {
   version: string
 }
 
-/** A1111's infotext, which its PNG info tab reads back (AUTOMATIC1111/stable-diffusion-webui:modules/processing.py, create_infotext). */
+/** Writes A1111's infotext, which its PNG info tab reads (AUTOMATIC1111/stable-diffusion-webui:modules/processing.py, create_infotext). */
 export function infotext(info: PictureInfo): string {
   const { prompt, negativePrompt, loras, width, height } = info
   const fields: [string, string | number | undefined][] = [

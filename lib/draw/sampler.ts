@@ -6,7 +6,7 @@ import type { SchedulerConfig } from '../models/configs.js'
 import { alphasCumprod } from '../models/schedule.js'
 
 export interface DdimStep {
-  /** What the UNet is told. */
+  /** The timestep that the UNet gets. */
   timestep: number
   /** ᾱ of the latents before the step. */
   alpha: number
@@ -14,21 +14,21 @@ export interface DdimStep {
   alphaNext: number
 }
 
-/** The steps of a picture in order; `count` is at most the scheduler's number of timesteps. */
+/** Returns the steps of a picture in order; `count` is at most the scheduler's number of timesteps. */
 export function ddimSteps(scheduler: SchedulerConfig, count: number): DdimStep[] {
   const { numTrainTimesteps, stepsOffset, setAlphaToOne } = scheduler
   const alphas = alphasCumprod(scheduler)
   const stride = Math.floor(numTrainTimesteps / count)
   const final = setAlphaToOne ? 1 : (alphas[0] as number)
   return Array.from({ length: count }, (_, i) => {
-    // Trap: with as many steps as timesteps the offset leads beyond the last one, where diffusers fails.
+    // Trap: with as many steps as timesteps, the offset leads beyond the last timestep, where diffusers fails.
     const begin = (count - 1 - i) * stride + stepsOffset
     const timestep = Math.min(begin, numTrainTimesteps - 1)
     return { timestep, alpha: alphas[timestep] as number, alphaNext: begin >= stride ? (alphas[begin - stride] as number) : final }
   })
 }
 
-/** ε without the prompt `[n, …]` and with it `[n, …]`, one after the other in `predictions` → ε of guidance `scale`, `[n, …]`. */
+/** Combines ε without the prompt `[n, …]` and ε with it `[n, …]`, concatenated in `predictions`, to the guided ε `[n, …]`. */
 export function guide(predictions: Float32Array, scale: number): Float32Array {
   const count = predictions.length / 2
   const guided = new Float32Array(count)
@@ -39,7 +39,7 @@ export function guide(predictions: Float32Array, scale: number): Float32Array {
   return guided
 }
 
-/** Takes `latents` one step on, in place. `clip`: x₀ is kept within [−1, 1], the scheduler's `clipSample`. */
+/** Advances `latents` by one step, in place. `clip`: limit x₀ to [−1, 1], the scheduler's `clipSample`. */
 export function ddimStep(latents: Float32Array, noise: Float32Array, { alpha, alphaNext }: DdimStep, clip: boolean): void {
   const [signal, sigma] = [Math.sqrt(alpha), Math.sqrt(1 - alpha)]
   const [nextSignal, nextSigma] = [Math.sqrt(alphaNext), Math.sqrt(1 - alphaNext)]

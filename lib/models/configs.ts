@@ -6,7 +6,7 @@
 import { LorafuseError } from '../errors.js'
 import type { NetworkConfig } from '../native.js'
 
-/** What a model predicts: the names of `prediction_type`, and `flow` of rectified flow. Rows of `lib/train/objective.ts`. */
+/** What a model predicts: diffusers' `prediction_type`, or `flow` for rectified flow. One row each in `lib/train/objective.ts`. */
 export type PredictionType = 'epsilon' | 'v_prediction' | 'flow'
 
 /** Fields of diffusers' `scheduler/scheduler_config.json`. */
@@ -56,7 +56,7 @@ export class ConfigReader {
     return this.read(key, fallback, 'a list of whole numbers', (value) => Array.isArray(value) && value.length > 0 && value.every(isCount))
   }
 
-  /** One number per block, from one for all of them or from a list. */
+  /** Reads one number per block: from a list, or the same number for all. */
   countPerBlock(key: string, fallback: number, length: number): number[] {
     const value = this.json[key] ?? fallback
     if (!Array.isArray(value)) return new Array<number>(length).fill(this.count(key, fallback))
@@ -196,7 +196,7 @@ export function vaeConfig(config: ConfigReader) {
 
 export type VaeConfig = ReturnType<typeof vaeConfig>
 
-/** `predictionTypes`: those that the model's family may have, its default first. */
+/** `predictionTypes`: those that the model's family may have, the default first. */
 export function schedulerConfig(config: ConfigReader, predictionTypes: PredictionType[]): SchedulerConfig {
   config.only('trained_betas', null)
   for (const key of ['rescale_betas_zero_snr', 'thresholding']) config.only(key, false)

@@ -44,7 +44,7 @@ async function readConfig(path: string, what: string): Promise<ConfigReader> {
   throw new LorafuseError('MODEL_INVALID', `Expected a JSON object for ${path} but received something else`)
 }
 
-/** A network's weight files: one, or the shards that an index lists; the `fp16` variant only where there is no other. */
+/** Finds a network's weight files: one, or the shards that an index lists; the `fp16` variant only if there is no other. */
 async function weightPaths(folder: string, stem: string, what: string): Promise<string[]> {
   for (const variant of ['', '.fp16']) {
     const single = join(folder, `${stem}${variant}.safetensors`)
@@ -62,7 +62,7 @@ async function weightPaths(folder: string, stem: string, what: string): Promise<
   throw incomplete(`${what}'s weights`, `${join(folder, stem)}.safetensors${hint}`)
 }
 
-/** The network in a subfolder. Integer tensors (`position_ids`) are left out; 8- and 64-bit floats are refused. */
+/** Reads the headers of a network's weights. Leaves out integer tensors (`position_ids`), refuses 8- and 64-bit floats. */
 async function readWeights(folder: string, architecture: Network['architecture'], what: string): Promise<WeightFile[]> {
   const stem = architecture === 'clip' ? 'model' : 'diffusion_pytorch_model'
   const files: WeightFile[] = []

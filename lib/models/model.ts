@@ -1,23 +1,23 @@
-/** What training and drawing know of a model, whatever layout it was read from and whatever family it is of. */
+/** What training and drawing know about a model, whatever its layout on disk and its family. */
 import type { Computation } from '../device.js'
 import { hashFiles, legacyHash } from '../files/hashes.js'
 import { type Network, native, type Session } from '../native.js'
 import type { PredictionType, SchedulerConfig } from './configs.js'
 import type { Tokenizer } from './tokenizer.js'
 
-/** All that sets a family of models apart; one file each, e.g. `sd1.ts`. */
+/** Everything that distinguishes a family of models; one file each, e.g. `sd1.ts`. */
 export interface Family {
   name: string
-  /** By network, named as diffusers names its folder: whose graph it is, whether it needs f32, and kohya's prefix for its LoRA. */
+  /** Networks by the names of diffusers' folders. `loraPrefix`: what kohya's names of the network's LoRA tensors begin with. */
   networks: Record<string, Pick<Network, 'architecture' | 'f32'> & { title: string; loraPrefix?: string }>
-  /** Text becomes context by one encoder, some of whose last layers are dropped: how many, for a `clipSkip`. */
+  /** How text becomes context: the encoder, and how many of its last layers a `clipSkip` drops. */
   text: { encoder: string; droppedLayers(clipSkip: number): number }
-  /** What its models may predict, the default first. */
+  /** What models of the family may predict, the default first. */
   predictionTypes: PredictionType[]
-  /** Latents = (posterior sample − shift) × scale, unless the VAE's config has other factors. */
+  /** Latents = (posterior sample − shift) × scale; defaults of the VAE's config. */
   scalingFactor: number
   shiftFactor: number
-  /** What a LoRA's metadata says of the base model. */
+  /** What a LoRA's metadata says about the base model. */
   metadata: { baseModelVersion: string; v2: boolean; architecture: string }
 }
 
@@ -25,11 +25,11 @@ export interface Model {
   /** The name of its folder or file. */
   name: string
   family: Family
-  /** By the names that `family` has for them. */
+  /** By the family's names. */
   networks: Record<string, Network>
-  /** By the network that takes their ids. */
+  /** By the network that takes the ids. */
   tokenizers: Record<string, Tokenizer>
-  /** Layers of the text encoder: the most that `clipSkip` can be. */
+  /** Layers of the text encoder, the upper limit of `clipSkip`. */
   textLayers: number
   /** Features of a context token. */
   contextDim: number
@@ -37,19 +37,19 @@ export interface Model {
   scheduler: SchedulerConfig
   /** Pixels per latent, each way. */
   factor: number
-  /** Sides of images, in pixels, are multiples of it: the UNet halves the latents at each level. */
+  /** Sides of images, in pixels, must be multiples of this, as the UNet halves the latents at each level. */
   multiple: number
-  /** The size it was trained at, in pixels. */
+  /** The size, in pixels, that it was trained at. */
   sampleSize: { width: number; height: number }
   scalingFactor: number
   shiftFactor: number
-  /** sha256 of the UNet's weight files: reads all of them when first called. */
+  /** Returns the sha256 of the UNet's weight files, which the first call reads. */
   hash(): Promise<string>
-  /** A1111's old hash of the UNet, 8 hex digits. */
+  /** Returns A1111's old hash of the UNet, 8 hex digits. */
   legacyHash(): Promise<string>
 }
 
-/** `hash` and `legacyHash` of weight files, each computed once. */
+/** Makes `hash` and `legacyHash` of weight files; each is computed once, when first called. */
 export function lazyHashes(paths: string[]): Pick<Model, 'hash' | 'legacyHash'> {
   const once = <Value>(compute: () => Promise<Value>) => {
     let value: Promise<Value> | undefined
@@ -58,12 +58,12 @@ export function lazyHashes(paths: string[]): Pick<Model, 'hash' | 'legacyHash'> 
   return { hash: once(() => hashFiles(paths)), legacyHash: once(() => legacyHash(paths[0] as string)) }
 }
 
-/** kohya's prefix for the LoRA of each network that has one. */
+/** Returns kohya's prefix of each network that can have a LoRA. */
 export function loraPrefixes({ networks }: Family): Record<string, string> {
   return Object.fromEntries(Object.entries(networks).flatMap(([name, { loraPrefix }]) => (loraPrefix ? [[name, loraPrefix]] : [])))
 }
 
-/** Opens a model's networks without reading their weights. Throws `NATIVE_NOT_FOUND`, and what mapping the files throws. */
+/** Opens a session on a model's networks; their weights are mapped, not read. Throws `NATIVE_NOT_FOUND`. */
 export function openSession({ networks }: Model, options: Computation): Session {
   return new (native().Session)({ ...options, networks })
 }

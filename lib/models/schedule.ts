@@ -3,7 +3,7 @@ import type { SchedulerConfig } from './configs.js'
 
 type Betas = Pick<SchedulerConfig, 'numTrainTimesteps' | 'betaStart' | 'betaEnd' | 'betaSchedule'>
 
-/** ᾱ of each timestep: the product of 1 − β up to it (huggingface/diffusers:src/diffusers/schedulers/scheduling_ddpm.py). */
+/** Returns ᾱ of each timestep, the product of 1 − β up to it (huggingface/diffusers:src/diffusers/schedulers/scheduling_ddpm.py). */
 export function alphasCumprod({ numTrainTimesteps, betaStart, betaEnd, betaSchedule }: Betas): Float64Array {
   const power = betaSchedule === 'scaled_linear' ? 2 : 1
   const [first, last] = [betaStart ** (1 / power), betaEnd ** (1 / power)]

@@ -6,7 +6,7 @@ export const sd1: Family = {
   networks: {
     unet: { architecture: 'unet', title: 'the UNet', loraPrefix: 'lora_unet' },
     text_encoder: { architecture: 'clip', title: 'the text encoder', loraPrefix: 'lora_te' },
-    // That of SDXL overflows in f16, so no family's VAE runs in less than f32.
+    // VAEs run in f32 in every family, as that of SDXL overflows in f16.
     vae: { architecture: 'vae', title: 'the VAE', f32: true },
   },
   text: { encoder: 'text_encoder', droppedLayers: (clipSkip) => clipSkip - 1 },

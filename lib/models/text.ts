@@ -1,7 +1,7 @@
 import type { Session, Tensor } from '../native.js'
 import type { Model } from './model.js'
 
-/** The embeddings `[n, tokens, contextDim]` of texts, as the model's family makes them. */
+/** Encodes texts to embeddings `[n, tokens, contextDim]`, as the model's family does it. */
 export function encodeText(
   session: Pick<Session, 'run'>,
   model: Pick<Model, 'family' | 'tokenizers'>,

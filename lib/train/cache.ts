@@ -1,4 +1,4 @@
-/** What the frozen encoders make of images and captions: computed once, held in memory. */
+/** Encodes images and captions once, with the frozen encoders, and holds the results in memory. */
 import { type DatasetWarning, datasetNotClean, noImages } from '../data/dataset.js'
 import { loadImage } from '../data/images.js'
 import { LorafuseError } from '../errors.js'
@@ -9,7 +9,7 @@ import type { Colour } from '../options/values.js'
 import { normal, uniform } from '../random.js'
 import type { TrainingImage } from './images.js'
 
-/** Scaled latents `[h, w, C]` of an image, and of its mirror image where images are mirrored. */
+/** An image's scaled latents `[h, w, C]`, and those of its mirror image with `flip`. */
 export interface Latents {
   height: number
   width: number
@@ -18,8 +18,9 @@ export interface Latents {
 }
 
 export interface LatentsOptions {
-  /** The folder of images, and whether one that is damaged is refused instead of skipped. */
+  /** The folder, for messages. */
   images: string
+  /** Refuse damaged images instead of skipping them. */
   strict: boolean
   seed: number
   flip: boolean
@@ -27,13 +28,13 @@ export interface LatentsOptions {
   background: Colour
 }
 
-/** Called before each computation with how many are done; may throw to stop. */
+/** Called before each computation; `done` counts those before it. It may throw to stop. */
 export type OnProgress = (done: number, total: number) => void
 
 type Scale = Pick<Model, 'scalingFactor' | 'shiftFactor'>
 
 /**
- * Moments `[…, 2C]`, mean before log variance → posterior sample `[…, C]`, shifted and scaled
+ * Draws a posterior sample `[…, C]`, shifted and scaled, from moments `[…, 2C]`, mean before log variance
  * (huggingface/diffusers:src/diffusers/models/autoencoders/vae.py).
  */
 export function samplePosterior(moments: Float32Array, channels: number, noise: Float32Array, scale: Scale): Float32Array {
@@ -49,9 +50,9 @@ export function samplePosterior(moments: Float32Array, channels: number, noise: 
 }
 
 /**
- * Encodes every image, mirrored too where `flip` is on; one posterior sample each, as kohya with cached latents. A random crop is drawn
- * once an image, not once a step. A damaged image is told to `onSkipped` and left out of the result, whose random numbers are those of a
- * folder without it. Throws `DATASET_NOT_CLEAN` (`strict`, one is damaged), `NO_IMAGES` (all are), `NAN_LATENTS`.
+ * Encodes every image, with `flip` its mirror image too, and draws one posterior sample of each, as kohya does when it caches latents. A
+ * random crop is drawn once per image, not once per step. A damaged image is reported to `onSkipped` and left out; the random numbers of the
+ * others are those of a folder without it. Throws `DATASET_NOT_CLEAN` (`strict`, one is damaged), `NO_IMAGES` (all are), `NAN_LATENTS`.
  */
 export async function cacheLatents(
   session: Pick<Session, 'run'>,
@@ -91,7 +92,7 @@ export async function cacheLatents(
         if (!strict) onSkipped({ code: error.code, message: `${error.message}; it is skipped`, path })
       },
     )
-    // A strict run ends below, once every image has been looked at.
+    // A strict run goes on only to name every damaged image in its error below.
     if (!pixels || (strict && damaged.length > 0)) continue
     const latents: Latents = {
       height: bucket.height / model.factor,
@@ -111,7 +112,7 @@ export async function cacheLatents(
   return { images: usable, latents: cached }
 }
 
-/** Embeddings `[tokens, contextDim]` of each different caption. */
+/** Encodes each distinct caption to embeddings `[tokens, contextDim]`. */
 export async function cacheText(
   session: Pick<Session, 'run'>,
   model: Pick<Model, 'family' | 'tokenizers'>,

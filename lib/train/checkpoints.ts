@@ -1,4 +1,4 @@
-/** When a training is saved, and with what. */
+/** Decides when a training is saved, and collects what a LoRA file and its state hold. */
 import type { CheckpointEvent } from '../events.js'
 import type { Model } from '../models/model.js'
 import type { Session } from '../native.js'
@@ -11,17 +11,17 @@ export interface CheckpointsOptions {
   session: Pick<Session, 'buffers' | 'read'>
   output: OutputFolder
   info: TrainingInfo
-  /** Its hashes are awaited by the first save. */
+  /** The first save waits for its hashes. */
   model: Pick<Model, 'hash' | 'legacyHash'>
   identity: Omit<Identity, 'model'>
   lossScale: LossScale
-  /** The update that the state resumed from holds; 0: none. */
+  /** The last update in the state that the run resumed from; 0 for a new run. */
   from: number
   onSaved: (event: CheckpointEvent) => void
 }
 
 export class Checkpoints {
-  /** The last update that a state holds. */
+  /** The last update that has been saved. */
   private savedStep: number
 
   constructor(private readonly options: CheckpointsOptions) {
@@ -46,7 +46,7 @@ export class Checkpoints {
     return saved
   }
 
-  /** As kohya: every so many steps, the last included; every so many epochs, the last of which is left to the finished file. */
+  /** As kohya: every `saveEvery` steps, the last one included; every `saveEveryEpochs` epochs, except the last, which the final file holds. */
   async saveWhereDue(step: number): Promise<void> {
     const { steps, updatesPerEpoch, options } = this.options.info
     const { saveEvery, saveEveryEpochs } = options
@@ -56,7 +56,7 @@ export class Checkpoints {
     if (saveEveryEpochs !== undefined && epochEnds && epoch % saveEveryEpochs === 0) await this.save({ epoch }, step)
   }
 
-  /** Saves the last update that is done unless a state holds it, before the training ends early. */
+  /** Before a training ends early: saves `step`, its last update, unless that has been saved already. */
   async saveUnsaved(step: number): Promise<Saved | undefined> {
     return step > this.savedStep ? this.save({ step }, step) : undefined
   }

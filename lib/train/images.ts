@@ -1,4 +1,4 @@
-/** The images of a training: their buckets, what an epoch sees of them, and how a state recognises them. */
+/** Prepares a list of images for training: buckets, batches, and the hash by which a state recognises them. */
 import { createHash } from 'node:crypto'
 import { basename } from 'node:path'
 import { Batches } from '../data/batches.js'
@@ -6,7 +6,7 @@ import { type Bucket, selectBucket } from '../data/buckets.js'
 import type { DatasetItem } from '../data/dataset.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
 
-/** An image and the size it trains at. */
+/** An image and the size at which it trains. */
 export interface TrainingImage extends DatasetItem {
   bucket: Bucket
 }
@@ -22,7 +22,7 @@ export function assignBuckets(items: DatasetItem[], options: BucketSettings): Tr
   return items.map((item) => ({ ...item, bucket: selectBucket(item, rules) }))
 }
 
-/** The batches of images, which count as often as they repeat. */
+/** Groups images by bucket into batches; an image is in an epoch as often as it repeats. */
 export function makeBatches(
   images: TrainingImage[],
   options: Pick<ResolvedTrainOptions, 'batchSize' | 'gradientAccumulation' | 'seed'>,
@@ -37,7 +37,7 @@ export function makeBatches(
   return new Batches([...buckets.values()], options)
 }
 
-/** sha256 of the images' names, sizes, repeats and captions; not of their places, so that the folder may move. */
+/** Hashes the images' names, sizes, repeats and captions (sha256), but not their paths, so the folder may be moved. */
 export function hashImages(images: TrainingImage[]): string {
   const described = images.map(({ path, folder, width, height, repeats, caption }) => [
     ...[images.every((other) => other.folder === folder) ? '' : folder, basename(path)],

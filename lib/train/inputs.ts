@@ -1,4 +1,4 @@
-/** The inputs of training steps. Noise and timesteps as kohya-ss/sd-scripts:train_network.py, drawn by seed, step and place. */
+/** Makes the inputs of training steps: noise and timesteps as in kohya-ss/sd-scripts:train_network.py, drawn from (seed, step, sample). */
 import type { Batch, Batches } from '../data/batches.js'
 import type { Model } from '../models/model.js'
 import type { Inputs } from '../native.js'
@@ -6,34 +6,33 @@ import { integer, normal } from '../random.js'
 import type { Latents } from './cache.js'
 import { objectives } from './objective.js'
 
-/** What an image trains with. */
+/** A cached image with its caption's embeddings. */
 export interface Sample {
   latents: Latents
   /** `[tokens, contextDim]` */
   context: Float32Array
 }
 
-/** Sizes that are the same for all steps of a run. */
+/** The sizes that all steps of a run have in common. */
 export interface StepSizes {
   latentChannels: number
   contextDim: number
-  /** Tokens of a context. */
+  /** Length of a context. */
   tokens: number
 }
 
-/** The sizes of a model's steps. */
 export function stepSizes({ latentChannels, contextDim, tokenizers, family }: Model): StepSizes {
   return { latentChannels, contextDim, tokens: tokenizers[family.text.encoder]!.length }
 }
 
-/** The shapes of a step's inputs, by the names that the native side's graph has for them. `height` and `width` are in latents. */
+/** Returns the shapes of a step's inputs, named as the native side's graph declares them. `height` and `width` count latents. */
 export function stepShapes({ latentChannels, contextDim, tokens }: StepSizes, n: number, height: number, width: number) {
   const latents = [n, height, width, latentChannels]
   const [coefficients, timesteps, context] = [[n, 2], [n], [n, tokens, contextDim]]
   return { latents, noise: latents, coefficients, target_coefficients: coefficients, timesteps, context }
 }
 
-/** Parts of one length, one after the other; a single one as it is. */
+/** Concatenates arrays of equal length; a single one is returned as it is. */
 function join(parts: Float32Array[]): Float32Array {
   const first = parts[0]!
   if (parts.length === 1) return first
@@ -42,7 +41,7 @@ function join(parts: Float32Array[]): Float32Array {
   return joined
 }
 
-/** Whether a sample, the `index`th of an update, is mirrored. */
+/** Decides whether sample `index` of an update is mirrored. */
 export function isMirrored(seed: number, step: number, index: number): boolean {
   return integer({ seed, stream: 'flip', step, index }, 2) === 1
 }
@@ -69,7 +68,7 @@ export class StepInputs {
     return stepShapes(this.options.sizes, batch.length, height, width)
   }
 
-  /** The inputs of a batch whose first sample is the `offset`th of update `step`. */
+  /** Makes the inputs of a batch; `offset` counts the samples of update `step` before it. */
   private of(batch: Batch, step: number, offset: number): Inputs {
     const { samples, scheduler, seed, flip } = this.options
     const chosen = batch.map((i) => samples[i]!)
@@ -91,7 +90,7 @@ export class StepInputs {
     )
   }
 
-  /** The inputs of updates `first` to `last`, batch by batch. */
+  /** Makes the inputs of updates `first` to `last`, batch by batch. */
   *range(first: number, last: number): Generator<Inputs> {
     for (let step = first; step <= last; step++) {
       let count = 0

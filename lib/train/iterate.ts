@@ -1,15 +1,15 @@
-/** A training as an async iterable of its events. */
+/** Offers a training as an async iterable of its events. */
 
 import type { TrainEvent } from '../events.js'
 import type { TrainOptions } from '../options/resolve.js'
 import { train } from './run.js'
 
-/** Ends with the training; leaving the loop, or disposal, stops it. */
+/** Ends with the training. Leaving the loop, or disposal, stops the training. */
 export interface TrainEvents extends AsyncIterableIterator<TrainEvent>, AsyncDisposable {}
 
 const MOST = 1024
 
-/** Adds an event to at most `most`: the oldest step makes room, so that memory stays bounded and training never waits for a reader. */
+/** Adds an event to a queue of at most `most`. The oldest step makes room, so memory is bounded and training never waits for a reader. */
 export function enqueue(queue: TrainEvent[], event: TrainEvent, most = MOST): void {
   queue.push(event)
   if (queue.length <= most) return
@@ -30,7 +30,7 @@ async function* follow(options: TrainOptions, signal: AbortSignal | undefined): 
     finished = true
     wake()
   })
-  // The end of the loop awaits it; until then a failure is nobody's.
+  // The loop's end awaits `run`; until then its rejection must not count as unhandled.
   run.catch(() => undefined)
   try {
     for (;;) {
@@ -48,7 +48,7 @@ async function* follow(options: TrainOptions, signal: AbortSignal | undefined): 
 
 /**
  * Trains while its events are read: `for await (const event of trainEvents(options)) …`. Begins with the first read. Leaving the loop stops
- * the training after the step in hand, its state saved. A reader more than 1,024 events behind misses the oldest steps. Throws as `train`.
+ * the training after the current step and saves its state. A reader more than 1,024 events behind misses the oldest steps. Throws as `train`.
  */
 export function trainEvents(options: TrainOptions, { signal }: { signal?: AbortSignal } = {}): TrainEvents {
   const events = follow(options, signal)

@@ -1,13 +1,13 @@
 /**
- * The dynamic loss scale of training in fp16: gradients are computed of the loss times `value`, so that small ones do not vanish.
+ * The dynamic loss scale of fp16 training: the loss is multiplied by `value` before it is differentiated, so small gradients do not vanish.
  * Rules and numbers as torch:amp/grad_scaler.py, GradScaler.
  */
 
 export interface LossScaleState {
   value: number
-  /** Updates made since the value changed. */
+  /** Updates since the value last changed. */
   growing: number
-  /** Updates that were left out as gradients had overflowed. */
+  /** Updates skipped because gradients overflowed. */
   skipped: number
 }
 
@@ -22,7 +22,7 @@ export class LossScale {
     private current: LossScaleState,
   ) {}
 
-  /** For a training in `precision` on `device`, as it was when `state` was saved. Only what is computed in fp16 is scaled. */
+  /** Makes the loss scale of a training, continued from `state` if given. Only fp16 on a GPU is scaled. */
   static of({ device, precision }: { device: string; precision: string }, state?: LossScaleState): LossScale {
     const dynamic = device === 'cuda' && precision === 'fp16'
     return new LossScale(dynamic, dynamic && state ? state : { value: dynamic ? FIRST : 1, growing: 0, skipped: 0 })
@@ -35,12 +35,12 @@ export class LossScale {
     return this.current
   }
 
-  /** Whether gradients that overflowed are a matter of the scale: another try with a smaller one is left. */
+  /** Whether an overflow may be due to the scale, so the update can be retried with a smaller one. */
   get canShrink(): boolean {
     return this.dynamic && this.current.value > 1
   }
 
-  /** After an update that was made. */
+  /** To be called after an update. */
   made(): void {
     if (!this.dynamic) return
     const { value, growing, skipped } = this.current
@@ -48,7 +48,7 @@ export class LossScale {
     this.current = { value: grows ? value * GROWTH : value, growing: grows ? 0 : growing + 1, skipped }
   }
 
-  /** After one that was left out. */
+  /** To be called after an update that was skipped. */
   skipped(): void {
     const { value, skipped } = this.current
     this.current = { value: value * BACKOFF, growing: 0, skipped: skipped + 1 }

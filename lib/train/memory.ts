@@ -1,4 +1,4 @@
-/** Whether a training fits into memory, found out before anything is cached, and what would fit where it does not. */
+/** Compares a training's memory plan with what the machine has, before anything is cached, and says what would fit if it does not. */
 import type { DatasetItem } from '../data/dataset.js'
 import { availableMemory, type Computation } from '../device.js'
 import { LorafuseError } from '../errors.js'
@@ -11,17 +11,17 @@ import { stepShapes, stepSizes } from './inputs.js'
 type Planner = Pick<Session, 'planStep' | 'planRun' | 'availableBytes'>
 
 interface Requirement {
-  /** The largest of the buckets' steps. */
+  /** The plan of the largest bucket's step. */
   step: MemoryPlan
-  /** The most that has still to be taken at one time. */
+  /** Peak of what is still to be allocated. */
   bytes: number
 }
 
 const largest = (plans: MemoryPlan[]) => plans.reduce((most, plan) => (plan.total > most.total ? plan : most))
 
 /**
- * What a plan still has to take of a device's memory. On a GPU the adapters are there already. On the CPU the weights are pages of the
- * model's files, which the system reads and drops as it likes, so they never keep a training from running.
+ * Returns how many bytes of a plan are still to be allocated. On a GPU the adapters have been. On the CPU the weights do not count: they are
+ * mapped files, whose pages the system drops and rereads when memory is short.
  */
 function missing({ adapters, weights, activations, workspace }: MemoryPlan, { device }: Pick<Computation, 'device'>): number {
   return (device === 'cuda' ? weights : adapters) + activations + workspace
@@ -46,13 +46,13 @@ function requirement(
   const { encoder, droppedLayers } = model.family.text
   const text = session.planRun(encoder, 'encode', { ids: [1, sizes.tokens] }, { skip: droppedLayers(options.clipSkip) })
   const [step, vae] = [largest(steps), largest(encoders)]
-  // Both encoders stay while images and captions are cached, and share the larger arena; training begins without them.
+  // While images and captions are cached, both encoders are loaded and share the larger arena; both are released before training.
   const [small, large] = [text, vae].sort((a, b) => a.activations + a.workspace - (b.activations + b.workspace)) as [MemoryPlan, MemoryPlan]
   const caching = { ...large, weights: small.weights + large.weights, adapters: step.adapters }
   return { step, bytes: Math.max(missing(step, chosen), missing(caching, chosen)) }
 }
 
-/** The largest number from 1 to `most` that fits, where everything below one that fits does too; 0: none. */
+/** Finds the largest number from 1 to `most` that fits, 0 if none does, by bisection. */
 function largestFitting(most: number, fits: (value: number) => boolean): number {
   let [low, high] = [0, most]
   while (low < high) {
@@ -63,7 +63,7 @@ function largestFitting(most: number, fits: (value: number) => boolean): number 
   return low
 }
 
-/** What would fit instead, in words. */
+/** Says what would fit instead. */
 function advice(
   options: ResolvedTrainOptions,
   { device, precision }: Computation,
@@ -79,7 +79,7 @@ function advice(
   return resolution > 0 ? `resolution ${resolution}${batch} would fit${lower}` : `no batchSize or resolution would fit${lower}`
 }
 
-/** The memory plan of a training, its adapters attached. Throws `OUT_OF_MEMORY` with what would fit. */
+/** Plans the memory of a training whose adapters are attached. Throws `OUT_OF_MEMORY` with what would fit. */
 export function planMemory(
   session: Planner,
   model: Model,

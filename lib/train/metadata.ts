@@ -1,6 +1,6 @@
 /**
- * What a LoRA file says of its training: kohya's `ss_*` (kohya-ss/sd-scripts:train_network.py), and `modelspec.*` 1.0.1
- * (kohya-ss/sd-scripts:library/sai_model_spec.py). All values are strings, booleans and none as Python writes them.
+ * The metadata of a LoRA file: kohya's `ss_*` (kohya-ss/sd-scripts:train_network.py), and `modelspec.*` 1.0.1
+ * (kohya-ss/sd-scripts:library/sai_model_spec.py). All values are strings; booleans and null are written as Python writes them.
  */
 
 import type { Model } from '../models/model.js'
@@ -13,7 +13,7 @@ import type { RunId } from './state.js'
 
 export interface TrainingInfo {
   options: ResolvedTrainOptions
-  /** The precision of the computation. */
+  /** In which the session computes. */
   precision: SessionOptions['precision']
   optimizer: Optimizer
   images: TrainingImage[]
@@ -44,7 +44,7 @@ function count<Key>(counts: Map<Key, number>, key: Key, more = 1): void {
   counts.set(key, (counts.get(key) ?? 0) + more)
 }
 
-/** How often each tag, between commas and in lower case, occurs in the captions of a folder. */
+/** Counts the tags, lower-cased parts of captions between commas, of each folder. */
 export function tagFrequency(images: TrainingImage[]): Record<string, Record<string, number>> {
   const folders = new Map<string, Map<string, number>>()
   for (const { folder, caption } of images) {
@@ -55,7 +55,7 @@ export function tagFrequency(images: TrainingImage[]): Record<string, Record<str
   return Object.fromEntries([...folders].map(([folder, tags]) => [folder, Object.fromEntries(tags)]))
 }
 
-/** Each bucket's size and images, repeats included, and how far the images' aspect ratios are from their buckets' on average. */
+/** Lists each bucket's size and number of images, repeats included, and the mean error of the images' aspect ratios. */
 export function bucketInfo(images: TrainingImage[]): {
   buckets: Record<string, { resolution: number[]; count: number }>
   mean_img_ar_error: number
@@ -80,13 +80,13 @@ function datasetDirs(images: TrainingImage[]): Record<string, { n_repeats: numbe
   return folders
 }
 
-/** As Python's `datetime.isoformat` of a local time without microseconds. */
+/** Formats a Unix time as Python's `datetime.isoformat` of a local time without microseconds. */
 function localDate(time: number): string {
   const date = new Date(time * 1000)
   return new Date(date.getTime() - date.getTimezoneOffset() * 60_000).toISOString().slice(0, 19)
 }
 
-/** The metadata of a LoRA saved after update `step`, at `savedAt` (Unix time in seconds); the LoRA's own hashes come later. */
+/** Returns the metadata of a LoRA saved after update `step` at `savedAt`, Unix time in seconds, without the LoRA's own hashes. */
 export function trainingMetadata(info: TrainingInfo, hashes: ModelHashes, step: number, savedAt: number): Record<string, string> {
   const { options, precision, optimizer, images, run, steps, model } = info
   const { baseModelVersion, v2, architecture } = model.family.metadata

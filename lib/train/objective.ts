@@ -1,6 +1,6 @@
 /**
- * What is predicted, as coefficients: x_t = a·x₀ + b·ε goes into the network, target = c·x₀ + d·ε is what should come out. One row for each
- * type of prediction; the native side knows none of them.
+ * Training objectives as coefficients: the network gets x_t = a·x₀ + b·ε and learns target = c·x₀ + d·ε. One row for each type of
+ * prediction; the native side only sees the coefficients.
  */
 import type { PredictionType, SchedulerConfig } from '../models/configs.js'
 import { alphasCumprod } from '../models/schedule.js'
@@ -13,7 +13,7 @@ export interface Coefficients {
 }
 
 export interface Objective {
-  /** How noisy each timestep is: ᾱ, or σ. */
+  /** Returns the noise level of each timestep: ᾱ or σ. */
   levels(scheduler: SchedulerConfig): Float64Array
   coefficients(level: number): Coefficients
 }

@@ -19,7 +19,7 @@ export interface OutputOptions {
   savePrecision: keyof typeof DTYPES
 }
 
-/** Which file of a training: kohya's `{name}-step00000100`, `{name}-000002`, `{name}`. */
+/** Names one file of a training, as kohya does: `{name}-step00000100`, `{name}-000002`, `{name}`. */
 export type CheckpointName = { step: number } | { epoch: number } | 'last'
 
 export interface Saved {
@@ -54,7 +54,7 @@ function suffixOf(checkpoint: CheckpointName): string {
 }
 
 export class OutputFolder {
-  /** `prefixes`: kohya's, of the model's family. */
+  /** `prefixes`: see `loraPrefixes`. */
   constructor(
     private readonly options: OutputOptions,
     private readonly adapters: Adapters,
@@ -62,7 +62,7 @@ export class OutputFolder {
   ) {}
 
   /**
-   * Makes the folder, tries to write there, and removes temporaries that killed processes left. `buffers`: those of a state. Throws
+   * Creates the folder, tries to write there, and removes temporary files of killed processes. `buffers`: those that a state holds. Throws
    * `OUTPUT_NOT_WRITABLE`, `DISK_FULL` (a checkpoint and its state would not fit).
    */
   async prepare(buffers: BufferInfo[]): Promise<void> {
@@ -77,10 +77,10 @@ export class OutputFolder {
     } catch (cause) {
       throw notWritable(output, cause)
     }
-    // Both in f32, which is the most that a LoRA takes.
+    // The LoRA in f32, its largest type, and its state.
     const needed = 4 * buffers.reduce((sum, { count }) => sum + count, parameterCount(this.adapters.parameters))
     const { blocks, bavail, bsize } = await statfs(output)
-    // Some network file systems tell no size.
+    // Some network file systems report no size.
     if (blocks > 0 && bavail * bsize < needed)
       throw full(output, `${Math.floor((bavail * bsize) / 2 ** 20)} of ${Math.ceil(needed / 2 ** 20)} MiB`)
   }
@@ -92,19 +92,19 @@ export class OutputFolder {
       if (writer === undefined || !file.startsWith(name)) continue
       const path = join(output, file)
       const found = await stat(path).catch(() => undefined)
-      // In a container a new process may have the dead one's number.
+      // In a container, this process may have the pid of the dead one.
       const own = Number(writer) === process.pid
       const dead = own ? found && found.mtimeMs < Date.now() - process.uptime() * 1000 : !isAlive(Number(writer))
       if (dead) await rm(path, { force: true })
     }
   }
 
-  /** The newest state of this name. Throws `STATE_INVALID`. */
+  /** Finds the newest state of this name. Throws `STATE_INVALID`. */
   newestState(): Promise<string | undefined> {
     return newestState(this.options.output, this.options.name)
   }
 
-  /** Writes a LoRA, then its state; removes old states. Throws `DISK_FULL`, `OUTPUT_NOT_WRITABLE`; what was saved before stays. */
+  /** Writes a LoRA, then its state, and removes old states. Throws `DISK_FULL`, `OUTPUT_NOT_WRITABLE`; earlier files stay intact. */
   async save(checkpoint: CheckpointName, state: TrainingState, identity: Identity, metadata: Record<string, string>): Promise<Saved> {
     const { output, name, savePrecision } = this.options
     const path = join(output, `${name}${suffixOf(checkpoint)}.safetensors`)

@@ -1,12 +1,12 @@
 import type { StepEvent } from '../events.js'
 
-/** Makes the events of a training's steps. */
+/** Makes the `step` events of a training. */
 export class StepReport {
   private readonly began = performance.now()
   /** Losses of the last epoch's worth of updates. */
   private readonly recent: number[] = []
 
-  /** `from`: the last update that was done before. */
+  /** `from`: the last update before this call of `train`. */
   constructor(private readonly options: { from: number; steps: number; updatesPerEpoch: number }) {}
 
   event(step: number, update: Pick<StepEvent, 'loss' | 'gradNorm' | 'learningRate'>): StepEvent {

@@ -1,4 +1,4 @@
-/** `train`: a folder of images in, a LoRA out. Everything is read, planned and checked first, then cached, then trained. */
+/** `train`: a folder of images in, a LoRA out. Reads, plans and checks everything first, then caches, then trains. */
 import { randomInt } from 'node:crypto'
 import { type Adapters, adapterCount, attachAdapters, initialWeights, parameterCount } from '../adapters/adapter.js'
 import { lora } from '../adapters/lora.js'
@@ -37,7 +37,7 @@ function checkOptions({ clipSkip, bucketStep }: ResolvedTrainOptions, { multiple
   if (bucketStep % multiple !== 0) throw expect('bucketStep', `a multiple of ${multiple}`, bucketStep)
 }
 
-/** What is known of a training before anything is cached. */
+/** What a training has before anything is cached. */
 interface Setup {
   model: Model
   session: Session
@@ -47,14 +47,14 @@ interface Setup {
   output: OutputFolder
 }
 
-/** The state to go on from, and where it was read. */
+/** A state to continue from, and its path. */
 type Resumed = Awaited<ReturnType<typeof readState>> & { path: string }
 
 /** One call of `train`. */
 export class Training {
   private readonly started = performance.now()
 
-  /** `open`: another session than the native one, in tests. */
+  /** `open` is replaced in tests. */
   constructor(
     private readonly options: ResolvedTrainOptions,
     private readonly context: TrainContext,
@@ -73,7 +73,7 @@ export class Training {
     return items
   }
 
-  /** The state to resume from, checked as far as is possible before the images are known to be whole. */
+  /** Reads the state to resume from and checks all but its images, which are known only once they are decoded. */
   private async readResumed({ model, session, output }: Setup): Promise<Resumed | undefined> {
     const { resume, name } = this.options
     const path = resume === true ? await output.newestState() : resume
@@ -105,11 +105,11 @@ export class Training {
     return { images, samples: images.map(({ caption }, i) => ({ latents: latents[i]!, context: texts.get(caption)! })) }
   }
 
-  /** Caches, and makes what trains. */
+  /** Caches images and captions, and sets up the trainer. */
   private async prepare(setup: Setup, found: TrainingImage[], resumed: Resumed | undefined): Promise<Trainer> {
     const { options, context } = this
     const { model, session, chosen, adapters, memory, output } = setup
-    // Every file that is saved needs it: it is computed beside the caching. A failure is the first save's.
+    // Computed while images are cached, as every save needs it; a failure surfaces in the first save.
     model.hash().catch(() => undefined)
     const { images, samples } = await this.cache(setup, found)
     const identity = { images: hashImages(images), settings: fixedOptions(options) }
@@ -177,8 +177,8 @@ export class Training {
 }
 
 /**
- * Trains a LoRA. Resolves once its file is written; rejects with one of the documented codes, or, once `signal` aborts, with an error
- * named `AbortError` after the step in hand, its state saved (before the first step nothing is). Throws `OPTION_REQUIRED`,
+ * Trains a LoRA. Resolves once its file is written; rejects with one of the documented codes or, once `signal` aborts, with an error named
+ * `AbortError` after the current step, whose state is saved (before the first step there is none). Throws `OPTION_REQUIRED`,
  * `OPTION_INVALID`, `OPTION_UNKNOWN`, what reading the model and the images throws, `RANK_TOO_LARGE`, `OUT_OF_MEMORY`,
  * `OUTPUT_NOT_WRITABLE`, `DISK_FULL`, `STATE_NOT_FOUND`, `STATE_INVALID`, `STATE_MISMATCH`, `NAN_LATENTS`, `NAN_LOSS`.
  */
@@ -191,7 +191,7 @@ export async function runTraining(options: ResolvedTrainOptions, context: TrainC
   try {
     return await new Training(options, context).train()
   } catch (error) {
-    // Whatever stopped because of the signal, a scan for example, ends the same way.
+    // Whatever the signal stopped, e.g. a scan, ends with the same error.
     if (context.signal?.aborted && error === context.signal.reason) throwIfAborted(context.signal, 'The training')
     throw error
   }

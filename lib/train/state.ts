@@ -1,4 +1,4 @@
-/** Training states: a session's buffers in f32, and all that tells whether a run may go on from them. Everything else is derived. */
+/** Training states: a session's buffers in f32, and what identifies the run that may continue from them. Everything else is derived. */
 import { createHash } from 'node:crypto'
 import { readdir, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -7,7 +7,7 @@ import { readHeader, readTensors, type SafetensorsHeader, writeSafetensors } fro
 import type { BufferInfo, Session } from '../native.js'
 import type { LossScaleState } from './loss-scale.js'
 
-/** What a state was trained on. */
+/** Identifies the model, images and settings that a state was trained with. */
 export interface Identity {
   /** sha256 of the UNet's weights. */
   model: string
@@ -17,14 +17,14 @@ export interface Identity {
   settings: Record<string, unknown>
 }
 
-/** A run, however often it was interrupted. */
+/** Identifies a run, however often it is interrupted and resumed. */
 export interface RunId {
   sessionId: number
   /** Unix time in seconds. */
   startedAt: number
 }
 
-/** A session's buffers by name, in its order. */
+/** A session's buffers by name, in the session's order. */
 export type Buffers = Record<string, Float32Array>
 
 export interface TrainingState {
@@ -44,7 +44,7 @@ interface About extends RunId {
 }
 
 const KEY = 'lorafuse_state'
-/** So many states of a run stay. */
+/** How many states of a run are kept. */
 const KEPT = 2
 
 const bytesOf = ({ buffer, byteOffset, byteLength }: Float32Array) => new Uint8Array(buffer, byteOffset, byteLength)
@@ -59,7 +59,7 @@ function invalid(path: string, problem: string, cause?: unknown): LorafuseError 
   return new LorafuseError('STATE_INVALID', `Expected a training state at ${path} but received ${problem}`, { cause })
 }
 
-/** The buffers that a state holds: gradients are zero between updates. */
+/** Lists the buffers that a state holds: all but the gradients, which are zero between updates. */
 export function stateBuffers(session: Pick<Session, 'buffers'>): BufferInfo[] {
   return session.buffers().filter(({ name }) => name !== 'gradients')
 }
@@ -78,7 +78,7 @@ export async function writeState(path: string, state: TrainingState, identity: I
   await writeSafetensors(path, tensors, { [KEY]: JSON.stringify(about) })
 }
 
-/** Reads what a state says of itself. Throws `STATE_NOT_FOUND`, `STATE_INVALID`. */
+/** Reads a state's description from its metadata. Throws `STATE_NOT_FOUND`, `STATE_INVALID`. */
 async function readAbout(path: string): Promise<{ about: About; header: SafetensorsHeader }> {
   const header = await readHeader(path).catch((cause: unknown) => {
     if (!(cause instanceof LorafuseError)) throw cause
@@ -99,7 +99,7 @@ async function readAbout(path: string): Promise<{ about: About; header: Safetens
   return { about, header }
 }
 
-/** Whether a state is one of this run, as far as `now` is known. Throws `STATE_MISMATCH` with what differs. */
+/** Compares a state's identity with the parts of this run's that are known. Throws `STATE_MISMATCH` with what differs. */
 export function checkIdentity(path: string, saved: Identity, now: Partial<Identity>): void {
   const { model = saved.model, images = saved.images, settings = saved.settings } = now
   const found: string[] = []
@@ -115,8 +115,8 @@ export function checkIdentity(path: string, saved: Identity, now: Partial<Identi
 }
 
 /**
- * Reads a state that a run with these buffers can go on from, as far as `now` is known, and what the state was trained on. Throws
- * `STATE_NOT_FOUND`, `STATE_INVALID` (damaged, or no state), `STATE_MISMATCH`.
+ * Reads a state and its identity, for a run with these buffers and, as far as it is known, the identity `now`. Throws `STATE_NOT_FOUND`,
+ * `STATE_INVALID` (damaged, or no state), `STATE_MISMATCH`.
  */
 export async function readState(
   path: string,
@@ -139,7 +139,7 @@ export async function readState(
   return { step, run: { sessionId, startedAt }, lossScale, buffers, identity }
 }
 
-/** Where a checkpoint's state lies: beside it. */
+/** Returns the path of a checkpoint's state, beside the checkpoint. */
 export function statePathOf(path: string): string {
   return path.replace(/\.safetensors$/, '-state.safetensors')
 }
@@ -149,7 +149,7 @@ interface Found {
   about: About
 }
 
-/** The states of a name in the order they were saved, and what is wrong with the damaged ones. */
+/** Lists the states of a name in the order in which they were saved, and the errors of the damaged ones. */
 async function list(output: string, name: string): Promise<{ states: Found[]; damaged: LorafuseError[] }> {
   const suffix = /^(-step\d{8,}|-\d{6,})?-state\.safetensors$/
   const files = (await readdir(output)).filter((file) => file.startsWith(name) && suffix.test(file.slice(name.length)))
@@ -167,14 +167,14 @@ async function list(output: string, name: string): Promise<{ states: Found[]; da
   return { states, damaged }
 }
 
-/** The newest state of a name, undefined where there is none. Throws `STATE_INVALID` where one is damaged: it may have been the newest. */
+/** Finds the newest state of a name, if there is any. Throws `STATE_INVALID` if one is damaged, as it may have been the newest. */
 export async function newestState(output: string, name: string): Promise<string | undefined> {
   const { states, damaged } = await list(output, name)
   if (damaged[0]) throw damaged[0]
   return states.at(-1)?.path
 }
 
-/** Removes a run's states but the newest two; other runs' stay. */
+/** Removes all but the newest two states of a run; those of other runs stay. */
 export async function removeOldStates(output: string, name: string, { sessionId }: RunId): Promise<void> {
   const { states } = await list(output, name)
   const own = states.filter(({ about }) => about.sessionId === sessionId)

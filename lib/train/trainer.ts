@@ -1,4 +1,4 @@
-/** The training loop: steps, updates, and what ends them early. */
+/** The training loop: batches, optimizer updates, and early ends that save what is done. */
 import { parameterCount } from '../adapters/adapter.js'
 import type { Batches } from '../data/batches.js'
 import { LorafuseError, throwIfAborted } from '../errors.js'
@@ -13,13 +13,13 @@ import type { Saved } from './output.js'
 import { StepReport } from './report.js'
 
 export interface TrainContext {
-  /** Stops the training after the step in hand, its state saved; `train` then rejects with an error named `AbortError`. */
+  /** Stops the training after the current step and saves its state; `train` then rejects with an error named `AbortError`. */
   signal?: AbortSignal | undefined
   onEvent?: ((event: TrainEvent) => void) | undefined
 }
 
 export interface TrainerOptions {
-  /** With the adapters attached, and as they are after update `from`. */
+  /** Its adapters are attached and as they were after update `from`. */
   session: Session
   parameters: Parameter[]
   batches: Batches
@@ -27,19 +27,19 @@ export interface TrainerOptions {
   checkpoints: Checkpoints
   info: TrainingInfo
   lossScale: LossScale
-  /** The last update that is done; 0: none. */
+  /** The last update that is done; 0 for a new run. */
   from: number
 }
 
 export interface Finished extends Saved {
-  /** Updates done, those before a resumption included. */
+  /** Updates done, including those before the run was resumed. */
   step: number
-  /** The loss of the last update; undefined where none was left to do. */
+  /** The loss of the last update; undefined if none was left to do. */
   loss: number | undefined
 }
 
 export class Trainer {
-  /** Batches that are not loaded yet. */
+  /** Inputs of the batches that are not loaded yet. */
   private readonly upcoming: Iterator<Inputs>
 
   constructor(
@@ -62,20 +62,20 @@ export class Trainer {
     throwIfAborted(signal, 'The training')
   }
 
-  /** Saves what is done, for a sentence that says so. */
+  /** Saves what is done and returns the end of an error's sentence that says so. */
   private async keep(step: number): Promise<string> {
     const saved = await this.options.checkpoints.saveUnsaved(step)
     return saved === undefined ? '' : `; step ${step} is saved in ${saved.path}`
   }
 
-  /** Update `step` has no finite loss or gradient and changed nothing. */
+  /** Makes the error of update `step`, whose loss or gradients are not finite and which therefore changed nothing. */
   private async diverged(step: number, loss: number, gradNorm: number): Promise<LorafuseError> {
     const what = Number.isFinite(loss) ? `gradients of norm ${gradNorm}` : `a loss of ${loss}`
     const kept = await this.keep(step - 1)
     return new LorafuseError('NAN_LOSS', `Expected a finite loss at step ${step} but received ${what}${kept}. Lower the learning rate`)
   }
 
-  /** Forgets gradients that overflowed in fp16. */
+  /** Zeroes gradients that overflowed in fp16. */
   private dropGradients(): void {
     const { session, parameters } = this.options
     session.write('gradients', new Float32Array(parameterCount(parameters)))
@@ -89,12 +89,12 @@ export class Trainer {
       groups: [{ learningRate, weightDecay }],
       maxGradNorm,
       lossScale: lossScale.value,
-      // The bias correction counts the updates that were made.
+      // The bias correction does not count skipped updates.
       step: step - lossScale.state.skipped,
     }
     const sizes = batches.of(step).map(({ length }) => length)
     for (const [i, size] of sizes.entries()) {
-      // As accelerate: each batch's mean over the number of batches that an update takes, even where an epoch's last takes fewer.
+      // As accelerate: divides by the full number of accumulated batches, even if an epoch's last update takes fewer.
       const weights = new Float32Array(size).fill(lossScale.value / (size * gradientAccumulation))
       await Promise.all([session.step(weights, i === sizes.length - 1 ? update : undefined), this.loadNext()])
     }
@@ -113,12 +113,12 @@ export class Trainer {
     return { loss, gradNorm, learningRate }
   }
 
-  /** Another program may have taken the GPU's memory in the middle of a training: what is trained so far is saved. */
+  /** Makes the error of memory that ran out in the middle of a training, e.g. because another program took the GPU's; saves what is done. */
   private async outOfMemory(last: number, cause: LorafuseError): Promise<LorafuseError> {
     return new LorafuseError('OUT_OF_MEMORY', `${cause.message}${await this.keep(last)}`, { cause })
   }
 
-  /** Does what is left to do. Throws `NAN_LOSS`, `OUT_OF_MEMORY`, `DISK_FULL`, `OUTPUT_NOT_WRITABLE`, an `AbortError`. */
+  /** Trains the updates that are left. Throws `NAN_LOSS`, `OUT_OF_MEMORY`, `DISK_FULL`, `OUTPUT_NOT_WRITABLE`, an `AbortError`. */
   async train(): Promise<Finished> {
     const { checkpoints, info, from } = this.options
     const { steps } = info
