@@ -20,8 +20,8 @@ export function computation({ device, precision, threads }: Pick<ResolvedTrainOp
 const CONTAINER = ['/sys/fs/cgroup/memory.stat', '/sys/fs/cgroup/memory/memory.stat']
 
 /**
- * Returns how many bytes of system memory are available. Trap: in a container with a limit, Node counts cached pages of files as used, though
- * the system drops them when memory is needed.
+ * Returns how many bytes of system memory are available. Trap: in a container with a limit, Node counts cached pages of files as used,
+ * though the system drops them when memory is needed.
  */
 export function availableMemory(): number {
   const [available, free] = [process.availableMemory(), freemem()]

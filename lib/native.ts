@@ -6,13 +6,13 @@ import { createRequire } from 'node:module'
 import { fileURLToPath } from 'node:url'
 import { LorafuseError } from './errors.js'
 
-/** A tensor that crosses: `data` holds exactly the product of `shape` elements. */
+/** `data` holds exactly as many elements as `shape` says. */
 export interface Tensor<Data extends Float32Array | Int32Array = Float32Array | Int32Array> {
   shape: number[]
   data: Data
 }
 
-/** By the names that the graph gives its inputs; a missing, an unknown or a misshapen one is refused by name. */
+/** Inputs by the names that the graph declares. A missing, unknown or misshapen one is refused by name. */
 export type Inputs = Record<string, Tensor>
 
 /** One tensor of a weight file: `offset` counts bytes from the start of the file. */
@@ -33,11 +33,11 @@ export interface WeightFile {
 export type NetworkConfig = Record<string, number | boolean | string | (number | string)[]>
 
 export interface Network {
-  /** Whose graph it is: `native/model/networks.cc`. */
+  /** Which graph: see `native/model/networks.cc`. */
   architecture: 'unet' | 'clip' | 'vae'
   config: NetworkConfig
   files: WeightFile[]
-  /** Computed, and held on a GPU, in f32 whatever the session's precision. */
+  /** Compute in f32, and on a GPU hold the weights in f32, whatever the session's precision. */
   f32?: boolean
 }
 
@@ -51,7 +51,7 @@ export interface SessionOptions {
    * computes in f32: how frozen weights are held, `f32` = exactly as the file has them, widened when used, else rounded to 16 bits first.
    */
   precision: 'f32' | 'fp16' | 'bf16'
-  /** By name: `unet`, which `load` and `step` train, and the others that `run` is asked for. */
+  /** By name; `load` and `step` train `unet`. */
   networks: Record<string, Network>
 }
 
@@ -71,7 +71,7 @@ export interface AdapterSpec {
   kind: 'lora'
   rank: number
   scale: number
-  /** Which of an update's groups its parameters belong to. */
+  /** Index into `UpdateInput.groups`, for its parameters. */
   group: number
 }
 
@@ -86,19 +86,19 @@ export interface Parameter {
 /** An optimizer's name and its numbers, as `native/graph/optimizers.h` reads them; see `lib/train/optimizers.ts`. */
 export type OptimizerSpec = { name: string } & Record<string, number | string>
 
-/** What an optimizer moves in one update. */
+/** One update of an optimizer. */
 export interface UpdateInput {
   /** By `Parameter.group`. */
   groups: { learningRate: number; weightDecay: number }[]
   /** Gradients are scaled down to this global L2 norm; 0 = never. */
   maxGradNorm: number
-  /** What the gradients are multiplied by: they are divided by it first. */
+  /** The factor that the gradients contain; they are divided by it first. */
   lossScale: number
   /** Counts updates from 1, for the bias correction. */
   step: number
 }
 
-/** Bytes by kind; `total` is what the native side holds while it runs that. */
+/** Bytes by kind; `total` is what the native side holds while it runs the planned step or function. */
 export interface MemoryPlan {
   weights: number
   adapters: number
@@ -107,7 +107,7 @@ export interface MemoryPlan {
   total: number
 }
 
-/** A flat buffer over all parameters, in the order that `attach` returned them. */
+/** A flat buffer with a value for each element of each parameter, in the order of `attach`. */
 export interface BufferInfo {
   /** `weights`, `gradients`, then the optimizer's own, e.g. `firstMoment`. */
   name: string
@@ -117,25 +117,26 @@ export interface BufferInfo {
 
 /**
  * Frozen networks, adapters, optimizer state and the arena they run in.
- * Asynchronous calls run off the main thread, one at a time in the order they were made; `dispose` waits for none:
- * memory is freed once the call in hand returns, later calls reject with code `DISPOSED`.
+ * Asynchronous calls run off the main thread, one at a time, in order. `dispose` does not wait for them: memory is freed when the current
+ * call returns, and later calls reject with code `DISPOSED`.
  */
 export interface Session {
-  /** Every layer of a network that can carry an adapter, in the order of its graph. */
+  /** Lists the layers of a network that can carry an adapter, in the order of its graph. */
   layers(network: string): Layer[]
   /**
-   * Replaces the adapters: all buffers become zero. Returns the parameters in the order of the buffers: that of the graph, group after group.
-   * Without an optimizer only the weights have a buffer: enough to draw. Throws `MODULE_UNKNOWN`, `RANK_INVALID`, `OUT_OF_MEMORY`.
+   * Replaces the adapters: all buffers become zero. Returns the parameters in the order of the buffers, which is that of the graph, group
+   * by group. Without an optimizer only the weights have a buffer, which is enough to draw. Throws `MODULE_UNKNOWN`, `RANK_INVALID`,
+   * `OUT_OF_MEMORY`.
    */
   attach(adapters: AdapterSpec[], optimizer?: OptimizerSpec): Parameter[]
   buffers(): BufferInfo[]
   read(buffer: string): Float32Array
   write(buffer: string, data: Float32Array): void
-  /** Memory of a training step whose inputs have these shapes; nothing is loaded or allocated. */
+  /** Plans the memory of a training step whose inputs have these shapes; nothing is loaded or allocated. */
   planStep(shapes: Record<string, number[]>): MemoryPlan
-  /** Memory of a `run` whose inputs have these shapes. */
+  /** Plans the memory of a `run` whose inputs have these shapes. */
   planRun(network: string, functionName: string, shapes: Record<string, number[]>, settings?: Record<string, number>): MemoryPlan
-  /** Bytes that can still be allocated on the device; undefined on the CPU, where the system knows. */
+  /** Returns how many bytes can still be allocated on the GPU; undefined on the CPU, where the system knows. */
   availableBytes(): number | undefined
   /**
    * `unet.predict {latents, timesteps [n], context [n, tokens, dim]}` → the UNet's output, adapters applied.
@@ -144,23 +145,23 @@ export interface Session {
    * `vae.decode {latents, unscaled}` → pixels, nominally in [−1, 1].
    */
   run(network: string, functionName: string, inputs: Inputs, settings?: Record<string, number>): Promise<Tensor<Float32Array>>
-  /** Brings what a training step of these shapes needs where it is computed: weights in kernel layout, the arena. On all threads. */
+  /** Prepares a training step of these shapes, on all threads: weights in the kernels' layout, the arena. */
   prepare(shapes: Record<string, number[]>): Promise<void>
   /**
-   * Puts a batch behind the one that waits for its step, if any: `latents` x₀ (scaled), `noise` ε, `coefficients [n, 2]` a, b and
-   * `target_coefficients [n, 2]` c, d with x_t = a·x₀ + b·ε and target = c·x₀ + d·ε, `timesteps [n]`, `context`. On a GPU it is copied there
-   * while the step before is computed.
+   * Queues a batch behind the one that waits for its step, if any: `latents` x₀ (scaled), `noise` ε, `coefficients [n, 2]` a, b and
+   * `target_coefficients [n, 2]` c, d with x_t = a·x₀ + b·ε and target = c·x₀ + d·ε, `timesteps [n]`, `context`. On a GPU, it is copied
+   * while the previous step is computed.
    */
   load(inputs: Inputs): Promise<void>
   /**
-   * Forward, loss and backward of the batch that was loaded first; adds to the gradients. On a GPU it resolves before that is done.
-   * `weights` `[n]`: the factor of each sample's mean squared error in the loss that is differentiated, e.g. lossScale/(batch·accumulation).
-   * `update`: then clip, move the parameters and zero the gradients.
+   * Runs forward, loss and backward of the oldest loaded batch and adds to the gradients. On a GPU it resolves before that is done.
+   * `weights [n]`: the factor of each sample's mean squared error in the differentiated loss, e.g. lossScale / (batch · accumulation).
+   * With `update`, it then clips the gradients, moves the parameters and zeroes the gradients.
    */
   step(weights: Float32Array, update?: UpdateInput): Promise<void>
-  /** Each sample's mean squared error, unweighted, of all steps since the last call, in order. */
+  /** Returns each sample's unweighted mean squared error, of all steps since the last call, in order. */
   losses(): Promise<Float32Array>
-  /** The last update's global norm of the gradients before clipping; not finite = it changed nothing. */
+  /** Returns the global norm of the last update's gradients before clipping; if it is not finite, the update changed nothing. */
   norm(): Promise<number>
   dispose(): void
 }
@@ -183,7 +184,7 @@ export interface NativeAddon {
 const root = fileURLToPath(new URL('../..', import.meta.url))
 let loaded: NativeAddon | undefined
 
-/** Loads the addon once a thread. Throws `NATIVE_NOT_FOUND` with what to do. */
+/** Loads the addon once per thread. Throws `NATIVE_NOT_FOUND` with what to do. */
 export function native(): NativeAddon {
   if (loaded) return loaded
   try {

@@ -1,6 +1,6 @@
 /**
- * LoRA files of diffusers and PEFT (huggingface/diffusers:src/diffusers/loaders/lora_pipeline.py, utils/state_dict_utils.py): names of tensors
- * in both directions, and the scale, which only the metadata tells.
+ * LoRA files of diffusers and PEFT (huggingface/diffusers:src/diffusers/loaders/lora_pipeline.py, utils/state_dict_utils.py): names of
+ * tensors in both directions, and the scale, which only the metadata tells.
  */
 import { LorafuseError } from '../errors.js'
 import type { TensorName } from './kohya.js'

@@ -33,8 +33,8 @@ function matrix(tensor: Tensor | undefined, name: string, rows: number | undefin
 }
 
 /**
- * Reads a LoRA for a network with these layers. Throws `FILE_NOT_FOUND`, `SAFETENSORS_INVALID`, `LORA_UNSUPPORTED` (it has layers of another
- * network, or is another kind of adapter), `LORA_MISMATCH` (made for another model).
+ * Reads a LoRA for a network with these layers. Throws `FILE_NOT_FOUND`, `SAFETENSORS_INVALID`, `LORA_UNSUPPORTED` (it has layers of
+ * another network, or is another kind of adapter), `LORA_MISMATCH` (made for another model).
  */
 export async function readLora(path: string, network: string, layers: Layer[], prefixes: Prefixes): Promise<Lora> {
   const header = await readHeader(path)

@@ -1,7 +1,7 @@
 /**
- * Reads a model's config files with diffusers' and transformers' checks and defaults. What crosses to the native side keeps their names, so a
- * field stands here and in the network that uses it. Throws `MODEL_UNSUPPORTED` for what the networks here do not compute, `MODEL_INVALID`
- * for a value that makes no sense.
+ * Reads a model's config files with diffusers' and transformers' checks and defaults. What crosses to the native side keeps their names, so
+ * a field stands here and in the network that uses it. Throws `MODEL_UNSUPPORTED` for what the networks here do not compute and
+ * `MODEL_INVALID` for a value that makes no sense.
  */
 import { LorafuseError } from '../errors.js'
 import type { NetworkConfig } from '../native.js'

@@ -101,8 +101,8 @@ function checkAgreement(folder: string, unet: UNetConfig, text: TextEncoderConfi
 }
 
 /**
- * Reads and checks a model's configs, tokenizer and weight headers, but no weights. Throws `MODEL_NOT_FOUND`, `MODEL_INCOMPLETE` (which part,
- * where), `MODEL_INVALID` (a config), `MODEL_UNSUPPORTED`, `TOKENIZER_INVALID`, `SAFETENSORS_INVALID`.
+ * Reads and checks a model's configs, tokenizer and weight headers, but no weights. Throws `MODEL_NOT_FOUND`, `MODEL_INCOMPLETE` (which
+ * part, where), `MODEL_INVALID` (a config), `MODEL_UNSUPPORTED`, `TOKENIZER_INVALID`, `SAFETENSORS_INVALID`.
  */
 export async function readModel(path: string): Promise<Model> {
   const folder = resolve(path)

@@ -51,8 +51,8 @@ export function samplePosterior(moments: Float32Array, channels: number, noise: 
 
 /**
  * Encodes every image, with `flip` its mirror image too, and draws one posterior sample of each, as kohya does when it caches latents. A
- * random crop is drawn once per image, not once per step. A damaged image is reported to `onSkipped` and left out; the random numbers of the
- * others are those of a folder without it. Throws `DATASET_NOT_CLEAN` (`strict`, one is damaged), `NO_IMAGES` (all are), `NAN_LATENTS`.
+ * random crop is drawn once per image, not once per step. A damaged image is reported to `onSkipped` and left out; the random numbers of
+ * the others are those of a folder without it. Throws `DATASET_NOT_CLEAN` (`strict`, one is damaged), `NO_IMAGES` (all are), `NAN_LATENTS`.
  */
 export async function cacheLatents(
   session: Pick<Session, 'run'>,

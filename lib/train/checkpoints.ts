@@ -46,7 +46,7 @@ export class Checkpoints {
     return saved
   }
 
-  /** As kohya: every `saveEvery` steps, the last one included; every `saveEveryEpochs` epochs, except the last, which the final file holds. */
+  /** As kohya: every `saveEvery` steps, the last one included; every `saveEveryEpochs` epochs, except the last: that is the final file. */
   async saveWhereDue(step: number): Promise<void> {
     const { steps, updatesPerEpoch, options } = this.options.info
     const { saveEvery, saveEveryEpochs } = options

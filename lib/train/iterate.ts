@@ -48,7 +48,8 @@ async function* follow(options: TrainOptions, signal: AbortSignal | undefined): 
 
 /**
  * Trains while its events are read: `for await (const event of trainEvents(options)) …`. Begins with the first read. Leaving the loop stops
- * the training after the current step and saves its state. A reader more than 1,024 events behind misses the oldest steps. Throws as `train`.
+ * the training after the current step and saves its state. A reader more than 1,024 events behind misses the oldest steps. Throws as
+ * `train`.
  */
 export function trainEvents(options: TrainOptions, { signal }: { signal?: AbortSignal } = {}): TrainEvents {
   const events = follow(options, signal)

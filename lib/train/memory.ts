@@ -8,7 +8,13 @@ import type { ResolvedTrainOptions } from '../options/resolve.js'
 import { assignBuckets, makeBatches } from './images.js'
 import { stepShapes, stepSizes } from './inputs.js'
 
-type Planner = Pick<Session, 'planStep' | 'planRun' | 'availableBytes'>
+/** What a plan is made for, besides the options. */
+export interface Planned {
+  session: Pick<Session, 'planStep' | 'planRun' | 'availableBytes'>
+  model: Model
+  items: DatasetItem[]
+  chosen: Computation
+}
 
 interface Requirement {
   /** The plan of the largest bucket's step. */
@@ -20,20 +26,14 @@ interface Requirement {
 const largest = (plans: MemoryPlan[]) => plans.reduce((most, plan) => (plan.total > most.total ? plan : most))
 
 /**
- * Returns how many bytes of a plan are still to be allocated. On a GPU the adapters have been. On the CPU the weights do not count: they are
- * mapped files, whose pages the system drops and rereads when memory is short.
+ * Returns how many bytes of a plan are still to be allocated. On a GPU the adapters have been. On the CPU the weights do not count: they
+ * are mapped files, whose pages the system drops and rereads when memory is short.
  */
 function missing({ adapters, weights, activations, workspace }: MemoryPlan, { device }: Pick<Computation, 'device'>): number {
   return (device === 'cuda' ? weights : adapters) + activations + workspace
 }
 
-function requirement(
-  session: Planner,
-  model: Model,
-  items: DatasetItem[],
-  options: ResolvedTrainOptions,
-  chosen: Computation,
-): Requirement {
+function requirement({ session, model, items, chosen }: Planned, options: ResolvedTrainOptions): Requirement {
   const images = assignBuckets(items, options)
   const sizes = stepSizes(model)
   const steps: MemoryPlan[] = []
@@ -80,22 +80,16 @@ function advice(
 }
 
 /** Plans the memory of a training whose adapters are attached. Throws `OUT_OF_MEMORY` with what would fit. */
-export function planMemory(
-  session: Planner,
-  model: Model,
-  items: DatasetItem[],
-  options: ResolvedTrainOptions,
-  chosen: Computation,
-): MemoryPlan {
+export function planMemory(planned: Planned, options: ResolvedTrainOptions): MemoryPlan {
+  const { session, chosen } = planned
   const available = session.availableBytes() ?? availableMemory()
-  const { step, bytes } = requirement(session, model, items, options, chosen)
+  const { step, bytes } = requirement(planned, options)
   if (bytes <= available) return step
-  const fits = (change: Partial<ResolvedTrainOptions>) =>
-    requirement(session, model, items, { ...options, ...change }, chosen).bytes <= available
-  const mib = (value: number) => `${Math.ceil(value / 2 ** 20)} MiB`
+  const fits = (change: Partial<ResolvedTrainOptions>) => requirement(planned, { ...options, ...change }).bytes <= available
+  const place = chosen.device === 'cuda' ? ' on the GPU' : ''
+  const [needed, free] = [Math.ceil(bytes / 2 ** 20), Math.floor(available / 2 ** 20)]
   throw new LorafuseError(
     'OUT_OF_MEMORY',
-    `Expected ${mib(bytes)} of free memory${chosen.device === 'cuda' ? ' on the GPU' : ''} for this training but received ${mib(available)}; ` +
-      advice(options, chosen, fits),
+    `Expected ${needed} MiB of free memory${place} for this training but received ${free} MiB; ${advice(options, chosen, fits)}`,
   )
 }

@@ -160,7 +160,7 @@ export class Training {
     const session = this.open(model, chosen)
     try {
       const adapters = attachAdapters(session, lora, 'unet', options, adamw.spec)
-      const memory = planMemory(session, model, items, options, chosen)
+      const memory = planMemory({ session, model, items, chosen }, options)
       const output = new OutputFolder(options, adapters, loraPrefixes(model.family))
       await output.prepare(stateBuffers(session))
       const setup = { model, session, chosen, adapters, memory, output }

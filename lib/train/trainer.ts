@@ -113,7 +113,7 @@ export class Trainer {
     return { loss, gradNorm, learningRate }
   }
 
-  /** Makes the error of memory that ran out in the middle of a training, e.g. because another program took the GPU's; saves what is done. */
+  /** Makes the error of a training that runs out of memory, e.g. because another program took the GPU's; saves what is done. */
   private async outOfMemory(last: number, cause: LorafuseError): Promise<LorafuseError> {
     return new LorafuseError('OUT_OF_MEMORY', `${cause.message}${await this.keep(last)}`, { cause })
   }

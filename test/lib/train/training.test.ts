@@ -94,10 +94,10 @@ test('a training that does not fit on the gpu is refused before it caches, with 
   }
   // A square of 128 pixels takes a MiB.
   const beginning = 'Expected 5 MiB of free memory on the GPU for this training but received'
-  assert.equal(await refusal({ precision: 'fp16' }, 3.5 * MIB), `${beginning} 4 MiB; batchSize 3 would fit`)
-  assert.equal(await refusal({ precision: 'f32' }, 1.5 * MIB), `${beginning} 2 MiB; batchSize 1 would fit, or try precision fp16`)
-  assert.equal(await refusal({}, MIB / 2), `${beginning} 1 MiB; resolution 64 with batchSize 1 would fit`)
-  assert.equal(await refusal({}, 1000), `${beginning} 1 MiB; no batchSize or resolution would fit`)
+  assert.equal(await refusal({ precision: 'fp16' }, 3.5 * MIB), `${beginning} 3 MiB; batchSize 3 would fit`)
+  assert.equal(await refusal({ precision: 'f32' }, 1.5 * MIB), `${beginning} 1 MiB; batchSize 1 would fit, or try precision fp16`)
+  assert.equal(await refusal({}, MIB / 2), `${beginning} 0 MiB; resolution 64 with batchSize 1 would fit`)
+  assert.equal(await refusal({}, 1000), `${beginning} 0 MiB; no batchSize or resolution would fit`)
   assert.deepEqual(await readdir(given.output!).catch(() => []), [])
 })
 
