@@ -134,7 +134,7 @@ test('a model that is not there, and one that is no folder', async (t) => {
   await writeFile(join(folder, 'model.ckpt'), 'x')
   for (const [name, code] of [
     ['none', 'MODEL_NOT_FOUND'],
-    ['model.ckpt', 'UNSUPPORTED_MODEL'],
+    ['model.ckpt', 'MODEL_UNSUPPORTED'],
   ] as const) {
     const { code: exit, stderr } = await lorafuse([
       'generate',
