@@ -101,6 +101,8 @@ export interface UpdateInput {
 /** Bytes by kind; `total` is what the native side holds while it runs the planned step or function. */
 export interface MemoryPlan {
   weights: number
+  /** The part of `weights` that kernels read in the mapped files. */
+  mapped: number
   adapters: number
   activations: number
   workspace: number
@@ -171,7 +173,6 @@ export interface NativeInfo {
   cpu: string
   /** Processor features that matter here, e.g. `avx2`, `avx512f`, `avx512_bf16`. */
   features: string[]
-  threads: number
   /** `gpu`: its name and size; `reason`: why there is none. */
   cuda: { available: boolean; gpu: string; reason: string }
 }

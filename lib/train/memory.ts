@@ -26,14 +26,14 @@ interface Requirement {
 const largest = (plans: MemoryPlan[]) => plans.reduce((most, plan) => (plan.total > most.total ? plan : most))
 
 /**
- * Returns how many bytes of a plan are still to be allocated. On a GPU the adapters have been. On the CPU the weights do not count: they
- * are mapped files, whose pages the system drops and rereads when memory is short.
+ * Returns how many bytes of a plan are still to be allocated. The adapters have been; pages of mapped files are dropped and read again when
+ * memory is short.
  */
-function missing({ adapters, weights, activations, workspace }: MemoryPlan, { device }: Pick<Computation, 'device'>): number {
-  return (device === 'cuda' ? weights : adapters) + activations + workspace
+function missing({ weights, mapped, activations, workspace }: MemoryPlan): number {
+  return weights - mapped + activations + workspace
 }
 
-function requirement({ session, model, items, chosen }: Planned, options: ResolvedTrainOptions): Requirement {
+function requirement({ session, model, items }: Planned, options: ResolvedTrainOptions): Requirement {
   const images = assignBuckets(items, options)
   const sizes = stepSizes(model)
   const steps: MemoryPlan[] = []
@@ -48,8 +48,8 @@ function requirement({ session, model, items, chosen }: Planned, options: Resolv
   const [step, vae] = [largest(steps), largest(encoders)]
   // While images and captions are cached, both encoders are loaded and share the larger arena; both are released before training.
   const [small, large] = [text, vae].sort((a, b) => a.activations + a.workspace - (b.activations + b.workspace)) as [MemoryPlan, MemoryPlan]
-  const caching = { ...large, weights: small.weights + large.weights, adapters: step.adapters }
-  return { step, bytes: Math.max(missing(step, chosen), missing(caching, chosen)) }
+  const caching = { ...large, weights: small.weights + large.weights, mapped: small.mapped + large.mapped }
+  return { step, bytes: Math.max(missing(step), missing(caching)) }
 }
 
 /** Finds the largest number from 1 to `most` that fits, 0 if none does, by bisection. */
