@@ -65,7 +65,7 @@ test('memory is planned before anything is cached, and the first batch prepared 
   assert.deepEqual(start, {
     ...{ type: 'start', steps: 2, images: 2, modules: 1, parameters: 5, resumedFrom: 0, seed: 0 },
     // The square has the most latents, 16 × 16 × 4.
-    memory: { weights: 100, adapters: 10, activations: 1024, workspace: 1, total: 1135 },
+    memory: { weights: 100, adapters: 10, mapped: 0, activations: 1024, workspace: 1, total: 1135 },
   })
 })
 
