@@ -7,7 +7,6 @@ import type { Tokenizer } from './tokenizer.js'
 
 /** Everything that distinguishes a family of models; one file each, e.g. `sd1.ts`. */
 export interface Family {
-  name: string
   /** Networks by the names of diffusers' folders. `loraPrefix`: what kohya's names of the network's LoRA tensors begin with. */
   networks: Record<string, Pick<Network, 'architecture' | 'f32'> & { title: string; loraPrefix?: string }>
   /** How text becomes context: the encoder, and how many of its last layers a `clipSkip` drops. */

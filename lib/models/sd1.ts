@@ -2,7 +2,6 @@ import type { Family } from './model.js'
 
 /** Stable Diffusion 1.x: a UNet, CLIP ViT-L/14 and a VAE. */
 export const sd1: Family = {
-  name: 'sd1',
   networks: {
     unet: { architecture: 'unet', title: 'the UNet', loraPrefix: 'lora_unet' },
     text_encoder: { architecture: 'clip', title: 'the text encoder', loraPrefix: 'lora_te' },

@@ -1,6 +1,5 @@
 /** Decides when a training is saved, and collects what a LoRA file and its state hold. */
 import type { CheckpointEvent } from '../events.js'
-import type { Model } from '../models/model.js'
 import type { Session } from '../native.js'
 import type { LossScale } from './loss-scale.js'
 import { type TrainingInfo, trainingMetadata } from './metadata.js'
@@ -11,8 +10,6 @@ export interface CheckpointsOptions {
   session: Pick<Session, 'buffers' | 'read'>
   output: OutputFolder
   info: TrainingInfo
-  /** The first save waits for its hashes. */
-  model: Pick<Model, 'hash' | 'legacyHash'>
   identity: Omit<Identity, 'model'>
   lossScale: LossScale
   /** The last update in the state that the run resumed from; 0 for a new run. */
@@ -30,8 +27,8 @@ export class Checkpoints {
 
   /** Writes the LoRA and its state as they are after update `step`. Throws `DISK_FULL`, `OUTPUT_NOT_WRITABLE`. */
   async write(name: CheckpointName, step: number): Promise<Saved> {
-    const { session, output, info, model, identity, lossScale } = this.options
-    const hashes = { hash: await model.hash(), legacyHash: await model.legacyHash() }
+    const { session, output, info, identity, lossScale } = this.options
+    const hashes = { hash: await info.model.hash(), legacyHash: await info.model.legacyHash() }
     const buffers = Object.fromEntries(stateBuffers(session).map(({ name }) => [name, session.read(name)]))
     const state = { step, lossScale: lossScale.state, run: info.run, buffers }
     const metadata = trainingMetadata(info, hashes, step, Date.now() / 1000)

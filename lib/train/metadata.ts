@@ -22,7 +22,7 @@ export interface TrainingInfo {
   steps: number
   batchesPerEpoch: number
   updatesPerEpoch: number
-  model: Pick<Model, 'name' | 'family' | 'scheduler'>
+  model: Pick<Model, 'name' | 'family' | 'scheduler' | 'hash' | 'legacyHash'>
   /** This package's version. */
   version: string
 }

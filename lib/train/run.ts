@@ -140,7 +140,7 @@ export class Training {
     }
     const lossScale = LossScale.of(chosen, resumed?.lossScale)
     const onSaved = (event: TrainEvent) => this.emit(event)
-    const checkpoints = new Checkpoints({ session, output, info, model, identity, lossScale, from, onSaved })
+    const checkpoints = new Checkpoints({ session, output, info, identity, lossScale, from, onSaved })
     const { parameters } = adapters
     const [modules, count] = [adapterCount(adapters), parameterCount(parameters)]
     this.emit({

@@ -8,6 +8,7 @@ import { hashFiles } from '../../../lib/files/hashes.js'
 import { type NamedTensor, readTensors, writeSafetensors } from '../../../lib/files/safetensors.js'
 import { readModel } from '../../../lib/models/diffusers.js'
 import { ourName, theirName } from '../../../lib/models/names.js'
+import { sd1 } from '../../../lib/models/sd1.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 
 const root = fileURLToPath(new URL('../../../..', import.meta.url))
@@ -86,7 +87,7 @@ test('the bundled model reads, every size from its configs', async () => {
     clipSample: false,
   })
   const { name, family, scalingFactor, shiftFactor, textLayers, contextDim, latentChannels, factor, multiple, sampleSize } = model
-  assert.deepEqual([name, family.name, scalingFactor, shiftFactor], ['tiny-sd', 'sd1', 0.30835, 0])
+  assert.deepEqual([name, family, scalingFactor, shiftFactor], ['tiny-sd', sd1, 0.30835, 0])
   assert.deepEqual([textLayers, contextDim, latentChannels, factor, multiple], [4, 128, 4, 8, 32])
   assert.deepEqual(sampleSize, { width: 128, height: 128 })
   assert.equal(model.tokenizers.text_encoder!.length, 77)

@@ -27,10 +27,11 @@ function metadata(given: Partial<TrainOptions>, step = 9): Record<string, string
   const options = resolveTrainOptions({ model: 'm', images: 'i', name: 'my style', rank: 8, alpha: 4, ...given })
   const model = { name: 'sd15', family: sd1, scheduler: schedulerOf(readSchedules().alphas[0]!.config) }
   const hashes = { legacyHash: '6ce01616', hash: 'a'.repeat(64) }
+  const later = { hash: async () => hashes.hash, legacyHash: async () => hashes.legacyHash }
   const run = { sessionId: 77, startedAt: 1_700_000_000.25 }
   const precision = options.precision === 'auto' ? ('f32' as const) : options.precision
   const epoch = { batchesPerEpoch: 7, updatesPerEpoch: 7 }
-  const info = { options, precision, optimizer: adamw, images, run, steps: 20, ...epoch, model, version: '0.1.0' }
+  const info = { options, precision, optimizer: adamw, images, run, steps: 20, ...epoch, model: { ...model, ...later }, version: '0.1.0' }
   return trainingMetadata(info, hashes, step, 1_700_000_100)
 }
 

@@ -77,7 +77,7 @@ async function setUp(t: TestContext, given: Partial<TrainOptions>, context: Trai
     context.onEvent?.(event)
   }
   const onSaved = (event: CheckpointEvent) => onEvent(event)
-  const checkpoints = new Checkpoints({ session, output: files, info, model, identity, lossScale, from: 0, onSaved })
+  const checkpoints = new Checkpoints({ session, output: files, info, identity, lossScale, from: 0, onSaved })
   const inputs = new StepInputs({ samples, batches, sizes, scheduler, ...options })
   const { parameters } = adapters
   const trainer = new Trainer({ session, parameters, batches, inputs, checkpoints, info, lossScale, from: 0 }, { ...context, onEvent })
