@@ -32,7 +32,7 @@ export class Checkpoints {
     const buffers = Object.fromEntries(stateBuffers(session).map(({ name }) => [name, session.read(name)]))
     const state = { step, lossScale: lossScale.state, run: info.run, buffers }
     const metadata = trainingMetadata(info, hashes, step, Date.now() / 1000)
-    const saved = await output.save(name, state, { ...identity, model: hashes.hash }, metadata)
+    const saved = await output.save(name, state, { model: hashes.hash, ...identity }, metadata)
     this.savedStep = step
     return saved
   }
