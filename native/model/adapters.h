@@ -1,6 +1,7 @@
 // Kinds of adapters. A kind is a struct of attributes; apply() adds its parameters and ops to a layer, and nothing else knows it:
 // buffers, files and states follow the parameters that the built graph has.
 #pragma once
+#include <functional>
 #include <map>
 #include <string>
 #include <variant>
@@ -34,7 +35,8 @@ using Adapters = std::map<std::string, Adapter>;  // by the path of their layer
 
 // Throws RANK_INVALID where the kind's attributes make no adapter of that layer.
 void check(const Lora& lora, const Layer& layer);
-// y with the adapter's part added.
-ValueId apply(const Lora& lora, Builder& b, const Layer& layer, ValueId x, ValueId y);
+// The adapted layer's output; `frozen` emits the layer as the checkpoint has it. The order of the ops is that of the sums in backward: it
+// decides the last bits of a seed.
+ValueId apply(const Lora& lora, Builder& b, const Layer& layer, ValueId x, const std::function<ValueId()>& frozen);
 
 }  // namespace lorafuse

@@ -54,17 +54,19 @@ ValueId Builder::parameter(const std::string& name, Shape shape) {
 
 ValueId Builder::linear(const std::string& path, ValueId x, int64_t out_features, bool bias) {
   const Scope scope(*this, path);
-  const int64_t in_features = shape(x)[-1];
-  MatMul op;
-  std::vector<ValueId> inputs = {x, weight(path + ".weight", {out_features, in_features})};
-  if ((op.bias = bias)) inputs.push_back(weight(path + ".bias", {out_features}));
-  const ValueId y = emit(std::move(op), std::move(inputs));
-
-  layers.push_back({path, network_.weights->find(path + ".weight")->shape.rank() == 4, in_features, out_features});
+  const WeightEntry* entry = network_.weights->find(path + ".weight");
+  const Layer layer{path, entry && entry->shape.rank() == 4, shape(x)[-1], out_features};
+  layers.push_back(layer);
+  const auto frozen = [&] {
+    MatMul op;
+    std::vector<ValueId> inputs = {x, weight(path + ".weight", {out_features, layer.in_features})};
+    if ((op.bias = bias)) inputs.push_back(weight(path + ".bias", {out_features}));
+    return emit(std::move(op), std::move(inputs));
+  };
   const auto adapter = network_.adapters->find(path);
-  if (adapter == network_.adapters->end()) return y;
+  if (adapter == network_.adapters->end()) return frozen();
   group_ = adapter->second.group;
-  return std::visit([&](const auto& kind) { return apply(kind, *this, layers.back(), x, y); }, adapter->second.kind);
+  return std::visit([&](const auto& kind) { return apply(kind, *this, layer, x, frozen); }, adapter->second.kind);
 }
 
 ValueId Builder::conv(const std::string& path, ValueId x, int64_t out_channels, Conv2d op) {
