@@ -159,6 +159,7 @@ void gradient_head(const AttentionGrad& op, const Head& h, Scratch scratch) {
 
 }  // namespace
 
+template <>
 void run(const Attention& op, Context& c) {
   const int64_t blocks = (tokens(c.in(0).shape) + kQueries - 1) / kQueries, heads = c.in(0).shape[0] * op.heads;
   const int64_t floats = forward_floats(c.in(0).shape[-1] / op.heads);
@@ -168,6 +169,7 @@ void run(const Attention& op, Context& c) {
   });
 }
 
+template <>
 void run(const AttentionGrad& op, Context& c) {
   const int64_t floats = gradient_floats(c.in(0).shape[-1] / op.heads, tokens(c.in(0).shape));
   c.threads.for_each(c.in(0).shape[0] * op.heads, [&](int64_t job, int thread) {
@@ -175,9 +177,11 @@ void run(const AttentionGrad& op, Context& c) {
   });
 }
 
+template <>
 size_t workspace_bytes(const Attention& op, std::span<const Shape> in, int threads) {
   return threads * forward_floats(in[0][-1] / op.heads) * sizeof(float);
 }
+template <>
 size_t workspace_bytes(const AttentionGrad& op, std::span<const Shape> in, int threads) {
   return threads * gradient_floats(in[0][-1] / op.heads, tokens(in[0])) * sizeof(float);
 }

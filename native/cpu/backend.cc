@@ -45,13 +45,15 @@ class CpuBackend : public Backend {
   size_t workspace_bytes(const Graph& graph, const Node& node) const override {
     std::vector<Shape> shapes;
     for (ValueId v : node.inputs) shapes.push_back(graph.shape(v));
-    return std::visit([&](const auto& op) { return cpu::workspace_bytes(op, shapes, threads_.count()); }, node.op);
+    return std::visit(
+        [&]<class AnyOp>(const AnyOp& op) -> size_t {
+          if constexpr (kHasWorkspace<AnyOp>) return cpu::workspace_bytes(op, shapes, threads_.count());
+          else return 0;
+        },
+        node.op);
   }
 
-  void run(const Node& node, const std::vector<Tensor>& tensors, void* workspace) override {
-    Context context{threads_, workspace, node, tensors};
-    std::visit([&](const auto& op) { cpu::run(op, context); }, node.op);
-  }
+  void run(const Node& node, const std::vector<Tensor>& tensors, void* workspace) override { run_node(node, tensors, threads_, workspace); }
 
   std::unique_ptr<CapturedGraph> capture(std::function<void()> body) override { return std::make_unique<Calls>(std::move(body)); }
 
@@ -76,6 +78,16 @@ class CpuBackend : public Backend {
 };
 
 }  // namespace
+
+void run_node(const Node& node, std::span<const Tensor> tensors, Threads& threads, void* workspace) {
+  std::visit(
+      [&]<class AnyOp>(const AnyOp& op) {
+        Context context{{node, tensors}, threads, kHasWorkspace<AnyOp> ? workspace : nullptr};
+        run(op, context);
+      },
+      node.op);
+}
+
 }  // namespace lorafuse::cpu
 
 extern "C" __attribute__((visibility("default"))) lorafuse::Backend* lorafuse_create_backend(int threads) {

@@ -31,11 +31,11 @@ struct ConvLoader {
   int segments() const { return kernel * kernel; }
   int64_t depth(int) const { return x->shape[3]; }
 
-  struct Place {
+  struct Position {
     int64_t image, row, x0;
     int count;
   };
-  Place place(int64_t t) const {
+  Position position(int64_t t) const {
     int64_t in_row = t % tiles_per_row();
     int phase = 0;
     for (; in_row >= tiles_of(phase); phase++) in_row -= tiles_of(phase);
@@ -45,7 +45,7 @@ struct ConvLoader {
   }
 
   RowTile tile(int64_t t) const {
-    const Place p = place(t);
+    const Position p = position(t);
     return {y.f32() + ((p.image * height() + p.row) * width() + p.x0) * columns(), step() * columns(), p.count};
   }
 
@@ -62,7 +62,7 @@ struct ConvLoader {
   }
 
   RowSource source(int tap, int64_t t) const {
-    const Place p = place(t);
+    const Position p = position(t);
     const int64_t in_height = x->shape[1], in_width = x->shape[2], channels = x->shape[3];
     int64_t row, column;
     if (!input_of(p.row, tap / kernel, row) || row < 0 || row >= in_height || !input_of(p.x0, tap % kernel, column))
@@ -88,21 +88,39 @@ struct ConvLoader {
   }
 };
 
+template <class Convolution>
+void convolve(const Convolution& op, bool transposed, Context& c) {
+  const Tensor *bias = c.in_or_null(bias_input(op)), *residual = c.in_or_null(residual_input(op));
+  const ConvLoader loader{.kernel = op.kernel,
+                          .stride = op.stride,
+                          .before = op.before,
+                          .x = &c.in(0),
+                          .w = &c.in(1),
+                          .bias = bias,
+                          .residual = residual ? residual->f32() : nullptr,
+                          .y = c.out(0),
+                          .transposed = transposed};
+  gemm(c.threads, loader, c.workspace);
+}
+
 }  // namespace
 
+template <>
 void run(const Conv2d& op, Context& c) {
-  const Tensor* bias = op.bias ? &c.in(2) : nullptr;
-  const float* residual = op.residual ? c.last_in().f32() : nullptr;
-  gemm(c.threads, ConvLoader{op.kernel, op.stride, op.before, &c.in(0), &c.in(1), bias, residual, c.out(0), false}, c.workspace);
+  convolve(op, false, c);
 }
-
+template <>
 void run(const ConvTranspose2d& op, Context& c) {
-  const Tensor* bias = op.bias ? &c.in(2) : nullptr;
-  const float* residual = op.residual ? c.last_in().f32() : nullptr;
-  gemm(c.threads, ConvLoader{op.kernel, op.stride, op.before, &c.in(0), &c.in(1), bias, residual, c.out(0), true}, c.workspace);
+  convolve(op, true, c);
 }
 
-size_t workspace_bytes(const Conv2d&, std::span<const Shape>, int threads) { return gemm_workspace_bytes(threads); }
-size_t workspace_bytes(const ConvTranspose2d&, std::span<const Shape>, int threads) { return gemm_workspace_bytes(threads); }
+template <>
+size_t workspace_bytes(const Conv2d&, std::span<const Shape>, int threads) {
+  return gemm_workspace_bytes(threads);
+}
+template <>
+size_t workspace_bytes(const ConvTranspose2d&, std::span<const Shape>, int threads) {
+  return gemm_workspace_bytes(threads);
+}
 
 }  // namespace lorafuse::cpu

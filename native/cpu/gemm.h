@@ -2,7 +2,7 @@
 //
 // c [rows, columns] = init + Σ_segments a_s [rows, k_s] · b_s [k_s, columns]
 //
-// b is widened, scaled and packed into panels of 2 vectors, a chunk of k at a time, in a buffer that stays in the L2 cache;
+// b is widened, scaled and packed into panels of 2 vectors, a block of k at a time, in a buffer that stays in the L2 cache;
 // a is read where it lies, its elements broadcast from memory. Every c element is summed in the order of k, whatever the split of the work.
 #pragma once
 #include <algorithm>
@@ -13,9 +13,9 @@
 namespace lorafuse::cpu {
 
 constexpr int kPanel = 2 * kLanes;                                             // columns of a full panel
-constexpr int64_t kDepth = 320;                                                // most of k in one chunk
+constexpr int64_t kDepth = 320;                                                // most of k in one block
 constexpr int64_t kColumns = 160;                                              // most columns of one job
-constexpr size_t kPackBytes = (kDepth * (kColumns + kPanel)) * sizeof(float);  // one thread's packed chunk of b
+constexpr size_t kPackBytes = (kDepth * (kColumns + kPanel)) * sizeof(float);  // one thread's packed block of b
 
 // Element (row, k) of an operand is at data[row · row_stride + k · k_stride].
 struct Strided {
@@ -151,9 +151,9 @@ void gemm(Threads& threads, const Loader& loader, void* workspace) {
     if (count <= 0) return;
     float* packed = static_cast<float*>(workspace) + thread * (kPackBytes / sizeof(float));
     for (int s = 0; s < loader.segments(); s++) {
-      const int64_t depth = loader.depth(s), chunks = (depth + kDepth - 1) / kDepth, chunk = (depth + chunks - 1) / chunks;
-      for (int64_t k = 0; k < depth; k += chunk) {
-        const int64_t length = std::min(chunk, depth - k);
+      const int64_t depth = loader.depth(s), blocks = (depth + kDepth - 1) / kDepth, block = (depth + blocks - 1) / blocks;
+      for (int64_t k = 0; k < depth; k += block) {
+        const int64_t length = std::min(block, depth - k);
         loader.pack(s, k, length, n, count, packed);
         for (int64_t t = begin; t < end; t++) {
           const RowTile tile = loader.tile(t);

@@ -1,11 +1,11 @@
 // exp, the logistic function and the normal distribution without branches or calls, so that loops over them vectorise.
 //   exp x = 2ⁿ · eʳ, n = round(x / ln 2), |r| ≤ ln 2 / 2 with ln 2 in two parts (Cody and Waite); eʳ = 1 + r + r²·Q(r), Q fitted here.
-//   Φ(x) = 1 − h(x) for x ≥ 0, h(−x) below; h(x) = e^(−x²/2) · P(u), u = p·x / (1 + p·x) (after Abramowitz and Stegun 26.2.17;
-//   P and p fitted here), so a small Φ(x) keeps its relative precision. erf(x/√2) = 2·Φ(x) − 1.
 // -ffast-math would break the rounding below; NaN stays NaN.
 #pragma once
 #include <cstdint>
 #include <cstring>
+
+#include "../base/normal.h"
 
 namespace lorafuse::cpu {
 
@@ -38,23 +38,21 @@ inline float silu_grad(float x) {
   return s + x * s * (1.0f - s);
 }
 
-// Standard normal distribution: Φ(x), within 1e-7, and its density.
+// The standard normal distribution (base/normal.h): Φ(x), within 1e-7, and its density.
 struct Normal { float cdf, density; };
 inline Normal normal(float x) {
   const float size = x < 0.0f ? -x : x;
   const float e = exp_(-0.5f * size * size);
-  const float u = 0.34f * size / (1.0f + 0.34f * size);
-  float p = 0.0280664898f;
-  p = p * u - 0.103536762f;
-  p = p * u + 0.111177161f;
-  p = p * u - 0.0108061098f;
-  p = p * u + 0.0538590103f;
-  p = p * u - 0.163795993f;
-  p = p * u - 0.230831042f;
-  p = p * u + 0.989227772f;
-  p = p * u - 1.17335868f;
-  const float tail = e * (p * u + 0.5f);
-  return {x < 0.0f ? tail : 1.0f - tail, 0.398942280f * e};
+  const float u = kTailScale * size / (1.0f + kTailScale * size);
+  const float tail = e * normal_tail(u);
+  return {x < 0.0f ? tail : 1.0f - tail, kDensityAt0 * e};
+}
+
+constexpr float kQuick = 1.702f;
+inline float quick_gelu(float x) { return x * sigmoid(kQuick * x); }
+inline float quick_gelu_grad(float x) {
+  const float s = sigmoid(kQuick * x);
+  return s + kQuick * x * s * (1.0f - s);
 }
 
 inline float gelu(float x) { return x * normal(x).cdf; }

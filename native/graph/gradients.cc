@@ -1,135 +1,165 @@
 // Reverse-mode differentiation: one short rule for each op that can stand between a parameter and the loss.
-#include <map>
+#include <algorithm>
 
-#include "graph.h"
+#include "rules.h"
 
 namespace lorafuse {
-namespace {
 
-class Backward {
- public:
-  explicit Backward(const Graph& forward) : graph(forward), needed_(forward.values.size(), false), grads_(forward.values.size(), kNone) {
-    for (size_t v = 0; v < forward.values.size(); v++) needed_[v] = forward.values[v].storage == Storage::parameter;
-    for (const Node& node : forward.nodes)
-      for (ValueId in : node.inputs)
-        if (needed_[in])
-          for (ValueId out : node.outputs) needed_[out] = true;
-  }
-
-  // What a rule may use: `in(i)`, `out(i)` of the forward node, `dy()` of its first output, `needs(i)`, `emit`, and `add(i, dx)`.
-  ValueId in(size_t i) const { return node->inputs.at(i); }
-  ValueId out(size_t i) const { return node->outputs.at(i); }
-  ValueId dy() const { return grads_[node->outputs[0]]; }
-  bool needs(size_t i) const { return needed_[node->inputs.at(i)]; }
-  ValueId emit(Op op, std::vector<ValueId> inputs) { return graph.emit(std::move(op), std::move(inputs)); }
-  void add(size_t i, ValueId dx) {
-    ValueId& sum = grads_[in(i)];
-    sum = sum == kNone ? dx : emit(Add{}, {sum, dx});
-  }
-  bool is_parameter(size_t i) const { return graph.values[in(i)].storage == Storage::parameter; }
-  // dW of parameter input i, added into its persistent gradient value.
-  void add_to_parameter(size_t i, float scale, ValueId dy, ValueId x) {
-    const Value& parameter = graph.values[in(i)];
-    auto [found, is_new] = parameters_.try_emplace(in(i), kNone);
-    if (is_new)
-      found->second =
-          graph.value({parameter.name, parameter.shape, DType::f32, Storage::gradient, parameter.network, Form::as_is, parameter.group});
-    graph.nodes.push_back({WeightGrad{{scale}}, {dy, x}, {found->second}});
-  }
-
-  void run(ValueId loss);
-
-  Graph graph;
-  const Node* node = nullptr;
-
- private:
-  std::vector<bool> needed_;
-  std::vector<ValueId> grads_;  // of forward values
-  std::map<ValueId, ValueId> parameters_;
-};
+// Ops without a rule: they stand before every parameter, or gradients() and fuse() make them.
+template <class AnyOp>
+constexpr bool kHasNoGradient = is_one_of<AnyOp, LoraMatMul, LoraMatMulGrad, WeightGrad, AttentionGrad, GroupNormGrad, LayerNormGrad,
+                                          ActivationGrad, GegluGrad, SumPositions, Slice, Embedding, Sinusoid, AddNoise, MseLossGrad>;
 
 // ---- the rules ----
 
+template <>
 void gradient(const MatMul& op, Backward& b) {
+  CHECK(op.epilogue.gate == Gate::none, "NO_GRADIENT", "[mat_mul] a product that ends in a gate has no gradient rule");
   for (size_t i = 0; i < op.pairs.size(); i++) {
     const auto [scale, transposed] = op.pairs[i];
-    if (b.needs(2 * i)) b.add(2 * i, b.emit(MatMul{{{scale, !transposed}}}, {b.dy(), b.in(2 * i + 1)}));
-    if (!b.is_parameter(2 * i + 1)) continue;
-    if (transposed) b.add_to_parameter(2 * i + 1, scale, b.in(2 * i), b.dy());
-    else b.add_to_parameter(2 * i + 1, scale, b.dy(), b.in(2 * i));
+    const ValueId x = b.in(op.x(i)), w = b.in(op.w(i));
+    if (b.needs(op.x(i))) b.add(op.x(i), b.emit(MatMul{{{scale, !transposed}}}, {b.dy(), w}));
+    if (!b.is_parameter(op.w(i))) continue;
+    if (transposed) b.accumulate(op.w(i), WeightGrad{{scale}}, {x, b.dy()});
+    else b.accumulate(op.w(i), WeightGrad{{scale}}, {b.dy(), x});
   }
-  if (op.residual && b.needs(b.node->inputs.size() - 1)) b.add(b.node->inputs.size() - 1, b.dy());
+  b.add(residual_input(op), b.dy());
 }
 
+template <>
 void gradient(const Conv2d& op, Backward& b) {
-  const Shape& x = b.graph.shape(b.in(0));
+  const Shape& x = b.shape(b.in(0));
   if (b.needs(0)) b.add(0, b.emit(ConvTranspose2d{op.kernel, op.stride, op.before, op.after, x[1], x[2]}, {b.dy(), b.in(1)}));
-  if (op.residual && b.needs(b.node->inputs.size() - 1)) b.add(b.node->inputs.size() - 1, b.dy());
+  b.add(residual_input(op), b.dy());
 }
 
+template <>
 void gradient(const ConvTranspose2d& op, Backward& b) {
   if (b.needs(0)) b.add(0, b.emit(Conv2d{op.kernel, op.stride, op.before, op.after}, {b.dy(), b.in(1)}));
-  if (op.residual && b.needs(b.node->inputs.size() - 1)) b.add(b.node->inputs.size() - 1, b.dy());
+  b.add(residual_input(op), b.dy());
 }
 
+template <>
 void gradient(const Attention& op, Backward& b) {
-  CHECK(!op.causal, "NO_GRADIENT", "[attention] causal attention has no gradient");
-  const auto d = b.graph.emit_all(AttentionGrad{op.heads}, {b.in(0), b.in(1), b.in(2), b.out(0), b.out(1), b.dy()});
-  for (size_t i = 0; i < 3; i++)
-    if (b.needs(i)) b.add(i, d[i]);
+  CHECK(!op.causal, "NO_GRADIENT", "[attention] causal attention has no gradient rule");
+  const auto d = b.emit_all(AttentionGrad{op.heads}, {b.in(0), b.in(1), b.in(2), b.out(0), b.out(1), b.dy()});
+  for (size_t i = 0; i < 3; i++) b.add(i, d[i]);
 }
 
+template <>
 void gradient(const GroupNorm& op, Backward& b) {
   b.add(0, b.emit(GroupNormGrad{op.groups, op.silu}, {b.in(0), b.in(1), b.in(2), b.out(1), b.dy()}));
 }
-void gradient(const LayerNorm&, Backward& b) { b.add(0, b.emit(LayerNormGrad{}, {b.in(0), b.in(1), b.out(1), b.dy()})); }
-void gradient(const Activation& op, Backward& b) { b.add(0, b.emit(ActivationGrad{op.function}, {b.in(0), b.dy()})); }
-void gradient(const Geglu&, Backward& b) { b.add(0, b.emit(GegluGrad{}, {b.in(0), b.dy()})); }
-
-void gradient(const Add&, Backward& b) {
-  for (size_t i = 0; i < 2; i++)
-    if (b.needs(i)) b.add(i, b.dy());
+template <>
+void gradient(const LayerNorm&, Backward& b) {
+  b.add(0, b.emit(LayerNormGrad{}, {b.in(0), b.in(1), b.out(1), b.dy()}));
+}
+template <>
+void gradient(const Activation& op, Backward& b) {
+  b.add(0, b.emit(ActivationGrad{op.function}, {b.in(0), b.dy()}));
+}
+template <>
+void gradient(const Geglu&, Backward& b) {
+  b.add(0, b.emit(GegluGrad{}, {b.in(0), b.dy()}));
 }
 
+template <>
+void gradient(const Add&, Backward& b) {
+  for (size_t i = 0; i < 2; i++) b.add(i, b.dy());
+}
+
+template <>
 void gradient(const AddPerSample&, Backward& b) {
-  if (b.needs(0)) b.add(0, b.dy());
+  b.add(0, b.dy());
   if (b.needs(1)) b.add(1, b.emit(SumPositions{}, {b.dy()}));
 }
 
+template <>
 void gradient(const Concat&, Backward& b) {
-  const int64_t first = b.graph.shape(b.in(0))[-1], all = b.graph.shape(b.out(0))[-1];
+  const int64_t first = b.shape(b.in(0))[-1], all = b.shape(b.out(0))[-1];
   if (b.needs(0)) b.add(0, b.emit(Slice{0, first}, {b.dy()}));
   if (b.needs(1)) b.add(1, b.emit(Slice{first, all}, {b.dy()}));
 }
 
 // The root: nothing stands behind the loss.
-void gradient(const MseLoss&, Backward& b) { b.add(0, b.emit(MseLossGrad{}, {b.in(0), b.in(1), b.in(2)})); }
-
-// The rest never stands between a parameter and the loss of a network we build.
-template <class AnyOp>
-void gradient(const AnyOp& op, Backward&) {
-  throw Error("NO_GRADIENT", text("[", name_of(Op(op)), "] has no gradient rule"));
+template <>
+void gradient(const MseLoss&, Backward& b) {
+  b.add(0, b.emit(MseLossGrad{}, {b.in(0), b.in(1), b.in(2)}));
 }
 
-void Backward::run(ValueId loss) {
-  CHECK(needed_.at(loss), "NO_GRADIENT", "[gradients] the loss depends on no parameter");
-  const std::vector<Node> forward = graph.nodes;
-  for (auto n = forward.rbegin(); n != forward.rend(); ++n) {
-    const bool is_root = n->outputs[0] == loss;
-    if (!is_root && (!needed_[n->outputs[0]] || grads_[n->outputs[0]] == kNone)) continue;
-    node = &*n;
-    graph.layer = n->layer;
-    graph.block = n->block;
-    std::visit([&](const auto& op) { gradient(op, *this); }, n->op);
+// ---- what runs them ----
+
+Backward::Backward(const Graph& forward) : graph_(forward), needed_(forward.values.size(), false), grads_(forward.values.size(), kNone) {
+  for (size_t v = 0; v < forward.values.size(); v++) needed_[v] = forward.values[v].storage == Storage::parameter;
+  for (const Node& node : forward.nodes)
+    for (ValueId in : node.inputs)
+      if (needed_[in])
+        for (ValueId out : node.outputs) needed_[out] = true;
+}
+
+void Backward::add(size_t i, ValueId dx) {
+  if (!needs(i) || is_parameter(i)) return;
+  handled_[i] = true;
+  ValueId& sum = grads_[in(i)];
+  sum = sum == kNone ? dx : emit(Add{}, {sum, dx});
+}
+
+void Backward::accumulate(size_t i, Op op, std::vector<ValueId> inputs) {
+  handled_[i] = true;
+  const ValueId g = gradient_of(in(i));
+  graph_.accumulate(std::move(op), std::move(inputs), {g});
+}
+
+ValueId Backward::gradient_of(ValueId parameter) {
+  auto [found, is_new] = parameters_.try_emplace(parameter, kNone);
+  if (is_new) {
+    Value gradient = graph_.values[parameter];
+    gradient.dtype = DType::f32, gradient.storage = Storage::gradient;
+    found->second = graph_.value(std::move(gradient));
   }
+  return found->second;
 }
 
-}  // namespace
-
-Graph gradients(const Graph& forward, ValueId loss) {
-  Backward backward(forward);
-  backward.run(loss);
-  return std::move(backward.graph);
+// A parameter that v depends on.
+const Value& Backward::parameter_behind(ValueId v) const {
+  const auto needed = [this](ValueId in) { return needed_[in]; };
+  for (auto n = graph_.nodes.rbegin(); n != graph_.nodes.rend() && graph_.values[v].storage != Storage::parameter; ++n)
+    if (std::find(n->outputs.begin(), n->outputs.end(), v) != n->outputs.end())
+      v = *std::find_if(n->inputs.begin(), n->inputs.end(), needed);
+  return graph_.values[v];
 }
+
+void Backward::refuse(const Node& node, const char* what, size_t position, ValueId v) const {
+  throw Error("NO_GRADIENT",
+              text("[", name_of(node.op), "] ", node.layer, node.layer.empty() ? "" : ": ", "expected a gradient of ", what, " ", position,
+                   ", which depends on parameter ", parameter_behind(v).name, ", but there is no rule for it"));
+}
+
+Graph Backward::run(ValueId loss) {
+  CHECK(needed_.at(loss), "NO_GRADIENT", "[gradients] the loss depends on no parameter");
+  const std::vector<Node> forward = graph_.nodes;
+  for (auto n = forward.rbegin(); n != forward.rend(); ++n) {
+    for (size_t i = 1; i < n->outputs.size(); i++)
+      if (grads_[n->outputs[i]] != kNone) refuse(*n, "output", i, n->outputs[i]);
+    if (n->outputs[0] != loss && (!needed_[n->outputs[0]] || grads_[n->outputs[0]] == kNone)) continue;
+    node_ = &*n;
+    handled_.assign(n->inputs.size(), false);
+    graph_.layer = n->layer, graph_.block = n->block;
+    std::visit(
+        [this]<class AnyOp>(const AnyOp& op) {
+          if constexpr (!kHasNoGradient<AnyOp>) gradient(op, *this);
+        },
+        n->op);
+    for (size_t i = 0; i < handled_.size(); i++)
+      if (needs(i) && !handled_[i]) refuse(*n, "input", i, in(i));
+  }
+  for (size_t v = 0; v < needed_.size(); v++)
+    CHECK(graph_.values[v].storage != Storage::parameter || parameters_.contains(static_cast<ValueId>(v)), "NO_GRADIENT",
+          "[gradients] expected the loss to depend on every parameter but it does not on ", graph_.values[v].name);
+  graph_.layer = graph_.block = "";
+  return std::move(graph_);
+}
+
+Graph gradients(const Graph& forward, ValueId loss) { return Backward(forward).run(loss); }
 
 }  // namespace lorafuse

@@ -21,20 +21,20 @@ enum class Storage : uint8_t {
 };
 
 struct Value {
-  std::string name;  // a weight's name in its file, a parameter's path, or of whom it is a result
+  std::string name;  // a weight's name in its file, a parameter's path, or the op that made it
   Shape shape;
   DType dtype = DType::f32;
   Storage storage = Storage::activation;
-  std::string network = {};  // whose weight or parameter it is, as a graph may span networks
-  Form form = Form::as_is;   // of a weight
-  uint8_t group = 0;         // of a parameter: which learning rate moves it
+  std::string network{};    // whose weight or parameter it is, as a graph may span several
+  Form form = Form::as_is;  // of a weight
+  uint8_t group = 0;        // of the optimizer, for a parameter and its gradient
   size_t bytes() const { return static_cast<size_t>(shape.elements()) * size_of(dtype); }
 };
 
 struct Node {
   Op op;
   std::vector<ValueId> inputs, outputs;
-  std::string layer = {}, block = {};  // paths of the module that it is part of, and of the block around that
+  std::string layer{}, block{};  // where in its network: a module's path, and the part of it that is recomputed as a whole
 };
 
 struct Graph {
@@ -42,7 +42,7 @@ struct Graph {
   std::vector<Value> values;
   std::vector<Node> nodes;
   std::vector<ValueId> results;  // stay readable after the run
-  std::string layer, block;      // of the nodes that emit() appends
+  std::string layer{}, block{};  // of the nodes that are emitted next
 
   ValueId value(Value v) {
     values.push_back(std::move(v));
@@ -51,15 +51,18 @@ struct Graph {
   // Appends a node; checks and infers shapes. Returns all outputs / the first one.
   std::vector<ValueId> emit_all(Op op, std::vector<ValueId> inputs);
   ValueId emit(Op op, std::vector<ValueId> inputs) { return emit_all(std::move(op), std::move(inputs)).front(); }
+  // Appends a node that adds to `outputs`, which are there already: gradients.
+  void accumulate(Op op, std::vector<ValueId> inputs, std::vector<ValueId> outputs);
   const Shape& shape(ValueId id) const { return values.at(id).shape; }
 };
 
-// shapes.cc — the shape rule of every op; throws SHAPE_MISMATCH naming the op and the shapes.
+// shapes.cc — shapes of an op's outputs; throws SHAPE_MISMATCH naming the op and the shapes.
 std::vector<Shape> output_shapes(const Op& op, const std::vector<Shape>& inputs);
 // shapes.cc — the element type of output `position` where activations are `dtype`.
 DType output_dtype(const Op& op, size_t position, DType dtype);
 
-// gradients.cc — appends the backward of `loss` (an MseLoss output). Each parameter p gets a value of storage `gradient` and p's name.
+// gradients.cc — appends the backward of `loss` (an MseLoss output). Each parameter gets a value of storage `gradient` with its name,
+// network and group; a parameter that would get none throws NO_GRADIENT naming it.
 // Nothing before the first parameter, and nothing a gradient rule does not name, is computed or kept.
 Graph gradients(const Graph& forward, ValueId loss);
 
@@ -67,13 +70,13 @@ Graph gradients(const Graph& forward, ValueId loss);
 struct FuseOptions {
   bool pairs = true;          // Add(MatMul, MatMul) → one MatMul over both operand pairs
   bool residual = true;       // Add(MatMul | Conv2d, x) → residual of the product
-  bool lora = false;          // a layer and its adapter, and layers that share x → one LoraMatMul; needs pairs
+  bool lora = false;          // a layer and its adapter, and layers that share x → one LoraMatMul or LoraMatMulGrad; needs pairs
   bool geglu = false;         // Geglu, GegluGrad → gate of the product before
   bool weight_grads = false;  // WeightGrads that are near each other → one
 };
-Graph fuse(const Graph& graph, FuseOptions options = {});
-Graph fuse_lora(const Graph& graph);   // fuse_lora.cc, the second part of it
-Graph fuse_geglu(const Graph& graph);  // fuse_geglu.cc, the third
+Graph fuse(Graph graph, FuseOptions options = {});
+Graph fuse_lora(Graph graph);          // fuse_lora.cc, the second part of it
+Graph fuse_geglu(Graph graph);         // fuse_geglu.cc, the third
 Graph fuse_weight_grads(Graph graph);  // fuse_weight_grads.cc, the last
 
 // plan.cc — where each activation lives.

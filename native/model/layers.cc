@@ -60,7 +60,7 @@ ValueId Builder::linear(const std::string& path, ValueId x, int64_t out_features
   const auto frozen = [&] {
     MatMul op;
     std::vector<ValueId> inputs = {x, weight(path + ".weight", {out_features, layer.in_features})};
-    if ((op.bias = bias)) inputs.push_back(weight(path + ".bias", {out_features}));
+    if ((op.epilogue.bias = bias)) inputs.push_back(weight(path + ".bias", {out_features}));
     return emit(std::move(op), std::move(inputs));
   };
   const auto adapter = network_.adapters->find(path);
@@ -71,7 +71,7 @@ ValueId Builder::linear(const std::string& path, ValueId x, int64_t out_features
 
 ValueId Builder::conv(const std::string& path, ValueId x, int64_t out_channels, Conv2d op) {
   const Scope scope(*this, path);
-  op.bias = true;
+  op.epilogue.bias = true;
   return emit(op, {x, weight(path + ".weight", {out_channels, shape(x)[-1], op.kernel, op.kernel}, Form::taps_first),
                    weight(path + ".bias", {out_channels})});
 }
@@ -103,7 +103,7 @@ ValueId Builder::resnet(const std::string& path, ValueId x, ValueId embedding, i
 ValueId Builder::upsample(const std::string& path, ValueId x) {
   const Scope scope(*this, path);
   const Shape s = shape(x);
-  return emit(ConvTranspose2d{4, 2, 1, 1, 2 * s[1], 2 * s[2], true},
+  return emit(ConvTranspose2d{4, 2, 1, 1, 2 * s[1], 2 * s[2], {.bias = true}},
               {x, weight(path + ".weight", {s[3], s[3], 3, 3}, Form::summed_taps), weight(path + ".bias", {s[3]})});
 }
 

@@ -47,6 +47,10 @@ const input = {
   target_coefficients: { shape: [batch, 2], data: Float32Array.from({ length: 2 * batch }, (_, i) => i % 2) },
 }
 const shapes = Object.fromEntries(Object.entries(input).map(([name, { shape }]) => [name, shape]))
+// As a training does beside its caching.
+const preparing = performance.now()
+await session.prepare(shapes)
+const prepared = (performance.now() - preparing) / 1000
 let updates = 0
 
 async function step() {
@@ -70,6 +74,6 @@ function memory() {
 const reply = (value) => console.log(JSON.stringify(value))
 const { cpu, features, cuda } = info()
 const place = device === 'cuda' ? cuda.gpu : `${cpu} (${features.join(' ')})`
-reply({ about: `lorafuse on ${place}, Node ${process.versions.node}`, adapters: adapters.length })
+reply({ about: `lorafuse on ${place}, Node ${process.versions.node}; prepared in ${prepared.toFixed(1)} s`, adapters: adapters.length })
 for await (const line of createInterface({ input: process.stdin })) reply(await { step, memory }[line.trim()]())
 session.dispose()

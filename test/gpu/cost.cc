@@ -16,14 +16,17 @@ double flops(const MatMul& op, const Shapes& s) {
     sum += 2.0 * static_cast<double>(s.in(2 * i).rows()) * static_cast<double>(s.in(2 * i + 1).elements());
   return sum;
 }
-double flops(const LoraMatMul& op, const Shapes& s) {
+template <class Adapted>
+double adapted_flops(const Adapted& op, const Shapes& s) {
   double sum = 0;
-  for (size_t i = 0; i < op.terms.size(); i++) {
-    const double rows = 2.0 * static_cast<double>(s.in(4 * i).rows());
-    for (size_t matrix = 1; matrix < 4; matrix++) sum += rows * static_cast<double>(s.in(4 * i + matrix).elements());
+  for (size_t i = 0; i < op.scales.size(); i++) {
+    const double rows = 2.0 * static_cast<double>(s.in(op.x(i)).rows());
+    for (size_t matrix : {op.w(i), op.reduce(i), op.expand(i)}) sum += rows * static_cast<double>(s.in(matrix).elements());
   }
   return sum;
 }
+double flops(const LoraMatMul& op, const Shapes& s) { return adapted_flops(op, s); }
+double flops(const LoraMatMulGrad& op, const Shapes& s) { return adapted_flops(op, s); }
 double flops(const WeightGrad& op, const Shapes& s) {
   double sum = 0;
   for (size_t i = 0; i < op.scales.size(); i++)

@@ -15,11 +15,11 @@ int64_t extent(const Window& w, int64_t size) { return (size + w.before + w.afte
 // x [B, H, W, C] to N channels, and transposed.
 void row(const Window& w, const Shape& x, int64_t outputs, DType dtype = DType::f32, bool bias = false, bool residual = false) {
   const Shape weights{w.kernel * w.kernel, outputs, x[3]}, y{x[0], extent(w, x[1]), extent(w, x[2]), outputs};
-  Row forward{Conv2d{w.kernel, w.stride, w.before, w.after, bias, residual}, {{x}, {weights, dtype}}};
+  Row forward{Conv2d{w.kernel, w.stride, w.before, w.after, {bias, residual}}, {{x}, {weights, dtype}}};
   if (bias) forward.inputs.push_back({Shape{outputs}, dtype});
   if (residual) forward.inputs.push_back({y});
   op_row(std::move(forward));
-  Row back{ConvTranspose2d{w.kernel, w.stride, w.before, w.after, x[1], x[2], bias, residual}, {{y}, {weights, dtype}}};
+  Row back{ConvTranspose2d{w.kernel, w.stride, w.before, w.after, x[1], x[2], {bias, residual}}, {{y}, {weights, dtype}}};
   if (bias) back.inputs.push_back({Shape{x[3]}, dtype});
   if (residual) back.inputs.push_back({x});
   op_row(std::move(back));

@@ -40,7 +40,7 @@ struct Products {
   ValueId product(bool bias = false) {
     std::vector<ValueId> inputs = {x, graph.value({"w", {4, 4}, DType::f32, Storage::weight})};
     if (bias) inputs.push_back(graph.value({"b", {4}, DType::f32, Storage::weight}));
-    return graph.emit(MatMul{{{}}, bias}, inputs);
+    return graph.emit(MatMul{{{}}, {.bias = bias}}, inputs);
   }
   ValueId weight(const Shape& shape) { return graph.value({"w", shape, DType::f32, Storage::weight}); }
   ValueId add(ValueId a, ValueId b) { return graph.emit(Add{}, {a, b}); }
@@ -117,17 +117,16 @@ SUITE(fuse) {
   test_case("every layer with an adapter becomes one node, q, k and v one together, and so do their gradients", [] {
     SmallUNet net;
     const Graph forward = fuse(net.forward, {.lora = true}), backward = fuse(net.backward, {.lora = true});
-    size_t terms = 0, joined = 0, summed = 0;
+    size_t layers = 0, joined = 0, summed = 0;
     for (const Node& node : backward.nodes)
-      if (const auto* op = std::get_if<LoraMatMul>(&node.op)) {
-        if (!op->terms[0].transposed) terms += op->terms.size(), joined += op->terms.size() == 3;
-        else summed += op->sum && op->terms.size() == 3;
-      }
+      if (const auto* op = std::get_if<LoraMatMul>(&node.op)) layers += op->scales.size(), joined += op->scales.size() == 3;
+      else if (const auto* grad = std::get_if<LoraMatMulGrad>(&node.op)) summed += grad->scales.size() == 3;
     const size_t adapters = adaptable(net.weights, net.config).size();
-    EXPECT(terms == adapters, terms, " of ", adapters, " layers");
+    EXPECT(layers == adapters, layers, " of ", adapters, " layers");
     EXPECT(joined > 0 && summed > 0, joined, " nodes of q, k, v; ", summed, " of their gradients");
     EXPECT(count<LoraMatMul>(forward) == count<LoraMatMul>(fuse(forward, {.lora = true})), "a second pass changed the graph");
-    note(text(count<LoraMatMul>(backward), " nodes for ", adapters, " layers; products left: ", count<MatMul>(backward)));
+    note(text(count<LoraMatMul>(backward), " + ", count<LoraMatMulGrad>(backward), " nodes for ", adapters,
+              " layers; products left: ", count<MatMul>(backward)));
   });
   test_case("every GEGLU and its gradient ends a product, with adapters everywhere and on attention alone", [] {
     SmallUNet net;
@@ -138,7 +137,7 @@ SUITE(fuse) {
       for (const Node& node : graph.nodes)
         std::visit(
             [&](const auto& op) {
-              if constexpr (requires { op.gate; }) found += op.gate == gate;
+              if constexpr (requires { op.epilogue; }) found += op.epilogue.gate == gate;
             },
             node.op);
       return found;
@@ -163,7 +162,7 @@ SUITE(fuse) {
   });
   test_case("a GEGLU of what is not a product's y, or of several, stays", [] {
     Products p;
-    const ValueId y = p.graph.emit(MatMul{{{}}, false, true}, {p.x, p.weight({4, 4}), p.x});  // with a residual
+    const ValueId y = p.graph.emit(MatMul{{{}}, {.residual = true}}, {p.x, p.weight({4, 4}), p.x});  // with a residual
     p.graph.results = {p.graph.emit(Geglu{}, {p.x}), p.graph.emit(Geglu{}, {y})};
     EXPECT(count<Geglu>(fuse(p.graph, {.geglu = true})) == 2, "a GEGLU went away");
     expect_same_meaning(p.graph, {.geglu = true});
@@ -225,9 +224,10 @@ SUITE(fuse) {
     Products p;
     const ValueId x = p.graph.value({"image", {2, 6, 4, 3}, DType::f32, Storage::input});
     const ValueId bias = p.graph.value({"b", {3}, DType::f32, Storage::weight});
-    const ValueId small = p.graph.emit(Conv2d{4, 2, 1, 1, true}, {x, p.weight({16, 3, 3}), bias});
+    const ValueId small = p.graph.emit(Conv2d{4, 2, 1, 1, {.bias = true}}, {x, p.weight({16, 3, 3}), bias});
     const ValueId other = p.graph.value({"other", p.graph.shape(small), DType::f32, Storage::input});
-    const ValueId large = p.graph.emit(ConvTranspose2d{4, 2, 1, 1, 6, 4, true}, {p.add(small, other), p.weight({16, 3, 3}), bias});
+    const ValueId large =
+        p.graph.emit(ConvTranspose2d{4, 2, 1, 1, 6, 4, {.bias = true}}, {p.add(small, other), p.weight({16, 3, 3}), bias});
     p.graph.results = {p.add(x, large)};
     EXPECT(fuse(p.graph).nodes.size() == 2, fuse(p.graph).nodes.size(), " nodes are left");
     expect_same_meaning(p.graph);

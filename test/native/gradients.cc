@@ -114,9 +114,9 @@ void convolution(const char* name, Conv2d op, Shape x) {
   gradient_case(name, [=](Net& net) {
     const Shape weights{op.kernel * op.kernel, 6, x[-1]};
     std::vector<ValueId> inputs = {net.adapted(net.input(x.with_channels(3)), x[-1]), net.weight(weights, DType::f16)};
-    if (op.bias) inputs.push_back(net.weight({6}));
+    if (op.epilogue.bias) inputs.push_back(net.weight({6}));
     const Shape y = output_shapes(Conv2d{op.kernel, op.stride, op.before, op.after}, {x, weights})[0];
-    if (op.residual) inputs.push_back(net.adapted(net.input(y), 6));
+    if (op.epilogue.residual) inputs.push_back(net.adapted(net.input(y), 6));
     return net.emit(op, inputs);
   });
 }
@@ -126,7 +126,8 @@ void convolution(const char* name, Conv2d op, Shape x) {
 SUITE(gradients_of_products) {
   gradient_case("of an adapter alone", [](Net& net) { return net.adapted(image(net), 4); });
   gradient_case("of an adapter through another and a frozen layer", [](Net& net) {
-    const ValueId x = net.emit(MatMul{{{}}, true}, {net.adapted(image(net), 6), net.weight({4, 6}, DType::bf16), net.weight({4})});
+    const ValueId x =
+        net.emit(MatMul{{{}}, {.bias = true}}, {net.adapted(image(net), 6), net.weight({4, 6}, DType::bf16), net.weight({4})});
     return net.adapted(x, 3, 2);
   });
   gradient_case("of an adapter that two layers share", [](Net& net) {
@@ -139,10 +140,11 @@ SUITE(gradients_of_products) {
   });
   gradient_case("of both pairs of a product and its residual", [](Net& net) {
     const ValueId x = net.adapted(image(net), 4), z = net.adapted(image(net), 3), r = net.adapted(image(net), 6);
-    return net.emit(MatMul{{{2, false}, {0.5f, true}}, true, true}, {x, net.weight({6, 4}), z, net.parameter({3, 6}), net.weight({6}), r});
+    return net.emit(MatMul{{{2, false}, {0.5f, true}}, {true, true}},
+                    {x, net.weight({6, 4}), z, net.parameter({3, 6}), net.weight({6}), r});
   });
   convolution("of a 3x3 convolution", {}, {2, 4, 5, 4});
-  convolution("of a 3x3 convolution with bias and residual", {3, 1, 1, 1, true, true}, {1, 3, 4, 4});
+  convolution("of a 3x3 convolution with bias and residual", {3, 1, 1, 1, {true, true}}, {1, 3, 4, 4});
   convolution("of a convolution with stride 2, even sizes", {3, 2, 1, 1}, {2, 4, 6, 3});
   convolution("of a convolution with stride 2, odd sizes", {3, 2, 1, 1}, {1, 5, 3, 3});
   convolution("of a convolution with stride 2, padded at the end only", {3, 2, 0, 1}, {1, 6, 4, 3});
@@ -150,7 +152,7 @@ SUITE(gradients_of_products) {
   convolution("of a 1x1 convolution", {1, 1, 0, 0}, {1, 3, 4, 5});
   gradient_case("of a transposed convolution with bias and residual", [](Net& net) {
     const ValueId x = net.adapted(net.input({2, 3, 2, 3}), 5), residual = net.adapted(net.input({2, 6, 4, 3}), 4);
-    return net.emit(ConvTranspose2d{4, 2, 1, 1, 6, 4, true, true}, {x, net.weight({16, 5, 4}, DType::f16), net.weight({4}), residual});
+    return net.emit(ConvTranspose2d{4, 2, 1, 1, 6, 4, {true, true}}, {x, net.weight({16, 5, 4}, DType::f16), net.weight({4}), residual});
   });
 }
 

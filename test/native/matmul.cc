@@ -7,23 +7,18 @@ namespace {
 
 constexpr DType kTypes[] = {DType::f32, DType::f16, DType::bf16};
 
-struct Extra {
-  bool bias = false, residual = false;
-  Gate gate = Gate::none;
-};
-
 // y = Σ x_i · w_iᵀ; depths[i] and pairs[i] belong together.
 void row(const Shape& rows, int64_t outputs, const std::vector<int64_t>& depths, DType dtype = DType::f32,
-         std::vector<MatMul::Pair> pairs = {{}}, Extra extra = {}) {
-  Row r{MatMul{pairs, extra.bias, extra.residual, extra.gate}, {}};
+         std::vector<MatMul::Pair> pairs = {{}}, Epilogue end = {}) {
+  Row r{MatMul{pairs, end}, {}};
   for (size_t i = 0; i < depths.size(); i++) {
     r.inputs.push_back({rows.with_channels(depths[i])});
     // The second pair is an adapter: always f32.
     r.inputs.push_back({pairs[i].transposed ? Shape{depths[i], outputs} : Shape{outputs, depths[i]}, i ? DType::f32 : dtype});
   }
-  if (extra.bias) r.inputs.push_back({Shape{outputs}, dtype});
-  if (extra.residual) r.inputs.push_back({rows.with_channels(outputs)});
-  if (extra.gate == Gate::geglu_grad) r.inputs.push_back({rows.with_channels(2 * outputs)});
+  if (end.bias) r.inputs.push_back({Shape{outputs}, dtype});
+  if (end.residual) r.inputs.push_back({rows.with_channels(outputs)});
+  if (end.gate == Gate::geglu_grad) r.inputs.push_back({rows.with_channels(2 * outputs)});
   op_row(std::move(r));
 }
 
@@ -32,22 +27,28 @@ struct Lora {
   float scale = 1;
 };
 
-// Layers with adapters; in a forward pass they share x, in a backward one (transposed) they are summed.
-void lora_row(const Shape& rows, const std::vector<Lora>& layers, bool transposed = false, Extra extra = {}) {
-  Row r{LoraMatMul{{}, transposed, extra.bias, extra.residual, extra.gate}, {}};
-  auto& op = std::get<LoraMatMul>(r.op);
-  op.terms.clear();
+// Layers with adapters: they share x, or in a backward pass (transposed) are summed.
+template <class Adapted>
+void adapted_row(Adapted op, const Shape& rows, const std::vector<Lora>& layers) {
+  const Epilogue end = op.epilogue;
+  op.scales.clear();
+  Row r{op, {}};
   for (const Lora& layer : layers) {
-    op.terms.push_back({layer.scale, transposed});
-    const auto matrix = [&](int64_t a, int64_t b) { return transposed ? Shape{b, a} : Shape{a, b}; };
-    r.inputs.push_back({rows.with_channels(layer.inputs)});
-    for (const Shape& s : {matrix(layer.outputs, layer.inputs), matrix(layer.rank, layer.inputs), matrix(layer.outputs, layer.rank)})
-      r.inputs.push_back({s});
+    op.scales.push_back(layer.scale);
+    const auto matrix = [&](int64_t a, int64_t b) { return Input{op.transposed ? Shape{b, a} : Shape{a, b}}; };
+    if (op.x(op.scales.size() - 1) == r.inputs.size()) r.inputs.push_back({rows.with_channels(layer.inputs)});
+    r.inputs.insert(r.inputs.end(),
+                    {matrix(layer.outputs, layer.inputs), matrix(layer.rank, layer.inputs), matrix(layer.outputs, layer.rank)});
   }
-  if (extra.bias) r.inputs.push_back({Shape{layers[0].outputs}});
-  if (extra.residual) r.inputs.push_back({rows.with_channels(layers[0].outputs)});
-  if (extra.gate == Gate::geglu_grad) r.inputs.push_back({rows.with_channels(2 * layers[0].outputs)});
+  if (end.bias) r.inputs.push_back({Shape{layers[0].outputs}});
+  if (end.residual) r.inputs.push_back({rows.with_channels(layers[0].outputs)});
+  if (end.gate == Gate::geglu_grad) r.inputs.push_back({rows.with_channels(2 * layers[0].outputs)});
+  r.op = std::move(op);
   op_row(std::move(r));
+}
+void lora_row(const Shape& rows, const std::vector<Lora>& layers, bool transposed = false, Epilogue end = {}) {
+  if (transposed) adapted_row(LoraMatMulGrad{{}, end}, rows, layers);
+  else adapted_row(LoraMatMul{{}, end}, rows, layers);
 }
 
 void gradient_row(int64_t rows, int64_t outputs, int64_t inputs, float scale = 1) {

@@ -19,10 +19,10 @@ struct Trial {
 };
 
 // Where a row runs: on the CPU with the types that it names, or on the GPU with activations of one type.
-struct Place {
+struct Target {
   bool gpu = false;
   DType activations = DType::f32;
-  bool operator==(const Place&) const = default;
+  bool operator==(const Target&) const = default;
 };
 
 // kernels.h of the CUDA backend: matrices and activations are T, vectors, adapters, statistics and what losses are made of f32.
@@ -32,19 +32,20 @@ bool is_f32(const LayerNormGrad&, size_t input) { return input == 2; }
 bool is_f32(const AddNoise&, size_t) { return true; }
 bool is_f32(const MseLoss&, size_t input) { return input > 0; }
 bool is_f32(const MseLossGrad&, size_t input) { return input > 0; }
-bool is_f32(const LoraMatMul& op, size_t input) { return input % 4 > 1 && input < 4 * op.terms.size(); }            // down and up
-bool is_f32(const MatMul& op, size_t input) { return input % 2 == 1 && input > 1 && input < 2 * op.pairs.size(); }  // the adapter of a pair
+bool is_f32(const LoraMatMul& op, size_t input) { return input % 3 != 1 && input > 0 && input < op.operands(); }  // down and up
+bool is_f32(const LoraMatMulGrad& op, size_t input) { return input % 4 > 1 && input < op.operands(); }            // up and down
+bool is_f32(const MatMul& op, size_t input) { return input % 2 == 1 && input > 1 && input < op.operands(); }      // the adapter of a pair
 bool is_f32(const Sinusoid&, size_t) { return true; }
 template <class AnyOp>
 bool is_f32(const AnyOp&, size_t) {
   return false;
 }
 
-DType type_of(const Row& row, size_t input, Place place) {
+DType type_of(const Row& row, size_t input, Target target) {
   const Input& in = row.inputs[input];
-  if (!place.gpu || in.dtype == DType::i32) return in.dtype;
+  if (!target.gpu || in.dtype == DType::i32) return in.dtype;
   const bool f32 = in.shape.rank() == 1 || std::visit([&](const auto& op) { return is_f32(op, input); }, row.op);
-  return f32 ? DType::f32 : place.activations;
+  return f32 ? DType::f32 : target.activations;
 }
 
 struct Prepared {
@@ -72,43 +73,43 @@ std::vector<Array<T>> outputs_of(const Row& row, const std::vector<Array<double>
   return out;
 }
 
-Trial trial(const Row& row, Place place, Prepared& p, uint64_t seed) {
+Trial trial(const Row& row, Target target, Prepared& p, uint64_t seed) {
   Random random(seed);
   Trial t;
   std::vector<Array<double>> inputs;
   for (size_t i = 0; i < row.inputs.size(); i++) {
     inputs.emplace_back(row.inputs[i].shape);
-    for (double& x : inputs.back().data) x = rounded(type_of(row, i, place), row.inputs[i].fill(random));
+    for (double& x : inputs.back().data) x = rounded(type_of(row, i, target), row.inputs[i].fill(random));
   }
   if (row.derive) row.derive(inputs);
   for (size_t i = 0; i < inputs.size(); i++) {
-    const DType type = type_of(row, i, place);
+    const DType type = type_of(row, i, target);
     for (double& x : inputs[i].data) x = rounded(type, static_cast<float>(x));
     t.inputs.push_back(stored(type, std::vector<float>(inputs[i].data.begin(), inputs[i].data.end())));
   }
   if (std::holds_alternative<WeightGrad>(row.op))
     for (const Shape& s : p.shapes) t.accumulated.push_back(random.normals(s.elements()));
   t.expected = outputs_of<double>(row, inputs, p, t.accumulated);
-  const auto naive = outputs_of<float>(row, inputs, p, t.accumulated, place.activations);
+  const auto naive = outputs_of<float>(row, inputs, p, t.accumulated, target.activations);
   for (size_t i = 0; i < naive.size(); i++) p.naive[i].add(naive[i], t.expected[i]);
   return t;
 }
 
 // The cases of a row follow each other, so only the latest one is kept.
-const Prepared& prepared(const std::shared_ptr<const Row>& row, Place place) {
-  static std::pair<std::shared_ptr<const Row>, Place> latest;
+const Prepared& prepared(const std::shared_ptr<const Row>& row, Target target) {
+  static std::pair<std::shared_ptr<const Row>, Target> latest;
   static Prepared p;
-  if (latest == std::pair(row, place)) return p;
+  if (latest == std::pair(row, target)) return p;
   p = {};
   std::vector<Shape> inputs;
   int64_t elements = 0;
   for (const Input& input : row->inputs) inputs.push_back(input.shape), elements += input.shape.elements();
   p.shapes = output_shapes(row->op, inputs);
-  for (size_t i = 0; i < p.shapes.size(); i++) p.types.push_back(output_dtype(row->op, i, place.activations));
+  for (size_t i = 0; i < p.shapes.size(); i++) p.types.push_back(output_dtype(row->op, i, target.activations));
   p.naive.resize(p.shapes.size());
   const int64_t trials = std::clamp<int64_t>(std::min(kOutputs / p.shapes[0].elements(), kMostElements / elements), 1, kMostTrials);
-  for (int64_t i = 0; i < trials; i++) p.trials.push_back(trial(*row, place, p, 1000 + i));
-  latest = {row, place};
+  for (int64_t i = 0; i < trials; i++) p.trials.push_back(trial(*row, target, p, 1000 + i));
+  latest = {row, target};
   return p;
 }
 
@@ -155,14 +156,14 @@ std::vector<std::vector<float>> run(const Row& row, const Prepared& p, const Tri
   return results;
 }
 
-std::vector<std::vector<float>> run_on_gpu(const Row& row, const Prepared& p, const Trial& t, Place place, Backend& backend) {
+std::vector<std::vector<float>> run_on_gpu(const Row& row, const Prepared& p, const Trial& t, Target target, Backend& backend) {
   Graph graph;
-  graph.dtype = place.activations;
+  graph.dtype = target.activations;
   Node node{row.op, {}, {}};
   std::vector<Tensor> tensors;
   std::vector<Held> memory;
   for (size_t i = 0; i < row.inputs.size(); i++) {
-    const DType type = type_of(row, i, place);
+    const DType type = type_of(row, i, target);
     node.inputs.push_back(graph.value({"", row.inputs[i].shape, type, Storage::input}));
     memory.emplace_back(backend, t.inputs[i]);
     tensors.push_back({memory.back().data(), type, row.inputs[i].shape});
@@ -205,19 +206,19 @@ void check_bits(const Row& row, const Prepared& p, Backend& backend, Backend& al
 }
 
 void check_on_gpu(const std::shared_ptr<const Row>& row, DType activations) {
-  const Place place{true, activations};
-  const Prepared& p = prepared(row, place);
+  const Target target{true, activations};
+  const Prepared& p = prepared(row, target);
   std::vector<Deviation> deviations(p.shapes.size());
   for (const Trial& t : p.trials) {
-    const auto results = run_on_gpu(*row, p, t, place, *gpu());
+    const auto results = run_on_gpu(*row, p, t, target, *gpu());
     for (size_t i = 0; i < results.size(); i++) deviations[i].add(std::span(results[i]), t.expected[i]);
   }
   for (size_t i = 0; i < deviations.size(); i++) expect_as_good(text("output ", i), deviations[i], p.naive[i], p.types[i]);
 
-  const auto expected = run_on_gpu(*row, p, p.trials[0], place, *gpu());
+  const auto expected = run_on_gpu(*row, p, p.trials[0], target, *gpu());
   for (const char* order : {"backward", "random", "forward"}) {
     set_gpu_order(order);
-    const auto results = run_on_gpu(*row, p, p.trials[0], place, *gpu());
+    const auto results = run_on_gpu(*row, p, p.trials[0], target, *gpu());
     for (size_t i = 0; i < results.size(); i++)
       EXPECT(same_bits(results[i], expected[i]), "output ", i, " has other bits where warps and blocks run in the order ", order);
   }
@@ -243,22 +244,25 @@ std::string window(const Convolution& op) {
   return text(" ", op.kernel, "x", op.kernel, " stride ", op.stride, " pad ", op.before, ",", op.after);
 }
 
+std::string ending(const Epilogue& e) { return extras(e.bias, e.residual) + name_of(e.gate); }
+
 Description describe(const MatMul& op) {
   std::string pairs;
   for (const auto& pair : op.pairs)
     if (pair.scale != 1 || pair.transposed) pairs += text(" ", pair.scale, pair.transposed ? "T" : "");
-  return {pairs + extras(op.bias, op.residual) + name_of(op.gate), 2 * op.pairs.size()};
+  return {pairs + ending(op.epilogue), op.operands()};
 }
-Description describe(const LoraMatMul& op) {
-  std::string terms;
-  for (const auto& term : op.terms) terms += text(" ", term.scale, term.transposed ? "T" : "");
-  return {terms + (op.sum ? " sum" : "") + extras(op.bias, op.residual) + name_of(op.gate), 4 * op.terms.size()};
+template <class Adapted>
+Description describe_adapted(const Adapted& op) {
+  std::string scales;
+  for (float scale : op.scales) scales += text(" ", scale);
+  return {scales + ending(op.epilogue), op.operands()};
 }
+Description describe(const LoraMatMul& op) { return describe_adapted(op); }
+Description describe(const LoraMatMulGrad& op) { return describe_adapted(op); }
 Description describe(const WeightGrad& op) { return {"", std::min<size_t>(2 * op.scales.size(), 12)}; }
-Description describe(const Conv2d& op) { return {window(op) + extras(op.bias, op.residual), 2}; }
-Description describe(const ConvTranspose2d& op) {
-  return {text(window(op), " to ", op.height, "x", op.width, extras(op.bias, op.residual)), 2};
-}
+Description describe(const Conv2d& op) { return {window(op) + ending(op.epilogue), 2}; }
+Description describe(const ConvTranspose2d& op) { return {text(window(op), " to ", op.height, "x", op.width, ending(op.epilogue)), 2}; }
 Description describe(const Attention& op) { return {text(op.causal ? " causal " : " ", op.heads, " heads"), 2}; }
 Description describe(const AttentionGrad& op) { return {text(" ", op.heads, " heads"), 2}; }
 Description describe(const GroupNorm& op) { return {text(" ", op.groups, " groups", op.silu ? " silu" : ""), 1}; }

@@ -40,11 +40,11 @@ void run(const GegluGrad&, const Operands<T>& o) {
 // A gated product is the product, rounded as it would be stored, and then what the gate says.
 template <class Product, class T>
 void run_gated(const Product& op, const Operands<T>& o) {
-  const bool is_gradient = op.gate == Gate::geglu_grad;
+  const bool is_gradient = op.epilogue.gate == Gate::geglu_grad;
   const Shape& s = o.out(0).shape;
   Array<T> dy(is_gradient ? s.with_channels(s[-1] / 2) : Shape{0});
   Product ungated = op;
-  ungated.gate = Gate::none;
+  ungated.epilogue.gate = Gate::none;
   Operands<T> product = o, gate = o;
   if (is_gradient) {
     product.inputs.pop_back();
@@ -139,8 +139,8 @@ template <class T>
 void compute(const Op& op, const Operands<T>& operands) {
   std::visit(
       [&](const auto& kind) {
-        if constexpr (requires { kind.gate; })
-          if (kind.gate != Gate::none) return run_gated(kind, operands);
+        if constexpr (requires { kind.epilogue; })
+          if (kind.epilogue.gate != Gate::none) return run_gated(kind, operands);
         run(kind, operands);
       },
       op);

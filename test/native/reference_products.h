@@ -14,8 +14,8 @@ void run(const MatMul& op, const Operands<T>& o) {
   const int64_t rows = y.shape.rows(), outputs = y.shape[-1];
   for (int64_t m = 0; m < rows; m++)
     for (int64_t n = 0; n < outputs; n++) {
-      T sum = op.bias ? o.in(2 * op.pairs.size())[n] : T(0);
-      if (op.residual) sum += (*o.inputs.back())[m * outputs + n];
+      T sum = op.epilogue.bias ? o.in(bias_input(op))[n] : T(0);
+      if (op.epilogue.residual) sum += o.in(residual_input(op))[m * outputs + n];
       for (size_t i = 0; i < op.pairs.size(); i++) {
         const Array<T>&x = o.in(2 * i), &w = o.in(2 * i + 1);
         const T scale = T(op.pairs[i].scale);
@@ -28,19 +28,19 @@ void run(const MatMul& op, const Operands<T>& o) {
     }
 }
 
-template <class T>
-void run(const LoraMatMul& op, const Operands<T>& o) {
-  const size_t count = op.terms.size(), products = op.sum ? 1 : count;
-  for (size_t i = 0; i < count; i++) {
-    const Array<T>&x = o.in(4 * i), &w = o.in(4 * i + 1), &down = o.in(4 * i + 2), &up = o.in(4 * i + 3);
-    Array<T>&y = o.out(op.sum ? 0 : i), &t = o.out(products + i);
-    const bool transposed = op.terms[i].transposed;
-    const T scale = T(op.terms[i].scale);
+// t = x · a, y = x · w + t · b for each layer, matrices as they lie, or in the gradient transposed and all y summed.
+template <class Adapted, class T>
+void run_adapted(const Adapted& op, const Operands<T>& o) {
+  constexpr bool transposed = Adapted::transposed;
+  for (size_t i = 0; i < op.scales.size(); i++) {
+    const Array<T>&x = o.in(op.x(i)), &w = o.in(op.w(i)), &a = o.in(op.reduce(i)), &b = o.in(op.expand(i));
+    Array<T>&y = o.out(transposed ? 0 : i), &t = o.out(op.products() + i);
+    const T scale = T(op.scales[i]);
     const int64_t rows = y.shape.rows(), outputs = y.shape[-1], inputs = x.shape[-1], rank = t.shape[-1];
     for (int64_t m = 0; m < rows; m++) {
       for (int64_t r = 0; r < rank; r++) {
         T sum = 0;
-        for (int64_t k = 0; k < inputs; k++) sum += x[m * inputs + k] * o.round(transposed ? down[k * rank + r] : down[r * inputs + k]);
+        for (int64_t k = 0; k < inputs; k++) sum += x[m * inputs + k] * o.round(transposed ? a[k * rank + r] : a[r * inputs + k]);
         t[m * rank + r] = o.round(transposed ? scale * sum : sum);
       }
       for (int64_t n = 0; n < outputs; n++) {
@@ -48,13 +48,21 @@ void run(const LoraMatMul& op, const Operands<T>& o) {
         for (int64_t k = 0; k < inputs; k++) sum += x[m * inputs + k] * (transposed ? w[k * outputs + n] : w[n * inputs + k]);
         sum = o.round(sum);
         for (int64_t r = 0; r < rank; r++)
-          sum += transposed ? t[m * rank + r] * o.round(up[r * outputs + n]) : scale * t[m * rank + r] * o.round(up[n * rank + r]);
-        if (i == 0 && op.bias) sum += o.in(4 * count)[n];
-        if (i == 0 && op.residual) sum += (*o.inputs.back())[m * outputs + n];
-        y[m * outputs + n] = i > 0 && op.sum ? o.round(y[m * outputs + n]) + sum : sum;
+          sum += transposed ? t[m * rank + r] * o.round(b[r * outputs + n]) : scale * t[m * rank + r] * o.round(b[n * rank + r]);
+        if (i == 0 && op.epilogue.bias) sum += o.in(bias_input(op))[n];
+        if (i == 0 && op.epilogue.residual) sum += o.in(residual_input(op))[m * outputs + n];
+        y[m * outputs + n] = i > 0 && transposed ? o.round(y[m * outputs + n]) + sum : sum;
       }
     }
   }
+}
+template <class T>
+void run(const LoraMatMul& op, const Operands<T>& o) {
+  run_adapted(op, o);
+}
+template <class T>
+void run(const LoraMatMulGrad& op, const Operands<T>& o) {
+  run_adapted(op, o);
 }
 
 template <class T>
@@ -82,7 +90,7 @@ void run(const Conv2d& op, const Operands<T>& o) {
   const int64_t inputs = x.shape[3], outputs = y.shape[3];
   for (int64_t i = 0; i < y.shape.elements(); i++) {
     const int64_t n = i % outputs, column = i / outputs % y.shape[2], row = i / outputs / y.shape[2] % y.shape[1];
-    T sum = (op.bias ? o.in(2)[n] : T(0)) + (op.residual ? (*o.inputs.back())[i] : T(0));
+    T sum = (op.epilogue.bias ? o.in(bias_input(op))[n] : T(0)) + (op.epilogue.residual ? o.in(residual_input(op))[i] : T(0));
     for (int tap = 0; tap < op.kernel * op.kernel; tap++) {
       const int64_t pixel = under(op, x.shape, i / outputs / y.shape[2] / y.shape[1], row, column, tap);
       if (pixel < 0) continue;
@@ -99,7 +107,7 @@ void run(const ConvTranspose2d& op, const Operands<T>& o) {
   Array<T>& y = o.out(0);
   const int64_t inputs = x.shape[3], outputs = y.shape[3];
   for (int64_t i = 0; i < y.shape.elements(); i++)
-    y[i] = (op.bias ? o.in(2)[i % outputs] : T(0)) + (op.residual ? (*o.inputs.back())[i] : T(0));
+    y[i] = (op.epilogue.bias ? o.in(bias_input(op))[i % outputs] : T(0)) + (op.epilogue.residual ? o.in(residual_input(op))[i] : T(0));
   for (int64_t i = 0; i < x.shape.elements(); i++) {
     const int64_t n = i % inputs, column = i / inputs % x.shape[2], row = i / inputs / x.shape[2] % x.shape[1];
     for (int tap = 0; tap < op.kernel * op.kernel; tap++) {

@@ -27,15 +27,15 @@ SUITE(shapes) {
   refuses("transposed weights of another depth", MatMul{{{1, true}}}, {{2, 5}, {7, 5}}, {"[2, 5]", "[7, 5]", "transposed"});
   refuses("a second pair with other outputs", MatMul{{{}, {}}}, {{2, 5}, {7, 5}, {2, 3}, {8, 3}}, {"[8, 3]"});
   refuses("a second pair with other rows", MatMul{{{}, {}}}, {{2, 5}, {7, 5}, {3, 3}, {7, 3}}, {"[3, 3]"});
-  refuses("a bias of another length", MatMul{{{}}, true}, {{2, 5}, {7, 5}, {5}}, {"bias", "[7]", "[5]"});
-  refuses("a residual of another shape", MatMul{{{}}, false, true}, {{2, 5}, {7, 5}, {2, 5}}, {"residual", "[2, 7]", "[2, 5]"});
-  refuses("a missing bias", MatMul{{{}}, true}, {{2, 5}, {7, 5}}, {"3 inputs"});
-  refuses("an odd number of channels to gate", MatMul{{{}}, false, false, Gate::geglu}, {{2, 5}, {7, 5}}, {"[2, 7]", "even"});
-  refuses("a residual beside a gate", MatMul{{{}}, false, true, Gate::geglu}, {{2, 5}, {8, 5}, {2, 8}}, {"residual"});
-  refuses("an x of another width", MatMul{{{}}, false, false, Gate::geglu_grad}, {{2, 5}, {8, 5}, {2, 8}}, {"[2, 16]", "[2, 8]"});
-  refuses("a missing x", LoraMatMul{{{}}, false, false, false, Gate::geglu_grad}, {{2, 5}, {8, 5}, {3, 5}, {8, 3}}, {"x [2, 16]"});
-  refuses("two gated products", LoraMatMul{{{}, {}}, false, false, false, Gate::geglu},
-          {{2, 5}, {8, 5}, {3, 5}, {8, 3}, {2, 5}, {8, 5}, {3, 5}, {8, 3}}, {"one output", "2"});
+  refuses("a bias of another length", MatMul{{{}}, {.bias = true}}, {{2, 5}, {7, 5}, {5}}, {"bias", "[7]", "[5]"});
+  refuses("a residual of another shape", MatMul{{{}}, {.residual = true}}, {{2, 5}, {7, 5}, {2, 5}}, {"residual", "[2, 7]", "[2, 5]"});
+  refuses("a missing bias", MatMul{{{}}, {.bias = true}}, {{2, 5}, {7, 5}}, {"3 inputs"});
+  refuses("an odd number of channels to gate", MatMul{{{}}, {.gate = Gate::geglu}}, {{2, 5}, {7, 5}}, {"[2, 7]", "even"});
+  refuses("a residual beside a gate", MatMul{{{}}, {.residual = true, .gate = Gate::geglu}}, {{2, 5}, {8, 5}, {2, 8}}, {"residual"});
+  refuses("an x of another width", MatMul{{{}}, {.gate = Gate::geglu_grad}}, {{2, 5}, {8, 5}, {2, 8}}, {"[2, 16]", "[2, 8]"});
+  refuses("a missing x", LoraMatMulGrad{{1}, {.gate = Gate::geglu_grad}}, {{2, 5}, {5, 8}, {5, 3}, {3, 8}}, {"x [2, 16]"});
+  refuses("two gated products", LoraMatMul{{1, 1}, {.gate = Gate::geglu}}, {{2, 5}, {8, 5}, {3, 5}, {8, 3}, {8, 5}, {3, 5}, {8, 3}},
+          {"one output", "2"});
   refuses("other numbers of rows", WeightGrad{{1, 1}}, {{2, 5}, {2, 5}, {2, 5}, {3, 5}}, {"[2, 5]", "[3, 5]"});
   refuses("a missing matrix", WeightGrad{{1, 1}}, {{2, 5}, {2, 5}, {2, 5}}, {"4 inputs", "3"});
   refuses("weights of another kernel", Conv2d{}, {{1, 4, 4, 3}, {1, 8, 3}}, {"[1, 8, 3]", "9"});
@@ -44,7 +44,8 @@ SUITE(shapes) {
   refuses("an image smaller than its kernel", Conv2d{3, 1, 0, 0}, {{1, 2, 4, 3}, {9, 8, 3}}, {"[1, 2, 4, 3]"});
   refuses("weights of other channels", ConvTranspose2d{3, 1, 1, 1, 4, 4}, {{1, 4, 4, 8}, {9, 7, 3}}, {"[9, 7, 3]", "[1, 4, 4, 8]"});
   refuses("an output of another size", ConvTranspose2d{4, 2, 1, 1, 8, 6}, {{1, 4, 4, 8}, {16, 8, 3}}, {"[1, 4, 4, 8]", "[1, 8, 6, 3]"});
-  refuses("a bias of the input's channels", ConvTranspose2d{4, 2, 1, 1, 8, 8, true}, {{1, 4, 4, 8}, {16, 8, 3}, {8}}, {"[3]", "[8]"});
+  refuses("a bias of the input's channels", ConvTranspose2d{4, 2, 1, 1, 8, 8, {.bias = true}}, {{1, 4, 4, 8}, {16, 8, 3}, {8}},
+          {"[3]", "[8]"});
   refuses("keys and values of different lengths", Attention{1}, {{1, 4, 6}, {1, 5, 6}, {1, 4, 6}}, {"[1, 5, 6]", "[1, 4, 6]"});
   refuses("channels that its heads do not divide", Attention{4}, {{1, 4, 6}, {1, 5, 6}, {1, 5, 6}}, {"[1, 4, 6]", "4 heads"});
   refuses("keys of another batch", Attention{1}, {{1, 4, 6}, {2, 5, 6}, {2, 5, 6}}, {"[2, 5, 6]"});
@@ -72,15 +73,16 @@ SUITE(shapes) {
     gives(Sinusoid{256}, {{2, 6}}, {{2, 1536}});
   });
   test_case("a gate comes after a product's y, its gradient takes the place of dy", [] {
-    const std::vector<Shape> product = {{2, 3, 5}, {8, 5}}, lora = {{2, 3, 5}, {8, 5}, {4, 5}, {8, 4}};
+    const std::vector<Shape> product = {{2, 3, 5}, {8, 5}}, lora = {{2, 3, 5}, {8, 5}, {4, 5}, {8, 4}},
+                             grad = {{2, 3, 5}, {5, 8}, {5, 4}, {4, 8}};
     auto with_x = [](std::vector<Shape> in) {
       in.push_back({2, 3, 16});
       return in;
     };
-    gives(MatMul{{{}}, false, false, Gate::geglu}, product, {{2, 3, 8}, {2, 3, 4}});
-    gives(MatMul{{{}}, false, false, Gate::geglu_grad}, with_x(product), {{2, 3, 16}});
-    gives(LoraMatMul{{{}}, false, false, false, Gate::geglu}, lora, {{2, 3, 8}, {2, 3, 4}, {2, 3, 4}});
-    gives(LoraMatMul{{{}}, false, false, false, Gate::geglu_grad}, with_x(lora), {{2, 3, 16}, {2, 3, 4}});
+    gives(MatMul{{{}}, {.gate = Gate::geglu}}, product, {{2, 3, 8}, {2, 3, 4}});
+    gives(MatMul{{{}}, {.gate = Gate::geglu_grad}}, with_x(product), {{2, 3, 16}});
+    gives(LoraMatMul{{1}, {.gate = Gate::geglu}}, lora, {{2, 3, 8}, {2, 3, 4}, {2, 3, 4}});
+    gives(LoraMatMulGrad{{1}, {.gate = Gate::geglu_grad}}, with_x(grad), {{2, 3, 16}, {2, 3, 4}});
   });
   test_case("attention takes an image's pixels as tokens",
             [] { gives(Attention{2}, {{2, 3, 5, 8}, {2, 7, 8}, {2, 7, 8}}, {{2, 3, 5, 8}, {2, 2, 15}}); });

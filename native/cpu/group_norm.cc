@@ -1,22 +1,17 @@
-// Normalisation over groups of channels (arXiv:1803.08494) or over each row (arXiv:1607.06450), SiLU after it where asked, and gradients.
+// Normalisation over groups of channels (arXiv:1803.08494), SiLU after it where asked, and the gradient.
 //   x̂ = (x − mean)·rstd,  z = x̂·γ + β,  y = z or silu(z);  dz = dy or dy·silu'(z)
-//   dx = rstd·(γ·dz − mean(γ·dz) − x̂·mean(γ·dz·x̂))         (torch:aten/src/ATen/native/group_norm.cpp, layer_norm.cpp)
-// Group statistics: per chunk of rows the mean and Σ(x − mean)² around it, combined in double in the order of the chunks.
-#include <algorithm>
+//   dx = rstd·(γ·dz − mean(γ·dz) − x̂·mean(γ·dz·x̂))         (torch:aten/src/ATen/native/group_norm.cpp)
+// Statistics: per chunk of rows the mean and Σ(x − mean)² around it, combined in double in the order of the chunks.
 #include <cmath>
-#include <vector>
 
-#include "kernels.h"
+#include "loops.h"
 #include "math.h"
 #include "widen.h"
 
 namespace lorafuse::cpu {
 namespace {
 
-constexpr int64_t kPiece = 1 << 15;  // elements of a job: they stay in the L2 cache between its two passes
-constexpr int64_t kMostRows = 256;   // rows that are summed in f32
-
-int64_t rows_per_piece(int64_t channels) { return std::max<int64_t>(1, kPiece / channels); }
+constexpr int64_t kMostRows = 256;  // rows that are summed in f32
 
 // How x [B, positions, C] is cut into chunks of rows, and where the workspace keeps what. Chunk i belongs to sample i / chunks.
 struct Groups {
@@ -101,7 +96,7 @@ void chunk_statistics(const Groups& n, const float* x, int64_t rows, float* scra
   }
 }
 
-// What a group's rows of the tables begin with: mean, γ·rstd, β for each of its channels.
+// The first three rows of a sample's tables, for the channels of one group: mean, γ·rstd, β.
 void fill_tables(const Groups& n, int64_t group, const float* statistics, const Tensor& gamma, const Tensor& beta, float* tables) {
   const int64_t width = n.width(), first = group * width;
   std::fill_n(tables + first, width, statistics[0]);
@@ -150,11 +145,6 @@ void gradient_sums(const Groups& n, const float* tables, const float* x, const f
   }
 }
 
-void add(const float* x, int64_t count, float* to) {
-#pragma omp simd
-  for (int64_t i = 0; i < count; i++) to[i] += x[i];
-}
-
 template <bool kSilu>
 void input_gradient(const Groups& n, const float* tables, const float* x, const float* dy, const float* residual, int64_t rows, float* dx) {
   const float *mean = tables, *scale = mean + n.channels, *beta = scale + n.channels;
@@ -166,61 +156,22 @@ void input_gradient(const Groups& n, const float* tables, const float* x, const 
       const float dz = kSilu ? dy[c] * silu_grad(d * scale[c] + beta[c]) : dy[c];
       dx[c] = scale[c] * dz - mean1[c] - d * mean2[c];
     }
-    if (residual) add(residual, n.channels, dx), residual += n.channels;
+    if (residual) add_row(residual, n.channels, dx), residual += n.channels;
   }
-}
-
-// x, y [C]; statistics: mean, rstd.
-void layer_norm_row(int64_t channels, float eps, const float* x, const float* gamma, const float* beta, float* y, float* statistics) {
-  const float size = static_cast<float>(channels);
-  float sum = 0, rest = 0, squares = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < channels; i++) sum += x[i];
-  const float shift = sum / size;
-#pragma omp simd reduction(+ : rest, squares)
-  for (int64_t i = 0; i < channels; i++) {
-    const float d = x[i] - shift;
-    rest += d;
-    squares += d * d;
-  }
-  // What rounding left of Σ(x − shift) corrects the mean.
-  const float correction = rest / size, mean = shift + correction;
-  const float rstd = 1 / std::sqrt(std::fmax(0.0f, squares / size - correction * correction) + eps);
-#pragma omp simd
-  for (int64_t i = 0; i < channels; i++) y[i] = (x[i] - mean) * rstd * gamma[i] + beta[i];
-  statistics[0] = mean;
-  statistics[1] = rstd;
-}
-
-void layer_norm_grad_row(int64_t channels, const float* x, const float* gamma, const float* statistics, const float* dy, float* dx) {
-  const float size = static_cast<float>(channels), mean = statistics[0], rstd = statistics[1];
-  float sum = 0, products = 0;
-#pragma omp simd reduction(+ : sum, products)
-  for (int64_t i = 0; i < channels; i++) {
-    const float g = dy[i] * gamma[i];
-    sum += g;
-    products += g * (x[i] - mean);
-  }
-  const float mean1 = sum / size, mean2 = products * rstd * rstd / size;
-#pragma omp simd
-  for (int64_t i = 0; i < channels; i++) dx[i] = rstd * (dy[i] * gamma[i] - mean1 - (x[i] - mean) * mean2);
-}
-
-std::vector<float> widened(const Tensor& t) {
-  std::vector<float> out(t.shape.elements());
-  widen_row(t, 0, t.shape.elements(), out.data());
-  return out;
 }
 
 }  // namespace
 
+template <>
 size_t workspace_bytes(const GroupNorm& op, std::span<const Shape> inputs, int threads) {
   return Groups(inputs[0], op.groups).bytes(kTables, kScratch, threads);
 }
+template <>
 size_t workspace_bytes(const GroupNormGrad& op, std::span<const Shape> inputs, int threads) {
   return Groups(inputs[0], op.groups).bytes(kGradTables, kGradScratch, threads);
 }
 
+template <>
 void run(const GroupNorm& op, Context& c) {
   const Groups n(c.in(0).shape, op.groups);
   const float* x = c.in(0).f32();
@@ -252,10 +203,11 @@ void run(const GroupNorm& op, Context& c) {
   });
 }
 
+template <>
 void run(const GroupNormGrad& op, Context& c) {
   const Groups n(c.in(0).shape, op.groups);
   const float *x = c.in(0).f32(), *statistics = c.in(3).f32(), *dy = c.in(4).f32();
-  const float* residual = op.residual ? c.last_in().f32() : nullptr;
+  const float* residual = op.residual ? c.in(residual_input(op)).f32() : nullptr;
   float* dx = c.out(0).f32();
   const auto tables = [&](int64_t sample) { return n.tables_of(c.workspace, kGradTables, sample); };
   for (int64_t i = 0; i < n.samples * n.groups; i++)
@@ -281,28 +233,6 @@ void run(const GroupNormGrad& op, Context& c) {
   c.threads.for_each(n.samples * n.chunks, [&](int64_t chunk, int) {
     kernel(n, tables(chunk / n.chunks), x + n.offset(chunk), dy + n.offset(chunk), residual ? residual + n.offset(chunk) : nullptr,
            n.rows_of(chunk), dx + n.offset(chunk));
-  });
-}
-
-void run(const LayerNorm& op, Context& c) {
-  const int64_t channels = c.in(0).shape[-1];
-  const std::vector<float> gamma = widened(c.in(1)), beta = widened(c.in(2));
-  c.threads.for_ranges(c.in(0).shape.rows(), rows_per_piece(channels), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; r++)
-      layer_norm_row(channels, op.eps, c.in(0).f32() + r * channels, gamma.data(), beta.data(), c.out(0).f32() + r * channels,
-                     c.out(1).f32() + r * 2);
-  });
-}
-
-void run(const LayerNormGrad& op, Context& c) {
-  const int64_t channels = c.in(0).shape[-1];
-  const std::vector<float> gamma = widened(c.in(1));
-  c.threads.for_ranges(c.in(0).shape.rows(), rows_per_piece(channels), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; r++) {
-      float* dx = c.out(0).f32() + r * channels;
-      layer_norm_grad_row(channels, c.in(0).f32() + r * channels, gamma.data(), c.in(2).f32() + r * 2, c.in(3).f32() + r * channels, dx);
-      if (op.residual) add(c.last_in().f32() + r * channels, channels, dx);
-    }
   });
 }
 
