@@ -64,7 +64,7 @@ struct TensorCoreTile {
       for (int i = 0; i < kWarpRows / 16; i++)
 #pragma unroll
         for (int low = 0; low < 2; low++) {
-          uint4* chunk = a + k / kDepth<T> * stride + place<kLineBytes / 16>(row() + 16 * i + lane / 4 + 8 * low, k % kDepth<T> / 8);
+          uint4* chunk = a + k / kDepth<T> * stride + swizzle<kLineBytes / 16>(row() + 16 * i + lane / 4 + 8 * low, k % kDepth<T> / 8);
           union {
             uint32_t bits;
             T elements[2];
@@ -101,7 +101,7 @@ struct TensorCoreTile {
     constexpr int kGroups = kWarpColumns / 8;  // of 8 floats in a row
     constexpr int kRowsPerWave = kGroups < 4 ? 4 / kGroups : 1;
     float* rows = reinterpret_cast<float*>(scratch) + threadIdx.x / 32 * 16 * kWarpColumns;  // [16, kWarpColumns], groups permuted
-    const auto place_of = [](int r, int group, int half) {
+    const auto slot_of = [](int r, int group, int half) {
       const int turn = r / kRowsPerWave;
       return r * kWarpColumns + (group ^ (turn & ((kGroups < 4 ? kGroups : 4) - 1))) * 8 + (half ^ ((turn ^ turn / 2) & 1)) * 4;
     };
@@ -112,7 +112,7 @@ struct TensorCoreTile {
       for (int j = 0; j < kGroups; j++)
 #pragma unroll
         for (int low = 0; low < 2; low++) {
-          store_pair(rows + place_of(lane / 4 + 8 * low, j, lane % 4 / 2) + lane % 2 * 2, sum[i][j][2 * low], sum[i][j][2 * low + 1]);
+          store_pair(rows + slot_of(lane / 4 + 8 * low, j, lane % 4 / 2) + lane % 2 * 2, sum[i][j][2 * low], sum[i][j][2 * low + 1]);
         }
       __syncwarp();
 #pragma unroll
@@ -122,7 +122,7 @@ struct TensorCoreTile {
         float v[kCount];
 #pragma unroll
         for (int e = 0; e < kCount; e += 4) {
-          const float4 q = *reinterpret_cast<const float4*>(rows + place_of(r, (c + e) / 8, (c + e) / 4 % 2));
+          const float4 q = *reinterpret_cast<const float4*>(rows + slot_of(r, (c + e) / 8, (c + e) / 4 % 2));
           v[e] = q.x, v[e + 1] = q.y, v[e + 2] = q.z, v[e + 3] = q.w;
         }
         f(row() + 16 * i + r, column() + c, v);
@@ -179,7 +179,7 @@ struct FloatTile {
 #pragma unroll
       for (int e = 0; e < 4; e++) f[e] = element<kRowsOf, true>(tile, r, k + e);
     } else {
-      const float4 q = reinterpret_cast<const float4&>(tile[place<kLineChunks<float, kRowsOf, false>>(r, k / 4)]);
+      const float4 q = reinterpret_cast<const float4&>(tile[swizzle<kLineChunks<float, kRowsOf, false>>(r, k / 4)]);
       f[0] = q.x, f[1] = q.y, f[2] = q.z, f[3] = q.w;
     }
   }

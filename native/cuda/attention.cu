@@ -14,11 +14,11 @@ template <int D, int kWarps>
 struct Sizes {
   static constexpr int kKeys = D > 40 ? 8 * kWarps : 64;       // of a tile
   static constexpr int kBlocks = D > 80 ? 1 : D > 64 ? 3 : 4;  // of a multiprocessor
-  static constexpr bool kHeld = D <= 80;                       // queries in registers
+  static constexpr bool kInRegisters = D <= 80;                // the queries
 };
 
 template <class T, int D, int kWarps>
-__global__ void __launch_bounds__(32 * kWarps, blocks_held(Sizes<D, kWarps>::kBlocks))
+__global__ void __launch_bounds__(32 * kWarps, resident_blocks(Sizes<D, kWarps>::kBlocks))
     attention_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, T* __restrict__ o,
                      float* __restrict__ log_sum_exp, Heads h, bool causal) {
   if constexpr (kComputes<T>) {
@@ -26,9 +26,9 @@ __global__ void __launch_bounds__(32 * kWarps, blocks_held(Sizes<D, kWarps>::kBl
     using Queries = Tile<T, D, kQueries, kThreads>;
     using Keys = Tile<T, D, kKeys, kThreads>;
     static_assert(2 * kKeys >= kQueries);
-    constexpr bool kHeld = Sizes<D, kWarps>::kHeld;
-    __shared__ alignas(16) T shared[2 * Keys::kElements + (kHeld ? 0 : Queries::kElements)];
-    T *k_tile = shared + (kHeld ? 0 : Queries::kElements), *v_tile = k_tile + Keys::kElements;
+    constexpr bool kInRegisters = Sizes<D, kWarps>::kInRegisters;
+    __shared__ alignas(16) T shared[2 * Keys::kElements + (kInRegisters ? 0 : Queries::kElements)];
+    T *k_tile = shared + (kInRegisters ? 0 : Queries::kElements), *v_tile = k_tile + Keys::kElements;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = blockIdx.x * kQueries, query = first + warp * 16 + lane / 4;
     const int end = causal ? min(h.keys, first + kQueries) : h.keys;  // of the keys that this block sees
     const float scale = h.scale * kLog2e;
@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(32 * kWarps, blocks_held(Sizes<D, kWarps>::kBl
       queries.store(shared);
     }
     __syncthreads();
-    const Left<T, D, kHeld> a_q(own_rows);
+    const Left<T, D, kInRegisters> a_q(own_rows);
     __syncthreads();
     tile.store(k_tile);
     __syncthreads();
@@ -122,26 +122,23 @@ Heads heads_of(const Shape& q, const Shape& k, int heads) {
   const int64_t batch = q[0], d = q[-1] / heads;
   CHECK(batch * heads <= 65535 && q.elements() / batch < int64_t{1} << 31 && k.elements() / batch < int64_t{1} << 31, "NOT_SUPPORTED",
         "Expected at most 65535 heads of less than 2^31 elements a sample but found q ", q, ", k ", k, " of ", heads, " heads");
-  return {static_cast<int>(q.rows() / batch), static_cast<int>(k.rows() / batch), heads, static_cast<int>(d),
-          1 / std::sqrt(static_cast<float>(d))};
+  return {.queries = static_cast<int>(q.rows() / batch),
+          .keys = static_cast<int>(k.rows() / batch),
+          .heads = heads,
+          .d = static_cast<int>(d),
+          .scale = 1 / std::sqrt(static_cast<float>(d))};
 }
 
+template <>
 void run(const Attention& op, Context& c) {
   const Heads h = heads_of(c.in(0).shape, c.in(1).shape, op.heads);
   const int batch = static_cast<int>(c.in(0).shape[0]);
   for_type(c.in(0).dtype, [&](auto type) {
     using T = decltype(type);
     if constexpr (!std::is_same_v<T, float>)
-      if (fits_tensor_cores(h)) {
-        if (h.d <= 40) return launch_kernel<T, 40>(h, batch, op.causal, c);
-        if (h.d <= 64) return launch_kernel<T, 64>(h, batch, op.causal, c);
-        if (h.d <= 80) return launch_kernel<T, 80>(h, batch, op.causal, c);
-        return launch_kernel<T, kLargestHead>(h, batch, op.causal, c);
-      }
+      if (fits_tensor_cores(h)) return for_head_size(h.d, [&](auto d) { launch_kernel<T, d>(h, batch, op.causal, c); });
     run_simt(h, batch, op.causal, c);
   });
 }
-
-size_t workspace_bytes(const Attention&, std::span<const Value>, const Gpu&) { return 0; }
 
 }  // namespace lorafuse::cuda

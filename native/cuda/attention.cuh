@@ -28,9 +28,17 @@ void run_simt(const Heads& h, int batch, bool causal, Context& c);
 void run_simt_grad(const Heads& h, int batch, float* delta, Context& c);
 
 constexpr float kLog2e = 1.4426950408889634f;
-// Of the tensor core kernels: accumulators in registers, rows of a head at multiples of 16 bytes.
+// What the tensor core kernels take: accumulators must fit the registers, rows of a head begin at multiples of 16 bytes.
 constexpr int kLargestHead = 160;
 inline bool fits_tensor_cores(const Heads& h) { return h.d <= kLargestHead && h.d % 8 == 0; }
+// Calls f(Count<D>()) with the head size, of those that kernels are compiled for, at which heads of size d run.
+template <class F>
+void for_head_size(int d, F f) {
+  if (d <= 40) f(Count<40>());
+  else if (d <= 64) f(Count<64>());
+  else if (d <= 80) f(Count<80>());
+  else f(Count<kLargestHead>());
+}
 
 __device__ __forceinline__ float exp2_approximate(float x) {
   float y;
@@ -85,23 +93,23 @@ struct Tile {
 };
 
 // Left side [16, D] of products: 16 rows in shared memory, held in registers or read again for each product.
-template <class T, int D, bool kHeld>
+template <class T, int D, bool kInRegisters>
 struct Left {
-  uint32_t address, held[kHeld ? D / 8 : 1][2];
+  uint32_t address, registers[kInRegisters ? D / 8 : 1][2];
 
   __device__ __forceinline__ explicit Left(const T* rows)
       : address(shared_address(rows + threadIdx.x % 16 * kPitch<D> + threadIdx.x % 32 / 16 * 8)) {
-    if constexpr (kHeld) {
+    if constexpr (kInRegisters) {
 #pragma unroll
-      for (int c = 0; c + 1 < D / 8; c += 2) read(held[c], held[c + 1], c);
-      if constexpr (D / 8 % 2 == 1) read(held[D / 8 - 1], D / 8 - 1);
+      for (int c = 0; c + 1 < D / 8; c += 2) read(registers[c], registers[c + 1], c);
+      if constexpr (D / 8 % 2 == 1) read(registers[D / 8 - 1], D / 8 - 1);
     }
   }
   // Chunks c and c + 1, or the last one alone.
   __device__ __forceinline__ void get(uint32_t (&a0)[2], uint32_t (&a1)[2], int c) const {
-    if constexpr (kHeld) {
-      a0[0] = held[c][0], a0[1] = held[c][1];
-      if (c + 1 < D / 8) a1[0] = held[c + 1][0], a1[1] = held[c + 1][1];
+    if constexpr (kInRegisters) {
+      a0[0] = registers[c][0], a0[1] = registers[c][1];
+      if (c + 1 < D / 8) a1[0] = registers[c + 1][0], a1[1] = registers[c + 1][1];
     } else if (c + 1 < D / 8) {
       read(a0, a1, c);
     } else {
@@ -127,8 +135,8 @@ __device__ __forceinline__ uint32_t right_address(const T* x) {
 }
 
 // s [16, 8·kGroups] = a [16, D] · xᵀ
-template <class T, int D, int kGroups, bool kHeld>
-__device__ __forceinline__ void multiply_transposed(float (&s)[kGroups][4], const Left<T, D, kHeld>& a, const T* x) {
+template <class T, int D, int kGroups, bool kInRegisters>
+__device__ __forceinline__ void multiply_transposed(float (&s)[kGroups][4], const Left<T, D, kInRegisters>& a, const T* x) {
   const uint32_t address = right_address<D, kGroups>(x);
 #pragma unroll
   for (int n = 0; n < kGroups; n++) s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0;

@@ -1,7 +1,7 @@
 // dq, dk, dv of attention of f16 and bf16 on the tensor cores: FlashAttention-2 (arXiv:2307.08691), algorithm 2, in two kernels, so that
 // nothing is added by several blocks. With p = exp(scale·q·kᵀ − log_sum_exp), delta = Σ o·do, ds = p·(do·vᵀ − delta):
 //   dq = scale·ds·k, a block for each tile of queries; it also leaves delta for the second kernel
-//   dv = pᵀ·do, dk = scale·dsᵀ·q, a block for each tile of keys; few keys: a block for a part of the queries, and a sum over the parts
+//   dv = pᵀ·do, dk = scale·dsᵀ·q, a block for each tile of keys; few keys: the queries are split over blocks, and the splits are summed
 #include <algorithm>
 
 #include "attention.cuh"
@@ -24,12 +24,12 @@ struct Sizes {
   static constexpr int kQueryBlocks = D > 80 ? 1 : D > 40 ? 3 : 4, kKeyBlocks = D > 80 ? 1 : D > 64 ? 2 : 3;  // of a multiprocessor
 };
 
-// Shared memory: the block's own rows where registers do not hold them, then what each step loads. Before and after the steps values
-// pass through its first rows.
-template <class T, int D, int kWarps, bool kHeld>
-constexpr int kOwn = kHeld ? 0 : Rows<T, D, kWarps>::kElements;
+// Shared memory: the block's own rows, unless they stay in registers, then the tiles of a step. Before and after the steps, rows on their
+// way to and from registers pass through its beginning.
+template <class T, int D, int kWarps, bool kInRegisters>
+constexpr int kOwn = kInRegisters ? 0 : Rows<T, D, kWarps>::kElements;
 
-// Brings the block's rows to `shared`, when all are done with what was there.
+// Loads the block's rows into `shared`, once all threads have finished reading its old contents.
 template <class T, int D, int kWarps>
 __device__ __forceinline__ void load_own_rows(const T* x, int first, int tokens, const Heads& h, T* shared) {
   Rows<T, D, kWarps> rows;
@@ -45,19 +45,19 @@ __global__ void __launch_bounds__(32 * kWarps, Sizes<D>::kQueryBlocks)
                       const float* __restrict__ log_sum_exp, const T* __restrict__ dout, T* __restrict__ dq, float* __restrict__ delta,
                       Heads h) {
   if constexpr (kComputes<T>) {
-    constexpr bool kHeld = Sizes<D>::kHoldQueries;
+    constexpr bool kInRegisters = Sizes<D>::kHoldQueries;
     constexpr int kKeys = Sizes<D>::kKeys, kGroups = kKeys / 8, kRows = 16 * kWarps;
     using Keys = Tile<T, D, kKeys, 32 * kWarps>;
     extern __shared__ uint4 memory[];
-    T *q_rows = reinterpret_cast<T*>(memory), *dout_rows = q_rows + kOwn<T, D, kWarps, kHeld>;
-    T *k_tile = dout_rows + kOwn<T, D, kWarps, kHeld>, *v_tile = k_tile + Keys::kElements;
+    T *q_rows = reinterpret_cast<T*>(memory), *dout_rows = q_rows + kOwn<T, D, kWarps, kInRegisters>;
+    T *k_tile = dout_rows + kOwn<T, D, kWarps, kInRegisters>, *v_tile = k_tile + Keys::kElements;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = blockIdx.x * kRows, query = first + warp * 16 + lane / 4;
     const int own = warp * 16 * kPitch<D>;
     const float scale = h.scale * kLog2e;
     k = h.at(k, h.keys, blockIdx.y), v = h.at(v, h.keys, blockIdx.y);
 
     load_own_rows<T, D, kWarps>(h.at(dout, h.queries, blockIdx.y), first, h.queries, h, dout_rows);
-    const Left<T, D, kHeld> a_dout(dout_rows + own);
+    const Left<T, D, kInRegisters> a_dout(dout_rows + own);
     load_own_rows<T, D, kWarps>(h.at(o, h.queries, blockIdx.y), first, h.queries, h, q_rows);
     float mean[2] = {0, 0}, shift[2];  // delta and log_sum_exp·log2(e) of rows g and g + 8
     {
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(32 * kWarps, Sizes<D>::kQueryBlocks)
       }
     }
     load_own_rows<T, D, kWarps>(h.at(q, h.queries, blockIdx.y), first, h.queries, h, q_rows);
-    const Left<T, D, kHeld> a_q(q_rows + own);
+    const Left<T, D, kInRegisters> a_q(q_rows + own);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
       mean[r] += __shfl_xor_sync(0xffffffffu, mean[r], 1);
@@ -111,12 +111,12 @@ __global__ void __launch_bounds__(32 * kWarps, Sizes<D>::kQueryBlocks)
   }
 }
 
-// `parts` [parts, 2, B, keys, C]: dk, dv of a part of the queries each, where there are several.
+// `split_sums` [splits, 2, B, keys, C]: dk, dv of each split of the queries, where there are several.
 template <class T, int D>
-__global__ void __launch_bounds__(32 * kMostWarps, blocks_held(Sizes<D>::kKeyBlocks))
+__global__ void __launch_bounds__(32 * kMostWarps, resident_blocks(Sizes<D>::kKeyBlocks))
     key_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const float* __restrict__ log_sum_exp,
                     const T* __restrict__ dout, T* __restrict__ dk, T* __restrict__ dv, const float* __restrict__ delta,
-                    float* __restrict__ parts, int part, Heads h) {
+                    float* __restrict__ split_sums, int per_split, Heads h) {
   if constexpr (kComputes<T>) {
     constexpr int kWarps = kMostWarps, kRows = 16 * kWarps, kQueries = Sizes<D>::kQueries, kGroups = kQueries / 8;
     using Queries = Tile<T, D, kQueries, 32 * kWarps>;
@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(32 * kMostWarps, blocks_held(Sizes<D>::kKeyBlo
     T *k_rows = reinterpret_cast<T*>(memory), *v_rows = k_rows + kOwn<T, D, kWarps, kHoldKeys>;
     T *q_tile = v_rows + kOwn<T, D, kWarps, kHoldValues>, *dout_tile = q_tile + Queries::kElements;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = blockIdx.x * kRows, own = warp * 16 * kPitch<D>;
-    const int begin = blockIdx.z * part, end = min(h.queries, begin + part);
+    const int begin = blockIdx.z * per_split, end = min(h.queries, begin + per_split);
     const float scale = h.scale * kLog2e;
     q = h.at(q, h.queries, blockIdx.y), dout = h.at(dout, h.queries, blockIdx.y);
     log_sum_exp += static_cast<int64_t>(blockIdx.y) * h.queries, delta += static_cast<int64_t>(blockIdx.y) * h.queries;
@@ -178,39 +178,39 @@ __global__ void __launch_bounds__(32 * kMostWarps, blocks_held(Sizes<D>::kKeyBlo
       store_rows<T, D>(dv_sum, 1, 1, rows, h.at(dv, h.keys, blockIdx.y), first + warp * 16, h.keys, h);
     } else {
       const int64_t elements = static_cast<int64_t>(gridDim.y / h.heads) * h.keys * h.stride();
-      float *dk_part = h.at(parts + 2 * blockIdx.z * elements, h.keys, blockIdx.y), *dv_part = dk_part + elements;
+      float *dk_split = h.at(split_sums + 2 * blockIdx.z * elements, h.keys, blockIdx.y), *dv_split = dk_split + elements;
 #pragma unroll
       for (int c = 0; c < D / 8; c++)
 #pragma unroll
         for (int r = 0; r < 2; r++) {
           const int key = first + warp * 16 + lane / 4 + r * 8, column = c * 8 + lane % 4 * 2;
           if (key >= h.keys || column >= h.d) continue;
-          *reinterpret_cast<float2*>(dk_part + key * h.stride() + column) = {dk_sum[c][2 * r] * h.scale, dk_sum[c][2 * r + 1] * h.scale};
-          *reinterpret_cast<float2*>(dv_part + key * h.stride() + column) = {dv_sum[c][2 * r], dv_sum[c][2 * r + 1]};
+          *reinterpret_cast<float2*>(dk_split + key * h.stride() + column) = {dk_sum[c][2 * r] * h.scale, dk_sum[c][2 * r + 1] * h.scale};
+          *reinterpret_cast<float2*>(dv_split + key * h.stride() + column) = {dv_sum[c][2 * r], dv_sum[c][2 * r + 1]};
         }
     }
   }
 }
 
-// dk, dv = the sums of their parts [parts, 2, elements], first to last.
+// dk, dv = the sums of split_sums [splits, 2, elements], first to last.
 template <class T>
 __global__ void __launch_bounds__(256)
-    sum_parts_kernel(const float* __restrict__ parts, T* __restrict__ dk, T* __restrict__ dv, int count, int elements) {
+    sum_splits_kernel(const float* __restrict__ split_sums, T* __restrict__ dk, T* __restrict__ dv, int splits, int elements) {
   if constexpr (kComputes<T>) {
     const int i = blockIdx.x * 256 + threadIdx.x;
     if (i >= elements) return;
-    const float* from = parts + static_cast<int64_t>(blockIdx.y) * elements + i;
+    const float* from = split_sums + static_cast<int64_t>(blockIdx.y) * elements + i;
     float sum = 0;
-    for (int p = 0; p < count; p++) sum += from[2 * static_cast<int64_t>(p) * elements];
+    for (int s = 0; s < splits; s++) sum += from[2 * static_cast<int64_t>(s) * elements];
     (blockIdx.y ? dv : dk)[i] = from_float<T>(sum);
   }
 }
 
-constexpr int kQueryStep = 32;  // parts are multiples of it
+constexpr int kQueryStep = 32;  // splits are multiples of it
 
-// How many parts the queries are cut into so that blocks of keys occupy the GPU, and queries of a part.
-struct Parts { int count, queries; };
-Parts parts_of(const Heads& h, int batch, const Gpu& gpu) {
+// Into how many splits the queries are cut so that blocks of keys occupy the GPU, and queries of a split.
+struct Splits { int count, queries; };
+Splits splits_of(const Heads& h, int batch, const Gpu& gpu) {
   const int blocks = ceil_div(h.keys, 16 * kMostWarps) * batch * h.heads, tiles = ceil_div(h.queries, kQueryStep);
   const int wanted = std::clamp(3 * gpu.multiprocessors / blocks, 1, std::max(1, tiles / 4));
   const int queries = ceil_div(tiles, wanted) * kQueryStep;
@@ -221,7 +221,7 @@ size_t delta_bytes(const Heads& h, int batch) {
   return ceil_div<size_t>(size_t{1} * batch * h.heads * h.queries * sizeof(float), 256) * 256;
 }
 
-// Static shared memory ends at 48 KB; for more a kernel opts in.
+// A kernel must opt in to more than 48 KB of shared memory.
 template <class Kernel>
 void allow_shared(Kernel* kernel, size_t bytes) {
   if (bytes <= 48 * 1024) return;
@@ -247,42 +247,40 @@ void launch_kernels(const Heads& h, int batch, Context& c) {
   constexpr int kOwnTiles = kOwn<T, D, kMostWarps, S::kHoldKeys> + kOwn<T, D, kMostWarps, S::kHoldValues>;
   constexpr size_t kBytes = std::max(kOwnTiles + 2 * S::kQueries * kPitch<D>, Rows<T, D, kMostWarps>::kElements) * sizeof(T);
   float* delta = static_cast<float*>(c.workspace);
-  float* parts = delta + delta_bytes(h, batch) / sizeof(float);
-  const Parts part = parts_of(h, batch, c.gpu);
+  float* split_sums = delta + delta_bytes(h, batch) / sizeof(float);
+  const Splits splits = splits_of(h, batch, c.gpu);
   T *dk = data<T>(c.out(1)), *dv = data<T>(c.out(2));
   launch_query_grad<T, D, kMostWarps>(h, batch, delta, c);
-  const dim3 grid(ceil_div(h.keys, 16 * kMostWarps), batch * h.heads, part.count);
+  const dim3 grid(ceil_div(h.keys, 16 * kMostWarps), batch * h.heads, splits.count);
   allow_shared(key_grad_kernel<T, D>, kBytes);
   launch("attention's dk and dv", key_grad_kernel<T, D>, grid, 32 * kMostWarps, kBytes, c.stream, data<T>(c.in(0)), data<T>(c.in(1)),
-         data<T>(c.in(2)), data<float>(c.in(4)), data<T>(c.in(5)), dk, dv, delta, parts, part.queries, h);
-  if (part.count == 1) return;
+         data<T>(c.in(2)), data<float>(c.in(4)), data<T>(c.in(5)), dk, dv, delta, split_sums, splits.queries, h);
+  if (splits.count == 1) return;
   const int elements = static_cast<int>(c.out(1).shape.elements());
-  launch("sum of dk and dv", sum_parts_kernel<T>, dim3(ceil_div(elements, 256), 2), 256, 0, c.stream, parts, dk, dv, part.count, elements);
+  launch("sum of dk and dv", sum_splits_kernel<T>, dim3(ceil_div(elements, 256), 2), 256, 0, c.stream, split_sums, dk, dv, splits.count,
+         elements);
 }
 
 }  // namespace
 
+template <>
 void run(const AttentionGrad& op, Context& c) {
   const Heads h = heads_of(c.in(0).shape, c.in(1).shape, op.heads);
   const int batch = static_cast<int>(c.in(0).shape[0]);
   for_type(c.in(0).dtype, [&](auto type) {
     using T = decltype(type);
     if constexpr (!std::is_same_v<T, float>)
-      if (fits_tensor_cores(h)) {
-        if (h.d <= 40) return launch_kernels<T, 40>(h, batch, c);
-        if (h.d <= 64) return launch_kernels<T, 64>(h, batch, c);
-        if (h.d <= 80) return launch_kernels<T, 80>(h, batch, c);
-        return launch_kernels<T, kLargestHead>(h, batch, c);
-      }
+      if (fits_tensor_cores(h)) return for_head_size(h.d, [&](auto d) { launch_kernels<T, d>(h, batch, c); });
     run_simt_grad(h, batch, static_cast<float*>(c.workspace), c);
   });
 }
 
+template <>
 size_t workspace_bytes(const AttentionGrad& op, std::span<const Value> inputs, const Gpu& gpu) {
   const Heads h = heads_of(inputs[0].shape, inputs[1].shape, op.heads);
   const int batch = static_cast<int>(inputs[0].shape[0]);
-  const int parts = inputs[0].dtype == DType::f32 || !fits_tensor_cores(h) ? 1 : parts_of(h, batch, gpu).count;
-  return delta_bytes(h, batch) + (parts > 1 ? parts * 2 * inputs[1].shape.elements() * sizeof(float) : 0);
+  const int splits = inputs[0].dtype == DType::f32 || !fits_tensor_cores(h) ? 1 : splits_of(h, batch, gpu).count;
+  return delta_bytes(h, batch) + (splits > 1 ? splits * 2 * inputs[1].shape.elements() * sizeof(float) : 0);
 }
 
 }  // namespace lorafuse::cuda

@@ -1,6 +1,9 @@
 // The CUDA backend: one GPU, one stream for kernels and one for copies to it, pinned staging, a CUDA graph for what is replayed.
 #include <algorithm>
 #include <cstring>
+#if __has_include(<nvtx3/nvToolsExt.h>)
+#include <nvtx3/nvToolsExt.h>
+#endif
 
 #include "kernels.h"
 #include "optimizers.h"
@@ -70,6 +73,18 @@ class Staging {
   unsigned char* memory_ = nullptr;
   CudaEvent free_[2];
   int current_ = 0;
+};
+
+// Names what is launched while it lives, for Nsight Systems.
+class Range {
+ public:
+#if __has_include(<nvtx3/nvToolsExt.h>)
+  explicit Range(const std::string& name) { nvtxRangePushA(name.c_str()); }
+  ~Range() { nvtxRangePop(); }
+#else
+  explicit Range(const std::string&) {}
+#endif
+  Range(const Range&) = delete;
 };
 
 class CudaGraph : public CapturedGraph {
@@ -179,12 +194,17 @@ class CudaBackend : public Backend {
   size_t workspace_bytes(const Graph& graph, const Node& node) const override {
     std::vector<Value> inputs;
     for (ValueId v : node.inputs) inputs.push_back(graph.values[v]);
-    return std::visit([&](const auto& op) { return cuda::workspace_bytes(op, std::span<const Value>(inputs), gpu_); }, node.op);
+    return std::visit(
+        [&]<class AnyOp>(const AnyOp& op) -> size_t {
+          if constexpr (kHasWorkspace<AnyOp>) return cuda::workspace_bytes(op, std::span<const Value>(inputs), gpu_);
+          else return 0;
+        },
+        node.op);
   }
 
   void run(const Node& node, const std::vector<Tensor>& tensors, void* workspace) override {
-    Context context{gpu_, kernels_, workspace, node, tensors};
-    std::visit([&](const auto& op) { cuda::run(op, context); }, node.op);
+    const Range range(text(name_of(node.op), " ", node.layer));
+    run_node(node, tensors, gpu_, kernels_, workspace);
   }
 
   std::unique_ptr<CapturedGraph> capture(std::function<void()> body) override { return std::make_unique<CudaGraph>(kernels_, body); }
@@ -207,6 +227,16 @@ class CudaBackend : public Backend {
 };
 
 }  // namespace
+
+void run_node(const Node& node, std::span<const Tensor> tensors, const Gpu& gpu, cudaStream_t stream, void* workspace) {
+  std::visit(
+      [&]<class AnyOp>(const AnyOp& op) {
+        Context context{{node, tensors}, gpu, stream, kHasWorkspace<AnyOp> ? workspace : nullptr};
+        run(op, context);
+      },
+      node.op);
+}
+
 }  // namespace lorafuse::cuda
 
 extern "C" __attribute__((visibility("default"))) lorafuse::Backend* lorafuse_create_backend(int) {

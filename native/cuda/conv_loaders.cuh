@@ -20,7 +20,7 @@ struct Divider {
 // Output pixels (y0 + step·y, x0 + step·x), which input pixels (move·y + offset_y ± i, move·x + offset_x ± j) reach
 // through taps (tap_y + step·i, tap_x + step·j); + in the convolution, − in the transposed one.
 struct Phase {
-  int y0, x0, pixels, tap_y, tap_x, offset_y, offset_x;
+  int y0 = 0, x0 = 0, pixels, tap_y = 0, tap_x = 0, offset_y, offset_x;
   int depth;  // taps · channels
   Divider by_area, by_width, by_taps_x;
 };
@@ -34,7 +34,7 @@ struct ConvOperands {
   Phase phases[kMostPhases];
 };
 
-// What both loaders know of a block's tile.
+// The common part of both loaders: where a block's tile lies.
 template <class AnyTile, bool kTransposed>
 struct ConvTile {
   using Tile = AnyTile;
@@ -115,7 +115,7 @@ struct ConvLoader : ConvTile<AnyTile, kTransposed> {
   __device__ void next() { this->k += kDepth<T>; }
 };
 
-// For whole chunks of channels: a chunk has one tap, and until its channels end addresses are added up.
+// For whole chunks of channels: a chunk has one tap, and until its channels end addresses only move on.
 template <class AnyTile, bool kTransposed>
 struct ConvWalk : ConvTile<AnyTile, kTransposed> {
   using typename ConvTile<AnyTile, kTransposed>::T;

@@ -60,6 +60,7 @@ __global__ void __launch_bounds__(kThreads) embedding(uint32_t rows, uint32_t le
 
 }  // namespace
 
+template <>
 void run(const Concat&, Context& c) {
   const int64_t rows = c.out(0).shape.rows();
   const size_t each = size_of(c.out(0).dtype), first = c.in(0).shape[-1] * each, second = c.in(1).shape[-1] * each;
@@ -71,6 +72,7 @@ void run(const Concat&, Context& c) {
   });
 }
 
+template <>
 void run(const Slice& op, Context& c) {
   const int64_t rows = c.out(0).shape.rows();
   const size_t each = size_of(c.out(0).dtype), all = c.in(0).shape[-1] * each, begin = op.begin * each, width = (op.end - op.begin) * each;
@@ -82,6 +84,7 @@ void run(const Slice& op, Context& c) {
   });
 }
 
+template <>
 void run(const Embedding&, Context& c) {
   const int64_t rows = c.in(0).shape.elements(), channels = c.out(0).shape[-1];
   for_vectors(c.out(0).dtype, channels, [&](auto type, auto n) {

@@ -20,12 +20,11 @@ template <class T>
 constexpr bool kComputes = true;
 #endif
 
-// How many blocks a multiprocessor has to hold: what sm_75 to sm_89 can, and one fewer from sm_90 on, where ptxas takes a few registers
-// more.
+// For __launch_bounds__: how many blocks shall fit a multiprocessor. One fewer from sm_90 on, where ptxas takes a few registers more.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-constexpr int blocks_held(int blocks) { return blocks > 1 ? blocks - 1 : 1; }
+constexpr int resident_blocks(int blocks) { return blocks > 1 ? blocks - 1 : 1; }
 #else
-constexpr int blocks_held(int blocks) { return blocks; }
+constexpr int resident_blocks(int blocks) { return blocks; }
 #endif
 
 // Calls f(T()) with the element type of a tensor.
@@ -57,19 +56,14 @@ __device__ __forceinline__ T from_float(float x) {
   else return x;
 }
 
-// Of all lanes, to all lanes, in butterfly order.
+// The sum over all lanes, for all lanes, in butterfly order.
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
   for (int offset = 16; offset; offset >>= 1) x += __shfl_xor_sync(0xffffffffu, x, offset);
   return x;
 }
-__device__ __forceinline__ float warp_max(float x) {
-#pragma unroll
-  for (int offset = 16; offset; offset >>= 1) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, offset));
-  return x;
-}
 
-// Of all threads of a block of kThreads, to all of them. `scratch` [32] may be used again after the next barrier.
+// The sum over all threads of a block of kThreads, for all of them. `scratch` [32] may be used again after the next barrier.
 template <int kThreads>
 __device__ __forceinline__ float block_sum(float x, float* scratch) {
   static_assert(kThreads % 32 == 0 && kThreads <= 1024);

@@ -1,4 +1,5 @@
-// What becomes of a product's f32 sums: y = sum + bias + residual in T. Where k is split, after an ordered reduction.
+// What a kernel makes of a product's f32 sums: y = sum + bias + residual in T, or a GEGLU. Where k is split, it follows an ordered
+// reduction.
 #pragma once
 #include "device.cuh"
 #include "math.cuh"
@@ -37,8 +38,8 @@ union Chunk {
   }
 };
 
-// Epilogues are called with the offset of elements of a row of n that follow each other, best kCount of them, and the first one's column.
-// They stop at the row's end.
+// An epilogue gets consecutive elements of one output row: their offset, the first one's column, the values (kCount for a vector store).
+// It clips at the end of the row.
 template <class T>
 struct Store {
   static constexpr int kCount = 16 / sizeof(T);
@@ -110,33 +111,33 @@ struct StoreGegluGrad {
   }
 };
 
-// The sums of one part of k, as they are.
-struct StorePartial {
+// The sums of one split of k, as they are.
+struct StoreSplit {
   static constexpr int kCount = 4;
-  float* partial;  // [M, n]
+  float* sums;  // [M, n]
   int n;
 
   template <int kGiven>
   __device__ __forceinline__ void operator()(int at, int column, float (&v)[kGiven]) const {
     if constexpr (kGiven == 4) {
       if (n % 4 == 0) {
-        *reinterpret_cast<float4*>(partial + at) = {v[0], v[1], v[2], v[3]};
+        *reinterpret_cast<float4*>(sums + at) = {v[0], v[1], v[2], v[3]};
         return;
       }
     }
 #pragma unroll
     for (int e = 0; e < kGiven; e++)
-      if (column + e < n) partial[at + e] = v[e];
+      if (column + e < n) sums[at + e] = v[e];
   }
 };
 
-// partials [splits, elements], added in order.
+// split_sums [splits, elements], added in order.
 template <class Epilogue>
-__global__ void __launch_bounds__(256) reduce_partials(const float* partials, int splits, int elements, const Epilogue epilogue) {
+__global__ void __launch_bounds__(256) reduce_splits(const float* split_sums, int splits, int elements, const Epilogue epilogue) {
   const int at = blockIdx.x * 256 + threadIdx.x;
   if (at >= elements) return;
   float v[1] = {0};
-  for (int s = 0; s < splits; s++) v[0] += partials[static_cast<size_t>(s) * elements + at];
+  for (int s = 0; s < splits; s++) v[0] += split_sums[static_cast<size_t>(s) * elements + at];
   epilogue(at, at % epilogue.n, v);
 }
 

@@ -12,18 +12,18 @@ constexpr int kThreads = 128, kRows = kThreads / 32;  // of a block
 template <class T, int N, int K>
 struct Row {
   const T* data;
-  Vector<T, N> held[K ? K : 1];
+  Vector<T, N> registers[K ? K : 1];
 
   __device__ __forceinline__ Row(const T* row, int vectors) : data(row) {
 #pragma unroll
     for (int k = 0; k < K; k++) {
       const int v = threadIdx.x % 32 + 32 * k;
-      if (v < vectors) held[k].load(data + v * N);
+      if (v < vectors) registers[k].load(data + v * N);
     }
   }
   __device__ __forceinline__ Vector<T, N> operator()(int v, int k) const {
     if constexpr (K > 0) {
-      return held[k];
+      return registers[k];
     } else {
       Vector<T, N> x;
       x.load(data + v * N);
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kThreads)
         squares += d * d;
       }
     });
-    // What rounding left of Σ(x − shift) corrects the mean.
+    // Σ(x − shift) is what rounding of the first sum left over: it corrects the mean.
     const float correction = warp_sum(rest) / size, mean = shift + correction;
     const float rstd = 1 / sqrtf(fmaxf(0.0f, warp_sum(squares) / size - correction * correction) + eps);
     for_lane<K>(vectors, [&](int v, int k) {
@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kThreads) layer_norm_grad(int rows, int vector
   }
 }
 
-// Calls f(T(), Count<N>(), Count<K>()): 320, 640 and 1280 channels of SD and 768 of CLIP are held in registers.
+// Calls f(T(), Count<N>(), Count<K>()): 320, 640 and 1280 channels of SD and 768 of CLIP stay in registers.
 template <class F>
 void for_rows(DType dtype, int64_t channels, F f) {
   for_vectors(dtype, channels, [&](auto type, auto n) {
@@ -140,6 +140,7 @@ void for_rows(DType dtype, int64_t channels, F f) {
 
 }  // namespace
 
+template <>
 void run(const LayerNorm& op, Context& c) {
   const int64_t channels = c.in(0).shape[-1], rows = c.in(0).shape.rows();
   for_rows(c.in(0).dtype, channels, [&](auto type, auto n, auto k) {
@@ -149,13 +150,14 @@ void run(const LayerNorm& op, Context& c) {
   });
 }
 
+template <>
 void run(const LayerNormGrad& op, Context& c) {
   const int64_t channels = c.in(0).shape[-1], rows = c.in(0).shape.rows();
+  const Tensor* residual = c.in_or_null(residual_input(op));
   for_rows(c.in(0).dtype, channels, [&](auto type, auto n, auto k) {
     using T = decltype(type);
     launch("layer_norm_grad", layer_norm_grad<T, n, k>, ceil_div<int64_t>(rows, kRows), kThreads, 0, c.stream, rows, channels / n,
-           data<T>(c.in(0)), c.in(1).f32(), c.in(2).data, data<T>(c.in(3)), op.residual ? data<T>(c.last_in()) : nullptr,
-           data<T>(c.out(0)));
+           data<T>(c.in(0)), c.in(1).f32(), c.in(2).data, data<T>(c.in(3)), residual ? data<T>(*residual) : nullptr, data<T>(c.out(0)));
   });
 }
 

@@ -102,6 +102,7 @@ int64_t sample_elements(const Tensor& t) { return t.shape.elements() / t.shape[0
 
 }  // namespace
 
+template <>
 void run(const Sinusoid& op, Context& c) {
   const int64_t samples = c.in(0).shape.elements(), half = op.dim / 2;
   for_type(c.out(0).dtype, [&](auto type) {
@@ -111,6 +112,7 @@ void run(const Sinusoid& op, Context& c) {
   });
 }
 
+template <>
 void run(const AddNoise&, Context& c) {
   const int64_t size = sample_elements(c.out(0));
   for_vectors(c.out(0).dtype, size, [&](auto type, auto n) {
@@ -120,6 +122,7 @@ void run(const AddNoise&, Context& c) {
   });
 }
 
+template <>
 void run(const MseLoss&, Context& c) {
   const int64_t size = sample_elements(c.in(0));
   for_vectors(c.in(0).dtype, size, [&](auto type, auto n) {
@@ -129,6 +132,7 @@ void run(const MseLoss&, Context& c) {
   });
 }
 
+template <>
 void run(const MseLossGrad&, Context& c) {
   const int64_t size = sample_elements(c.out(0));
   for_vectors(c.out(0).dtype, size, [&](auto type, auto n) {

@@ -22,15 +22,16 @@ struct Buffers {
 
 // Where chunk q of operand b goes.
 template <class Tile>
-__device__ __forceinline__ int place_b(unsigned q, bool transposed) {
+__device__ __forceinline__ int slot_b(unsigned q, bool transposed) {
   constexpr int kPlain = kLineChunks<typename Tile::Element, Tile::kColumns, false>;
   constexpr int kTransposed = kLineChunks<typename Tile::Element, Tile::kColumns, true>;
-  return Buffers<Tile>::kA + (transposed ? place<kTransposed>(q / kTransposed, q % kTransposed) : place<kPlain>(q / kPlain, q % kPlain));
+  return Buffers<Tile>::kA +
+         (transposed ? swizzle<kTransposed>(q / kTransposed, q % kTransposed) : swizzle<kPlain>(q / kPlain, q % kPlain));
 }
 template <class Tile, bool kTransposed>
-__device__ __forceinline__ int place_a(unsigned q) {
+__device__ __forceinline__ int slot_a(unsigned q) {
   constexpr int kLine = kLineChunks<typename Tile::Element, Tile::kRows, kTransposed>;
-  return place<kLine>(q / kLine, q % kLine);
+  return swizzle<kLine>(q / kLine, q % kLine);
 }
 
 // Calls f(v) for the chunks that this thread moves of an operand with kCount.
@@ -51,9 +52,9 @@ __device__ __forceinline__ void multiply_step(Tile& tile, const Loader&, const u
 
 // Where the v-th chunk goes that this thread moves of b; kThreads chunks are whole periods of 8 lines. A loader may have its own order.
 template <class Loader>
-__device__ __forceinline__ int place_of(const Loader& loader, int v) {
-  if constexpr (requires { Loader::place_b(v); }) return Buffers<typename Loader::Tile>::kA + Loader::place_b(v);
-  else return place_b<typename Loader::Tile>(threadIdx.x, loader.transposed_b()) + v * kThreads;
+__device__ __forceinline__ int slot_of(const Loader& loader, int v) {
+  if constexpr (requires { Loader::slot_b(v); }) return Buffers<typename Loader::Tile>::kA + Loader::slot_b(v);
+  else return slot_b<typename Loader::Tile>(threadIdx.x, loader.transposed_b()) + v * kThreads;
 }
 
 // `count` steps from where the loader stands. The buffers are free when it begins, and when it ends.
@@ -63,8 +64,8 @@ __device__ __forceinline__ void multiply_steps(Tile& tile, Loader& loader, int c
   constexpr int kA = Buffers<Tile>::kA, kB = Buffers<Tile>::kB;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   const auto begin = [&](uint4* to) {
-    for_each_chunk<kB>([&](int v) { loader.b(v, ToShared{to + place_of(loader, v)}); });
-    for_each_chunk<kA>([&](int v) { loader.a(v, ToShared{to + place_a<Tile, Loader::transposed_a()>(threadIdx.x) + v * kThreads}); });
+    for_each_chunk<kB>([&](int v) { loader.b(v, ToShared{to + slot_of(loader, v)}); });
+    for_each_chunk<kA>([&](int v) { loader.a(v, ToShared{to + slot_a<Tile, Loader::transposed_a()>(threadIdx.x) + v * kThreads}); });
   };
   unsigned transposed_b = 0;  // bit i: of the i-th step from now
 #pragma unroll
@@ -100,8 +101,8 @@ __device__ __forceinline__ void multiply_steps(Tile& tile, Loader& loader, int c
     for_each_chunk<kB>([&](int v) { loader.b(v, ToRegister{b[v]}); });
   };
   const auto store = [&](uint4* to) {
-    for_each_chunk<kA>([&](int v) { to[place_a<Tile, Loader::transposed_a()>(threadIdx.x) + v * kThreads] = a[v]; });
-    for_each_chunk<kB>([&](int v) { to[place_of(loader, v)] = b[v]; });
+    for_each_chunk<kA>([&](int v) { to[slot_a<Tile, Loader::transposed_a()>(threadIdx.x) + v * kThreads] = a[v]; });
+    for_each_chunk<kB>([&](int v) { to[slot_of(loader, v)] = b[v]; });
   };
   if (count > 0) {
     load();

@@ -1,7 +1,8 @@
-// The logistic function and the normal distribution, of the same fits as cpu/math.h. NaN stays NaN in every function of x built on them.
-//   Φ(x) = 1 − h(x) for x ≥ 0, h(−x) below; h(x) = e^(−x²/2) · P(u), u = p·x / (1 + p·x): a small Φ(x) keeps its relative precision.
+// The logistic function and the normal distribution. NaN stays NaN in every function of x built on them.
 #pragma once
 #include <cuda_runtime.h>
+
+#include "../base/normal.h"
 
 namespace lorafuse::cuda {
 
@@ -26,23 +27,14 @@ __device__ __forceinline__ float quick_gelu_grad(float x) {
   return s + kQuick * x * s * (1.0f - s);
 }
 
-// Φ(x), within 1e-7, and the density of the standard normal distribution.
+// The standard normal distribution (base/normal.h): Φ(x), within 1e-7, and its density.
 struct Normal { float cdf, density; };
 __device__ __forceinline__ Normal normal(float x) {
   const float size = fabsf(x);
   const float e = expf(-0.5f * size * size);
-  const float scaled = fminf(0.34f * size, 1e30f), u = scaled * reciprocal(1.0f + scaled);
-  float p = 0.0280664898f;
-  p = p * u - 0.103536762f;
-  p = p * u + 0.111177161f;
-  p = p * u - 0.0108061098f;
-  p = p * u + 0.0538590103f;
-  p = p * u - 0.163795993f;
-  p = p * u - 0.230831042f;
-  p = p * u + 0.989227772f;
-  p = p * u - 1.17335868f;
-  const float tail = e * (p * u + 0.5f);
-  return {x < 0.0f ? tail : 1.0f - tail, 0.398942280f * e};
+  const float scaled = fminf(kTailScale * size, 1e30f), u = scaled * reciprocal(1.0f + scaled);
+  const float tail = e * normal_tail(u);
+  return {x < 0.0f ? tail : 1.0f - tail, kDensityAt0 * e};
 }
 
 __device__ __forceinline__ float gelu(float x) { return x * normal(x).cdf; }

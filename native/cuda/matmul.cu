@@ -79,56 +79,51 @@ struct MatMulLoader {
   Walk<T, Tile::kColumns> from_w_;
 };
 
-constexpr TileShape kMatMulShapes[] = {{128, 128, true, 1},  {128, 64, true, 0.85},  {64, 64, true, 0.75},
-                                       {64, 64, false, 0.6}, {16, 128, false, 0.25}, {128, 16, false, 0.25}};
-constexpr TileShape kMatMulFloatShapes[] = {{128, 64, true, 1}, {64, 64, false, 0.8}, {16, 128, false, 0.4}, {128, 16, false, 0.4}};
-
-template <class T, class F>
-void with_mat_mul_tile(size_t chosen, F f) {
-  if constexpr (std::is_same_v<T, float>)
-    with_tile<FloatTile<128, 64, true>, FloatTile<64, 64, false>, FloatTile<16, 128, false>, FloatTile<128, 16, false>>(chosen, f);
-  else
-    with_tile<TensorCoreTile<T, 128, 128, 2, true>, TensorCoreTile<T, 128, 64, 4, true>, TensorCoreTile<T, 64, 64, 2, true>,
-              TensorCoreTile<T, 64, 64, 2, false>, TensorCoreTile<T, 16, 128, 1, false>, TensorCoreTile<T, 128, 16, 8, false>>(chosen, f);
-}
+template <class T>
+using MatMulTiles =
+    std::conditional_t<std::is_same_v<T, float>,
+                       TileList<Rated<FloatTile<128, 64, true>, 100>, Rated<FloatTile<64, 64, false>, 80>,
+                                Rated<FloatTile<16, 128, false>, 40>, Rated<FloatTile<128, 16, false>, 40>>,
+                       TileList<Rated<TensorCoreTile<T, 128, 128, 2, true>, 100>, Rated<TensorCoreTile<T, 128, 64, 4, true>, 85>,
+                                Rated<TensorCoreTile<T, 64, 64, 2, true>, 75>, Rated<TensorCoreTile<T, 64, 64, 2, false>, 60>,
+                                Rated<TensorCoreTile<T, 16, 128, 1, false>, 25>, Rated<TensorCoreTile<T, 128, 16, 8, false>, 25>>>;
 
 Choice choose_mat_mul(DType dtype, bool in_chunks, int64_t m, int64_t n, int64_t steps, const Gpu& gpu) {
-  const std::span<const TileShape> shapes = dtype == DType::f32 ? std::span<const TileShape>(kMatMulFloatShapes) : kMatMulShapes;
-  return choose(shapes, in_chunks, m, n, steps, 1, depth_of(dtype), gpu);
+  return choose(shapes_of<MatMulTiles>(dtype), in_chunks, m, n, steps, 1, depth_of(dtype), gpu);
 }
 
 }  // namespace
 
+template <>
 size_t workspace_bytes(const MatMul& op, std::span<const Value> in, const Gpu& gpu) {
-  if (op.gate != Gate::none) return gated_workspace_bytes(op, in, gpu);
+  if (op.epilogue.gate != Gate::none) return gated_workspace_bytes(op, in, gpu);
   const int64_t m = in[0].shape.rows(), n = in[1].shape[op.pairs[0].transposed ? 1 : 0];
   int64_t steps = 0;
-  for (size_t i = 0; i < op.pairs.size(); i++) steps += ceil_div<int64_t>(in[2 * i].shape[-1], depth_of(in[0].dtype));
+  for (size_t i = 0; i < op.pairs.size(); i++) steps += ceil_div<int64_t>(in[op.x(i)].shape[-1], depth_of(in[0].dtype));
   size_t bytes = 0;
   for (bool in_chunks : {false, true})  // where the operands will lie is not known yet
-    bytes = std::max(bytes, partial_bytes(choose_mat_mul(in[0].dtype, in_chunks, m, n, steps, gpu), m * n));
+    bytes = std::max(bytes, split_bytes(choose_mat_mul(in[0].dtype, in_chunks, m, n, steps, gpu), m * n));
   return bytes;
 }
 
+template <>
 void run(const MatMul& op, Context& c) {
-  if (op.gate != Gate::none) return run_gated(op, c);
+  if (op.epilogue.gate != Gate::none) return run_gated(op, c);
   CHECK(op.pairs.size() <= kMostPairs, "NOT_SUPPORTED", "[mat_mul] expected at most ", kMostPairs, " pairs but received ", op.pairs.size());
   const Tensor& y = c.out(0);
-  const Tensor* residual = op.residual ? &c.last_in() : nullptr;
-  const float* bias = op.bias ? data<const float>(c.in(2 * op.pairs.size())) : nullptr;
   const int64_t m = y.shape.rows(), n = y.shape[-1];
   for_type(y.dtype, [&](auto type) {
     using T = decltype(type);
     MatMulOperands o{{}, static_cast<int>(m), static_cast<int>(n), 0};
     bool chunks = true;
     for (size_t i = 0; i < op.pairs.size(); i++) {
-      o.pairs[i] = {matrix_of<T>(c.in(2 * i)), matrix_of<T>(c.in(2 * i + 1), op.pairs[i].scale), op.pairs[i].transposed};
+      o.pairs[i] = {matrix_of<T>(c.in(op.x(i))), matrix_of<T>(c.in(op.w(i)), op.pairs[i].scale), op.pairs[i].transposed};
       o.steps += ceil_div(o.pairs[i].x.length, kDepth<T>);
       chunks = chunks && o.pairs[i].x.in_chunks && o.pairs[i].w.in_chunks && !o.pairs[i].w.is_f32;
     }
-    const Store<T> store = store_to<T>(y, bias, residual);
+    const Store<T> store = store_to<T>(y, c.in_or_null(bias_input(op)), c.in_or_null(residual_input(op)));
     const Choice choice = choose_mat_mul(y.dtype, chunks, m, n, o.steps, c.gpu);
-    with_mat_mul_tile<T>(choice.tile, [&](auto tile) {
+    MatMulTiles<T>::with(choice.tile, [&](auto tile) {
       launch_gemm<MatMulLoader<typename decltype(tile)::type>>("mat_mul", c, o, store, m, n, 1, m * n, choice);
     });
   });

@@ -9,7 +9,7 @@ namespace {
 constexpr int kThreads = 256;
 
 template <Function f>
-struct Value {
+struct Apply {
   static __device__ __forceinline__ float of(float x) {
     return f == Function::silu ? silu(x) : f == Function::gelu ? gelu(x) : quick_gelu(x);
   }
@@ -169,16 +169,22 @@ uint32_t chunks_of(const Shape& x) { return ceil_div<int64_t>(x.rows() / x[0], k
 
 }  // namespace
 
+template <>
 void run(const Activation& op, Context& c) {
-  for_function(op.function, [&](auto f) { map_all<Value<f>>("activation", c, c.in(0)); });
+  for_function(op.function, [&](auto f) { map_all<Apply<f>>("activation", c, c.in(0)); });
 }
 
+template <>
 void run(const ActivationGrad& op, Context& c) {
   for_function(op.function, [&](auto f) { map_all<Slope<f>>("activation_grad", c, c.in(0), c.in(1)); });
 }
 
-void run(const Add&, Context& c) { map_all<Sum>("add", c, c.in(0), c.in(1)); }
+template <>
+void run(const Add&, Context& c) {
+  map_all<Sum>("add", c, c.in(0), c.in(1));
+}
 
+template <>
 void run(const Geglu&, Context& c) {
   const int64_t rows = c.out(0).shape.rows(), width = c.out(0).shape[-1];
   for_vectors(c.out(0).dtype, width, [&](auto type, auto n) {
@@ -188,6 +194,7 @@ void run(const Geglu&, Context& c) {
   });
 }
 
+template <>
 void run(const GegluGrad&, Context& c) {
   const int64_t rows = c.in(1).shape.rows(), width = c.in(1).shape[-1];
   for_vectors(c.out(0).dtype, width, [&](auto type, auto n) {
@@ -197,6 +204,7 @@ void run(const GegluGrad&, Context& c) {
   });
 }
 
+template <>
 void run(const AddPerSample&, Context& c) {
   const Shape& x = c.in(0).shape;
   for_vectors(c.out(0).dtype, x[-1], [&](auto type, auto n) {
@@ -207,11 +215,13 @@ void run(const AddPerSample&, Context& c) {
   });
 }
 
-size_t workspace_bytes(const SumPositions&, std::span<const ::lorafuse::Value> inputs, const Gpu&) {
+template <>
+size_t workspace_bytes(const SumPositions&, std::span<const Value> inputs, const Gpu&) {
   const Shape& x = inputs[0].shape;
   return x[0] * chunks_of(x) * x[-1] * sizeof(float);
 }
 
+template <>
 void run(const SumPositions&, Context& c) {
   const Shape& x = c.in(0).shape;
   const int64_t channels = x[-1], chunks = chunks_of(x);

@@ -24,7 +24,7 @@ constexpr int kLineChunks = kTransposed ? kRows / kVector<T> : kLineBytes / 16;
 
 // Where chunk `chunk` of line `line` lies: 8 lines after each other, read at one chunk, cover all 32 banks.
 template <int kPerLine>
-__device__ __forceinline__ int place(int line, int chunk) {
+__device__ __forceinline__ int swizzle(int line, int chunk) {
   constexpr int kLinesPerWave = kPerLine < 8 ? 8 / kPerLine : 1;
   return line * kPerLine + (chunk ^ (line / kLinesPerWave & ((kPerLine < 8 ? kPerLine : 8) - 1)));
 }
@@ -41,7 +41,7 @@ struct Matrix {
 // The v-th chunk of a tile that this thread moves.
 __device__ __forceinline__ unsigned chunk_of_thread(int v) { return v * kThreads + threadIdx.x; }
 
-// To shared memory at once: nvcc splits some assignments of float2, and halves of them meet in banks.
+// One 8-byte shared store: nvcc splits some float2 assignments in two, and the halves conflict in banks.
 __device__ __forceinline__ void store_pair(float* to, float a, float b) {
   asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(shared_address(to)), "f"(a), "f"(b) : "memory");
 }
@@ -82,7 +82,7 @@ struct ToShared {
   __device__ __forceinline__ void put(uint4 value) const { *chunk = value; }
 };
 
-// The chunks that this thread moves of the tiles of a matrix in chunks, step by step along k: addresses are added up, not worked out.
+// This thread's share of an operand's tiles, advanced along K by incrementing addresses. Only for rows of whole, aligned 16-byte chunks.
 // `k` is the first of the step.
 template <class T, int kRows>
 class Walk {
@@ -130,7 +130,7 @@ __device__ __forceinline__ void fetch_floats(const Matrix& m, int line, int firs
   to.put(u.chunk);
 }
 
-// The same of any matrix.
+// The same for a matrix of any kind.
 template <class T, class To>
 __device__ __forceinline__ void fetch(const Matrix& m, int line, int first, const To& to) {
   if constexpr (sizeof(T) == 2)
@@ -150,7 +150,7 @@ class FragmentReader {
   __device__ __forceinline__ FragmentReader(const uint4* tile, int row) {
     const int lane = threadIdx.x % 32, r = lane % 8, low = lane / 8 % 2, high = lane / 16;
     const int line = kTransposed ? high * 8 + r : row + low * 8 + r, chunk = kTransposed ? row / 8 + low : high;
-    address_ = shared_address(tile) + place<kPerLine>(line, chunk) * 16;
+    address_ = shared_address(tile) + swizzle<kPerLine>(line, chunk) * 16;
   }
 
   // The 16 rows from row + 16·i, the 16 k from 16·step: what is added to line or chunk permutes as an exclusive or.
@@ -168,7 +168,7 @@ class FragmentReader {
 template <int kRows, bool kTransposed>
 __device__ __forceinline__ float element(const uint4* tile, int r, int k) {
   const int line = kTransposed ? k : r, along = kTransposed ? r : k;
-  return reinterpret_cast<const float*>(tile + place<kLineChunks<float, kRows, kTransposed>>(line, along / 4))[along % 4];
+  return reinterpret_cast<const float*>(tile + swizzle<kLineChunks<float, kRows, kTransposed>>(line, along / 4))[along % 4];
 }
 
 }  // namespace lorafuse::cuda

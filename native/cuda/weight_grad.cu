@@ -9,7 +9,7 @@ constexpr int kMostProblems = 48;  // of a launch: its parameters are 4 KiB at m
 struct Problem {
   Matrix dy, x;             // [M, N], [M, K]
   float* g;                 // [N, K]
-  float* partials;          // [splits, N, K], or null: M is not split
+  float* split_sums;        // [splits, N, K], or null: M is not split
   int splits, first_block;  // its blocks follow those of the problem before it
   float scale;
   bool in_chunks;  // g
@@ -22,7 +22,7 @@ struct Problems {
 };
 static_assert(sizeof(Problems) <= 4096);
 
-// The one that this block works at.
+// The problem that this block works at.
 __device__ __forceinline__ int problem_of_block(const Problems& problems) {
   int p = 0;
   while (p + 1 < problems.count && static_cast<int>(blockIdx.x) >= problems.each[p + 1].first_block) p++;
@@ -65,7 +65,7 @@ class WeightGradLoader {
   }
 
  private:
-  // As the compiler shall know it: elements are T, and nothing scales them.
+  // Tells the compiler that elements are T and unscaled, so it drops those branches.
   static __device__ __forceinline__ Matrix of_t(const Matrix& m) { return {m.data, m.lines, m.length, 1, false, m.in_chunks}; }
 
   template <int kRows, class To>
@@ -105,15 +105,15 @@ struct Accumulate {
 };
 
 template <class Tile>
-__global__ void __launch_bounds__(kThreads, blocks_held(3)) weight_grad_kernel(const Problems problems) {
+__global__ void __launch_bounds__(kThreads, resident_blocks(3)) weight_grad_kernel(const Problems problems) {
   using T = typename Tile::Element;
   if constexpr (kComputes<T>) {
     __shared__ Buffers<Tile> shared;
     const Problem& o = problems.each[problem_of_block(problems)];
     const int n = o.dy.length, k = o.x.length, rows = ceil_div(n, Tile::kRows), columns = ceil_div(k, Tile::kColumns);
-    const int block = blockIdx.x - o.first_block, part = block / (rows * columns), index = block % (rows * columns);
+    const int block = blockIdx.x - o.first_block, split = block / (rows * columns), index = block % (rows * columns);
     const int row = index % rows * Tile::kRows, column = index / rows * Tile::kColumns;
-    const int begin = part * problems.steps_per_split, steps = ceil_div(o.dy.lines, kDepth<T>);
+    const int begin = split * problems.steps_per_split, steps = ceil_div(o.dy.lines, kDepth<T>);
 
     Tile tile;
     WeightGradLoader<Tile> loader(o.dy, o.x, row, column, begin);
@@ -124,48 +124,45 @@ __global__ void __launch_bounds__(kThreads, blocks_held(3)) weight_grad_kernel(c
         if (row + r < n && column + c < k) end((row + r) * k + column + c, column + c, v);
       });
     };
-    if (o.partials) finish(StorePartial{o.partials + static_cast<size_t>(part) * o.elements(), k});
+    if (o.split_sums) finish(StoreSplit{o.split_sums + static_cast<size_t>(split) * o.elements(), k});
     else finish(Accumulate{o.g, o.scale, k, o.in_chunks});
   }
 }
 
-// Adds the parts of those that are split, in order.
+// Adds the splits of each gradient, in order.
 __global__ void __launch_bounds__(256) reduce_weight_grads(const Problems problems) {
   const Problem& o = problems.each[problem_of_block(problems)];
   const int at = (blockIdx.x - o.first_block) * 256 + threadIdx.x, elements = o.elements();
   if (at >= elements) return;
   float sum = 0;
-  for (int s = 0; s < o.splits; s++) sum += o.partials[static_cast<size_t>(s) * elements + at];
+  for (int s = 0; s < o.splits; s++) sum += o.split_sums[static_cast<size_t>(s) * elements + at];
   o.g[at] += o.scale * sum;
 }
 
-constexpr TileShape kShapes[] = {{64, 64, false, 1}, {16, 128, true, 0.4}, {128, 16, true, 0.4}};
+template <class T>
+using WeightGradTiles = std::conditional_t<
+    std::is_same_v<T, float>,
+    TileList<Rated<FloatTile<64, 64, false>, 100>, Rated<FloatTile<16, 128, true>, 40>, Rated<FloatTile<128, 16, true>, 40>>,
+    TileList<Rated<TensorCoreTile<T, 64, 64, 2, false, true>, 100>, Rated<TensorCoreTile<T, 16, 128, 1, true, true>, 40>,
+             Rated<TensorCoreTile<T, 128, 16, 8, true, true>, 40>>>;
 
-template <class T, class F>
-void with_shape(size_t chosen, F f) {
-  if constexpr (std::is_same_v<T, float>)
-    with_tile<FloatTile<64, 64, false>, FloatTile<16, 128, true>, FloatTile<128, 16, true>>(chosen, f);
-  else
-    with_tile<TensorCoreTile<T, 64, 64, 2, false, true>, TensorCoreTile<T, 16, 128, 1, true, true>,
-              TensorCoreTile<T, 128, 16, 8, true, true>>(chosen, f);
-}
-
-// What the host decides for each gradient.
+// How one gradient is computed.
 struct Share {
   int64_t n, k, steps;
-  bool in_chunks;  // dy and x, by their widths: they are aligned
-  size_t shape;    // in kShapes
-  int64_t tiles;   // of that shape
+  bool in_chunks;     // dy and x, by their widths: they are aligned
+  size_t shape = 0;   // position in WeightGradTiles
+  int64_t tiles = 0;  // of that shape
   int64_t steps_per_split = 0, splits = 1;
-  size_t partials = 0;  // where its partial sums begin, in floats
+  size_t split_sums = 0;  // where those of its splits begin, in floats
 };
 
 Share share_of(DType dtype, const Shape& dy, const Shape& x) {
   const int64_t vector = 16 / static_cast<int64_t>(size_of(dtype)), n = dy[-1], k = x[-1];
-  Share share{n, k, ceil_div<int64_t>(dy.rows(), depth_of(dtype)), n % vector == 0 && k % vector == 0, 0, 0};
+  Share share{.n = n, .k = k, .steps = ceil_div<int64_t>(dy.rows(), depth_of(dtype)), .in_chunks = n % vector == 0 && k % vector == 0};
+  const auto shapes = shapes_of<WeightGradTiles>(dtype);
   double least = 1e300;
-  for (size_t i = 0; i < std::size(kShapes); i++) {
-    const TileShape& shape = kShapes[i];
+  for (size_t i = 0; i < shapes.size(); i++) {
+    const TileShape& shape = shapes[i];
     if (shape.only_chunks && !share.in_chunks) continue;
     const int64_t tiles = ceil_div<int64_t>(n, shape.rows) * ceil_div<int64_t>(k, shape.columns);
     const double cost = static_cast<double>(tiles) * shape.rows * shape.columns / shape.efficiency;
@@ -174,9 +171,9 @@ Share share_of(DType dtype, const Shape& dy, const Shape& x) {
   return share;
 }
 
-// Splits the sums of all that run in one launch alike, as choose() does that of one product.
+// Splits the sums of all gradients of one launch alike, as choose() does that of one product.
 void split(std::span<Share*> shares, DType dtype, const Gpu& gpu) {
-  const TileShape& shape = kShapes[shares[0]->shape];
+  const TileShape& shape = shapes_of<WeightGradTiles>(dtype)[shares[0]->shape];
   int64_t most = 1;
   for (const Share* share : shares) most = std::max(most, share->steps);
   double least = 1e300;
@@ -185,12 +182,12 @@ void split(std::span<Share*> shares, DType dtype, const Gpu& gpu) {
     const int64_t per_split = ceil_div(most, splits);
     int64_t blocks = 0, floats = 0;
     for (const Share* share : shares) {
-      const int64_t parts = ceil_div(share->steps, per_split);
-      blocks += share->tiles * parts;
-      floats += part_floats(parts, share->n * share->k);
+      const int64_t its_splits = ceil_div(share->steps, per_split);
+      blocks += share->tiles * its_splits;
+      floats += split_floats(its_splits, share->n * share->k);
     }
     const double block = static_cast<double>(per_split * depth_of(dtype)) * shape.rows * shape.columns / shape.efficiency;
-    const double cost = time_of(blocks, block, gpu) + time_of_parts(floats, gpu);
+    const double cost = time_of(blocks, block, gpu) + time_of_splits(floats, gpu);
     if (cost < least) least = cost, best = per_split;
   }
   for (Share* share : shares) share->steps_per_split = best, share->splits = ceil_div(share->steps, best);
@@ -199,12 +196,12 @@ void split(std::span<Share*> shares, DType dtype, const Gpu& gpu) {
 struct Layout {
   std::vector<Share> shares;                  // of each gradient
   std::vector<std::vector<size_t>> launches;  // which of them run together
-  size_t partial_floats = 0;
+  size_t split_floats = 0;
 };
 
 Layout layout_of(DType dtype, const std::vector<Shape>& inputs, const Gpu& gpu) {
   Layout l;
-  std::vector<size_t> open(std::size(kShapes), SIZE_MAX);  // the launch of each shape that has room
+  std::vector<size_t> open(shapes_of<WeightGradTiles>(dtype).size(), SIZE_MAX);  // the launch of each shape that has room
   for (size_t i = 0; i < inputs.size() / 2; i++) {
     l.shares.push_back(share_of(dtype, inputs[2 * i], inputs[2 * i + 1]));
     size_t& launch = open[l.shares[i].shape];
@@ -220,20 +217,22 @@ Layout layout_of(DType dtype, const std::vector<Shape>& inputs, const Gpu& gpu) 
     split(shares, dtype, gpu);
   }
   for (Share& share : l.shares) {
-    share.partials = l.partial_floats;
-    if (share.splits > 1) l.partial_floats += ceil_div<size_t>(share.splits * share.n * share.k, 4) * 4;
+    share.split_sums = l.split_floats;
+    if (share.splits > 1) l.split_floats += ceil_div<size_t>(share.splits * share.n * share.k, 4) * 4;
   }
   return l;
 }
 
 }  // namespace
 
+template <>
 size_t workspace_bytes(const WeightGrad&, std::span<const Value> in, const Gpu& gpu) {
   std::vector<Shape> shapes;
   for (const Value& v : in) shapes.push_back(v.shape);
-  return layout_of(in[0].dtype, shapes, gpu).partial_floats * sizeof(float);
+  return layout_of(in[0].dtype, shapes, gpu).split_floats * sizeof(float);
 }
 
+template <>
 void run(const WeightGrad& op, Context& c) {
   std::vector<Shape> shapes;
   for (size_t i = 0; i < 2 * op.scales.size(); i++) shapes.push_back(c.in(i).shape);
@@ -242,9 +241,15 @@ void run(const WeightGrad& op, Context& c) {
     const Share& share = l.shares[i];
     const Matrix dy = matrix_of<T>(c.in(2 * i)), x = matrix_of<T>(c.in(2 * i + 1));
     CHECK(!share.in_chunks || (dy.in_chunks && x.in_chunks), "NOT_SUPPORTED", "[weight_grad] expected dy and x at multiples of 16 bytes");
-    float* partials = share.splits > 1 ? static_cast<float*>(c.workspace) + share.partials : nullptr;
-    const int splits = static_cast<int>(share.splits);
-    return Problem{dy, x, data<float>(c.out(i)), partials, splits, 0, op.scales[i], in_chunks<float>(c.out(i))};
+    float* split_sums = share.splits > 1 ? static_cast<float*>(c.workspace) + share.split_sums : nullptr;
+    return Problem{.dy = dy,
+                   .x = x,
+                   .g = data<float>(c.out(i)),
+                   .split_sums = split_sums,
+                   .splits = static_cast<int>(share.splits),
+                   .first_block = 0,
+                   .scale = op.scales[i],
+                   .in_chunks = in_chunks<float>(c.out(i))};
   };
   const auto append = [](Problem problem, int64_t its_blocks, Problems& to, int& blocks) {
     problem.first_block = blocks;
@@ -263,7 +268,7 @@ void run(const WeightGrad& op, Context& c) {
         append(one, share.tiles * share.splits, products, product_blocks);
         if (share.splits > 1) append(one, ceil_div<int64_t>(share.n * share.k, 256), sums, sum_blocks);
       }
-      with_shape<T>(first.shape, [&](auto tile) {
+      WeightGradTiles<T>::with(first.shape, [&](auto tile) {
         launch("weight_grad", weight_grad_kernel<typename decltype(tile)::type>, product_blocks, kThreads, 0, c.stream, products);
       });
       if (sums.count) launch("reduce_weight_grads", reduce_weight_grads, sum_blocks, 256, 0, c.stream, sums);

@@ -51,7 +51,7 @@ const barriers: Mutation[] = [
   {
     what: "no barrier before an adapter's t is multiplied",
     file: 'lora.cu',
-    after: '= loader.up(v, r);',
+    after: '= loader.expand(v, r);',
     from: '      __syncthreads();\n',
     to: '',
     ...lora,
@@ -91,7 +91,7 @@ const barriers: Mutation[] = [
     from: '  __syncthreads();\n',
     to: '',
     ...groupNorm,
-    file: 'groups.cuh',
+    file: 'group_norm.cuh',
   },
   {
     what: 'no barrier in the sum of a block',
@@ -183,7 +183,7 @@ const values: Mutation[] = [
     ...weightGrad,
   },
   {
-    what: 'the last part of k is left out',
+    what: 'the last split of k is left out',
     file: 'epilogue.cuh',
     from: 's < splits',
     to: 's + 1 < splits',
@@ -205,7 +205,7 @@ const values: Mutation[] = [
     to: 'sum[i][j][2 * low + e]',
     ...lora,
   },
-  { what: "the last part of an adapter's sums is left out", file: 'lora.cu', from: 'p <= segment.last', to: 'p < segment.last', ...lora },
+  { what: "the last split of an adapter's sums is left out", file: 'lora.cu', from: 's <= segment.last', to: 's < segment.last', ...lora },
   {
     what: 'columns of t are stored as columns of y',
     file: 'lora.cu',
@@ -226,7 +226,7 @@ const values: Mutation[] = [
   { what: 'a token does not see itself', from: '(causal && key > query', to: '(causal && key >= query', ...attention },
   { what: 'earlier sums are not scaled to the new maximum', from: 'sum[c][i] *= shrink[i / 2]', to: '', ...attention },
   { what: 'delta is added', from: '? 0 : p * (ds[n][i] - mean[i / 2])', to: '? 0 : p * (ds[n][i] + mean[i / 2])', ...attentionGrad },
-  { what: 'a part of the queries is left out', from: 'p < count; p++', to: 'p + 1 < count; p++', ...attentionGrad },
+  { what: 'a split of the queries is left out', from: 's < splits; s++', to: 's + 1 < splits; s++', ...attentionGrad },
   {
     what: "a chunk of a group's positions is left out",
     after: 'group_statistics(',

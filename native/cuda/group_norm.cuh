@@ -1,28 +1,30 @@
-// How the blocks of group_norm.cu lie over x [B, positions, C], and their sums over groups of channels.
+// How the blocks of a group norm lie over x [B, positions, C], the sums over groups of channels, and what its kernels compute of them.
 #pragma once
 #include <algorithm>
 #include <bit>
 #include <numeric>
 
+#include "kernels.h"
+#include "math.cuh"
 #include "vector.cuh"
 
 namespace lorafuse::cuda {
 
-// A block has a strip of channels, of whole parts, and a chunk of positions: `rows` of them side by side, `held` times. Each thread stays
-// in one column of vectors, so what belongs to its channels is read once.
+// A block has a strip of channels, of whole parts, and a chunk of positions: `rows` of them side by side, `per_thread` times. Each thread
+// stays in one column of vectors, so what belongs to its channels is read once.
 struct Groups {
   static constexpr int kThreads = 256;
-  static constexpr int kHeld = 8;      // most vectors of a thread
-  static constexpr int kColumns = 16;  // where strips are cut, they have at least as many vectors: 256 neighbouring bytes
-  static constexpr int kFill = 160;    // blocks that fill a GPU
+  static constexpr int kMostVectors = 8;  // of a thread
+  static constexpr int kColumns = 16;     // where strips are cut, they have at least as many vectors: 256 neighbouring bytes
+  static constexpr int kFill = 160;       // blocks that fill a GPU
 
   int positions, vectors, groups;
-  int width, part;      // channels of a group; of a part: a group, or a divisor of one that is wider than a block
-  int columns, strips;  // vectors of a strip
-  int rows, held, chunks;
-  int lanes;   // of a warp that add up a part
-  int pitch;   // of the sums of a row of threads in GroupScratch
-  bool whole;  // a block has all positions of its groups, so that no other block needs to know what it finds
+  int width, part;               // channels of a group; of a part: a group, or a divisor of one that is wider than a block
+  int columns, strips;           // vectors of a strip
+  int rows, per_thread, chunks;  // per_thread: vectors of a thread
+  int lanes;                     // of a warp that add up a part
+  int pitch;                     // of the sums of a row of threads in GroupScratch
+  bool whole;                    // a block has all positions of its groups, so that no other block needs to know what it finds
 
   // `n` channels are a vector, as for_groups() finds it.
   Groups(const Shape& x, int groups, int n)
@@ -33,18 +35,18 @@ struct Groups {
       while (width % part != 0);
     }
     columns = unit();
-    whole = part == width && ceil_div(positions, kThreads / columns) <= kHeld;
+    whole = part == width && ceil_div(positions, kThreads / columns) <= kMostVectors;
     if (!whole) columns = widest(unit());
     strips = ceil_div(vectors, columns);
     rows = kThreads / columns;
-    held = whole ? kHeld : std::clamp<int>(x[0] * strips * ceil_div(positions, rows) / kFill, 1, kHeld);
+    per_thread = whole ? kMostVectors : std::clamp<int>(x[0] * strips * ceil_div(positions, rows) / kFill, 1, kMostVectors);
     chunks = ceil_div(positions, chunk());
     lanes = std::min<int>(32, std::bit_floor<unsigned>(kThreads / (columns * n / part)));
     // Lanes read a few columns of several rows: where rows begin in the same bank, each continues after the one before.
     pitch = columns % 32 == 0 ? columns + 32 / lanes * part / n % 32 : columns;
   }
 
-  __host__ __device__ int chunk() const { return rows * held; }
+  __host__ __device__ int chunk() const { return rows * per_thread; }
   __host__ __device__ int parts() const { return groups * (width / part); }  // side by side in C
   __device__ int positions_of(int chunk_index) const { return min(chunk(), positions - chunk_index * chunk()); }
   dim3 grid(int64_t samples) const { return dim3(chunks, strips, samples); }
@@ -64,12 +66,12 @@ struct Groups {
 
 // Where a thread is. Strip blockIdx.y, sample blockIdx.z.
 template <int N>
-struct Place {
+struct Position {
   int channel;          // the first of its vector
   int position, end;    // its first position, and where those of the chunk end: it has every `rows`-th
   int64_t first, step;  // offset of its first vector, and from one to the next
 
-  __device__ __forceinline__ Place(const Groups& n, int chunk) {
+  __device__ __forceinline__ Position(const Groups& n, int chunk) {
     const int column = threadIdx.x % n.columns, row = threadIdx.x / n.columns, v = blockIdx.y * n.columns + column;
     const int begin = chunk * n.chunk();
     channel = v * N;
@@ -83,9 +85,9 @@ struct Place {
 
 // Calls f(k, offset) for the k-th vector of this thread.
 template <int N, class F>
-__device__ __forceinline__ void for_held(const Groups& n, const Place<N>& at, F f) {
+__device__ __forceinline__ void for_own_vectors(const Groups& n, const Position<N>& at, F f) {
 #pragma unroll
-  for (int k = 0; k < Groups::kHeld; k++)
+  for (int k = 0; k < Groups::kMostVectors; k++)
     if (at.position + k * n.rows < at.end) f(k, at.first + k * at.step);
 }
 
@@ -163,5 +165,40 @@ void for_groups(DType dtype, int64_t channels, int groups, F f) {
     else f(type, Count<1>());
   });
 }
+
+// What the N channels of a thread need at every position.
+template <int N>
+struct Channels {
+  float mean[N], scale[N], beta[N];  // scale: γ·rstd
+
+  // `first` and `second`: mean and rstd of the groups of `split`.
+  __device__ __forceinline__ void load(int channel, const Split<N>& split, const float* gamma, const float* beta_, float2 first,
+                                       float2 second) {
+    cuda::load(gamma + channel, scale);
+    cuda::load(beta_ + channel, beta);
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+      mean[i] = split(i) ? second.x : first.x;
+      scale[i] *= split(i) ? second.y : first.y;
+    }
+  }
+};
+
+// The values of both groups of a split, in [groups].
+template <int N>
+struct Pair {
+  float2 first, second;
+  __device__ __forceinline__ Pair(const Split<N>& split, const float2* values)
+      : first(values[split.index]), second(split.two() ? values[split.index + 1] : first) {}
+};
+
+// Pairs of floats that the workspace has for sums of parts.
+inline size_t group_sums(const Value& x, int groups) {
+  size_t sums = 0;
+  for_groups(x.dtype, x.shape[-1], groups, [&](auto, auto lanes) { sums = Groups(x.shape, groups, lanes).sums(x.shape[0]); });
+  return sums;
+}
+
+constexpr int kGroupBlocks = 3;  // of a group norm's kernels on a multiprocessor
 
 }  // namespace lorafuse::cuda
