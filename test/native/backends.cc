@@ -14,6 +14,9 @@ const std::vector<std::string>& variants() {
     std::vector<std::string> found;
     for (const char* v : {"generic", "x86-64-v3", "x86-64-v4"}) {
       found.push_back(v);
+#ifdef LORAFUSE_EXTENSION
+      break;  // test/extension builds no other
+#endif
       if (v == cpu_variant()) break;
     }
     return found;
