@@ -16,7 +16,7 @@ constexpr float kMasked = -1e30f;
 
 int64_t tokens(const Shape& x) { return x.rows() / x[0]; }
 
-// Floats that packing b [k, columns] takes.
+// The size in floats of a packed b [k, columns].
 int64_t packed_size(int64_t k, int64_t columns) { return k * ((columns + kPanel - 1) / kPanel * kPanel); }
 
 // Scratch of one thread, handed out piece by piece.
@@ -101,7 +101,7 @@ void forward_block(const Attention& op, const Head& h, int64_t first, Scratch sc
   }
 }
 
-// All of one head: blocks of keys outside, blocks of queries inside, so that dk and dv stay in cache and dq is summed in one order.
+// One whole head. The outer loop goes over blocks of keys, so that dk and dv stay in cache, and dq is always summed in the same order.
 void gradient_head(const AttentionGrad& op, const Head& h, Scratch scratch) {
   const Context& c = h.c;
   const int64_t d = h.d, queries = tokens(c.in(0).shape), keys = tokens(c.in(1).shape), stride = h.stride;

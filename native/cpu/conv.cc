@@ -1,7 +1,7 @@
 // Convolutions as sums of products, one segment for each tap of the kernel: implicit GEMM, nothing is unfolded.
 // A tile is a run of pixels of one row of the output; where a tap falls off the image, the tile's first or last pixels are left out.
 // The transposed one is the same loop: pixel y gets tap k from x at (y + before − k) / stride, so with stride 2 each tile holds
-// every second pixel, and the taps of the other parity add nothing.
+// every second pixel, and taps of the other parity are skipped.
 #include "gemm.h"
 
 namespace lorafuse::cpu {
@@ -49,7 +49,7 @@ struct ConvLoader {
     return {y.f32() + ((p.image * height() + p.row) * width() + p.x0) * columns(), step() * columns(), p.count};
   }
 
-  // The input coordinate that tap k contributes to output coordinate `out`, and how it moves from pixel to pixel of a tile (1 or stride).
+  // Sets the input coordinate that tap k reads for output coordinate `out`; false where it reads none.
   bool input_of(int64_t out, int k, int64_t& in) const {
     if (!transposed) {
       in = out * stride + k - before;

@@ -126,7 +126,7 @@ struct RowTile {
   int64_t c_stride;  // floats between rows
   int rows;
 };
-// What a segment adds to a tile: rows [first, last) of it, read at `a` for row `first`; none where first ≥ last.
+// The operand a of a segment for a tile: it has rows [first, last) of the tile, beginning at `a`; none where first ≥ last.
 struct RowSource {
   Strided a;
   int first, last;
@@ -170,7 +170,7 @@ void gemm(Threads& threads, const Loader& loader, void* workspace) {
 
 inline size_t gemm_workspace_bytes(int threads) { return threads * kPackBytes; }
 
-// c = bias + residual for `count` columns of a tile; either may be null. residual has c's layout: `offset` floats away from it.
+// c = bias + residual for `count` columns of a tile; either may be null. residual has c's layout and points at the tile's first row.
 inline void init_tile(const RowTile& tile, int64_t column, int64_t count, const Tensor* bias, const float* residual) {
   for (int r = 0; r < tile.rows; r++) {
     float* c = tile.c + r * tile.c_stride + column;

@@ -23,8 +23,8 @@ void run_node(const Node& node, std::span<const Tensor> tensors, Threads& thread
 
 // Ops with scratch memory: each specialises workspace_bytes() beside its kernel. A kernel of any other op gets none.
 template <class AnyOp>
-constexpr bool kHasWorkspace = is_one_of<AnyOp, MatMul, LoraMatMul, LoraMatMulGrad, WeightGrad, Conv2d, ConvTranspose2d, Attention,
-                                         AttentionGrad, GroupNorm, GroupNormGrad>;
+constexpr bool kHasWorkspace = is_one_of<AnyOp, MatMul, LoraMatMul, LoraMatMulGrad, WeightGrad, Conv2d, ConvTranspose2d, ConvWeightGrad,
+                                         Attention, AttentionGrad, GroupNorm, GroupNormGrad>;
 template <class AnyOp>
 size_t workspace_bytes(const AnyOp& op, std::span<const Shape> inputs, int threads);
 

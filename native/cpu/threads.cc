@@ -44,7 +44,7 @@ void Threads::for_each(int64_t jobs, const std::function<void(int64_t, int)>& jo
   take(job, jobs, 0);
   {
     std::lock_guard lock(mutex_);
-    job_ = nullptr;  // a worker that has not come yet is not waited for
+    job_ = nullptr;  // workers that have not joined yet are not waited for
   }
   for (int i = 0; i < kSpins && active_.load(std::memory_order_acquire); i++) relax();
   std::unique_lock lock(mutex_);

@@ -4,7 +4,7 @@
 namespace lorafuse::cpu {
 namespace {
 
-// g [N, K] += scale · dyᵀ · x: the rows of dy and x are what is summed over.
+// g [N, K] += scale · dyᵀ · x: the sum runs over the rows of dy and x.
 struct WeightGradLoader {
   float scale;
   const Tensor &dy, &x, &g;

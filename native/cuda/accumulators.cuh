@@ -1,12 +1,12 @@
-// Accumulators of a block's tile [M, N]: what they do with one step of both operands, and how they come out.
+// The accumulators of a block's tile [M, N]: they multiply one step of both operands, and hand out their sums row by row.
 #pragma once
 #include "tile.cuh"
 
 namespace lorafuse::cuda {
 
-// On tensor cores: 8 warps, kWarpsM of them side by side in M. They cut what they add to a sum to 24 bits instead of rounding it; where
-// the result stays f32 (kShortSums), a step is summed by itself and then added in f32.
-// kOnlyChunks: for matrices in chunks only. Large tiles leave no registers for anything else.
+// On tensor cores: 8 warps, kWarpsM of them side by side in M. Tensor cores truncate sums to 24 bits instead of rounding them; where the
+// result stays f32 (kShortSums), each step is summed by itself and added in f32.
+// kOnlyChunks: the matrices must be in chunks. Large tiles leave no registers for any other case.
 template <class T, int kM, int kN, int kWarpsM, bool kOnlyChunks, bool kShortSums = false>
 struct TensorCoreTile {
   using Element = T;
@@ -21,7 +21,7 @@ struct TensorCoreTile {
   static __device__ __forceinline__ int row() { return threadIdx.x / 32 % kWarpsM * kWarpRows; }
   static __device__ __forceinline__ int column() { return threadIdx.x / 32 / kWarpsM * kWarpColumns; }
 
-  // The first `k` of a step, a multiple of 16.
+  // Multiplies the first `k` of a step, a multiple of 16.
   template <bool kTransposedA, bool kTransposedB>
   __device__ __forceinline__ void multiply_step(const uint4* a, const uint4* b, int k = kDepth<T>) {
     float part[kWarpRows / 16][kWarpColumns / 8][4] = {};
@@ -52,8 +52,8 @@ struct TensorCoreTile {
     }
   }
 
-  // Takes columns `first` … out of the sums: they become operand a of steps that lie `stride` chunks apart,
-  // scaled and rounded, and begin again at zero.
+  // Takes the columns from `first` out of the sums, which restart at zero there: scaled and rounded, they become operand a of steps that
+  // lie `stride` chunks apart.
   __device__ __forceinline__ void take_columns(int first, float scale, uint4* a, int stride) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
@@ -76,7 +76,7 @@ struct TensorCoreTile {
     }
   }
 
-  // Columns `first` … of the sums, scaled, to the first `rows` rows of global memory, `pitch` apart.
+  // Stores the columns from `first`, scaled, to the first `rows` rows of global memory, `pitch` apart.
   __device__ __forceinline__ void store_columns(int first, float scale, float* to, int rows, int pitch) const {
     const int lane = threadIdx.x % 32;
 #pragma unroll
@@ -94,7 +94,8 @@ struct TensorCoreTile {
     }
   }
 
-  // Calls f(row, column, kCount values of that row, 4, 8 or 16); `scratch` is the block's shared memory, free of readers.
+  // Calls f(row, column, kCount values of that row); kCount is 4, 8 or 16. `scratch`: the block's shared memory, which nobody reads any
+  // more.
   static constexpr int kScratchBytes = kThreads / 32 * 16 * kWarpColumns * sizeof(float);
   template <int kCount, class F>
   __device__ __forceinline__ void for_each_output(uint4* scratch, F f) const {

@@ -9,7 +9,7 @@
 namespace lorafuse::cuda {
 namespace {
 
-// What fits the registers of sm_75.
+// Chosen to fit the registers of sm_75.
 template <int D, int kWarps>
 struct Sizes {
   static constexpr int kKeys = D > 40 ? 8 * kWarps : 64;       // of a tile

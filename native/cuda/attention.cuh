@@ -1,6 +1,6 @@
 // Heads of a [B, T, C] tensor as tiles in shared memory, and products of 16 rows a warp with them on the tensor cores.
 // Fragments: PTX ISA, "Matrix Fragments for mma.m16n8k8" and ".m16n8k16". Lane 4g + t holds of c [16, 8] rows g, g + 8, columns 2t, 2t + 1.
-// Two such c side by side, rounded to T, are what a holds for the next product: scores never leave the registers.
+// Two such c side by side, rounded to T, are the fragment of a for the next product, so scores never leave the registers.
 #pragma once
 #include "kernels.h"
 #include "mma.cuh"
@@ -23,12 +23,12 @@ struct Heads {
 
 Heads heads_of(const Shape& q, const Shape& k, int heads);  // attention.cu
 
-// attention_simt.cu: any head size and type, in f32 on the ordinary units. `delta` [B, heads, queries] is scratch.
+// For any head size and type, in f32 without tensor cores: attention_simt.cu. `delta` [B, heads, queries] is scratch.
 void run_simt(const Heads& h, int batch, bool causal, Context& c);
 void run_simt_grad(const Heads& h, int batch, float* delta, Context& c);
 
 constexpr float kLog2e = 1.4426950408889634f;
-// What the tensor core kernels take: accumulators must fit the registers, rows of a head begin at multiples of 16 bytes.
+// Limits of the tensor core kernels: accumulators must fit the registers, and rows of a head begin at multiples of 16 bytes.
 constexpr int kLargestHead = 160;
 inline bool fits_tensor_cores(const Heads& h) { return h.d <= kLargestHead && h.d % 8 == 0; }
 // Calls f(Count<D>()) with the head size, of those that kernels are compiled for, at which heads of size d run.
@@ -55,7 +55,7 @@ __device__ __forceinline__ float2 unpack(uint32_t pair) {
 // The pitch of a tile is an odd number of 16-byte chunks: eight rows touch all banks once.
 template <int D>
 constexpr int kPitch = (D / 8 | 1) * 8;
-// Chunks of a row as threads are dealt to them, the padding too where it would make eight threads meet a bank twice.
+// How many threads a row of chunks is dealt to: also its padding, where eight threads would otherwise conflict in a bank.
 template <int D>
 constexpr int kLine = D / 8 % 8 == 0 ? D / 8 : kPitch<D> / 8;
 
@@ -85,14 +85,14 @@ struct Tile {
   }
 
  private:
-  // From the thread's first row on; none where it has no chunk.
+  // Rows from the thread's first one on; none for a thread without a chunk.
   static __device__ __forceinline__ int rows_left() {
     const int row = threadIdx.x / kLine<D>, chunk = threadIdx.x % kLine<D>;
     return (kThreads % kLine<D> == 0 || row < kStep) && (kLine<D> == D / 8 || chunk < D / 8) ? kTokens - row : 0;
   }
 };
 
-// Left side [16, D] of products: 16 rows in shared memory, held in registers or read again for each product.
+// Left side [16, D] of products: 16 rows in shared memory, kept in registers or read again for each product.
 template <class T, int D, bool kInRegisters>
 struct Left {
   uint32_t address, registers[kInRegisters ? D / 8 : 1][2];

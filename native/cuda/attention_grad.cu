@@ -1,5 +1,5 @@
 // dq, dk, dv of attention of f16 and bf16 on the tensor cores: FlashAttention-2 (arXiv:2307.08691), algorithm 2, in two kernels, so that
-// nothing is added by several blocks. With p = exp(scale·q·kᵀ − log_sum_exp), delta = Σ o·do, ds = p·(do·vᵀ − delta):
+// no sum is shared by several blocks. With p = exp(scale·q·kᵀ − log_sum_exp), delta = Σ o·do, ds = p·(do·vᵀ − delta):
 //   dq = scale·ds·k, a block for each tile of queries; it also leaves delta for the second kernel
 //   dv = pᵀ·do, dk = scale·dsᵀ·q, a block for each tile of keys; few keys: the queries are split over blocks, and the splits are summed
 #include <algorithm>
@@ -15,7 +15,7 @@ constexpr int kMostWarps = 4;
 template <class T, int D, int kWarps>
 using Rows = Tile<T, D, 16 * kWarps, 32 * kWarps>;
 
-// What fits the registers and 64 KB of shared memory of sm_75, with as many blocks as can be.
+// Chosen to fit the registers and the 64 KB of shared memory of sm_75, with as many blocks as possible.
 template <int D>
 struct Sizes {
   static constexpr int kKeys = D > 64 ? 16 : 32, kQueries = D > 40 ? 16 : 32;                // of a step

@@ -1,6 +1,6 @@
-// Attention of any head size on the ordinary units, in f32: the VAE's one head of 512, and training in f32.
-// A block has kRows rows of its own and goes through the other tokens 64 at a time: scores [kRows, 64] by way of slices of d, weights from
-// them, and what it adds is weights · x, 64·kSlots columns of x at a time. One kernel gives dq = scale·ds·k, dk = scale·dsᵀ·q, dv = pᵀ·do
+// Attention of any head size in f32, without tensor cores: the VAE's one head of 512, and training in f32.
+// A block has kRows rows of its own and goes through the other tokens 64 at a time: scores [kRows, 64] from slices of d, weights from
+// them, and sums of weights · x, 64·kSlots columns of x at a time. One kernel gives dq = scale·ds·k, dk = scale·dsᵀ·q, dv = pᵀ·do
 // (FlashAttention-2, arXiv:2307.08691, algorithm 2) with p = exp(scale·q·kᵀ − log_sum_exp), ds = p·(do·vᵀ − delta), delta = Σ o·do.
 #include "attention.cuh"
 

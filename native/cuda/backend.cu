@@ -61,7 +61,7 @@ class Staging {
   ~Staging() { cudaFreeHost(memory_); }
   Staging(const Staging&) = delete;
 
-  // A half that no copy uses any more; record(copies) when one does.
+  // A half that no copy uses any more. Call record() once a copy from or to it is issued.
   unsigned char* next() {
     current_ ^= 1;
     CUDA(cudaEventSynchronize(free_[current_]));

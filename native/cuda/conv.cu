@@ -83,12 +83,31 @@ Work work_of(const Convolution& op, const Shape& x, const Shape& w, DType dtype,
   return work;
 }
 
+// A trained kernel is f32. In a graph of 16-bit activations it is rounded to T in the workspace, which begins with it.
+bool is_narrowed(DType x, DType w) { return w == DType::f32 && x != DType::f32; }
+size_t narrowed_bytes(DType x, DType w, const Shape& shape) { return is_narrowed(x, w) ? aligned(shape.elements() * size_of(x)) : 0; }
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) narrow(int count, const float* from, T* to) {
+  if constexpr (kComputes<T>) {
+    const int i = blockIdx.x * kThreads + threadIdx.x;
+    if (i < count) to[i] = from_float<T>(from[i]);
+  }
+}
+
 template <bool kTransposed, class Convolution>
 void convolve(const char* name, const Convolution& op, Context& c) {
-  const Tensor &x = c.in(0), &w = c.in(1), &y = c.out(0);
+  const Tensor &x = c.in(0), &y = c.out(0);
+  Tensor w = c.in(1);
   const Work work = work_of(op, x.shape, w.shape, x.dtype, c.gpu);
   for_type(x.dtype, [&](auto type) {
     using T = decltype(type);
+    if (is_narrowed(x.dtype, w.dtype)) {
+      const int count = static_cast<int>(w.shape.elements());
+      launch("narrow", narrow<T>, ceil_div(count, kThreads), kThreads, 0, c.stream, count, w.f32(), c.workspace);
+      w = {c.workspace, x.dtype, w.shape};
+      c.workspace = static_cast<unsigned char*>(c.workspace) + aligned(w.bytes());
+    }
     const auto extent = [](const Tensor& t, int i) { return static_cast<int>(t.shape[i]); };
     const bool chunks = takes_chunks(x.dtype, x.shape, w.shape);
     CHECK(!chunks || (in_chunks<T>(x) && in_chunks<T>(w)), "NOT_SUPPORTED", "[", name, "] expected x and w at multiples of 16 bytes");
@@ -118,7 +137,7 @@ void convolve(const char* name, const Convolution& op, Context& c) {
 template <class Convolution>
 size_t workspace_of(const Convolution& op, std::span<const Value> in, const Gpu& gpu) {
   const Work work = work_of(op, in[0].shape, in[1].shape, in[0].dtype, gpu);
-  return split_bytes(work.choice, work.out.elements());
+  return narrowed_bytes(in[0].dtype, in[1].dtype, in[1].shape) + split_bytes(work.choice, work.out.elements());
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Convolutions as operands of products: the pixel and the element of the weights behind every (row, column, k).
+// Convolutions as products: which pixel and which element of the weights each (row, column, k) stands for.
 #pragma once
 #include "gemm.cuh"
 
@@ -86,7 +86,7 @@ struct ConvTile {
   int row, column, k;
 };
 
-// For any numbers of channels: every element by itself.
+// For any numbers of channels: each element is located by itself.
 template <class AnyTile, bool kTransposed>
 struct ConvLoader : ConvTile<AnyTile, kTransposed> {
   using ConvTile<AnyTile, kTransposed>::ConvTile;

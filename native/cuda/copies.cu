@@ -7,7 +7,7 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// Calls f(Word()) with the widest type that divides all of `bytes`: rows are copied in it, whatever their elements are.
+// Calls f(Word()) with the widest type that divides all of `bytes`: rows are copied in words of it, whatever their elements are.
 template <class F>
 void for_words(std::initializer_list<size_t> bytes, F f) {
   const auto all = [&](size_t size) {

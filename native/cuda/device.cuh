@@ -1,4 +1,4 @@
-// What kernels share: element types, and reductions in a fixed order.
+// The common ground of all kernels: element types, and reductions in a fixed order.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

@@ -1,4 +1,4 @@
-// What a kernel makes of a product's f32 sums: y = sum + bias + residual in T, or a GEGLU. Where k is split, it follows an ordered
+// The end of a product's kernel: its f32 sums become y = sum + bias + residual in T, or a GEGLU. Where k is split, this follows an ordered
 // reduction.
 #pragma once
 #include "device.cuh"
@@ -108,6 +108,30 @@ struct StoreGegluGrad {
     for (int e = 0; e < 8; e++) geglu_slopes(a[e], b[e], dy[e], da[e], db[e]);
     Chunk<T>::store(dx + at, da);
     Chunk<T>::store(dx + at + f, db);
+  }
+};
+
+// g += scale · sum, for gradients.
+struct Accumulate {
+  static constexpr int kCount = 4;
+  float* g;  // [M, n]
+  float scale;
+  int n;
+  bool in_chunks;
+
+  template <int kGiven>
+  __device__ __forceinline__ void operator()(int at, int column, float (&v)[kGiven]) const {
+    if constexpr (kGiven == 4) {
+      if (in_chunks) {
+        float4& to = *reinterpret_cast<float4*>(g + at);
+        const float4 sum = to;
+        to = {sum.x + scale * v[0], sum.y + scale * v[1], sum.z + scale * v[2], sum.w + scale * v[3]};
+        return;
+      }
+    }
+#pragma unroll
+    for (int e = 0; e < kGiven; e++)
+      if (column + e < n) g[at + e] += scale * v[e];
   }
 };
 

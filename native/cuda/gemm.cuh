@@ -22,7 +22,7 @@ struct Grid {
   int elements;       // of the output
 };
 
-// Bands of 8 rows of tiles, column by column: blocks that run together read the same operands.
+// Blocks are numbered in bands of 8 rows of tiles, column by column, so that those which run together read the same operands.
 struct TileIndex { int row, column; };
 __device__ __forceinline__ TileIndex tile_of(int block, int rows, int columns) {
   constexpr int kBand = 8;

@@ -1,7 +1,7 @@
 // Normalisation over groups of channels (arXiv:1803.08494), SiLU after it where asked.
 //   x̂ = (x − mean)·rstd,  z = x̂·γ + β,  y = z or silu(z)   (torch:aten/src/ATen/native/group_norm.cpp)
-// Groups that fit into a block take one launch. Others take three: sums of parts of groups, what follows from them for each group, and the
-// elements, last chunk first, as the cache still has it.
+// Groups that fit into a block take one launch. Others take three: sums of parts of groups, statistics of each group, and the elements,
+// last chunk first, as it is still in the cache.
 // Statistics: the mean of each part, then Σ(x − mean)² around it, both from registers; parts are combined in their order
 // (Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983).
 #include "group_norm.cuh"

@@ -1,4 +1,4 @@
-// How the blocks of a group norm lie over x [B, positions, C], the sums over groups of channels, and what its kernels compute of them.
+// Group norm: how its blocks lie over x [B, positions, C], their sums over groups of channels, and the values that follow from them.
 #pragma once
 #include <algorithm>
 #include <bit>
@@ -64,7 +64,7 @@ struct Groups {
   }
 };
 
-// Where a thread is. Strip blockIdx.y, sample blockIdx.z.
+// The vectors of a thread. Strip blockIdx.y, sample blockIdx.z.
 template <int N>
 struct Position {
   int channel;          // the first of its vector
@@ -102,7 +102,7 @@ struct Split {
   __device__ __forceinline__ bool operator()(int i) const { return i >= count; }
 };
 
-// Of the parts of the strip.
+// Which parts of the strip this thread's channels lie in.
 template <int N>
 __device__ __forceinline__ Split<N> split_of(const Groups& n) {
   return Split<N>(threadIdx.x % n.columns * N, n.part);
@@ -166,7 +166,7 @@ void for_groups(DType dtype, int64_t channels, int groups, F f) {
   });
 }
 
-// What the N channels of a thread need at every position.
+// Constants of a thread's N channels.
 template <int N>
 struct Channels {
   float mean[N], scale[N], beta[N];  // scale: γ·rstd

@@ -1,7 +1,7 @@
 // The gradient of normalisation over groups of channels, with SiLU after it or not.
 //   x̂ = (x − mean)·rstd,  z = x̂·γ + β,  dz = dy or dy·silu'(z)
 //   dx = rstd·(γ·dz − mean(γ·dz) − x̂·mean(γ·dz·x̂))   (torch:aten/src/ATen/native/group_norm.cpp)
-// In one launch or in three, as forward; in three, x and dy are read twice.
+// One launch or three, as forward; three read x and dy twice.
 #include "group_norm.cuh"
 
 namespace lorafuse::cuda {

@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kThreads = 128, kRows = kThreads / 32;  // of a block
 
-// A row that a warp reads: a lane keeps up to K vectors in registers. With K = 0 a row has any length and every pass reads it again.
+// A row that a warp reads: a lane keeps up to K vectors in registers. With K = 0 a row may have any length, and every pass reads it again.
 template <class T, int N, int K>
 struct Row {
   const T* data;

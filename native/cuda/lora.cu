@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(256) reduce_lora_splits(const float* split_sum
   if (column < segment.store.n) segment.store(row * segment.store.n + column, column, sum);
 }
 
-// What the kernel computes: a LoraMatMul, a LoraMatMulGrad or a MatMul with a gate, which has no adapter.
+// The kernel computes a LoraMatMul, a LoraMatMulGrad, or a MatMul with a gate, which has no adapter.
 template <class Product>
 constexpr bool kAdapted = !std::is_same_v<Product, MatMul>;
 template <class Product>
@@ -148,7 +148,7 @@ bool is_transposed(const Product& op) {
   else return op.pairs[0].transposed;
 }
 
-// Whether the kernel computes it, by what is known when memory is planned; in(i) is input i, a Value or a Tensor.
+// Whether the kernel can compute `op`. It must be known when memory is planned, so in(i) is input i as a Value or as a Tensor.
 template <class Product, class Inputs>
 bool is_fused(const Product& op, Inputs in) {
   const bool transposed = is_transposed(op);
@@ -171,7 +171,7 @@ bool is_fused(const Product& op, Inputs in) {
 
 // How blocks share the work of a fused product.
 struct LoraPlan {
-  int rank = 0, width = 0;     // the largest rank, and what its padding leaves of a tile's 128 columns
+  int rank = 0, width = 0;     // the largest rank, and the columns of a tile's 128 that its padding leaves
   int64_t m = 0, columns = 0;  // rows, and tiles beside each other
   int64_t pitch = 0;           // columns of the splits' sums
   int steps_per_split = 0, splits = 1;

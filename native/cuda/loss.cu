@@ -1,4 +1,4 @@
-// What surrounds the network: the sinusoids of a timestep, noise, the loss and its gradient. Formulas in graph/ops.h.
+// Around the network: the sinusoids of a timestep, noise, the loss and its gradient. Formulas in graph/ops.h.
 #include <cmath>
 
 #include "kernels.h"
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// y = √ᾱ · x + √(1−ᾱ) · noise, coefficients [B, 2] f32. A sample is `count` vectors; sample blockIdx.y.
+// y = c_0 · x + c_1 · noise, coefficients [B, 2] f32. A sample is `count` vectors; sample blockIdx.y.
 template <class T, int N>
 __global__ void __launch_bounds__(kThreads) add_noise(uint32_t count, const float* x, const float* noise, const float* coefficients, T* y) {
   if constexpr (kComputes<T>) {

@@ -1,4 +1,4 @@
-// Element-wise ops, one pass over their inputs, and sums over positions: formulas in graph/ops.h and math.cuh.
+// Element-wise ops, which read their inputs once, and sums over positions: formulas in graph/ops.h and math.cuh.
 #include "kernels.h"
 #include "math.cuh"
 #include "vector.cuh"

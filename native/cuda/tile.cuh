@@ -29,12 +29,12 @@ __device__ __forceinline__ int swizzle(int line, int chunk) {
   return line * kPerLine + (chunk ^ (line / kLinesPerWave & ((kPerLine < 8 ? kPerLine : 8) - 1)));
 }
 
-// A matrix in global memory, in lines as it lies. Elements are T or, for adapters, float; then each is scaled and rounded to T.
+// A matrix in global memory. Elements are T or, for adapters, float; those are scaled and rounded to T when they are loaded.
 struct Matrix {
   const void* data;
   int lines, length;  // `length` contiguous elements a line
   float scale;
-  bool is_f32;     // and T is not
+  bool is_f32;     // elements are float, and T is not
   bool in_chunks;  // lines are aligned and hold whole chunks; a scale is for f32 only
 };
 
@@ -46,7 +46,7 @@ __device__ __forceinline__ void store_pair(float* to, float a, float b) {
   asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(shared_address(to)), "f"(a), "f"(b) : "memory");
 }
 
-// A chunk made of elements f(0) … f(kVector − 1), T each; word by word, as registers are few where it stands.
+// A chunk of the elements f(0) … f(kVector − 1), each a T. It is made word by word, because its callers have few registers left.
 template <class T, class F>
 __device__ __forceinline__ uint4 gather_chunk(F f) {
   uint4 chunk{};

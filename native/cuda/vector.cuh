@@ -67,7 +67,7 @@ __device__ __forceinline__ void add(const T* from, float (&to)[N]) {
   for (int i = 0; i < N; i++) to[i] += v[i];
 }
 
-// One instruction: the compiler splits some assignments of a uint4, which then take four times the passes.
+// One 16-byte store: nvcc splits some uint4 assignments, which then take four times the passes.
 __device__ __forceinline__ void store_16(void* to, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
   asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" : : "l"(__cvta_generic_to_global(to)), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }

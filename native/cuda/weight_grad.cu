@@ -1,4 +1,4 @@
-// Gradients of trainable matrices. They are small and many: one launch has the blocks of all of a node's that share a tile.
+// Gradients of trainable matrices. They are small and many: one launch computes all of a node's that use the same tile.
 #include "gemm.cuh"
 
 namespace lorafuse::cuda {
@@ -29,7 +29,7 @@ __device__ __forceinline__ int problem_of_block(const Problems& problems) {
   return p;
 }
 
-// dyᵀ · x: both lie transposed, and what is summed over are their rows.
+// dyᵀ · x: both operands lie transposed, and the sum runs over their rows.
 template <class AnyTile>
 class WeightGradLoader {
  public:
@@ -81,29 +81,6 @@ class WeightGradLoader {
   Walk<T, Tile::kColumns> from_x_;
 };
 
-struct Accumulate {
-  static constexpr int kCount = 4;
-  float* g;  // [M, n]
-  float scale;
-  int n;
-  bool in_chunks;
-
-  template <int kGiven>
-  __device__ __forceinline__ void operator()(int at, int column, float (&v)[kGiven]) const {
-    if constexpr (kGiven == 4) {
-      if (in_chunks) {
-        float4& to = *reinterpret_cast<float4*>(g + at);
-        const float4 sum = to;
-        to = {sum.x + scale * v[0], sum.y + scale * v[1], sum.z + scale * v[2], sum.w + scale * v[3]};
-        return;
-      }
-    }
-#pragma unroll
-    for (int e = 0; e < kGiven; e++)
-      if (column + e < n) g[at + e] += scale * v[e];
-  }
-};
-
 template <class Tile>
 __global__ void __launch_bounds__(kThreads, resident_blocks(3)) weight_grad_kernel(const Problems problems) {
   using T = typename Tile::Element;
@@ -153,7 +130,7 @@ struct Share {
   size_t shape = 0;   // position in WeightGradTiles
   int64_t tiles = 0;  // of that shape
   int64_t steps_per_split = 0, splits = 1;
-  size_t split_sums = 0;  // where those of its splits begin, in floats
+  size_t split_sums = 0;  // where the sums of its splits begin, in floats
 };
 
 Share share_of(DType dtype, const Shape& dy, const Shape& x) {

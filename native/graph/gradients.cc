@@ -7,8 +7,9 @@ namespace lorafuse {
 
 // Ops without a rule: they stand before every parameter, or gradients() and fuse() make them.
 template <class AnyOp>
-constexpr bool kHasNoGradient = is_one_of<AnyOp, LoraMatMul, LoraMatMulGrad, WeightGrad, AttentionGrad, GroupNormGrad, LayerNormGrad,
-                                          ActivationGrad, GegluGrad, SumPositions, Slice, Embedding, Sinusoid, AddNoise, MseLossGrad>;
+constexpr bool kHasNoGradient =
+    is_one_of<AnyOp, LoraMatMul, LoraMatMulGrad, WeightGrad, ConvWeightGrad, UpsampleGrad, AttentionGrad, GroupNormGrad, LayerNormGrad,
+              ActivationGrad, GegluGrad, SumPositions, Slice, Embedding, Sinusoid, AddNoise, MseLossGrad>;
 
 // ---- the rules ----
 
@@ -30,13 +31,20 @@ template <>
 void gradient(const Conv2d& op, Backward& b) {
   const Shape& x = b.shape(b.in(0));
   if (b.needs(0)) b.add(0, b.emit(ConvTranspose2d{op.kernel, op.stride, op.before, op.after, x[1], x[2]}, {b.dy(), b.in(1)}));
+  if (b.is_parameter(1)) b.accumulate(1, ConvWeightGrad{op.kernel, op.stride, op.before, op.after}, {b.dy(), b.in(0)});
   b.add(residual_input(op), b.dy());
 }
 
 template <>
 void gradient(const ConvTranspose2d& op, Backward& b) {
   if (b.needs(0)) b.add(0, b.emit(Conv2d{op.kernel, op.stride, op.before, op.after}, {b.dy(), b.in(1)}));
+  if (b.is_parameter(1)) b.accumulate(1, ConvWeightGrad{op.kernel, op.stride, op.before, op.after}, {b.in(0), b.dy()});
   b.add(residual_input(op), b.dy());
+}
+
+template <>
+void gradient(const Upsample&, Backward& b) {
+  b.add(0, b.emit(UpsampleGrad{}, {b.dy()}));
 }
 
 template <>

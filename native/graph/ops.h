@@ -23,7 +23,7 @@ enum class Gate {
   geglu_grad,  // the product is dy [.., F] and is not stored; one more input: x [.., 2F]; output 0 is dx [.., 2F]. No bias.
 };
 
-// What the kernel of a product y [.., N] adds before it stores y: bias [N] and residual [.., N]; a gate has no residual.
+// The end of a product's kernel: before y [.., N] is stored, bias [N] and residual [.., N] are added; a gate has no residual.
 // These are inputs after the op's operands, in this order, as far as they are there; then the gate's x. See bias_input() below.
 struct Epilogue {
   bool bias = false, residual = false;
@@ -84,6 +84,7 @@ struct LoraMatMulGrad {
 // inputs: dy_0, x_0, dy_1, x_1, …; outputs: g_0, g_1, …, all different.  More than one is made by fuse_weight_grads.cc.
 struct WeightGrad {
   static constexpr const char* name = "weight_grad";
+  static constexpr bool accumulates = true;
   std::vector<float> scales = {1};
 };
 
@@ -107,6 +108,18 @@ struct ConvTranspose2d {
 
   static constexpr size_t operands() { return 2; }
 };
+
+// gradient of a trainable kernel, added in place: g [kernel·kernel, N, C] += Σ over pixels of y: x [under each tap, C] · y [pixel, N].
+// inputs: y [B, H', W', N], x [B, H, W, C]. Of Conv2d, y stands for dy; of ConvTranspose2d, x stands for dy, and y for x.
+struct ConvWeightGrad {
+  static constexpr const char* name = "conv_weight_grad";
+  static constexpr bool accumulates = true;
+  int kernel = 3, stride = 1, before = 1, after = 1;
+};
+
+// x [B, H, W, C] to y [B, 2H, 2W, C], each pixel four times; and its gradient: dx is the sum of the four dy.
+struct Upsample { static constexpr const char* name = "upsample"; };
+struct UpsampleGrad { static constexpr const char* name = "upsample_grad"; };
 
 // softmax(q·kᵀ / √d) · v per head, d = channels / heads.  inputs: q [B, T, C], k [B, S, C], v [B, S, C];
 // outputs: o [B, T, C], log_sum_exp [B, heads, T]. T may be H, W.  causal: token t sees tokens 0…t.
@@ -201,16 +214,17 @@ struct AddNoise {
 };
 
 // inputs: prediction [B, ..], target, weights [B]; output: mean squared error of each sample [B].
-// What is differentiated is Σ_b weights_b · output_b.
+// gradients() differentiates Σ_b weights_b · output_b.
 struct MseLoss { static constexpr const char* name = "mse_loss"; };
 // inputs: prediction, target, weights; output: d prediction
 struct MseLossGrad { static constexpr const char* name = "mse_loss_grad"; };
 
 // The operations. A test may add one of its own: test/extension.
 template <class... More>
-using Ops = std::variant<MatMul, LoraMatMul, LoraMatMulGrad, WeightGrad, Conv2d, ConvTranspose2d, Attention, AttentionGrad, GroupNorm,
-                         GroupNormGrad, LayerNorm, LayerNormGrad, Activation, ActivationGrad, Geglu, GegluGrad, Add, AddPerSample,
-                         SumPositions, Concat, Slice, Embedding, Sinusoid, AddNoise, MseLoss, MseLossGrad, More...>;
+using Ops =
+    std::variant<MatMul, LoraMatMul, LoraMatMulGrad, WeightGrad, Conv2d, ConvTranspose2d, ConvWeightGrad, Upsample, UpsampleGrad, Attention,
+                 AttentionGrad, GroupNorm, GroupNormGrad, LayerNorm, LayerNormGrad, Activation, ActivationGrad, Geglu, GegluGrad, Add,
+                 AddPerSample, SumPositions, Concat, Slice, Embedding, Sinusoid, AddNoise, MseLoss, MseLossGrad, More...>;
 #ifdef LORAFUSE_EXTENSION
 }  // namespace lorafuse
 #include LORAFUSE_EXTENSION

@@ -14,7 +14,7 @@ struct Buffer {
   size_t* offset;       // where the answer goes
 };
 
-// Sets each buffer's offset such that no two that live at once overlap; returns the bytes needed.
+// Sets the offsets so that no two buffers that live at once overlap; returns the bytes needed.
 size_t place(std::vector<Buffer> buffers) {
   std::stable_sort(buffers.begin(), buffers.end(), [](const Buffer& a, const Buffer& b) { return a.bytes > b.bytes; });
   std::vector<const Buffer*> placed;  // by offset

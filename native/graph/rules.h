@@ -1,4 +1,4 @@
-// What each op is to the graph. shapes.cc and gradients.cc specialise both templates; an op without them does not link.
+// The graph's rules for each op. shapes.cc and gradients.cc specialise both templates; an op without them does not link.
 #pragma once
 #include <map>
 

@@ -131,6 +131,25 @@ Shapes shapes_of(const ConvTranspose2d& op, const Shapes& in) {
   return finished(op, in, out);
 }
 
+template <>
+Shapes shapes_of(const ConvWeightGrad& op, const Shapes& in) {
+  EXPECT(in[0].rank() == 4 && in[1].rank() == 4, "expected two images but received ", in[0], " and ", in[1]);
+  EXPECT(in[0][0] == in[1][0] && extent(op, in[1][1]) == in[0][1] && extent(op, in[1][2]) == in[0][2], in[0],
+         " is not what a convolution makes of ", in[1]);
+  return {Shape{op.kernel * op.kernel, in[0][3], in[1][3]}};
+}
+
+template <>
+Shapes shapes_of(const Upsample& op, const Shapes& in) {
+  EXPECT(in[0].rank() == 4, "expected x [B, H, W, C] but received ", in[0]);
+  return {Shape{in[0][0], 2 * in[0][1], 2 * in[0][2], in[0][3]}};
+}
+template <>
+Shapes shapes_of(const UpsampleGrad& op, const Shapes& in) {
+  EXPECT(in[0].rank() == 4 && in[0][1] % 2 == 0 && in[0][2] % 2 == 0, "expected dy [B, 2H, 2W, C] but received ", in[0]);
+  return {Shape{in[0][0], in[0][1] / 2, in[0][2] / 2, in[0][3]}};
+}
+
 // Images count as H·W tokens, so q may be [B, H, W, C] and k [B, S, C].
 template <>
 Shapes shapes_of(const Attention& op, const Shapes& in) {
@@ -256,7 +275,7 @@ DType output_dtype(const Op& op, size_t position, DType dtype) {
       [&]<class AnyOp>(const AnyOp& o) {
         if constexpr (is_one_of<AnyOp, Attention, GroupNorm, LayerNorm>) return position == 1;  // statistics
         else if constexpr (requires { o.f32; }) return o.f32;
-        else return is_one_of<AnyOp, MseLoss, WeightGrad>;
+        else return std::is_same_v<AnyOp, MseLoss> || requires { o.accumulates; };
       },
       op);
   return is_f32 ? DType::f32 : dtype;

@@ -7,9 +7,7 @@
 namespace lorafuse {
 
 // inputs: a, b of one shape; output: a · b, element by element
-struct Multiply {
-  static constexpr const char* name = "multiply";
-};
+struct Multiply { static constexpr const char* name = "multiply"; };
 using Extension = Multiply;
 
 namespace test {

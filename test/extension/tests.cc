@@ -25,7 +25,8 @@ SUITE(extension) {
   });
   test_case("gradient of an op that is an extension", [] {
     Graph graph;
-    const ValueId x = graph.value({"x", {3, 2}, DType::f32, Storage::input}), w = graph.value({"w", {4, 2}, DType::f32, Storage::parameter});
+    const ValueId x = graph.value({"x", {3, 2}, DType::f32, Storage::input}),
+                  w = graph.value({"w", {4, 2}, DType::f32, Storage::parameter});
     const ValueId y = graph.emit(MatMul{}, {x, w}), product = graph.emit(Multiply{}, {y, y});
     const ValueId target = graph.value({"target", {3, 4}, DType::f32, Storage::input});
     const ValueId loss = graph.emit(MseLoss{}, {product, target, graph.value({"weights", {3}, DType::f32, Storage::input})});

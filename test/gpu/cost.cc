@@ -39,6 +39,9 @@ double flops(const Conv2d& op, const Shapes& s) {
 double flops(const ConvTranspose2d& op, const Shapes& s) {
   return 2.0 * static_cast<double>(s.in(0).elements()) * static_cast<double>(s.out(0)[-1]) * op.kernel * op.kernel;
 }
+double flops(const ConvWeightGrad& op, const Shapes& s) {
+  return 2.0 * static_cast<double>(s.in(0).elements()) * static_cast<double>(s.in(1)[-1]) * op.kernel * op.kernel;
+}
 double attention_products(const Shapes& s) {  // of one T × S × d product over all heads
   return 2.0 * static_cast<double>(s.in(0).elements()) * static_cast<double>(s.in(1).rows() / s.in(1)[0]);
 }

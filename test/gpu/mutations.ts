@@ -118,6 +118,7 @@ const guards: Mutation[] = [
     from: 'column + e < n',
     to: 'column + e <= n',
     ...weightGrad,
+    file: 'epilogue.cuh',
   },
   {
     what: 'columns of a beyond the last are gated',

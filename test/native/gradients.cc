@@ -156,6 +156,28 @@ SUITE(gradients_of_products) {
   });
 }
 
+SUITE(gradients_of_trained_kernels) {
+  for (const Conv2d& op : {Conv2d{}, {3, 2, 1, 1}, {3, 2, 0, 1}, {1, 1, 0, 0}})
+    gradient_case(text("of a trained ", op.kernel, "x", op.kernel, " kernel, stride ", op.stride, ", padded by ", op.before),
+                  [=](Net& net) {
+                    const ValueId x = net.adapted(net.input({2, 5, 4, 3}), 4);
+                    return net.emit(op, {x, net.parameter({op.kernel * op.kernel, 6, 4})});
+                  });
+  gradient_case("of a trained kernel and the layer after it, as an adapter has them", [](Net& net) {
+    const ValueId x = net.input({1, 4, 4, 5}), down = net.emit(Conv2d{}, {x, net.parameter({9, 2, 5})});
+    const ValueId y = net.emit(Conv2d{3, 1, 1, 1, {.bias = true}}, {x, net.weight({9, 6, 5}), net.weight({6})});
+    return net.emit(Add{}, {y, net.emit(MatMul{{{0.5f, false}}}, {down, net.parameter({6, 2})})});
+  });
+  gradient_case("of a trained kernel after upsampling", [](Net& net) {
+    const ValueId x = net.emit(Upsample{}, {net.adapted(net.input({2, 2, 3, 3}), 4)});
+    return net.emit(Conv2d{}, {x, net.parameter({9, 5, 4})});
+  });
+  gradient_case("of a trained kernel of a transposed convolution", [](Net& net) {
+    const ValueId x = net.adapted(net.input({2, 2, 3, 3}), 4);
+    return net.emit(ConvTranspose2d{4, 2, 1, 1, 4, 6}, {x, net.parameter({16, 4, 5})});
+  });
+}
+
 SUITE(gradients_of_attention) {
   for (int heads : {1, 2})
     gradient_case(text("of q, k and v of attention, heads ", heads), [=](Net& net) {
@@ -223,12 +245,62 @@ SUITE(gradients) {
     net.end(image(net));
     expect_error("NO_GRADIENT", [&] { gradients(net.graph, net.loss); });
   });
-  test_case("an op without a gradient rule is refused by name", [] {
-    Net net;
+  auto refuses = [](const char* what, const std::vector<std::string>& named, const std::function<ValueId(Net&)>& body) {
+    test_case(text("gradients names a parameter that would get none: ", what), [=] {
+      Net net;
+      net.graph.layer = "some.layer";
+      net.end(body(net));
+      const std::string message = expect_error("NO_GRADIENT", [&] { gradients(net.graph, net.loss); });
+      for (const std::string& part : named) EXPECT(message.find(part) != std::string::npos, "\"", message, "\" does not name ", part);
+    });
+  };
+  const std::string layer = "some.layer";
+  refuses("an op without a rule", {"[slice]", layer, "input 0", "parameter 1"}, [](Net& net) {
+    const ValueId x = net.emit(MatMul{}, {image(net), net.parameter({4, 5})});
+    return net.emit(Slice{0, 2}, {x});
+  });
+  refuses("causal attention", {"[attention]"}, [](Net& net) {
     const ValueId x = net.adapted(net.input({1, 4, 4}), 4);
-    net.end(net.emit(Attention{1, true}, {x, x, x}));
-    const std::string message = expect_error("NO_GRADIENT", [&] { gradients(net.graph, net.loss); });
-    EXPECT(message.find("[attention]") != std::string::npos, message);
+    return net.emit(Attention{1, true}, {x, x, x});
+  });
+  refuses("a weight that is computed", {"[mat_mul]", layer, "input 1", "parameter 2"}, [](Net& net) {
+    const ValueId x = image(net), w = net.emit(MatMul{}, {net.weight({6, 3}), net.parameter({5, 3})});
+    return net.emit(MatMul{}, {x, w});
+  });
+  refuses("gamma", {"[group_norm]", layer, "input 1", "parameter 1"},
+          [](Net& net) { return net.emit(GroupNorm{1}, {image(net), net.parameter({5}), net.weight({5})}); });
+  refuses("beta", {"[layer_norm]", "input 2", "parameter 2"},
+          [](Net& net) { return net.emit(LayerNorm{}, {image(net), net.weight({5}), net.parameter({5})}); });
+  refuses("a bias", {"[mat_mul]", "input 2", "parameter 2"},
+          [](Net& net) { return net.emit(MatMul{{{}}, {.bias = true}}, {image(net), net.weight({4, 5}), net.parameter({4})}); });
+  refuses("a summand", {"[add]", "input 1", "parameter 1"},
+          [](Net& net) { return net.emit(Add{}, {image(net), net.parameter({2, 4, 3, 5})}); });
+  refuses("the target of the loss", {"[mse_loss]", "input 1"}, [](Net& net) {
+    const ValueId prediction = net.adapted(image(net), 4);
+    return net.emit(MseLoss{}, {prediction, net.adapted(image(net), 4), net.input({2})});
+  });
+  refuses("one that nothing reads", {"[gradients]", "parameter 0"}, [](Net& net) {
+    net.parameter({3});
+    return net.adapted(image(net), 4);
+  });
+  test_case("gradients and fused nodes keep the layer and block, gradients the network and group, of what they come from", [] {
+    Net net;
+    net.graph.layer = "a.layer", net.graph.block = "a";
+    const ValueId y = net.adapted(image(net), 4);
+    for (Value& v : net.graph.values)
+      if (v.storage == Storage::parameter) v.network = "unet", v.group = 3;
+    net.graph.layer = net.graph.block = "";
+    net.end(y);
+    const Graph backward = gradients(net.graph, net.loss);
+    for (const Graph& graph : {backward, fuse(backward), fuse(backward, {.lora = true, .geglu = true, .weight_grads = true})}) {
+      for (const Node& node : graph.nodes) {
+        const bool of_loss = std::holds_alternative<MseLoss>(node.op) || std::holds_alternative<MseLossGrad>(node.op);
+        EXPECT(node.layer == (of_loss ? "" : "a.layer") && node.block == (of_loss ? "" : "a"), name_of(node.op), " is in ", node.layer);
+      }
+      for (const Value& v : graph.values)
+        if (v.storage == Storage::gradient)
+          EXPECT(v.network == "unet" && v.group == 3, v.name, " is of ", v.network, ", group ", int{v.group});
+    }
   });
 }
 

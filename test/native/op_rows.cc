@@ -15,7 +15,7 @@ constexpr int64_t kMostTrials = 256, kMostElements = 1 << 18;
 struct Trial {
   std::vector<std::vector<unsigned char>> inputs;
   std::vector<Array<double>> expected;
-  std::vector<std::vector<float>> accumulated;  // what WeightGrad adds to, by output; else nothing
+  std::vector<std::vector<float>> accumulated;  // what an op that accumulates adds to, by output; else nothing
 };
 
 // Where a row runs: on the CPU with the types that it names, or on the GPU with activations of one type.
@@ -44,7 +44,7 @@ bool is_f32(const AnyOp&, size_t) {
 DType type_of(const Row& row, size_t input, Target target) {
   const Input& in = row.inputs[input];
   if (!target.gpu || in.dtype == DType::i32) return in.dtype;
-  const bool f32 = in.shape.rank() == 1 || std::visit([&](const auto& op) { return is_f32(op, input); }, row.op);
+  const bool f32 = in.parameter || in.shape.rank() == 1 || std::visit([&](const auto& op) { return is_f32(op, input); }, row.op);
   return f32 ? DType::f32 : target.activations;
 }
 
@@ -87,7 +87,7 @@ Trial trial(const Row& row, Target target, Prepared& p, uint64_t seed) {
     for (double& x : inputs[i].data) x = rounded(type, static_cast<float>(x));
     t.inputs.push_back(stored(type, std::vector<float>(inputs[i].data.begin(), inputs[i].data.end())));
   }
-  if (std::holds_alternative<WeightGrad>(row.op))
+  if (std::visit([](const auto& op) { return requires { op.accumulates; }; }, row.op))
     for (const Shape& s : p.shapes) t.accumulated.push_back(random.normals(s.elements()));
   t.expected = outputs_of<double>(row, inputs, p, t.accumulated);
   const auto naive = outputs_of<float>(row, inputs, p, t.accumulated, target.activations);
@@ -230,7 +230,7 @@ void check(const std::shared_ptr<const Row>& row, const std::string& variant, in
   else check_bits(*row, p, backend(variant, threads), backend(variant, 1));
 }
 
-// What a name says of an op besides shapes, and of how many inputs it shows the shape.
+// For a row's name: the op's attributes, and the number of inputs whose shapes it shows.
 struct Description {
   std::string attributes;
   size_t shown = 1;
@@ -263,6 +263,7 @@ Description describe(const LoraMatMulGrad& op) { return describe_adapted(op); }
 Description describe(const WeightGrad& op) { return {"", std::min<size_t>(2 * op.scales.size(), 12)}; }
 Description describe(const Conv2d& op) { return {window(op) + ending(op.epilogue), 2}; }
 Description describe(const ConvTranspose2d& op) { return {text(window(op), " to ", op.height, "x", op.width, ending(op.epilogue)), 2}; }
+Description describe(const ConvWeightGrad& op) { return {window(op), 2}; }
 Description describe(const Attention& op) { return {text(op.causal ? " causal " : " ", op.heads, " heads"), 2}; }
 Description describe(const AttentionGrad& op) { return {text(" ", op.heads, " heads"), 2}; }
 Description describe(const GroupNorm& op) { return {text(" ", op.groups, " groups", op.silu ? " silu" : ""), 1}; }
@@ -274,6 +275,7 @@ Description describe(const Activation& op) { return {name_of(op.function), 1}; }
 Description describe(const ActivationGrad& op) { return {name_of(op.function), 1}; }
 Description describe(const Slice& op) { return {text(" ", op.begin, "…", op.end), 1}; }
 Description describe(const Sinusoid& op) { return {text(" ", op.dim, op.cos_first ? " cos first" : " sin first", " shift ", op.shift), 1}; }
+Description describe(const AddNoise& op) { return {op.f32 ? " f32" : "", 1}; }
 Description describe(const Concat&) { return {"", 2}; }
 Description describe(const Embedding&) { return {"", 2}; }
 template <class AnyOp>
@@ -281,11 +283,11 @@ Description describe(const AnyOp&) {
   return {};
 }
 
-// Without the types.
 std::string shapes_of(const Row& row) {  // the op, its attributes and shapes
   const Description d = std::visit([](const auto& op) { return describe(op); }, row.op);
   std::string shapes;
-  for (size_t i = 0; i < std::min(row.inputs.size(), d.shown); i++) shapes += (i ? " x " : " ") + row.inputs[i].shape.str();
+  for (size_t i = 0; i < std::min(row.inputs.size(), d.shown); i++)
+    shapes += (i ? " x " : " ") + row.inputs[i].shape.str() + (row.inputs[i].parameter ? " trained" : "");
   return lorafuse::name_of(row.op) + d.attributes + shapes;
 }
 

@@ -9,6 +9,7 @@ struct Input {
   Shape shape;
   DType dtype = DType::f32;
   std::function<float(Random&)> fill = [](Random& random) { return random.normal(); };
+  bool parameter = false;  // trained: f32 on the GPU too
 };
 
 struct Row {
@@ -25,8 +26,8 @@ inline Input gamma(Shape shape, DType dtype) {
   return {std::move(shape), dtype, [](Random& random) { return 1 + 0.2f * random.normal(); }};
 }
 
-// Adds the cases. With one thread the outputs are compared with the f64 reference, with more their bits with those of one thread; the
-// inputs and the bytes around outputs and workspace must stay.
+// Adds the cases. With one thread, outputs are compared with the f64 reference; with more, they must have the bits of one thread. Inputs,
+// and the bytes around outputs and workspace, must not change.
 void op_row(Row row);
 
 }  // namespace lorafuse::test

@@ -1,4 +1,4 @@
-// Rows of the ops that go over their elements once.
+// Rows of the element-wise ops, and of sums over positions.
 #include "op_rows.h"
 
 namespace lorafuse::test {
@@ -6,16 +6,6 @@ namespace {
 
 // Odd sizes, several jobs, batches.
 const Shape kShapes[] = {{1, 1}, {2, 3, 17}, {2, 5, 7, 16}, {3, 64, 320}};
-
-Input ids(Shape shape, int64_t vocabulary) {
-  return {std::move(shape), DType::i32, [=](Random& random) { return static_cast<float>(random.below(vocabulary)); }};
-}
-Input timesteps(Shape shape) {
-  return {std::move(shape), DType::f32, [](Random& random) { return static_cast<float>(random.below(1000)); }};
-}
-Input uniform(Shape shape) {
-  return {std::move(shape), DType::f32, [](Random& random) { return random.uniform(); }};
-}
 
 }  // namespace
 
@@ -50,32 +40,6 @@ SUITE(add) {
   }
   for (int64_t channels : {31, 32, 33, 65}) op_row({SumPositions{}, {{Shape{2, 70, channels}}}});
   op_row({SumPositions{}, {{Shape{1, 40, 40, 5}}}});
-}
-
-SUITE(copies) {
-  for (const Shape& s : kShapes) {
-    op_row({Concat{}, {{s}, {s.with_channels(s[-1] + 3)}}});
-    op_row({Slice{0, s[-1]}, {{s.with_channels(s[-1] + 3)}}});
-    op_row({Slice{3, s[-1] + 3}, {{s.with_channels(s[-1] + 3)}}});
-  }
-}
-
-SUITE(embedding) {
-  for (DType dtype : {DType::f32, DType::f16, DType::bf16})
-    for (int64_t channels : {1, 15, 16, 17, 768})
-      op_row({Embedding{}, {ids({2, 7}, 30), {Shape{30, channels}, dtype}, {Shape{9, channels}, dtype}}});
-  for (bool cos_first : {true, false})
-    for (float shift : {0.0f, 1.0f})
-      for (int64_t dim : {8, 320})
-        for (const Shape& s : {Shape{3}, Shape{2, 6}}) op_row({Sinusoid{dim, cos_first, shift}, {timesteps(s)}});
-}
-
-SUITE(loss) {
-  for (const Shape& s : {Shape{1, 1, 1, 1}, Shape{2, 3, 5, 4}, Shape{3, 64, 64, 4}}) {
-    op_row({AddNoise{}, {{s}, {s}, uniform({s[0], 2})}});
-    op_row({MseLoss{}, {{s}, {s}, uniform({s[0]})}});
-    op_row({MseLossGrad{}, {{s}, {s}, uniform({s[0]})}});
-  }
 }
 
 }  // namespace lorafuse::test

@@ -91,6 +91,21 @@ void run(const Slice& op, const Operands<T>& o) {
   for (int64_t i = 0; i < o.out(0).shape.elements(); i++) o.out(0)[i] = o.in(0)[i / width * o.in(0).shape[-1] + op.begin + i % width];
 }
 
+// The pixel of x that element i of the upsampled y comes from.
+template <class T>
+int64_t upsampled(const Array<T>& y, int64_t i) {
+  const int64_t channels = y.shape[3], width = y.shape[2], pixel = i / channels;
+  return (pixel / width / 2 * (width / 2) + pixel % width / 2) * channels + i % channels;
+}
+template <class T>
+void run(const Upsample&, const Operands<T>& o) {
+  for (int64_t i = 0; i < o.out(0).shape.elements(); i++) o.out(0)[i] = o.in(0)[upsampled(o.out(0), i)];
+}
+template <class T>
+void run(const UpsampleGrad&, const Operands<T>& o) {
+  for (int64_t i = 0; i < o.in(0).shape.elements(); i++) o.out(0)[upsampled(o.in(0), i)] += o.in(0)[i];
+}
+
 template <class T>
 void run(const Embedding&, const Operands<T>& o) {
   const int64_t tokens = o.in(0).shape[1], channels = o.out(0).shape[-1];

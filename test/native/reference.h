@@ -5,7 +5,7 @@
 
 namespace lorafuse::test {
 
-// Inputs and outputs in the op's order. Outputs have their shapes; WeightGrad adds to what its output holds.
+// Inputs and outputs in the op's order. Outputs have their shapes; an op that accumulates adds to what its output holds.
 template <class T>
 struct Operands {
   std::vector<const Array<T>*> inputs;

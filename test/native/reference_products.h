@@ -94,7 +94,7 @@ void run(const Conv2d& op, const Operands<T>& o) {
     for (int tap = 0; tap < op.kernel * op.kernel; tap++) {
       const int64_t pixel = under(op, x.shape, i / outputs / y.shape[2] / y.shape[1], row, column, tap);
       if (pixel < 0) continue;
-      for (int64_t c = 0; c < inputs; c++) sum += x[pixel * inputs + c] * w[(tap * outputs + n) * inputs + c];
+      for (int64_t c = 0; c < inputs; c++) sum += x[pixel * inputs + c] * o.round(w[(tap * outputs + n) * inputs + c]);
     }
     y[i] = sum;
   }
@@ -113,7 +113,21 @@ void run(const ConvTranspose2d& op, const Operands<T>& o) {
     for (int tap = 0; tap < op.kernel * op.kernel; tap++) {
       const int64_t pixel = under(op, y.shape, i / inputs / x.shape[2] / x.shape[1], row, column, tap);
       if (pixel < 0) continue;
-      for (int64_t c = 0; c < outputs; c++) y[pixel * outputs + c] += x[i] * w[(tap * inputs + n) * outputs + c];
+      for (int64_t c = 0; c < outputs; c++) y[pixel * outputs + c] += x[i] * o.round(w[(tap * inputs + n) * outputs + c]);
+    }
+  }
+}
+
+template <class T>
+void run(const ConvWeightGrad& op, const Operands<T>& o) {
+  const Array<T>&y = o.in(0), &x = o.in(1);  // [B, H', W', N], [B, H, W, C]
+  const int64_t outputs = y.shape[3], inputs = x.shape[3];
+  for (int64_t i = 0; i < y.shape.elements(); i++) {
+    const int64_t n = i % outputs, column = i / outputs % y.shape[2], row = i / outputs / y.shape[2] % y.shape[1];
+    for (int tap = 0; tap < op.kernel * op.kernel; tap++) {
+      const int64_t pixel = under(op, x.shape, i / outputs / y.shape[2] / y.shape[1], row, column, tap);
+      if (pixel < 0) continue;
+      for (int64_t c = 0; c < inputs; c++) o.out(0)[(tap * outputs + n) * inputs + c] += y[i] * x[pixel * inputs + c];
     }
   }
 }

@@ -46,6 +46,9 @@ SUITE(shapes) {
   refuses("an output of another size", ConvTranspose2d{4, 2, 1, 1, 8, 6}, {{1, 4, 4, 8}, {16, 8, 3}}, {"[1, 4, 4, 8]", "[1, 8, 6, 3]"});
   refuses("a bias of the input's channels", ConvTranspose2d{4, 2, 1, 1, 8, 8, {.bias = true}}, {{1, 4, 4, 8}, {16, 8, 3}, {8}},
           {"[3]", "[8]"});
+  refuses("an image that is no output of the other", ConvWeightGrad{}, {{1, 4, 4, 8}, {1, 5, 4, 3}}, {"[1, 4, 4, 8]", "[1, 5, 4, 3]"});
+  refuses("tokens instead of an image", Upsample{}, {{1, 16, 3}}, {"[1, 16, 3]"});
+  refuses("an odd height", UpsampleGrad{}, {{1, 3, 4, 3}}, {"[1, 3, 4, 3]"});
   refuses("keys and values of different lengths", Attention{1}, {{1, 4, 6}, {1, 5, 6}, {1, 4, 6}}, {"[1, 5, 6]", "[1, 4, 6]"});
   refuses("channels that its heads do not divide", Attention{4}, {{1, 4, 6}, {1, 5, 6}, {1, 5, 6}}, {"[1, 4, 6]", "4 heads"});
   refuses("keys of another batch", Attention{1}, {{1, 4, 6}, {2, 5, 6}, {2, 5, 6}}, {"[2, 5, 6]"});

@@ -1,0 +1,29 @@
+// Rows of the ops that move elements.
+#include "op_rows.h"
+
+namespace lorafuse::test {
+namespace {
+
+// Odd sizes, several jobs, batches.
+const Shape kShapes[] = {{1, 1}, {2, 3, 17}, {2, 5, 7, 16}, {3, 64, 320}};
+
+Input ids(Shape shape, int64_t vocabulary) {
+  return {std::move(shape), DType::i32, [=](Random& random) { return static_cast<float>(random.below(vocabulary)); }};
+}
+}  // namespace
+
+SUITE(copies) {
+  for (const Shape& s : kShapes) {
+    op_row({Concat{}, {{s}, {s.with_channels(s[-1] + 3)}}});
+    op_row({Slice{0, s[-1]}, {{s.with_channels(s[-1] + 3)}}});
+    op_row({Slice{3, s[-1] + 3}, {{s.with_channels(s[-1] + 3)}}});
+  }
+}
+
+SUITE(embedding) {
+  for (DType dtype : {DType::f32, DType::f16, DType::bf16})
+    for (int64_t channels : {1, 15, 16, 17, 768})
+      op_row({Embedding{}, {ids({2, 7}, 30), {Shape{30, channels}, dtype}, {Shape{9, channels}, dtype}}});
+}
+
+}  // namespace lorafuse::test
