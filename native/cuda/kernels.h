@@ -33,8 +33,8 @@ void run_node(const Node& node, std::span<const Tensor> tensors, const Gpu& gpu,
 
 // Ops with scratch memory: each specialises workspace_bytes() beside its kernel. A kernel of any other op gets none.
 template <class AnyOp>
-constexpr bool kHasWorkspace = is_one_of<AnyOp, MatMul, LoraMatMul, LoraMatMulGrad, WeightGrad, Conv2d, ConvTranspose2d, ConvWeightGrad, AttentionGrad,
-                                         GroupNorm, GroupNormGrad, SumPositions>;
+constexpr bool kHasWorkspace = is_one_of<AnyOp, MatMul, LoraMatMul, LoraMatMulGrad, WeightGrad, Conv2d, ConvTranspose2d, ConvWeightGrad,
+                                         AttentionGrad, GroupNorm, GroupNormGrad, SumPositions>;
 template <class AnyOp>
 size_t workspace_bytes(const AnyOp& op, std::span<const Value> inputs, const Gpu& gpu);
 size_t gated_workspace_bytes(const MatMul& op, std::span<const Value> inputs, const Gpu& gpu);  // lora.cu

@@ -17,6 +17,7 @@ export interface Mutation {
 const gemm = { unit: 'matmul.cu', cases: 'mat_mul' }
 const weightGrad = { file: 'weight_grad.cu', unit: 'weight_grad.cu', cases: 'weight_grad' }
 const conv = { unit: 'conv.cu', cases: 'conv2d' }
+const convWeightGrad = { file: 'conv_weight_grad.cu', unit: 'conv_weight_grad.cu', cases: 'conv_weight_grad' }
 const lora = { unit: 'lora.cu', cases: 'lora_mat_mul' }
 const geglu = { file: 'epilogue.cuh', unit: 'lora.cu', cases: 'geglu' }
 const attention = { file: 'attention.cu', unit: 'attention.cu', cases: 'attention' }
@@ -135,6 +136,12 @@ const guards: Mutation[] = [
     ...conv,
   },
   {
+    what: "pixels right of an image add to a kernel's gradient",
+    from: 'static_cast<unsigned>(c) < o.width',
+    to: 'c >= 0',
+    ...convWeightGrad,
+  },
+  {
     what: 'queries beyond the last are stored',
     file: 'attention.cuh',
     from: 'first + row < tokens && ',
@@ -199,6 +206,7 @@ const values: Mutation[] = [
     to: '(kTransposed ? -t.i : t.i + 1)',
     ...conv,
   },
+  { what: "all taps of a kernel's gradient are the first", from: 'tap * o.y.length + n', to: 'n', ...convWeightGrad },
   {
     what: 'the scale of t is left out',
     file: 'accumulators.cuh',
