@@ -102,12 +102,13 @@ void convolve(const char* name, const Convolution& op, Context& c) {
   const Work work = work_of(op, x.shape, w.shape, x.dtype, c.gpu);
   for_type(x.dtype, [&](auto type) {
     using T = decltype(type);
-    if (is_narrowed(x.dtype, w.dtype)) {
-      const int count = static_cast<int>(w.shape.elements());
-      launch("narrow", narrow<T>, ceil_div(count, kThreads), kThreads, 0, c.stream, count, w.f32(), c.workspace);
-      w = {c.workspace, x.dtype, w.shape};
-      c.workspace = static_cast<unsigned char*>(c.workspace) + aligned(w.bytes());
-    }
+    if constexpr (!std::is_same_v<T, float>)
+      if (is_narrowed(x.dtype, w.dtype)) {
+        const int count = static_cast<int>(w.shape.elements());
+        launch("narrow", narrow<T>, ceil_div(count, kThreads), kThreads, 0, c.stream, count, w.f32(), c.workspace);
+        w = {c.workspace, x.dtype, w.shape};
+        c.workspace = static_cast<unsigned char*>(c.workspace) + aligned(w.bytes());
+      }
     const auto extent = [](const Tensor& t, int i) { return static_cast<int>(t.shape[i]); };
     const bool chunks = takes_chunks(x.dtype, x.shape, w.shape);
     CHECK(!chunks || (in_chunks<T>(x) && in_chunks<T>(w)), "NOT_SUPPORTED", "[", name, "] expected x and w at multiples of 16 bytes");

@@ -1,133 +1,13 @@
-// Linear layers with their adapters, y = x·wᵀ + s·(x·downᵀ)·upᵀ, in one pass over x.
-//
-// The last columns of a block's tile are rows of `down`: the main loop that sums x·wᵀ sums t = x·downᵀ beside it. Then t, rounded to T,
-// becomes the left operand of one or two more steps, whose right operand is `up`. Layers that share x (q, k, v) share a launch. For the
-// gradient of x, `up` and `down` change places, and the layers are terms that follow each other in the same sums. Where blocks are few,
-// K is split: each split multiplies its own share of t by `up`, and the f32 sums of all y and t are added in order (reduce_lora_splits).
-//
-// The same kernel ends in a GEGLU after a layer, or in its gradient, also where the layer has no adapter (rank 0).
+// Linear layers with their adapters, and products that end in a GEGLU: how the kernel of lora_kernel.cuh is launched for them. Products
+// that it cannot compute run as plain ones.
 #include "../graph/lowering.h"
 
-#include "lora_loader.cuh"
+#include "lora_kernel.cuh"
 
 namespace lorafuse::cuda {
 namespace {
 
 constexpr int kSplitRows = 64;  // of the tiles for which K may be split
-
-// t [rows of the tile, rank], the left operand of the steps, to global memory.
-template <class Tile, class T>
-__device__ __forceinline__ void store_t(const LoraTerm<T>& term, int m, int row, int padded, const uint4* a) {
-  const int per_row = padded / 8;
-#pragma unroll 1
-  for (int q = threadIdx.x; q < Tile::kRows * per_row; q += kThreads) {
-    const int r = q / per_row, k = q % per_row * 8;
-    if (row + r >= m || k >= term.rank) continue;
-    union {
-      uint4 chunk;
-      T elements[8];
-    } u;
-    u.chunk = a[k / kDepth<T> * Buffers<Tile>::kStride + swizzle<kLineBytes / 16>(r, k % kDepth<T> / 8)];
-    T* to = term.t.y + (row + r) * term.rank + k;
-    if (term.t.in_chunks) {
-      *reinterpret_cast<uint4*>(to) = u.chunk;
-    } else {
-#pragma unroll
-      for (int e = 0; e < 8; e++)
-        if (k + e < term.rank) to[e] = u.elements[e];
-    }
-  }
-}
-
-template <class Tile, bool kTransposed, Gate kGate>
-__global__ void __launch_bounds__(kThreads, 2) lora_kernel(const LoraOperands<typename Tile::Element> o, int rows, int columns) {
-  using T = typename Tile::Element;
-  if constexpr (kComputes<T>) {
-    __shared__ Buffers<Tile> shared;
-    const TileIndex index = tile_of(blockIdx.x, rows, columns);
-    const int row = index.row * Tile::kRows, padded = Tile::kColumns - o.width;
-    int tile_column = index.column, term = 0;
-    if (kGate == Gate::none && !o.sum)
-      for (int tiles; tile_column >= (tiles = ceil_div(o.terms[term].columns(kTransposed), o.width)); term++) tile_column -= tiles;
-    constexpr bool kPaired = kGate == Gate::geglu;
-    const int column = tile_column * o.width / (kPaired ? 2 : 1), end = kGate != Gate::none ? 1 : o.sum ? o.count : term + 1;
-    const Store<T>& store = o.terms[term].y;
-    const int n = o.terms[term].columns(kTransposed), sum_column = o.terms[term].y_column;
-    float* sums = kGate == Gate::none && o.split_sums ? o.split_sums + (static_cast<size_t>(blockIdx.y) * o.m + row) * o.pitch : nullptr;
-
-    Tile tile;
-    int step = blockIdx.y * o.steps_per_split, left = o.steps_per_split;
-    for (; term < end && left > 0; term++) {
-      const LoraTerm<T>& now = o.terms[term];
-      const int count = min(now.steps() - step, left);
-      if (count <= 0) {
-        step -= now.steps();
-        continue;
-      }
-      LoraLoader<Tile, kTransposed, kPaired> loader(now, row, column, o.width, step);
-      multiply_steps(tile, loader, count, shared);
-      step = 0, left -= count;
-      if (sums && tile_column == 0) tile.store_columns(o.width, now.t_scale, sums + now.t_column, o.m - row, o.pitch);
-      tile.take_columns(o.width, now.t_scale, shared.chunks[0], Buffers<Tile>::kStride);
-#pragma unroll 1
-      for (int r = 0; r < padded; r += kDepth<T>)
-#pragma unroll 1
-        for (int v = 0; v < Buffers<Tile>::kB / kThreads; v++) shared.chunks[r / kDepth<T>][slot_of(loader, v)] = loader.expand(v, r);
-      __syncthreads();
-      if (tile_column == 0 && !sums) store_t<Tile>(now, o.m, row, padded, shared.chunks[0]);
-#pragma unroll 1
-      for (int r = 0; r < padded; r += kDepth<T>) {
-        multiply_step(tile, loader, shared.chunks[r / kDepth<T>], kTransposed, min(padded - r, kDepth<T>));
-      }
-      __syncthreads();
-    }
-
-    if (sums) {
-      tile.template for_each_output<4>(shared.chunks[0], [&](int r, int c, auto& v) {
-        if (row + r >= o.m || c >= o.width || column + c >= n) return;
-        *reinterpret_cast<float4*>(sums + r * o.pitch + sum_column + column + c) = {v[0], v[1], v[2], v[3]};
-      });
-      return;
-    }
-    const auto finish = [&](int r, int c, auto& v) {
-      if constexpr (kPaired) c /= 2;
-      if (row + r >= o.m || c >= o.width / (kPaired ? 2 : 1) || column + c >= n / (kPaired ? 2 : 1)) return;
-      if constexpr (kGate == Gate::geglu) StoreGeglu<T>{store.y, o.gated, store.bias, n / 2}(row + r, column + c, v);
-      else if constexpr (kGate == Gate::geglu_grad) StoreGegluGrad<T>{o.gate_x, store.y, n}(row + r, column + c, v);
-      else store((row + r) * n + column + c, column + c, v);
-    };
-    tile.template for_each_output<(kPaired ? 2 : 1) * Store<T>::kCount>(shared.chunks[0], finish);
-  }
-}
-
-// The sums of one y or t: their first column among a split's sums, and the splits that have a share of them.
-template <class T>
-struct Segment {
-  int column, first, last;
-  Store<T> store;
-};
-template <class T>
-struct Segments {
-  Segment<T> at[2 * kMostTerms];
-  int count;
-};
-
-// split_sums [splits, m, pitch], added in order; a thread has four columns.
-template <class T>
-__global__ void __launch_bounds__(256) reduce_lora_splits(const float* split_sums, int m, int pitch, const Segments<T> segments) {
-  const int at = blockIdx.x * 256 + threadIdx.x, row = at / (pitch / 4);
-  if (row >= m) return;
-  int column = at % (pitch / 4) * 4, i = 0;
-  while (i + 1 < segments.count && column >= segments.at[i + 1].column) i++;
-  const Segment<T>& segment = segments.at[i];
-  float sum[4] = {};
-  for (int s = segment.first; s <= segment.last; s++) {
-    const float4 v = *reinterpret_cast<const float4*>(split_sums + (static_cast<size_t>(s) * m + row) * pitch + column);
-    sum[0] += v.x, sum[1] += v.y, sum[2] += v.z, sum[3] += v.w;
-  }
-  column -= segment.column;
-  if (column < segment.store.n) segment.store(row * segment.store.n + column, column, sum);
-}
 
 // The kernel computes a LoraMatMul, a LoraMatMulGrad, or a MatMul with a gate, which has no adapter.
 template <class Product>

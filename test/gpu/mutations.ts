@@ -51,7 +51,7 @@ const barriers: Mutation[] = [
   },
   {
     what: "no barrier before an adapter's t is multiplied",
-    file: 'lora.cu',
+    file: 'lora_kernel.cuh',
     after: '= loader.expand(v, r);',
     from: '      __syncthreads();\n',
     to: '',
@@ -59,7 +59,7 @@ const barriers: Mutation[] = [
   },
   {
     what: "no barrier before the next term's first step",
-    file: 'lora.cu',
+    file: 'lora_kernel.cuh',
     after: 'multiply_step(tile, loader,',
     from: '      __syncthreads();\n',
     to: '',
@@ -126,7 +126,7 @@ const guards: Mutation[] = [
     from: 'column + c >= n / (kPaired ? 2 : 1)',
     to: 'column + c >= n',
     ...geglu,
-    file: 'lora.cu',
+    file: 'lora_kernel.cuh',
   },
   {
     what: 'rows above an image are read',
@@ -214,10 +214,10 @@ const values: Mutation[] = [
     to: 'sum[i][j][2 * low + e]',
     ...lora,
   },
-  { what: "the last split of an adapter's sums is left out", file: 'lora.cu', from: 's <= segment.last', to: 's < segment.last', ...lora },
+  { what: "the last split of an adapter's sums is left out", file: 'lora_kernel.cuh', from: 's <= segment.last', to: 's < segment.last', ...lora },
   {
     what: 'columns of t are stored as columns of y',
-    file: 'lora.cu',
+    file: 'lora_kernel.cuh',
     from: 'c >= o.width / (kPaired ? 2 : 1) || ',
     to: '',
     ...lora,
@@ -227,7 +227,7 @@ const values: Mutation[] = [
     from: '(n & 8 ? term_.w.lines / 2 : 0)',
     to: '(n & 8 ? 0 : term_.w.lines / 2)',
     ...geglu,
-    file: 'lora_loader.cuh',
+    file: 'lora_kernel.cuh',
   },
   { what: "b of a GEGLU gets a's bias", from: 'add_floats<8>(bias + f + column, b)', to: 'add_floats<8>(bias + column, b)', ...geglu },
   { what: "a GEGLU's gradient reads a as b", from: 'b(x + at + f)', to: 'b(x + at)', ...geglu },
