@@ -91,7 +91,7 @@ class JsSession : public Napi::ObjectWrap<JsSession> {
   }
 
  private:
-  // The session for a call that answers at once: refused while a job is in hand.
+  // The session for a call that answers at once: refused while a job runs or waits.
   Session& idle() {
     alive();
     CHECK(!shared_->running && shared_->waiting.empty(), "BUSY", "Expected no call in progress on this session: await it first");
@@ -226,7 +226,7 @@ class JsSession : public Napi::ObjectWrap<JsSession> {
   void dispose(const Napi::CallbackInfo&) {
     if (!shared_) return;
     shared_->disposed = true;
-    shared_->next();  // rejects what waits; the call in hand holds the rest until it returns
+    shared_->next();  // rejects what waits; the running call keeps the session until it returns
     shared_.reset();
   }
 

@@ -150,7 +150,7 @@ Napi::Array to_js(Napi::Env env, const std::vector<Item>& items, Convert fill) {
 
 struct Failure { std::string code, message; };
 
-// What the exception in hand is for JavaScript; call it in a handler. Errors of N-API itself pass.
+// What the exception being handled is for JavaScript; call it in a handler. Errors of N-API itself pass.
 inline Failure failure() {
   try {
     throw;

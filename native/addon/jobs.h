@@ -8,7 +8,7 @@ namespace lorafuse {
 
 class Job;
 
-// The session and the calls that wait for it. Only the main thread touches the queue; one job at a time is in hand.
+// The session and the calls that wait for it. Only the main thread touches the queue; one job runs at a time.
 struct Shared {
   explicit Shared(SessionOptions options) : session(std::move(options)) {}
   Session session;

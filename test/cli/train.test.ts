@@ -110,7 +110,7 @@ test('a second Ctrl-C kills at once', async (t) => {
       kill('SIGINT')
     },
   })
-  // The step in hand may have ended in between.
+  // The current step may have ended in between.
   assert.ok(signal === 'SIGINT' || code === 130, `${code} ${signal}`)
 })
 

@@ -23,7 +23,7 @@ test('the events of a training come in order and end with it', async (t) => {
   assert.equal(types.at(-1), 'done')
 })
 
-test('leaving the loop stops the training after the step in hand, its state saved', async (t) => {
+test('leaving the loop stops the training after the current step, whose state is saved', async (t) => {
   const given = await options(t)
   for await (const event of trainEvents({ ...given, steps: 100_000 })) if (event.type === 'step') break
   assert.ok((await readdir(given.output)).some((name) => name.includes('state')))

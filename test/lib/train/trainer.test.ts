@@ -232,7 +232,7 @@ test('a loss that is not finite at once leaves nothing', async (t) => {
   assert.deepEqual(await readdir(output), [])
 })
 
-test('abortion saves the step in hand once and rejects; what it saved is told', async (t) => {
+test('an abort saves the current step once, says so and rejects', async (t) => {
   for (const saveEvery of [0, 3]) {
     const controller = new AbortController()
     const onEvent = (event: TrainEvent) => {
