@@ -59,7 +59,7 @@ function leftOut(title, why) {
   write(title, [`Left out: ${why}.`])
 }
 
-/** Whether there is a GPU: the build is for it then. */
+/** Whether there is a GPU. The build is for it. */
 function describeGpu() {
   const title = 'The GPU'
   const query = '--query-gpu=name,driver_version,compute_cap,memory.total,clocks.max.sm,power.limit'
@@ -84,9 +84,8 @@ if (!gpu && !given) {
   process.exit(1)
 }
 const built =
-  section('Build', process.execPath, ['scripts/build-native.js', '--tests', '--cuda-architectures', gpu ? 'native' : '75'], (line) =>
-    /CUDA|error/i.test(line),
-  ) && section('TypeScript', 'npx', ['tsc'])
+  section('Build', process.execPath, ['scripts/build-native.js', '--tests', '--target', 'gpu_check'], (line) => /CUDA|error/i.test(line)) &&
+  section('TypeScript', 'npx', ['tsc'])
 if (built) {
   const summary = (line) => !line.startsWith('ok ')
   if (quick) section('Whole networks against f64, steps against diffusers and peft', gpuCheck, ['tests', ' the GPU in '], summary)

@@ -12,8 +12,9 @@
 namespace lorafuse::cuda {
 namespace {
 
-constexpr int kOldest = 75;                   // Turing: the first with ldmatrix and mma.m16n8k8
-constexpr size_t kStaging = size_t{8} << 20;  // bytes of each of two pinned buffers
+constexpr int kOldest = 75;                     // Turing: the first with ldmatrix and mma.m16n8k8
+constexpr int kBuilt[] = {__CUDA_ARCH_LIST__};  // 750, 800, …: the code in this library
+constexpr size_t kStaging = size_t{8} << 20;    // bytes of each of two pinned buffers
 
 Gpu gpu_of(const cudaDeviceProp& p) { return {p.major * 10 + p.minor, p.multiProcessorCount, p.sharedMemPerBlockOptin}; }
 
@@ -124,7 +125,7 @@ class CudaBackend : public Backend {
   ~CudaBackend() override { cudaFree(update_memory_); }
 
   std::string describe() const override { return description_; }
-  bool computes_in(DType activations) const override { return activations != DType::bf16 || gpu_.compute_capability >= 80; }
+  bool computes_in(DType activations) const override { return activations != DType::bf16 || has_bf16(); }
   bool reads_host_memory() const override { return false; }
 
   size_t available_bytes() const override {
@@ -218,6 +219,12 @@ class CudaBackend : public Backend {
   }
 
  private:
+  // Kernels for bf16 are empty below sm_80 (device.cuh): the GPU must run code of a newer one.
+  bool has_bf16() const {
+    return std::any_of(std::begin(kBuilt), std::end(kBuilt),
+                       [&](int built) { return built >= 800 && built <= 10 * gpu_.compute_capability; });
+  }
+
   Gpu gpu_;
   std::string description_;
   Stream kernels_, copies_;

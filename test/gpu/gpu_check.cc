@@ -42,7 +42,7 @@ int check(const char* program, std::vector<std::string> arguments) {
   const std::vector<std::string> rest(arguments.begin() + (part.empty() ? 0 : 1), arguments.end());
   CHECK(part.empty() || part == "tests" || part == "bench" || part == "timings", "ARGUMENT_INVALID",
         "Expected tests, timings or bench but received ", part);
-  const int failed = part.empty() || part == "tests" ? run_cases(program, rest.empty() ? " gpu" : rest[0]) : 0;
+  const int failed = part.empty() || part == "tests" ? run_cases(program, rest.empty() ? std::vector<std::string>{" gpu"} : rest) : 0;
   if (part == "bench") bench(rest);
   if (part.empty() || part == "timings") timings();
   return failed;

@@ -37,6 +37,7 @@ Backend* gpu() {
 #ifdef LORAFUSE_EMULATED_LIBRARY
   static const std::shared_ptr<Backend> opened = [] {
     setenv("LORAFUSE_CUDA_LIBRARY", LORAFUSE_EMULATED_LIBRARY, 0);
+    setenv("PTXEMU_GPU", LORAFUSE_EMULATED_GPU, 0);
     return open_cuda_backend();
   }();
   return opened.get();
@@ -45,13 +46,18 @@ Backend* gpu() {
 #endif
 }
 
-void set_gpu_order(const char* order) {
-  using SetOption = int (*)(const char*, const char*);
-  for (const char* name : {"libcudart.so.13", "libcudart.so.12"})  // loaded with the backend
-    if (void* runtime = dlopen(name, RTLD_NOW | RTLD_NOLOAD)) {
-      if (auto set = reinterpret_cast<SetOption>(dlsym(runtime, "ptxemu_set_option"))) set("order", order);
-      dlclose(runtime);
-    }
+void* emulator_symbol(const char* name) {
+  static void* const runtime = [] {
+    void* found = nullptr;  // loaded with the backend
+    for (const char* library : {"libcudart.so.13", "libcudart.so.12"})
+      if (gpu() && !found) found = dlopen(library, RTLD_NOW | RTLD_NOLOAD);
+    return found;
+  }();
+  return runtime ? dlsym(runtime, name) : nullptr;
+}
+
+void set_emulator(const char* name, const char* value) {
+  if (const auto set = emulator_call<int(const char*, const char*)>("ptxemu_set_option")) set(name, value);
 }
 
 std::vector<DType> gpu_types() {

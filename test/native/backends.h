@@ -17,8 +17,14 @@ Backend& backend(const std::string& variant, int threads);
 // The CUDA backend on the emulated GPU, or what LORAFUSE_CUDA_LIBRARY names; none where this build has no CUDA.
 Backend* gpu();
 std::vector<DType> gpu_types();  // what it computes in
-// In which order the emulator runs warps and blocks: forward, backward, random. A real GPU has its own.
-void set_gpu_order(const char* order);
+// A function of the emulator (test/emulator/runtime/ptxemu.h); null on a real GPU.
+void* emulator_symbol(const char* name);
+template <class Function>
+Function* emulator_call(const char* name) {
+  return reinterpret_cast<Function*>(emulator_symbol(name));
+}
+// Sets an option of the emulator (test/emulator/runtime/options.h); does nothing on a real GPU.
+void set_emulator(const char* name, const char* value);
 
 // `bytes` bytes of 0xff (NaN in every float type) between two runs of sentinel bytes.
 class Guarded {

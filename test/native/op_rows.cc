@@ -4,13 +4,14 @@
 #include <utility>
 
 #include "backends.h"
+#include "coverage.h"
 #include "reference.h"
 
 namespace lorafuse::test {
 namespace {
 
 constexpr int64_t kOutputs = 4096;  // small rows are tried with other numbers until this many outputs have an error
-constexpr int64_t kMostTrials = 256, kMostElements = 1 << 18;
+constexpr int64_t kMostTrials = 256, kMostTrialsOnGpu = 16, kMostElements = 1 << 18;
 
 struct Trial {
   std::vector<std::vector<unsigned char>> inputs;
@@ -95,19 +96,26 @@ Trial trial(const Row& row, Target target, Prepared& p, uint64_t seed) {
   return t;
 }
 
+Prepared without_trials(const Row& row, Target target) {
+  Prepared p;
+  std::vector<Shape> inputs;
+  for (const Input& input : row.inputs) inputs.push_back(input.shape);
+  p.shapes = output_shapes(row.op, inputs);
+  for (size_t i = 0; i < p.shapes.size(); i++) p.types.push_back(output_dtype(row.op, i, target.activations));
+  p.naive.resize(p.shapes.size());
+  return p;
+}
+
 // The cases of a row follow each other, so only the latest one is kept.
 const Prepared& prepared(const std::shared_ptr<const Row>& row, Target target) {
   static std::pair<std::shared_ptr<const Row>, Target> latest;
   static Prepared p;
   if (latest == std::pair(row, target)) return p;
-  p = {};
-  std::vector<Shape> inputs;
+  p = without_trials(*row, target);
   int64_t elements = 0;
-  for (const Input& input : row->inputs) inputs.push_back(input.shape), elements += input.shape.elements();
-  p.shapes = output_shapes(row->op, inputs);
-  for (size_t i = 0; i < p.shapes.size(); i++) p.types.push_back(output_dtype(row->op, i, target.activations));
-  p.naive.resize(p.shapes.size());
-  const int64_t trials = std::clamp<int64_t>(std::min(kOutputs / p.shapes[0].elements(), kMostElements / elements), 1, kMostTrials);
+  for (const Input& input : row->inputs) elements += input.shape.elements();
+  const int64_t wanted = std::min(kOutputs / p.shapes[0].elements(), kMostElements / elements);
+  const int64_t trials = std::clamp<int64_t>(wanted, 1, target.gpu ? kMostTrialsOnGpu : kMostTrials);
   for (int64_t i = 0; i < trials; i++) p.trials.push_back(trial(*row, target, p, 1000 + i));
   latest = {row, target};
   return p;
@@ -156,7 +164,8 @@ std::vector<std::vector<float>> run(const Row& row, const Prepared& p, const Tri
   return results;
 }
 
-std::vector<std::vector<float>> run_on_gpu(const Row& row, const Prepared& p, const Trial& t, Target target, Backend& backend) {
+// Runs a row on the GPU and returns its memory, inputs before outputs. Without a trial the inputs are not written.
+std::vector<Held> launch(const Row& row, const Prepared& p, const Trial* t, Target target, Backend& backend) {
   Graph graph;
   graph.dtype = target.activations;
   Node node{row.op, {}, {}};
@@ -165,18 +174,23 @@ std::vector<std::vector<float>> run_on_gpu(const Row& row, const Prepared& p, co
   for (size_t i = 0; i < row.inputs.size(); i++) {
     const DType type = type_of(row, i, target);
     node.inputs.push_back(graph.value({"", row.inputs[i].shape, type, Storage::input}));
-    memory.emplace_back(backend, t.inputs[i]);
+    if (t) memory.emplace_back(backend, t->inputs[i]);
+    else memory.emplace_back(backend, row.inputs[i].shape.elements() * size_of(type));
     tensors.push_back({memory.back().data(), type, row.inputs[i].shape});
   }
   for (size_t i = 0; i < p.shapes.size(); i++) {
     node.outputs.push_back(graph.value({"", p.shapes[i], p.types[i], Storage::activation}));
-    if (!t.accumulated.empty()) memory.emplace_back(backend, stored(DType::f32, t.accumulated[i]));
+    if (t && !t->accumulated.empty()) memory.emplace_back(backend, stored(DType::f32, t->accumulated[i]));
     else memory.emplace_back(backend, p.shapes[i].elements() * size_of(p.types[i]));
     tensors.push_back({memory.back().data(), p.types[i], p.shapes[i]});
   }
   const Held workspace(backend, backend.workspace_bytes(graph, node));
   backend.run(node, tensors, workspace.data());
+  return memory;
+}
 
+std::vector<std::vector<float>> run_on_gpu(const Row& row, const Prepared& p, const Trial& t, Target target, Backend& backend) {
+  const std::vector<Held> memory = launch(row, p, &t, target, backend);
   for (size_t i = 0; i < row.inputs.size(); i++) EXPECT(memory[i].read() == t.inputs[i], "input ", i, " was written");
   std::vector<std::vector<float>> results;
   for (size_t i = 0; i < p.shapes.size(); i++) results.push_back(loaded(p.types[i], memory[row.inputs.size() + i].read()));
@@ -217,7 +231,7 @@ void check_on_gpu(const std::shared_ptr<const Row>& row, DType activations) {
 
   const auto expected = run_on_gpu(*row, p, p.trials[0], target, *gpu());
   for (const char* order : {"backward", "random", "forward"}) {
-    set_gpu_order(order);
+    set_emulator("order", order);
     const auto results = run_on_gpu(*row, p, p.trials[0], target, *gpu());
     for (size_t i = 0; i < results.size(); i++)
       EXPECT(same_bits(results[i], expected[i]), "output ", i, " has other bits where warps and blocks run in the order ", order);
@@ -309,7 +323,12 @@ void op_row(Row row) {
   // Rows that differ only in how the CPU holds its weights are one on the GPU.
   static std::set<std::string> on_gpu;
   if (!on_gpu.insert(shapes_of(*shared)).second) return;
-  for (DType type : gpu_types()) test_case(text(shapes_of(*shared), " gpu ", lorafuse::name_of(type)), [=] { check_on_gpu(shared, type); });
+  for (DType type : gpu_types()) {
+    const Target target{true, type};
+    if (test_runner::quick() && !widens_coverage([&] { launch(*shared, without_trials(*shared, target), nullptr, target, *gpu()); }))
+      continue;
+    test_case(text(shapes_of(*shared), " gpu ", lorafuse::name_of(type)), [=] { check_on_gpu(shared, type); });
+  }
 }
 
 }  // namespace lorafuse::test

@@ -1,7 +1,9 @@
 // The emulator's own calls (ptxemu.h).
 #include "runtime/ptxemu.h"
 
+#include <set>
 #include <stdexcept>
+#include <utility>
 
 #include "runtime/runtime.h"
 
@@ -16,6 +18,12 @@ const char* text(std::string& place, Make make) {
   const std::lock_guard lock(r.mutex);
   place = make(r);
   return place.c_str();
+}
+
+std::string lines(const std::set<std::string>& names) {
+  std::string out;
+  for (const std::string& name : names) out += name + "\n";
+  return out;
 }
 
 }  // namespace
@@ -60,6 +68,22 @@ void ptxemu_reset_counters() {
   Runtime& r = runtime();
   const std::lock_guard lock(r.mutex);
   r.counters = {};
+}
+
+const char* ptxemu_launched() {
+  thread_local std::string place;
+  return text(place, [](Runtime& r) { return lines(std::exchange(r.launched, {})); });
+}
+
+const char* ptxemu_idle() {
+  thread_local std::string place;
+  return text(place, [](Runtime& r) {
+    std::set<std::string> idle;
+    for (const Function* f : r.modules.resolve_all(*r.memory, r.gpu))
+      if (!r.counters.kernels.count(f->name) && f->binary->module->opcodes(*f->kernel) != std::map<std::string, int>{{"ret", 1}})
+        idle.insert(f->name);
+    return lines(idle);
+  });
 }
 
 const char* ptxemu_leaks() {

@@ -113,7 +113,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int device) {
   return call([&](Runtime& r) {
     must_exist(device);
-    *value = attribute(r.GPU, which);
+    *value = attribute(r.gpu, which);
   });
 }
 

@@ -51,6 +51,8 @@ void launch(Runtime& r, const void* host, dim3 grid, dim3 block, void** argument
     std::memcpy(launch.parameters.data() + parameter.offset, arguments[i], parameter.bytes);
   }
   check_limits(function, launch, r.gpu);
+  r.launched.insert(function.name);
+  if (!r.settings.execute) return;
   function.binary->module->decode(*function.kernel);
   enqueue(r, r.streams.stream(stream), cudaGraphNodeTypeKernel, [&r, launch, code = function.binary->module] {
     const KernelCounters counted = run(launch, *r.memory, r.gpu, r.settings.options, r.counters);

@@ -53,6 +53,12 @@ Function& Modules::resolve(const void* host, Memory& memory, const Gpu& gpu) {
   return function;
 }
 
+std::vector<const Function*> Modules::resolve_all(Memory& memory, const Gpu& gpu) {
+  std::vector<const Function*> all;
+  for (const auto& [host, function] : functions_) all.push_back(&resolve(host, memory, gpu));
+  return all;
+}
+
 const Variable& Modules::variable(const void* host, Memory& memory, const Gpu& gpu) {
   const auto found = symbols_.find(host);
   require(found != symbols_.end(), cudaErrorInvalidSymbol, "no device variable is registered for this symbol");

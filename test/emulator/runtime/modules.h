@@ -38,6 +38,7 @@ class Modules {
 
   // The kernel behind a host function; its module is parsed and loaded if it was not.
   Function& resolve(const void* host, Memory& memory, const Gpu& gpu);
+  std::vector<const Function*> resolve_all(Memory& memory, const Gpu& gpu);
   const Variable& variable(const void* host, Memory& memory, const Gpu& gpu);
   bool registered(const void* host) const { return functions_.count(host) > 0; }
 

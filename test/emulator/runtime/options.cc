@@ -86,6 +86,7 @@ const std::map<std::string, Setter>& setters() {
          set_checks(s.options, n, v);
          s.checks_asked = s.options.races || s.options.uninitialised;
        }},
+      {"EXECUTE", [](Settings& s, auto& n, auto& v) { s.execute = flag(n, v); }},
       {"COUNTERS", [](Settings& s, auto&, auto& v) { s.counters_file = v; }},
       {"LAUNCHES", [](Settings& s, auto&, auto& v) { s.launches_file = v; }},
       {"SAMPLE",

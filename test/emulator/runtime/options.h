@@ -9,6 +9,7 @@
 //   PTXEMU_JITTER    0 (default), 1                           approximate instructions off as far as the ISA allows
 //   PTXEMU_THREADS   host threads of a launch
 //   PTXEMU_CHECKS    all (default), none, or some of races,uninitialised
+//   PTXEMU_EXECUTE  1 (default), 0 = launches are checked and noted (ptxemu_launched) and do not run
 //   PTXEMU_COUNTERS  file: the counters are written there when the library is unloaded
 //   PTXEMU_LAUNCHES  file: a line of JSON for each launch with its grid, block and counters, in the order in which they run, and one for
 //                    each copy to the host
@@ -28,6 +29,7 @@ struct Settings {
   size_t memory_bytes = 0;  // 0 = the GPU's
   Options options;
   std::string counters_file, launches_file;
+  bool execute = true;
   bool checks_asked = false;                  // PTXEMU_CHECKS asks for some
   long fail_allocation = 0, fail_launch = 0;  // 0 = none
 

@@ -20,6 +20,11 @@ void ptxemu_fail_launch(long n);
 const char* ptxemu_counters_json(void);
 void ptxemu_reset_counters(void);
 
+// Names of the kernels that were launched since the last call of this, one a line, also of those that PTXEMU_EXECUTE=0 kept from running.
+const char* ptxemu_launched(void);
+// Names of the kernels of the program that have instructions and have not run, one a line; "" = all have run.
+const char* ptxemu_idle(void);
+
 // One line for each allocation, stream, event and graph that lives; "" = none.
 const char* ptxemu_leaks(void);
 // The text of the last error that a call returned on any thread, with kernel, thread and source line where they are known; "" = none.

@@ -40,6 +40,7 @@ struct Runtime {
   std::map<void*, Allocation> pinned_allocations;
   uint64_t allocation_numbers = 0;
   bool in_host_function = false;
+  std::set<std::string> launched;  // kernels, since ptxemu_launched was last asked
 
   cudaError_t sticky = cudaSuccess;  // the GPU's context is broken: every call returns it
   std::string sticky_report;
