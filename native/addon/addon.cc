@@ -100,8 +100,7 @@ class JsSession : public Napi::ObjectWrap<JsSession> {
   void alive() const { CHECK(shared_, "DISPOSED", "This session was disposed"); }
 
   // Queues the work that `convert` makes of the arguments; what they lack rejects the promise.
-  template <class Convert>
-  Napi::Value start(const Napi::CallbackInfo& info, Convert convert) {
+  template <class Convert> Napi::Value start(const Napi::CallbackInfo& info, Convert convert) {
     const Napi::Env env = info.Env();
     try {
       auto work = convert();
@@ -111,9 +110,7 @@ class JsSession : public Napi::ObjectWrap<JsSession> {
       shared_->waiting.push_back(job);
       shared_->next();
       return promise;
-    } catch (const Napi::Error&) {
-      throw;
-    } catch (...) {
+    } catch (const Napi::Error&) { throw; } catch (...) {
       const auto rejected = Napi::Promise::Deferred::New(env);
       rejected.Reject(js_error(env, failure()).Value());
       return rejected.Promise();
@@ -245,9 +242,7 @@ Napi::Value info(const Napi::CallbackInfo& call) {
   std::string gpu, reason;
   try {
     gpu = open_cuda_backend()->describe();
-  } catch (const Error& e) {
-    reason = e.what();
-  }
+  } catch (const Error& e) { reason = e.what(); }
   cuda.Set("available", reason.empty());
   cuda.Set("gpu", gpu);
   cuda.Set("reason", reason);

@@ -33,8 +33,7 @@ inline Napi::Object object(const Napi::Value& value, const std::string& name) {
 }
 inline Napi::Value get(const Napi::Object& object, const char* name) { return object.Get(name); }
 
-template <class Convert>
-auto list(const Napi::Value& value, const std::string& name, Convert convert) {
+template <class Convert> auto list(const Napi::Value& value, const std::string& name, Convert convert) {
   CHECK(value.IsArray(), "ARGUMENT_INVALID", "Expected an array for ", name);
   const auto array = value.As<Napi::Array>();
   std::vector<decltype(convert(Napi::Value(), name))> out;
@@ -43,8 +42,7 @@ auto list(const Napi::Value& value, const std::string& name, Convert convert) {
 }
 
 // An object's own properties by name.
-template <class Convert>
-auto record(const Napi::Value& value, const std::string& name, Convert convert) {
+template <class Convert> auto record(const Napi::Value& value, const std::string& name, Convert convert) {
   const auto from = object(value, name);
   const auto keys = from.GetPropertyNames();
   std::map<std::string, decltype(convert(Napi::Value(), name))> out;
@@ -55,8 +53,7 @@ auto record(const Napi::Value& value, const std::string& name, Convert convert) 
   return out;
 }
 
-template <class Element>
-std::vector<Element> elements(const Napi::Value& value, const std::string& name) {
+template <class Element> std::vector<Element> elements(const Napi::Value& value, const std::string& name) {
   constexpr bool kFloats = std::is_same_v<Element, float>;
   const auto type = kFloats ? napi_float32_array : napi_int32_array;
   CHECK(value.IsTypedArray() && value.As<Napi::TypedArray>().TypedArrayType() == type, "ARGUMENT_INVALID", "Expected ",
@@ -135,8 +132,7 @@ inline Napi::Value to_js(Napi::Env env, const HostTensor& tensor) {
 struct Done {};  // the result of what has none
 inline Napi::Value to_js(Napi::Env env, Done) { return env.Undefined(); }
 
-template <class Item, class Convert>
-Napi::Array to_js(Napi::Env env, const std::vector<Item>& items, Convert fill) {
+template <class Item, class Convert> Napi::Array to_js(Napi::Env env, const std::vector<Item>& items, Convert fill) {
   auto out = Napi::Array::New(env, items.size());
   for (uint32_t i = 0; i < items.size(); i++) {
     auto entry = Napi::Object::New(env);
@@ -154,13 +150,9 @@ struct Failure { std::string code, message; };
 inline Failure failure() {
   try {
     throw;
-  } catch (const Error& e) {
-    return {e.code(), e.what()};
-  } catch (const std::bad_alloc&) {
+  } catch (const Error& e) { return {e.code(), e.what()}; } catch (const std::bad_alloc&) {
     return {"OUT_OF_MEMORY", "The system has no more memory"};
-  } catch (const Napi::Error&) {
-    throw;
-  } catch (const std::exception& e) {
+  } catch (const Napi::Error&) { throw; } catch (const std::exception& e) {
     return {"INTERNAL", e.what()};
   }
 }
@@ -172,13 +164,10 @@ inline Napi::Error js_error(Napi::Env env, const Failure& failure) {
 }
 
 // Runs f; every C++ error leaves as a JS exception.
-template <class F>
-auto guarded(Napi::Env env, F&& f) -> decltype(f()) {
+template <class F> auto guarded(Napi::Env env, F&& f) -> decltype(f()) {
   try {
     return f();
-  } catch (const Napi::Error&) {
-    throw;
-  } catch (...) {
+  } catch (const Napi::Error&) { throw; } catch (...) {
     throw js_error(env, failure());
   }
 }

@@ -47,8 +47,7 @@ class Job : public Napi::AsyncWorker {
   }
 
  private:
-  template <class F>
-  void finish(F settle) {
+  template <class F> void finish(F settle) {
     const auto keep = shared;  // this object is deleted after OnOK or OnError returns
     keep->running = false;
     try {
@@ -77,8 +76,7 @@ inline void Shared::next() {
   }
 }
 
-template <class Work>
-class JobOf : public Job {
+template <class Work> class JobOf : public Job {
  public:
   using Result = std::invoke_result_t<Work, Session&>;
   JobOf(Napi::Env env, std::shared_ptr<Shared> shared, Work work) : Job(env, std::move(shared)), work_(std::move(work)) {}

@@ -16,8 +16,7 @@ class Error : public std::runtime_error {
   std::string code_;
 };
 
-template <class... Parts>
-std::string text(const Parts&... parts) {
+template <class... Parts> std::string text(const Parts&... parts) {
   std::ostringstream out;
   (out << ... << parts);
   return out.str();

@@ -41,8 +41,7 @@ class Config {
   bool operator<(const Config& other) const { return values_ < other.values_; }
 
  private:
-  template <class T>
-  const T& get(const std::string& name, const char* expected) const {
+  template <class T> const T& get(const std::string& name, const char* expected) const {
     const auto found = values_.find(name);
     const T* value = found == values_.end() ? nullptr : std::get_if<T>(&found->second);
     CHECK(value, "CONFIG_INVALID", "Expected ", expected, " for ", name, " of ", where_, " but received ",

@@ -26,8 +26,7 @@ void repack(const unsigned char* from, unsigned char* to, int64_t matrix, int64_
     }
 }
 
-template <class From>
-void repack_as(DType dtype, const unsigned char* from, unsigned char* to, int64_t matrix, int64_t taps) {
+template <class From> void repack_as(DType dtype, const unsigned char* from, unsigned char* to, int64_t matrix, int64_t taps) {
   if (dtype == DType::f32) repack<From, float>(from, to, matrix, taps, [](From x) { return widen(x); });
   else if (dtype == DType::f16) repack<From, Half>(from, to, matrix, taps, [](From x) { return to_half(widen(x)); });
   else repack<From, Bfloat>(from, to, matrix, taps, [](From x) { return to_bfloat(widen(x)); });

@@ -159,8 +159,7 @@ void gradient_head(const AttentionGrad& op, const Head& h, Scratch scratch) {
 
 }  // namespace
 
-template <>
-void run(const Attention& op, Context& c) {
+template <> void run(const Attention& op, Context& c) {
   const int64_t blocks = (tokens(c.in(0).shape) + kQueries - 1) / kQueries, heads = c.in(0).shape[0] * op.heads;
   const int64_t floats = forward_floats(c.in(0).shape[-1] / op.heads);
   c.threads.for_each(heads * blocks, [&](int64_t job, int thread) {
@@ -169,20 +168,17 @@ void run(const Attention& op, Context& c) {
   });
 }
 
-template <>
-void run(const AttentionGrad& op, Context& c) {
+template <> void run(const AttentionGrad& op, Context& c) {
   const int64_t floats = gradient_floats(c.in(0).shape[-1] / op.heads, tokens(c.in(0).shape));
   c.threads.for_each(c.in(0).shape[0] * op.heads, [&](int64_t job, int thread) {
     gradient_head(op, Head(c, op.heads, job), Scratch{static_cast<float*>(c.workspace) + thread * floats});
   });
 }
 
-template <>
-size_t workspace_bytes(const Attention& op, std::span<const Shape> in, int threads) {
+template <> size_t workspace_bytes(const Attention& op, std::span<const Shape> in, int threads) {
   return threads * forward_floats(in[0][-1] / op.heads) * sizeof(float);
 }
-template <>
-size_t workspace_bytes(const AttentionGrad& op, std::span<const Shape> in, int threads) {
+template <> size_t workspace_bytes(const AttentionGrad& op, std::span<const Shape> in, int threads) {
   return threads * gradient_floats(in[0][-1] / op.heads, tokens(in[0])) * sizeof(float);
 }
 

@@ -88,8 +88,7 @@ struct ConvLoader {
   }
 };
 
-template <class Convolution>
-void convolve(const Convolution& op, bool transposed, Context& c) {
+template <class Convolution> void convolve(const Convolution& op, bool transposed, Context& c) {
   const Tensor *bias = c.in_or_null(bias_input(op)), *residual = c.in_or_null(residual_input(op));
   const ConvLoader loader{.kernel = op.kernel,
                           .stride = op.stride,
@@ -105,22 +104,10 @@ void convolve(const Convolution& op, bool transposed, Context& c) {
 
 }  // namespace
 
-template <>
-void run(const Conv2d& op, Context& c) {
-  convolve(op, false, c);
-}
-template <>
-void run(const ConvTranspose2d& op, Context& c) {
-  convolve(op, true, c);
-}
+template <> void run(const Conv2d& op, Context& c) { convolve(op, false, c); }
+template <> void run(const ConvTranspose2d& op, Context& c) { convolve(op, true, c); }
 
-template <>
-size_t workspace_bytes(const Conv2d&, std::span<const Shape>, int threads) {
-  return gemm_workspace_bytes(threads);
-}
-template <>
-size_t workspace_bytes(const ConvTranspose2d&, std::span<const Shape>, int threads) {
-  return gemm_workspace_bytes(threads);
-}
+template <> size_t workspace_bytes(const Conv2d&, std::span<const Shape>, int threads) { return gemm_workspace_bytes(threads); }
+template <> size_t workspace_bytes(const ConvTranspose2d&, std::span<const Shape>, int threads) { return gemm_workspace_bytes(threads); }
 
 }  // namespace lorafuse::cpu

@@ -44,16 +44,12 @@ struct TapLoader {
 
 }  // namespace
 
-template <>
-void run(const ConvWeightGrad& op, Context& c) {
+template <> void run(const ConvWeightGrad& op, Context& c) {
   const int64_t elements = c.out(0).shape[1] * c.out(0).shape[2];
   for (int tap = 0; tap < op.kernel * op.kernel; tap++)
     gemm(c.threads, TapLoader{op, tap, c.in(0), c.in(1), c.out(0).f32() + tap * elements}, c.workspace);
 }
 
-template <>
-size_t workspace_bytes(const ConvWeightGrad&, std::span<const Shape>, int threads) {
-  return gemm_workspace_bytes(threads);
-}
+template <> size_t workspace_bytes(const ConvWeightGrad&, std::span<const Shape>, int threads) { return gemm_workspace_bytes(threads); }
 
 }  // namespace lorafuse::cpu

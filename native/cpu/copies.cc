@@ -11,8 +11,7 @@ void copy(float* to, const float* from, int64_t count) { std::memcpy(to, from, c
 
 }  // namespace
 
-template <>
-void run(const Concat&, Context& c) {
+template <> void run(const Concat&, Context& c) {
   const int64_t first = c.in(0).shape[-1], second = c.in(1).shape[-1], all = first + second;
   const float *a = c.in(0).f32(), *b = c.in(1).f32();
   float* y = c.out(0).f32();
@@ -22,16 +21,14 @@ void run(const Concat&, Context& c) {
   });
 }
 
-template <>
-void run(const Slice& op, Context& c) {
+template <> void run(const Slice& op, Context& c) {
   const int64_t channels = c.in(0).shape[-1], width = op.end - op.begin;
   const float* x = c.in(0).f32() + op.begin;
   float* y = c.out(0).f32();
   for_rows(c, c.out(0).shape.rows(), width, [=](int64_t r) { copy(y + r * width, x + r * channels, width); });
 }
 
-template <>
-void run(const Embedding&, Context& c) {
+template <> void run(const Embedding&, Context& c) {
   const int64_t tokens = c.in(0).shape[1], vocabulary = c.in(1).shape[0], channels = c.in(1).shape[1];
   const int32_t* ids = c.in(0).i32();
   for (int64_t r = 0; r < c.in(0).shape.elements(); r++)

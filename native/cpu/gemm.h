@@ -24,8 +24,7 @@ struct Strided {
 };
 
 // c [Rows, Vectors·kLanes] += a [Rows, k] · b [k, Vectors·kLanes], the accumulators in registers.
-template <int Rows, int Vectors>
-void multiply_tile(int64_t k, Strided a, const float* b, int64_t b_stride, float* c, int64_t c_stride) {
+template <int Rows, int Vectors> void multiply_tile(int64_t k, Strided a, const float* b, int64_t b_stride, float* c, int64_t c_stride) {
   Vector sum[Rows][Vectors];
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; r++)
@@ -84,8 +83,7 @@ inline void multiply_packed(int64_t rows, int64_t columns, int64_t k, Strided a,
 }
 
 // Packs b [k, columns] whose element (i, n) is source[i · stride + n] · scale.
-template <class Element>
-void pack_rows(const Element* source, int64_t stride, int64_t k, int64_t columns, float scale, float* packed) {
+template <class Element> void pack_rows(const Element* source, int64_t stride, int64_t k, int64_t columns, float scale, float* packed) {
   for (int64_t n = 0; n < columns; n += kPanel) {
     const int64_t width = std::min<int64_t>(kPanel, columns - n), padded = width > kLanes ? kPanel : kLanes;
     for (int64_t i = 0; i < k; i++, packed += padded) {
@@ -99,8 +97,7 @@ void pack_rows(const Element* source, int64_t stride, int64_t k, int64_t columns
 }
 
 // Packs b [k, columns] whose element (i, n) is source[n · stride + i] · scale.
-template <class Element>
-void pack_columns(const Element* source, int64_t stride, int64_t k, int64_t columns, float scale, float* packed) {
+template <class Element> void pack_columns(const Element* source, int64_t stride, int64_t k, int64_t columns, float scale, float* packed) {
   for (int64_t n = 0; n < columns; n += kPanel) {
     const int64_t width = std::min<int64_t>(kPanel, columns - n), padded = width > kLanes ? kPanel : kLanes;
     for (int64_t half = 0; half < padded; half += kLanes) {
@@ -137,8 +134,7 @@ struct RowSource {
 //   RowTile tile(int64_t t) const; RowSource source(int segment, int64_t t) const  — a at k = 0
 //   void init(const RowTile&, int64_t t, int64_t column, int64_t count) const      — before the first segment
 //   void pack(int segment, int64_t k, int64_t depth, int64_t column, int64_t count, float* packed) const
-template <class Loader>
-void gemm(Threads& threads, const Loader& loader, void* workspace) {
+template <class Loader> void gemm(Threads& threads, const Loader& loader, void* workspace) {
   const int64_t columns = loader.columns(), tiles = loader.tiles();
   const int64_t column_jobs = (columns + kColumns - 1) / kColumns;
   const int64_t width = ((columns + column_jobs - 1) / column_jobs + kPanel - 1) / kPanel * kPanel;

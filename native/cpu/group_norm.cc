@@ -106,8 +106,7 @@ void fill_tables(const Groups& n, int64_t group, const float* statistics, const 
   widen_row(beta, first, width, tables + 2 * n.channels + first);
 }
 
-template <bool kSilu>
-void normalise(const Groups& n, const float* tables, const float* x, int64_t rows, float* y) {
+template <bool kSilu> void normalise(const Groups& n, const float* tables, const float* x, int64_t rows, float* y) {
   const float *mean = tables, *scale = mean + n.channels, *beta = scale + n.channels;
   for (int64_t r = 0; r < rows; r++, x += n.channels, y += n.channels) {
 #pragma omp simd
@@ -162,17 +161,14 @@ void input_gradient(const Groups& n, const float* tables, const float* x, const 
 
 }  // namespace
 
-template <>
-size_t workspace_bytes(const GroupNorm& op, std::span<const Shape> inputs, int threads) {
+template <> size_t workspace_bytes(const GroupNorm& op, std::span<const Shape> inputs, int threads) {
   return Groups(inputs[0], op.groups).bytes(kTables, kScratch, threads);
 }
-template <>
-size_t workspace_bytes(const GroupNormGrad& op, std::span<const Shape> inputs, int threads) {
+template <> size_t workspace_bytes(const GroupNormGrad& op, std::span<const Shape> inputs, int threads) {
   return Groups(inputs[0], op.groups).bytes(kGradTables, kGradScratch, threads);
 }
 
-template <>
-void run(const GroupNorm& op, Context& c) {
+template <> void run(const GroupNorm& op, Context& c) {
   const Groups n(c.in(0).shape, op.groups);
   const float* x = c.in(0).f32();
   float *y = c.out(0).f32(), *statistics = c.out(1).f32();
@@ -203,8 +199,7 @@ void run(const GroupNorm& op, Context& c) {
   });
 }
 
-template <>
-void run(const GroupNormGrad& op, Context& c) {
+template <> void run(const GroupNormGrad& op, Context& c) {
   const Groups n(c.in(0).shape, op.groups);
   const float *x = c.in(0).f32(), *statistics = c.in(3).f32(), *dy = c.in(4).f32();
   const float* residual = op.residual ? c.in(residual_input(op)).f32() : nullptr;

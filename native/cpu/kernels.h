@@ -15,17 +15,15 @@ struct Context : NodeTensors {
 };
 
 // The file of an op's name specialises it; a missing kernel does not link.
-template <class AnyOp>
-void run(const AnyOp& op, Context& c);
+template <class AnyOp> void run(const AnyOp& op, Context& c);
 
 // Runs the kernel of a node's op: backend.cc.
 void run_node(const Node& node, std::span<const Tensor> tensors, Threads& threads, void* workspace);
 
 // Ops with scratch memory: each specialises workspace_bytes() beside its kernel. A kernel of any other op gets none.
-template <class AnyOp>
-constexpr bool kHasWorkspace = is_one_of<AnyOp, MatMul, LoraMatMul, LoraMatMulGrad, WeightGrad, Conv2d, ConvTranspose2d, ConvWeightGrad,
-                                         Attention, AttentionGrad, GroupNorm, GroupNormGrad>;
-template <class AnyOp>
-size_t workspace_bytes(const AnyOp& op, std::span<const Shape> inputs, int threads);
+template <class AnyOp> constexpr bool kHasWorkspace =
+    is_one_of<AnyOp, MatMul, LoraMatMul, LoraMatMulGrad, WeightGrad, Conv2d, ConvTranspose2d, ConvWeightGrad, Attention, AttentionGrad,
+              GroupNorm, GroupNormGrad>;
+template <class AnyOp> size_t workspace_bytes(const AnyOp& op, std::span<const Shape> inputs, int threads);
 
 }  // namespace lorafuse::cpu

@@ -53,8 +53,7 @@ std::vector<float> widened(const Tensor& t) {
 
 }  // namespace
 
-template <>
-void run(const LayerNorm& op, Context& c) {
+template <> void run(const LayerNorm& op, Context& c) {
   const int64_t channels = c.in(0).shape[-1];
   const std::vector<float> gamma = widened(c.in(1)), beta = widened(c.in(2));
   for_rows(c, c.in(0).shape.rows(), channels, [&](int64_t r) {
@@ -63,8 +62,7 @@ void run(const LayerNorm& op, Context& c) {
   });
 }
 
-template <>
-void run(const LayerNormGrad& op, Context& c) {
+template <> void run(const LayerNormGrad& op, Context& c) {
   const int64_t channels = c.in(0).shape[-1];
   const std::vector<float> gamma = widened(c.in(1));
   const Tensor* residual = c.in_or_null(residual_input(op));

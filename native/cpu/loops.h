@@ -10,8 +10,7 @@ constexpr int64_t kPiece = 1 << 15;  // elements of a job: they stay in the L2 c
 inline int64_t rows_per_piece(int64_t channels) { return std::max<int64_t>(1, kPiece / std::max<int64_t>(1, channels)); }
 
 // y[i] = f(i) for every element.
-template <class F>
-void for_elements(Context& c, F f) {
+template <class F> void for_elements(Context& c, F f) {
   float* y = c.out(0).f32();
   c.threads.for_ranges(c.out(0).shape.elements(), kPiece, [y, f](int64_t begin, int64_t end) {
 #pragma omp simd
@@ -20,8 +19,7 @@ void for_elements(Context& c, F f) {
 }
 
 // Calls f(row) for each row, in pieces of rows that touch `channels` elements.
-template <class F>
-void for_rows(Context& c, int64_t rows, int64_t channels, F f) {
+template <class F> void for_rows(Context& c, int64_t rows, int64_t channels, F f) {
   c.threads.for_ranges(rows, rows_per_piece(channels), [f](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++) f(r);
   });

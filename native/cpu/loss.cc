@@ -5,8 +5,7 @@
 
 namespace lorafuse::cpu {
 
-template <>
-void run(const Sinusoid& op, Context& c) {
+template <> void run(const Sinusoid& op, Context& c) {
   const int64_t half = op.dim / 2;
   const float* t = c.in(0).f32();
   float* out = c.out(0).f32();
@@ -25,8 +24,7 @@ void run(const Sinusoid& op, Context& c) {
   }
 }
 
-template <>
-void run(const AddNoise&, Context& c) {
+template <> void run(const AddNoise&, Context& c) {
   const int64_t size = c.in(0).shape.elements() / c.in(0).shape[0];
   const float *x = c.in(0).f32(), *noise = c.in(1).f32();
   for (int64_t b = 0; b < c.in(0).shape[0]; b++) {
@@ -39,8 +37,7 @@ void run(const AddNoise&, Context& c) {
   }
 }
 
-template <>
-void run(const MseLoss&, Context& c) {
+template <> void run(const MseLoss&, Context& c) {
   const int64_t size = c.in(0).shape.elements() / c.in(0).shape[0];
   c.threads.for_each(c.in(0).shape[0], [&](int64_t b, int) {
     const float *prediction = c.in(0).f32() + b * size, *target = c.in(1).f32() + b * size;
@@ -54,8 +51,7 @@ void run(const MseLoss&, Context& c) {
   });
 }
 
-template <>
-void run(const MseLossGrad&, Context& c) {
+template <> void run(const MseLossGrad&, Context& c) {
   const int64_t size = c.in(0).shape.elements() / c.in(0).shape[0];
   const float *prediction = c.in(0).f32(), *target = c.in(1).f32(), *weights = c.in(2).f32();
   float* out = c.out(0).f32();

@@ -34,15 +34,13 @@ struct MatMulLoader {
 
 }  // namespace
 
-template <>
-void run(const MatMul& op, Context& c) {
+template <> void run(const MatMul& op, Context& c) {
   if (op.epilogue.gate == Gate::none)
     gemm(c.threads, MatMulLoader{op, c, c.in_or_null(bias_input(op)), c.in_or_null(residual_input(op))}, c.workspace);
   else run_lowered(op, c);
 }
 
-template <>
-size_t workspace_bytes(const MatMul& op, std::span<const Shape> inputs, int threads) {
+template <> size_t workspace_bytes(const MatMul& op, std::span<const Shape> inputs, int threads) {
   return lowered_workspace_bytes(op, inputs, threads);
 }
 

@@ -26,8 +26,7 @@ double norm_of(Threads& threads, const float* g, int64_t count) {
 
 }  // namespace
 
-template <>
-void move(const AdamW& optimizer, const GroupUpdate& u, Threads& threads) {
+template <> void move(const AdamW& optimizer, const GroupUpdate& u, Threads& threads) {
   const double lr = u.group.learning_rate, beta1 = optimizer.beta1, beta2 = optimizer.beta2, step = static_cast<double>(u.step);
   const float factor = u.gradient_factor;
   const float keep = static_cast<float>(1 - lr * u.group.weight_decay), epsilon = static_cast<float>(optimizer.epsilon);

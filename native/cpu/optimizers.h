@@ -15,8 +15,7 @@ struct GroupUpdate {
 };
 
 // Moves the parameters of a group and sets their gradients to zero. One specialisation for each optimizer: a missing one does not link.
-template <class Kind>
-void move(const Kind& optimizer, const GroupUpdate& update, Threads& threads);
+template <class Kind> void move(const Kind& optimizer, const GroupUpdate& update, Threads& threads);
 
 // Returns the norm of the unscaled gradients; where it is not finite nothing has moved.
 float update(Threads& threads, const Optimizer& optimizer, const Update& update, const Trained& trained);

@@ -5,8 +5,7 @@
 
 namespace lorafuse::cpu {
 
-template <>
-void run(const Activation& op, Context& c) {
+template <> void run(const Activation& op, Context& c) {
   const float* x = c.in(0).f32();
   switch (op.function) {
     case Function::silu: return for_elements(c, [x](int64_t i) { return silu(x[i]); });
@@ -15,8 +14,7 @@ void run(const Activation& op, Context& c) {
   }
 }
 
-template <>
-void run(const ActivationGrad& op, Context& c) {
+template <> void run(const ActivationGrad& op, Context& c) {
   const float *x = c.in(0).f32(), *dy = c.in(1).f32();
   switch (op.function) {
     case Function::silu: return for_elements(c, [x, dy](int64_t i) { return dy[i] * silu_grad(x[i]); });
@@ -25,8 +23,7 @@ void run(const ActivationGrad& op, Context& c) {
   }
 }
 
-template <>
-void run(const Geglu&, Context& c) {
+template <> void run(const Geglu&, Context& c) {
   const int64_t width = c.out(0).shape[-1];
   const float* x = c.in(0).f32();
   float* out = c.out(0).f32();
@@ -38,8 +35,7 @@ void run(const Geglu&, Context& c) {
   });
 }
 
-template <>
-void run(const GegluGrad&, Context& c) {
+template <> void run(const GegluGrad&, Context& c) {
   const int64_t width = c.in(1).shape[-1];
   const float *x = c.in(0).f32(), *gradient = c.in(1).f32();
   float* out = c.out(0).f32();
@@ -55,14 +51,12 @@ void run(const GegluGrad&, Context& c) {
   });
 }
 
-template <>
-void run(const Add&, Context& c) {
+template <> void run(const Add&, Context& c) {
   const float *a = c.in(0).f32(), *b = c.in(1).f32();
   for_elements(c, [a, b](int64_t i) { return a[i] + b[i]; });
 }
 
-template <>
-void run(const AddPerSample&, Context& c) {
+template <> void run(const AddPerSample&, Context& c) {
   const Shape& shape = c.in(0).shape;
   const int64_t channels = shape[-1], positions = shape.rows() / shape[0];
   const float *x = c.in(0).f32(), *embedding = c.in(1).f32();
@@ -74,8 +68,7 @@ void run(const AddPerSample&, Context& c) {
   });
 }
 
-template <>
-void run(const SumPositions&, Context& c) {
+template <> void run(const SumPositions&, Context& c) {
   constexpr int64_t kStrip = 32, kBlock = 32;  // channels of a job; rows that are summed in f32
   const Shape& shape = c.in(0).shape;
   const int64_t channels = shape[-1], positions = shape.rows() / shape[0], strips = (channels + kStrip - 1) / kStrip;

@@ -3,8 +3,7 @@
 
 namespace lorafuse::cpu {
 
-template <>
-void run(const Upsample&, Context& c) {
+template <> void run(const Upsample&, Context& c) {
   const Shape& y = c.out(0).shape;
   const int64_t width = y[2], channels = y[3];
   const float* x = c.in(0).f32();
@@ -15,8 +14,7 @@ void run(const Upsample&, Context& c) {
   });
 }
 
-template <>
-void run(const UpsampleGrad&, Context& c) {
+template <> void run(const UpsampleGrad&, Context& c) {
   const Shape& x = c.out(0).shape;
   const int64_t width = x[2], channels = x[3], line = 2 * width * channels;
   const float* dy = c.in(0).f32();

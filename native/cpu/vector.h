@@ -47,8 +47,7 @@ inline Vector load(const Half* p) {
 }
 
 // Calls f with the tensor's data as const float*, const Half* or const Bfloat*.
-template <class F>
-decltype(auto) with_elements(const Tensor& t, F&& f) {
+template <class F> decltype(auto) with_elements(const Tensor& t, F&& f) {
   if (t.dtype == DType::f16) return f(static_cast<const Half*>(t.data));
   if (t.dtype == DType::bf16) return f(static_cast<const Bfloat*>(t.data));
   return f(static_cast<const float*>(t.data));

@@ -25,15 +25,11 @@ struct WeightGradLoader {
 
 }  // namespace
 
-template <>
-void run(const WeightGrad& op, Context& c) {
+template <> void run(const WeightGrad& op, Context& c) {
   for (size_t i = 0; i < op.scales.size(); i++)
     gemm(c.threads, WeightGradLoader{op.scales[i], c.in(2 * i), c.in(2 * i + 1), c.out(i)}, c.workspace);
 }
 
-template <>
-size_t workspace_bytes(const WeightGrad&, std::span<const Shape>, int threads) {
-  return gemm_workspace_bytes(threads);
-}
+template <> size_t workspace_bytes(const WeightGrad&, std::span<const Shape>, int threads) { return gemm_workspace_bytes(threads); }
 
 }  // namespace lorafuse::cpu

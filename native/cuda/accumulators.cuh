@@ -7,8 +7,7 @@ namespace lorafuse::cuda {
 // On tensor cores: 8 warps, kWarpsM of them side by side in M. Tensor cores truncate sums to 24 bits instead of rounding them; where the
 // result stays f32 (kShortSums), each step is summed by itself and added in f32.
 // kOnlyChunks: the matrices must be in chunks. Large tiles leave no registers for any other case.
-template <class T, int kM, int kN, int kWarpsM, bool kOnlyChunks, bool kShortSums = false>
-struct TensorCoreTile {
+template <class T, int kM, int kN, int kWarpsM, bool kOnlyChunks, bool kShortSums = false> struct TensorCoreTile {
   using Element = T;
   static constexpr int kRows = kM, kColumns = kN;
   static constexpr bool kInChunks = kOnlyChunks;
@@ -97,8 +96,7 @@ struct TensorCoreTile {
   // Calls f(row, column, kCount values of that row); kCount is 4, 8 or 16. `scratch`: the block's shared memory, which nobody reads any
   // more.
   static constexpr int kScratchBytes = kThreads / 32 * 16 * kWarpColumns * sizeof(float);
-  template <int kCount, class F>
-  __device__ __forceinline__ void for_each_output(uint4* scratch, F f) const {
+  template <int kCount, class F> __device__ __forceinline__ void for_each_output(uint4* scratch, F f) const {
     constexpr int kGroups = kWarpColumns / 8;  // of 8 floats in a row
     constexpr int kRowsPerWave = kGroups < 4 ? 4 / kGroups : 1;
     float* rows = reinterpret_cast<float*>(scratch) + threadIdx.x / 32 * 16 * kWarpColumns;  // [16, kWarpColumns], groups permuted
@@ -134,8 +132,7 @@ struct TensorCoreTile {
 };
 
 // In plain f32: thread (i, j) of 16 × 16 has rows i + 16·r and columns j + 16·c.
-template <int kM, int kN, bool kOnlyChunks>
-struct FloatTile {
+template <int kM, int kN, bool kOnlyChunks> struct FloatTile {
   using Element = float;
   static constexpr int kRows = kM, kColumns = kN;
   static constexpr bool kInChunks = kOnlyChunks;
@@ -162,8 +159,7 @@ struct FloatTile {
     }
   }
 
-  template <int, class F>
-  __device__ __forceinline__ void for_each_output(uint4*, F f) const {
+  template <int, class F> __device__ __forceinline__ void for_each_output(uint4*, F f) const {
 #pragma unroll
     for (int i = 0; i < kM / 16; i++)
 #pragma unroll
@@ -174,8 +170,7 @@ struct FloatTile {
   }
 
  private:
-  template <int kRowsOf, bool kTransposed>
-  static __device__ __forceinline__ void load4(const uint4* tile, int r, int k, float (&f)[4]) {
+  template <int kRowsOf, bool kTransposed> static __device__ __forceinline__ void load4(const uint4* tile, int r, int k, float (&f)[4]) {
     if constexpr (kTransposed) {
 #pragma unroll
       for (int e = 0; e < 4; e++) f[e] = element<kRowsOf, true>(tile, r, k + e);

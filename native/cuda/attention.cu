@@ -10,15 +10,13 @@ namespace lorafuse::cuda {
 namespace {
 
 // Chosen to fit the registers of sm_75.
-template <int D, int kWarps>
-struct Sizes {
+template <int D, int kWarps> struct Sizes {
   static constexpr int kKeys = D > 40 ? 8 * kWarps : 64;       // of a tile
   static constexpr int kBlocks = D > 80 ? 1 : D > 64 ? 3 : 4;  // of a multiprocessor
   static constexpr bool kInRegisters = D <= 80;                // the queries
 };
 
-template <class T, int D, int kWarps>
-__global__ void __launch_bounds__(32 * kWarps, resident_blocks(Sizes<D, kWarps>::kBlocks))
+template <class T, int D, int kWarps> __global__ void __launch_bounds__(32 * kWarps, resident_blocks(Sizes<D, kWarps>::kBlocks))
     attention_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, T* __restrict__ o,
                      float* __restrict__ log_sum_exp, Heads h, bool causal) {
   if constexpr (kComputes<T>) {
@@ -107,8 +105,7 @@ __global__ void __launch_bounds__(32 * kWarps, resident_blocks(Sizes<D, kWarps>:
   }
 }
 
-template <class T, int D, int kWarps = 4>
-void launch_kernel(const Heads& h, int batch, bool causal, Context& c) {
+template <class T, int D, int kWarps = 4> void launch_kernel(const Heads& h, int batch, bool causal, Context& c) {
   const dim3 grid(ceil_div(h.queries, 16 * kWarps), batch * h.heads);
   if constexpr (D > 80 && kWarps > 2)  // large heads come with few queries: smaller blocks reach more multiprocessors
     if (static_cast<int>(grid.x * grid.y) < c.gpu.multiprocessors) return launch_kernel<T, D, 2>(h, batch, causal, c);
@@ -129,8 +126,7 @@ Heads heads_of(const Shape& q, const Shape& k, int heads) {
           .scale = 1 / std::sqrt(static_cast<float>(d))};
 }
 
-template <>
-void run(const Attention& op, Context& c) {
+template <> void run(const Attention& op, Context& c) {
   const Heads h = heads_of(c.in(0).shape, c.in(1).shape, op.heads);
   const int batch = static_cast<int>(c.in(0).shape[0]);
   for_type(c.in(0).dtype, [&](auto type) {

@@ -15,8 +15,7 @@ struct Heads {
 
   __host__ __device__ int stride() const { return heads * d; }
   // The first element of head index % heads of sample index / heads.
-  template <class T>
-  __device__ T* at(T* x, int tokens, int index) const {
+  template <class T> __device__ T* at(T* x, int tokens, int index) const {
     return x + static_cast<int64_t>(index / heads) * tokens * stride() + index % heads * d;
   }
 };
@@ -32,8 +31,7 @@ constexpr float kLog2e = 1.4426950408889634f;
 constexpr int kLargestHead = 160;
 inline bool fits_tensor_cores(const Heads& h) { return h.d <= kLargestHead && h.d % 8 == 0; }
 // Calls f(Count<D>()) with the head size, of those that kernels are compiled for, at which heads of size d run.
-template <class F>
-void for_head_size(int d, F f) {
+template <class F> void for_head_size(int d, F f) {
   if (d <= 40) f(Count<40>());
   else if (d <= 64) f(Count<64>());
   else if (d <= 80) f(Count<80>());
@@ -46,22 +44,18 @@ __device__ __forceinline__ float exp2_approximate(float x) {
   return y;
 }
 
-template <class T>
-__device__ __forceinline__ float2 unpack(uint32_t pair) {
+template <class T> __device__ __forceinline__ float2 unpack(uint32_t pair) {
   if constexpr (std::is_same_v<T, __half>) return __half22float2(*reinterpret_cast<const __half2*>(&pair));
   else return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&pair));
 }
 
 // The pitch of a tile is an odd number of 16-byte chunks: eight rows touch all banks once.
-template <int D>
-constexpr int kPitch = (D / 8 | 1) * 8;
+template <int D> constexpr int kPitch = (D / 8 | 1) * 8;
 // How many threads a row of chunks is dealt to: also its padding, where eight threads would otherwise conflict in a bank.
-template <int D>
-constexpr int kLine = D / 8 % 8 == 0 ? D / 8 : kPitch<D> / 8;
+template <int D> constexpr int kLine = D / 8 % 8 == 0 ? D / 8 : kPitch<D> / 8;
 
 // kTokens rows of D columns on their way from global to shared memory. A thread has one chunk of every kStep-th row.
-template <class T, int D, int kTokens, int kThreads>
-struct Tile {
+template <class T, int D, int kTokens, int kThreads> struct Tile {
   static_assert(D % 8 == 0);
   static constexpr int kElements = kTokens * kPitch<D>, kStep = kThreads / kLine<D>;
   static constexpr int kVectors = (kTokens + kStep - 1) / kStep;
@@ -93,8 +87,7 @@ struct Tile {
 };
 
 // Left side [16, D] of products: 16 rows in shared memory, kept in registers or read again for each product.
-template <class T, int D, bool kInRegisters>
-struct Left {
+template <class T, int D, bool kInRegisters> struct Left {
   uint32_t address, registers[kInRegisters ? D / 8 : 1][2];
 
   __device__ __forceinline__ explicit Left(const T* rows)
@@ -127,8 +120,7 @@ struct Left {
 };
 
 // Right sides are tiles, 8·kGroups rows: ldmatrix takes 32 rows of a chunk, or 16 rows of two chunks.
-template <int D, int kGroups, class T>
-__device__ __forceinline__ uint32_t right_address(const T* x) {
+template <int D, int kGroups, class T> __device__ __forceinline__ uint32_t right_address(const T* x) {
   static_assert(kGroups % 4 == 0 || (kGroups == 2 && D / 8 % 2 == 0));
   const int lane = threadIdx.x % 32;
   return shared_address(kGroups == 2 ? x + lane % 16 * kPitch<D> + lane / 16 * 8 : x + lane * kPitch<D>);
@@ -166,8 +158,7 @@ __device__ __forceinline__ void multiply_transposed(float (&s)[kGroups][4], cons
 }
 
 // a [16, 8·kGroups] = w rounded to T
-template <class T, int kGroups>
-__device__ __forceinline__ void pack_rows(uint32_t (&a)[kGroups][2], const float (&w)[kGroups][4]) {
+template <class T, int kGroups> __device__ __forceinline__ void pack_rows(uint32_t (&a)[kGroups][2], const float (&w)[kGroups][4]) {
 #pragma unroll
   for (int n = 0; n < kGroups; n++) a[n][0] = packed<T>(w[n][0], w[n][1]), a[n][1] = packed<T>(w[n][2], w[n][3]);
 }
@@ -198,9 +189,8 @@ __device__ __forceinline__ void multiply_add(float (&o)[D / 8][4], const uint32_
 }
 
 // Rows [first, first + 16) of a head = rows of c times `low` (g) and `high` (g + 8). `rows`: the warp's own 16 rows in shared memory.
-template <class T, int D>
-__device__ __forceinline__ void store_rows(const float (&c)[D / 8][4], float low, float high, T* rows, T* x, int first, int tokens,
-                                           const Heads& h) {
+template <class T, int D> __device__ __forceinline__ void store_rows(const float (&c)[D / 8][4], float low, float high, T* rows, T* x,
+                                                                     int first, int tokens, const Heads& h) {
   const int lane = threadIdx.x % 32;
   auto* pairs = reinterpret_cast<uint32_t*>(rows + lane / 4 * kPitch<D> + lane % 4 * 2);
 #pragma unroll

@@ -12,12 +12,10 @@ namespace {
 // A block has 16 rows of its own a warp, and goes through the others kKeys or kQueries at a time.
 constexpr int kMostWarps = 4;
 
-template <class T, int D, int kWarps>
-using Rows = Tile<T, D, 16 * kWarps, 32 * kWarps>;
+template <class T, int D, int kWarps> using Rows = Tile<T, D, 16 * kWarps, 32 * kWarps>;
 
 // Chosen to fit the registers and the 64 KB of shared memory of sm_75, with as many blocks as possible.
-template <int D>
-struct Sizes {
+template <int D> struct Sizes {
   static constexpr int kKeys = D > 64 ? 16 : 32, kQueries = D > 40 ? 16 : 32;                // of a step
   static constexpr bool kHoldQueries = D <= 80, kHoldKeys = D <= 80, kHoldValues = D == 80;  // in registers
   static constexpr bool kAhead = D <= 80;                                                    // whether a step's loads begin a step before
@@ -26,8 +24,7 @@ struct Sizes {
 
 // Shared memory: the block's own rows, unless they stay in registers, then the tiles of a step. Before and after the steps, rows on their
 // way to and from registers pass through its beginning.
-template <class T, int D, int kWarps, bool kInRegisters>
-constexpr int kOwn = kInRegisters ? 0 : Rows<T, D, kWarps>::kElements;
+template <class T, int D, int kWarps, bool kInRegisters> constexpr int kOwn = kInRegisters ? 0 : Rows<T, D, kWarps>::kElements;
 
 // Loads the block's rows into `shared`, once all threads have finished reading its old contents.
 template <class T, int D, int kWarps>
@@ -39,8 +36,7 @@ __device__ __forceinline__ void load_own_rows(const T* x, int first, int tokens,
   __syncthreads();
 }
 
-template <class T, int D, int kWarps>
-__global__ void __launch_bounds__(32 * kWarps, Sizes<D>::kQueryBlocks)
+template <class T, int D, int kWarps> __global__ void __launch_bounds__(32 * kWarps, Sizes<D>::kQueryBlocks)
     query_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ o,
                       const float* __restrict__ log_sum_exp, const T* __restrict__ dout, T* __restrict__ dq, float* __restrict__ delta,
                       Heads h) {
@@ -112,8 +108,7 @@ __global__ void __launch_bounds__(32 * kWarps, Sizes<D>::kQueryBlocks)
 }
 
 // `split_sums` [splits, 2, B, keys, C]: dk, dv of each split of the queries, where there are several.
-template <class T, int D>
-__global__ void __launch_bounds__(32 * kMostWarps, resident_blocks(Sizes<D>::kKeyBlocks))
+template <class T, int D> __global__ void __launch_bounds__(32 * kMostWarps, resident_blocks(Sizes<D>::kKeyBlocks))
     key_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const float* __restrict__ log_sum_exp,
                     const T* __restrict__ dout, T* __restrict__ dk, T* __restrict__ dv, const float* __restrict__ delta,
                     float* __restrict__ split_sums, int per_split, Heads h) {
@@ -193,8 +188,7 @@ __global__ void __launch_bounds__(32 * kMostWarps, resident_blocks(Sizes<D>::kKe
 }
 
 // dk, dv = the sums of split_sums [splits, 2, elements], first to last.
-template <class T>
-__global__ void __launch_bounds__(256)
+template <class T> __global__ void __launch_bounds__(256)
     sum_splits_kernel(const float* __restrict__ split_sums, T* __restrict__ dk, T* __restrict__ dv, int splits, int elements) {
   if constexpr (kComputes<T>) {
     const int i = blockIdx.x * 256 + threadIdx.x;
@@ -222,14 +216,12 @@ size_t delta_bytes(const Heads& h, int batch) {
 }
 
 // A kernel must opt in to more than 48 KB of shared memory.
-template <class Kernel>
-void allow_shared(Kernel* kernel, size_t bytes) {
+template <class Kernel> void allow_shared(Kernel* kernel, size_t bytes) {
   if (bytes <= 48 * 1024) return;
   CUDA(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
 }
 
-template <class T, int D, int kWarps>
-void launch_query_grad(const Heads& h, int batch, float* delta, Context& c) {
+template <class T, int D, int kWarps> void launch_query_grad(const Heads& h, int batch, float* delta, Context& c) {
   using S = Sizes<D>;
   const dim3 grid(ceil_div(h.queries, 16 * kWarps), batch * h.heads);
   if constexpr (D > 80 && kWarps == kMostWarps)  // large heads come with few queries: smaller blocks reach more multiprocessors
@@ -241,8 +233,7 @@ void launch_query_grad(const Heads& h, int batch, float* delta, Context& c) {
          data<T>(c.in(2)), data<T>(c.in(3)), data<float>(c.in(4)), data<T>(c.in(5)), data<T>(c.out(0)), delta, h);
 }
 
-template <class T, int D>
-void launch_kernels(const Heads& h, int batch, Context& c) {
+template <class T, int D> void launch_kernels(const Heads& h, int batch, Context& c) {
   using S = Sizes<D>;
   constexpr int kOwnTiles = kOwn<T, D, kMostWarps, S::kHoldKeys> + kOwn<T, D, kMostWarps, S::kHoldValues>;
   constexpr size_t kBytes = std::max(kOwnTiles + 2 * S::kQueries * kPitch<D>, Rows<T, D, kMostWarps>::kElements) * sizeof(T);
@@ -263,8 +254,7 @@ void launch_kernels(const Heads& h, int batch, Context& c) {
 
 }  // namespace
 
-template <>
-void run(const AttentionGrad& op, Context& c) {
+template <> void run(const AttentionGrad& op, Context& c) {
   const Heads h = heads_of(c.in(0).shape, c.in(1).shape, op.heads);
   const int batch = static_cast<int>(c.in(0).shape[0]);
   for_type(c.in(0).dtype, [&](auto type) {
@@ -275,8 +265,7 @@ void run(const AttentionGrad& op, Context& c) {
   });
 }
 
-template <>
-size_t workspace_bytes(const AttentionGrad& op, std::span<const Value> inputs, const Gpu& gpu) {
+template <> size_t workspace_bytes(const AttentionGrad& op, std::span<const Value> inputs, const Gpu& gpu) {
   const Heads h = heads_of(inputs[0].shape, inputs[1].shape, op.heads);
   const int batch = static_cast<int>(inputs[0].shape[0]);
   const int splits = inputs[0].dtype == DType::f32 || !fits_tensor_cores(h) ? 1 : splits_of(h, batch, gpu).count;

@@ -10,8 +10,7 @@ namespace {
 // 16 × 16 threads; thread (y, x) has rows kPerThread·y …, score columns x + 16·j and output columns 4x … 4x + 3 of each 64.
 constexpr int kThreads = 256, kTokens = 64, kDepth = 16, kSlice = 8;  // columns of a slice of d, tokens of a slice of x
 
-template <int kPerThread, int kSlots>
-struct Scratch {
+template <int kPerThread, int kSlots> struct Scratch {
   static constexpr int kRows = 16 * kPerThread, kPitch = kDepth + 4, kColumns = 64 * kSlots;
   union {
     struct { float rows[kRows * kPitch], tokens[kTokens * kPitch]; } slices;
@@ -21,8 +20,7 @@ struct Scratch {
 };
 
 // Columns [column, column + 4) of a row of a head, zeros from column d on.
-template <class T>
-__device__ __forceinline__ float4 load4(const T* row, int column, const Heads& h) {
+template <class T> __device__ __forceinline__ float4 load4(const T* row, int column, const Heads& h) {
   if (h.d % 4 == 0) {  // rows of a head begin at multiples of four elements
     if (column >= h.d) return {0, 0, 0, 0};
     if constexpr (std::is_same_v<T, float>) {
@@ -133,9 +131,9 @@ __device__ __forceinline__ void store_row(const float4 (&sum)[kSlots], float fac
   }
 }
 
-template <class T, int kPerThread, int kSlots>
-__global__ void __launch_bounds__(kThreads, 2) simt_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v,
-                                                           T* __restrict__ o, float* __restrict__ log_sum_exp, Heads h, bool causal) {
+template <class T, int kPerThread, int kSlots> __global__ void __launch_bounds__(kThreads, 2)
+    simt_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, T* __restrict__ o,
+                float* __restrict__ log_sum_exp, Heads h, bool causal) {
   if constexpr (kComputes<T>) {
     using Memory = Scratch<kPerThread, kSlots>;
     __shared__ alignas(16) Memory scratch;
@@ -194,8 +192,7 @@ __global__ void __launch_bounds__(kThreads, 2) simt_kernel(const T* __restrict__
 
 enum class Product { dq, dk, dv };
 
-template <class T, int kPerThread, int kSlots>
-__global__ void __launch_bounds__(kThreads, 2)
+template <class T, int kPerThread, int kSlots> __global__ void __launch_bounds__(kThreads, 2)
     simt_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const float* __restrict__ log_sum_exp,
                      const T* __restrict__ dout, const float* __restrict__ delta, T* __restrict__ dx, Product product, Heads h) {
   if constexpr (kComputes<T>) {
@@ -237,8 +234,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 // delta = Σ o·do of each row of a head, a warp each.
-template <class T>
-__global__ void __launch_bounds__(kThreads)
+template <class T> __global__ void __launch_bounds__(kThreads)
     delta_kernel(const T* __restrict__ o, const T* __restrict__ dout, float* __restrict__ delta, Heads h) {
   if constexpr (kComputes<T>) {
     const int query = blockIdx.x * (kThreads / 32) + threadIdx.x / 32;
@@ -251,20 +247,17 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <int kPerThread, int kSlots>
-dim3 grid_of(const Heads& h, int rows, int batch) {
+template <int kPerThread, int kSlots> dim3 grid_of(const Heads& h, int rows, int batch) {
   using Memory = Scratch<kPerThread, kSlots>;
   return dim3(ceil_div(rows, Memory::kRows), batch * h.heads, ceil_div(h.d, Memory::kColumns));
 }
 
-template <class T, int kPerThread, int kSlots>
-void launch_forward(const Heads& h, int batch, bool causal, Context& c) {
+template <class T, int kPerThread, int kSlots> void launch_forward(const Heads& h, int batch, bool causal, Context& c) {
   launch("attention in f32", simt_kernel<T, kPerThread, kSlots>, grid_of<kPerThread, kSlots>(h, h.queries, batch), kThreads, 0, c.stream,
          data<T>(c.in(0)), data<T>(c.in(1)), data<T>(c.in(2)), data<T>(c.out(0)), data<float>(c.out(1)), h, causal);
 }
 
-template <class T, int kPerThread, int kSlots>
-void launch_gradient(const Heads& h, int batch, float* delta, Context& c) {
+template <class T, int kPerThread, int kSlots> void launch_gradient(const Heads& h, int batch, float* delta, Context& c) {
   launch("attention's delta", delta_kernel<T>, dim3(ceil_div(h.queries, kThreads / 32), batch * h.heads), kThreads, 0, c.stream,
          data<T>(c.in(3)), data<T>(c.in(5)), delta, h);
   for (Product product : {Product::dq, Product::dk, Product::dv}) {

@@ -7,8 +7,7 @@
 namespace lorafuse::cuda {
 namespace {
 
-template <class T>
-using ConvTiles = std::conditional_t<
+template <class T> using ConvTiles = std::conditional_t<
     std::is_same_v<T, float>,
     TileList<Rated<FloatTile<128, 64, true>, 100>, Rated<FloatTile<128, 16, true>, 40>, Rated<FloatTile<64, 64, false>, 50>>,
     TileList<Rated<TensorCoreTile<T, 128, 128, 2, true>, 100>, Rated<TensorCoreTile<T, 128, 64, 4, true>, 85>,
@@ -66,8 +65,7 @@ bool takes_chunks(DType dtype, const Shape& x, const Shape& w) {
   return x[3] % elements == 0 && w[2] % elements == 0;
 }
 
-template <class Convolution>
-Work work_of(const Convolution& op, const Shape& x, const Shape& w, DType dtype, const Gpu& gpu) {
+template <class Convolution> Work work_of(const Convolution& op, const Shape& x, const Shape& w, DType dtype, const Gpu& gpu) {
   Work work{output_shape(op, x, w), phases_of(op), {}, 0, {}};
   CHECK(work.phases <= kMostPhases, "NOT_SUPPORTED", "[conv_transpose2d] expected stride 1 or 2 but received ", op.stride);
   for (const int64_t elements : {x.elements(), w.elements(), work.out.elements()}) expect_small("conv2d", elements);
@@ -87,16 +85,14 @@ Work work_of(const Convolution& op, const Shape& x, const Shape& w, DType dtype,
 bool is_narrowed(DType x, DType w) { return w == DType::f32 && x != DType::f32; }
 size_t narrowed_bytes(DType x, DType w, const Shape& shape) { return is_narrowed(x, w) ? aligned(shape.elements() * size_of(x)) : 0; }
 
-template <class T>
-__global__ void __launch_bounds__(kThreads) narrow(int count, const float* from, T* to) {
+template <class T> __global__ void __launch_bounds__(kThreads) narrow(int count, const float* from, T* to) {
   if constexpr (kComputes<T>) {
     const int i = blockIdx.x * kThreads + threadIdx.x;
     if (i < count) to[i] = from_float<T>(from[i]);
   }
 }
 
-template <bool kTransposed, class Convolution>
-void convolve(const char* name, const Convolution& op, Context& c) {
+template <bool kTransposed, class Convolution> void convolve(const char* name, const Convolution& op, Context& c) {
   const Tensor &x = c.in(0), &y = c.out(0);
   Tensor w = c.in(1);
   const Work work = work_of(op, x.shape, w.shape, x.dtype, c.gpu);
@@ -135,29 +131,18 @@ void convolve(const char* name, const Convolution& op, Context& c) {
   });
 }
 
-template <class Convolution>
-size_t workspace_of(const Convolution& op, std::span<const Value> in, const Gpu& gpu) {
+template <class Convolution> size_t workspace_of(const Convolution& op, std::span<const Value> in, const Gpu& gpu) {
   const Work work = work_of(op, in[0].shape, in[1].shape, in[0].dtype, gpu);
   return narrowed_bytes(in[0].dtype, in[1].dtype, in[1].shape) + split_bytes(work.choice, work.out.elements());
 }
 
 }  // namespace
 
-template <>
-void run(const Conv2d& op, Context& c) {
-  convolve<false>("conv2d", op, c);
-}
-template <>
-void run(const ConvTranspose2d& op, Context& c) {
-  convolve<true>("conv_transpose2d", op, c);
-}
+template <> void run(const Conv2d& op, Context& c) { convolve<false>("conv2d", op, c); }
+template <> void run(const ConvTranspose2d& op, Context& c) { convolve<true>("conv_transpose2d", op, c); }
 
-template <>
-size_t workspace_bytes(const Conv2d& op, std::span<const Value> in, const Gpu& gpu) {
-  return workspace_of(op, in, gpu);
-}
-template <>
-size_t workspace_bytes(const ConvTranspose2d& op, std::span<const Value> in, const Gpu& gpu) {
+template <> size_t workspace_bytes(const Conv2d& op, std::span<const Value> in, const Gpu& gpu) { return workspace_of(op, in, gpu); }
+template <> size_t workspace_bytes(const ConvTranspose2d& op, std::span<const Value> in, const Gpu& gpu) {
   return workspace_of(op, in, gpu);
 }
 

@@ -35,8 +35,7 @@ struct ConvOperands {
 };
 
 // The common part of both loaders: where a block's tile lies.
-template <class AnyTile, bool kTransposed>
-struct ConvTile {
+template <class AnyTile, bool kTransposed> struct ConvTile {
   using Tile = AnyTile;
   using T = typename Tile::Element;
   using Operands = ConvOperands;
@@ -87,22 +86,19 @@ struct ConvTile {
 };
 
 // For any numbers of channels: each element is located by itself.
-template <class AnyTile, bool kTransposed>
-struct ConvLoader : ConvTile<AnyTile, kTransposed> {
+template <class AnyTile, bool kTransposed> struct ConvLoader : ConvTile<AnyTile, kTransposed> {
   using ConvTile<AnyTile, kTransposed>::ConvTile;
   using typename ConvTile<AnyTile, kTransposed>::T;
   using typename ConvTile<AnyTile, kTransposed>::Tile;
 
-  template <class To>
-  __device__ void a(int v, const To& to) const {
+  template <class To> __device__ void a(int v, const To& to) const {
     const unsigned q = chunk_of_thread(v);
     to.put(gather_chunk<T>([&](int e) {
       const int k = this->k + q % 4 * kVector<T> + e, at = k < this->phase.depth ? this->input_at(this->row + q / 4, this->tap(k)) : -1;
       return at < 0 ? from_float<T>(0) : static_cast<const T*>(this->o.x)[at];
     }));
   }
-  template <class To>
-  __device__ void b(int v, const To& to) const {
+  template <class To> __device__ void b(int v, const To& to) const {
     const unsigned q = chunk_of_thread(v);
     constexpr int kLine = kLineChunks<T, Tile::kColumns, kTransposed>;
     to.put(gather_chunk<T>([&](int e) {
@@ -116,8 +112,7 @@ struct ConvLoader : ConvTile<AnyTile, kTransposed> {
 };
 
 // For whole chunks of channels: a chunk has one tap, and until its channels end addresses only move on.
-template <class AnyTile, bool kTransposed>
-struct ConvWalk : ConvTile<AnyTile, kTransposed> {
+template <class AnyTile, bool kTransposed> struct ConvWalk : ConvTile<AnyTile, kTransposed> {
   using typename ConvTile<AnyTile, kTransposed>::T;
   using typename ConvTile<AnyTile, kTransposed>::Tile;
 
@@ -127,13 +122,9 @@ struct ConvWalk : ConvTile<AnyTile, kTransposed> {
     if (kTransposed) w_at_ = (this->k + threadIdx.x / kLine) * operands.out_channels + first_column();
   }
 
-  template <class To>
-  __device__ void a(int v, const To& to) const {
-    to.copy(static_cast<const T*>(this->o.x) + at_[v], at_[v] >= 0);
-  }
+  template <class To> __device__ void a(int v, const To& to) const { to.copy(static_cast<const T*>(this->o.x) + at_[v], at_[v] >= 0); }
 
-  template <class To>
-  __device__ void b(int v, const To& to) const {
+  template <class To> __device__ void b(int v, const To& to) const {
     const T* w = static_cast<const T*>(this->o.w);
     if constexpr (!kTransposed) {
       const int n = v * (kThreads / 4);

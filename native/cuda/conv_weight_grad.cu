@@ -14,8 +14,7 @@ struct ConvWeightGradOperands {
 };
 
 // Tap blockIdx.z. Both operands lie transposed, and the sum runs over the pixels of y.
-template <class AnyTile>
-struct ConvWeightGradLoader {
+template <class AnyTile> struct ConvWeightGradLoader {
   using Tile = AnyTile;
   using T = typename Tile::Element;
   using Operands = ConvWeightGradOperands;
@@ -29,14 +28,12 @@ struct ConvWeightGradLoader {
   __device__ int columns() const { return o.channels; }
   __device__ int output_row(int n) const { return n < o.y.length ? tap * o.y.length + n : -1; }
 
-  template <class To>
-  __device__ void a(int v, const To& to) const {
+  template <class To> __device__ void a(int v, const To& to) const {
     const unsigned q = chunk_of_thread(v);
     constexpr int kLine = kLineChunks<T, Tile::kRows, true>;
     fetch<T>(o.y, k + q / kLine, row + q % kLine * kVector<T>, to);
   }
-  template <class To>
-  __device__ void b(int v, const To& to) const {
+  template <class To> __device__ void b(int v, const To& to) const {
     const unsigned q = chunk_of_thread(v);
     constexpr int kLine = kLineChunks<T, Tile::kColumns, true>;
     const int channel = column + q % kLine * kVector<T>, at = under(k + q / kLine);
@@ -62,8 +59,7 @@ struct ConvWeightGradLoader {
   int tap, tap_y, tap_x;  // its position, from the first pixel that a tap reads
 };
 
-template <class T>
-using ConvWeightGradTiles =
+template <class T> using ConvWeightGradTiles =
     TileList<Rated<std::conditional_t<std::is_same_v<T, float>, FloatTile<64, 64, false>, TensorCoreTile<T, 64, 64, 2, false, true>>, 100>>;
 
 Choice choose_tile(const ConvWeightGrad& op, const Shape& y, const Shape& x, DType dtype, const Gpu& gpu) {
@@ -74,8 +70,7 @@ Choice choose_tile(const ConvWeightGrad& op, const Shape& y, const Shape& x, DTy
 
 }  // namespace
 
-template <>
-void run(const ConvWeightGrad& op, Context& c) {
+template <> void run(const ConvWeightGrad& op, Context& c) {
   const Tensor &y = c.in(0), &x = c.in(1), &g = c.out(0);
   expect_small(op.name, x.shape.elements());
   const Choice choice = choose_tile(op, y.shape, x.shape, x.dtype, c.gpu);
@@ -100,8 +95,7 @@ void run(const ConvWeightGrad& op, Context& c) {
   });
 }
 
-template <>
-size_t workspace_bytes(const ConvWeightGrad& op, std::span<const Value> in, const Gpu& gpu) {
+template <> size_t workspace_bytes(const ConvWeightGrad& op, std::span<const Value> in, const Gpu& gpu) {
   const int64_t elements = int64_t{op.kernel} * op.kernel * in[0].shape[3] * in[1].shape[3];
   return split_bytes(choose_tile(op, in[0].shape, in[1].shape, in[1].dtype, gpu), elements);
 }

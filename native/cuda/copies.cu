@@ -8,8 +8,7 @@ namespace {
 constexpr int kThreads = 256;
 
 // Calls f(Word()) with the widest type that divides all of `bytes`: rows are copied in words of it, whatever their elements are.
-template <class F>
-void for_words(std::initializer_list<size_t> bytes, F f) {
+template <class F> void for_words(std::initializer_list<size_t> bytes, F f) {
   const auto all = [&](size_t size) {
     for (size_t b : bytes)
       if (b % size != 0) return false;
@@ -22,23 +21,23 @@ void for_words(std::initializer_list<size_t> bytes, F f) {
 }
 
 // y [rows, first + second] = a [rows, first] ‖ b [rows, second]
-template <class Word>
-__global__ void __launch_bounds__(kThreads) concat(uint32_t rows, uint32_t first, uint32_t second, const Word* a, const Word* b, Word* y) {
+template <class Word> __global__ void __launch_bounds__(kThreads)
+    concat(uint32_t rows, uint32_t first, uint32_t second, const Word* a, const Word* b, Word* y) {
   const uint32_t i = blockIdx.x * kThreads + threadIdx.x, all = first + second, r = i / all, c = i % all;
   if (r < rows) y[i] = c < first ? a[static_cast<int64_t>(r) * first + c] : b[static_cast<int64_t>(r) * second + c - first];
 }
 
 // y [rows, width] = x[:, begin : begin + width], x [rows, all]
-template <class Word>
-__global__ void __launch_bounds__(kThreads) slice(uint32_t rows, uint32_t all, uint32_t begin, uint32_t width, const Word* x, Word* y) {
+template <class Word> __global__ void __launch_bounds__(kThreads)
+    slice(uint32_t rows, uint32_t all, uint32_t begin, uint32_t width, const Word* x, Word* y) {
   const uint32_t i = blockIdx.x * kThreads + threadIdx.x, r = i / width, c = i % width;
   if (r < rows) y[i] = x[static_cast<int64_t>(r) * all + begin + c];
 }
 
 // y [rows, C] = tokens[id] + positions[row % length]; NaN where there is no such token.
-template <class T, int N>
-__global__ void __launch_bounds__(kThreads) embedding(uint32_t rows, uint32_t length, uint32_t vectors, uint32_t vocabulary,
-                                                      const int32_t* ids, const T* tokens, const T* positions, T* y) {
+template <class T, int N> __global__ void __launch_bounds__(kThreads)
+    embedding(uint32_t rows, uint32_t length, uint32_t vectors, uint32_t vocabulary, const int32_t* ids, const T* tokens,
+              const T* positions, T* y) {
   if constexpr (kComputes<T>) {
     const uint32_t i = blockIdx.x * kThreads + threadIdx.x, r = i / vectors, v = i % vectors;
     if (r >= rows) return;
@@ -60,8 +59,7 @@ __global__ void __launch_bounds__(kThreads) embedding(uint32_t rows, uint32_t le
 
 }  // namespace
 
-template <>
-void run(const Concat&, Context& c) {
+template <> void run(const Concat&, Context& c) {
   const int64_t rows = c.out(0).shape.rows();
   const size_t each = size_of(c.out(0).dtype), first = c.in(0).shape[-1] * each, second = c.in(1).shape[-1] * each;
   for_words({first, second}, [&](auto type) {
@@ -72,8 +70,7 @@ void run(const Concat&, Context& c) {
   });
 }
 
-template <>
-void run(const Slice& op, Context& c) {
+template <> void run(const Slice& op, Context& c) {
   const int64_t rows = c.out(0).shape.rows();
   const size_t each = size_of(c.out(0).dtype), all = c.in(0).shape[-1] * each, begin = op.begin * each, width = (op.end - op.begin) * each;
   for_words({all, begin, width}, [&](auto type) {
@@ -84,8 +81,7 @@ void run(const Slice& op, Context& c) {
   });
 }
 
-template <>
-void run(const Embedding&, Context& c) {
+template <> void run(const Embedding&, Context& c) {
   const int64_t rows = c.in(0).shape.elements(), channels = c.out(0).shape[-1];
   for_vectors(c.out(0).dtype, channels, [&](auto type, auto n) {
     using T = decltype(type);

@@ -7,8 +7,7 @@
 namespace lorafuse::cuda {
 
 // v += bias
-template <int kCount>
-__device__ __forceinline__ void add_floats(const float* bias, float* v) {
+template <int kCount> __device__ __forceinline__ void add_floats(const float* bias, float* v) {
 #pragma unroll
   for (int e = 0; e < kCount; e += 4) {
     const float4 b = __ldg(reinterpret_cast<const float4*>(bias + e));
@@ -17,8 +16,7 @@ __device__ __forceinline__ void add_floats(const float* bias, float* v) {
 }
 
 // 16 bytes of elements, or 8.
-template <class T, int kElements = 16 / sizeof(T)>
-union Chunk {
+template <class T, int kElements = 16 / sizeof(T)> union Chunk {
   static constexpr int kCount = kElements;
   using Bits = std::conditional_t<kCount * sizeof(T) == 16, uint4, uint2>;
   static_assert(sizeof(Bits) == kCount * sizeof(T));
@@ -40,8 +38,7 @@ union Chunk {
 
 // An epilogue gets consecutive elements of one output row: their offset, the first one's column, the values (kCount for a vector store).
 // It clips at the end of the row.
-template <class T>
-struct Store {
+template <class T> struct Store {
   static constexpr int kCount = 16 / sizeof(T);
   T* y;               // [M, n]
   const float* bias;  // [n] or null
@@ -49,8 +46,7 @@ struct Store {
   int n;
   bool in_chunks;  // y, bias and residual are rows of whole, aligned chunks
 
-  template <int kGiven>
-  __device__ __forceinline__ void operator()(int at, int column, float (&v)[kGiven]) const {
+  template <int kGiven> __device__ __forceinline__ void operator()(int at, int column, float (&v)[kGiven]) const {
     if constexpr (kGiven == kCount || kGiven == 4) {
       if (in_chunks) {
         if (bias) add_floats<kGiven>(bias + column, v);
@@ -72,8 +68,7 @@ struct Store {
 };
 
 // y [M, 2F] = a ‖ b with its bias, and a · gelu(b) [M, F]: called with a chunk of a and the same columns of b.
-template <class T>
-struct StoreGeglu {
+template <class T> struct StoreGeglu {
   T* y;
   T* gated;
   const float* bias;  // [2F] or null
@@ -93,8 +88,7 @@ struct StoreGeglu {
 };
 
 // dx [M, 2F] of a GEGLU's x [M, 2F] = a ‖ b: called with a chunk of dy.
-template <class T>
-struct StoreGegluGrad {
+template <class T> struct StoreGegluGrad {
   const T* x;
   T* dx;
   int f;
@@ -119,8 +113,7 @@ struct Accumulate {
   int n;
   bool in_chunks;
 
-  template <int kGiven>
-  __device__ __forceinline__ void operator()(int at, int column, float (&v)[kGiven]) const {
+  template <int kGiven> __device__ __forceinline__ void operator()(int at, int column, float (&v)[kGiven]) const {
     if constexpr (kGiven == 4) {
       if (in_chunks) {
         float4& to = *reinterpret_cast<float4*>(g + at);
@@ -141,8 +134,7 @@ struct StoreSplit {
   float* sums;  // [M, n]
   int n;
 
-  template <int kGiven>
-  __device__ __forceinline__ void operator()(int at, int column, float (&v)[kGiven]) const {
+  template <int kGiven> __device__ __forceinline__ void operator()(int at, int column, float (&v)[kGiven]) const {
     if constexpr (kGiven == 4) {
       if (n % 4 == 0) {
         *reinterpret_cast<float4*>(sums + at) = {v[0], v[1], v[2], v[3]};
@@ -156,8 +148,8 @@ struct StoreSplit {
 };
 
 // split_sums [splits, elements], added in order.
-template <class Epilogue>
-__global__ void __launch_bounds__(256) reduce_splits(const float* split_sums, int splits, int elements, const Epilogue epilogue) {
+template <class Epilogue> __global__ void __launch_bounds__(256)
+    reduce_splits(const float* split_sums, int splits, int elements, const Epilogue epilogue) {
   const int at = blockIdx.x * 256 + threadIdx.x;
   if (at >= elements) return;
   float v[1] = {0};

@@ -38,8 +38,7 @@ __device__ __forceinline__ TileIndex tile_of(int block, int rows, int columns) {
 //   a(v, to), b(v, to)                                          the v-th chunk that this thread moves, ToRegister or ToShared
 //   void next()                                                 on to the next step
 //   int output_row(row), columns()                              of c; row −1 where c has no such row
-template <class Loader, class Epilogue>
-__global__ void __launch_bounds__(kThreads, 2)
+template <class Loader, class Epilogue> __global__ void __launch_bounds__(kThreads, 2)
     gemm_kernel(const typename Loader::Operands operands, const Grid grid, const Epilogue epilogue) {
   using Tile = typename Loader::Tile;
   using T = typename Tile::Element;
@@ -75,26 +74,22 @@ struct TileShape {
 };
 
 // A tile that a kernel is compiled for, and its efficiency.
-template <class AnyTile, int kPercent>
-struct Rated {
+template <class AnyTile, int kPercent> struct Rated {
   using Tile = AnyTile;
   static constexpr TileShape shape{Tile::kRows, Tile::kColumns, Tile::kInChunks, kPercent / 100.0};
 };
-template <class... Each>
-struct TileList {
+template <class... Each> struct TileList {
   static constexpr TileShape shapes[sizeof...(Each)] = {Each::shape...};
 
   // Calls f(std::type_identity<tile>) for the chosen one.
-  template <class F>
-  static void with(size_t chosen, F f) {
+  template <class F> static void with(size_t chosen, F f) {
     size_t i = 0;
     ((i++ == chosen ? f(std::type_identity<typename Each::Tile>()) : void()), ...);
   }
 };
 
 // Tiles<T> is the list for elements T: 16-bit types have one, floats another.
-template <template <class> class Tiles>
-std::span<const TileShape> shapes_of(DType dtype) {
+template <template <class> class Tiles> std::span<const TileShape> shapes_of(DType dtype) {
   return dtype == DType::f32 ? std::span<const TileShape>(Tiles<float>::shapes) : Tiles<__half>::shapes;
 }
 
@@ -145,8 +140,7 @@ inline size_t split_bytes(const Choice& choice, int64_t elements) {
 }
 
 // Whether the lines of a tensor of T are whole, aligned chunks.
-template <class T>
-bool in_chunks(const Tensor& t) {
+template <class T> bool in_chunks(const Tensor& t) {
   return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.shape[-1] % kVector<T> == 0;
 }
 
@@ -154,8 +148,7 @@ inline void expect_small(const char* op, int64_t elements) {
   CHECK(elements < int64_t{1} << 31, "NOT_SUPPORTED", "[", op, "] expected fewer than 2^31 elements in a tensor but received ", elements);
 }
 
-template <class T>
-Matrix matrix_of(const Tensor& t, float scale = 1) {
+template <class T> Matrix matrix_of(const Tensor& t, float scale = 1) {
   expect_small("product", t.shape.elements());
   const bool is_f32 = t.dtype == DType::f32 && !std::is_same_v<T, float>;
   const bool chunks = (is_f32 || scale == 1) && in_chunks<T>(t);
@@ -167,8 +160,7 @@ Matrix matrix_of(const Tensor& t, float scale = 1) {
           .in_chunks = chunks};
 }
 
-template <class T>
-Store<T> store_to(const Tensor& y, const Tensor* bias_vector, const Tensor* residual) {
+template <class T> Store<T> store_to(const Tensor& y, const Tensor* bias_vector, const Tensor* residual) {
   expect_small("product", y.shape.elements());
   const float* bias = bias_vector ? data<const float>(*bias_vector) : nullptr;
   const bool chunks = in_chunks<T>(y) && reinterpret_cast<uintptr_t>(bias) % 16 == 0 && (!residual || in_chunks<T>(*residual));
@@ -179,9 +171,9 @@ Store<T> store_to(const Tensor& y, const Tensor* bias_vector, const Tensor* resi
           .in_chunks = chunks};
 }
 
-template <class Loader, class Epilogue>
-void launch_gemm(const char* name, const Context& c, const typename Loader::Operands& operands, const Epilogue& epilogue, int64_t m,
-                 int64_t n, int phases, int64_t elements, const Choice& choice) {
+template <class Loader, class Epilogue> void launch_gemm(const char* name, const Context& c, const typename Loader::Operands& operands,
+                                                         const Epilogue& epilogue, int64_t m, int64_t n, int phases, int64_t elements,
+                                                         const Choice& choice) {
   using Tile = typename Loader::Tile;
   const int rows = static_cast<int>(ceil_div<int64_t>(m, Tile::kRows)), columns = static_cast<int>(ceil_div<int64_t>(n, Tile::kColumns));
   float* split_sums = choice.splits > 1 ? static_cast<float*>(c.workspace) : nullptr;

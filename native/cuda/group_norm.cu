@@ -11,16 +11,15 @@ namespace {
 
 constexpr int kThreads = Groups::kThreads, kBlocks = kGroupBlocks;
 
-template <bool kSilu, int N>
-__device__ __forceinline__ float normalised(const Channels<N>& c, int i, float x) {
+template <bool kSilu, int N> __device__ __forceinline__ float normalised(const Channels<N>& c, int i, float x) {
   const float z = (x - c.mean[i]) * c.scale[i] + c.beta[i];
   return kSilu ? silu(z) : z;
 }
 
 // The thread's vectors of x into `vectors`; mean and Σ(x − mean)² of the block's share of its own part.
-template <class T, int N>
-__device__ __forceinline__ float2 moments(const Groups& n, const Position<N>& at, int elements, const T* x,
-                                          Vector<T, N> (&vectors)[Groups::kMostVectors], GroupScratch<2>& scratch) {
+template <class T, int N> __device__ __forceinline__ float2 moments(const Groups& n, const Position<N>& at, int elements, const T* x,
+                                                                    Vector<T, N> (&vectors)[Groups::kMostVectors],
+                                                                    GroupScratch<2>& scratch) {
   const Split<N> split = split_of<N>(n);
   const float size = static_cast<float>(elements);
   float sum[1][N] = {}, around[2][N] = {};
@@ -48,8 +47,7 @@ __device__ __forceinline__ float2 moments(const Groups& n, const Position<N>& at
 }
 
 // All of GroupNorm where a block has whole groups.
-template <class T, int N, bool kSilu>
-__global__ void __launch_bounds__(kThreads, resident_blocks(kBlocks))
+template <class T, int N, bool kSilu> __global__ void __launch_bounds__(kThreads, resident_blocks(kBlocks))
     group_norm_whole(Groups n, float eps, const T* x, const float* gamma, const float* beta, T* y, float2* statistics) {
   if constexpr (kComputes<T>) {
     __shared__ GroupScratch<2> scratch;
@@ -78,8 +76,7 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(kBlocks))
 }
 
 // sums [B, parts, chunks] = moments() of chunk blockIdx.x.
-template <class T, int N>
-__global__ void __launch_bounds__(kThreads, kBlocks) group_moments(Groups n, const T* x, float2* sums) {
+template <class T, int N> __global__ void __launch_bounds__(kThreads, kBlocks) group_moments(Groups n, const T* x, float2* sums) {
   if constexpr (kComputes<T>) {
     __shared__ GroupScratch<2> scratch;
     const int own = own_part<N>(n);
@@ -104,8 +101,7 @@ __global__ void __launch_bounds__(kThreads) group_statistics(Groups n, float eps
   if (threadIdx.x == 0) statistics[blockIdx.x] = {mean, 1 / sqrtf(squares / size + eps)};
 }
 
-template <class T, int N, bool kSilu>
-__global__ void __launch_bounds__(kThreads, kBlocks)
+template <class T, int N, bool kSilu> __global__ void __launch_bounds__(kThreads, kBlocks)
     group_normalise(Groups n, const T* x, const float* gamma, const float* beta, const float2* statistics, T* y) {
   if constexpr (kComputes<T>) {
     const Position<N> at(n, n.chunks - 1 - blockIdx.x);
@@ -126,12 +122,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 
 }  // namespace
 
-template <>
-size_t workspace_bytes(const GroupNorm& op, std::span<const Value> inputs, const Gpu&) {
+template <> size_t workspace_bytes(const GroupNorm& op, std::span<const Value> inputs, const Gpu&) {
   return group_sums(inputs[0], op.groups) * sizeof(float2);
 }
-template <>
-void run(const GroupNorm& op, Context& c) {
+template <> void run(const GroupNorm& op, Context& c) {
   const Shape& shape = c.in(0).shape;
   const float *gamma = c.in(1).f32(), *beta = c.in(2).f32();
   float2 *sums = static_cast<float2*>(c.workspace), *statistics = data<float2>(c.out(1));

@@ -65,8 +65,7 @@ struct Groups {
 };
 
 // The vectors of a thread. Strip blockIdx.y, sample blockIdx.z.
-template <int N>
-struct Position {
+template <int N> struct Position {
   int channel;          // the first of its vector
   int position, end;    // its first position, and where those of the chunk end: it has every `rows`-th
   int64_t first, step;  // offset of its first vector, and from one to the next
@@ -84,16 +83,14 @@ struct Position {
 };
 
 // Calls f(k, offset) for the k-th vector of this thread.
-template <int N, class F>
-__device__ __forceinline__ void for_own_vectors(const Groups& n, const Position<N>& at, F f) {
+template <int N, class F> __device__ __forceinline__ void for_own_vectors(const Groups& n, const Position<N>& at, F f) {
 #pragma unroll
   for (int k = 0; k < Groups::kMostVectors; k++)
     if (at.position + k * n.rows < at.end) f(k, at.first + k * at.step);
 }
 
 // N channels that lie in one group, or part, or in two: the first `count` of them in `index`, the others in index + 1.
-template <int N>
-struct Split {
+template <int N> struct Split {
   int index, count;
 
   __device__ __forceinline__ Split(int channel, int width) : index(channel / width), count(min(N, width - channel % width)) {}
@@ -103,28 +100,23 @@ struct Split {
 };
 
 // Which parts of the strip this thread's channels lie in.
-template <int N>
-__device__ __forceinline__ Split<N> split_of(const Groups& n) {
-  return Split<N>(threadIdx.x % n.columns * N, n.part);
-}
+template <int N> __device__ __forceinline__ Split<N> split_of(const Groups& n) { return Split<N>(threadIdx.x % n.columns * N, n.part); }
 
 // The part of the strip that this thread looks after, as one of all parts of the sample; −1 where it has none.
-template <int N>
-__device__ __forceinline__ int own_part(const Groups& n) {
+template <int N> __device__ __forceinline__ int own_part(const Groups& n) {
   const int each = n.columns * N / n.part, part = blockIdx.y * each + threadIdx.x;
   return threadIdx.x < each && part < n.parts() ? part : -1;
 }
 
-template <int kSums>
-struct GroupScratch {
+template <int kSums> struct GroupScratch {
   float threads[kSums][2][Groups::kThreads + 8 * 31 + 20];  // every thread's sums, of one part and, in other banks, of the next
   float parts[kSums][Groups::kThreads];                     // of the strip
 };
 
 // scratch.parts[s][p] = Σ over part p of the strip of all threads' sums[s] of their channels, for all to read.
-template <int kSums, int kMost, int N>
-__device__ __forceinline__ void sum_parts(const Groups& n, const Split<N>& split, const float (&sums)[kSums][N],
-                                          GroupScratch<kMost>& scratch) {
+template <int kSums, int kMost, int N> __device__ __forceinline__ void sum_parts(const Groups& n, const Split<N>& split,
+                                                                                 const float (&sums)[kSums][N],
+                                                                                 GroupScratch<kMost>& scratch) {
   const int row = threadIdx.x / n.columns, own = row * n.pitch + threadIdx.x % n.columns;
 #pragma unroll
   for (int s = 0; s < kSums; s++) {
@@ -156,8 +148,7 @@ __device__ __forceinline__ void sum_parts(const Groups& n, const Split<N>& split
 }
 
 // Calls f(T(), Count<N>()) with how many channels are a vector: one where groups are narrower, or wider than a block.
-template <class F>
-void for_groups(DType dtype, int64_t channels, int groups, F f) {
+template <class F> void for_groups(DType dtype, int64_t channels, int groups, F f) {
   for_type(dtype, [&](auto type) {
     constexpr int kMost = kVector<decltype(type)>;
     const int64_t width = channels / groups;
@@ -167,8 +158,7 @@ void for_groups(DType dtype, int64_t channels, int groups, F f) {
 }
 
 // Constants of a thread's N channels.
-template <int N>
-struct Channels {
+template <int N> struct Channels {
   float mean[N], scale[N], beta[N];  // scale: γ·rstd
 
   // `first` and `second`: mean and rstd of the groups of `split`.
@@ -185,8 +175,7 @@ struct Channels {
 };
 
 // The values of both groups of a split, in [groups].
-template <int N>
-struct Pair {
+template <int N> struct Pair {
   float2 first, second;
   __device__ __forceinline__ Pair(const Split<N>& split, const float2* values)
       : first(values[split.index]), second(split.two() ? values[split.index + 1] : first) {}

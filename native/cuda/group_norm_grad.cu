@@ -10,16 +10,15 @@ namespace {
 constexpr int kThreads = Groups::kThreads, kBlocks = kGroupBlocks;
 
 // x − mean and dz.
-template <bool kSilu, int N>
-__device__ __forceinline__ float2 centred(const Channels<N>& c, int i, float x, float dy) {
+template <bool kSilu, int N> __device__ __forceinline__ float2 centred(const Channels<N>& c, int i, float x, float dy) {
   const float d = x - c.mean[i];
   return {d, kSilu ? dy * silu_grad(d * c.scale[i] + c.beta[i]) : dy};
 }
 
 // scratch.parts = Σ γ·rstd·dz and Σ γ·rstd·dz·(x − mean) of the block's share of each part.
-template <bool kSilu, class T, int N>
-__device__ __forceinline__ void gradient_sums(const Groups& n, const Position<N>& at, const Channels<N>& c, const T* x, const T* dy,
-                                              GroupScratch<2>& scratch) {
+template <bool kSilu, class T, int N> __device__ __forceinline__ void gradient_sums(const Groups& n, const Position<N>& at,
+                                                                                    const Channels<N>& c, const T* x, const T* dy,
+                                                                                    GroupScratch<2>& scratch) {
   float sums[2][N] = {};
   for_own_vectors(n, at, [&](int, int64_t offset) {
     Vector<T, N> a, g;
@@ -65,8 +64,7 @@ __device__ __forceinline__ void input_gradient(const Groups& n, const Position<N
 }
 
 // All of GroupNormGrad where a block has whole groups.
-template <class T, int N, bool kSilu>
-__global__ void __launch_bounds__(kThreads, kBlocks - 1)
+template <class T, int N, bool kSilu> __global__ void __launch_bounds__(kThreads, kBlocks - 1)
     group_norm_grad_whole(Groups n, const T* x, const float* gamma, const float* beta, const float2* statistics, const T* dy,
                           const T* residual, T* dx) {
   if constexpr (kComputes<T>) {
@@ -92,8 +90,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks - 1)
 }
 
 // sums [B, parts, chunks] = gradient_sums() of chunk blockIdx.x.
-template <class T, int N, bool kSilu>
-__global__ void __launch_bounds__(kThreads, kBlocks)
+template <class T, int N, bool kSilu> __global__ void __launch_bounds__(kThreads, kBlocks)
     group_gradient_sums(Groups n, const T* x, const float* gamma, const float* beta, const float2* statistics, const T* dy, float2* sums) {
   if constexpr (kComputes<T>) {
     __shared__ GroupScratch<2> scratch;
@@ -124,8 +121,7 @@ __global__ void __launch_bounds__(kThreads) group_gradient_means(Groups n, const
   if (threadIdx.x == 0) means[blockIdx.x] = gradient_means(n, sum, products, statistics[blockIdx.x].y);
 }
 
-template <class T, int N, bool kSilu>
-__global__ void __launch_bounds__(kThreads, kBlocks)
+template <class T, int N, bool kSilu> __global__ void __launch_bounds__(kThreads, kBlocks)
     group_gradient(Groups n, const T* x, const float* gamma, const float* beta, const float2* statistics, const T* dy, const float2* means,
                    const T* residual, T* dx) {
   if constexpr (kComputes<T>) {
@@ -141,14 +137,12 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 
 }  // namespace
 
-template <>
-size_t workspace_bytes(const GroupNormGrad& op, std::span<const Value> inputs, const Gpu&) {
+template <> size_t workspace_bytes(const GroupNormGrad& op, std::span<const Value> inputs, const Gpu&) {
   const size_t sums = group_sums(inputs[0], op.groups);
   return sums ? (sums + inputs[0].shape[0] * op.groups) * sizeof(float2) : 0;
 }
 
-template <>
-void run(const GroupNormGrad& op, Context& c) {
+template <> void run(const GroupNormGrad& op, Context& c) {
   const Shape& shape = c.in(0).shape;
   const float *gamma = c.in(1).f32(), *beta = c.in(2).f32();
   const float2* statistics = data<float2>(c.in(3));

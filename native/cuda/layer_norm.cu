@@ -9,8 +9,7 @@ namespace {
 constexpr int kThreads = 128, kRows = kThreads / 32;  // of a block
 
 // A row that a warp reads: a lane keeps up to K vectors in registers. With K = 0 a row may have any length, and every pass reads it again.
-template <class T, int N, int K>
-struct Row {
+template <class T, int N, int K> struct Row {
   const T* data;
   Vector<T, N> registers[K ? K : 1];
 
@@ -33,8 +32,7 @@ struct Row {
 };
 
 // Calls f(v, k) for the vectors of this lane; k counts them.
-template <int K, class F>
-__device__ __forceinline__ void for_lane(int vectors, F f) {
+template <int K, class F> __device__ __forceinline__ void for_lane(int vectors, F f) {
   if constexpr (K > 0) {
 #pragma unroll
     for (int k = 0; k < K; k++) {
@@ -47,8 +45,7 @@ __device__ __forceinline__ void for_lane(int vectors, F f) {
 }
 
 // x, y [rows, C], C = vectors · N; statistics [rows] = mean, rstd.
-template <class T, int N, int K>
-__global__ void __launch_bounds__(kThreads)
+template <class T, int N, int K> __global__ void __launch_bounds__(kThreads)
     layer_norm(int rows, int vectors, float eps, const T* x, const float* gamma, const float* beta, T* y, float2* statistics) {
   if constexpr (kComputes<T>) {
     const int row = blockIdx.x * kRows + threadIdx.x / 32;
@@ -89,9 +86,9 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <class T, int N, int K>
-__global__ void __launch_bounds__(kThreads) layer_norm_grad(int rows, int vectors, const T* x, const float* gamma, const float2* statistics,
-                                                            const T* dy, const T* residual, T* dx) {
+template <class T, int N, int K> __global__ void __launch_bounds__(kThreads)
+    layer_norm_grad(int rows, int vectors, const T* x, const float* gamma, const float2* statistics, const T* dy, const T* residual,
+                    T* dx) {
   if constexpr (kComputes<T>) {
     const int row = blockIdx.x * kRows + threadIdx.x / 32;
     if (row >= rows) return;
@@ -126,8 +123,7 @@ __global__ void __launch_bounds__(kThreads) layer_norm_grad(int rows, int vector
 }
 
 // Calls f(T(), Count<N>(), Count<K>()): 320, 640 and 1280 channels of SD and 768 of CLIP stay in registers.
-template <class F>
-void for_rows(DType dtype, int64_t channels, F f) {
+template <class F> void for_rows(DType dtype, int64_t channels, F f) {
   for_vectors(dtype, channels, [&](auto type, auto n) {
     const int64_t each = ceil_div<int64_t>(channels / n, 32);
     if constexpr (n == 1) f(type, n, Count<0>());
@@ -140,8 +136,7 @@ void for_rows(DType dtype, int64_t channels, F f) {
 
 }  // namespace
 
-template <>
-void run(const LayerNorm& op, Context& c) {
+template <> void run(const LayerNorm& op, Context& c) {
   const int64_t channels = c.in(0).shape[-1], rows = c.in(0).shape.rows();
   for_rows(c.in(0).dtype, channels, [&](auto type, auto n, auto k) {
     using T = decltype(type);
@@ -150,8 +145,7 @@ void run(const LayerNorm& op, Context& c) {
   });
 }
 
-template <>
-void run(const LayerNormGrad& op, Context& c) {
+template <> void run(const LayerNormGrad& op, Context& c) {
   const int64_t channels = c.in(0).shape[-1], rows = c.in(0).shape.rows();
   const Tensor* residual = c.in_or_null(residual_input(op));
   for_rows(c.in(0).dtype, channels, [&](auto type, auto n, auto k) {

@@ -10,27 +10,22 @@ namespace {
 constexpr int kSplitRows = 64;  // of the tiles for which K may be split
 
 // The kernel computes a LoraMatMul, a LoraMatMulGrad, or a MatMul with a gate, which has no adapter.
-template <class Product>
-constexpr bool kAdapted = !std::is_same_v<Product, MatMul>;
-template <class Product>
-size_t count_of(const Product& op) {
+template <class Product> constexpr bool kAdapted = !std::is_same_v<Product, MatMul>;
+template <class Product> size_t count_of(const Product& op) {
   if constexpr (kAdapted<Product>) return op.scales.size();
   else return op.pairs.size();
 }
-template <class Product>
-size_t products_of(const Product& op) {
+template <class Product> size_t products_of(const Product& op) {
   if constexpr (kAdapted<Product>) return op.products();
   else return 1;
 }
-template <class Product>
-bool is_transposed(const Product& op) {
+template <class Product> bool is_transposed(const Product& op) {
   if constexpr (kAdapted<Product>) return op.transposed;
   else return op.pairs[0].transposed;
 }
 
 // Whether the kernel can compute `op`. It must be known when memory is planned, so in(i) is input i as a Value or as a Tensor.
-template <class Product, class Inputs>
-bool is_fused(const Product& op, Inputs in) {
+template <class Product, class Inputs> bool is_fused(const Product& op, Inputs in) {
   const bool transposed = is_transposed(op);
   const Gate gate = op.epilogue.gate;
   if (in(0).dtype == DType::f32 || count_of(op) > (gate == Gate::none ? kMostTerms : 1)) return false;
@@ -60,8 +55,7 @@ struct LoraPlan {
 };
 
 // The plan of the least cost: see choose() in gemm.cuh.
-template <class Product, class Inputs>
-LoraPlan plan_of(const Product& op, Inputs in, const Gpu& gpu) {
+template <class Product, class Inputs> LoraPlan plan_of(const Product& op, Inputs in, const Gpu& gpu) {
   const size_t count = count_of(op), products = products_of(op);
   const bool transposed = is_transposed(op), sum = count > products;
   LoraPlan plan{.m = in(0).shape.rows()};
@@ -94,8 +88,7 @@ LoraPlan plan_of(const Product& op, Inputs in, const Gpu& gpu) {
   return plan;
 }
 
-template <class T, class Product>
-LoraOperands<T> operands_of(const Product& op, const LoraPlan& plan, Context& c) {
+template <class T, class Product> LoraOperands<T> operands_of(const Product& op, const LoraPlan& plan, Context& c) {
   const size_t count = count_of(op), products = products_of(op);
   const Gate gate = op.epilogue.gate;
   LoraOperands<T> o{.terms = {},
@@ -133,8 +126,7 @@ LoraOperands<T> operands_of(const Product& op, const LoraPlan& plan, Context& c)
 }
 
 // The columns of the splits' sums: every y, then every t.
-template <class T>
-Segments<T> segments_of(const LoraOperands<T>& o, int products, int splits) {
+template <class T> Segments<T> segments_of(const LoraOperands<T>& o, int products, int splits) {
   Segments<T> segments{{}, 0};
   for (int i = 0; i < products; i++) segments.at[segments.count++] = {o.terms[i].y_column, 0, splits - 1, o.terms[i].y};
   for (int i = 0, step = 0; i < o.count; i++) {
@@ -146,8 +138,7 @@ Segments<T> segments_of(const LoraOperands<T>& o, int products, int splits) {
   return segments;
 }
 
-template <class T, class Product>
-void run_fused(const Product& op, Context& c) {
+template <class T, class Product> void run_fused(const Product& op, Context& c) {
   const LoraPlan plan = plan_of(op, [&](size_t i) -> const Tensor& { return c.in(i); }, c.gpu);
   const LoraOperands<T> o = operands_of<T>(op, plan, c);
   const auto go = [&](auto tile) {
@@ -165,8 +156,7 @@ void run_fused(const Product& op, Context& c) {
            segments_of(o, static_cast<int>(products_of(op)), plan.splits));
 }
 
-template <class Product>
-void run_either(const Product& op, Context& c) {
+template <class Product> void run_either(const Product& op, Context& c) {
   if (is_fused(op, [&](size_t i) -> const Tensor& { return c.in(i); })) {
     if (c.in(0).dtype == DType::f16) run_fused<__half>(op, c);
     else run_fused<__nv_bfloat16>(op, c);
@@ -177,8 +167,7 @@ void run_either(const Product& op, Context& c) {
   });
 }
 
-template <class Product>
-size_t workspace_of_either(const Product& op, std::span<const Value> in, const Gpu& gpu) {
+template <class Product> size_t workspace_of_either(const Product& op, std::span<const Value> in, const Gpu& gpu) {
   const auto input = [&](size_t i) -> const Value& { return in[i]; };
   if (is_fused(op, input)) return plan_of(op, input, gpu).bytes();
   // As plain products: they read the inputs and every t.
@@ -201,22 +190,14 @@ size_t workspace_of_either(const Product& op, std::span<const Value> in, const G
 
 }  // namespace
 
-template <>
-void run(const LoraMatMul& op, Context& c) {
-  run_either(op, c);
-}
-template <>
-void run(const LoraMatMulGrad& op, Context& c) {
-  run_either(op, c);
-}
+template <> void run(const LoraMatMul& op, Context& c) { run_either(op, c); }
+template <> void run(const LoraMatMulGrad& op, Context& c) { run_either(op, c); }
 void run_gated(const MatMul& op, Context& c) { run_either(op, c); }
 
-template <>
-size_t workspace_bytes(const LoraMatMul& op, std::span<const Value> in, const Gpu& gpu) {
+template <> size_t workspace_bytes(const LoraMatMul& op, std::span<const Value> in, const Gpu& gpu) {
   return workspace_of_either(op, in, gpu);
 }
-template <>
-size_t workspace_bytes(const LoraMatMulGrad& op, std::span<const Value> in, const Gpu& gpu) {
+template <> size_t workspace_bytes(const LoraMatMulGrad& op, std::span<const Value> in, const Gpu& gpu) {
   return workspace_of_either(op, in, gpu);
 }
 size_t gated_workspace_bytes(const MatMul& op, std::span<const Value> in, const Gpu& gpu) { return workspace_of_either(op, in, gpu); }

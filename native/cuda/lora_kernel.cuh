@@ -13,8 +13,7 @@ namespace lorafuse::cuda {
 
 constexpr int kMostTerms = 4, kMostRank = 64;  // t fits the two buffers of the main loop
 
-template <class T>
-struct LoraTerm {
+template <class T> struct LoraTerm {
   Matrix x, w, reduce, expand;  // reduce, expand: float
   int rank;
   float t_scale;
@@ -25,8 +24,7 @@ struct LoraTerm {
   __host__ __device__ int columns(bool transposed) const { return transposed ? w.length : w.lines; }  // of the product
 };
 
-template <class T>
-struct LoraOperands {
+template <class T> struct LoraOperands {
   LoraTerm<T> terms[kMostTerms];
   int count, m;
   int width;  // columns of y in a tile; the rest is t
@@ -41,8 +39,7 @@ struct LoraOperands {
 // Reads x, and w beside `reduce`, step by step; then `expand`. Each warp moves chunks of only one of them, so that none waits for the
 // conversion of `reduce`. kPaired, for a GEGLU: a tile has 8 columns of a, the same 8 of b, the next 8 of a, …; `column` is the first
 // one's.
-template <class AnyTile, bool kTransposed, bool kPaired>
-struct LoraLoader {
+template <class AnyTile, bool kTransposed, bool kPaired> struct LoraLoader {
   using Tile = AnyTile;
   using T = typename Tile::Element;
   static_assert(Tile::kColumns == 128 && sizeof(T) == 2 && !(kTransposed && kPaired));
@@ -56,12 +53,8 @@ struct LoraLoader {
     at_ = kTransposed ? (k_ + p.k) * term.w.length + column + p.n : column_of(p.n) * term.w.length + k_ + p.k;
   }
 
-  template <class To>
-  __device__ void a(int v, const To& to) const {
-    from_x_.copy(term_.x, false, k_, v, to);
-  }
-  template <class To>
-  __device__ void b(int v, const To& to) const {
+  template <class To> __device__ void a(int v, const To& to) const { from_x_.copy(term_.x, false, k_, v, to); }
+  template <class To> __device__ void b(int v, const To& to) const {
     const Position p = position_of_chunk(chunk_of_thread(v));
     if (p.n >= width_)
       return fetch_floats<T>(term_.reduce, kTransposed ? k_ + p.k : p.n - width_, kTransposed ? p.n - width_ : k_ + p.k, to);
@@ -134,8 +127,8 @@ __device__ __forceinline__ void store_t(const LoraTerm<T>& term, int m, int row,
   }
 }
 
-template <class Tile, bool kTransposed, Gate kGate>
-__global__ void __launch_bounds__(kThreads, 2) lora_kernel(const LoraOperands<typename Tile::Element> o, int rows, int columns) {
+template <class Tile, bool kTransposed, Gate kGate> __global__ void __launch_bounds__(kThreads, 2)
+    lora_kernel(const LoraOperands<typename Tile::Element> o, int rows, int columns) {
   using T = typename Tile::Element;
   if constexpr (kComputes<T>) {
     __shared__ Buffers<Tile> shared;
@@ -196,20 +189,18 @@ __global__ void __launch_bounds__(kThreads, 2) lora_kernel(const LoraOperands<ty
 }
 
 // The sums of one y or t: their first column among a split's sums, and the splits that have a share of them.
-template <class T>
-struct Segment {
+template <class T> struct Segment {
   int column, first, last;
   Store<T> store;
 };
-template <class T>
-struct Segments {
+template <class T> struct Segments {
   Segment<T> at[2 * kMostTerms];
   int count;
 };
 
 // split_sums [splits, m, pitch], added in order; a thread has four columns.
-template <class T>
-__global__ void __launch_bounds__(256) reduce_lora_splits(const float* split_sums, int m, int pitch, const Segments<T> segments) {
+template <class T> __global__ void __launch_bounds__(256)
+    reduce_lora_splits(const float* split_sums, int m, int pitch, const Segments<T> segments) {
   const int at = blockIdx.x * 256 + threadIdx.x, row = at / (pitch / 4);
   if (row >= m) return;
   int column = at % (pitch / 4) * 4, i = 0;

@@ -29,8 +29,7 @@ __device__ __forceinline__ Circle circle(float angle) {
 }
 
 // y [B, dim] of t [B]. Every step rounds to f32, as PyTorch's does: at t = 999 the angle would differ by 1e-4 otherwise.
-template <class T>
-__global__ void __launch_bounds__(kThreads)
+template <class T> __global__ void __launch_bounds__(kThreads)
     sinusoid(uint32_t samples, uint32_t dim, float log_period, float divisor, bool cos_first, const float* t, T* y) {
   if constexpr (kComputes<T>) {
     const uint32_t half = dim / 2, i = blockIdx.x * kThreads + threadIdx.x, b = i / half, k = i % half;
@@ -45,8 +44,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // y = c_0 · x + c_1 · noise, coefficients [B, 2] f32. A sample is `count` vectors; sample blockIdx.y.
-template <class T, int N>
-__global__ void __launch_bounds__(kThreads) add_noise(uint32_t count, const float* x, const float* noise, const float* coefficients, T* y) {
+template <class T, int N> __global__ void __launch_bounds__(kThreads)
+    add_noise(uint32_t count, const float* x, const float* noise, const float* coefficients, T* y) {
   if constexpr (kComputes<T>) {
     const uint32_t i = blockIdx.x * kThreads + threadIdx.x, b = blockIdx.y;
     if (i >= count) return;
@@ -62,8 +61,8 @@ __global__ void __launch_bounds__(kThreads) add_noise(uint32_t count, const floa
 }
 
 // losses [B] = mean over a sample of (prediction − target)²: one block a sample, each thread its own elements in order.
-template <class T, int N>
-__global__ void __launch_bounds__(kLossThreads) mse_loss(uint32_t count, const T* prediction, const float* target, float* losses) {
+template <class T, int N> __global__ void __launch_bounds__(kLossThreads)
+    mse_loss(uint32_t count, const T* prediction, const float* target, float* losses) {
   if constexpr (kComputes<T>) {
     __shared__ float scratch[32];
     const int64_t first = static_cast<int64_t>(blockIdx.x) * count * N;
@@ -81,8 +80,7 @@ __global__ void __launch_bounds__(kLossThreads) mse_loss(uint32_t count, const T
   }
 }
 
-template <class T, int N>
-__global__ void __launch_bounds__(kThreads)
+template <class T, int N> __global__ void __launch_bounds__(kThreads)
     mse_loss_grad(uint32_t count, const T* prediction, const float* target, const float* weights, T* out) {
   if constexpr (kComputes<T>) {
     const uint32_t i = blockIdx.x * kThreads + threadIdx.x;
@@ -102,8 +100,7 @@ int64_t sample_elements(const Tensor& t) { return t.shape.elements() / t.shape[0
 
 }  // namespace
 
-template <>
-void run(const Sinusoid& op, Context& c) {
+template <> void run(const Sinusoid& op, Context& c) {
   const int64_t samples = c.in(0).shape.elements(), half = op.dim / 2;
   for_type(c.out(0).dtype, [&](auto type) {
     using T = decltype(type);
@@ -112,8 +109,7 @@ void run(const Sinusoid& op, Context& c) {
   });
 }
 
-template <>
-void run(const AddNoise&, Context& c) {
+template <> void run(const AddNoise&, Context& c) {
   const int64_t size = sample_elements(c.out(0));
   for_vectors(c.out(0).dtype, size, [&](auto type, auto n) {
     using T = decltype(type);
@@ -122,8 +118,7 @@ void run(const AddNoise&, Context& c) {
   });
 }
 
-template <>
-void run(const MseLoss&, Context& c) {
+template <> void run(const MseLoss&, Context& c) {
   const int64_t size = sample_elements(c.in(0));
   for_vectors(c.in(0).dtype, size, [&](auto type, auto n) {
     using T = decltype(type);
@@ -132,8 +127,7 @@ void run(const MseLoss&, Context& c) {
   });
 }
 
-template <>
-void run(const MseLossGrad&, Context& c) {
+template <> void run(const MseLossGrad&, Context& c) {
   const int64_t size = sample_elements(c.out(0));
   for_vectors(c.out(0).dtype, size, [&](auto type, auto n) {
     using T = decltype(type);

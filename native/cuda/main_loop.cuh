@@ -12,8 +12,7 @@ constexpr int kStages = 2;
 #endif
 
 // The tiles of kStages steps, a before b; free for other uses between runs of the loop.
-template <class Tile>
-struct Buffers {
+template <class Tile> struct Buffers {
   using T = typename Tile::Element;
   static constexpr int kA = kChunks<T, Tile::kRows>, kB = kChunks<T, Tile::kColumns>, kStride = kA + kB;
   static_assert(2 * kStride * sizeof(uint4) >= Tile::kScratchBytes);
@@ -21,38 +20,34 @@ struct Buffers {
 };
 
 // Where chunk q of operand b goes.
-template <class Tile>
-__device__ __forceinline__ int slot_b(unsigned q, bool transposed) {
+template <class Tile> __device__ __forceinline__ int slot_b(unsigned q, bool transposed) {
   constexpr int kPlain = kLineChunks<typename Tile::Element, Tile::kColumns, false>;
   constexpr int kTransposed = kLineChunks<typename Tile::Element, Tile::kColumns, true>;
   return Buffers<Tile>::kA +
          (transposed ? swizzle<kTransposed>(q / kTransposed, q % kTransposed) : swizzle<kPlain>(q / kPlain, q % kPlain));
 }
-template <class Tile, bool kTransposed>
-__device__ __forceinline__ int slot_a(unsigned q) {
+template <class Tile, bool kTransposed> __device__ __forceinline__ int slot_a(unsigned q) {
   constexpr int kLine = kLineChunks<typename Tile::Element, Tile::kRows, kTransposed>;
   return swizzle<kLine>(q / kLine, q % kLine);
 }
 
 // Calls f(v) for the chunks that this thread moves of an operand with kCount.
-template <int kCount, class F>
-__device__ __forceinline__ void for_each_chunk(F f) {
+template <int kCount, class F> __device__ __forceinline__ void for_each_chunk(F f) {
 #pragma unroll
   for (int v = 0; v < ceil_div(kCount, kThreads); v++)
     if (kCount % kThreads == 0 || chunk_of_thread(v) < kCount) f(v);
 }
 
-template <class Tile, class Loader>
-__device__ __forceinline__ void multiply_step(Tile& tile, const Loader&, const uint4* step, bool transposed_b,
-                                              int k = kDepth<typename Tile::Element>) {
+template <class Tile, class Loader> __device__ __forceinline__ void multiply_step(Tile& tile, const Loader&, const uint4* step,
+                                                                                  bool transposed_b,
+                                                                                  int k = kDepth<typename Tile::Element>) {
   const uint4* b = step + Buffers<Tile>::kA;
   if (transposed_b) tile.template multiply_step<Loader::transposed_a(), true>(step, b, k);
   else tile.template multiply_step<Loader::transposed_a(), false>(step, b, k);
 }
 
 // Where the v-th chunk goes that this thread moves of b; kThreads chunks are whole periods of 8 lines. A loader may have its own order.
-template <class Loader>
-__device__ __forceinline__ int slot_of(const Loader& loader, int v) {
+template <class Loader> __device__ __forceinline__ int slot_of(const Loader& loader, int v) {
   if constexpr (requires { Loader::slot_b(v); }) return Buffers<typename Loader::Tile>::kA + Loader::slot_b(v);
   else return slot_b<typename Loader::Tile>(threadIdx.x, loader.transposed_b()) + v * kThreads;
 }

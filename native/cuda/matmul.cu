@@ -15,8 +15,7 @@ struct MatMulOperands {
   int m, n, steps;
 };
 
-template <class AnyTile>
-struct MatMulLoader {
+template <class AnyTile> struct MatMulLoader {
   using Tile = AnyTile;
   using T = typename Tile::Element;
   static __device__ constexpr bool transposed_a() { return false; }
@@ -37,14 +36,12 @@ struct MatMulLoader {
   __device__ int output_row(int row) const { return row < o_.m ? row : -1; }
   __device__ bool transposed_b() const { return o_.pairs[pair_].transposed; }
 
-  template <class To>
-  __device__ void a(int v, const To& to) const {
+  template <class To> __device__ void a(int v, const To& to) const {
     if constexpr (Tile::kInChunks) return from_x_.copy(now().x, false, k_, v, to);
     const unsigned q = chunk_of_thread(v);
     fetch<T>(now().x, row_ + q / 4, k_ + q % 4 * kVector<T>, to);
   }
-  template <class To>
-  __device__ void b(int v, const To& to) const {
+  template <class To> __device__ void b(int v, const To& to) const {
     if constexpr (Tile::kInChunks) return from_w_.copy(now().w, now().transposed, k_, v, to);
     const unsigned q = chunk_of_thread(v);
     constexpr int kLine = kLineChunks<T, Tile::kColumns, true>;
@@ -79,8 +76,7 @@ struct MatMulLoader {
   Walk<T, Tile::kColumns> from_w_;
 };
 
-template <class T>
-using MatMulTiles =
+template <class T> using MatMulTiles =
     std::conditional_t<std::is_same_v<T, float>,
                        TileList<Rated<FloatTile<128, 64, true>, 100>, Rated<FloatTile<64, 64, false>, 80>,
                                 Rated<FloatTile<16, 128, false>, 40>, Rated<FloatTile<128, 16, false>, 40>>,
@@ -94,8 +90,7 @@ Choice choose_mat_mul(DType dtype, bool in_chunks, int64_t m, int64_t n, int64_t
 
 }  // namespace
 
-template <>
-size_t workspace_bytes(const MatMul& op, std::span<const Value> in, const Gpu& gpu) {
+template <> size_t workspace_bytes(const MatMul& op, std::span<const Value> in, const Gpu& gpu) {
   if (op.epilogue.gate != Gate::none) return gated_workspace_bytes(op, in, gpu);
   const int64_t m = in[0].shape.rows(), n = in[1].shape[op.pairs[0].transposed ? 1 : 0];
   int64_t steps = 0;
@@ -106,8 +101,7 @@ size_t workspace_bytes(const MatMul& op, std::span<const Value> in, const Gpu& g
   return bytes;
 }
 
-template <>
-void run(const MatMul& op, Context& c) {
+template <> void run(const MatMul& op, Context& c) {
   if (op.epilogue.gate != Gate::none) return run_gated(op, c);
   CHECK(op.pairs.size() <= kMostPairs, "NOT_SUPPORTED", "[mat_mul] expected at most ", kMostPairs, " pairs but received ", op.pairs.size());
   const Tensor& y = c.out(0);

@@ -7,8 +7,7 @@ namespace lorafuse::cuda {
 __device__ __forceinline__ uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
 // 8×8 matrices of 16-bit elements in shared memory; lane 8i + r names row r of matrix i.
-template <bool kTransposed>
-__device__ __forceinline__ void load_matrices(uint32_t (&x)[4], uint32_t address) {
+template <bool kTransposed> __device__ __forceinline__ void load_matrices(uint32_t (&x)[4], uint32_t address) {
   if constexpr (kTransposed)
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
@@ -25,8 +24,7 @@ __device__ __forceinline__ void load_matrices(uint32_t (&x)[2], uint32_t address
 }
 
 // c [16, 8] += a [16, 8] · b [8, 8], in f32.
-template <class T>
-__device__ __forceinline__ void mma8(float (&c)[4], const uint32_t (&a)[2], uint32_t b) {
+template <class T> __device__ __forceinline__ void mma8(float (&c)[4], const uint32_t (&a)[2], uint32_t b) {
   if constexpr (std::is_same_v<T, __half>)
     asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])

@@ -17,11 +17,9 @@ constexpr int kThreads = 256, kMostBlocks = std::extent_v<decltype(UpdateMemory:
 //   kState           how many f32 arrays it keeps
 //   numbers(…)       what one update of a group multiplies by, worked out on the host
 //   move(…)          one parameter, its gradient and its state
-template <class Kind>
-struct Rule;
+template <class Kind> struct Rule;
 
-template <>
-struct Rule<AdamW> {
+template <> struct Rule<AdamW> {
   static constexpr int kState = 2;
   enum { keep, weight1, decay2, weight2, step_size, correction2, epsilon };
 
@@ -54,8 +52,7 @@ __device__ __forceinline__ double block_sum(double x, double* scratch) {
 }
 
 // Calls f with this thread's share of the elements, N at a time, neighbouring threads beside each other.
-template <int N, class F>
-__device__ __forceinline__ void for_each_vector(int64_t count, F f) {
+template <int N, class F> __device__ __forceinline__ void for_each_vector(int64_t count, F f) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads * N;
   for (int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * N; i < count; i += step) f(i);
 }
@@ -67,8 +64,7 @@ __device__ __forceinline__ double not_finite(const float* losses, int64_t count)
   return sum;
 }
 
-template <int N>
-__global__ void __launch_bounds__(kThreads)
+template <int N> __global__ void __launch_bounds__(kThreads)
     sum_squares(int64_t count, const float* g, const float* losses, int64_t latest_count, const float* latest, UpdateMemory* memory) {
   __shared__ double scratch[kThreads];
   double sum = 0;
@@ -84,14 +80,12 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // A group's share of all arrays.
-template <int kState>
-struct Arrays {
+template <int kState> struct Arrays {
   float *weights, *gradients, *state[kState];
   int64_t count;
 };
 
-template <class R, int N>
-__global__ void __launch_bounds__(kThreads)
+template <class R, int N> __global__ void __launch_bounds__(kThreads)
     move_parameters(Arrays<R::kState> a, int group, int sums, const UpdateMemory* memory, float* norm_out) {
   __shared__ double scratch[kThreads];
   const UpdateMemory::Numbers& u = memory->numbers;
@@ -125,8 +119,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // Calls f(Count<N>) with the elements that a thread takes at once.
-template <class F>
-void with_width(std::initializer_list<const float*> arrays, int64_t count, F f) {
+template <class F> void with_width(std::initializer_list<const float*> arrays, int64_t count, F f) {
   uintptr_t addresses = 0;
   for (const float* p : arrays) addresses |= reinterpret_cast<uintptr_t>(p);
   if (addresses % 16 == 0 && count % kVector<float> == 0) f(Count<kVector<float>>());

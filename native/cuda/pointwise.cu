@@ -8,14 +8,12 @@ namespace {
 
 constexpr int kThreads = 256;
 
-template <Function f>
-struct Apply {
+template <Function f> struct Apply {
   static __device__ __forceinline__ float of(float x) {
     return f == Function::silu ? silu(x) : f == Function::gelu ? gelu(x) : quick_gelu(x);
   }
 };
-template <Function f>
-struct Slope {
+template <Function f> struct Slope {
   static __device__ __forceinline__ float of(float x, float dy) {
     return dy * (f == Function::silu ? silu_grad(x) : f == Function::gelu ? gelu_grad(x) : quick_gelu_grad(x));
   }
@@ -25,8 +23,7 @@ struct Sum {
 };
 
 // y[i] = F::of(inputs[i]…)
-template <class F, class T, class... Inputs>
-__global__ void __launch_bounds__(kThreads) map(int64_t count, T* y, Inputs... inputs) {
+template <class F, class T, class... Inputs> __global__ void __launch_bounds__(kThreads) map(int64_t count, T* y, Inputs... inputs) {
   if constexpr (kComputes<T>) {
     constexpr int N = kVector<T>;
     const int64_t first = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * N;
@@ -46,8 +43,7 @@ __global__ void __launch_bounds__(kThreads) map(int64_t count, T* y, Inputs... i
   }
 }
 
-template <class F, class... Inputs>
-void map_all(const char* name, Context& c, const Inputs&... inputs) {
+template <class F, class... Inputs> void map_all(const char* name, Context& c, const Inputs&... inputs) {
   const int64_t count = c.out(0).shape.elements();
   for_type(c.out(0).dtype, [&](auto type) {
     using T = decltype(type);
@@ -57,8 +53,7 @@ void map_all(const char* name, Context& c, const Inputs&... inputs) {
   });
 }
 
-template <class F>
-void for_function(Function function, F f) {
+template <class F> void for_function(Function function, F f) {
   switch (function) {
     case Function::silu: return f(std::integral_constant<Function, Function::silu>());
     case Function::gelu: return f(std::integral_constant<Function, Function::gelu>());
@@ -67,8 +62,7 @@ void for_function(Function function, F f) {
 }
 
 // x [rows, 2F] = a ‖ b; y [rows, F]. F = vectors · N.
-template <class T, int N>
-__global__ void __launch_bounds__(kThreads) geglu(uint32_t rows, uint32_t vectors, const T* x, T* y) {
+template <class T, int N> __global__ void __launch_bounds__(kThreads) geglu(uint32_t rows, uint32_t vectors, const T* x, T* y) {
   if constexpr (kComputes<T>) {
     const uint32_t i = blockIdx.x * kThreads + threadIdx.x, r = i / vectors, v = i % vectors;
     if (r >= rows) return;
@@ -84,8 +78,8 @@ __global__ void __launch_bounds__(kThreads) geglu(uint32_t rows, uint32_t vector
 }
 
 // dx [rows, 2F] = da ‖ db from dy [rows, F].
-template <class T, int N>
-__global__ void __launch_bounds__(kThreads) geglu_grad(uint32_t rows, uint32_t vectors, const T* x, const T* dy, T* dx) {
+template <class T, int N> __global__ void __launch_bounds__(kThreads)
+    geglu_grad(uint32_t rows, uint32_t vectors, const T* x, const T* dy, T* dx) {
   if constexpr (kComputes<T>) {
     const uint32_t i = blockIdx.x * kThreads + threadIdx.x, r = i / vectors, v = i % vectors;
     if (r >= rows) return;
@@ -103,8 +97,8 @@ __global__ void __launch_bounds__(kThreads) geglu_grad(uint32_t rows, uint32_t v
 }
 
 // y [B, positions, C] = x + e [B, C]. C = vectors · N; sample blockIdx.y.
-template <class T, int N>
-__global__ void __launch_bounds__(kThreads) add_per_sample(uint32_t count, uint32_t vectors, const T* x, const T* e, T* y) {
+template <class T, int N> __global__ void __launch_bounds__(kThreads)
+    add_per_sample(uint32_t count, uint32_t vectors, const T* x, const T* e, T* y) {
   if constexpr (kComputes<T>) {
     const uint32_t i = blockIdx.x * kThreads + threadIdx.x, sample = blockIdx.y;
     if (i >= count) return;
@@ -123,8 +117,8 @@ constexpr int kStrip = 32, kRows = kThreads / kStrip;  // vectors of a block, an
 constexpr int kChunk = 8 * kRows;                      // positions that a block sums
 
 // sums [B, chunks, C] f32 of x [B, positions, C]. Chunk blockIdx.x, strip of channels blockIdx.y, sample blockIdx.z.
-template <class T, int N>
-__global__ void __launch_bounds__(kThreads) sum_chunk(uint32_t positions, uint32_t vectors, const T* x, float* sums) {
+template <class T, int N> __global__ void __launch_bounds__(kThreads)
+    sum_chunk(uint32_t positions, uint32_t vectors, const T* x, float* sums) {
   if constexpr (kComputes<T>) {
     __shared__ float rows[N][kRows][kStrip];
     const uint32_t column = threadIdx.x % kStrip, row = threadIdx.x / kStrip, v = blockIdx.y * kStrip + column;
@@ -153,8 +147,7 @@ __global__ void __launch_bounds__(kThreads) sum_chunk(uint32_t positions, uint32
 }
 
 // y [B, C] = Σ_chunks sums [B, chunks, C]. Sample blockIdx.y.
-template <class T>
-__global__ void __launch_bounds__(kThreads) sum_chunks(uint32_t chunks, uint32_t channels, const float* sums, T* y) {
+template <class T> __global__ void __launch_bounds__(kThreads) sum_chunks(uint32_t chunks, uint32_t channels, const float* sums, T* y) {
   if constexpr (kComputes<T>) {
     const uint32_t c = blockIdx.x * kThreads + threadIdx.x;
     if (c >= channels) return;
@@ -169,23 +162,17 @@ uint32_t chunks_of(const Shape& x) { return ceil_div<int64_t>(x.rows() / x[0], k
 
 }  // namespace
 
-template <>
-void run(const Activation& op, Context& c) {
+template <> void run(const Activation& op, Context& c) {
   for_function(op.function, [&](auto f) { map_all<Apply<f>>("activation", c, c.in(0)); });
 }
 
-template <>
-void run(const ActivationGrad& op, Context& c) {
+template <> void run(const ActivationGrad& op, Context& c) {
   for_function(op.function, [&](auto f) { map_all<Slope<f>>("activation_grad", c, c.in(0), c.in(1)); });
 }
 
-template <>
-void run(const Add&, Context& c) {
-  map_all<Sum>("add", c, c.in(0), c.in(1));
-}
+template <> void run(const Add&, Context& c) { map_all<Sum>("add", c, c.in(0), c.in(1)); }
 
-template <>
-void run(const Geglu&, Context& c) {
+template <> void run(const Geglu&, Context& c) {
   const int64_t rows = c.out(0).shape.rows(), width = c.out(0).shape[-1];
   for_vectors(c.out(0).dtype, width, [&](auto type, auto n) {
     using T = decltype(type);
@@ -194,8 +181,7 @@ void run(const Geglu&, Context& c) {
   });
 }
 
-template <>
-void run(const GegluGrad&, Context& c) {
+template <> void run(const GegluGrad&, Context& c) {
   const int64_t rows = c.in(1).shape.rows(), width = c.in(1).shape[-1];
   for_vectors(c.out(0).dtype, width, [&](auto type, auto n) {
     using T = decltype(type);
@@ -204,8 +190,7 @@ void run(const GegluGrad&, Context& c) {
   });
 }
 
-template <>
-void run(const AddPerSample&, Context& c) {
+template <> void run(const AddPerSample&, Context& c) {
   const Shape& x = c.in(0).shape;
   for_vectors(c.out(0).dtype, x[-1], [&](auto type, auto n) {
     using T = decltype(type);
@@ -215,14 +200,12 @@ void run(const AddPerSample&, Context& c) {
   });
 }
 
-template <>
-size_t workspace_bytes(const SumPositions&, std::span<const Value> inputs, const Gpu&) {
+template <> size_t workspace_bytes(const SumPositions&, std::span<const Value> inputs, const Gpu&) {
   const Shape& x = inputs[0].shape;
   return x[0] * chunks_of(x) * x[-1] * sizeof(float);
 }
 
-template <>
-void run(const SumPositions&, Context& c) {
+template <> void run(const SumPositions&, Context& c) {
   const Shape& x = c.in(0).shape;
   const int64_t channels = x[-1], chunks = chunks_of(x);
   for_vectors(c.in(0).dtype, channels, [&](auto type, auto n) {

@@ -14,9 +14,8 @@ inline void check(cudaError_t status, const char* what) {
 }
 
 // Arguments are converted to the kernel's own parameter types.
-template <class... Parameters, class... Arguments>
-void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
-            Arguments... arguments) {
+template <class... Parameters, class... Arguments> void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                                                               size_t shared_bytes, cudaStream_t stream, Arguments... arguments) {
   std::tuple<Parameters...> converted{static_cast<Parameters>(arguments)...};
   std::apply(
       [&](Parameters&... p) {

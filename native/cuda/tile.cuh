@@ -12,19 +12,14 @@ namespace lorafuse::cuda {
 constexpr int kThreads = 256;
 constexpr int kLineBytes = 64;  // of k in a step of the main loop
 
-template <class T>
-constexpr int kVector = 16 / sizeof(T);  // elements of a chunk
-template <class T>
-constexpr int kDepth = kLineBytes / sizeof(T);  // k's of a step
+template <class T> constexpr int kVector = 16 / sizeof(T);         // elements of a chunk
+template <class T> constexpr int kDepth = kLineBytes / sizeof(T);  // k's of a step
 
-template <class T, int kRows>
-constexpr int kChunks = kRows * kLineBytes / 16;
-template <class T, int kRows, bool kTransposed>
-constexpr int kLineChunks = kTransposed ? kRows / kVector<T> : kLineBytes / 16;
+template <class T, int kRows> constexpr int kChunks = kRows * kLineBytes / 16;
+template <class T, int kRows, bool kTransposed> constexpr int kLineChunks = kTransposed ? kRows / kVector<T> : kLineBytes / 16;
 
 // Where chunk `chunk` of line `line` lies: 8 lines after each other, read at one chunk, cover all 32 banks.
-template <int kPerLine>
-__device__ __forceinline__ int swizzle(int line, int chunk) {
+template <int kPerLine> __device__ __forceinline__ int swizzle(int line, int chunk) {
   constexpr int kLinesPerWave = kPerLine < 8 ? 8 / kPerLine : 1;
   return line * kPerLine + (chunk ^ (line / kLinesPerWave & ((kPerLine < 8 ? kPerLine : 8) - 1)));
 }
@@ -47,8 +42,7 @@ __device__ __forceinline__ void store_pair(float* to, float a, float b) {
 }
 
 // A chunk of the elements f(0) … f(kVector − 1), each a T. It is made word by word, because its callers have few registers left.
-template <class T, class F>
-__device__ __forceinline__ uint4 gather_chunk(F f) {
+template <class T, class F> __device__ __forceinline__ uint4 gather_chunk(F f) {
   uint4 chunk{};
 #pragma unroll 1
   for (int e = 0; e < kVector<T>; e += 4 / sizeof(T)) {
@@ -84,8 +78,7 @@ struct ToShared {
 
 // This thread's share of an operand's tiles, advanced along K by incrementing addresses. Only for rows of whole, aligned 16-byte chunks.
 // `k` is the first of the step.
-template <class T, int kRows>
-class Walk {
+template <class T, int kRows> class Walk {
  public:
   __device__ __forceinline__ void begin(const Matrix& m, bool transposed, int row, int k) {
     const int r = row + (transposed ? threadIdx.x % kLine * kVector<T> : threadIdx.x / 4);
@@ -94,8 +87,7 @@ class Walk {
 #pragma unroll
     for (int v = 0; v < kShare; v++) inside_ |= (transposed ? r < m.length : r + v * (kThreads / 4) < m.lines) << v;
   }
-  template <class To>
-  __device__ __forceinline__ void copy(const Matrix& m, bool transposed, int k, int v, const To& to) const {
+  template <class To> __device__ __forceinline__ void copy(const Matrix& m, bool transposed, int k, int v, const To& to) const {
     const int lines = v * (transposed ? kThreads / kLine : kThreads / 4);  // from this thread's first chunk to this one
     const int first = k_of_thread(transposed, k);
     const bool there = (inside_ >> v & 1) && (transposed ? first + lines < m.lines : first < m.length);
@@ -113,8 +105,7 @@ class Walk {
 };
 
 // Elements `first` … of a line of floats, scaled and rounded to T; zeros beyond the matrix.
-template <class T, class To>
-__device__ __forceinline__ void fetch_floats(const Matrix& m, int line, int first, const To& to) {
+template <class T, class To> __device__ __forceinline__ void fetch_floats(const Matrix& m, int line, int first, const To& to) {
   if (line >= m.lines || first >= m.length) return to.put(uint4{});
   const float* from = static_cast<const float*>(m.data) + line * m.length + first;
   if (!m.in_chunks)
@@ -131,8 +122,7 @@ __device__ __forceinline__ void fetch_floats(const Matrix& m, int line, int firs
 }
 
 // The same for a matrix of any kind.
-template <class T, class To>
-__device__ __forceinline__ void fetch(const Matrix& m, int line, int first, const To& to) {
+template <class T, class To> __device__ __forceinline__ void fetch(const Matrix& m, int line, int first, const To& to) {
   if constexpr (sizeof(T) == 2)
     if (m.is_f32) return fetch_floats<T>(m, line, first, to);
   if (line >= m.lines || first >= m.length) return to.put(uint4{});
@@ -143,8 +133,7 @@ __device__ __forceinline__ void fetch(const Matrix& m, int line, int first, cons
 
 // Reads fragments of a tile: four 8×8 matrices of 16-bit elements, rows r … r+7 and r+8 … r+15 at k … k+7, then both at k+8 … k+15.
 // They are a0 ‖ a1 of mma16(), or b of two: {f[0], f[2]} and {f[1], f[3]}.
-template <class T, int kRows, bool kTransposed>
-class FragmentReader {
+template <class T, int kRows, bool kTransposed> class FragmentReader {
  public:
   // `row`, a multiple of the rows this warp reads, is the first of them.
   __device__ __forceinline__ FragmentReader(const uint4* tile, int row) {
@@ -165,8 +154,7 @@ class FragmentReader {
 };
 
 // One 32-bit element, row r and k, of a tile of floats.
-template <int kRows, bool kTransposed>
-__device__ __forceinline__ float element(const uint4* tile, int r, int k) {
+template <int kRows, bool kTransposed> __device__ __forceinline__ float element(const uint4* tile, int r, int k) {
   const int line = kTransposed ? k : r, along = kTransposed ? r : k;
   return reinterpret_cast<const float*>(tile + swizzle<kLineChunks<float, kRows, kTransposed>>(line, along / 4))[along % 4];
 }

@@ -8,8 +8,8 @@ namespace {
 constexpr int kThreads = 256;
 
 // y [pixels, C] of x, C = vectors · N, rows of y `width` pixels wide.
-template <class T, int N>
-__global__ void __launch_bounds__(kThreads) upsample(uint32_t pixels, uint32_t width, uint32_t vectors, const T* x, T* y) {
+template <class T, int N> __global__ void __launch_bounds__(kThreads)
+    upsample(uint32_t pixels, uint32_t width, uint32_t vectors, const T* x, T* y) {
   if constexpr (kComputes<T>) {
     const uint32_t i = blockIdx.x * kThreads + threadIdx.x, pixel = i / vectors;
     if (pixel >= pixels) return;
@@ -21,8 +21,8 @@ __global__ void __launch_bounds__(kThreads) upsample(uint32_t pixels, uint32_t w
 }
 
 // dx [pixels, C] from dy, rows of dx `width` pixels wide.
-template <class T, int N>
-__global__ void __launch_bounds__(kThreads) upsample_grad(uint32_t pixels, uint32_t width, uint32_t vectors, const T* dy, T* dx) {
+template <class T, int N> __global__ void __launch_bounds__(kThreads)
+    upsample_grad(uint32_t pixels, uint32_t width, uint32_t vectors, const T* dy, T* dx) {
   if constexpr (kComputes<T>) {
     const uint32_t i = blockIdx.x * kThreads + threadIdx.x, pixel = i / vectors;
     if (pixel >= pixels) return;
@@ -39,8 +39,7 @@ __global__ void __launch_bounds__(kThreads) upsample_grad(uint32_t pixels, uint3
 
 }  // namespace
 
-template <>
-void run(const Upsample& op, Context& c) {
+template <> void run(const Upsample& op, Context& c) {
   const Shape& y = c.out(0).shape;
   for_vectors(c.out(0).dtype, y[3], [&](auto type, auto n) {
     using T = decltype(type);
@@ -49,8 +48,7 @@ void run(const Upsample& op, Context& c) {
   });
 }
 
-template <>
-void run(const UpsampleGrad& op, Context& c) {
+template <> void run(const UpsampleGrad& op, Context& c) {
   const Shape& x = c.out(0).shape;
   for_vectors(c.out(0).dtype, x[3], [&](auto type, auto n) {
     using T = decltype(type);

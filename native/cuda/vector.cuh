@@ -7,12 +7,10 @@
 namespace lorafuse::cuda {
 
 // Elements of one access of 16 bytes.
-template <class T>
-constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+template <class T> constexpr int kVector = 16 / static_cast<int>(sizeof(T));
 
 // Two floats rounded to T, the first in the low half.
-template <class T>
-__device__ __forceinline__ uint32_t packed(float low, float high) {
+template <class T> __device__ __forceinline__ uint32_t packed(float low, float high) {
   if constexpr (std::is_same_v<T, __half>) {
     const __half2 pair = __floats2half2_rn(low, high);
     return __half_as_ushort(__low2half(pair)) | static_cast<uint32_t>(__half_as_ushort(__high2half(pair))) << 16;
@@ -23,8 +21,7 @@ __device__ __forceinline__ uint32_t packed(float low, float high) {
 }
 
 // N elements as they are in memory: one, or a multiple of 16 bytes that begins at one.
-template <class T, int N>
-struct Vector {
+template <class T, int N> struct Vector {
   static constexpr int kEach = 4 / static_cast<int>(sizeof(T));  // elements of a word
   static_assert(N == 1 || N % kVector<T> == 0);
   uint32_t words[N == 1 ? 1 : N / kEach];
@@ -50,8 +47,7 @@ struct Vector {
   }
 };
 
-template <int N, class T>
-__device__ __forceinline__ void load(const T* from, float (&to)[N]) {
+template <int N, class T> __device__ __forceinline__ void load(const T* from, float (&to)[N]) {
   Vector<T, N> v;
   v.load(from);
 #pragma unroll
@@ -59,8 +55,7 @@ __device__ __forceinline__ void load(const T* from, float (&to)[N]) {
 }
 
 // to += from, N elements.
-template <int N, class T>
-__device__ __forceinline__ void add(const T* from, float (&to)[N]) {
+template <int N, class T> __device__ __forceinline__ void add(const T* from, float (&to)[N]) {
   Vector<T, N> v;
   v.load(from);
 #pragma unroll
@@ -72,8 +67,7 @@ __device__ __forceinline__ void store_16(void* to, uint32_t a, uint32_t b, uint3
   asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" : : "l"(__cvta_generic_to_global(to)), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }
 
-template <int N, class T>
-__device__ __forceinline__ void store(T* to, const float (&from)[N]) {
+template <int N, class T> __device__ __forceinline__ void store(T* to, const float (&from)[N]) {
   if constexpr (N == 1) {
     *to = from_float<T>(from[0]);
   } else {
@@ -90,12 +84,10 @@ __device__ __forceinline__ void store(T* to, const float (&from)[N]) {
   }
 }
 
-template <int N>
-using Count = std::integral_constant<int, N>;
+template <int N> using Count = std::integral_constant<int, N>;
 
 // Calls f(T(), Count<N>()) with the type of a tensor and how many elements an access has: `extent` is a multiple of it.
-template <class F>
-void for_vectors(DType dtype, int64_t extent, F f) {
+template <class F> void for_vectors(DType dtype, int64_t extent, F f) {
   for_type(dtype, [&](auto type) {
     constexpr int kMost = kVector<decltype(type)>;
     if (extent % kMost == 0) f(type, Count<kMost>());

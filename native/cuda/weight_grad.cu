@@ -30,8 +30,7 @@ __device__ __forceinline__ int problem_of_block(const Problems& problems) {
 }
 
 // dyᵀ · x: both operands lie transposed, and the sum runs over their rows.
-template <class AnyTile>
-class WeightGradLoader {
+template <class AnyTile> class WeightGradLoader {
  public:
   using Tile = AnyTile;
   using T = typename Tile::Element;
@@ -46,13 +45,11 @@ class WeightGradLoader {
     }
   }
 
-  template <class To>
-  __device__ void a(int v, const To& to) const {
+  template <class To> __device__ void a(int v, const To& to) const {
     if constexpr (Tile::kInChunks) from_dy_.copy(dy_, true, k_, v, to);
     else fetch_chunk<Tile::kRows>(dy_, v, row_, to);
   }
-  template <class To>
-  __device__ void b(int v, const To& to) const {
+  template <class To> __device__ void b(int v, const To& to) const {
     if constexpr (Tile::kInChunks) from_x_.copy(x_, true, k_, v, to);
     else fetch_chunk<Tile::kColumns>(x_, v, column_, to);
   }
@@ -68,8 +65,7 @@ class WeightGradLoader {
   // Tells the compiler that elements are T and unscaled, so it drops those branches.
   static __device__ __forceinline__ Matrix of_t(const Matrix& m) { return {m.data, m.lines, m.length, 1, false, m.in_chunks}; }
 
-  template <int kRows, class To>
-  __device__ void fetch_chunk(const Matrix& m, int v, int first, const To& to) const {
+  template <int kRows, class To> __device__ void fetch_chunk(const Matrix& m, int v, int first, const To& to) const {
     const unsigned q = chunk_of_thread(v);
     constexpr int kLine = kLineChunks<T, kRows, true>;
     fetch<T>(m, k_ + q / kLine, first + q % kLine * kVector<T>, to);
@@ -81,8 +77,7 @@ class WeightGradLoader {
   Walk<T, Tile::kColumns> from_x_;
 };
 
-template <class Tile>
-__global__ void __launch_bounds__(kThreads, resident_blocks(3)) weight_grad_kernel(const Problems problems) {
+template <class Tile> __global__ void __launch_bounds__(kThreads, resident_blocks(3)) weight_grad_kernel(const Problems problems) {
   using T = typename Tile::Element;
   if constexpr (kComputes<T>) {
     __shared__ Buffers<Tile> shared;
@@ -116,8 +111,7 @@ __global__ void __launch_bounds__(256) reduce_weight_grads(const Problems proble
   o.g[at] += o.scale * sum;
 }
 
-template <class T>
-using WeightGradTiles = std::conditional_t<
+template <class T> using WeightGradTiles = std::conditional_t<
     std::is_same_v<T, float>,
     TileList<Rated<FloatTile<64, 64, false>, 100>, Rated<FloatTile<16, 128, true>, 40>, Rated<FloatTile<128, 16, true>, 40>>,
     TileList<Rated<TensorCoreTile<T, 64, 64, 2, false, true>, 100>, Rated<TensorCoreTile<T, 16, 128, 1, true, true>, 40>,
@@ -202,15 +196,13 @@ Layout layout_of(DType dtype, const std::vector<Shape>& inputs, const Gpu& gpu) 
 
 }  // namespace
 
-template <>
-size_t workspace_bytes(const WeightGrad&, std::span<const Value> in, const Gpu& gpu) {
+template <> size_t workspace_bytes(const WeightGrad&, std::span<const Value> in, const Gpu& gpu) {
   std::vector<Shape> shapes;
   for (const Value& v : in) shapes.push_back(v.shape);
   return layout_of(in[0].dtype, shapes, gpu).split_floats * sizeof(float);
 }
 
-template <>
-void run(const WeightGrad& op, Context& c) {
+template <> void run(const WeightGrad& op, Context& c) {
   std::vector<Shape> shapes;
   for (size_t i = 0; i < 2 * op.scales.size(); i++) shapes.push_back(c.in(i).shape);
   const Layout l = layout_of(c.in(0).dtype, shapes, c.gpu);

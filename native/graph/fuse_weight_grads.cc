@@ -42,8 +42,7 @@ struct WeightGradFuser : Rewrite {
     }
   }
 
-  template <class T>
-  static void prepend(const std::vector<T>& first, std::vector<T>& to) {
+  template <class T> static void prepend(const std::vector<T>& first, std::vector<T>& to) {
     to.insert(to.begin(), first.begin(), first.end());
   }
 };

@@ -6,15 +6,13 @@
 namespace lorafuse {
 
 // Ops without a rule: they stand before every parameter, or gradients() and fuse() make them.
-template <class AnyOp>
-constexpr bool kHasNoGradient =
+template <class AnyOp> constexpr bool kHasNoGradient =
     is_one_of<AnyOp, LoraMatMul, LoraMatMulGrad, WeightGrad, ConvWeightGrad, UpsampleGrad, AttentionGrad, GroupNormGrad, LayerNormGrad,
               ActivationGrad, GegluGrad, SumPositions, Slice, Embedding, Sinusoid, AddNoise, MseLossGrad>;
 
 // ---- the rules ----
 
-template <>
-void gradient(const MatMul& op, Backward& b) {
+template <> void gradient(const MatMul& op, Backward& b) {
   CHECK(op.epilogue.gate == Gate::none, "NO_GRADIENT", "[mat_mul] a product that ends in a gate has no gradient rule");
   for (size_t i = 0; i < op.pairs.size(); i++) {
     const auto [scale, transposed] = op.pairs[i];
@@ -27,73 +25,51 @@ void gradient(const MatMul& op, Backward& b) {
   b.add(residual_input(op), b.dy());
 }
 
-template <>
-void gradient(const Conv2d& op, Backward& b) {
+template <> void gradient(const Conv2d& op, Backward& b) {
   const Shape& x = b.shape(b.in(0));
   if (b.needs(0)) b.add(0, b.emit(ConvTranspose2d{op.kernel, op.stride, op.before, op.after, x[1], x[2]}, {b.dy(), b.in(1)}));
   if (b.is_parameter(1)) b.accumulate(1, ConvWeightGrad{op.kernel, op.stride, op.before, op.after}, {b.dy(), b.in(0)});
   b.add(residual_input(op), b.dy());
 }
 
-template <>
-void gradient(const ConvTranspose2d& op, Backward& b) {
+template <> void gradient(const ConvTranspose2d& op, Backward& b) {
   if (b.needs(0)) b.add(0, b.emit(Conv2d{op.kernel, op.stride, op.before, op.after}, {b.dy(), b.in(1)}));
   if (b.is_parameter(1)) b.accumulate(1, ConvWeightGrad{op.kernel, op.stride, op.before, op.after}, {b.in(0), b.dy()});
   b.add(residual_input(op), b.dy());
 }
 
-template <>
-void gradient(const Upsample&, Backward& b) {
-  b.add(0, b.emit(UpsampleGrad{}, {b.dy()}));
-}
+template <> void gradient(const Upsample&, Backward& b) { b.add(0, b.emit(UpsampleGrad{}, {b.dy()})); }
 
-template <>
-void gradient(const Attention& op, Backward& b) {
+template <> void gradient(const Attention& op, Backward& b) {
   CHECK(!op.causal, "NO_GRADIENT", "[attention] causal attention has no gradient rule");
   const auto d = b.emit_all(AttentionGrad{op.heads}, {b.in(0), b.in(1), b.in(2), b.out(0), b.out(1), b.dy()});
   for (size_t i = 0; i < 3; i++) b.add(i, d[i]);
 }
 
-template <>
-void gradient(const GroupNorm& op, Backward& b) {
+template <> void gradient(const GroupNorm& op, Backward& b) {
   b.add(0, b.emit(GroupNormGrad{op.groups, op.silu}, {b.in(0), b.in(1), b.in(2), b.out(1), b.dy()}));
 }
-template <>
-void gradient(const LayerNorm&, Backward& b) {
-  b.add(0, b.emit(LayerNormGrad{}, {b.in(0), b.in(1), b.out(1), b.dy()}));
-}
-template <>
-void gradient(const Activation& op, Backward& b) {
-  b.add(0, b.emit(ActivationGrad{op.function}, {b.in(0), b.dy()}));
-}
-template <>
-void gradient(const Geglu&, Backward& b) {
-  b.add(0, b.emit(GegluGrad{}, {b.in(0), b.dy()}));
-}
+template <> void gradient(const LayerNorm&, Backward& b) { b.add(0, b.emit(LayerNormGrad{}, {b.in(0), b.in(1), b.out(1), b.dy()})); }
+template <> void gradient(const Activation& op, Backward& b) { b.add(0, b.emit(ActivationGrad{op.function}, {b.in(0), b.dy()})); }
+template <> void gradient(const Geglu&, Backward& b) { b.add(0, b.emit(GegluGrad{}, {b.in(0), b.dy()})); }
 
-template <>
-void gradient(const Add&, Backward& b) {
+template <> void gradient(const Add&, Backward& b) {
   for (size_t i = 0; i < 2; i++) b.add(i, b.dy());
 }
 
-template <>
-void gradient(const AddPerSample&, Backward& b) {
+template <> void gradient(const AddPerSample&, Backward& b) {
   b.add(0, b.dy());
   if (b.needs(1)) b.add(1, b.emit(SumPositions{}, {b.dy()}));
 }
 
-template <>
-void gradient(const Concat&, Backward& b) {
+template <> void gradient(const Concat&, Backward& b) {
   const int64_t first = b.shape(b.in(0))[-1], all = b.shape(b.out(0))[-1];
   if (b.needs(0)) b.add(0, b.emit(Slice{0, first}, {b.dy()}));
   if (b.needs(1)) b.add(1, b.emit(Slice{first, all}, {b.dy()}));
 }
 
 // The root: nothing stands behind the loss.
-template <>
-void gradient(const MseLoss&, Backward& b) {
-  b.add(0, b.emit(MseLossGrad{}, {b.in(0), b.in(1), b.in(2)}));
-}
+template <> void gradient(const MseLoss&, Backward& b) { b.add(0, b.emit(MseLossGrad{}, {b.in(0), b.in(1), b.in(2)})); }
 
 // ---- what runs them ----
 

@@ -16,8 +16,7 @@ inline std::vector<Node> plain_products(const MatMul& op, ValueId y) {
   return {product};
 }
 
-template <class Adapted>
-std::vector<Node> plain_products(const Adapted& op, ValueId y) {
+template <class Adapted> std::vector<Node> plain_products(const Adapted& op, ValueId y) {
   const auto id = [](size_t i) { return static_cast<ValueId>(i); };
   const size_t count = op.scales.size(), products = op.products();
   const ValueId t = y + id(products);
@@ -41,8 +40,7 @@ std::vector<Node> plain_products(const Adapted& op, ValueId y) {
 }
 
 // All nodes that compute the op of `node`, over values numbered: inputs, outputs, then dy where the gate is geglu_grad.
-template <class Product>
-std::vector<Node> as_products(const Product& op, const Node& node) {
+template <class Product> std::vector<Node> as_products(const Product& op, const Node& node) {
   const auto y = static_cast<ValueId>(node.inputs.size()), end = y + static_cast<ValueId>(node.outputs.size());
   std::vector<Node> nodes = plain_products(op, y);
   if (op.epilogue.gate == Gate::geglu) nodes.push_back({Geglu{}, {y}, {end - 1}});

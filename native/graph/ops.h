@@ -220,8 +220,7 @@ struct MseLoss { static constexpr const char* name = "mse_loss"; };
 struct MseLossGrad { static constexpr const char* name = "mse_loss_grad"; };
 
 // The operations. A test may add one of its own: test/extension.
-template <class... More>
-using Ops =
+template <class... More> using Ops =
     std::variant<MatMul, LoraMatMul, LoraMatMulGrad, WeightGrad, Conv2d, ConvTranspose2d, ConvWeightGrad, Upsample, UpsampleGrad, Attention,
                  AttentionGrad, GroupNorm, GroupNormGrad, LayerNorm, LayerNormGrad, Activation, ActivationGrad, Geglu, GegluGrad, Add,
                  AddPerSample, SumPositions, Concat, Slice, Embedding, Sinusoid, AddNoise, MseLoss, MseLossGrad, More...>;
@@ -238,21 +237,15 @@ inline const char* name_of(const Op& op) {
   return std::visit([](const auto& o) { return o.name; }, op);
 }
 
-template <class AnyOp, class... Of>
-constexpr bool is_one_of = (std::is_same_v<AnyOp, Of> || ...);
+template <class AnyOp, class... Of> constexpr bool is_one_of = (std::is_same_v<AnyOp, Of> || ...);
 
 // Positions of the inputs that an op has only where its attributes say so.
 constexpr size_t kAbsent = SIZE_MAX;
-template <class Product>
-size_t bias_input(const Product& op) {
-  return op.epilogue.bias ? op.operands() : kAbsent;
-}
-template <class Product>
-size_t residual_input(const Product& op) {
+template <class Product> size_t bias_input(const Product& op) { return op.epilogue.bias ? op.operands() : kAbsent; }
+template <class Product> size_t residual_input(const Product& op) {
   return op.epilogue.residual ? op.operands() + op.epilogue.bias : kAbsent;
 }
-template <class Product>
-size_t gate_input(const Product& op) {
+template <class Product> size_t gate_input(const Product& op) {
   return op.epilogue.gate == Gate::geglu_grad ? op.operands() + op.epilogue.bias + op.epilogue.residual : kAbsent;
 }
 inline size_t residual_input(const GroupNormGrad& op) { return op.residual ? 5 : kAbsent; }

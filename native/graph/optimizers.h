@@ -35,8 +35,7 @@ struct AdamW {
 using Optimizer = std::variant<AdamW LORAFUSE_EXTRA_OPTIMIZER>;
 
 // The optimizer of that name. Throws ARGUMENT_INVALID where there is none, CONFIG_INVALID where a number is missing.
-template <size_t I = 0>
-Optimizer make_optimizer(const std::string& name, const Config& numbers) {
+template <size_t I = 0> Optimizer make_optimizer(const std::string& name, const Config& numbers) {
   if constexpr (I == std::variant_size_v<Optimizer>) {
     throw Error("ARGUMENT_INVALID", "Expected the name of an optimizer but received " + name);
   } else {

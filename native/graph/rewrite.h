@@ -28,10 +28,7 @@ class Rewrite {
   Node& node(int i) { return graph.nodes[i]; }
   const Node& node(int i) const { return graph.nodes[i]; }
   // Node i as this op; null where it is another or removed.
-  template <class AnyOp>
-  const AnyOp* as(int i) const {
-    return i < 0 || removed_[i] ? nullptr : std::get_if<AnyOp>(&graph.nodes[i].op);
-  }
+  template <class AnyOp> const AnyOp* as(int i) const { return i < 0 || removed_[i] ? nullptr : std::get_if<AnyOp>(&graph.nodes[i].op); }
 
   bool removed(int i) const { return removed_[i]; }
   void remove(int i) { removed_[i] = true; }
@@ -64,9 +61,6 @@ class Rewrite {
   std::vector<std::vector<int>> behind_;
 };
 
-template <class T>
-void append(std::vector<T>& to, const std::vector<T>& more) {
-  to.insert(to.end(), more.begin(), more.end());
-}
+template <class T> void append(std::vector<T>& to, const std::vector<T>& more) { to.insert(to.end(), more.begin(), more.end()); }
 
 }  // namespace lorafuse

@@ -8,10 +8,8 @@ namespace lorafuse {
 
 class Backward;
 
-template <class AnyOp>
-std::vector<Shape> shapes_of(const AnyOp& op, const std::vector<Shape>& inputs);
-template <class AnyOp>
-void gradient(const AnyOp& op, Backward& b);
+template <class AnyOp> std::vector<Shape> shapes_of(const AnyOp& op, const std::vector<Shape>& inputs);
+template <class AnyOp> void gradient(const AnyOp& op, Backward& b);
 
 // Reverse-mode differentiation of a graph. A rule sees one node: its inputs and outputs, and dy, the gradient of its first output.
 // It must add() a gradient for every input that needs one: run() throws NO_GRADIENT for one that it leaves out.

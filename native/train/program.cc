@@ -42,8 +42,7 @@ void Program::place(void* arena) {
 }
 
 // Calls upload(value, its bytes) for the input of that name, should anything read it.
-template <class F>
-void Program::for_input(const std::string& name, const void* data, F upload) {
+template <class F> void Program::for_input(const std::string& name, const void* data, F upload) {
   for (size_t v = 0; v < graph_.values.size(); v++) {
     const Value& value = graph_.values[v];
     if (!is_read_input(v) || value.name != name) continue;
@@ -96,9 +95,7 @@ void Program::run_node(size_t i) {
   const Node& node = graph_.nodes.at(i);
   try {
     backend_.run(node, tensors_, workspace(i));
-  } catch (const Error& e) {
-    throw Error(e.code(), node.layer.empty() ? e.what() : text(e.what(), " in the layer ", node.layer));
-  }
+  } catch (const Error& e) { throw Error(e.code(), node.layer.empty() ? e.what() : text(e.what(), " in the layer ", node.layer)); }
 }
 
 void Program::read_value(ValueId v, float* data) {

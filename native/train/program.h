@@ -43,8 +43,7 @@ class Program {
 
  private:
   bool is_read_input(size_t value) const;
-  template <class F>
-  void for_input(const std::string& name, const void* data, F upload);
+  template <class F> void for_input(const std::string& name, const void* data, F upload);
 
   Backend& backend_;
   Graph graph_;

@@ -6,8 +6,7 @@ namespace {
 
 constexpr int kThreads = 256;
 
-template <class T>
-__global__ void __launch_bounds__(kThreads) multiply(int64_t count, const T* a, const T* b, T* y) {
+template <class T> __global__ void __launch_bounds__(kThreads) multiply(int64_t count, const T* a, const T* b, T* y) {
   if constexpr (kComputes<T>) {
     const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
     if (i < count) y[i] = from_float<T>(to_float(a[i]) * to_float(b[i]));
@@ -16,8 +15,7 @@ __global__ void __launch_bounds__(kThreads) multiply(int64_t count, const T* a, 
 
 }  // namespace
 
-template <>
-void run(const Multiply& op, Context& c) {
+template <> void run(const Multiply& op, Context& c) {
   const int64_t count = c.out(0).shape.elements();
   for_type(c.out(0).dtype, [&](auto type) {
     using T = decltype(type);

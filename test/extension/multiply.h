@@ -12,12 +12,10 @@ using Extension = Multiply;
 
 namespace test {
 
-template <class T>
-struct Operands;
+template <class T> struct Operands;
 
 // For reference.cc.
-template <class T>
-void run(const Multiply&, const Operands<T>& o) {
+template <class T> void run(const Multiply&, const Operands<T>& o) {
   for (int64_t i = 0; i < o.in(0).shape.elements(); i++) o.out(0)[i] = o.in(0)[i] * o.in(1)[i];
 }
 

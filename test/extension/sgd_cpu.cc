@@ -2,8 +2,7 @@
 
 namespace lorafuse::cpu {
 
-template <>
-void move(const Sgd& sgd, const GroupUpdate& u, Threads& threads) {
+template <> void move(const Sgd& sgd, const GroupUpdate& u, Threads& threads) {
   const auto momentum = static_cast<float>(sgd.momentum), lr = static_cast<float>(u.group.learning_rate);
   const float keep = 1 - lr * static_cast<float>(u.group.weight_decay), factor = u.gradient_factor;
   float *weights = u.trained.weights + u.begin, *gradients = u.trained.gradients + u.begin;

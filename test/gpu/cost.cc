@@ -16,8 +16,7 @@ double flops(const MatMul& op, const Shapes& s) {
     sum += 2.0 * static_cast<double>(s.in(2 * i).rows()) * static_cast<double>(s.in(2 * i + 1).elements());
   return sum;
 }
-template <class Adapted>
-double adapted_flops(const Adapted& op, const Shapes& s) {
+template <class Adapted> double adapted_flops(const Adapted& op, const Shapes& s) {
   double sum = 0;
   for (size_t i = 0; i < op.scales.size(); i++) {
     const double rows = 2.0 * static_cast<double>(s.in(op.x(i)).rows());
@@ -47,10 +46,7 @@ double attention_products(const Shapes& s) {  // of one T × S × d product over
 }
 double flops(const Attention&, const Shapes& s) { return 2 * attention_products(s); }
 double flops(const AttentionGrad&, const Shapes& s) { return 5 * attention_products(s); }
-template <class AnyOp>
-double flops(const AnyOp&, const Shapes&) {
-  return 0;
-}  // by the bytes
+template <class AnyOp> double flops(const AnyOp&, const Shapes&) { return 0; }  // by the bytes
 
 }  // namespace
 

@@ -12,15 +12,13 @@
 
 namespace lorafuse::test {
 
-template <class T>
-struct Array {
+template <class T> struct Array {
   Shape shape;
   std::vector<T> data;
 
   Array() = default;
   explicit Array(Shape s) : shape(std::move(s)), data(shape.elements(), T(0)) {}
-  template <class From>
-  Array(Shape s, const std::vector<From>& from) : shape(std::move(s)), data(from.begin(), from.end()) {}
+  template <class From> Array(Shape s, const std::vector<From>& from) : shape(std::move(s)), data(from.begin(), from.end()) {}
   T& operator[](int64_t i) { return data[i]; }
   const T& operator[](int64_t i) const { return data[i]; }
 };
@@ -75,8 +73,7 @@ inline std::vector<float> loaded(DType dtype, const std::vector<unsigned char>& 
 // How far results are from the f64 reference, gathered over arrays: ‖difference‖ / ‖reference‖ and max |difference| / max |reference|.
 class Deviation {
  public:
-  template <class T>
-  void add(std::span<const T> actual, const Array<double>& expected) {
+  template <class T> void add(std::span<const T> actual, const Array<double>& expected) {
     EXPECT(actual.size() == expected.data.size(), actual.size(), " elements instead of ", expected.data.size());
     for (size_t i = 0; i < actual.size(); i++) {
       const double d = std::fabs(static_cast<double>(actual[i]) - expected.data[i]);
@@ -86,10 +83,7 @@ class Deviation {
       scale_ = std::max(scale_, std::fabs(expected.data[i]));
     }
   }
-  template <class T>
-  void add(const Array<T>& actual, const Array<double>& expected) {
-    add(std::span<const T>(actual.data), expected);
-  }
+  template <class T> void add(const Array<T>& actual, const Array<double>& expected) { add(std::span<const T>(actual.data), expected); }
 
   // Where all of the reference is 0, the absolute difference.
   double l2() const { return std::sqrt(squares_ / (reference_squares_ > 0 ? reference_squares_ : 1)); }

@@ -19,10 +19,7 @@ Backend* gpu();
 std::vector<DType> gpu_types();  // what it computes in
 // A function of the emulator (test/emulator/runtime/ptxemu.h); null on a real GPU.
 void* emulator_symbol(const char* name);
-template <class Function>
-Function* emulator_call(const char* name) {
-  return reinterpret_cast<Function*>(emulator_symbol(name));
-}
+template <class Function> Function* emulator_call(const char* name) { return reinterpret_cast<Function*>(emulator_symbol(name)); }
 // Sets an option of the emulator (test/emulator/runtime/options.h); does nothing on a real GPU.
 void set_emulator(const char* name, const char* value);
 

@@ -26,8 +26,7 @@ void row(const Window& w, const Shape& x, int64_t outputs, DType dtype = DType::
 }
 
 // Every product of the 3×3 convolution of x, each pixel of it doubled: f(element of x, of y, of w [N, C, 3, 3]).
-template <class F>
-void for_upsampled(const Shape& x, int64_t outputs, F f) {
+template <class F> void for_upsampled(const Shape& x, int64_t outputs, F f) {
   const int64_t height = 2 * x[1], width = 2 * x[2], inputs = x[3];
   for (int64_t pixel = 0; pixel < x[0] * height * width; pixel++)
     for (int64_t tap = 0; tap < 9; tap++) {

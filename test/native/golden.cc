@@ -15,13 +15,10 @@ std::string& fixtures_folder() {
 }
 
 // What `read` gives; a Failure says in which file.
-template <class Read>
-auto in_file(const std::string& path, Read read) {
+template <class Read> auto in_file(const std::string& path, Read read) {
   try {
     return read();
-  } catch (const Failure& e) {
-    throw Failure(path + ": " + e.what());
-  }
+  } catch (const Failure& e) { throw Failure(path + ": " + e.what()); }
 }
 
 DType dtype_of(const std::string& name) {

@@ -190,9 +190,7 @@ SUITE(goldens) {
     try {
       Safetensors(path).tensor("u");
       throw Failure("a tensor that is not there was found");
-    } catch (const Failure& e) {
-      EXPECT(std::string(e.what()).find("expected tensor u in " + path) == 0, e.what());
-    }
+    } catch (const Failure& e) { EXPECT(std::string(e.what()).find("expected tensor u in " + path) == 0, e.what()); }
   });
 }
 

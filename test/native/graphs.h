@@ -14,8 +14,7 @@ using Feed = std::map<ValueId, std::vector<float>>;
 // Normal inputs, weights and adapters sized to keep the scale, loss weights and gradients that are not 0, early timesteps.
 Feed random_feed(const Graph& graph, uint64_t seed);
 
-template <class T>
-std::vector<Array<T>> interpret(const Graph& graph, const Feed& feed) {
+template <class T> std::vector<Array<T>> interpret(const Graph& graph, const Feed& feed) {
   std::vector<Array<T>> values(graph.values.size());
   for (const auto& [v, data] : feed) values[v] = Array<T>(graph.shape(v), data);
   return interpret(graph, std::move(values));
@@ -30,8 +29,7 @@ Outcome execute(Backend& backend, const Graph& graph, const Feed& feed, bool poi
 std::vector<ValueId> remaining(const Graph& graph);  // results and gradients
 bool same_bits(const Outcome& a, const Outcome& b);
 
-template <class OpKind>
-int count(const Graph& graph) {
+template <class OpKind> int count(const Graph& graph) {
   int found = 0;
   for (const Node& node : graph.nodes) found += std::holds_alternative<OpKind>(node.op);
   return found;

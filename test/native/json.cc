@@ -92,8 +92,7 @@ class Parser {
   size_t at_ = 0;
 };
 
-template <class T>
-const T& as(const Json& json, const char* kind) {
+template <class T> const T& as(const Json& json, const char* kind) {
   const T* value = std::get_if<T>(&json.value);
   if (!value) throw Failure(std::string("expected ") + kind + " but the JSON has another kind of value");
   return *value;

@@ -10,8 +10,7 @@ struct Lora {
 };
 
 // Layers with adapters: they share x, or in a backward pass (transposed) are summed.
-template <class Adapted>
-void adapted_row(Adapted op, const Shape& rows, const std::vector<Lora>& layers) {
+template <class Adapted> void adapted_row(Adapted op, const Shape& rows, const std::vector<Lora>& layers) {
   const Epilogue end = op.epilogue;
   op.scales.clear();
   Row r{op, {}};

@@ -37,10 +37,7 @@ bool is_f32(const LoraMatMul& op, size_t input) { return input % 3 != 1 && input
 bool is_f32(const LoraMatMulGrad& op, size_t input) { return input % 4 > 1 && input < op.operands(); }            // up and down
 bool is_f32(const MatMul& op, size_t input) { return input % 2 == 1 && input > 1 && input < op.operands(); }      // the adapter of a pair
 bool is_f32(const Sinusoid&, size_t) { return true; }
-template <class AnyOp>
-bool is_f32(const AnyOp&, size_t) {
-  return false;
-}
+template <class AnyOp> bool is_f32(const AnyOp&, size_t) { return false; }
 
 DType type_of(const Row& row, size_t input, Target target) {
   const Input& in = row.inputs[input];
@@ -56,9 +53,8 @@ struct Prepared {
   std::vector<Deviation> naive;  // of each output
 };
 
-template <class T>
-std::vector<Array<T>> outputs_of(const Row& row, const std::vector<Array<double>>& inputs, const Prepared& p,
-                                 const std::vector<std::vector<float>>& accumulated, DType stores = DType::f32) {
+template <class T> std::vector<Array<T>> outputs_of(const Row& row, const std::vector<Array<double>>& inputs, const Prepared& p,
+                                                    const std::vector<std::vector<float>>& accumulated, DType stores = DType::f32) {
   std::vector<Array<T>> in, out;
   for (const auto& x : inputs) in.emplace_back(x.shape, x.data);
   for (const Shape& s : p.shapes) out.emplace_back(s);
@@ -253,8 +249,7 @@ std::string extras(bool bias, bool residual) { return std::string(bias ? " +bias
 const char* name_of(Gate gate) { return gate == Gate::none ? "" : gate == Gate::geglu ? " geglu" : " geglu_grad"; }
 const char* name_of(Function f) { return f == Function::silu ? " silu" : f == Function::gelu ? " gelu" : " quick_gelu"; }
 
-template <class Convolution>
-std::string window(const Convolution& op) {
+template <class Convolution> std::string window(const Convolution& op) {
   return text(" ", op.kernel, "x", op.kernel, " stride ", op.stride, " pad ", op.before, ",", op.after);
 }
 
@@ -266,8 +261,7 @@ Description describe(const MatMul& op) {
     if (pair.scale != 1 || pair.transposed) pairs += text(" ", pair.scale, pair.transposed ? "T" : "");
   return {pairs + ending(op.epilogue), op.operands()};
 }
-template <class Adapted>
-Description describe_adapted(const Adapted& op) {
+template <class Adapted> Description describe_adapted(const Adapted& op) {
   std::string scales;
   for (float scale : op.scales) scales += text(" ", scale);
   return {scales + ending(op.epilogue), op.operands()};
@@ -292,10 +286,7 @@ Description describe(const Sinusoid& op) { return {text(" ", op.dim, op.cos_firs
 Description describe(const AddNoise& op) { return {op.f32 ? " f32" : "", 1}; }
 Description describe(const Concat&) { return {"", 2}; }
 Description describe(const Embedding&) { return {"", 2}; }
-template <class AnyOp>
-Description describe(const AnyOp&) {
-  return {};
-}
+template <class AnyOp> Description describe(const AnyOp&) { return {}; }
 
 std::string shapes_of(const Row& row) {  // the op, its attributes and shapes
   const Description d = std::visit([](const auto& op) { return describe(op); }, row.op);

@@ -5,10 +5,7 @@
 namespace lorafuse::test {
 namespace {
 
-template <class T>
-struct State {
-  std::vector<T> weights, first, second;
-};
+template <class T> struct State { std::vector<T> weights, first, second; };
 
 // torch:optim/adamw.py, _single_tensor_adam, after torch:nn/utils/clip_grad.py
 // The numbers of an update of one group, as AdamW has them.
@@ -24,8 +21,7 @@ struct Numbers {
   Update update() const { return {{{learning_rate, weight_decay}}, max_grad_norm, loss_scale, step}; }
 };
 
-template <class T>
-T adamw(const Numbers& o, State<T>& s, const std::vector<float>& gradients) {
+template <class T> T adamw(const Numbers& o, State<T>& s, const std::vector<float>& gradients) {
   T squares = 0;
   for (float g : gradients) squares += T(g) * T(g);
   const T norm = std::sqrt(squares), clip = o.max_grad_norm > 0 ? std::min(T(1), T(o.max_grad_norm) / (norm + T(1e-6))) : T(1);
@@ -41,8 +37,7 @@ T adamw(const Numbers& o, State<T>& s, const std::vector<float>& gradients) {
   return norm;
 }
 
-template <class T>
-State<T> begin(const std::vector<float>& weights) {
+template <class T> State<T> begin(const std::vector<float>& weights) {
   return {{weights.begin(), weights.end()}, std::vector<T>(weights.size()), std::vector<T>(weights.size())};
 }
 

@@ -112,9 +112,7 @@ SUITE(planner) {
       const Plan p = plan(r.graph, r.workspaces);
       try {
         expect_sound(r.graph, r.workspaces, p);
-      } catch (const Failure& f) {
-        throw Failure(text("seed ", seed, ": ", f.what()));
-      }
+      } catch (const Failure& f) { throw Failure(text("seed ", seed, ": ", f.what())); }
       if (!p.lower_bound_bytes) continue;
       const double ratio = static_cast<double>(p.arena_bytes) / static_cast<double>(p.lower_bound_bytes);
       sum += ratio;

@@ -7,17 +7,14 @@
 namespace lorafuse::test {
 namespace {
 
-template <class T>
-void run(const Activation& op, const Operands<T>& o) {
+template <class T> void run(const Activation& op, const Operands<T>& o) {
   for (int64_t i = 0; i < o.in(0).shape.elements(); i++) o.out(0)[i] = apply(op.function, o.in(0)[i]);
 }
-template <class T>
-void run(const ActivationGrad& op, const Operands<T>& o) {
+template <class T> void run(const ActivationGrad& op, const Operands<T>& o) {
   for (int64_t i = 0; i < o.in(0).shape.elements(); i++) o.out(0)[i] = o.in(1)[i] * derivative(op.function, o.in(0)[i]);
 }
 
-template <class T>
-void run(const Geglu&, const Operands<T>& o) {
+template <class T> void run(const Geglu&, const Operands<T>& o) {
   const int64_t width = o.out(0).shape[-1];
   for (int64_t r = 0; r < o.out(0).shape.rows(); r++)
     for (int64_t i = 0; i < width; i++) {
@@ -25,8 +22,7 @@ void run(const Geglu&, const Operands<T>& o) {
       o.out(0)[r * width + i] = a * apply(Function::gelu, b);
     }
 }
-template <class T>
-void run(const GegluGrad&, const Operands<T>& o) {
+template <class T> void run(const GegluGrad&, const Operands<T>& o) {
   const int64_t width = o.in(1).shape[-1];
   for (int64_t r = 0; r < o.in(1).shape.rows(); r++)
     for (int64_t i = 0; i < width; i++) {
@@ -38,8 +34,7 @@ void run(const GegluGrad&, const Operands<T>& o) {
 }
 
 // A gated product is the product, rounded as it would be stored, and then what the gate says.
-template <class Product, class T>
-void run_gated(const Product& op, const Operands<T>& o) {
+template <class Product, class T> void run_gated(const Product& op, const Operands<T>& o) {
   const bool is_gradient = op.epilogue.gate == Gate::geglu_grad;
   const Shape& s = o.out(0).shape;
   Array<T> dy(is_gradient ? s.with_channels(s[-1] / 2) : Shape{0});
@@ -61,53 +56,44 @@ void run_gated(const Product& op, const Operands<T>& o) {
   else run(Geglu{}, gate);
 }
 
-template <class T>
-void run(const Add&, const Operands<T>& o) {
+template <class T> void run(const Add&, const Operands<T>& o) {
   for (int64_t i = 0; i < o.in(0).shape.elements(); i++) o.out(0)[i] = o.in(0)[i] + o.in(1)[i];
 }
 
-template <class T>
-void run(const AddPerSample&, const Operands<T>& o) {
+template <class T> void run(const AddPerSample&, const Operands<T>& o) {
   const Shape& s = o.in(0).shape;
   for (int64_t i = 0; i < s.elements(); i++) o.out(0)[i] = o.in(0)[i] + o.in(1)[i / (positions(s) * s[-1]) * s[-1] + i % s[-1]];
 }
-template <class T>
-void run(const SumPositions&, const Operands<T>& o) {
+template <class T> void run(const SumPositions&, const Operands<T>& o) {
   const Shape& s = o.in(0).shape;
   for (int64_t i = 0; i < s.elements(); i++) o.out(0)[i / (positions(s) * s[-1]) * s[-1] + i % s[-1]] += o.in(0)[i];
 }
 
-template <class T>
-void run(const Concat&, const Operands<T>& o) {
+template <class T> void run(const Concat&, const Operands<T>& o) {
   const int64_t first = o.in(0).shape[-1], second = o.in(1).shape[-1], all = first + second;
   for (int64_t i = 0; i < o.out(0).shape.elements(); i++) {
     const int64_t r = i / all, c = i % all;
     o.out(0)[i] = c < first ? o.in(0)[r * first + c] : o.in(1)[r * second + c - first];
   }
 }
-template <class T>
-void run(const Slice& op, const Operands<T>& o) {
+template <class T> void run(const Slice& op, const Operands<T>& o) {
   const int64_t width = op.end - op.begin;
   for (int64_t i = 0; i < o.out(0).shape.elements(); i++) o.out(0)[i] = o.in(0)[i / width * o.in(0).shape[-1] + op.begin + i % width];
 }
 
 // The pixel of x that element i of the upsampled y comes from.
-template <class T>
-int64_t upsampled(const Array<T>& y, int64_t i) {
+template <class T> int64_t upsampled(const Array<T>& y, int64_t i) {
   const int64_t channels = y.shape[3], width = y.shape[2], pixel = i / channels;
   return (pixel / width / 2 * (width / 2) + pixel % width / 2) * channels + i % channels;
 }
-template <class T>
-void run(const Upsample&, const Operands<T>& o) {
+template <class T> void run(const Upsample&, const Operands<T>& o) {
   for (int64_t i = 0; i < o.out(0).shape.elements(); i++) o.out(0)[i] = o.in(0)[upsampled(o.out(0), i)];
 }
-template <class T>
-void run(const UpsampleGrad&, const Operands<T>& o) {
+template <class T> void run(const UpsampleGrad&, const Operands<T>& o) {
   for (int64_t i = 0; i < o.in(0).shape.elements(); i++) o.out(0)[upsampled(o.in(0), i)] += o.in(0)[i];
 }
 
-template <class T>
-void run(const Embedding&, const Operands<T>& o) {
+template <class T> void run(const Embedding&, const Operands<T>& o) {
   const int64_t tokens = o.in(0).shape[1], channels = o.out(0).shape[-1];
   for (int64_t i = 0; i < o.out(0).shape.elements(); i++) {
     const int64_t position = i / channels, c = i % channels;
@@ -115,8 +101,7 @@ void run(const Embedding&, const Operands<T>& o) {
   }
 }
 
-template <class T>
-void run(const Sinusoid& op, const Operands<T>& o) {
+template <class T> void run(const Sinusoid& op, const Operands<T>& o) {
   const int64_t half = op.dim / 2;
   for (int64_t b = 0; b < o.in(0).shape.elements(); b++)
     for (int64_t i = 0; i < half; i++) {
@@ -126,15 +111,13 @@ void run(const Sinusoid& op, const Operands<T>& o) {
     }
 }
 
-template <class T>
-void run(const AddNoise&, const Operands<T>& o) {
+template <class T> void run(const AddNoise&, const Operands<T>& o) {
   const int64_t size = o.in(0).shape.elements() / o.in(0).shape[0];
   for (int64_t i = 0; i < o.in(0).shape.elements(); i++)
     o.out(0)[i] = o.in(2)[2 * (i / size)] * o.in(0)[i] + o.in(2)[2 * (i / size) + 1] * o.in(1)[i];
 }
 
-template <class T>
-void run(const MseLoss&, const Operands<T>& o) {
+template <class T> void run(const MseLoss&, const Operands<T>& o) {
   const int64_t size = o.in(0).shape.elements() / o.in(0).shape[0];
   for (int64_t b = 0; b < o.in(0).shape[0]; b++) {
     T sum = 0;
@@ -142,16 +125,14 @@ void run(const MseLoss&, const Operands<T>& o) {
     o.out(0)[b] = sum / T(size);
   }
 }
-template <class T>
-void run(const MseLossGrad&, const Operands<T>& o) {
+template <class T> void run(const MseLossGrad&, const Operands<T>& o) {
   const int64_t size = o.in(0).shape.elements() / o.in(0).shape[0];
   for (int64_t i = 0; i < o.in(0).shape.elements(); i++) o.out(0)[i] = 2 * o.in(2)[i / size] * (o.in(0)[i] - o.in(1)[i]) / T(size);
 }
 
 }  // namespace
 
-template <class T>
-void compute(const Op& op, const Operands<T>& operands) {
+template <class T> void compute(const Op& op, const Operands<T>& operands) {
   std::visit(
       [&](const auto& kind) {
         if constexpr (requires { kind.epilogue; })
@@ -161,8 +142,7 @@ void compute(const Op& op, const Operands<T>& operands) {
       op);
 }
 
-template <class T>
-std::vector<Array<T>> interpret(const Graph& graph, std::vector<Array<T>> values) {
+template <class T> std::vector<Array<T>> interpret(const Graph& graph, std::vector<Array<T>> values) {
   values.resize(graph.values.size());
   // In f32 as a naive version computes it: what a graph holds in 16 bits is rounded.
   auto hold = [&](ValueId v) {

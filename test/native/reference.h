@@ -6,8 +6,7 @@
 namespace lorafuse::test {
 
 // Inputs and outputs in the op's order. Outputs have their shapes; an op that accumulates adds to what its output holds.
-template <class T>
-struct Operands {
+template <class T> struct Operands {
   std::vector<const Array<T>*> inputs;
   std::vector<Array<T>*> outputs;
   // The naive version in 16 bits, which sets the tolerance of kernels in 16 bits, rounds what it would store between its products.
@@ -18,11 +17,9 @@ struct Operands {
   Array<T>& out(size_t i) const { return *outputs[i]; }
 };
 
-template <class T>
-void compute(const Op& op, const Operands<T>& operands);  // T is float or double
+template <class T> void compute(const Op& op, const Operands<T>& operands);  // T is float or double
 
 // Every value of a graph, from `values` where it is an input, weight or parameter; gradients begin with what `values` has.
-template <class T>
-std::vector<Array<T>> interpret(const Graph& graph, std::vector<Array<T>> values);
+template <class T> std::vector<Array<T>> interpret(const Graph& graph, std::vector<Array<T>> values);
 
 }  // namespace lorafuse::test

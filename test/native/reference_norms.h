@@ -4,19 +4,14 @@
 
 namespace lorafuse::test {
 
-template <class T>
-T sigmoid(T x) {
-  return 1 / (1 + std::exp(-x));
-}
+template <class T> T sigmoid(T x) { return 1 / (1 + std::exp(-x)); }
 
-template <class T>
-T apply(Function f, T x) {
+template <class T> T apply(Function f, T x) {
   if (f == Function::silu) return x * sigmoid(x);
   if (f == Function::quick_gelu) return x * sigmoid(T(1.702) * x);
   return x * T(0.5) * (1 + std::erf(x * T(M_SQRT1_2)));
 }
-template <class T>
-T derivative(Function f, T x) {
+template <class T> T derivative(Function f, T x) {
   if (f == Function::gelu) return T(0.5) * (1 + std::erf(x * T(M_SQRT1_2))) + x * std::exp(-x * x / 2) * T(0.5 * M_2_SQRTPI * M_SQRT1_2);
   const T a = f == Function::silu ? T(1) : T(1.702), s = sigmoid(a * x);
   return s + a * x * s * (1 - s);
@@ -31,8 +26,7 @@ inline std::vector<int64_t> group_of(const Shape& x, int groups, int64_t sample,
   return all;
 }
 
-template <class T>
-void statistics(const Array<T>& x, const std::vector<int64_t>& group, float eps, T* out) {
+template <class T> void statistics(const Array<T>& x, const std::vector<int64_t>& group, float eps, T* out) {
   T sum = 0, squares = 0;
   for (int64_t i : group) sum += x[i];
   const T mean = sum / T(group.size());
@@ -42,9 +36,8 @@ void statistics(const Array<T>& x, const std::vector<int64_t>& group, float eps,
 }
 
 // dx of y = (x − mean)·rstd·γ over one group, from dz = gradient of y.
-template <class T>
-void normalised_gradient(const Array<T>& x, const Array<T>& gamma, const std::vector<int64_t>& group, const T* s, const std::vector<T>& dz,
-                         Array<T>& dx) {
+template <class T> void normalised_gradient(const Array<T>& x, const Array<T>& gamma, const std::vector<int64_t>& group, const T* s,
+                                            const std::vector<T>& dz, Array<T>& dx) {
   const int64_t channels = x.shape[-1];
   T mean1 = 0, mean2 = 0;
   for (size_t j = 0; j < group.size(); j++) {
@@ -60,8 +53,7 @@ void normalised_gradient(const Array<T>& x, const Array<T>& gamma, const std::ve
   }
 }
 
-template <class T>
-void run(const GroupNorm& op, const Operands<T>& o) {
+template <class T> void run(const GroupNorm& op, const Operands<T>& o) {
   const Array<T>& x = o.in(0);
   for (int64_t b = 0; b < x.shape[0]; b++)
     for (int g = 0; g < op.groups; g++) {
@@ -75,8 +67,7 @@ void run(const GroupNorm& op, const Operands<T>& o) {
     }
 }
 
-template <class T>
-void run(const GroupNormGrad& op, const Operands<T>& o) {
+template <class T> void run(const GroupNormGrad& op, const Operands<T>& o) {
   const Array<T>&x = o.in(0), &gamma = o.in(1), &beta = o.in(2), &dy = o.in(4);
   for (int64_t b = 0; b < x.shape[0]; b++)
     for (int g = 0; g < op.groups; g++) {
@@ -99,8 +90,7 @@ inline std::vector<int64_t> row_indices(int64_t row, int64_t channels) {
   return all;
 }
 
-template <class T>
-void run(const LayerNorm& op, const Operands<T>& o) {
+template <class T> void run(const LayerNorm& op, const Operands<T>& o) {
   const Array<T>& x = o.in(0);
   for (int64_t r = 0; r < x.shape.rows(); r++) {
     const auto row = row_indices(r, x.shape[-1]);
@@ -110,8 +100,7 @@ void run(const LayerNorm& op, const Operands<T>& o) {
   }
 }
 
-template <class T>
-void run(const LayerNormGrad& op, const Operands<T>& o) {
+template <class T> void run(const LayerNormGrad& op, const Operands<T>& o) {
   const Array<T>& x = o.in(0);
   for (int64_t r = 0; r < x.shape.rows(); r++) {
     const auto row = row_indices(r, x.shape[-1]);

@@ -8,8 +8,7 @@ namespace lorafuse::test {
 
 inline int64_t positions(const Shape& x) { return x.rows() / x[0]; }
 
-template <class T>
-void run(const MatMul& op, const Operands<T>& o) {
+template <class T> void run(const MatMul& op, const Operands<T>& o) {
   Array<T>& y = o.out(0);  // [M, N]
   const int64_t rows = y.shape.rows(), outputs = y.shape[-1];
   for (int64_t m = 0; m < rows; m++)
@@ -29,8 +28,7 @@ void run(const MatMul& op, const Operands<T>& o) {
 }
 
 // t = x · a, y = x · w + t · b for each layer, matrices as they lie, or in the gradient transposed and all y summed.
-template <class Adapted, class T>
-void run_adapted(const Adapted& op, const Operands<T>& o) {
+template <class Adapted, class T> void run_adapted(const Adapted& op, const Operands<T>& o) {
   constexpr bool transposed = Adapted::transposed;
   for (size_t i = 0; i < op.scales.size(); i++) {
     const Array<T>&x = o.in(op.x(i)), &w = o.in(op.w(i)), &a = o.in(op.reduce(i)), &b = o.in(op.expand(i));
@@ -56,17 +54,10 @@ void run_adapted(const Adapted& op, const Operands<T>& o) {
     }
   }
 }
-template <class T>
-void run(const LoraMatMul& op, const Operands<T>& o) {
-  run_adapted(op, o);
-}
-template <class T>
-void run(const LoraMatMulGrad& op, const Operands<T>& o) {
-  run_adapted(op, o);
-}
+template <class T> void run(const LoraMatMul& op, const Operands<T>& o) { run_adapted(op, o); }
+template <class T> void run(const LoraMatMulGrad& op, const Operands<T>& o) { run_adapted(op, o); }
 
-template <class T>
-void run(const WeightGrad& op, const Operands<T>& o) {
+template <class T> void run(const WeightGrad& op, const Operands<T>& o) {
   for (size_t i = 0; i < op.scales.size(); i++) {
     const Array<T>&dy = o.in(2 * i), &x = o.in(2 * i + 1);  // [M, N], [M, K]
     const int64_t rows = dy.shape.rows(), outputs = dy.shape[-1], inputs = x.shape[-1];
@@ -77,14 +68,12 @@ void run(const WeightGrad& op, const Operands<T>& o) {
 }
 
 // The pixel of the large image under tap k of the kernel for a pixel of the small one, or −1 where that falls off.
-template <class Convolution>
-int64_t under(const Convolution& op, const Shape& large, int64_t b, int64_t row, int64_t column, int tap) {
+template <class Convolution> int64_t under(const Convolution& op, const Shape& large, int64_t b, int64_t row, int64_t column, int tap) {
   const int64_t r = row * op.stride + tap / op.kernel - op.before, c = column * op.stride + tap % op.kernel - op.before;
   return r < 0 || r >= large[1] || c < 0 || c >= large[2] ? -1 : (b * large[1] + r) * large[2] + c;
 }
 
-template <class T>
-void run(const Conv2d& op, const Operands<T>& o) {
+template <class T> void run(const Conv2d& op, const Operands<T>& o) {
   const Array<T>&x = o.in(0), &w = o.in(1);  // [B, H, W, C], [taps, N, C]
   Array<T>& y = o.out(0);
   const int64_t inputs = x.shape[3], outputs = y.shape[3];
@@ -101,8 +90,7 @@ void run(const Conv2d& op, const Operands<T>& o) {
 }
 
 // Each pixel of x goes to where a convolution would have read it from.
-template <class T>
-void run(const ConvTranspose2d& op, const Operands<T>& o) {
+template <class T> void run(const ConvTranspose2d& op, const Operands<T>& o) {
   const Array<T>&x = o.in(0), &w = o.in(1);  // [B, H, W, N], [taps, N, C]
   Array<T>& y = o.out(0);
   const int64_t inputs = x.shape[3], outputs = y.shape[3];
@@ -118,8 +106,7 @@ void run(const ConvTranspose2d& op, const Operands<T>& o) {
   }
 }
 
-template <class T>
-void run(const ConvWeightGrad& op, const Operands<T>& o) {
+template <class T> void run(const ConvWeightGrad& op, const Operands<T>& o) {
   const Array<T>&y = o.in(0), &x = o.in(1);  // [B, H', W', N], [B, H, W, C]
   const int64_t outputs = y.shape[3], inputs = x.shape[3];
   for (int64_t i = 0; i < y.shape.elements(); i++) {
@@ -133,24 +120,20 @@ void run(const ConvWeightGrad& op, const Operands<T>& o) {
 }
 
 // Columns [head·d, head·d + d) of row t of sample b.
-template <class T>
-T* row_of(Array<T>& x, int64_t b, int64_t t, int64_t head, int64_t d) {
+template <class T> T* row_of(Array<T>& x, int64_t b, int64_t t, int64_t head, int64_t d) {
   return x.data.data() + (b * positions(x.shape) + t) * x.shape[-1] + head * d;
 }
-template <class T>
-const T* row_of(const Array<T>& x, int64_t b, int64_t t, int64_t head, int64_t d) {
+template <class T> const T* row_of(const Array<T>& x, int64_t b, int64_t t, int64_t head, int64_t d) {
   return row_of(const_cast<Array<T>&>(x), b, t, head, d);
 }
 
-template <class T>
-T dot(const T* a, const T* b, int64_t n) {
+template <class T> T dot(const T* a, const T* b, int64_t n) {
   T sum = 0;
   for (int64_t i = 0; i < n; i++) sum += a[i] * b[i];
   return sum;
 }
 
-template <class T>
-void run(const Attention& op, const Operands<T>& o) {
+template <class T> void run(const Attention& op, const Operands<T>& o) {
   const Array<T>&q = o.in(0), &k = o.in(1), &v = o.in(2);
   const int64_t d = q.shape[-1] / op.heads, queries = positions(q.shape), keys = positions(k.shape);
   const T scale = 1 / std::sqrt(T(d));
@@ -169,8 +152,7 @@ void run(const Attention& op, const Operands<T>& o) {
       }
 }
 
-template <class T>
-void run(const AttentionGrad& op, const Operands<T>& o) {
+template <class T> void run(const AttentionGrad& op, const Operands<T>& o) {
   const Array<T>&q = o.in(0), &k = o.in(1), &v = o.in(2), &y = o.in(3), &dy = o.in(5);
   const int64_t d = q.shape[-1] / op.heads, queries = positions(q.shape), keys = positions(k.shape);
   const T scale = 1 / std::sqrt(T(d));

@@ -169,8 +169,7 @@ struct Reference {
   }
 
   // All values after these steps, one after the other.
-  template <class T>
-  std::vector<Array<T>> after(const std::vector<Inputs>& steps) {
+  template <class T> std::vector<Array<T>> after(const std::vector<Inputs>& steps) {
     std::vector<Array<T>> values;
     for (const Inputs& in : steps) {
       const std::vector<float> factors = weights_of(in);

@@ -35,9 +35,7 @@ std::string failure_of(const Case& c, Describe describe) {
   try {
     c.body();
     return "";
-  } catch (const std::exception& e) {
-    return describe(e);
-  }
+  } catch (const std::exception& e) { return describe(e); }
 }
 
 std::vector<Case> chosen(const Selection& s) {

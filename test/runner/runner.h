@@ -38,8 +38,7 @@ std::string describe(const std::exception& e);
 // Runs the cases and prints how each went; `program` is named in the command that runs one again. Returns the exit code.
 int run_cases(const std::string& program, const Selection& selection, Describe describe = describe);
 
-template <class... Parts>
-std::string text(const Parts&... parts) {
+template <class... Parts> std::string text(const Parts&... parts) {
   std::ostringstream out;
   (out << ... << parts);
   return out.str();

@@ -42,8 +42,7 @@ inline __attribute__((always_inline)) bool scan_global(uint32_t* __restrict cell
 
 void check_global_precisely(Warp& w, uint64_t address, uint32_t bytes, int lane, Access access);
 
-template <Access access>
-inline void check_global(Warp& w, uint64_t address, uint32_t bytes, int lane) {
+template <Access access> inline void check_global(Warp& w, uint64_t address, uint32_t bytes, int lane) {
   Block& b = *w.block;
   if (is_strong(access) || (bytes == 1 && writes(access))) return check_global_precisely(w, address, bytes, lane, access);
   uint32_t* cells = b.memory->shadow(address);

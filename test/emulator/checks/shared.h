@@ -24,9 +24,9 @@ void mark_shared_in_flight(Warp& w, uint32_t offset, uint32_t bytes, int lane);
 
 // Accesses cells [0, n) by threads thread_of(0) ... thread_of(n - 1) of the warp, and with `flag` = several_lanes by other lanes too; true
 // = perhaps a hazard, then that cell is left as it was.
-template <bool write, class Thread>
-inline __attribute__((always_inline)) bool scan_cells(Warp& w, int32_t* __restrict written, int32_t* __restrict read, int n,
-                                                      Thread thread_of, int32_t flag = 0) {
+template <bool write, class Thread> inline __attribute__((always_inline)) bool scan_cells(Warp& w, int32_t* __restrict written,
+                                                                                          int32_t* __restrict read, int n, Thread thread_of,
+                                                                                          int32_t flag = 0) {
   const int32_t unordered = w.seen_of_all << stamp_shift | 0xfff, now = w.stamp << stamp_shift, warp = w.id << 5;
   int32_t hazards = 0;
 #pragma GCC ivdep
@@ -53,8 +53,7 @@ inline __attribute__((always_inline)) bool scan_cells(Warp& w, int32_t* __restri
 }
 
 // One access of one lane.
-template <Access access>
-inline void check_shared(Warp& w, uint32_t offset, uint32_t bytes, int lane, const void* data = nullptr) {
+template <Access access> inline void check_shared(Warp& w, uint32_t offset, uint32_t bytes, int lane, const void* data = nullptr) {
   Block& b = *w.block;
   const uint32_t unit = uint32_t(b.program->shadow_unit), first = offset / unit;
   const int n = int(bytes / unit), thread = w.id << 5 | lane;

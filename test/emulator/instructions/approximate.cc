@@ -9,62 +9,38 @@ namespace {
 // `ulps`: the largest error that the ISA allows, where it says so in units of the last place; else `error`, relative or absolute.
 struct Reciprocal {
   static constexpr int ulps = 1;
-  template <class T>
-  static T apply(T a) {
-    return T(1) / a;
-  }
+  template <class T> static T apply(T a) { return T(1) / a; }
 };
 struct SquareRoot {
   static constexpr int ulps = 1;
-  template <class T>
-  static T apply(T a) {
-    return std::sqrt(a);
-  }
+  template <class T> static T apply(T a) { return std::sqrt(a); }
 };
 struct InverseSquareRoot {
   static constexpr int ulps = 1;
-  template <class T>
-  static T apply(T a) {
-    return T(1 / std::sqrt(double(a)));
-  }
+  template <class T> static T apply(T a) { return T(1 / std::sqrt(double(a))); }
 };
 struct Exp2 {
   static constexpr int ulps = 2;
-  template <class T>
-  static T apply(T a) {
-    return std::exp2(a);
-  }
+  template <class T> static T apply(T a) { return std::exp2(a); }
 };
 struct Log2 {
   static constexpr int ulps = 2;
-  template <class T>
-  static T apply(T a) {
-    return std::log2(a);
-  }
+  template <class T> static T apply(T a) { return std::log2(a); }
 };
 struct Sin {
   static constexpr int ulps = 0;
   static float error(float) { return 0x1p-22f; }
-  template <class T>
-  static T apply(T a) {
-    return std::sin(a);
-  }
+  template <class T> static T apply(T a) { return std::sin(a); }
 };
 struct Cos {
   static constexpr int ulps = 0;
   static float error(float) { return 0x1p-22f; }
-  template <class T>
-  static T apply(T a) {
-    return std::cos(a);
-  }
+  template <class T> static T apply(T a) { return std::cos(a); }
 };
 struct Tanh {
   static constexpr int ulps = 0;
   static float error(float r) { return r * 0x1p-13f; }
-  template <class T>
-  static T apply(T a) {
-    return std::tanh(a);
-  }
+  template <class T> static T apply(T a) { return std::tanh(a); }
 };
 
 // A function of the bits of the operands.
@@ -84,8 +60,7 @@ float jittered(float r, double exact, int ulps, uint32_t hash) {
   return std::bit_cast<float>(std::bit_cast<int32_t>(r) + step);
 }
 
-template <class F, bool ftz>
-void approximate(Warp& w, const Instruction& in, uint32_t mask) {
+template <class F, bool ftz> void approximate(Warp& w, const Instruction& in, uint32_t mask) {
   const float* a = lanes<float>(w, in.from(0));
   float* d = lanes<float>(w, in.to(0));
   const Options& options = *w.block->options;
@@ -101,8 +76,7 @@ void approximate(Warp& w, const Instruction& in, uint32_t mask) {
   for_lanes(d, mask, [&](int i) { return r[i]; });
 }
 
-template <bool ftz, bool full>
-void divide(Warp& w, const Instruction& in, uint32_t mask) {
+template <bool ftz, bool full> void divide(Warp& w, const Instruction& in, uint32_t mask) {
   const float *a = lanes<float>(w, in.from(0)), *b = lanes<float>(w, in.from(1));
   float* d = lanes<float>(w, in.to(0));
   const Options& options = *w.block->options;
@@ -123,16 +97,14 @@ void divide(Warp& w, const Instruction& in, uint32_t mask) {
 }
 
 // -1 ... 1 unit of the last place; 0, 1, subnormals, infinity, NaN and their neighbours stay.
-template <bool bf16>
-uint32_t jittered_half(uint32_t r, uint32_t bits, uint64_t seed) {
+template <bool bf16> uint32_t jittered_half(uint32_t r, uint32_t bits, uint64_t seed) {
   constexpr int mantissa = bf16 ? 7 : 10, least = 2 << mantissa, most = ((0x7fff >> mantissa) - 2) << mantissa,
                 one = bf16 ? 0x3f80 : 0x3c00;
   const int magnitude = int(r & 0x7fff);
   return magnitude < least || magnitude > most || magnitude == one ? r : r + hash_of(bits, seed) % 3 - 1;
 }
 
-template <class F, bool bf16, bool packed>
-void approximate_half(Warp& w, const Instruction& in, uint32_t mask) {
+template <class F, bool bf16, bool packed> void approximate_half(Warp& w, const Instruction& in, uint32_t mask) {
   alignas(32) float a[32];
   alignas(32) uint32_t half[2][32];
   for (int part = 0; part <= int(packed); part++) {
@@ -146,8 +118,7 @@ void approximate_half(Warp& w, const Instruction& in, uint32_t mask) {
   }
   for_lanes(lanes<uint32_t>(w, in.to(0)), mask, [&](int i) { return packed ? half[0][i] | half[1][i] << 16 : half[0][i]; });
 }
-template <class F>
-Handler half_of(Type t) {
+template <class F> Handler half_of(Type t) {
   return t == Type::f16      ? approximate_half<F, false, false>
          : t == Type::f16x2  ? approximate_half<F, false, true>
          : t == Type::bf16   ? approximate_half<F, true, false>
@@ -156,12 +127,10 @@ Handler half_of(Type t) {
 }
 
 // rcp.rn and sqrt.rn are exact; other rounding modes run the same code under them.
-template <class F, bool ftz>
-struct Exact {
+template <class F, bool ftz> struct Exact {
   static float apply(float a) { return canonical(flush_if<ftz>(F::apply(flush_if<ftz>(a)))); }
 };
-template <class F>
-void exact(Warp& w, const Instruction& in, uint32_t mask) {
+template <class F> void exact(Warp& w, const Instruction& in, uint32_t mask) {
   Handler volatile handler = in.aux & 4   ? Handler(unary<double, double, F>)
                              : in.aux & 1 ? Handler(unary<float, float, Exact<F, true>>)
                                           : Handler(unary<float, float, Exact<F, false>>);
@@ -169,10 +138,7 @@ void exact(Warp& w, const Instruction& in, uint32_t mask) {
   handler(w, in, mask);
 }
 
-template <class F>
-Handler single(const Decoder& d) {
-  return d.has("ftz") ? approximate<F, true> : approximate<F, false>;
-}
+template <class F> Handler single(const Decoder& d) { return d.has("ftz") ? approximate<F, true> : approximate<F, false>; }
 
 void decode(Decoder& d) {
   const std::string_view op = d.part(0);

@@ -7,81 +7,48 @@ namespace ptxemu {
 namespace {
 
 struct Add {
-  template <class T>
-  static T apply(T old, T b, T) {
-    return T(old + b);
-  }
+  template <class T> static T apply(T old, T b, T) { return T(old + b); }
 };
 struct Exchange {
-  template <class T>
-  static T apply(T, T b, T) {
-    return b;
-  }
+  template <class T> static T apply(T, T b, T) { return b; }
 };
 struct CompareSwap {
-  template <class T>
-  static T apply(T old, T b, T c) {
-    return old == b ? c : old;
-  }
+  template <class T> static T apply(T old, T b, T c) { return old == b ? c : old; }
 };
 struct Min {
-  template <class T>
-  static T apply(T old, T b, T) {
-    return old < b ? old : b;
-  }
+  template <class T> static T apply(T old, T b, T) { return old < b ? old : b; }
 };
 struct Max {
-  template <class T>
-  static T apply(T old, T b, T) {
-    return old > b ? old : b;
-  }
+  template <class T> static T apply(T old, T b, T) { return old > b ? old : b; }
 };
 struct And {
-  template <class T>
-  static T apply(T old, T b, T) {
-    return old & b;
-  }
+  template <class T> static T apply(T old, T b, T) { return old & b; }
 };
 struct Or {
-  template <class T>
-  static T apply(T old, T b, T) {
-    return old | b;
-  }
+  template <class T> static T apply(T old, T b, T) { return old | b; }
 };
 struct Xor {
-  template <class T>
-  static T apply(T old, T b, T) {
-    return old ^ b;
-  }
+  template <class T> static T apply(T old, T b, T) { return old ^ b; }
 };
 struct Increment {
-  template <class T>
-  static T apply(T old, T b, T) {
-    return old >= b ? 0 : old + 1;
-  }
+  template <class T> static T apply(T old, T b, T) { return old >= b ? 0 : old + 1; }
 };
 struct Decrement {
-  template <class T>
-  static T apply(T old, T b, T) {
-    return old == 0 || old > b ? b : old - 1;
-  }
+  template <class T> static T apply(T old, T b, T) { return old == 0 || old > b ? b : old - 1; }
 };
-template <bool bf16>
-struct AddPair {
+template <bool bf16> struct AddPair {
   static uint32_t half(uint32_t a, uint32_t b) {
     return bf16 ? bf16_of(float_of_bf16(a & 0xffff) + float_of_bf16(b & 0xffff)) : f16_of(float_of_f16(a) + float_of_f16(b));
   }
   static uint32_t apply(uint32_t old, uint32_t b, uint32_t) { return half(old, b) | half(old >> 16, b >> 16) << 16; }
 };
-template <bool bf16>
-struct AddHalf {
+template <bool bf16> struct AddHalf {
   static uint16_t apply(uint16_t old, uint16_t b, uint16_t) { return uint16_t(AddPair<bf16>::half(old, b)); }
 };
 
 constexpr uint16_t releases = 2;
 
-template <class T, class F, Space space, bool result>
-void atomic(Warp& w, const Instruction& in, uint32_t mask) {
+template <class T, class F, Space space, bool result> void atomic(Warp& w, const Instruction& in, uint32_t mask) {
   Block& b = *w.block;
   Addresses a;
   read_addresses(w, in, 0, a);
@@ -118,8 +85,7 @@ void atomic(Warp& w, const Instruction& in, uint32_t mask) {
   });
 }
 
-template <class T, class F>
-Handler in_space(Space space, bool result) {
+template <class T, class F> Handler in_space(Space space, bool result) {
   if (space == Space::shared) return result ? atomic<T, F, Space::shared, true> : atomic<T, F, Space::shared, false>;
   if (space == Space::global) return result ? atomic<T, F, Space::global, true> : atomic<T, F, Space::global, false>;
   if (space == Space::generic) return result ? atomic<T, F, Space::generic, true> : atomic<T, F, Space::generic, false>;

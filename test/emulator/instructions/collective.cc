@@ -35,8 +35,7 @@ void shuffle(Warp& w, const Instruction& in, uint32_t mask) {
 
 enum Vote : int32_t { all, any, uniform, ballot };
 
-template <int vote>
-void cast_vote(Warp& w, const Instruction& in, uint32_t mask) {
+template <int vote> void cast_vote(Warp& w, const Instruction& in, uint32_t mask) {
   const uint32_t p = predicate(w, in.from(0)) ^ (in.offset ? all_lanes : 0);
   // Groups with different member masks may meet at one place: each counts for itself.
   const uint32_t* members = lanes<uint32_t>(w, in.from(1));
@@ -52,8 +51,7 @@ void cast_vote(Warp& w, const Instruction& in, uint32_t mask) {
   });
 }
 
-template <class T, bool all_same>
-void match(Warp& w, const Instruction& in, uint32_t mask) {
+template <class T, bool all_same> void match(Warp& w, const Instruction& in, uint32_t mask) {
   const T* a = lanes<T>(w, in.from(0));
   const uint32_t* members = lanes<uint32_t>(w, in.from(1));
   alignas(64) uint32_t r[32];
@@ -70,44 +68,25 @@ void match(Warp& w, const Instruction& in, uint32_t mask) {
 }
 
 struct Add {
-  template <class T>
-  static T apply(T a, T b) {
-    return T(std::make_unsigned_t<T>(a) + std::make_unsigned_t<T>(b));
-  }
+  template <class T> static T apply(T a, T b) { return T(std::make_unsigned_t<T>(a) + std::make_unsigned_t<T>(b)); }
 };
 struct Min {
-  template <class T>
-  static T apply(T a, T b) {
-    return a < b ? a : b;
-  }
+  template <class T> static T apply(T a, T b) { return a < b ? a : b; }
 };
 struct Max {
-  template <class T>
-  static T apply(T a, T b) {
-    return a > b ? a : b;
-  }
+  template <class T> static T apply(T a, T b) { return a > b ? a : b; }
 };
 struct And {
-  template <class T>
-  static T apply(T a, T b) {
-    return a & b;
-  }
+  template <class T> static T apply(T a, T b) { return a & b; }
 };
 struct Or {
-  template <class T>
-  static T apply(T a, T b) {
-    return a | b;
-  }
+  template <class T> static T apply(T a, T b) { return a | b; }
 };
 struct Xor {
-  template <class T>
-  static T apply(T a, T b) {
-    return a ^ b;
-  }
+  template <class T> static T apply(T a, T b) { return a ^ b; }
 };
 
-template <class T, class F>
-void reduce(Warp& w, const Instruction& in, uint32_t mask) {
+template <class T, class F> void reduce(Warp& w, const Instruction& in, uint32_t mask) {
   alignas(64) uint32_t a[32];
   std::memcpy(a, lanes<uint32_t>(w, in.from(0)), sizeof a);
   const uint32_t* members = lanes<uint32_t>(w, in.from(1));

@@ -7,8 +7,7 @@ namespace {
 
 enum Comparison { eq, ne, lt, le, gt, ge, equ, neu, ltu, leu, gtu, geu, num, nan_, comparisons };
 
-template <int c, class T>
-inline bool compare(T a, T b) {
+template <int c, class T> inline bool compare(T a, T b) {
   if constexpr (c == eq) return a == b;
   if constexpr (c == ne) return (a < b) | (a > b);  // ordered for floats; the same as != for integers
   if constexpr (c == lt) return a < b;
@@ -27,8 +26,7 @@ inline bool compare(T a, T b) {
 
 enum Flags : uint16_t { ftz = 1, both = 2, negated = 4, op_and = 8, op_or = 16, op_xor = 32, as_float = 64, wide_result = 128 };
 
-template <int c, class T>
-uint32_t compare_lanes(Warp& w, const Instruction& in) {
+template <int c, class T> uint32_t compare_lanes(Warp& w, const Instruction& in) {
   if constexpr (std::is_same_v<T, half_bits> || std::is_same_v<T, bfloat_bits>) {
     alignas(32) float a[32], b[32];
     widen_half<std::is_same_v<T, bfloat_bits>>(lanes<uint32_t>(w, in.from(0)), 0, a);
@@ -49,8 +47,7 @@ inline uint32_t combine(Warp& w, const Instruction& in, uint32_t r) {
   return in.aux & op_and ? r & c : in.aux & op_or ? r | c : r ^ c;
 }
 
-template <int c, class T>
-void set_predicate(Warp& w, const Instruction& in, uint32_t mask) {
+template <int c, class T> void set_predicate(Warp& w, const Instruction& in, uint32_t mask) {
   const uint32_t plain = compare_lanes<c, T>(w, in), r = combine(w, in, plain), q = in.aux & both ? combine(w, in, ~plain) : 0;
   uint32_t& d = predicate(w, in.to(0));
   d = (d & ~mask) | (r & mask);
@@ -60,16 +57,14 @@ void set_predicate(Warp& w, const Instruction& in, uint32_t mask) {
   }
 }
 
-template <int c, class T>
-void set_value(Warp& w, const Instruction& in, uint32_t mask) {
+template <int c, class T> void set_value(Warp& w, const Instruction& in, uint32_t mask) {
   const uint32_t r = combine(w, in, compare_lanes<c, T>(w, in));
   const uint32_t yes = uint32_t(in.offset);
   for_lanes(lanes<uint32_t>(w, in.to(0)), mask, [&](int i) { return r >> i & 1 ? yes : 0u; });
 }
 
 // set.f16x2: both halves compared, both set.
-template <int c, bool bf16, bool as_predicates>
-void set_pair(Warp& w, const Instruction& in, uint32_t mask) {
+template <int c, bool bf16, bool as_predicates> void set_pair(Warp& w, const Instruction& in, uint32_t mask) {
   alignas(32) float a[32], b[32];
   uint32_t r[2];
   for (int part = 0; part < 2; part++) {
@@ -85,21 +80,18 @@ void set_pair(Warp& w, const Instruction& in, uint32_t mask) {
   for_lanes(lanes<uint32_t>(w, in.to(0)), mask, [&](int i) { return (r[0] >> i & 1 ? yes : 0u) | (r[1] >> i & 1 ? yes << 16 : 0u); });
 }
 
-template <class T, bool value, int... c>
-Handler pick(int comparison, std::integer_sequence<int, c...>) {
+template <class T, bool value, int... c> Handler pick(int comparison, std::integer_sequence<int, c...>) {
   Handler h = nullptr;
   ((comparison == c ? void(h = value ? set_value<c, T> : set_predicate<c, T>) : void()), ...);
   return h;
 }
-template <bool bf16, bool as_predicates, int... c>
-Handler pick_pair(int comparison, std::integer_sequence<int, c...>) {
+template <bool bf16, bool as_predicates, int... c> Handler pick_pair(int comparison, std::integer_sequence<int, c...>) {
   Handler h = nullptr;
   ((comparison == c ? void(h = set_pair<c, bf16, as_predicates>) : void()), ...);
   return h;
 }
 
-template <bool value>
-Handler handler_of(Type type, int comparison) {
+template <bool value> Handler handler_of(Type type, int comparison) {
   using Integers = std::make_integer_sequence<int, 6>;
   using Floats = std::make_integer_sequence<int, comparisons>;
   switch (type) {
@@ -158,8 +150,7 @@ void decode_compare(Decoder& d) {
   d.emit(value ? handler_of<true>(type, comparison) : handler_of<false>(type, comparison));
 }
 
-template <class T>
-void select_by_predicate(Warp& w, const Instruction& in, uint32_t mask) {
+template <class T> void select_by_predicate(Warp& w, const Instruction& in, uint32_t mask) {
   const T *a = lanes<T>(w, in.from(0)), *b = lanes<T>(w, in.from(1));
   const uint32_t p = predicate(w, in.from(2)) ^ (in.aux ? all_lanes : 0);
   for_lanes(lanes<T>(w, in.to(0)), mask, [&](int i) { return p >> i & 1 ? a[i] : b[i]; });
@@ -174,8 +165,7 @@ void decode_selp(Decoder& d) {
   d.emit(bytes(d.type()) == 8 ? select_by_predicate<uint64_t> : select_by_predicate<uint32_t>);
 }
 
-template <class T, class C>
-void select_by_sign(Warp& w, const Instruction& in, uint32_t mask) {
+template <class T, class C> void select_by_sign(Warp& w, const Instruction& in, uint32_t mask) {
   const T *a = lanes<T>(w, in.from(0)), *b = lanes<T>(w, in.from(1));
   const C* c = lanes<C>(w, in.from(2));
   const bool flushed = in.aux;

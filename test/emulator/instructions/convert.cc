@@ -17,32 +17,27 @@ inline float clamp_finite(float x, bool bf16) {
 }
 
 // The value of a source lane in a type that holds it exactly.
-template <class S>
-struct Read {
+template <class S> struct Read {
   using Value = S;
   static S get(Warp& w, uint32_t operand, int i) { return narrow<S>(lanes<Slot<S>>(w, operand)[i]); }
 };
-template <>
-struct Read<half_bits> {
+template <> struct Read<half_bits> {
   using Value = float;
   static float get(Warp& w, uint32_t operand, int i) { return float_of_f16(lanes<uint32_t>(w, operand)[i]); }
 };
-template <>
-struct Read<bfloat_bits> {
+template <> struct Read<bfloat_bits> {
   using Value = float;
   static float get(Warp& w, uint32_t operand, int i) { return float_of_bf16(lanes<uint32_t>(w, operand)[i] & 0xffff); }
 };
 
-template <Rounding r, class F>
-F to_integral(F x) {
+template <Rounding r, class F> F to_integral(F x) {
   return r == Rounding::nearest ? std::nearbyint(x)
          : r == Rounding::down  ? std::floor(x)
          : r == Rounding::up    ? std::ceil(x)
                                 : std::trunc(x);
 }
 
-template <class D, Rounding r, class F>
-D integer_of(F x) {  // clamps; NaN: see the notes of cvt
+template <class D, Rounding r, class F> D integer_of(F x) {  // clamps; NaN: see the notes of cvt
   const D least = std::numeric_limits<D>::min(), most = std::numeric_limits<D>::max();
   if (x != x) return std::is_same_v<F, double> || sizeof(D) == 8 ? D(std::make_unsigned_t<D>(1) << (sizeof(D) * 8 - 1)) : D(0);
   const double y = to_integral<r>(double(x));
@@ -51,16 +46,14 @@ D integer_of(F x) {  // clamps; NaN: see the notes of cvt
   return D(y);
 }
 
-template <class D, class S>
-D clamped(S x) {
+template <class D, class S> D clamped(S x) {
   using L = std::numeric_limits<D>;
   if (std::is_signed_v<S> && int64_t(x) < int64_t(L::min()) && (std::is_signed_v<D> || x < S(0))) return L::min();
   if ((!std::is_signed_v<S> || x > S(0)) && uint64_t(x) > uint64_t(L::max())) return L::max();
   return D(x);
 }
 
-template <class D, class S, Rounding r>
-void convert(Warp& w, const Instruction& in, uint32_t mask) {
+template <class D, class S, Rounding r> void convert(Warp& w, const Instruction& in, uint32_t mask) {
   using V = typename Read<S>::Value;
   const uint16_t flags = in.aux;
   const uint32_t from = in.from(0);
@@ -116,8 +109,7 @@ void convert(Warp& w, const Instruction& in, uint32_t mask) {
 }
 
 // .rni and the like: to an integral value of the same type.
-template <class T, Rounding r>
-void round_to_integral(Warp& w, const Instruction& in, uint32_t mask) {
+template <class T, Rounding r> void round_to_integral(Warp& w, const Instruction& in, uint32_t mask) {
   const uint16_t flags = in.aux;
   if constexpr (std::is_floating_point_v<T>) {
     const T* a = lanes<T>(w, in.from(0));
@@ -134,15 +126,13 @@ void round_to_integral(Warp& w, const Instruction& in, uint32_t mask) {
 }
 
 // Integers and f64 to floats with a directed rounding; called through a volatile pointer, see float.cc.
-template <class D, class S, Rounding r>
-void convert_directed(Warp& w, const Instruction& in, uint32_t mask) {
+template <class D, class S, Rounding r> void convert_directed(Warp& w, const Instruction& in, uint32_t mask) {
   Handler volatile handler = convert<D, S, r>;
   RoundingScope scope(r);
   handler(w, in, mask);
 }
 
-template <class D, class S>
-Handler with_rounding(Rounding r) {
+template <class D, class S> Handler with_rounding(Rounding r) {
   constexpr bool scoped =
       std::is_floating_point_v<D> && !std::is_same_v<S, float> && !std::is_same_v<S, half_bits> && !std::is_same_v<S, bfloat_bits>;
   constexpr bool half = std::is_same_v<D, half_bits> || std::is_same_v<D, bfloat_bits>;
@@ -162,8 +152,7 @@ Handler with_rounding(Rounding r) {
   }
 }
 
-template <class G>
-Handler for_any(Type type, G&& get) {
+template <class G> Handler for_any(Type type, G&& get) {
   switch (type) {
     case Type::u8:
     case Type::b8: return get.template operator()<uint8_t>();
@@ -177,8 +166,7 @@ Handler for_any(Type type, G&& get) {
 }
 
 // cvt.rn.f16x2.f32 d, a, b: a becomes the upper half.
-template <bool bf16, bool towards_zero>
-void convert_pair(Warp& w, const Instruction& in, uint32_t mask) {
+template <bool bf16, bool towards_zero> void convert_pair(Warp& w, const Instruction& in, uint32_t mask) {
   const float *a = lanes<float>(w, in.from(0)), *b = lanes<float>(w, in.from(1));
   alignas(32) uint32_t half[2][32];
   alignas(32) float limited[2][32];

@@ -7,15 +7,12 @@ namespace ptxemu {
 
 enum AccessFlags : uint16_t { wide_base = 1, sign_extend = 2, strong = 4, into_wide = 8, releases = 16 };
 
-template <int width>
-using Element =
+template <int width> using Element =
     std::conditional_t<width == 8, uint64_t, std::conditional_t<width == 4, uint32_t, std::conditional_t<width == 2, uint16_t, uint8_t>>>;
-template <int width>
-using Register = std::conditional_t<width == 8, uint64_t, uint32_t>;
+template <int width> using Register = std::conditional_t<width == 8, uint64_t, uint32_t>;
 
 // One lane: element k of the vector to or from its register.
-template <int width>
-inline void load_element(Warp& w, const Instruction& in, int k, int lane, const void* from) {
+template <int width> inline void load_element(Warp& w, const Instruction& in, int k, int lane, const void* from) {
   Element<width> e;
   std::memcpy(&e, from, width);
   if constexpr (width < 4) {
@@ -27,14 +24,12 @@ inline void load_element(Warp& w, const Instruction& in, int k, int lane, const 
     else lanes<Register<width>>(w, in.to(k))[lane] = Register<width>(e);
   }
 }
-template <int width>
-inline void store_element(Warp& w, const Instruction& in, int k, int lane, void* to) {
+template <int width> inline void store_element(Warp& w, const Instruction& in, int k, int lane, void* to) {
   const Element<width> e =
       Element<width>(in.aux & into_wide ? lanes<uint64_t>(w, in.from(1 + k))[lane] : lanes<Register<width>>(w, in.from(1 + k))[lane]);
   std::memcpy(to, &e, width);
 }
-template <int width, int count, bool store>
-inline void move_elements(Warp& w, const Instruction& in, int lane, void* at) {
+template <int width, int count, bool store> inline void move_elements(Warp& w, const Instruction& in, int lane, void* at) {
   for (int k = 0; k < count; k++) {
     char* p = static_cast<char*>(at) + k * width;
     if constexpr (store) store_element<width>(w, in, k, lane, p);
@@ -43,8 +38,7 @@ inline void move_elements(Warp& w, const Instruction& in, int lane, void* at) {
 }
 
 // A run of lanes; where it is the whole warp, with the loop over lanes inside the one over elements.
-template <int width, int count, bool store>
-inline void move_run(Warp& w, const Instruction& in, int first, int n, void* at) {
+template <int width, int count, bool store> inline void move_run(Warp& w, const Instruction& in, int first, int n, void* at) {
   auto* memory = static_cast<Element<width>*>(at);
   if (n < 32 || in.aux & (sign_extend | into_wide)) {
     for (int i = 0; i < n; i++) move_elements<width, count, store>(w, in, first + i, memory + i * count);
@@ -62,8 +56,7 @@ inline void move_run(Warp& w, const Instruction& in, int first, int n, void* at)
 }
 
 // All active lanes read the same address.
-template <int width, int count>
-inline void move_to_all(Warp& w, const Instruction& in, uint32_t mask, const void* at) {
+template <int width, int count> inline void move_to_all(Warp& w, const Instruction& in, uint32_t mask, const void* at) {
   const int first = std::countr_zero(mask);
   move_elements<width, count, false>(w, in, first, const_cast<void*>(at));
   for (int k = 0; k < count; k++) {

@@ -7,51 +7,27 @@ namespace ptxemu {
 namespace {
 
 struct Add {
-  template <class T>
-  static T apply(T a, T b) {
-    return a + b;
-  }
+  template <class T> static T apply(T a, T b) { return a + b; }
 };
 struct Sub {
-  template <class T>
-  static T apply(T a, T b) {
-    return a - b;
-  }
+  template <class T> static T apply(T a, T b) { return a - b; }
 };
 struct Mul {
-  template <class T>
-  static T apply(T a, T b) {
-    return a * b;
-  }
+  template <class T> static T apply(T a, T b) { return a * b; }
 };
 struct Div {
-  template <class T>
-  static T apply(T a, T b) {
-    return a / b;
-  }
+  template <class T> static T apply(T a, T b) { return a / b; }
 };
 struct Fma {
-  template <class T>
-  static T apply(T a, T b, T c) {
-    return std::fma(a, b, c);
-  }
+  template <class T> static T apply(T a, T b, T c) { return std::fma(a, b, c); }
 };
-template <bool nan>
-struct Min {
-  template <class T>
-  static T apply(T a, T b) {
-    return minimum(a, b, nan);
-  }
+template <bool nan> struct Min {
+  template <class T> static T apply(T a, T b) { return minimum(a, b, nan); }
 };
-template <bool nan>
-struct Max {
-  template <class T>
-  static T apply(T a, T b) {
-    return maximum(a, b, nan);
-  }
+template <bool nan> struct Max {
+  template <class T> static T apply(T a, T b) { return maximum(a, b, nan); }
 };
-template <bool maximum_, bool nan>
-struct XorSign {
+template <bool maximum_, bool nan> struct XorSign {
   static float apply(float a, float b) {
     const uint32_t sign = (std::bit_cast<uint32_t>(a) ^ std::bit_cast<uint32_t>(b)) & 0x80000000u;
     const float r = maximum_ ? maximum(std::fabs(a), std::fabs(b), nan) : minimum(std::fabs(a), std::fabs(b), nan);
@@ -60,26 +36,16 @@ struct XorSign {
 };
 // Sign bits only: a NaN keeps its payload.
 struct Abs {
-  template <class T>
-  static T apply(T a) {
-    return std::fabs(a);
-  }
+  template <class T> static T apply(T a) { return std::fabs(a); }
 };
 struct Neg {
-  template <class T>
-  static T apply(T a) {
-    return -a;
-  }
+  template <class T> static T apply(T a) { return -a; }
 };
 struct CopySign {
-  template <class T>
-  static T apply(T a, T b) {
-    return std::copysign(b, a);
-  }
+  template <class T> static T apply(T a, T b) { return std::copysign(b, a); }
 };
 
-template <class F, bool ftz, bool sat>
-struct Single {
+template <class F, bool ftz, bool sat> struct Single {
   static float finish(float r) {
     r = canonical(flush_if<ftz>(r));
     return sat ? saturate(r) : r;
@@ -89,8 +55,7 @@ struct Single {
   static float apply(float a, float b, float c) { return finish(F::apply(flush_if<ftz>(a), flush_if<ftz>(b), flush_if<ftz>(c))); }
 };
 
-template <class F, int operands>
-Handler plain(Type type, bool ftz, bool sat) {
+template <class F, int operands> Handler plain(Type type, bool ftz, bool sat) {
   if constexpr (operands == 1) {
     if (type == Type::f64) return unary<double, double, F>;
     return ftz ? unary<float, float, Single<F, true, false>> : unary<float, float, F>;
@@ -107,15 +72,13 @@ Handler plain(Type type, bool ftz, bool sat) {
 }
 
 // The handler runs with another rounding mode; called through a volatile pointer so that nothing moves across.
-template <class F, int operands, Rounding rounding>
-void directed(Warp& w, const Instruction& in, uint32_t mask) {
+template <class F, int operands, Rounding rounding> void directed(Warp& w, const Instruction& in, uint32_t mask) {
   Handler volatile handler = plain<F, operands>(in.aux & 4 ? Type::f64 : Type::f32, in.aux & 1, in.aux & 2);
   RoundingScope scope(rounding);
   handler(w, in, mask);
 }
 
-template <class F, int operands>
-Handler rounded(const Decoder& d) {
+template <class F, int operands> Handler rounded(const Decoder& d) {
   const bool ftz = d.has("ftz"), sat = d.has("sat");
   if (d.type() == Type::f64 && (ftz || sat)) return nullptr;
   return d.has("rz")   ? directed<F, operands, Rounding::zero>
@@ -131,10 +94,8 @@ void decode_copysign(Decoder& d) {
   d.emit(for_floats(d.type(), []<class T>() -> Handler { return binary<T, T, T, CopySign>; }));
 }
 
-template <class T>
-using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
-template <class T, int test>
-void test_property(Warp& w, const Instruction& in, uint32_t mask) {
+template <class T> using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
+template <class T, int test> void test_property(Warp& w, const Instruction& in, uint32_t mask) {
   const T* a = lanes<T>(w, in.from(0));
   const uint32_t r = gather_mask([&](int i) {
     const int c = std::fpclassify(a[i]);

@@ -21,12 +21,10 @@ struct Mul {
 struct Fma {
   static float apply(float a, float b, float c) { return fma_to_odd(a, b, c); }
 };
-template <bool nan>
-struct Min {
+template <bool nan> struct Min {
   static float apply(float a, float b) { return minimum(a, b, nan); }
 };
-template <bool nan>
-struct Max {
+template <bool nan> struct Max {
   static float apply(float a, float b) { return maximum(a, b, nan); }
 };
 
@@ -34,8 +32,7 @@ inline void flush_subnormals(float* x) {
   for (int i = 0; i < 32; i++) x[i] = std::fabs(x[i]) < 0x1p-14f ? std::copysign(0.0f, x[i]) : x[i];
 }
 
-template <class F, int operands, bool bf16, bool packed>
-void compute(Warp& w, const Instruction& in, uint32_t mask) {
+template <class F, int operands, bool bf16, bool packed> void compute(Warp& w, const Instruction& in, uint32_t mask) {
   alignas(32) float a[3][32], r[32];
   alignas(32) uint32_t half[2][32];
   for (int part = 0; part <= int(packed); part++) {
@@ -58,16 +55,14 @@ void compute(Warp& w, const Instruction& in, uint32_t mask) {
   for_lanes(lanes<uint32_t>(w, in.to(0)), mask, [&](int i) { return packed ? half[0][i] | half[1][i] << 16 : half[0][i]; });
 }
 
-template <class F, int operands>
-Handler of_type(Type t) {
+template <class F, int operands> Handler of_type(Type t) {
   return t == Type::f16     ? compute<F, operands, false, false>
          : t == Type::f16x2 ? compute<F, operands, false, true>
          : t == Type::bf16  ? compute<F, operands, true, false>
                             : compute<F, operands, true, true>;
 }
 
-template <uint32_t keep, uint32_t flip>
-void change_bits(Warp& w, const Instruction& in, uint32_t mask) {
+template <uint32_t keep, uint32_t flip> void change_bits(Warp& w, const Instruction& in, uint32_t mask) {
   const uint32_t* a = lanes<uint32_t>(w, in.from(0));
   for_lanes(lanes<uint32_t>(w, in.to(0)), mask, [&](int i) { return (a[i] & keep) ^ flip; });
 }

@@ -8,8 +8,7 @@
 namespace ptxemu {
 
 // Half `part` (0 low, 1 high) of 32 registers to f32.
-template <bool bf16>
-inline void widen_half(const uint32_t* from, int part, float* to) {
+template <bool bf16> inline void widen_half(const uint32_t* from, int part, float* to) {
   if constexpr (bf16) {
     for (int i = 0; i < 32; i++) to[i] = std::bit_cast<float>(part ? from[i] & 0xffff0000u : from[i] << 16);
   } else {
@@ -37,8 +36,7 @@ inline uint32_t bf16_downwards(float x) { return bf16_towards_zero(x) + (x < 0 &
 inline uint32_t bf16_upwards(float x) { return bf16_towards_zero(x) + (x > 0 && std::bit_cast<uint32_t>(x) & 0xffff); }
 
 // To nearest even; NaN becomes 0x7fff. The upper halves are 0.
-template <bool bf16>
-inline void narrow_half(const float* from, uint32_t* to) {
+template <bool bf16> inline void narrow_half(const float* from, uint32_t* to) {
   if constexpr (bf16) {
     for (int i = 0; i < 32; i++) to[i] = bf16_of(from[i]);
   } else {
@@ -66,8 +64,7 @@ inline float fma_to_odd(float a, float b, float c) {
 }
 
 // f64 or an integer to f32, rounded to odd for the same reason.
-template <class T>
-inline float float_to_odd(T x) {
+template <class T> inline float float_to_odd(T x) {
   const float f = float(x);
   if (!(f - f == 0)) return std::isfinite(double(x)) ? std::copysign(std::bit_cast<float>(0x7f7fffffu), f) : f;  // the largest is odd
   const auto back = [&] {

@@ -6,110 +6,70 @@
 namespace ptxemu {
 namespace {
 
-template <class T>
-using Unsigned = std::make_unsigned_t<T>;
-template <class T>
-using Wide = std::conditional_t<sizeof(T) == 8, std::conditional_t<std::is_signed_v<T>, __int128, unsigned __int128>,
-                                std::conditional_t<std::is_signed_v<T>, int64_t, uint64_t>>;
-template <class T>
-constexpr int bit_count = int(sizeof(T)) * 8;
+template <class T> using Unsigned = std::make_unsigned_t<T>;
+template <class T> using Wide = std::conditional_t<sizeof(T) == 8, std::conditional_t<std::is_signed_v<T>, __int128, unsigned __int128>,
+                                                   std::conditional_t<std::is_signed_v<T>, int64_t, uint64_t>>;
+template <class T> constexpr int bit_count = int(sizeof(T)) * 8;
 
 struct Add {
-  template <class T>
-  static T apply(T a, T b) {
-    return T(Unsigned<T>(a) + Unsigned<T>(b));
-  }
+  template <class T> static T apply(T a, T b) { return T(Unsigned<T>(a) + Unsigned<T>(b)); }
 };
 struct Sub {
-  template <class T>
-  static T apply(T a, T b) {
-    return T(Unsigned<T>(a) - Unsigned<T>(b));
-  }
+  template <class T> static T apply(T a, T b) { return T(Unsigned<T>(a) - Unsigned<T>(b)); }
 };
 struct Mul {
-  template <class T>
-  static T apply(T a, T b) {
-    return T(Wide<Unsigned<T>>(Unsigned<T>(a)) * Unsigned<T>(b));
-  }
+  template <class T> static T apply(T a, T b) { return T(Wide<Unsigned<T>>(Unsigned<T>(a)) * Unsigned<T>(b)); }
 };
 struct MulHigh {
-  template <class T>
-  static T apply(T a, T b) {
-    return T(Wide<T>(a) * b >> bit_count<T>);
-  }
+  template <class T> static T apply(T a, T b) { return T(Wide<T>(a) * b >> bit_count<T>); }
 };
 struct Mad {
-  template <class T>
-  static T apply(T a, T b, T c) {
-    return Add::apply(Mul::apply(a, b), c);
-  }
+  template <class T> static T apply(T a, T b, T c) { return Add::apply(Mul::apply(a, b), c); }
 };
 struct MadHigh {
-  template <class T>
-  static T apply(T a, T b, T c) {
-    return Add::apply(MulHigh::apply(a, b), c);
-  }
+  template <class T> static T apply(T a, T b, T c) { return Add::apply(MulHigh::apply(a, b), c); }
 };
 // Division by zero is not defined by PTX; GPUs answer with all bits set.
 struct Div {
-  template <class T>
-  static T apply(T a, T b) {
+  template <class T> static T apply(T a, T b) {
     if (b == 0) return T(-1);
     if (std::is_signed_v<T> && b == T(-1)) return Sub::apply(T(0), a);
     return T(a / b);
   }
 };
 struct Rem {
-  template <class T>
-  static T apply(T a, T b) {
+  template <class T> static T apply(T a, T b) {
     if (b == 0) return a;
     if (std::is_signed_v<T> && b == T(-1)) return 0;
     return T(a % b);
   }
 };
 struct Min {
-  template <class T>
-  static T apply(T a, T b) {
-    return a < b ? a : b;
-  }
+  template <class T> static T apply(T a, T b) { return a < b ? a : b; }
 };
 struct Max {
-  template <class T>
-  static T apply(T a, T b) {
-    return a > b ? a : b;
-  }
+  template <class T> static T apply(T a, T b) { return a > b ? a : b; }
 };
 struct MinRelu {
-  template <class T>
-  static T apply(T a, T b) {
+  template <class T> static T apply(T a, T b) {
     T m = a < b ? a : b;
     return m > 0 ? m : 0;
   }
 };
 struct MaxRelu {
-  template <class T>
-  static T apply(T a, T b) {
+  template <class T> static T apply(T a, T b) {
     T m = a > b ? a : b;
     return m > 0 ? m : 0;
   }
 };
 struct Abs {
-  template <class T>
-  static T apply(T a) {
-    return a < 0 ? Sub::apply(T(0), a) : a;
-  }
+  template <class T> static T apply(T a) { return a < 0 ? Sub::apply(T(0), a) : a; }
 };
 struct Neg {
-  template <class T>
-  static T apply(T a) {
-    return Sub::apply(T(0), a);
-  }
+  template <class T> static T apply(T a) { return Sub::apply(T(0), a); }
 };
 struct Sad {
-  template <class T>
-  static T apply(T a, T b, T c) {
-    return Add::apply(c, a < b ? Sub::apply(b, a) : Sub::apply(a, b));
-  }
+  template <class T> static T apply(T a, T b, T c) { return Add::apply(c, a < b ? Sub::apply(b, a) : Sub::apply(a, b)); }
 };
 struct AddSaturated {
   static int32_t apply(int32_t a, int32_t b) {
@@ -126,63 +86,39 @@ struct SubSaturated {
 struct MadHighSaturated {
   static int32_t apply(int32_t a, int32_t b, int32_t c) { return AddSaturated::apply(MulHigh::apply(a, b), c); }
 };
-template <class D>
-struct MulWide {
-  template <class T>
-  static D apply(T a, T b) {
-    return D(D(a) * D(b));
-  }
+template <class D> struct MulWide {
+  template <class T> static D apply(T a, T b) { return D(D(a) * D(b)); }
 };
-template <class D>
-struct MadWide {
-  template <class T>
-  static D apply(T a, T b, D c) {
-    return Add::apply(D(D(a) * D(b)), c);
-  }
+template <class D> struct MadWide {
+  template <class T> static D apply(T a, T b, D c) { return Add::apply(D(D(a) * D(b)), c); }
 };
-template <class T>
-T low_24(T a) {
-  return T(Unsigned<T>(a) << 8) >> 8;
-}
+template <class T> T low_24(T a) { return T(Unsigned<T>(a) << 8) >> 8; }
 struct Mul24 {
-  template <class T>
-  static T apply(T a, T b) {
-    return T(Wide<T>(low_24(a)) * low_24(b));
-  }
+  template <class T> static T apply(T a, T b) { return T(Wide<T>(low_24(a)) * low_24(b)); }
 };
 struct Mul24High {
-  template <class T>
-  static T apply(T a, T b) {
-    return T(Wide<T>(low_24(a)) * low_24(b) >> 16);
-  }
+  template <class T> static T apply(T a, T b) { return T(Wide<T>(low_24(a)) * low_24(b) >> 16); }
 };
 struct Mad24 {
-  template <class T>
-  static T apply(T a, T b, T c) {
-    return Add::apply(Mul24::apply(a, b), c);
-  }
+  template <class T> static T apply(T a, T b, T c) { return Add::apply(Mul24::apply(a, b), c); }
 };
 
-template <class T, class F>
-struct Pair {
+template <class T, class F> struct Pair {
   static uint32_t apply(uint32_t a, uint32_t b) {
     return uint16_t(F::apply(T(a), T(b))) | uint32_t(uint16_t(F::apply(T(a >> 16), T(b >> 16)))) << 16;
   }
 };
-template <class F>
-Handler pair_of(Type t) {
+template <class F> Handler pair_of(Type t) {
   using U = uint32_t;
   return t == Type::s16x2 ? Handler(binary<U, U, U, Pair<int16_t, F>>) : Handler(binary<U, U, U, Pair<uint16_t, F>>);
 }
 
-template <class D, class T>
-Handler wide_of(bool mad) {
+template <class D, class T> Handler wide_of(bool mad) {
   return mad ? Handler(ternary<D, T, T, D, MadWide<D>>) : Handler(binary<D, T, T, MulWide<D>>);
 }
 
 // add.cc, addc, sub.cc, subc, mad.lo.cc, ...: a chain of words through the carry flag of the lane.
-template <class T, char op, bool carry_in, bool carry_out, bool high>
-void extended(Warp& w, const Instruction& in, uint32_t mask) {
+template <class T, char op, bool carry_in, bool carry_out, bool high> void extended(Warp& w, const Instruction& in, uint32_t mask) {
   using U = Unsigned<T>;
   Slot<T>* d = lanes<Slot<T>>(w, in.to(0));
   const Slot<T>*a = lanes<Slot<T>>(w, in.from(0)), *b = lanes<Slot<T>>(w, in.from(1)),
@@ -197,8 +133,7 @@ void extended(Warp& w, const Instruction& in, uint32_t mask) {
   });
   if (carry_out) w.carry = (w.carry & ~mask) | out;
 }
-template <char op>
-Handler extended_of(const Decoder& d, bool carry_in) {
+template <char op> Handler extended_of(const Decoder& d, bool carry_in) {
   const bool out = d.has("cc"), high = d.has("hi");
   return for_32_and_64(d.type(), [&]<class T>() -> Handler {
     if (high)
@@ -209,8 +144,7 @@ Handler extended_of(const Decoder& d, bool carry_in) {
 }
 
 // dp4a.atype.btype d, a, b, c: four products of bytes; dp2a: two of 16 bits by 8.
-template <class A, class B>
-void dot4(Warp& w, const Instruction& in, uint32_t mask) {
+template <class A, class B> void dot4(Warp& w, const Instruction& in, uint32_t mask) {
   uint32_t* d = lanes<uint32_t>(w, in.to(0));
   const uint32_t *a = lanes<uint32_t>(w, in.from(0)), *b = lanes<uint32_t>(w, in.from(1)), *c = lanes<uint32_t>(w, in.from(2));
   for_lanes(d, mask, [&](int i) {

@@ -6,77 +6,48 @@
 namespace ptxemu {
 namespace {
 
-template <class T>
-constexpr uint32_t bit_count = sizeof(T) * 8;
+template <class T> constexpr uint32_t bit_count = sizeof(T) * 8;
 
 struct And {
-  template <class T>
-  static T apply(T a, T b) {
-    return a & b;
-  }
+  template <class T> static T apply(T a, T b) { return a & b; }
 };
 struct Or {
-  template <class T>
-  static T apply(T a, T b) {
-    return a | b;
-  }
+  template <class T> static T apply(T a, T b) { return a | b; }
 };
 struct Xor {
-  template <class T>
-  static T apply(T a, T b) {
-    return a ^ b;
-  }
+  template <class T> static T apply(T a, T b) { return a ^ b; }
 };
 struct Not {
-  template <class T>
-  static T apply(T a) {
-    return T(~a);
-  }
+  template <class T> static T apply(T a) { return T(~a); }
 };
 struct Cnot {
-  template <class T>
-  static T apply(T a) {
-    return a == 0;
-  }
+  template <class T> static T apply(T a) { return a == 0; }
 };
 struct ShiftLeft {
-  template <class T>
-  static T apply(T a, uint32_t n) {
-    return n >= bit_count<T> ? T(0) : T(std::make_unsigned_t<T>(a) << n);
-  }
+  template <class T> static T apply(T a, uint32_t n) { return n >= bit_count<T> ? T(0) : T(std::make_unsigned_t<T>(a) << n); }
 };
 struct ShiftRight {
-  template <class T>
-  static T apply(T a, uint32_t n) {
+  template <class T> static T apply(T a, uint32_t n) {
     const uint32_t last = bit_count<T> - 1;
     if (std::is_signed_v<T>) return T(a >> (n > last ? last : n));
     return n > last ? T(0) : T(a >> n);
   }
 };
 struct PopulationCount {
-  template <class T>
-  static uint32_t apply(T a) {
-    return uint32_t(std::popcount(a));
-  }
+  template <class T> static uint32_t apply(T a) { return uint32_t(std::popcount(a)); }
 };
 struct LeadingZeros {
-  template <class T>
-  static uint32_t apply(T a) {
-    return uint32_t(std::countl_zero(a));
-  }
+  template <class T> static uint32_t apply(T a) { return uint32_t(std::countl_zero(a)); }
 };
 struct Reverse {
-  template <class T>
-  static T apply(T a) {
+  template <class T> static T apply(T a) {
     T r = 0;
     for (uint32_t i = 0; i < bit_count<T>; i++) r |= T(a >> i & 1) << (bit_count<T> - 1 - i);
     return r;
   }
 };
-template <bool shift_amount>
-struct FindLast {  // position of the most significant bit that is not the sign
-  template <class T>
-  static uint32_t apply(T a) {
+template <bool shift_amount> struct FindLast {  // position of the most significant bit that is not the sign
+  template <class T> static uint32_t apply(T a) {
     std::make_unsigned_t<T> bits = std::make_unsigned_t<T>(std::is_signed_v<T> && a < 0 ? ~a : a);
     if (!bits) return ~0u;
     uint32_t zeros = uint32_t(std::countl_zero(bits));
@@ -84,8 +55,7 @@ struct FindLast {  // position of the most significant bit that is not the sign
   }
 };
 struct Extract {
-  template <class T>
-  static T apply(T a, uint32_t position, uint32_t length) {
+  template <class T> static T apply(T a, uint32_t position, uint32_t length) {
     const uint32_t last = bit_count<T> - 1, pos = position & 0xff, len = length & 0xff;
     T sign = !std::is_signed_v<T> || !len ? 0 : T(a >> std::min(pos + len - 1, last) & 1);
     T r = 0;
@@ -106,8 +76,7 @@ struct Permute {
     return r;
   }
 };
-template <char mode>
-struct PermuteMode {
+template <char mode> struct PermuteMode {
   static uint32_t apply(uint32_t a, uint32_t b, uint32_t c) {
     const uint32_t s = c & 3;
     uint32_t selector = 0;
@@ -123,16 +92,14 @@ struct PermuteMode {
     return Permute::apply(a, b, selector);
   }
 };
-template <bool left, bool clamp>
-struct Funnel {
+template <bool left, bool clamp> struct Funnel {
   static uint32_t apply(uint32_t a, uint32_t b, uint32_t c) {
     const uint32_t n = clamp ? std::min(c, 32u) : c & 31;
     const uint64_t both = uint64_t(b) << 32 | a;
     return left ? uint32_t((both << n) >> 32) : uint32_t(both >> n);
   }
 };
-template <bool clamp>
-struct Mask {
+template <bool clamp> struct Mask {
   static uint32_t apply(uint32_t a, uint32_t b) {
     if (!clamp) a &= 31, b &= 31;
     if (a >= 32 || !b) return 0;
@@ -140,10 +107,8 @@ struct Mask {
     return ones << a;
   }
 };
-template <bool clamp>
-struct Extend {
-  template <class T>
-  static T apply(T a, uint32_t n) {
+template <bool clamp> struct Extend {
+  template <class T> static T apply(T a, uint32_t n) {
     if (!clamp) n &= 31;
     if (n >= 32) return a;
     if (!n) return 0;
@@ -151,8 +116,7 @@ struct Extend {
   }
 };
 
-template <class T>
-void insert(Warp& w, const Instruction& in, uint32_t mask) {
+template <class T> void insert(Warp& w, const Instruction& in, uint32_t mask) {
   Slot<T>* d = lanes<Slot<T>>(w, in.to(0));
   const Slot<T>*a = lanes<Slot<T>>(w, in.from(0)), *b = lanes<Slot<T>>(w, in.from(1));
   const uint32_t *c = lanes<uint32_t>(w, in.from(2)), *e = lanes<uint32_t>(w, in.from(3));
@@ -176,8 +140,7 @@ void lop3(Warp& w, const Instruction& in, uint32_t mask) {
   });
 }
 
-template <char op>
-void predicates_of(Warp& w, const Instruction& in, uint32_t mask) {
+template <char op> void predicates_of(Warp& w, const Instruction& in, uint32_t mask) {
   const uint32_t a = predicate(w, in.from(0)) ^ (in.aux & 1 ? all_lanes : 0);
   const uint32_t b = op == '~' ? 0 : predicate(w, in.from(1)) ^ (in.aux & 2 ? all_lanes : 0);
   const uint32_t r = op == '&' ? a & b : op == '|' ? a | b : op == '^' ? a ^ b : ~a;

@@ -14,8 +14,7 @@ void need_all_lanes(Warp& w, uint32_t mask) {
   fail(w, ErrorKind::divergence, "an instruction of the whole warp executed by a part of it", mask ? std::countr_zero(mask) : -1);
 }
 
-template <bool bf16, int k_size>
-void multiply(Warp& w, const Instruction& in, const float (&c)[16][8], float (&d)[16][8]) {
+template <bool bf16, int k_size> void multiply(Warp& w, const Instruction& in, const float (&c)[16][8], float (&d)[16][8]) {
   constexpr int slices = k_size / 8;
   alignas(32) float a[16][k_size], b[k_size][8];
   alignas(32) float low[32], high[32];
@@ -53,8 +52,7 @@ void multiply(Warp& w, const Instruction& in, const float (&c)[16][8], float (&d
   }
 }
 
-template <bool bf16, int k_size, bool half_accumulator>
-void mma(Warp& w, const Instruction& in, uint32_t mask) {
+template <bool bf16, int k_size, bool half_accumulator> void mma(Warp& w, const Instruction& in, uint32_t mask) {
   need_all_lanes(w, mask);
   constexpr int slices = k_size / 8, first_c = 3 * slices;
   w.block->counters->mma_k8 += slices;
@@ -124,8 +122,7 @@ void decode_mma(Decoder& d) {
 }
 
 // Rows of 16 bytes: lane 8 j + i gives the address of row i of matrix j. Lane l gets row l / 4, columns 2 (l % 4) and the next.
-template <int count, bool transposed>
-void load_matrices(Warp& w, const Instruction& in, uint32_t mask) {
+template <int count, bool transposed> void load_matrices(Warp& w, const Instruction& in, uint32_t mask) {
   need_all_lanes(w, mask);
   Block& b = *w.block;
   Addresses a;
@@ -154,8 +151,7 @@ void load_matrices(Warp& w, const Instruction& in, uint32_t mask) {
   }
 }
 
-template <int count, bool transposed>
-void store_matrices(Warp& w, const Instruction& in, uint32_t mask) {
+template <int count, bool transposed> void store_matrices(Warp& w, const Instruction& in, uint32_t mask) {
   need_all_lanes(w, mask);
   Block& b = *w.block;
   Addresses a;
@@ -184,8 +180,7 @@ void move_matrix(Warp& w, const Instruction& in, uint32_t mask) {  // transposes
   for (int l = 0; l < 32; l++) d[l] = m[l % 4 * 2][l / 4] | uint32_t(m[l % 4 * 2 + 1][l / 4]) << 16;
 }
 
-template <bool store>
-Handler pick_matrices(size_t count, bool transposed) {
+template <bool store> Handler pick_matrices(size_t count, bool transposed) {
   auto of = [&]<int n>() -> Handler {
     if constexpr (store) return transposed ? store_matrices<n, true> : store_matrices<n, false>;
     else return transposed ? load_matrices<n, true> : load_matrices<n, false>;

@@ -14,8 +14,7 @@ inline bool same_address(const Addresses& a, uint32_t mask) {
   return off == 0;
 }
 
-template <int width, int count, bool store>
-inline void global_lane(Warp& w, const Instruction& in, uint64_t address, int lane) {
+template <int width, int count, bool store> inline void global_lane(Warp& w, const Instruction& in, uint64_t address, int lane) {
   constexpr uint32_t total = width * count;
   bool device;
   std::byte* p = global_bytes(w, address, total, lane, device);
@@ -31,8 +30,7 @@ inline void global_lane(Warp& w, const Instruction& in, uint64_t address, int la
   move_elements<width, count, store>(w, in, lane, p);
 }
 
-template <int width, int count, bool store>
-inline void shared_lane(Warp& w, const Instruction& in, uint64_t offset, int lane) {
+template <int width, int count, bool store> inline void shared_lane(Warp& w, const Instruction& in, uint64_t offset, int lane) {
   constexpr uint32_t total = width * count;
   char* p = shared_bytes(w, offset, total, lane);
   if (offset % total) fail_misaligned(w, "shared", offset, total, lane);
@@ -49,15 +47,13 @@ inline void shared_lane(Warp& w, const Instruction& in, uint64_t offset, int lan
   }
 }
 
-template <int width, int count, bool store>
-inline void local_lane(Warp& w, const Instruction& in, uint64_t offset, int lane) {
+template <int width, int count, bool store> inline void local_lane(Warp& w, const Instruction& in, uint64_t offset, int lane) {
   constexpr uint32_t total = width * count;
   if (offset % total) fail_misaligned(w, "local", offset, total, lane);
   move_elements<width, count, store>(w, in, lane, local_bytes(w, offset, total, lane));
 }
 
-template <int width, int count, bool store>
-inline void param_lane(Warp& w, const Instruction& in, uint64_t offset, int lane) {
+template <int width, int count, bool store> inline void param_lane(Warp& w, const Instruction& in, uint64_t offset, int lane) {
   constexpr uint32_t total = width * count;
   const std::vector<std::byte>& p = w.block->launch->parameters;
   if (store || offset + total > p.size() || offset > p.size())
@@ -65,8 +61,7 @@ inline void param_lane(Warp& w, const Instruction& in, uint64_t offset, int lane
   move_elements<width, count, false>(w, in, lane, const_cast<std::byte*>(p.data()) + offset);
 }
 
-template <int width, int count, bool store>
-void global_lanes(Warp& w, const Instruction& in, uint32_t mask, const Addresses& a) {
+template <int width, int count, bool store> void global_lanes(Warp& w, const Instruction& in, uint32_t mask, const Addresses& a) {
   constexpr uint32_t total = width * count;
   Block& b = *w.block;
   if (b.options->counters) count_global(b, a, mask, total, store);
@@ -94,8 +89,7 @@ void global_lanes(Warp& w, const Instruction& in, uint32_t mask, const Addresses
 }
 
 // Every different element is checked once; then all lanes take theirs.
-template <int width, int count>
-void read_shared(Warp& w, const Instruction& in, uint32_t mask, const Addresses& a) {
+template <int width, int count> void read_shared(Warp& w, const Instruction& in, uint32_t mask, const Addresses& a) {
   constexpr uint32_t total = width * count;
   Block& b = *w.block;
   Runs runs;
@@ -126,8 +120,7 @@ void read_shared(Warp& w, const Instruction& in, uint32_t mask, const Addresses&
   }
 }
 
-template <int width, int count>
-void write_shared(Warp& w, const Instruction& in, uint32_t mask, const Addresses& a) {
+template <int width, int count> void write_shared(Warp& w, const Instruction& in, uint32_t mask, const Addresses& a) {
   constexpr uint32_t total = width * count;
   Block& b = *w.block;
   if (b.options->counters) count_shared(b, a, mask, total);
@@ -142,8 +135,7 @@ void write_shared(Warp& w, const Instruction& in, uint32_t mask, const Addresses
   });
 }
 
-template <int width, int count, bool store>
-void shared_lanes(Warp& w, const Instruction& in, uint32_t mask, const Addresses& a) {
+template <int width, int count, bool store> void shared_lanes(Warp& w, const Instruction& in, uint32_t mask, const Addresses& a) {
   if (in.aux & strong) {
     if (w.block->options->counters) count_shared(*w.block, a, mask, width * count);
     each_active(mask, [&](int lane) { shared_lane<width, count, store>(w, in, a.of[lane], lane); });
@@ -154,30 +146,26 @@ void shared_lanes(Warp& w, const Instruction& in, uint32_t mask, const Addresses
   }
 }
 
-template <int width, int count, bool store>
-void access_global(Warp& w, const Instruction& in, uint32_t mask) {
+template <int width, int count, bool store> void access_global(Warp& w, const Instruction& in, uint32_t mask) {
   Addresses a;
   read_addresses(w, in, 0, a);
   global_lanes<width, count, store>(w, in, mask, a);
 }
 
-template <int width, int count, bool store>
-void access_shared(Warp& w, const Instruction& in, uint32_t mask) {
+template <int width, int count, bool store> void access_shared(Warp& w, const Instruction& in, uint32_t mask) {
   Addresses a;
   read_addresses(w, in, 0, a);
   shared_lanes<width, count, store>(w, in, mask, a);
 }
 
-template <int width, int count, bool store>
-void access_local(Warp& w, const Instruction& in, uint32_t mask) {
+template <int width, int count, bool store> void access_local(Warp& w, const Instruction& in, uint32_t mask) {
   Addresses a;
   read_addresses(w, in, 0, a);
   w.block->counters->local_requests++;
   each_active(mask, [&](int lane) { local_lane<width, count, store>(w, in, a.of[lane], lane); });
 }
 
-template <int width, int count, bool store>
-void access_param(Warp& w, const Instruction& in, uint32_t mask) {
+template <int width, int count, bool store> void access_param(Warp& w, const Instruction& in, uint32_t mask) {
   Addresses a;
   read_addresses(w, in, 0, a);
   if (!same_address(a, mask)) return each_active(mask, [&](int lane) { param_lane<width, count, store>(w, in, a.of[lane], lane); });
@@ -186,8 +174,7 @@ void access_param(Warp& w, const Instruction& in, uint32_t mask) {
   move_to_all<width, count>(w, in, mask, w.block->launch->parameters.data() + a.of[first]);
 }
 
-template <int width, int count, bool store>
-void access_generic(Warp& w, const Instruction& in, uint32_t mask) {
+template <int width, int count, bool store> void access_generic(Warp& w, const Instruction& in, uint32_t mask) {
   Addresses a;
   read_addresses(w, in, 0, a);
   uint32_t shared = 0, local = 0, param = 0;
@@ -207,8 +194,7 @@ void access_generic(Warp& w, const Instruction& in, uint32_t mask) {
   each_active(param, [&](int lane) { param_lane<width, count, store>(w, in, a.of[lane], lane); });
 }
 
-template <int width, int count, bool store>
-Handler in_space(Space space) {
+template <int width, int count, bool store> Handler in_space(Space space) {
   switch (space) {
     case Space::global: return access_global<width, count, store>;
     case Space::shared: return access_shared<width, count, store>;
@@ -219,16 +205,14 @@ Handler in_space(Space space) {
     default: return nullptr;
   }
 }
-template <int width, bool store>
-Handler of_count(size_t count, Space space) {
+template <int width, bool store> Handler of_count(size_t count, Space space) {
   if (count == 1) return in_space<width, 1, store>(space);
   if (count == 2) return in_space<width, 2, store>(space);
   if constexpr (width < 8)
     if (count == 4) return in_space<width, 4, store>(space);
   return nullptr;
 }
-template <bool store>
-Handler of_width(size_t width, size_t count, Space space) {
+template <bool store> Handler of_width(size_t width, size_t count, Space space) {
   switch (width) {
     case 1: return of_count<1, store>(count, space);
     case 2: return of_count<2, store>(count, space);

@@ -29,8 +29,7 @@ inline bool contiguous(const Addresses& a, uint64_t step) {
 }
 
 // f(first lane, lanes) for every run of active lanes that access neighbouring elements of `step` bytes.
-template <class F>
-inline void each_run(const Addresses& a, uint32_t mask, uint64_t step, F&& f) {
+template <class F> inline void each_run(const Addresses& a, uint32_t mask, uint64_t step, F&& f) {
   if (mask == all_lanes && contiguous(a, step)) return f(0, 32);
   while (mask) {
     const int first = std::countr_zero(mask);

@@ -7,10 +7,7 @@ namespace ptxemu {
 namespace {
 
 struct Same {
-  template <class T>
-  static T apply(T a) {
-    return a;
-  }
+  template <class T> static T apply(T a) { return a; }
 };
 
 void move_predicate(Warp& w, const Instruction& in, uint32_t mask) {
@@ -19,8 +16,7 @@ void move_predicate(Warp& w, const Instruction& in, uint32_t mask) {
 }
 
 // {a, b} of half the width: D = wide, H = half as it lies in a register.
-template <class D, class H, int parts>
-void pack(Warp& w, const Instruction& in, uint32_t mask) {
+template <class D, class H, int parts> void pack(Warp& w, const Instruction& in, uint32_t mask) {
   constexpr int bits = int(sizeof(D)) * 8 / parts;
   const Slot<H>* from[parts];
   for (int k = 0; k < parts; k++) from[k] = lanes<Slot<H>>(w, in.from(k));
@@ -31,8 +27,7 @@ void pack(Warp& w, const Instruction& in, uint32_t mask) {
   });
 }
 
-template <class S, class H, int parts>
-void unpack(Warp& w, const Instruction& in, uint32_t mask) {
+template <class S, class H, int parts> void unpack(Warp& w, const Instruction& in, uint32_t mask) {
   constexpr int bits = int(sizeof(S)) * 8 / parts;
   alignas(64) Slot<S> a[32];  // a target may be the source
   std::memcpy(a, lanes<Slot<S>>(w, in.from(0)), sizeof a);
@@ -41,8 +36,7 @@ void unpack(Warp& w, const Instruction& in, uint32_t mask) {
 
 Type part_type(size_t bytes) { return bytes == 4 ? Type::b32 : bytes == 2 ? Type::b16 : Type::b8; }
 
-template <bool wide, bool nanoseconds, bool high>
-void clock(Warp& w, const Instruction& in, uint32_t mask) {
+template <bool wide, bool nanoseconds, bool high> void clock(Warp& w, const Instruction& in, uint32_t mask) {
   uint64_t now = w.block->executed + uint64_t(w.current - w.block->program->code.data());
   if (nanoseconds) now = uint64_t(std::chrono::steady_clock::now().time_since_epoch().count());
   if (high) now >>= 32;
@@ -100,8 +94,7 @@ void decode_move(Decoder& d) {
 }
 
 // Adds or takes away the window of a state space; global addresses are generic ones.
-template <bool to_space>
-void convert_address(Warp& w, const Instruction& in, uint32_t mask) {
+template <bool to_space> void convert_address(Warp& w, const Instruction& in, uint32_t mask) {
   const uint64_t *a = lanes<uint64_t>(w, in.from(0)), window = uint64_t(in.offset);
   for_lanes(lanes<uint64_t>(w, in.to(0)), mask, [&](int i) { return to_space ? a[i] - window : a[i] + window; });
 }

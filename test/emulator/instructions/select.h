@@ -5,8 +5,7 @@
 
 namespace ptxemu {
 
-template <class G>
-Handler for_integers(Type type, G&& get) {
+template <class G> Handler for_integers(Type type, G&& get) {
   switch (type) {
     case Type::u16:
     case Type::b16: return get.template operator()<uint16_t>();
@@ -21,13 +20,9 @@ Handler for_integers(Type type, G&& get) {
   }
 }
 
-template <class G>
-Handler for_32_and_64(Type type, G&& get) {
-  return bytes(type) < 4 ? nullptr : for_integers(type, get);
-}
+template <class G> Handler for_32_and_64(Type type, G&& get) { return bytes(type) < 4 ? nullptr : for_integers(type, get); }
 
-template <class G>
-Handler for_bits(Type type, G&& get) {  // untyped: by size
+template <class G> Handler for_bits(Type type, G&& get) {  // untyped: by size
   switch (bytes(type)) {
     case 2: return get.template operator()<uint16_t>();
     case 4: return get.template operator()<uint32_t>();
@@ -36,8 +31,7 @@ Handler for_bits(Type type, G&& get) {  // untyped: by size
   }
 }
 
-template <class G>
-Handler for_floats(Type type, G&& get) {  // f32, f64
+template <class G> Handler for_floats(Type type, G&& get) {  // f32, f64
   if (type == Type::f32) return get.template operator()<float>();
   if (type == Type::f64) return get.template operator()<double>();
   return nullptr;

@@ -12,8 +12,7 @@ using namespace ptxemu;
 namespace {
 
 // Where the text of a call stays until its thread makes the same call again.
-template <class Make>
-const char* text(std::string& place, Make make) {
+template <class Make> const char* text(std::string& place, Make make) {
   Runtime& r = runtime();
   const std::lock_guard lock(r.mutex);
   place = make(r);

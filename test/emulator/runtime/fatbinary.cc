@@ -35,8 +35,7 @@ struct Entry {
 };
 static_assert(sizeof(Header) == 16 && sizeof(Entry) == 48);
 
-template <class T>
-T read(const char* from) {
+template <class T> T read(const char* from) {
   T value;
   std::memcpy(&value, from, sizeof value);
   return value;

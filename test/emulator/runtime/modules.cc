@@ -32,9 +32,7 @@ void Modules::load(FatBinary& binary, Memory& memory, const Gpu& gpu) {
   std::shared_ptr<Module> module = Module::parse(choose_ptx(images, gpu.compute_capability), "fat binary");
   try {
     module->load(memory);
-  } catch (const Error& e) {
-    throw Failure(cudaErrorMemoryAllocation, e.what());
-  }
+  } catch (const Error& e) { throw Failure(cudaErrorMemoryAllocation, e.what()); }
   binary.registers = registers_of(images, gpu.compute_capability);
   binary.module = std::move(module);
 }

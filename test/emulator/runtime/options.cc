@@ -55,9 +55,7 @@ const std::map<std::string, Setter>& setters() {
          const int capability = int(number(n, v, "a compute capability such as 75"));
          try {
            gpu(capability);
-         } catch (const Error& e) {
-           bad(n, v, std::string("a compute capability such as 75 (") + e.what() + ")");
-         }
+         } catch (const Error& e) { bad(n, v, std::string("a compute capability such as 75 (") + e.what() + ")"); }
          s.compute_capability = capability;
        }},
       {"DEVICES", [](Settings& s, auto& n, auto& v) { s.devices = flag(n, v); }},

@@ -22,9 +22,7 @@ Runtime::Runtime() {
   start_problem = settings.read_environment();
   try {
     reset();
-  } catch (const std::exception& e) {
-    start_problem = e.what();
-  }
+  } catch (const std::exception& e) { start_problem = e.what(); }
 }
 
 void Runtime::reset() {

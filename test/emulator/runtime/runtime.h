@@ -71,8 +71,7 @@ struct ThreadError {
 ThreadError& thread_error();
 
 // The body of an API function: under the lock, refused after a sticky error, exceptions made into codes.
-template <class Body>
-cudaError_t call(Body body) {
+template <class Body> cudaError_t call(Body body) {
   Runtime& r = runtime();
   const std::lock_guard lock(r.mutex);
   try {
@@ -82,15 +81,11 @@ cudaError_t call(Body body) {
     require(!r.in_host_function, cudaErrorNotPermitted, "a host function in a stream may not call the CUDA API");
     body(r);
     return cudaSuccess;
-  } catch (const Failure& failure) {
-    return r.fail(failure.code, failure.text);
-  } catch (const Error& error) {
+  } catch (const Failure& failure) { return r.fail(failure.code, failure.text); } catch (const Error& error) {
     return r.fail_sticky(error);
   } catch (const std::bad_alloc&) {
     return r.fail(cudaErrorMemoryAllocation, "the host is out of memory");
-  } catch (const std::exception& e) {
-    return r.fail(cudaErrorUnknown, e.what());
-  }
+  } catch (const std::exception& e) { return r.fail(cudaErrorUnknown, e.what()); }
 }
 
 }  // namespace ptxemu

@@ -26,8 +26,7 @@ double quotient(float a, float b, bool ftz) {
 }
 
 // The reduced argument decides the error: promised to 2^-20.5 within ±2π, and no more than ±1 beyond.
-template <double (*f)(double)>
-double circular(double x) {
+template <double (*f)(double)> double circular(double x) {
   if (std::isfinite(x) && std::fabs(x) > 2 * M_PI) throw Unspecified();
   return std::isinf(x) ? NAN : f(x);
 }

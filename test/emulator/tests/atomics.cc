@@ -32,8 +32,7 @@ void operation(const std::string& op, F f, std::vector<Space> spaces = {Space::g
   }
 }
 
-template <class T>
-void swap_if_equal() {
+template <class T> void swap_if_equal() {
   constexpr int bits = sizeof(T) * 8;
   for (const Space s : {Space::global, Space::shared, Space::generic}) {
     const std::string cas = text("atom", name(s), ".cas.b", bits, " %d, [%s], %b, %c");
@@ -43,15 +42,13 @@ void swap_if_equal() {
   }
 }
 
-template <class T>
-void whole_numbers(const std::string& t) {
+template <class T> void whole_numbers(const std::string& t) {
   using U = std::make_unsigned_t<T>;
   if (t != "s64") operation<T>("add." + t, [](T a, T b) { return T(U(a) + U(b)); });
   operation<T>("min." + t, [](T a, T b) { return std::min(a, b); });
   operation<T>("max." + t, [](T a, T b) { return std::max(a, b); });
 }
-template <class T>
-void logic(const std::string& t) {
+template <class T> void logic(const std::string& t) {
   operation<T>("and." + t, [](T a, T b) { return a & b; });
   operation<T>("or." + t, [](T a, T b) { return a | b; });
   operation<T>("xor." + t, [](T a, T b) { return a ^ b; });

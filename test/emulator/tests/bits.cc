@@ -6,26 +6,19 @@
 namespace ptxemu::test {
 namespace {
 
-template <class T>
-constexpr unsigned width = sizeof(T) * 8;
+template <class T> constexpr unsigned width = sizeof(T) * 8;
 
 // Shift amounts above the width count as the width.
-template <class T>
-T left(T a, uint32_t n) {
-  return n >= width<T> ? T(0) : T(a << n);
-}
-template <class T>
-T right(T a, uint32_t n) {
+template <class T> T left(T a, uint32_t n) { return n >= width<T> ? T(0) : T(a << n); }
+template <class T> T right(T a, uint32_t n) {
   if (n >= width<T>) return std::is_signed_v<T> && a < 0 ? T(-1) : T(0);
   return T(a >> n);
 }
-template <class T>
-void shifts(const std::string& t) {
+template <class T> void shifts(const std::string& t) {
   row("shr" + t, [](T a, uint32_t n) { return right<T>(a, n); });
 }
 
-template <class T>
-void logic() {
+template <class T> void logic() {
   const std::string t = text(".b", width<T>);
   row("and" + t, [](T a, T b) { return T(a & b); });
   row("or" + t, [](T a, T b) { return T(a | b); });
@@ -39,8 +32,7 @@ void logic() {
 }
 
 // bfe: len bits from pos; the sign bit is bit min(pos + len - 1, msb), and fills what lies above.
-template <class T>
-T extracted(T a, uint32_t b, uint32_t c) {
+template <class T> T extracted(T a, uint32_t b, uint32_t c) {
   const unsigned msb = width<T> - 1, position = b & 0xff, length = c & 0xff;
   const bool sign = std::is_signed_v<T> && length && (uint64_t(a) >> std::min(position + length - 1, msb) & 1);
   T d = 0;
@@ -50,8 +42,7 @@ T extracted(T a, uint32_t b, uint32_t c) {
   }
   return d;
 }
-template <class T>
-T inserted(T a, T b, uint32_t c, uint32_t d) {
+template <class T> T inserted(T a, T b, uint32_t c, uint32_t d) {
   const unsigned msb = width<T> - 1, position = c & 0xff, length = d & 0xff;
   T f = b;
   for (unsigned i = 0; i < length && position + i <= msb; i++) {
@@ -61,21 +52,18 @@ T inserted(T a, T b, uint32_t c, uint32_t d) {
   return f;
 }
 // Position of the highest bit that differs from the sign; 0xffffffff if there is none.
-template <class T>
-uint32_t highest(T a) {
+template <class T> uint32_t highest(T a) {
   const uint64_t bits = std::make_unsigned_t<T>(a < 0 ? T(~a) : a);
   for (int i = width<T> - 1; i >= 0; i--)
     if (bits >> i & 1) return i;
   return ~0u;
 }
-template <class T>
-void fields(const std::string& t) {
+template <class T> void fields(const std::string& t) {
   row("bfe" + t, [](T a, uint32_t b, uint32_t c) { return extracted<T>(a, b, c); });
   row("bfind" + t, [](T a) { return highest<T>(a); });
   row("bfind.shiftamt" + t, [](T a) { return highest<T>(a) == ~0u ? ~0u : width<T> - 1 - highest<T>(a); });
 }
-template <class T>
-void counts() {
+template <class T> void counts() {
   const std::string t = text(".b", width<T>);
   row("bfi" + t, [](T a, T b, uint32_t c, uint32_t d) { return inserted<T>(a, b, c, d); });
   row("clz" + t, [](T a) { return highest<T>(a) == ~0u ? uint32_t(width<T>) : width<T> - 1 - highest<T>(a); });

@@ -7,20 +7,17 @@
 namespace ptxemu::test {
 namespace {
 
-template <class T>
-struct Comparison {
+template <class T> struct Comparison {
   const char* name;
   bool (*holds)(T, T);
 };
 
-template <class T>
-std::vector<Comparison<T>> ordered() {
+template <class T> std::vector<Comparison<T>> ordered() {
   return {{"eq", [](T a, T b) { return a == b; }}, {"ne", [](T a, T b) { return a < b || a > b; }},
           {"lt", [](T a, T b) { return a < b; }},  {"le", [](T a, T b) { return a <= b; }},
           {"gt", [](T a, T b) { return a > b; }},  {"ge", [](T a, T b) { return a >= b; }}};
 }
-template <class T>
-std::vector<Comparison<T>> unsigned_names() {
+template <class T> std::vector<Comparison<T>> unsigned_names() {
   return {{"lo", [](T a, T b) { return a < b; }},
           {"ls", [](T a, T b) { return a <= b; }},
           {"hi", [](T a, T b) { return a > b; }},
@@ -41,8 +38,7 @@ std::vector<Comparison<double>> float_comparisons() {
   return all;
 }
 
-template <class T>
-void integers(const std::string& type) {
+template <class T> void integers(const std::string& type) {
   std::vector<Comparison<T>> all = ordered<T>();
   if (type[0] == 'b') all.resize(2);
   if (type[0] == 'u')
@@ -50,8 +46,7 @@ void integers(const std::string& type) {
   for (const Comparison<T>& c : all) row(text("setp.", c.name, ".", type), [c](T a, T b) { return c.holds(a, b); });
 }
 
-template <class T>
-void floats(const std::string& type) {
+template <class T> void floats(const std::string& type) {
   for (const Comparison<double>& c : float_comparisons()) {
     auto holds = [c](T a, T b) { return c.holds(double(a), double(b)); };
     row(text("setp.", c.name, ".", type), holds);
@@ -75,8 +70,7 @@ void floats(const std::string& type) {
   }
 }
 
-template <class T>
-void selections(const std::string& type) {
+template <class T> void selections(const std::string& type) {
   row("selp." + type, [](T a, T b, bool c) { return c ? a : b; });
 }
 

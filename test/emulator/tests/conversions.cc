@@ -9,8 +9,7 @@
 namespace ptxemu::test {
 namespace {
 
-template <class T>
-std::string name() {
+template <class T> std::string name() {
   if constexpr (std::is_same_v<T, float>) return ".f32";
   else if constexpr (std::is_same_v<T, double>) return ".f64";
   else if constexpr (std::is_same_v<T, F16>) return ".f16";
@@ -25,15 +24,11 @@ struct Mode {
 constexpr Mode integer_modes[] = {{".rni", Round::nearest}, {".rzi", Round::zero}, {".rmi", Round::down}, {".rpi", Round::up}};
 constexpr Mode float_modes[] = {{".rn", Round::nearest}, {".rz", Round::zero}, {".rm", Round::down}, {".rp", Round::up}};
 
-template <class... T>
-struct Types {};
+template <class... T> struct Types {};
 using Integers = Types<int8_t, uint8_t, int16_t, uint16_t, int32_t, uint32_t, int64_t, uint64_t>;
 using WideIntegers = Types<int16_t, uint16_t, int32_t, uint32_t, int64_t, uint64_t>;
 
-template <class... T, class F>
-void for_each(Types<T...>, F f) {
-  (f(T()), ...);
-}
+template <class... T, class F> void for_each(Types<T...>, F f) { (f(T()), ...); }
 
 void integers_to_integers() {
   for_each(Integers(), [](auto to) {
@@ -52,8 +47,7 @@ void integers_to_integers() {
   });
 }
 
-template <class D>
-D clamped(double x, bool from_double) {
+template <class D> D clamped(double x, bool from_double) {
   if (std::isnan(x)) return from_double || sizeof(D) == 8 ? D(uint64_t(1) << (sizeof(D) * 8 - 1)) : D(0);
   // As doubles: the limits of 64 bits are not exact, but what lies beyond them is.
   if (x >= std::ldexp(1, sizeof(D) * 8 - std::is_signed_v<D>)) return std::numeric_limits<D>::max();
@@ -62,8 +56,7 @@ D clamped(double x, bool from_double) {
 }
 double whole_or_special(double x, Round mode) { return std::isfinite(x) ? std::copysign(whole(x, mode), x) : x; }
 
-template <class S>
-void float_to_integers() {
+template <class S> void float_to_integers() {
   for (const Mode& mode : integer_modes)
     for_each(WideIntegers(), [&](auto to) {
       using D = decltype(to);
@@ -76,8 +69,7 @@ void float_to_integers() {
 }
 
 // An integer of 64 bits is not exact in double: its upper and lower half are, and their sum is rounded to odd.
-template <class S>
-double exact(S a) {
+template <class S> double exact(S a) {
   if constexpr (sizeof(S) < 8) return double(a);
   else return sum_to_odd(std::ldexp(double(std::conditional_t<std::is_signed_v<S>, int32_t, uint32_t>(a >> 32)), 32), double(uint32_t(a)));
 }
@@ -131,8 +123,7 @@ void floats_to_floats() {
 }
 
 // d = {a, b}: a in the upper half.
-template <class T>
-void pairs(const std::string& t) {
+template <class T> void pairs(const std::string& t) {
   for (const Round r : {Round::nearest, Round::zero}) {
     const std::string m = r == Round::nearest ? ".rn" : ".rz";
     row("cvt" + m + t + ".f32", [r](float a, float b) { return Two<T>{T::round(b, r), T::round(a, r)}; });

@@ -31,25 +31,21 @@ class Device {
   std::unique_ptr<Module> module;
 
   uint64_t allocate(size_t bytes) { return memory.allocate(bytes); }
-  template <class T>
-  uint64_t upload(const std::vector<T>& values) {
+  template <class T> uint64_t upload(const std::vector<T>& values) {
     const uint64_t address = memory.allocate(values.size() * sizeof(T));
     memory.write(address, values.data(), values.size() * sizeof(T));
     return address;
   }
-  template <class T>
-  std::vector<T> download(uint64_t address, size_t count) const {
+  template <class T> std::vector<T> download(uint64_t address, size_t count) const {
     std::vector<T> values(count);
     memory.read(values.data(), address, count * sizeof(T));
     return values;
   }
 
-  template <class... A>
-  void launch(const std::string& kernel, Dim3 grid, Dim3 block, const A&... arguments) {
+  template <class... A> void launch(const std::string& kernel, Dim3 grid, Dim3 block, const A&... arguments) {
     launch_shared(kernel, grid, block, 0, arguments...);
   }
-  template <class... A>
-  void launch_shared(const std::string& kernel, Dim3 grid, Dim3 block, size_t dynamic_shared, const A&... arguments) {
+  template <class... A> void launch_shared(const std::string& kernel, Dim3 grid, Dim3 block, size_t dynamic_shared, const A&... arguments) {
     run(prepare(kernel, grid, block, dynamic_shared, {std::as_bytes(std::span(&arguments, 1))...}), memory, gpu, options, counters);
   }
   Launch prepare(const std::string& kernel, Dim3 grid, Dim3 block, size_t dynamic_shared,
@@ -57,16 +53,14 @@ class Device {
 };
 
 // A kernel with one pointer to `count` results: runs it over one block and returns them.
-template <class T>
-std::vector<T> results_of(Device& device, Dim3 block, size_t count, const std::string& kernel = "k") {
+template <class T> std::vector<T> results_of(Device& device, Dim3 block, size_t count, const std::string& kernel = "k") {
   const uint64_t out = device.upload(std::vector<T>(count));
   device.launch(kernel, {}, block, out);
   return device.download<T>(out, count);
 }
 
 // Where `out` was expected element by element; names the first that differs.
-template <class T, class F>
-void expect_each(const std::vector<T>& out, F&& expected, const std::string& what = "element") {
+template <class T, class F> void expect_each(const std::vector<T>& out, F&& expected, const std::string& what = "element") {
   for (size_t i = 0; i < out.size(); i++) {
     const T want = expected(i);
     EXPECT(std::memcmp(&out[i], &want, sizeof want) == 0, what, " ", i, ": expected ", +want, " but received ", +out[i]);

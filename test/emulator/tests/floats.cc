@@ -31,8 +31,7 @@ struct Modifiers {
   }
 };
 
-template <class F>
-void with_modifiers(const std::string& name, bool saturates, F add) {
+template <class F> void with_modifiers(const std::string& name, bool saturates, F add) {
   for (const Mode& mode : modes)
     for (const bool ftz : {false, true})
       for (const bool sat : {false, true})

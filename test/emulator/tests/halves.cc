@@ -7,42 +7,33 @@
 namespace ptxemu::test {
 namespace {
 
-template <class T>
-T rounded(double x) {
-  return T::round(x);
-}
-template <class T>
-T lesser(T a, T b, bool nan_wins) {
+template <class T> T rounded(double x) { return T::round(x); }
+template <class T> T lesser(T a, T b, bool nan_wins) {
   const bool a_nan = std::isnan(double(a)), b_nan = std::isnan(double(b));
   if (a_nan || b_nan) return nan_wins || (a_nan && b_nan) ? T{0x7fff} : a_nan ? b : a;
   if (double(a) == double(b)) return a.bits & 0x8000 ? a : b;
   return double(a) < double(b) ? a : b;
 }
-template <class T>
-T greater(T a, T b, bool nan_wins) {
+template <class T> T greater(T a, T b, bool nan_wins) {
   const T d = lesser(T{uint16_t(a.bits ^ 0x8000)}, T{uint16_t(b.bits ^ 0x8000)}, nan_wins);
   return std::isnan(double(d)) ? T{0x7fff} : T{uint16_t(d.bits ^ 0x8000)};
 }
 
 // Registers the row for T and the one for pairs of T.
-template <class T, class F>
-void unary(const std::string& name, const std::string& type, F f) {
+template <class T, class F> void unary(const std::string& name, const std::string& type, F f) {
   row(name + "." + type, [f](T a) { return f(a); });
   row(name + "." + type + "x2", [f](Two<T> a) { return Two<T>{f(a.low), f(a.high)}; });
 }
-template <class T, class F>
-void binary(const std::string& name, const std::string& type, F f) {
+template <class T, class F> void binary(const std::string& name, const std::string& type, F f) {
   row(name + "." + type, [f](T a, T b) { return f(a, b); });
   row(name + "." + type + "x2", [f](Two<T> a, Two<T> b) { return Two<T>{f(a.low, b.low), f(a.high, b.high)}; });
 }
-template <class T, class F>
-void ternary(const std::string& name, const std::string& type, F f) {
+template <class T, class F> void ternary(const std::string& name, const std::string& type, F f) {
   row(name + "." + type, [f](T a, T b, T c) { return f(a, b, c); });
   row(name + "." + type + "x2", [f](Two<T> a, Two<T> b, Two<T> c) { return Two<T>{f(a.low, b.low, c.low), f(a.high, b.high, c.high)}; });
 }
 
-template <class T>
-void arithmetic(const std::string& t) {
+template <class T> void arithmetic(const std::string& t) {
   for (const std::string r : {"", ".rn"}) {
     binary<T>("add" + r, t, [](T a, T b) { return rounded<T>(sum_to_odd(a, b)); });
     binary<T>("sub" + r, t, [](T a, T b) { return rounded<T>(sum_to_odd(a, -double(b))); });

@@ -10,33 +10,20 @@
 namespace ptxemu::test {
 namespace {
 
-template <class T>
-using Unsigned = std::make_unsigned_t<T>;
+template <class T> using Unsigned = std::make_unsigned_t<T>;
 __extension__ using Wide = __int128;
 // Holds every product of two of T, and a third summand: unsigned ones may need all 128 bits.
-__extension__ template <class T>
-using Product = std::conditional_t<std::is_signed_v<T>, __int128, unsigned __int128>;
+__extension__ template <class T> using Product = std::conditional_t<std::is_signed_v<T>, __int128, unsigned __int128>;
 
-template <class T>
-std::string suffix() {
-  return text(std::is_signed_v<T> ? ".s" : ".u", sizeof(T) * 8);
-}
+template <class T> std::string suffix() { return text(std::is_signed_v<T> ? ".s" : ".u", sizeof(T) * 8); }
 
-template <class T, class Exact>
-T wrapped(Exact x) {
-  return T(Unsigned<T>(x));
-}
-template <class T>
-T clamped(Wide x) {
+template <class T, class Exact> T wrapped(Exact x) { return T(Unsigned<T>(x)); }
+template <class T> T clamped(Wide x) {
   return T(std::min<Wide>(std::max<Wide>(x, std::numeric_limits<T>::min()), std::numeric_limits<T>::max()));
 }
-template <class T>
-T high(Product<T> x) {
-  return T(x >> sizeof(T) * 8);
-}
+template <class T> T high(Product<T> x) { return T(x >> sizeof(T) * 8); }
 
-template <class T>
-void division() {
+template <class T> void division() {
   const std::string t = suffix<T>();
   auto defined = [](T a, T b) {
     if (b == 0 || (std::is_signed_v<T> && a == std::numeric_limits<T>::min() && b == T(-1))) throw Unspecified();
@@ -45,8 +32,7 @@ void division() {
   row("rem" + t, [=](T a, T b) { return defined(a, b), T(a % b); });
 }
 
-template <class T>
-void arithmetic() {
+template <class T> void arithmetic() {
   const std::string t = suffix<T>();
   row("add" + t, [](T a, T b) { return wrapped<T>(Wide(a) + b); });
   row("sub" + t, [](T a, T b) { return wrapped<T>(Wide(a) - b); });
@@ -63,14 +49,12 @@ void arithmetic() {
   }
 }
 
-template <class T, class Result>
-void wide() {
+template <class T, class Result> void wide() {
   row("mul.wide" + suffix<T>(), [](T a, T b) { return Result(Result(a) * Result(b)); });
   row("mad.wide" + suffix<T>(), [](T a, T b, Result c) { return wrapped<Result>(Wide(a) * b + c); });
 }
 
-template <class T>
-void sum_of_differences() {
+template <class T> void sum_of_differences() {
   row("sad" + suffix<T>(), [](T a, T b, T c) { return wrapped<T>(Wide(c) + (a < b ? Wide(b) - a : Wide(a) - b)); });
 }
 
@@ -114,8 +98,7 @@ void carry_chains() {
 }
 
 // Two integers of 16 bits in one register.
-template <class T>
-void pairs() {
+template <class T> void pairs() {
   auto each = [](uint32_t a, uint32_t b, auto f) {
     return uint32_t(uint16_t(f(T(a), T(b)))) | uint32_t(uint16_t(f(T(a >> 16), T(b >> 16)))) << 16;
   };
@@ -125,13 +108,9 @@ void pairs() {
   row("max" + t, [each](uint32_t a, uint32_t b) { return each(a, b, [](T x, T y) { return std::max(x, y); }); });
 }
 
-template <class T>
-T element(uint32_t word, int i) {
-  return T(word >> i * sizeof(T) * 8);
-}
+template <class T> T element(uint32_t word, int i) { return T(word >> i * sizeof(T) * 8); }
 
-template <class A, class B, class Sum>
-void dot_products(const std::string& types) {
+template <class A, class B, class Sum> void dot_products(const std::string& types) {
   row("dp4a" + types, [](uint32_t a, uint32_t b, Sum c) {
     Wide sum = c;
     for (int i = 0; i < 4; i++) sum += Wide(element<A>(a, i)) * element<B>(b, i);

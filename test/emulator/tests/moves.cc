@@ -56,8 +56,7 @@ void copies() {
 }
 
 // A load narrower than its register fills it: zeros or the sign.
-template <class From, class To>
-void widening(const std::string& type) {
+template <class From, class To> void widening(const std::string& type) {
   test_case(text("ld.global.", type, " into ", sizeof(To) * 8, " bits"), [type] {
     Device device(text(".visible .entry k(.param .u64 out, .param .u64 in)\n{\n  .reg .b32 %i;\n  .reg .b64 %o, %s;\n  .reg .b",
                        sizeof(To) * 8,

@@ -13,8 +13,7 @@ const Setting settings[] = {{Order::forward, Order::forward, 0, 1}, {Order::back
                             {Order::random, Order::random, 1, 1},   {Order::random, Order::random, 2, 2},
                             {Order::forward, Order::forward, 0, 2}, {Order::backward, Order::random, 3, 4}};
 
-template <class T>
-std::vector<std::vector<T>> under_all_settings(const std::string& body, Dim3 grid, Dim3 block, size_t count) {
+template <class T> std::vector<std::vector<T>> under_all_settings(const std::string& body, Dim3 grid, Dim3 block, size_t count) {
   std::vector<std::vector<T>> all;
   for (const Setting& s : settings) {
     Device device(body);

@@ -17,8 +17,7 @@ struct Format {
 };
 inline constexpr Format f16_format{11, -14, 15}, bf16_format{8, -126, 127}, f32_format{24, -126, 127};
 
-template <class To, class From>
-To bits_as(From value) {
+template <class To, class From> To bits_as(From value) {
   static_assert(sizeof(To) == sizeof(From));
   To out;
   std::memcpy(&out, &value, sizeof out);
@@ -74,8 +73,7 @@ inline float flush(float x) { return std::fpclassify(x) == FP_SUBNORMAL ? std::c
 inline double saturate(double x) { return x > 0 ? std::fmin(x, 1) : 0; }                                 // .sat: NaN gives +0
 
 // A 16-bit float by its bits.
-template <bool brain>
-struct Half {
+template <bool brain> struct Half {
   uint16_t bits = 0;
   static constexpr Format format = brain ? bf16_format : f16_format;
   static constexpr int mantissa = format.precision - 1, exponent_max = brain ? 255 : 31;
@@ -100,8 +98,7 @@ struct Half {
 using F16 = Half<false>;
 using BF16 = Half<true>;
 
-template <class T>
-struct Two {
+template <class T> struct Two {
   T low, high;  // bits 0…15, 16…31
 };
 using F16x2 = Two<F16>;

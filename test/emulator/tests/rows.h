@@ -27,8 +27,7 @@ struct Type {
   int bits;  // in memory
 };
 
-template <class T>
-constexpr Type type_of() {
+template <class T> constexpr Type type_of() {
   if constexpr (std::is_same_v<T, bool>) return {Kind::predicate, 8};
   else if constexpr (std::is_integral_v<T>) return {Kind::integer, 8 * sizeof(T)};
   else if constexpr (std::is_same_v<T, float>) return {Kind::f32, 32};
@@ -38,14 +37,12 @@ constexpr Type type_of() {
   else if constexpr (std::is_same_v<T, F16x2>) return {Kind::f16x2, 32};
   else return {Kind::bf16x2, 32};
 }
-template <class T>
-T value_of(Bits bits) {
+template <class T> T value_of(Bits bits) {
   T value;
   std::memcpy(static_cast<void*>(&value), &bits, sizeof value);
   return value;
 }
-template <class T>
-Bits bits_of(T value) {
+template <class T> Bits bits_of(T value) {
   Bits bits = 0;
   std::memcpy(&bits, &value, sizeof value);
   return bits;
@@ -72,20 +69,14 @@ void typed_row(const std::string& text, F f, Tolerance tolerance, R (F::*)(A...)
   add_row(std::move(row));
 }
 
-template <class F>
-struct Signature : Signature<decltype(&F::operator())> {};
-template <class F, class R, class... A>
-struct Signature<R (F::*)(A...) const> {
-  using Result = R;
-};
+template <class F> struct Signature : Signature<decltype(&F::operator())> {};
+template <class F, class R, class... A> struct Signature<R (F::*)(A...) const> { using Result = R; };
 
-template <class F>
-void row(const std::string& text, F definition) {
+template <class F> void row(const std::string& text, F definition) {
   typed_row<typename Signature<F>::Result, true>(text, definition, {}, &F::operator());
 }
 // The definition gives the exact value in double; the instruction's result is an Out within the tolerance.
-template <class Out, class F>
-void approximate_row(const std::string& text, Tolerance tolerance, F definition) {
+template <class Out, class F> void approximate_row(const std::string& text, Tolerance tolerance, F definition) {
   static_assert(std::is_same_v<typename Signature<F>::Result, double>);
   typed_row<Out, false>(text, definition, tolerance, &F::operator());
 }

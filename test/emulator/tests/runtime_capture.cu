@@ -9,9 +9,8 @@ namespace {
 constexpr int n = 32;
 
 // A capture in global mode of a non-blocking stream; `call` is refused with `expected`, and so is the capture's end.
-template <class Call>
-void refused(const char* name, cudaError_t expected, Call call, cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal,
-             unsigned flags = cudaStreamNonBlocking) {
+template <class Call> void refused(const char* name, cudaError_t expected, Call call,
+                                   cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal, unsigned flags = cudaStreamNonBlocking) {
   fresh();
   int* x = ints(n);
   const cudaStream_t s = stream(flags), other = stream();

@@ -29,10 +29,7 @@ struct FatBinary {
   void** handle = nullptr;
   char function = 0;  // its address stands for the host's function
 
-  template <class T>
-  void put(size_t at, T value) {
-    std::memcpy(bytes.data() + at, &value, sizeof value);
-  }
+  template <class T> void put(size_t at, T value) { std::memcpy(bytes.data() + at, &value, sizeof value); }
 
   void add(uint16_t kind, uint32_t architecture, const std::string& payload, uint64_t flags = 0) {
     const size_t at = bytes.size();

@@ -27,8 +27,7 @@ struct Matrices {
 double half(const Product& p, uint16_t bits) { return p.brain ? double(BF16{bits}) : double(F16{bits}); }
 uint16_t rounded(const Product& p, double x) { return p.brain ? BF16::round(x).bits : F16::round(x).bits; }
 
-template <class F>
-Matrices filled(const Product& p, F value) {
+template <class F> Matrices filled(const Product& p, F value) {
   Matrices m{std::vector<uint16_t>(16 * p.k), std::vector<uint16_t>(p.k * 8), std::vector<float>(128)};
   for (uint16_t& x : m.a) x = rounded(p, value());
   for (uint16_t& x : m.b) x = rounded(p, value());
