@@ -42,7 +42,8 @@ AdapterSpec adapter_spec(const Napi::Value& value, const std::string& name) {
   const auto from = object(value, name);
   one_of<bool>(get(from, "kind"), name + ".kind", {{"lora", true}});
   const int64_t group = integer(get(from, "group"), name + ".group");
-  CHECK(group >= 0 && group < 256, "ARGUMENT_INVALID", "Expected a group from 0 to 255 for ", name, " but received ", group);
+  CHECK(group >= 0 && group < ParameterGroup::kMost, "ARGUMENT_INVALID", "Expected a group from 0 to ", ParameterGroup::kMost - 1, " for ",
+        name, " but received ", group);
   const Lora lora{integer(get(from, "rank"), name + ".rank"), static_cast<float>(number(get(from, "scale"), name + ".scale"))};
   return {string(get(from, "network"), name + ".network"), string(get(from, "path"), name + ".path"), {lora, static_cast<uint8_t>(group)}};
 }
@@ -111,8 +112,9 @@ class JsSession : public Napi::ObjectWrap<JsSession> {
       shared_->next();
       return promise;
     } catch (const Napi::Error&) { throw; } catch (...) {
+      const Failure why = failure();
       const auto rejected = Napi::Promise::Deferred::New(env);
-      rejected.Reject(js_error(env, failure()).Value());
+      rejected.Reject(js_error(env, why).Value());
       return rejected.Promise();
     }
   }
@@ -178,7 +180,7 @@ class JsSession : public Napi::ObjectWrap<JsSession> {
     return out;
   }
   Napi::Value plan_step(const Napi::CallbackInfo& info) {
-    return guarded(info.Env(), [&] { return plan(info, {.network = {}, .function = {}, .shapes = shapes(info[0]), .settings = {}}); });
+    return guarded(info.Env(), [&] { return plan(info, ProgramKey::step(shapes(info[0]))); });
   }
   Napi::Value plan_run(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
@@ -231,23 +233,24 @@ class JsSession : public Napi::ObjectWrap<JsSession> {
 };
 
 Napi::Value info(const Napi::CallbackInfo& call) {
-  const Napi::Env env = call.Env();
-  auto out = Napi::Object::New(env);
-  out.Set("cpu", cpu_variant());
-  const auto found = cpu_features();
-  auto features = Napi::Array::New(env, found.size());
-  for (uint32_t i = 0; i < found.size(); i++) features.Set(i, found[i]);
-  out.Set("features", features);
-  auto cuda = Napi::Object::New(env);
-  std::string gpu, reason;
-  try {
-    gpu = open_cuda_backend()->describe();
-  } catch (const Error& e) { reason = e.what(); }
-  cuda.Set("available", reason.empty());
-  cuda.Set("gpu", gpu);
-  cuda.Set("reason", reason);
-  out.Set("cuda", cuda);
-  return out;
+  return guarded(call.Env(), [&]() -> Napi::Value {
+    const Napi::Env env = call.Env();
+    auto out = Napi::Object::New(env), cuda = Napi::Object::New(env);
+    out.Set("cpu", cpu_variant());
+    const auto found = cpu_features();
+    auto features = Napi::Array::New(env, found.size());
+    for (uint32_t i = 0; i < found.size(); i++) features.Set(i, found[i]);
+    out.Set("features", features);
+    std::string gpu, reason;
+    try {
+      gpu = open_cuda_backend()->describe();
+    } catch (const Error& e) { reason = e.what(); }
+    cuda.Set("available", reason.empty());
+    cuda.Set("gpu", gpu);
+    cuda.Set("reason", reason);
+    out.Set("cuda", cuda);
+    return out;
+  });
 }
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {

@@ -24,7 +24,13 @@ class Job : public Napi::AsyncWorker {
   Napi::Promise promise() const { return deferred_.Promise(); }
 
   void OnOK() override {
-    finish([&] { deferred_.Resolve(result(Env())); });
+    finish([&] {
+      try {
+        deferred_.Resolve(result(Env()));
+      } catch (const Napi::Error& error) {  // its result did not become a value
+        deferred_.Reject(error.Value());
+      }
+    });
   }
   void OnError(const Napi::Error&) override {
     finish([&] { fail(failure_); });

@@ -1,4 +1,4 @@
-// Errors: the core throws Error{code, message} and nothing else; it never aborts, exits or prints.
+// Errors: the core throws Error{code, message} and nothing else; it never aborts or exits, and prints for LORAFUSE_DEBUG alone.
 #pragma once
 #include <sstream>
 #include <stdexcept>

@@ -63,10 +63,11 @@ inline std::ostream& operator<<(std::ostream& out, const Shape& shape) { return 
 
 // How kernels read a weight of the file:
 enum class Form : uint8_t {
-  as_is,        // a vector, a matrix; a 1×1 convolution [N, C, 1, 1] is the matrix [N, C]
-  taps_first,   // a k×k convolution [N, C, k, k] → [k·k, N, C]
-  summed_taps,  // an upsampling convolution [N, C, 3, 3] → [4·4, C, N]: sums of the taps that fall on one pixel of what nearest neighbour
-                // doubled
+  as_is,       // a vector, a matrix; a 1×1 convolution [N, C, 1, 1] is the matrix [N, C]
+  taps_first,  // a k×k convolution [N, C, k, k] → [k·k, N, C]
+  // An upsampling convolution [N, C, 3, 3] → [4·4, C, N]: sums of the taps that read the same source pixel after nearest-neighbour
+  // doubling.
+  summed_taps,
 };
 
 // A view: the memory belongs to the arena, a mapped file or the session.

@@ -84,7 +84,7 @@ void Weights::add(const std::string& path, const std::vector<WeightEntry>& entri
     const size_t bytes = static_cast<size_t>(e.shape.elements()) * size_of(e.dtype), size = static_cast<size_t>(info.st_size);
     CHECK(e.offset <= size && bytes <= size - e.offset, "WEIGHTS_TRUNCATED", "Expected tensor ", e.name, " at bytes ", e.offset, "…",
           e.offset + bytes, " of ", path, " but the file ends at ", info.st_size);
-    entries_[e.name] = Entry{e, mappings_.back().data + e.offset, nullptr, {}};
+    entries_[e.name] = Entry{e, mappings_.back().data + e.offset, nullptr, {}, {}};
   }
 }
 
@@ -99,14 +99,21 @@ DType Weights::dtype(const std::string& name, Form form) const {
   return (entry.shape.rank() < 2 ? types_.vectors : types_.matrices).value_or(entry.dtype);
 }
 
+bool Weights::in_place(const std::string& name, DType dtype, Form form) const {
+  const Entry& e = entries_.at(name);
+  return form == Form::as_is && dtype == e.info.dtype && reinterpret_cast<uintptr_t>(e.data) % size_of(dtype) == 0;
+}
+
 Tensor Weights::get(const std::string& name, DType dtype, const Shape& shape, Form form) {
   Entry& e = entries_.at(name);
-  if (e.ready.data) return e.ready;
-  const Shape& s = e.info.shape;
-  const auto address = reinterpret_cast<uintptr_t>(e.data);
-  if (form == Form::as_is && dtype == e.info.dtype && address % size_of(dtype) == 0)
-    return e.ready = {const_cast<unsigned char*>(e.data), dtype, shape};
+  if (e.ready.data) {
+    CHECK(e.form == form && e.ready.dtype == dtype, "INTERNAL", "Expected one form of tensor ", name, " but two are asked for");
+    return e.ready;
+  }
+  e.form = form;
+  if (in_place(name, dtype, form)) return e.ready = {const_cast<unsigned char*>(e.data), dtype, shape};
 
+  const Shape& s = e.info.shape;
   e.copy.reset(new unsigned char[shape.elements() * size_of(dtype)]);
   if (form == Form::summed_taps) {
     sum_taps(e.info.dtype, dtype, e.data, e.copy.get(), s[0], s[1]);
@@ -116,6 +123,7 @@ Tensor Weights::get(const std::string& name, DType dtype, const Shape& shape, Fo
   }
   // The pages of the file are not read again.
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto address = reinterpret_cast<uintptr_t>(e.data);
   const uintptr_t begin = (address + page - 1) / page * page;
   const uintptr_t end = (address + s.elements() * size_of(e.info.dtype)) / page * page;
   if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);

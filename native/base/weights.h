@@ -33,6 +33,8 @@ class Weights {
 
   const WeightEntry* find(const std::string& name) const;
   DType dtype(const std::string& name, Form form) const;
+  // Whether kernels read it where the file is mapped; else get() copies it.
+  bool in_place(const std::string& name, DType dtype, Form form) const;
   // The data, ready for kernels. Different weights may be asked for by different threads at once.
   Tensor get(const std::string& name, DType dtype, const Shape& shape, Form form);
   // Frees what get() had to copy.
@@ -50,6 +52,7 @@ class Weights {
     const unsigned char* data = nullptr;
     std::unique_ptr<unsigned char[]> copy;
     Tensor ready;
+    Form form = Form::as_is;  // of `ready`
   };
 
   StorageTypes types_;

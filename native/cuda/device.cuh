@@ -11,6 +11,9 @@
 
 namespace lorafuse::cuda {
 
+// Elements of one access of 16 bytes.
+template <class T> constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+
 // Whether this architecture computes in T: kernels for bf16 are empty below sm_80.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 template <class T> constexpr bool kComputes = !std::is_same_v<T, __nv_bfloat16>;

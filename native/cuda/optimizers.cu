@@ -33,7 +33,8 @@ template <> struct Rule<AdamW> {
     n[correction2] = static_cast<float>(std::sqrt(1 - std::pow(optimizer.beta2, step)));
     n[epsilon] = static_cast<float>(optimizer.epsilon);
   }
-  static __device__ __forceinline__ void move(float& w, float g, float& m, float& v, const float* n) {
+  static __device__ __forceinline__ void move(float& w, float g, float (&state)[kState], const float* n) {
+    float &m = state[0], &v = state[1];
     m += n[weight1] * (g - m);
     v = v * n[decay2] + n[weight2] * g * g;
     w = w * n[keep] - n[step_size] * (m / (sqrtf(v) / n[correction2] + n[epsilon]));
@@ -107,8 +108,12 @@ template <class R, int N> __global__ void __launch_bounds__(kThreads)
     for (int j = 0; j < R::kState; j++) load(a.state[j] + i, s[j]);
 #pragma unroll
     for (int k = 0; k < N; k++) {
-      if constexpr (R::kState == 1) R::move(w[k], g[k] * factor, s[0][k], numbers);
-      else R::move(w[k], g[k] * factor, s[0][k], s[1][k], numbers);
+      float state[R::kState];
+#pragma unroll
+      for (int j = 0; j < R::kState; j++) state[j] = s[j][k];
+      R::move(w[k], g[k] * factor, state, numbers);
+#pragma unroll
+      for (int j = 0; j < R::kState; j++) s[j][k] = state[j];
       g[k] = 0;
     }
     store(a.weights + i, w);
@@ -133,8 +138,6 @@ int blocks_for(int64_t count, int width) {
 }  // namespace
 
 UpdateMemory::Numbers update_numbers(const Optimizer& optimizer, const Update& update, int64_t losses) {
-  CHECK(update.groups.size() <= kMostGroups, "NOT_SUPPORTED", "[optimizer] expected at most ", kMostGroups,
-        " groups of parameters but received ", update.groups.size());
   UpdateMemory::Numbers numbers{.max_grad_norm = update.max_grad_norm, .loss_scale = update.loss_scale, .losses = losses, .of_group = {}};
   for (size_t i = 0; i < update.groups.size(); i++)
     std::visit([&]<class Kind>(const Kind& kind) { Rule<Kind>::numbers(kind, update.groups[i], update.step, numbers.of_group[i]); },
@@ -155,6 +158,7 @@ void update(cudaStream_t stream, const Optimizer& optimizer, const Trained& trai
     std::visit(
         [&]<class Kind>(const Kind&) {
           using R = Rule<Kind>;
+          if (trained.group_ends[i] == begin) return;  // a group without parameters
           Arrays<R::kState> a{trained.weights + begin, trained.gradients + begin, {}, trained.group_ends[i] - begin};
           for (int j = 0; j < R::kState; j++) a.state[j] = static_cast<float*>(trained.state[j]) + begin;
           with_width({a.weights, a.gradients, a.state[0], a.state[R::kState - 1]}, a.count, [&](auto n) {

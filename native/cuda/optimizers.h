@@ -6,14 +6,14 @@
 
 namespace lorafuse::cuda {
 
-constexpr int kMostGroups = 16, kMostNumbers = 12;
+constexpr int kMostNumbers = 12;
 
 // In the GPU's memory, so that a captured update takes the numbers of each step.
 struct UpdateMemory {
   struct Numbers {
     double max_grad_norm, loss_scale;
     int64_t losses;  // that wait
-    float of_group[kMostGroups][kMostNumbers];
+    float of_group[ParameterGroup::kMost][kMostNumbers];
   } numbers;
   double sums[1024];  // of squares, one for each block
 };

@@ -12,7 +12,6 @@ namespace lorafuse::cuda {
 constexpr int kThreads = 256;
 constexpr int kLineBytes = 64;  // of k in a step of the main loop
 
-template <class T> constexpr int kVector = 16 / sizeof(T);         // elements of a chunk
 template <class T> constexpr int kDepth = kLineBytes / sizeof(T);  // k's of a step
 
 template <class T, int kRows> constexpr int kChunks = kRows * kLineBytes / 16;

@@ -6,9 +6,6 @@
 
 namespace lorafuse::cuda {
 
-// Elements of one access of 16 bytes.
-template <class T> constexpr int kVector = 16 / static_cast<int>(sizeof(T));
-
 // Two floats rounded to T, the first in the low half.
 template <class T> __device__ __forceinline__ uint32_t packed(float low, float high) {
   if constexpr (std::is_same_v<T, __half>) {

@@ -33,7 +33,7 @@ struct LoraFuser : Rewrite {
            second.transposed == transposed && (transposed ? second.scale : first.scale) == 1;
   }
 
-  // t will be computed later than it was: WeightGrads that read it before can wait, anything else cannot.
+  // t moves down to `until`. WeightGrads that read it earlier move too; any other reader forbids it.
   bool can_wait(ValueId t, int until, std::vector<int>& waiting) const {
     for (int i = producer[t] + 1; i < until; i++) {
       const auto& inputs = node(i).inputs;

@@ -1,5 +1,5 @@
 // WeightGrads move down to the next one and become one node with it: they are small, and one alone leaves most of a GPU idle.
-// Their inputs stay alive that much longer, so they do not move past where much memory would be free without them.
+// Their inputs stay alive that much longer, so they stop where that would keep more than kMostWaitingBytes alive.
 #include <set>
 
 #include "rewrite.h"

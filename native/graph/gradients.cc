@@ -27,7 +27,11 @@ template <> void gradient(const MatMul& op, Backward& b) {
 
 template <> void gradient(const Conv2d& op, Backward& b) {
   const Shape& x = b.shape(b.in(0));
-  if (b.needs(0)) b.add(0, b.emit(ConvTranspose2d{op.kernel, op.stride, op.before, op.after, x[1], x[2]}, {b.dy(), b.in(1)}));
+  if (b.needs(0))
+    b.add(0, b.emit(
+                 ConvTranspose2d{
+                     .kernel = op.kernel, .stride = op.stride, .before = op.before, .after = op.after, .height = x[1], .width = x[2]},
+                 {b.dy(), b.in(1)}));
   if (b.is_parameter(1)) b.accumulate(1, ConvWeightGrad{op.kernel, op.stride, op.before, op.after}, {b.dy(), b.in(0)});
   b.add(residual_input(op), b.dy());
 }

@@ -6,8 +6,8 @@
 
 namespace lorafuse {
 
-// The plain products that compute an op but for its gate. Their values are numbered: the op's inputs from 0, its outputs from `y`, of which
-// the gate's is missing; the last product makes y_0 where there is one y.
+// The plain products that compute an op without its gate. Values are numbered: the op's inputs from 0, its outputs except the gate's from
+// `y`. Where there is one y, the last product makes it.
 inline std::vector<Node> plain_products(const MatMul& op, ValueId y) {
   MatMul plain = op;
   plain.epilogue.gate = Gate::none;

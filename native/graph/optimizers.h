@@ -27,12 +27,14 @@ struct AdamW {
   }
 };
 
-#ifdef LORAFUSE_EXTRA_OPTIMIZERS  // a header of the tests that defines another and names it in LORAFUSE_EXTRA_OPTIMIZER
+// The optimizers. A test may add one of its own: test/extension.
+template <class... More> using Optimizers = std::variant<AdamW, More...>;
+#ifdef LORAFUSE_EXTRA_OPTIMIZERS
 #include LORAFUSE_EXTRA_OPTIMIZERS
+using Optimizer = Optimizers<ExtraOptimizer>;
 #else
-#define LORAFUSE_EXTRA_OPTIMIZER
+using Optimizer = Optimizers<>;
 #endif
-using Optimizer = std::variant<AdamW LORAFUSE_EXTRA_OPTIMIZER>;
 
 // The optimizer of that name. Throws ARGUMENT_INVALID where there is none, CONFIG_INVALID where a number is missing.
 template <size_t I = 0> Optimizer make_optimizer(const std::string& name, const Config& numbers) {
@@ -49,7 +51,10 @@ inline std::vector<BufferSpec> buffers(const Optimizer& optimizer, int64_t count
 }
 
 // Parameters that move by the same numbers.
-struct ParameterGroup { double learning_rate = 1e-4, weight_decay = 1e-2; };
+struct ParameterGroup {
+  static constexpr int kMost = 16;  // groups of an update
+  double learning_rate = 1e-4, weight_decay = 1e-2;
+};
 
 // The numbers of one update.
 struct Update {

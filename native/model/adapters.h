@@ -15,7 +15,7 @@ class Builder;
 // A layer that can carry an adapter: y [.., N] = x [.., K] · wᵀ.
 struct Layer {
   std::string path;
-  bool is_conv = false;  // a 1×1 convolution in the checkpoint
+  bool is_conv = false;  // a 1×1 convolution in the model's files
   int64_t in_features = 0, out_features = 0;
 };
 
@@ -35,7 +35,7 @@ using Adapters = std::map<std::string, Adapter>;  // by the path of their layer
 
 // Throws RANK_INVALID where the kind's attributes make no adapter of that layer.
 void check(const Lora& lora, const Layer& layer);
-// The adapted layer's output; `frozen` emits the layer as the checkpoint has it. The order of the ops is that of the sums in backward: it
+// The adapted layer's output; `frozen` emits the layer as the model has it. The order of the ops is that of the sums in backward: it
 // decides the last bits of a seed.
 ValueId apply(const Lora& lora, Builder& b, const Layer& layer, ValueId x, const std::function<ValueId()>& frozen);
 

@@ -1,4 +1,4 @@
-// Builds the graph of a network layer by layer; a path is the module's name in the checkpoint.
+// Builds the graph of a network layer by layer; a path is the module's name in the model's files.
 #pragma once
 #include <utility>
 
@@ -41,7 +41,7 @@ class Builder {
   ValueId emit(Op op, std::vector<ValueId> inputs) { return graph.emit(std::move(op), std::move(inputs)); }
   const Shape& shape(ValueId v) const { return graph.shape(v); }
 
-  // file_shape: what the checkpoint must have. Throws WEIGHT_MISSING, WEIGHT_SHAPE.
+  // file_shape: what the model's files must have. Throws WEIGHT_MISSING, WEIGHT_SHAPE.
   ValueId weight(const std::string& name, const std::vector<int64_t>& file_shape, Form form = Form::as_is);
   ValueId parameter(const std::string& name, Shape shape);
 

@@ -31,11 +31,11 @@ ValueId Builder::weight(const std::string& name, const std::vector<int64_t>& fil
   if (!is_new) return known->second;
   const WeightEntry* entry = network_.weights->find(name);
   const Shape expected(file_shape);
-  CHECK(entry, "WEIGHT_MISSING", "Expected tensor ", name, " ", expected, " in the checkpoint but it is not there");
+  CHECK(entry, "WEIGHT_MISSING", "Expected tensor ", name, " ", expected, " in the model's files but it is not there");
   const Shape& s = entry->shape;
   // A 1×1 convolution and a linear layer are one matrix.
   const bool same = s == expected || (s.rank() == 4 && s[2] * s[3] == 1 && Shape({s[0], s[1]}) == expected);
-  CHECK(same, "WEIGHT_SHAPE", "Expected tensor ", name, " to be ", expected, " but the checkpoint has ", s);
+  CHECK(same, "WEIGHT_SHAPE", "Expected tensor ", name, " to be ", expected, " but the model's files have ", s);
   const Shape held = form == Form::summed_taps  ? Shape{16, s[1], s[0]}
                      : form == Form::taps_first ? Shape{s[2] * s[3], s[0], s[1]}
                                                 : expected;
@@ -99,11 +99,11 @@ ValueId Builder::resnet(const std::string& path, ValueId x, ValueId embedding, i
   return emit(Add{}, {shortcut, h});
 }
 
-// Of the 3×3 pixels around one that was doubled only 2×2 differ: a convolution of those with sums of the taps (base/weights.cc).
+// After doubling, only 2×2 of the 3×3 pixels under the kernel differ: this convolves those with sums of the taps (base/weights.cc).
 ValueId Builder::upsample(const std::string& path, ValueId x) {
   const Scope scope(*this, path);
   const Shape s = shape(x);
-  return emit(ConvTranspose2d{4, 2, 1, 1, 2 * s[1], 2 * s[2], {.bias = true}},
+  return emit(ConvTranspose2d{.kernel = 4, .stride = 2, .height = 2 * s[1], .width = 2 * s[2], .epilogue = {.bias = true}},
               {x, weight(path + ".weight", {s[3], s[3], 3, 3}, Form::summed_taps), weight(path + ".bias", {s[3]})});
 }
 

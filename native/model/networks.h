@@ -8,12 +8,12 @@ namespace lorafuse {
 
 // The text as a UNet takes it: hidden states [B, T, D] and, where its config has text_time (SDXL), the pooled text [B, P].
 struct Text { ValueId context = kNone, pooled = kNone; };
-// As inputs of the graph, context and pooled.
+// Declares the inputs `context` and `pooled`.
 Text text_inputs(Builder& b, int64_t batch);
 
 // latents [B, h, w, C] → [B, h, w, C]; declares timesteps [B] and, where the config has text_time, time_ids [B, 6].
 ValueId unet(Builder& b, ValueId latents, const Text& text);
-// The latents that a UNet takes: an input of that name, in the type `dtype`.
+// Declares the UNet's latents as an input of this name and type.
 ValueId latents_input(Builder& b, const std::string& name, DType dtype);
 
 // ids [B, T] → hidden states [B, T, D]; the last `skip` layers are left out, the final norm is not.

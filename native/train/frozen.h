@@ -15,7 +15,7 @@ class Frozen {
 
   Weights weights;
 
-  // Brings this network's weights in the graph that are not there yet: on a GPU in one allocation. Throws OUT_OF_MEMORY.
+  // Places those of the graph's weights that are this network's and not placed yet, on a GPU in one allocation. Throws OUT_OF_MEMORY.
   void place(const Graph& graph);
   Tensor get(const Value& weight);  // after place()
   // Frees what was placed.

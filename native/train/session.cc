@@ -25,37 +25,7 @@ Weights::StorageTypes storage_types(const SessionOptions& o, const NetworkOption
   return {matrices == DType::f32 ? std::nullopt : std::optional(matrices), std::nullopt};
 }
 
-// Every input of the graph is given, but `later`, and nothing else.
-void check_inputs(const Graph& graph, const Inputs& inputs, const std::string& later = {}) {
-  std::set<std::string> known;
-  for (const Value& v : graph.values) {
-    if (v.storage != Storage::input || v.name == later) continue;
-    known.insert(v.name);
-    const auto given = inputs.find(v.name);
-    CHECK(given != inputs.end(), "ARGUMENT_INVALID", "Expected an input ", v.name, " ", v.shape, " but received none");
-    const bool ids = v.dtype == DType::i32;
-    CHECK((given->second.dtype() == DType::i32) == ids, "ARGUMENT_INVALID", "Expected ", ids ? "integers" : "floats", " for the input ",
-          v.name, " but received others");
-    CHECK(given->second.shape == v.shape, "ARGUMENT_INVALID", "Expected ", v.shape, " for the input ", v.name, " but received ",
-          given->second.shape);
-  }
-  for (const Node& node : graph.nodes) {
-    if (!std::holds_alternative<Embedding>(node.op)) continue;
-    const int64_t tokens = graph.shape(node.inputs[1])[0];
-    for (int32_t id : std::get<std::vector<int32_t>>(inputs.at(graph.values[node.inputs[0]].name).data))
-      CHECK(id >= 0 && id < tokens, "ARGUMENT_INVALID", "Expected token ids from 0 to ", tokens - 1, " but received ", id);
-  }
-  for (const auto& [name, tensor] : inputs)
-    CHECK(known.contains(name), "ARGUMENT_INVALID", "Expected no input ", name, " but received one ", tensor.shape);
-}
-
 }  // namespace
-
-Shapes shapes_of(const Inputs& inputs) {
-  Shapes shapes;
-  for (const auto& [name, tensor] : inputs) shapes[name] = tensor.shape;
-  return shapes;
-}
 
 Session::Part::Part(const std::string& name, const NetworkOptions& network, const SessionOptions& session, Backend& backend)
     : options(network), dtype(session.device == Device::cuda && !network.f32 ? session.precision : DType::f32),
@@ -108,14 +78,16 @@ Graph Session::graph(const ProgramKey& key) {
     b.graph.results = {find_function(part(key.network).options.architecture, key.function).build(b, key.settings)};
     return std::move(b.graph);
   }
-  CHECK(parameters() > 0 && optimizer_, "NO_ADAPTERS", "Expected adapters and an optimizer to train with but none are attached");
+  CHECK(parameter_count() > 0 && optimizer_, "NO_ADAPTERS", "Expected adapters and an optimizer to train with but none are attached");
   const ValueId loss = training_loss(b);
   b.graph.results = {loss};
   return gradients(b.graph, loss);
 }
 
 Program Session::make_program(const ProgramKey& key) {
-  return Program(*backend_, fuse(graph(key), backend_->fusions()), [this](const Value& v) { return bind(v); });
+  Graph g = graph(key);
+  check_names(g, key.shapes, key.is_step() ? kSampleWeights : "");
+  return Program(*backend_, fuse(g, backend_->fusions()), [this](const Value& v) { return bind(v); });
 }
 
 Program& Session::program(const ProgramKey& key) {
@@ -151,7 +123,7 @@ Tensor Session::bind(const Value& value) {
 
 // ---- adapters ----
 
-const std::vector<Parameter>& Session::attach(const std::vector<AdapterSpec>& adapters, std::optional<Optimizer> optimizer) {
+std::vector<Parameter> Session::attach(const std::vector<AdapterSpec>& adapters, std::optional<Optimizer> optimizer) {
   std::map<std::string, Adapters> attached;
   std::map<std::string, std::map<std::string, Layer>> known;
   for (const AdapterSpec& spec : adapters) {
@@ -179,7 +151,7 @@ const std::vector<Parameter>& Session::attach(const std::vector<AdapterSpec>& ad
   free_buffers();
   // No adapters, should there be no memory for the new ones.
   for (auto& [name, p] : parts_) p.adapters.clear();
-  parameters_.clear(), offsets_.clear(), buffers_.clear();
+  offsets_.clear(), buffers_.clear();
   trained_ = {};
   optimizer_.reset();
 
@@ -197,17 +169,18 @@ const std::vector<Parameter>& Session::attach(const std::vector<AdapterSpec>& ad
     for (const BufferSpec& spec : lorafuse::buffers(*optimizer, count)) specs.push_back(spec);
     results_ = static_cast<float*>(backend_->allocate(kResults * sizeof(float)));
   }
+  for (const BufferSpec& spec : specs)
+    CHECK(spec.dtype == DType::f32, "INTERNAL", "Expected buffers in f32, as read() and write() move them, but ", spec.name, " is not");
   for (const BufferSpec& spec : specs) memory_.push_back(backend_->allocate(spec.count * size_of(spec.dtype)));
   trained.weights = static_cast<float*>(memory_[0]);
   if (optimizer) trained.gradients = static_cast<float*>(memory_[1]), trained.state.assign(memory_.begin() + 2, memory_.end());
 
   for (auto& [network, of_network] : attached) part(network).adapters = std::move(of_network);
-  parameters_ = std::move(parameters);
   offsets_ = std::move(offsets);
   buffers_ = std::move(specs);
   trained_ = std::move(trained);
   optimizer_ = std::move(optimizer);
-  return parameters_;
+  return parameters;
 }
 
 size_t Session::buffer_index(const std::string& name) const {
@@ -237,9 +210,9 @@ MemoryPlan Session::plan(const ProgramKey& key) {
   MemoryPlan plan;
   for (const Value& v : program.graph().values) {
     if (v.storage != Storage::weight) continue;
-    plan.weights += v.bytes();
-    const bool in_file = v.form == Form::as_is && part(v.network).frozen.weights.find(v.name)->dtype == v.dtype;
-    if (in_file && backend_->reads_host_memory()) plan.mapped += v.bytes();
+    const bool on_host = backend_->reads_host_memory();
+    plan.weights += on_host ? v.bytes() : aligned(v.bytes());
+    if (on_host && part(v.network).frozen.weights.in_place(v.name, v.dtype, v.form)) plan.mapped += v.bytes();
   }
   for (const BufferSpec& spec : buffers_) plan.adapters += spec.count * size_of(spec.dtype);
   plan.workspace = program.workspace_bytes();
@@ -259,8 +232,8 @@ void Session::place(Program& program) {
 }
 
 HostTensor Session::run(const std::string& network, const std::string& function, const Inputs& inputs, const Config& settings) {
-  Program& p = program({network, function, shapes_of(inputs), settings});
-  check_inputs(p.graph(), inputs);
+  Program& p = program({network, function, input_shapes(inputs), settings});
+  check_data(p.graph(), inputs);
   place(p);
   for (const auto& [name, tensor] : inputs) p.write(name, tensor.bytes());
   run_program(p, *backend_);
@@ -282,7 +255,7 @@ void Session::release_all_but(const Program& step) {
 }
 
 Program& Session::step_program(const Shapes& shapes) {
-  Program& p = program({.network = {}, .function = {}, .shapes = shapes, .settings = {}});
+  Program& p = program(ProgramKey::step(shapes));
   release_all_but(p);
   return p;
 }
@@ -291,8 +264,8 @@ void Session::prepare(const Shapes& shapes) { place(step_program(shapes)); }
 
 void Session::load(const Inputs& inputs) {
   CHECK(loaded_.size() < blocks_.size(), "ARGUMENT_INVALID", "Expected a step before a third batch is loaded");
-  Program& p = step_program(shapes_of(inputs));
-  check_inputs(p.graph(), inputs, kSampleWeights);
+  Program& p = step_program(input_shapes(inputs));
+  check_data(p.graph(), inputs);
   const int64_t batch = p.result_shape(0)[0];
   CHECK(batch <= kMostBatch, "ARGUMENT_INVALID", "Expected a batch of at most ", kMostBatch, " but received ", batch);
   Block& block = blocks_[loads_ % blocks_.size()];
@@ -315,8 +288,8 @@ void Session::step(const std::vector<float>& weights, const Update* update) {
   if (update)
     CHECK(update->groups.size() >= trained_.group_ends.size(), "ARGUMENT_INVALID", "Expected ", trained_.group_ends.size(),
           " groups for an update but received ", update->groups.size());
-  loaded_.pop_front();
   place(*program);
+  loaded_.pop_front();
   if (1 + pending_ + batch > kResults) collect_losses();
   if (update) {
     Update numbers = *update;

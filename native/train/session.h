@@ -7,6 +7,7 @@
 
 #include "../model/networks.h"
 #include "frozen.h"
+#include "inputs.h"
 #include "program.h"
 
 namespace lorafuse {
@@ -34,19 +35,6 @@ struct SessionOptions {
   std::map<std::string, NetworkOptions> networks;
 };
 
-// A tensor of the caller's.
-struct HostTensor {
-  Shape shape;
-  std::variant<std::vector<float>, std::vector<int32_t>> data;
-
-  DType dtype() const { return data.index() == 0 ? DType::f32 : DType::i32; }
-  const void* bytes() const {
-    return std::visit([](const auto& d) { return static_cast<const void*>(d.data()); }, data);
-  }
-};
-using Inputs = std::map<std::string, HostTensor>;
-Shapes shapes_of(const Inputs& inputs);
-
 struct AdapterSpec {
   std::string network, path;
   Adapter adapter;
@@ -73,6 +61,7 @@ struct ProgramKey {
   bool operator<(const ProgramKey& other) const {
     return std::tie(network, function, shapes, settings) < std::tie(other.network, other.function, other.shapes, other.settings);
   }
+  static ProgramKey step(Shapes shapes) { return {.network = {}, .function = {}, .shapes = std::move(shapes), .settings = {}}; }
   bool is_step() const { return function.empty(); }
 };
 
@@ -85,15 +74,14 @@ class Session {
 
   // Parameters in the order of the buffers: that of the graph, group after group. Throws MODULE_UNKNOWN or RANK_INVALID and changes nothing
   // then. Without an optimizer only the weights have a buffer.
-  const std::vector<Parameter>& attach(const std::vector<AdapterSpec>& adapters, std::optional<Optimizer> optimizer = std::nullopt);
+  std::vector<Parameter> attach(const std::vector<AdapterSpec>& adapters, std::optional<Optimizer> optimizer = std::nullopt);
   // weights, gradients, then the optimizer's.
   const std::vector<BufferSpec>& buffers() const { return buffers_; }
-  int64_t parameters() const { return trained_.count(); }
+  int64_t parameter_count() const { return trained_.count(); }
   std::vector<float> read(const std::string& buffer);
   void write(const std::string& buffer, const std::vector<float>& data);
 
   MemoryPlan plan(const ProgramKey& key);
-  MemoryPlan plan_step(const Shapes& shapes) { return plan({.network = {}, .function = {}, .shapes = shapes, .settings = {}}); }
   size_t available_bytes() const { return backend_->available_bytes(); }
 
   HostTensor run(const std::string& network, const std::string& function, const Inputs& inputs, const Config& settings = {});
@@ -139,7 +127,7 @@ class Session {
     size_t bytes = 0;
     std::unique_ptr<Event> taken;  // when it was last read
   };
-  // A batch that waits for its step, in a block that the next but one uses again.
+  // A batch that waits for its step. The batch after next reuses its block.
   struct Loaded {
     Program* program;
     Block* inputs;
@@ -149,7 +137,6 @@ class Session {
   SessionOptions options_;
   std::shared_ptr<Backend> backend_;
   std::map<std::string, Part> parts_;
-  std::vector<Parameter> parameters_;
   std::map<std::pair<std::string, std::string>, int64_t> offsets_;  // of a parameter in each flat buffer, in elements
   std::optional<Optimizer> optimizer_;
   std::vector<BufferSpec> buffers_;

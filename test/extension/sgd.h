@@ -8,4 +8,4 @@ struct Sgd {
   explicit Sgd(const Config& numbers) : momentum(numbers.real("momentum")) {}
   static std::vector<BufferSpec> buffers(int64_t count) { return {{"velocity", DType::f32, count}}; }
 };
-#define LORAFUSE_EXTRA_OPTIMIZER , Sgd
+using ExtraOptimizer = Sgd;

@@ -96,10 +96,10 @@ const barriers: Mutation[] = [
   },
   {
     what: 'no barrier in the sum of a block',
-    file: 'optimizer.cu',
+    file: 'optimizers.cu',
     from: '    __syncthreads();\n    if (threadIdx.x < half)',
     to: '    if (threadIdx.x < half)',
-    unit: 'optimizer.cu',
+    unit: 'optimizers.cu',
     cases: 'AdamW',
   },
 ]
@@ -159,10 +159,10 @@ const guards: Mutation[] = [
   },
   {
     what: 'parameters beyond the last are updated',
-    file: 'optimizer.cu',
+    file: 'optimizers.cu',
     from: 'i < count; i += step) f(i)',
     to: 'i < count + N; i += step) f(i)',
-    unit: 'optimizer.cu',
+    unit: 'optimizers.cu',
     cases: 'AdamW',
   },
 ]
@@ -243,7 +243,7 @@ const values: Mutation[] = [
     to: 'i + 1 < count; i += kThreads) sum +=',
     ...groupNorm,
   },
-  { what: 'gradients are not set to 0', file: 'optimizer.cu', from: '    g[k] = 0;\n', to: '', unit: 'optimizer.cu', cases: 'AdamW' },
+  { what: 'gradients are not set to 0', file: 'optimizers.cu', from: '      g[k] = 0;\n', to: '', unit: 'optimizers.cu', cases: 'AdamW' },
 ]
 
 const waits: Mutation[] = [
@@ -258,7 +258,7 @@ const waits: Mutation[] = [
   {
     what: 'a batch is loaded over one that no step has taken yet',
     file: 'backend.cu',
-    from: '    if (after) CUDA(cudaStreamWaitEvent(copies_, static_cast<const Event&>(*after), 0));\n',
+    from: '    if (after) CUDA(cudaStreamWaitEvent(copies_, static_cast<const CudaEvent&>(*after), 0));\n',
     to: '',
     unit: 'backend.cu',
     cases: 'a batch that is loaded',

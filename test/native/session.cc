@@ -75,7 +75,7 @@ struct Ready {
   Session session;
   explicit Ready(const SessionOptions& options) : session(options) {
     session.attach(all_adapters(session, 2), AdamW());
-    session.write("weights", Random(6).normals(session.parameters(), 0.3f));
+    session.write("weights", Random(6).normals(session.parameter_count(), 0.3f));
   }
 };
 
@@ -122,7 +122,7 @@ std::vector<float> train(Session& session, const Inputs& in, const std::optional
 }
 
 std::vector<float> gradients_of(Session& session) { return session.read("gradients"); }
-void forget_gradients(Session& session) { session.write("gradients", std::vector<float>(session.parameters())); }
+void forget_gradients(Session& session) { session.write("gradients", std::vector<float>(session.parameter_count())); }
 
 std::vector<float> predict(Session& session) {
   HostTensor out = session.run(
@@ -150,7 +150,7 @@ struct Reference {
       : weights(on_gpu(model.options) ? Weights::StorageTypes{model.options.precision, DType::f32} : Weights::StorageTypes{}) {
     weights.add(model.unet_file().path, model.unet_file().entries);
     const auto& parameters = session.attach(all_adapters(session, 2), AdamW());
-    session.write("weights", Random(6).normals(session.parameters(), 0.3f));
+    session.write("weights", Random(6).normals(session.parameter_count(), 0.3f));
     const Graph forward = train_graph(weights, small_unet(), adapters_for(blocks_of(session), 2), shape, tokens,
                                       on_gpu(model.options) ? model.options.precision : DType::f32);
     graph = gradients(forward, forward.results[0]);
@@ -221,7 +221,7 @@ SUITE(session) {
     Ready ready(model.options);
     train(ready.session, input({1, 4, 4}, 1));
     const auto parameters = ready.session.attach({adapter(blocks_of(ready.session)[0].path, 4)}, AdamW());
-    EXPECT(ready.session.parameters() == 4 * (8 + 8), ready.session.parameters());
+    EXPECT(ready.session.parameter_count() == 4 * (8 + 8), ready.session.parameter_count());
     EXPECT(parameters.size() == 2 && parameters[0].shape == Shape({4, 8}) && parameters[1].shape == Shape({8, 4}), "other parameters");
     EXPECT(ready.session.buffers().size() == 4, ready.session.buffers().size());
     for (const BufferSpec& buffer : ready.session.buffers())
@@ -441,7 +441,8 @@ SUITE(session) {
           auto error = [&](Session& s) { return relative_error(predict(s), predict(f)); };
           EXPECT(error(r) > 0 && error(r) <= 2 * error(a), "an error of ", error(r), ", that of the file is ", error(a));
           for (Session* s : {&f, &r}) s->attach(all_adapters(*s, 2), AdamW());
-          const MemoryPlan before = f.plan_step(shapes_of(input({1, 4, 4}, 1))), after = r.plan_step(shapes_of(input({1, 4, 4}, 1)));
+          const MemoryPlan before = f.plan(ProgramKey::step(input_shapes(input({1, 4, 4}, 1)))),
+                           after = r.plan(ProgramKey::step(input_shapes(input({1, 4, 4}, 1))));
           EXPECT(after.weights == held_bytes(with_matrices(unet_layout(small_unet()), dtype)) && after.weights < before.weights,
                  after.weights, " bytes of ", before.weights);
           EXPECT(before.mapped > after.mapped && after.mapped < after.weights, before.mapped, " and ", after.mapped, " bytes are mapped");
@@ -449,11 +450,11 @@ SUITE(session) {
   test_case("the memory plan counts weights, adapters with moments, activations and workspace", [] {
     Model model;
     Ready ready(model.options);
-    const MemoryPlan small = ready.session.plan_step(shapes_of(input({1, 4, 4}, 1))),
-                     large = ready.session.plan_step(shapes_of(input({2, 8, 8}, 1)));
+    const MemoryPlan small = ready.session.plan(ProgramKey::step(input_shapes(input({1, 4, 4}, 1)))),
+                     large = ready.session.plan(ProgramKey::step(input_shapes(input({2, 8, 8}, 1))));
     const size_t weights = held_bytes(unet_layout(small_unet()));
     EXPECT(small.weights == weights, small.weights, " bytes of weights instead of ", weights);
-    EXPECT(small.adapters == 4 * sizeof(float) * ready.session.parameters(), small.adapters);
+    EXPECT(small.adapters == 4 * sizeof(float) * ready.session.parameter_count(), small.adapters);
     EXPECT(large.activations > small.activations && large.weights == small.weights, large.activations, " and ", small.activations);
   });
   test_case("networks that the session was opened without, and functions that they have not, are refused", [] {
@@ -483,7 +484,7 @@ SUITE(session) {
     Model model;
     Ready ready(model.options), ahead(model.options);
     const Inputs in = input({1, 4, 4}, 1);
-    ahead.session.prepare(shapes_of(in));
+    ahead.session.prepare(input_shapes(in));
     EXPECT(train(ahead.session, in) == train(ready.session, in), "another loss");
     EXPECT(gradients_of(ahead.session) == gradients_of(ready.session), "other gradients");
   });
