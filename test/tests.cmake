@@ -18,6 +18,7 @@ add_dependencies(native_tests ${product})
 
 if(EXISTS ${TEST}/extension/CMakeLists.txt)
   add_subdirectory(${TEST}/extension)
+  add_dependencies(native_tests extension_tests)
 endif()
 
 if(TARGET lorafuse_cuda)

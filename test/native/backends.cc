@@ -67,4 +67,6 @@ std::vector<DType> gpu_types() {
   return types;
 }
 
+std::vector<DType> gpu_network_types() { return test_runner::quick() && gpu() ? std::vector{DType::f16} : gpu_types(); }
+
 }  // namespace lorafuse::test

@@ -17,6 +17,8 @@ Backend& backend(const std::string& variant, int threads);
 // The CUDA backend on the emulated GPU, or what LORAFUSE_CUDA_LIBRARY names; none where this build has no CUDA.
 Backend* gpu();
 std::vector<DType> gpu_types();  // what it computes in
+// What whole networks are computed in: in a quick selection only fp16, a training's type there.
+std::vector<DType> gpu_network_types();
 // A function of the emulator (test/emulator/runtime/ptxemu.h); null on a real GPU.
 void* emulator_symbol(const char* name);
 template <class Function> Function* emulator_call(const char* name) { return reinterpret_cast<Function*>(emulator_symbol(name)); }

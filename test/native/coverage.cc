@@ -8,7 +8,7 @@
 namespace lorafuse::test {
 namespace {
 
-constexpr int kEvery = 8;
+constexpr int kEvery = 4;
 
 bool is_power(int count) {
   while (count % kEvery == 0) count /= kEvery;

@@ -5,7 +5,7 @@
 
 namespace lorafuse::test {
 
-// Whether the quick selection has a row whose kernels `launch` launches: it is the 1st, 8th, 64th, … row to launch one of them.
+// Whether the quick selection has a row whose kernels `launch` launches: it is the 1st, 4th, 16th, … row to launch one of them.
 // So every kernel that any row launches has a row. Nothing is computed: the emulator only notes which kernels are asked for.
 bool widens_coverage(const std::function<void()>& launch);
 

@@ -57,7 +57,7 @@ struct Training {
 }  // namespace
 
 SUITE(gpu) {
-  for (DType dtype : gpu_types()) {
+  for (DType dtype : gpu_network_types()) {
     network_case("the UNet's prediction", dtype,
                  {"unet", "predict", small_unet(), unet_layout, prediction_shapes(small_unet(), {2, 8, 4}, 7)});
     network_case("the text encoder", dtype, {"clip", "encode", small_text_encoder(), text_encoder_layout, {{"ids", {2, 7}}}});

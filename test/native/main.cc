@@ -12,10 +12,9 @@ namespace {
 int run(const std::string& program, std::vector<std::string> arguments) {
   const bool every_kernel = std::erase(arguments, "--every-kernel") > 0;
   const int failed = run_cases(program, arguments);
-  if (!every_kernel || failed) return failed;
-  const std::string idle = idle_kernels();
-  std::fprintf(stderr, "%s", idle.empty() ? "" : ("kernels of the CUDA backend that no case runs:\n" + idle).c_str());
-  return idle.empty() ? 0 : 1;
+  const std::string idle = every_kernel ? idle_kernels() : "";
+  if (!idle.empty()) std::fprintf(stderr, "kernels of the CUDA backend that no case runs:\n%s", idle.c_str());
+  return failed || !idle.empty() ? 1 : 0;
 }
 
 }  // namespace

@@ -11,7 +11,7 @@ namespace lorafuse::test {
 namespace {
 
 constexpr int64_t kOutputs = 4096;  // small rows are tried with other numbers until this many outputs have an error
-constexpr int64_t kMostTrials = 256, kMostTrialsOnGpu = 16, kMostElements = 1 << 18;
+constexpr int64_t kMostTrials = 256, kMostTrialsOnGpu = 64, kMostElements = 1 << 18;
 
 struct Trial {
   std::vector<std::vector<unsigned char>> inputs;

@@ -51,7 +51,7 @@ struct Place {
 };
 std::vector<Place> places() {
   std::vector<Place> all = {{"the CPU", Device::cpu, DType::f32}};
-  for (DType type : gpu_types()) all.push_back({text("the gpu in ", lorafuse::name_of(type)), Device::cuda, type});
+  for (DType type : gpu_network_types()) all.push_back({text("the gpu in ", lorafuse::name_of(type)), Device::cuda, type});
   return all;
 }
 
