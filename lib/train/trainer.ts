@@ -96,7 +96,9 @@ export class Trainer {
     for (const [i, size] of sizes.entries()) {
       // As accelerate: divides by the full number of accumulated batches, even if an epoch's last update takes fewer.
       const weights = new Float32Array(size).fill(lossScale.value / (size * gradientAccumulation))
-      await Promise.all([session.step(weights, i === sizes.length - 1 ? update : undefined), this.loadNext()])
+      const calls = [session.step(weights, i === sizes.length - 1 ? update : undefined), this.loadNext()]
+      // Waits for both even if one fails, as a session that still runs a call cannot be read and saved.
+      for (const ended of await Promise.allSettled(calls)) if (ended.status === 'rejected') throw ended.reason
     }
     const gradNorm = await session.norm()
     const losses = await session.losses()
