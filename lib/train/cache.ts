@@ -7,7 +7,7 @@ import { encodeText } from '../models/text.js'
 import type { Session } from '../native.js'
 import type { Colour } from '../options/values.js'
 import { normal, uniform } from '../random.js'
-import type { TrainingImage } from './images.js'
+import type { TrainingImage } from './training-images.js'
 
 /** An image's scaled latents `[h, w, C]`, and those of its mirror image with `flip`. */
 export interface Latents {

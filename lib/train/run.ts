@@ -13,7 +13,7 @@ import { fixedOptions, type ResolvedTrainOptions, resolveTrainOptions, type Trai
 import { version } from '../version.js'
 import { cacheLatents, cacheText, type OnProgress } from './cache.js'
 import { Checkpoints } from './checkpoints.js'
-import { assignBuckets, hashImages, makeBatches, type TrainingImage } from './images.js'
+import { assignBuckets, hashImages, makeBatches, type TrainingImage } from './training-images.js'
 import { type Sample, StepInputs, stepSizes } from './inputs.js'
 import { LossScale } from './loss-scale.js'
 import { planMemory } from './memory.js'
