@@ -2,6 +2,8 @@
  * What all kinds of adapters have in common. Everything follows one list: the parameters that `Session.attach` returns, in the order of the
  * session's flat buffers.
  */
+import { LorafuseError } from '../errors.js'
+import type { Tensor } from '../files/safetensors.js'
 import type { AdapterSpec, Layer, OptimizerSpec, Parameter, Session } from '../native.js'
 
 export interface AdapterOptions {
@@ -10,14 +12,46 @@ export interface AdapterOptions {
   alpha: number
 }
 
-/** A kind of adapter, e.g. `lora`; its forward pass is in `native/model/adapters.h`. */
-export interface AdapterKind {
+/** What a file says about the adapter of one layer. */
+export interface FilePart {
+  /** The file. */
+  path: string
+  network: string
+  layer: Layer
+  /** The names of the layer's tensors by their roles: `down`, `up`, `alpha`. */
+  names: Record<string, string>
+  /** All tensors of the file. */
+  tensors: Map<string, Tensor>
+  metadata: Record<string, string>
+}
+
+/** A thing that is applied with a weight. */
+interface Weighted<Part> {
+  part: Part
+  weight: number
+}
+
+/** A kind of adapter, e.g. `lora`; its forward pass is in `native/model/adapters.h`. `Part`: one layer's adapter in a file. */
+export interface AdapterKind<Part = unknown> {
+  /** Whether a layer can have an adapter. */
+  carries(layer: Layer): boolean
   /** Chooses the layers of a network that get an adapter. Throws `RANK_TOO_LARGE`. */
   specs(network: string, layers: Layer[], options: AdapterOptions): AdapterSpec[]
   /** Returns a parameter's initial values, undefined if they are zero. `index` counts the adapters in order. */
   initial(role: string, shape: number[], seed: number, index: number): Float32Array | undefined
   /** Returns the shape that a parameter has in a file. */
   fileShape(shape: number[], layer: Layer): number[]
+  /** Reads a layer's adapter. Throws `LORA_UNSUPPORTED`, `LORA_MISMATCH`. */
+  read(part: FilePart): Part
+  /** Returns the one adapter that does what several do at a layer. */
+  stackSpec(network: string, layer: Layer, parts: Weighted<Part>[]): AdapterSpec
+  /** Fills a parameter of that adapter. */
+  stack(view: ParameterView, parts: Weighted<Part>[]): void
+}
+
+/** Makes the error of a file whose adapters cannot be read. */
+export function unsupported(path: string, expected: string, received: string): LorafuseError {
+  return new LorafuseError('LORA_UNSUPPORTED', `Expected ${expected} in the LoRA ${path} but received ${received}`)
 }
 
 /** One parameter's part of a flat buffer. */
@@ -71,7 +105,7 @@ export function attachAdapters(
   options: AdapterOptions,
   optimizer: OptimizerSpec,
 ): Adapters {
-  const layers = session.layers(network)
+  const layers = session.layers(network).filter(kind.carries)
   const parameters = session.attach(kind.specs(network, layers, options), optimizer)
   return { kind, alpha: options.alpha, parameters, layers }
 }
@@ -89,4 +123,24 @@ export function initialWeights({ kind, parameters }: Adapters, seed: number): Fl
     if (values) data.set(values)
   }
   return flat
+}
+
+/** Attaches adapters that were read from files, by layer, each with its weight, instead of earlier ones. */
+export function attachStack<Part>(
+  session: Pick<Session, 'layers' | 'attach' | 'write'>,
+  kind: AdapterKind<Part>,
+  network: string,
+  stack: Weighted<Map<string, Part>>[],
+): void {
+  const partsAt = (path: string) =>
+    stack.flatMap(({ part: file, weight }) => {
+      const part = weight === 0 ? undefined : file.get(path)
+      return part === undefined ? [] : [{ part, weight }]
+    })
+  const layers = session.layers(network).filter(({ path }) => partsAt(path).length > 0)
+  const parameters = session.attach(layers.map((layer) => kind.stackSpec(network, layer, partsAt(layer.path))))
+  if (parameters.length === 0) return
+  const flat = new Float32Array(parameterCount(parameters))
+  for (const view of parameterViews(parameters, flat)) kind.stack(view, partsAt(view.path))
+  session.write('weights', flat)
 }

@@ -1,6 +1,4 @@
-/** kohya's LoRA files (kohya-ss/sd-scripts:networks/lora.py): names of tensors in both directions, and the tensors to write. */
-import type { NamedTensor } from '../files/safetensors.js'
-import { type Adapters, parameterViews } from './adapter.js'
+/** Names of tensors in kohya's LoRA files, in both directions (kohya-ss/sd-scripts:networks/lora.py). */
 
 /** What the name of a tensor in a LoRA file refers to. */
 export interface TensorName {
@@ -33,18 +31,4 @@ export function parseKohyaName(prefixes: Prefixes, name: string): TensorName | u
   const network = Object.keys(prefixes).find((key) => name.startsWith(`${prefixes[key]}_`))
   if (dot < 0 || role === undefined || network === undefined) return undefined
   return { network, layer: name.slice(prefixes[network]!.length + 1, dot), role }
-}
-
-/** Makes the tensors of a file: every parameter, and each layer's alpha. `flat`: the session's buffer `weights`. */
-export function kohyaTensors(adapters: Adapters, flat: Float32Array, dtype: NamedTensor['dtype'], prefixes: Prefixes): NamedTensor[] {
-  const { kind, alpha, parameters, layers } = adapters
-  const byPath = new Map(layers.map((layer) => [layer.path, layer]))
-  const tensors = new Map<string, NamedTensor>()
-  const add = (tensor: NamedTensor) => tensors.set(tensor.name, tensor)
-  for (const { network, path, role, shape, data } of parameterViews(parameters, flat)) {
-    const name = (part: string) => kohyaName(prefixes, network, path, part)
-    add({ name: name(role), dtype, shape: kind.fileShape(shape, byPath.get(path)!), data })
-    add({ name: name('alpha'), dtype, shape: [], data: Float32Array.of(alpha) })
-  }
-  return [...tensors.values()]
 }

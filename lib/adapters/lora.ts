@@ -1,7 +1,17 @@
 /** LoRA: W x + alpha / rank · up (down x), down `[rank, in]`, up `[out, rank]` (arXiv:2106.09685). */
 import { LorafuseError } from '../errors.js'
+import type { Tensor } from '../files/safetensors.js'
 import { uniform } from '../random.js'
-import type { AdapterKind, AdapterOptions } from './adapter.js'
+import { type AdapterKind, type AdapterOptions, type FilePart, unsupported } from './adapter.js'
+
+/** One layer's LoRA in a file. */
+export interface LoraPart {
+  rank: number
+  /** alpha / rank. */
+  scale: number
+  down: Float32Array
+  up: Float32Array
+}
 
 /** The paths that get a LoRA; by default, as in kohya, every layer of the transformers. */
 const TARGETS: Record<AdapterOptions['targets'], RegExp> = {
@@ -9,7 +19,44 @@ const TARGETS: Record<AdapterOptions['targets'], RegExp> = {
   attention: /\.attn[12]\.to_(q|k|v|out\.0)$/,
 }
 
-export const lora: AdapterKind = {
+/** Returns one of a layer's matrices after checking its shape; the 1×1 kernel of a convolution is ignored. */
+function matrix({ path, names, tensors }: FilePart, role: string, rows: number | undefined, columns: number): Tensor {
+  const name = names[role]
+  if (name === undefined) throw unsupported(path, `both matrices beside ${Object.values(names).join(', ')}`, 'one')
+  const tensor = tensors.get(name)!
+  const { shape } = tensor
+  const flat = shape.length === 2 || (shape.length === 4 && shape[2] === 1 && shape[3] === 1)
+  if (flat && (rows ?? shape[0]) === shape[0] && columns === shape[1]) return tensor
+  const wanted = `[${rows ?? 'rank'}, ${columns}]`
+  throw new LorafuseError(
+    'LORA_MISMATCH',
+    `Expected ${wanted} for ${name} in the LoRA ${path} but received [${shape.join(', ')}]; it is of another model`,
+  )
+}
+
+/** Reads alpha / rank, the same for all layers, from PEFT's metadata; 1 if it is not there. Throws `LORA_UNSUPPORTED`. */
+function metadataScale({ path, network, metadata }: FilePart): number {
+  const text = metadata.lora_adapter_metadata
+  if (text === undefined) return 1
+  let config: Record<string, unknown>
+  try {
+    config = JSON.parse(text) as Record<string, unknown>
+  } catch {
+    throw unsupported(path, 'JSON for lora_adapter_metadata', 'something else')
+  }
+  const value = (key: string) => config[`${network}.${key}`] ?? config[key]
+  const [rank, alpha] = [value('r'), value('lora_alpha')]
+  if (rank === undefined || alpha === undefined) return 1
+  for (const key of ['rank_pattern', 'alpha_pattern']) {
+    const pattern = value(key)
+    if (pattern && Object.keys(pattern).length > 0) throw unsupported(path, 'one rank and alpha for all layers', `a ${key}`)
+  }
+  return Number(alpha) / (value('use_rslora') ? Math.sqrt(Number(rank)) : Number(rank))
+}
+
+export const lora: AdapterKind<LoraPart> = {
+  carries: ({ path }) => TARGETS.default.test(path),
+
   specs(network, layers, { targets, rank, alpha }) {
     const selected = layers.filter(({ path }) => TARGETS[targets].test(path))
     for (const { path, inFeatures, outFeatures } of selected) {
@@ -32,4 +79,30 @@ export const lora: AdapterKind = {
   },
 
   fileShape: (shape, { kind }) => (kind === 'conv' ? [...shape, 1, 1] : shape),
+
+  read(part) {
+    const { layer, names, tensors } = part
+    const down = matrix(part, 'down', undefined, layer.inFeatures)
+    const rank = down.shape[0] as number
+    const up = matrix(part, 'up', layer.outFeatures, rank)
+    const scale = names.alpha === undefined ? metadataScale(part) : (tensors.get(names.alpha)!.data[0] || rank) / rank
+    return { rank, scale, down: down.data, up: up.data }
+  },
+
+  /** Ranks add up. */
+  stackSpec: (network, { path }, parts) => {
+    return { network, path, kind: 'lora', rank: parts.reduce((sum, { part }) => sum + part.rank, 0), scale: 1, group: 0 }
+  },
+
+  /** Matrices lie side by side; scales and weights are multiplied into up. */
+  stack({ role, shape: [rows = 0, columns = 0], data }, parts) {
+    let at = 0
+    for (const { part, weight } of parts) {
+      const { rank, down, up } = part
+      const scale = part.scale * weight
+      if (role === 'down') data.set(down, at * columns)
+      else for (let i = 0; i < rows * rank; i++) data[Math.floor(i / rank) * columns + at + (i % rank)] = scale * (up[i] as number)
+      at += rank
+    }
+  },
 }

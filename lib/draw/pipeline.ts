@@ -1,7 +1,7 @@
 /** Draws with a model: text → embeddings → DDIM over the UNet → VAE → pixels. */
-
-import { type Lora, readLora } from '../adapters/read.js'
-import { stackSpecs, stackWeights, type WeightedLora } from '../adapters/stack.js'
+import { attachStack } from '../adapters/adapter.js'
+import { readAdapters } from '../adapters/files.js'
+import { type LoraPart, lora } from '../adapters/lora.js'
 import { computation } from '../device.js'
 import { LorafuseError, throwIfAborted } from '../errors.js'
 import { readModel } from '../models/diffusers.js'
@@ -40,7 +40,7 @@ export interface DrawContext {
 
 /** An open model, which holds its memory until disposal. */
 export class Pipeline implements AsyncDisposable {
-  private readonly loras = new Map<string, Lora>()
+  private readonly loras = new Map<string, Map<string, LoraPart>>()
 
   private constructor(
     readonly model: Model,
@@ -73,18 +73,16 @@ export class Pipeline implements AsyncDisposable {
     }
   }
 
-  /** Applies these LoRAs to all later pictures, instead of earlier ones. Throws as `readLora`. */
+  /** Applies these LoRAs to all later images, instead of earlier ones. Throws as `readAdapters`. */
   async apply(references: { path: string; weight: number }[]): Promise<void> {
-    const layers = this.session.layers('unet')
-    const prefixes = loraPrefixes(this.model.family)
-    const loras: WeightedLora[] = []
+    const layers = this.session.layers('unet').filter(lora.carries)
+    const stack = []
     for (const { path, weight } of references) {
-      const lora = this.loras.get(path) ?? (await readLora(path, 'unet', layers, prefixes))
-      this.loras.set(path, lora)
-      loras.push({ lora, weight })
+      const part = this.loras.get(path) ?? (await readAdapters(lora, path, 'unet', layers, loraPrefixes(this.model.family)))
+      this.loras.set(path, part)
+      stack.push({ part, weight })
     }
-    const parameters = this.session.attach(stackSpecs(loras, 'unet', layers))
-    if (parameters.length > 0) this.session.write('weights', stackWeights(loras, parameters))
+    attachStack(this.session, lora, 'unet', stack)
   }
 
   private check(request: DrawRequest): void {

@@ -5,8 +5,8 @@ import { LorafuseError } from '../errors.js'
 import type { Model } from '../models/model.js'
 import type { MemoryPlan, Session } from '../native.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
-import { assignBuckets, makeBatches } from './training-images.js'
 import { stepShapes, stepSizes } from './inputs.js'
+import { assignBuckets, makeBatches } from './training-images.js'
 
 /** What a plan is made for, besides the options. */
 export interface Planned {

@@ -7,9 +7,9 @@ import type { Model } from '../models/model.js'
 import type { SessionOptions } from '../native.js'
 import { kohyaScheduler } from '../options/lr-schedulers.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
-import type { TrainingImage } from './training-images.js'
 import type { Optimizer } from './optimizers.js'
 import type { RunId } from './state.js'
+import type { TrainingImage } from './training-images.js'
 
 export interface TrainingInfo {
   options: ResolvedTrainOptions

@@ -13,7 +13,6 @@ import { fixedOptions, type ResolvedTrainOptions, resolveTrainOptions, type Trai
 import { version } from '../version.js'
 import { cacheLatents, cacheText, type OnProgress } from './cache.js'
 import { Checkpoints } from './checkpoints.js'
-import { assignBuckets, hashImages, makeBatches, type TrainingImage } from './training-images.js'
 import { type Sample, StepInputs, stepSizes } from './inputs.js'
 import { LossScale } from './loss-scale.js'
 import { planMemory } from './memory.js'
@@ -21,6 +20,7 @@ import { adamw } from './optimizers.js'
 import { OutputFolder } from './output.js'
 import { checkIdentity, readState, stateBuffers } from './state.js'
 import { type Finished, type TrainContext, Trainer } from './trainer.js'
+import { assignBuckets, hashImages, makeBatches, type TrainingImage } from './training-images.js'
 
 export type { TrainContext } from './trainer.js'
 

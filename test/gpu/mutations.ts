@@ -214,7 +214,13 @@ const values: Mutation[] = [
     to: 'sum[i][j][2 * low + e]',
     ...lora,
   },
-  { what: "the last split of an adapter's sums is left out", file: 'lora_kernel.cuh', from: 's <= segment.last', to: 's < segment.last', ...lora },
+  {
+    what: "the last split of an adapter's sums is left out",
+    file: 'lora_kernel.cuh',
+    from: 's <= segment.last',
+    to: 's < segment.last',
+    ...lora,
+  },
   {
     what: 'columns of t are stored as columns of y',
     file: 'lora_kernel.cuh',

@@ -1,16 +1,15 @@
 import assert from 'node:assert/strict'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
-import { type Adapters, parameterCount } from '../../../lib/adapters/adapter.js'
-import { kohyaLayer, kohyaTensors } from '../../../lib/adapters/kohya.js'
-import { lora as kind } from '../../../lib/adapters/lora.js'
-import { type Lora, readLora as read } from '../../../lib/adapters/read.js'
-import { stackSpecs, stackWeights, type WeightedLora } from '../../../lib/adapters/stack.js'
+import { type Adapters, attachStack, parameterCount } from '../../../lib/adapters/adapter.js'
+import { kohyaTensors, readAdapters } from '../../../lib/adapters/files.js'
+import { kohyaLayer } from '../../../lib/adapters/kohya.js'
+import { lora as kind, type LoraPart } from '../../../lib/adapters/lora.js'
 import { type NamedTensor, writeSafetensors } from '../../../lib/files/safetensors.js'
 import { loraPrefixes } from '../../../lib/models/model.js'
 import { sd1 } from '../../../lib/models/sd1.js'
 import type { Layer } from '../../../lib/native.js'
-import { parametersOf } from '../../fixtures/fake-session.js'
+import { FakeSession, parametersOf } from '../../fixtures/fake-session.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 import { pattern } from '../../train/pattern.js'
 
@@ -23,7 +22,8 @@ const modules: Layer[] = [
 
 const prefixes = loraPrefixes(sd1)
 const kohyaName = (path: string) => kohyaLayer(prefixes, 'unet', path)
-const readLora = (path: string) => read(path, 'unet', modules, prefixes)
+const readLora = (path: string) => readAdapters(kind, path, 'unet', modules, prefixes)
+type Lora = Map<string, LoraPart>
 
 function attached(layers: Layer[], rank: number, alpha: number): Adapters {
   return { kind, alpha, layers, parameters: parametersOf(layers, kind.specs('unet', layers, { targets: 'default', rank, alpha })) }
@@ -34,9 +34,10 @@ function random(name: string, { parameters }: Adapters): Float32Array {
 }
 
 /** As a pipeline stacks: what is attached, and the weights that are written. */
-function stackLoras(loras: WeightedLora[]) {
-  const specs = stackSpecs(loras, 'unet', modules)
-  return { specs, weights: stackWeights(loras, parametersOf(modules, specs)) }
+function stackLoras(loras: { part: Lora; weight: number }[]) {
+  const session = new FakeSession(modules)
+  attachStack(session, kind, 'unet', loras)
+  return { specs: session.adapters, weights: session.read('weights') }
 }
 
 /** scale · up · down `[out, in]` of a layer. */
@@ -66,7 +67,7 @@ test('what training writes is read back', async (t) => {
   const flat = random('a', adapters)
   const lora = await readLora(await write(t, kohyaTensors(adapters, flat, 'F32', prefixes)))
   assert.deepEqual([...lora.keys()].sort(), modules.map(({ path }) => path).sort())
-  const { weights, specs } = stackLoras([{ lora, weight: 1 }])
+  const { weights, specs } = stackLoras([{ part: lora, weight: 1 }])
   assert.deepEqual(
     specs.map(({ path, rank, scale }) => [path, rank, scale]),
     modules.map(({ path }) => [path, 2, 1]),
@@ -115,9 +116,9 @@ test('a stack of LoRAs of different ranks and layers adds what each adds, times 
   const second: Lora = new Map(modules.slice(1).map((module) => [module.path, layer(module, 3, 2)]))
   const third: Lora = new Map([[modules[2]!.path, layer(modules[2]!, 1, 1)]])
   const parts = [
-    { lora: first, weight: 0.8 },
-    { lora: second, weight: -1.5 },
-    { lora: third, weight: 0 },
+    { part: first, weight: 0.8 },
+    { part: second, weight: -1.5 },
+    { part: third, weight: 0 },
   ]
   const { specs, weights } = stackLoras(parts)
   assert.deepEqual(
@@ -130,8 +131,8 @@ test('a stack of LoRAs of different ranks and layers adds what each adds, times 
     const middle = at + rank * inFeatures
     const end = middle + outFeatures * rank
     const expected = new Array<number>(inFeatures * outFeatures).fill(0)
-    for (const { lora, weight } of parts) {
-      const own = lora.get(path)
+    for (const { part, weight } of parts) {
+      const own = part.get(path)
       if (own) for (const [j, value] of product(own).entries()) expected[j]! += weight * value
     }
     assertClose(product({ rank, scale, down: weights.subarray(at, middle), up: weights.subarray(middle, end) }), expected)

@@ -6,6 +6,7 @@ import sharp from 'sharp'
 import { type GeneratedImage, type GenerateEvent, generate } from '../../../lib/draw/generate.js'
 import { Pipeline } from '../../../lib/draw/pipeline.js'
 import { readTexts } from '../../../lib/draw/png.js'
+import { writeSafetensors } from '../../../lib/files/safetensors.js'
 import type { GenerateOptions } from '../../../lib/options/resolve.js'
 import { tiny, writeLora } from '../../fixtures/lora.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
@@ -135,6 +136,13 @@ test('sizes, layers and steps that the model does not have are refused', async (
     assert.rejects(generate({ ...small, prompt: 'x', ...options }), { name: 'LorafuseError', code: 'OPTION_INVALID', message })
   await refuses({ width: 72 }, 'Expected a multiple of 32 for width with this model but received 72')
   await refuses({ clipSkip: 5 }, 'Expected at most 4 for clipSkip with this model but received 5')
+})
+
+test('a LoRA of layers outside the transformers is refused', async (t) => {
+  const lora = join(await temporaryFolder(t), 'a.safetensors')
+  const name = 'lora_unet_time_embedding_linear_1.lora_down.weight'
+  await writeSafetensors(lora, [{ name, dtype: 'F32', shape: [1, 64], data: new Float32Array(64) }])
+  await assert.rejects(generate({ ...small, prompt: 'x', lora }), { code: 'LORA_MISMATCH', message: /received lora_unet_time_embedding/ })
 })
 
 test('a LoRA of another model is refused', async (t) => {

@@ -8,8 +8,8 @@ import { sd1 } from '../../../lib/models/sd1.js'
 import type { Inputs } from '../../../lib/native.js'
 import { normal } from '../../../lib/random.js'
 import { cacheLatents, cacheText, type LatentsOptions, samplePosterior } from '../../../lib/train/cache.js'
-import type { TrainingImage } from '../../../lib/train/training-images.js'
 import { isMirrored } from '../../../lib/train/inputs.js'
+import type { TrainingImage } from '../../../lib/train/training-images.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 
 const silent = () => {}

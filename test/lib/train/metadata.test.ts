@@ -2,9 +2,9 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { sd1 } from '../../../lib/models/sd1.js'
 import { resolveTrainOptions, type TrainOptions } from '../../../lib/options/resolve.js'
-import type { TrainingImage } from '../../../lib/train/training-images.js'
 import { bucketInfo, tagFrequency, trainingMetadata } from '../../../lib/train/metadata.js'
 import { adamw } from '../../../lib/train/optimizers.js'
+import type { TrainingImage } from '../../../lib/train/training-images.js'
 import { readSchedules, schedulerOf } from '../../fixtures/schedules.js'
 
 function image(

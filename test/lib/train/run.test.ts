@@ -6,7 +6,8 @@ import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
-import { readLora } from '../../../lib/adapters/read.js'
+import { readAdapters } from '../../../lib/adapters/files.js'
+import { lora as kind } from '../../../lib/adapters/lora.js'
 import type { TrainEvent } from '../../../lib/events.js'
 import { readHeader, readTensors } from '../../../lib/files/safetensors.js'
 import { loraPrefixes } from '../../../lib/models/model.js'
@@ -90,7 +91,7 @@ test('a training tells what it caches, starts, steps and ends with, and leaves a
     const kind = shape.length === 4 ? 'conv' : 'linear'
     return path === name ? [] : [{ path: path.replace('lora_unet_', ''), kind, inFeatures: shape[1]!, outFeatures: up!.shape[0]! }]
   })
-  const lora = await readLora(result.path, 'unet', layers, loraPrefixes(sd1))
+  const lora = await readAdapters(kind, result.path, 'unet', layers, loraPrefixes(sd1))
   assert.equal(lora.size, start.modules)
   const parameters = [...lora.values()].reduce((sum, { down, up }) => sum + down.length + up.length, 0)
   assert.equal(parameters, start.parameters)
