@@ -75,14 +75,15 @@ export class Pipeline implements AsyncDisposable {
 
   /** Applies these LoRAs to all later images, instead of earlier ones. Throws as `readAdapters`. */
   async apply(references: { path: string; weight: number }[]): Promise<void> {
-    const layers = this.session.layers('unet').filter(lora.carries)
+    const { family } = this.model
+    const layers = this.session.layers(family.trained).filter(lora.carries)
     const stack = []
     for (const { path, weight } of references) {
-      const part = this.loras.get(path) ?? (await readAdapters(lora, path, 'unet', layers, loraPrefixes(this.model.family)))
+      const part = this.loras.get(path) ?? (await readAdapters(lora, path, family.trained, layers, loraPrefixes(family)))
       this.loras.set(path, part)
       stack.push({ part, weight })
     }
-    attachStack(this.session, lora, 'unet', stack)
+    attachStack(this.session, lora, family.trained, stack)
   }
 
   private check(request: DrawRequest): void {
@@ -99,12 +100,12 @@ export class Pipeline implements AsyncDisposable {
     }
   }
 
-  /** Draws a picture. The initial noise `[h, w, C]` depends only on the seed. Throws `OPTION_INVALID`, an `AbortError`. */
+  /** Draws an image. The initial noise `[h, w, C]` depends only on the seed. Throws `OPTION_INVALID`, an `AbortError`. */
   async draw(request: DrawRequest, { signal, onStep }: DrawContext = {}): Promise<Picture> {
-    throwIfAborted(signal, 'The picture')
+    throwIfAborted(signal, 'The image')
     this.check(request)
     const { prompt, negativePrompt, steps, cfg, seed, width, height, clipSkip } = request
-    const { scheduler, scalingFactor, shiftFactor, factor, latentChannels } = this.model
+    const { family, scheduler, scalingFactor, shiftFactor, factor, latentChannels } = this.model
     const guided = cfg !== 1
     const count = guided ? 2 : 1
     const context = await encodeText(this.session, this.model, guided ? [negativePrompt, prompt] : [prompt], clipSkip)
@@ -112,16 +113,16 @@ export class Pipeline implements AsyncDisposable {
     const latents = normal({ seed, stream: 'latents' }, h * w * latentChannels)
     const input = { shape: [count, h, w, latentChannels], data: new Float32Array(count * latents.length) }
     for (const [i, step] of ddimSteps(scheduler, steps).entries()) {
-      throwIfAborted(signal, 'The picture')
+      throwIfAborted(signal, 'The image')
       for (let n = 0; n < count; n++) input.data.set(latents, n * latents.length)
       const timesteps = { shape: [count], data: new Float32Array(count).fill(step.timestep) }
-      const { data: noise } = await this.session.run('unet', 'predict', { latents: input, timesteps, context })
+      const { data: noise } = await this.session.run(family.trained, 'predict', { latents: input, timesteps, context })
       ddimStep(latents, guided ? guide(noise, cfg) : noise, step, scheduler.clipSample)
       onStep?.(i + 1)
     }
-    throwIfAborted(signal, 'The picture')
+    throwIfAborted(signal, 'The image')
     const unscaled = { shape: [1, h, w, latentChannels], data: latents.map((value) => value / scalingFactor + shiftFactor) }
-    const pixels = await this.session.run('vae', 'decode', { latents: unscaled })
+    const pixels = await this.session.run(family.vae, 'decode', { latents: unscaled })
     return toPicture(pixels.data, width, height)
   }
 }

@@ -87,37 +87,27 @@ function isCount(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 1
 }
 
+/** The values that keys of a UNet's config may have. */
+const UNET_ONLY: [unknown, keys: string][] = [
+  ['UNet2DConditionModel', '_class_name'],
+  [null, 'class_embed_type num_class_embeds addition_embed_type encoder_hid_dim encoder_hid_dim_type time_cond_proj_dim'],
+  [null, 'time_embedding_dim time_embedding_act_fn timestep_post_act cross_attention_norm'],
+  [false, 'dual_cross_attention only_cross_attention mid_block_only_cross_attention upcast_attention center_input_sample'],
+  [false, 'resnet_skip_time_act class_embeddings_concat'],
+  [1, 'mid_block_scale_factor resnet_out_scale_factor downsample_padding transformer_layers_per_block'],
+  [3, 'conv_in_kernel conv_out_kernel'],
+  ['default', 'resnet_time_scale_shift attention_type'],
+  ['silu', 'act_fn'],
+  ['positional', 'time_embedding_type'],
+  ['UNetMidBlock2DCrossAttn', 'mid_block_type'],
+]
+
 /**
  * diffusers' UNet2DConditionModel; `attention_head_dim` counts heads
  * (huggingface/diffusers:src/diffusers/models/unets/unet_2d_condition.py).
  */
 export function unetConfig(config: ConfigReader) {
-  config.only('_class_name', 'UNet2DConditionModel')
-  const nulls = [
-    'class_embed_type',
-    'num_class_embeds',
-    'addition_embed_type',
-    'encoder_hid_dim',
-    'encoder_hid_dim_type',
-    'time_cond_proj_dim',
-  ]
-  for (const key of [...nulls, 'time_embedding_dim', 'time_embedding_act_fn', 'timestep_post_act', 'cross_attention_norm'])
-    config.only(key, null)
-  const flags = [
-    'dual_cross_attention',
-    'only_cross_attention',
-    'mid_block_only_cross_attention',
-    'upcast_attention',
-    'center_input_sample',
-  ]
-  for (const key of [...flags, 'resnet_skip_time_act', 'class_embeddings_concat']) config.only(key, false)
-  for (const key of ['mid_block_scale_factor', 'resnet_out_scale_factor', 'downsample_padding', 'transformer_layers_per_block'])
-    config.only(key, 1)
-  for (const key of ['conv_in_kernel', 'conv_out_kernel']) config.only(key, 3)
-  for (const key of ['resnet_time_scale_shift', 'attention_type']) config.only(key, 'default')
-  config.only('act_fn', 'silu')
-  config.only('time_embedding_type', 'positional')
-  config.only('mid_block_type', 'UNetMidBlock2DCrossAttn')
+  for (const [value, keys] of UNET_ONLY) for (const key of keys.split(' ')) config.only(key, value)
   const block_out_channels = config.counts('block_out_channels', [320, 640, 1280, 1280])
   const blocks = block_out_channels.length
   const blockTypes = (key: string, cross: string, plain: string, fallback: string[]) => {

@@ -9,17 +9,16 @@ import {
   type Json,
   schedulerConfig,
   type TextEncoderConfig,
-  textEncoderConfig,
   type UNetConfig,
-  unetConfig,
   unsupported,
   type VaeConfig,
-  vaeConfig,
 } from './configs.js'
-import { lazyHashes, type Model } from './model.js'
+import { type Family, lazyHashes, type Model } from './model.js'
 import { ourName } from './names.js'
 import { sd1 } from './sd1.js'
-import { loadTokenizer } from './tokenizer.js'
+import { loadTokenizer, type Tokenizer } from './tokenizer.js'
+
+const families: Family[] = [sd1]
 
 async function exists(path: string): Promise<boolean> {
   return (await stat(path).catch(() => undefined)) !== undefined
@@ -32,7 +31,7 @@ function incomplete(what: string, where: string): LorafuseError {
   )
 }
 
-async function readConfig(path: string, what: string): Promise<ConfigReader> {
+async function readJson(path: string, what: string): Promise<ConfigReader> {
   const text = await readFile(path, 'utf8').catch((cause: NodeJS.ErrnoException) => {
     if (cause.code === 'ENOENT' || cause.code === 'ENOTDIR') throw incomplete(`${what}'s config`, path)
     throw cause
@@ -51,7 +50,7 @@ async function weightPaths(folder: string, stem: string, what: string): Promise<
     if (await exists(single)) return [single]
     const index = join(folder, `${stem}.safetensors.index${variant}.json`)
     if (!(await exists(index))) continue
-    const shards = Object.values((await readConfig(index, what)).json.weight_map ?? {}).map(String)
+    const shards = Object.values((await readJson(index, what)).json.weight_map ?? {}).map(String)
     if (shards.length === 0) throw new LorafuseError('MODEL_INVALID', `Expected a weight_map in ${index} but received none`)
     const paths = [...new Set(shards)].sort().map((shard) => join(folder, basename(shard)))
     for (const path of paths) if (!(await exists(path))) throw incomplete(`${what}'s weights`, path)
@@ -77,16 +76,20 @@ async function readWeights(folder: string, architecture: Network['architecture']
   return files
 }
 
-async function checkFolder(folder: string): Promise<void> {
+/** Finds out which family the model in a folder belongs to, and whether all its parts are there. */
+async function familyOf(folder: string): Promise<Family> {
   const found = await stat(folder).catch(() => undefined)
   if (!found)
     throw new LorafuseError('MODEL_NOT_FOUND', `Expected a model folder at ${folder} but received nothing: there is no such folder`)
   if (!found.isDirectory()) throw unsupported(`Expected a diffusers folder for model but received the file ${folder}`)
-  if (await exists(join(folder, 'text_encoder_2')))
-    throw unsupported(`Expected one text encoder in ${folder} but received two, as SDXL has`)
-  for (const name of [...Object.keys(sd1.networks), 'tokenizer', 'scheduler']) {
-    if (!(await exists(join(folder, name)))) throw incomplete(`the ${name.replace('_', ' ')}`, join(folder, name))
+  const names = await readdir(folder)
+  const family = families.find(({ matches }) => matches(names))
+  if (!family) throw unsupported(`Expected a model of a known family in ${folder} but received another, such as SDXL`)
+  const tokenizers = Object.values(family.networks).flatMap(({ tokenizer = [] }) => tokenizer)
+  for (const name of [...Object.keys(family.networks), ...tokenizers, 'scheduler']) {
+    if (!names.includes(name)) throw incomplete(`the ${name.replace('_', ' ')}`, join(folder, name))
   }
+  return family
 }
 
 function checkAgreement(folder: string, unet: UNetConfig, text: TextEncoderConfig, vae: VaeConfig): void {
@@ -106,41 +109,40 @@ function checkAgreement(folder: string, unet: UNetConfig, text: TextEncoderConfi
  */
 export async function readModel(path: string): Promise<Model> {
   const folder = resolve(path)
-  await checkFolder(folder)
-  const family = sd1
-  const title = (name: string) => family.networks[name]!.title
-  const config = (name: string) => readConfig(join(folder, name, 'config.json'), title(name))
-  const unetJson = await config('unet')
-  const unet = unetConfig(unetJson)
-  const text = textEncoderConfig(await config('text_encoder'))
-  const vaeJson = await config('vae')
-  const vae = vaeConfig(vaeJson)
-  const schedulerJson = await readConfig(join(folder, 'scheduler', 'scheduler_config.json'), 'the scheduler')
-  const scheduler = schedulerConfig(schedulerJson, family.predictionTypes)
-  checkAgreement(folder, unet, text, vae)
-  const configs: Record<string, NetworkConfig> = { unet, text_encoder: text, vae }
+  const family = await familyOf(folder)
   const networks: Record<string, Network> = {}
-  for (const [name, { architecture, f32 = false }] of Object.entries(family.networks)) {
-    const files = await readWeights(join(folder, name), architecture, title(name))
-    networks[name] = { architecture, config: configs[name]!, files, f32 }
+  const readers: Record<string, ConfigReader> = {}
+  const tokenizers: Record<string, Tokenizer> = {}
+  for (const [name, { title, architecture, readConfig, tokenizer, f32 = false }] of Object.entries(family.networks)) {
+    const reader = await readJson(join(folder, name, 'config.json'), title)
+    const config = readConfig(reader)
+    networks[name] = { architecture, config, files: await readWeights(join(folder, name), architecture, title), f32 }
+    readers[name] = reader
+    if (tokenizer) tokenizers[name] = await loadTokenizer(join(folder, tokenizer))
   }
+  const configOf = <Config extends NetworkConfig>(name: string) => networks[name]!.config as Config
+  const unet = configOf<UNetConfig>(family.trained)
+  const text = configOf<TextEncoderConfig>(family.text.encoder)
+  const vae = configOf<VaeConfig>(family.vae)
+  checkAgreement(folder, unet, text, vae)
+  const scheduler = await readJson(join(folder, 'scheduler', 'scheduler_config.json'), 'the scheduler')
   const factor = 2 ** (vae.block_out_channels.length - 1)
-  const sample = unetJson.json.sample_size ?? 64
+  const sample = readers[family.trained]!.json.sample_size ?? 64
   const side = (axis: number) => Number(Array.isArray(sample) ? sample[axis] : sample) * factor
   return {
     name: basename(folder),
     family,
     networks,
-    tokenizers: { text_encoder: await loadTokenizer(join(folder, 'tokenizer')) },
+    tokenizers,
     textLayers: text.num_hidden_layers,
     contextDim: unet.cross_attention_dim,
     latentChannels: vae.latent_channels,
-    scheduler,
+    scheduler: schedulerConfig(scheduler, family.predictionTypes),
     factor,
     multiple: factor * 2 ** (unet.block_out_channels.length - 1),
     sampleSize: { width: side(1), height: side(0) },
-    scalingFactor: vaeJson.number('scaling_factor', family.scalingFactor),
-    shiftFactor: vaeJson.number('shift_factor', family.shiftFactor),
-    ...lazyHashes(networks.unet!.files.map(({ path }) => path)),
+    scalingFactor: readers[family.vae]!.number('scaling_factor', family.scalingFactor),
+    shiftFactor: family.shiftFactor,
+    ...lazyHashes(networks[family.trained]!.files.map(({ path }) => path)),
   }
 }

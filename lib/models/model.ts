@@ -1,14 +1,30 @@
 /** What training and drawing know about a model, whatever its layout on disk and its family. */
 import type { Computation } from '../device.js'
 import { hashFiles, legacyHash } from '../files/hashes.js'
-import { type Network, native, type Session } from '../native.js'
-import type { PredictionType, SchedulerConfig } from './configs.js'
+import { type Network, type NetworkConfig, native, type Session } from '../native.js'
+import type { ConfigReader, PredictionType, SchedulerConfig } from './configs.js'
 import type { Tokenizer } from './tokenizer.js'
+
+/** One network of a family. */
+interface FamilyNetwork extends Pick<Network, 'architecture' | 'f32'> {
+  /** Names it in errors. */
+  title: string
+  readConfig(config: ConfigReader): NetworkConfig
+  /** The folder of the tokenizer that makes its ids. */
+  tokenizer?: string
+  /** Begins kohya's names of its LoRA tensors. */
+  loraPrefix?: string
+}
 
 /** Everything that distinguishes a family of models; one file each, e.g. `sd1.ts`. */
 export interface Family {
-  /** Networks by the names of diffusers' folders. `loraPrefix`: what kohya's names of the network's LoRA tensors begin with. */
-  networks: Record<string, Pick<Network, 'architecture' | 'f32'> & { title: string; loraPrefix?: string }>
+  /** Whether a folder that holds files and folders of these names is a model of the family. */
+  matches(names: string[]): boolean
+  /** By the names of diffusers' folders. */
+  networks: Record<string, FamilyNetwork>
+  /** The network that is trained, and the VAE. */
+  trained: string
+  vae: string
   /** How text becomes context: the encoder, and how many of its last layers a `clipSkip` drops. */
   text: { encoder: string; droppedLayers(clipSkip: number): number }
   /** What models of the family may predict, the default first. */
@@ -42,9 +58,9 @@ export interface Model {
   sampleSize: { width: number; height: number }
   scalingFactor: number
   shiftFactor: number
-  /** Returns the sha256 of the UNet's weight files, which the first call reads. */
+  /** Returns the sha256 of the trained network's weight files, which the first call reads. */
   hash(): Promise<string>
-  /** Returns A1111's old hash of the UNet, 8 hex digits. */
+  /** Returns A1111's old hash of the first of them, 8 hex digits. */
   legacyHash(): Promise<string>
 }
 

@@ -56,7 +56,7 @@ export function samplePosterior(moments: Float32Array, channels: number, noise: 
  */
 export async function cacheLatents(
   session: Pick<Session, 'run'>,
-  model: Scale & Pick<Model, 'factor'>,
+  model: Scale & Pick<Model, 'family' | 'factor'>,
   images: TrainingImage[],
   options: LatentsOptions,
   onProgress: OnProgress,
@@ -67,7 +67,7 @@ export async function cacheLatents(
   const total = images.length * variants
   let done = 0
   const encode = async ({ path, bucket: { width, height } }: TrainingImage, pixels: Float32Array, index: number, mirrored: boolean) => {
-    const moments = await session.run('vae', 'encode', { pixels: { shape: [1, height, width, 3], data: pixels } })
+    const moments = await session.run(model.family.vae, 'encode', { pixels: { shape: [1, height, width, 3], data: pixels } })
     const channels = moments.shape.at(-1)! / 2
     const noise = normal({ seed, stream: 'posterior', step: Number(mirrored), index }, moments.data.length / 2)
     const latents = samplePosterior(moments.data, channels, noise, model)

@@ -41,7 +41,7 @@ function requirement({ session, model, items }: Planned, options: ResolvedTrainO
   for (const batch of makeBatches(images, options).fullest()) {
     const { width, height } = images[batch[0]!]!.bucket
     steps.push(session.planStep(stepShapes(sizes, batch.length, height / model.factor, width / model.factor)))
-    encoders.push(session.planRun('vae', 'encode', { pixels: [1, height, width, 3] }))
+    encoders.push(session.planRun(model.family.vae, 'encode', { pixels: [1, height, width, 3] }))
   }
   const { encoder, droppedLayers } = model.family.text
   const text = session.planRun(encoder, 'encode', { ids: [1, sizes.tokens] }, { skip: droppedLayers(options.clipSkip) })

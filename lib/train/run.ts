@@ -159,7 +159,7 @@ export class Training {
     const chosen = computation(options)
     const session = this.open(model, chosen)
     try {
-      const adapters = attachAdapters(session, lora, 'unet', options, adamw.spec)
+      const adapters = attachAdapters(session, lora, model.family.trained, options, adamw.spec)
       const memory = planMemory({ session, model, items, chosen }, options)
       const output = new OutputFolder(options, adapters, loraPrefixes(model.family))
       await output.prepare(stateBuffers(session))

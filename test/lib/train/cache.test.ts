@@ -43,7 +43,7 @@ function session(encode: (pixels: Float32Array, shape: number[]) => Float32Array
   }
 }
 
-const model = { factor: 8, scalingFactor: 0.5, shiftFactor: 0 }
+const model = { family: sd1, factor: 8, scalingFactor: 0.5, shiftFactor: 0 }
 const options: LatentsOptions = { images: 'x', strict: false, seed: 3, flip: false, randomCrop: false, background: [0, 0, 0] }
 
 /** Caches where no image is damaged. */
