@@ -38,7 +38,7 @@ function probe(): { addon: DoctorReport['addon']; info?: NativeInfo } {
 /** Looks at the machine; throws nothing. */
 export function doctor(): DoctorReport {
   const { addon, info } = probe()
-  // A container's limit, where there is one; 0 or more than there is without.
+  // The container's limit; 0, or more than physical memory, where no limit is set.
   const limit = process.constrainedMemory() || Infinity
   return {
     ok: addon.loaded,
