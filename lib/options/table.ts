@@ -118,14 +118,13 @@ const images = {
 const training = {
   steps: defaulted(integer({ min: 1 }), 1600, 'Optimizer steps to train', { kohya: ['max_train_steps'] }),
   epochs: optional(integer({ min: 1 }), 'Epochs to train, instead of steps', { kohya: ['max_train_epochs'] }),
-  // The core keeps the losses of a batch and the gradient norm in 1,024 numbers.
-  batchSize: defaulted(integer({ min: 1, max: 1023 }), 1, 'Images per batch', { kohya: ['train_batch_size'], fixed: true }),
+  batchSize: defaulted(integer({ min: 1, max: 1024 }), 1, 'Images per batch', { kohya: ['train_batch_size'], fixed: true }),
   gradientAccumulation: defaulted(integer({ min: 1, max: 1024 }), 1, 'Batches accumulated per optimizer step', {
     kohya: ['gradient_accumulation_steps'],
     fixed: true,
   }),
   rank: defaulted(integer({ min: 1, max: 4096 }), 16, 'Rank of the LoRA', { kohya: ['network_dim'], fixed: true }),
-  alpha: optional(number({ min: 0, max: 1e6 }), 'Alpha of the LoRA, which is scaled by alpha / rank; 0 is the rank', {
+  alpha: optional(number({ min: 0, max: 1e6 }), 'Alpha of the LoRA, which is scaled by alpha / rank; 0 means the rank', {
     defaultText: 'the rank',
     kohya: ['network_alpha'],
     fixed: true,

@@ -5,7 +5,7 @@ import { parameterCount } from '../../dist/lib/adapters/adapter.js'
 import { readHeader, readTensors } from '../../dist/lib/files/safetensors.js'
 import { ConfigReader, unetConfig } from '../../dist/lib/models/configs.js'
 import { native } from '../../dist/lib/native.js'
-import { adamw } from '../../dist/lib/train/optimizers.js'
+import { optimizers } from '../../dist/lib/train/optimizers.js'
 
 const settings = JSON.parse(process.argv[2])
 const { device, computes, rank, threads, lossScale } = settings
@@ -31,7 +31,7 @@ const specs = session
   .layers('unet')
   .filter(({ path }) => inputs.has(`${path}.down`))
   .map(({ path }) => ({ network: 'unet', path, kind: 'lora', rank, scale: 1, group: 0 }))
-const parameters = session.attach(specs, adamw.spec)
+const parameters = session.attach(specs, optimizers.adamw.spec)
 const adapters = new Float32Array(parameterCount(parameters))
 let end = 0
 for (const { name } of parameters) {
@@ -47,7 +47,7 @@ const input = {
   target_coefficients: { shape: [batch, 2], data: Float32Array.from({ length: 2 * batch }, (_, i) => i % 2) },
 }
 const shapes = Object.fromEntries(Object.entries(input).map(([name, { shape }]) => [name, shape]))
-// As a training does beside its caching.
+// As a training does after caching, before its first step.
 const preparing = performance.now()
 await session.prepare(shapes)
 const prepared = (performance.now() - preparing) / 1000

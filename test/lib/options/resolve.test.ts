@@ -32,8 +32,8 @@ test('undefined counts as left out, null does not', () => {
 })
 
 test('the largest batch is the largest that the core takes', () => {
-  assert.equal(resolveTrainOptions({ ...train, batchSize: 1023 }).batchSize, 1023)
-  refuses({ ...train, batchSize: 1024 }, 'OPTION_INVALID', 'Expected a whole number from 1 to 1023 for batchSize but received 1024')
+  assert.equal(resolveTrainOptions({ ...train, batchSize: 1024 }).batchSize, 1024)
+  refuses({ ...train, batchSize: 1025 }, 'OPTION_INVALID', 'Expected a whole number from 1 to 1024 for batchSize but received 1025')
 })
 
 test('a missing option is named', () => {
