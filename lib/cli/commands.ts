@@ -72,7 +72,7 @@ async function runTrain(context: Context): Promise<boolean> {
     else showTrain(event, context)
   }
   try {
-    await runTraining(options, { signal, onEvent })
+    await runTraining(options, { signal, onEvent }, label)
   } catch (error) {
     // The error that stopped the training matters more than one from drawing the curve.
     await drawCurve().catch(() => undefined)
@@ -98,7 +98,7 @@ async function runGenerate(context: Context): Promise<boolean> {
     signal,
     onEvent: (event) => {
       if (own.json) print(JSON.stringify(event))
-      else if (event.type === 'step') progress.update(`picture ${event.picture}/${event.pictures}  step ${event.step}/${event.steps}`)
+      else if (event.type === 'step') progress.update(`image ${event.picture}/${event.pictures}  step ${event.step}/${event.steps}`)
       else {
         progress.clear()
         print(event.path as string)

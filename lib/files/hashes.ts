@@ -1,24 +1,39 @@
 /** The hashes by which kohya and A1111 know models and LoRA files. */
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
+import { LorafuseError } from '../errors.js'
 import { headerBytes, type PackedTensors } from './safetensors.js'
 
 /** A1111's old model hash covers the 64 KiB after the first mebibyte. */
 const LEGACY_BEGIN = 0x100000
 const LEGACY_END = 0x110000
 
-/** Returns the sha256, in hex, of files one after the other: of all their bytes, or of the range `start` to `end`, both included. */
-export async function hashFiles(paths: string[], range: { start?: number; end?: number } = {}): Promise<string> {
+interface HashOptions {
+  /** The range of bytes to hash, both included. */
+  start?: number
+  end?: number
+  /** Stops the reading. */
+  signal?: AbortSignal | undefined
+}
+
+/** Returns the sha256, in hex, of files one after the other. Throws `FILE_NOT_FOUND`, or the signal's reason. */
+export async function hashFiles(paths: string[], options: HashOptions = {}): Promise<string> {
   const hash = createHash('sha256')
   for (const path of paths) {
-    for await (const chunk of createReadStream(path, { ...range, highWaterMark: 2 ** 20 })) hash.update(chunk as Uint8Array)
+    try {
+      for await (const chunk of createReadStream(path, { ...options, highWaterMark: 2 ** 20 })) hash.update(chunk as Uint8Array)
+    } catch (cause) {
+      options.signal?.throwIfAborted()
+      const { code } = cause as NodeJS.ErrnoException
+      throw new LorafuseError('FILE_NOT_FOUND', `Expected a readable file at ${path} but received ${code}`, { cause })
+    }
   }
   return hash.digest('hex')
 }
 
-/** Returns A1111's old model hash: the first 8 hex digits of the sha256 of bytes 0x100000 to 0x10FFFF. */
-export async function legacyHash(path: string): Promise<string> {
-  return (await hashFiles([path], { start: LEGACY_BEGIN, end: LEGACY_END - 1 })).slice(0, 8)
+/** Returns A1111's old model hash: the first 8 hex digits of the sha256 of bytes 0x100000 to 0x10FFFF. Throws as `hashFiles`. */
+export async function legacyHash(path: string, signal?: AbortSignal): Promise<string> {
+  return (await hashFiles([path], { start: LEGACY_BEGIN, end: LEGACY_END - 1, signal })).slice(0, 8)
 }
 
 /**

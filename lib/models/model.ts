@@ -58,19 +58,20 @@ export interface Model {
   sampleSize: { width: number; height: number }
   scalingFactor: number
   shiftFactor: number
-  /** Returns the sha256 of the trained network's weight files, which the first call reads. */
-  hash(): Promise<string>
+  /** Returns the sha256 of the trained network's weight files, which the first call reads. Throws as `hashFiles`. */
+  hash(signal?: AbortSignal): Promise<string>
   /** Returns A1111's old hash of the first of them, 8 hex digits. */
-  legacyHash(): Promise<string>
+  legacyHash(signal?: AbortSignal): Promise<string>
 }
 
 /** Makes `hash` and `legacyHash` of weight files; each is computed once, when first called. */
 export function lazyHashes(paths: string[]): Pick<Model, 'hash' | 'legacyHash'> {
-  const once = <Value>(compute: () => Promise<Value>) => {
-    let value: Promise<Value> | undefined
-    return () => (value ??= compute())
+  let hash: Promise<string> | undefined
+  let legacy: Promise<string> | undefined
+  return {
+    hash: (signal) => (hash ??= hashFiles(paths, { signal })),
+    legacyHash: (signal) => (legacy ??= legacyHash(paths[0] as string, signal)),
   }
-  return { hash: once(() => hashFiles(paths)), legacyHash: once(() => legacyHash(paths[0] as string)) }
 }
 
 /** Returns kohya's prefix of each network that can have a LoRA. */

@@ -30,7 +30,7 @@ export type ResolvedGenerateOptions = Resolved<typeof generateTable>
 /** How errors call an option: `batchSize` in the library, `--batch-size` on the command line. */
 export type Label = (name: string) => string
 
-const asIs: Label = (name) => name
+export const asIs: Label = (name) => name
 
 /** `batchSize` → `batch-size`. */
 export function kebab(name: string): string {

@@ -10,7 +10,7 @@ export interface CheckpointsOptions {
   session: Pick<Session, 'buffers' | 'read'>
   output: OutputFolder
   info: TrainingInfo
-  identity: Omit<Identity, 'model'>
+  identity: Identity
   lossScale: LossScale
   /** The last update in the state that the run resumed from; 0 for a new run. */
   from: number
@@ -28,11 +28,10 @@ export class Checkpoints {
   /** Writes the LoRA and its state as they are after update `step`. Throws `DISK_FULL`, `OUTPUT_NOT_WRITABLE`. */
   async write(name: CheckpointName, step: number): Promise<Saved> {
     const { session, output, info, identity, lossScale } = this.options
-    const hashes = { hash: await info.model.hash(), legacyHash: await info.model.legacyHash() }
     const buffers = Object.fromEntries(stateBuffers(session).map(({ name }) => [name, session.read(name)]))
     const state = { step, lossScale: lossScale.state, run: info.run, buffers }
-    const metadata = trainingMetadata(info, hashes, step, Date.now() / 1000)
-    const saved = await output.save(name, state, { model: hashes.hash, ...identity }, metadata)
+    const metadata = trainingMetadata(info, step, Date.now() / 1000)
+    const saved = await output.save(name, state, identity, metadata)
     this.savedStep = step
     return saved
   }

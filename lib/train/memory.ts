@@ -4,7 +4,8 @@ import { availableMemory, type Computation } from '../device.js'
 import { LorafuseError } from '../errors.js'
 import type { Model } from '../models/model.js'
 import type { MemoryPlan, Session } from '../native.js'
-import type { ResolvedTrainOptions } from '../options/resolve.js'
+import type { Label, ResolvedTrainOptions } from '../options/resolve.js'
+import { trainTable } from '../options/table.js'
 import { stepShapes, stepSizes } from './inputs.js'
 import { assignBuckets, makeBatches } from './training-images.js'
 
@@ -14,6 +15,7 @@ export interface Planned {
   model: Model
   items: DatasetItem[]
   chosen: Computation
+  label: Label
 }
 
 interface Requirement {
@@ -66,17 +68,19 @@ function largestFitting(most: number, fits: (value: number) => boolean): number 
 /** Says what would fit instead. */
 function advice(
   options: ResolvedTrainOptions,
-  { device, precision }: Computation,
+  { chosen: { device, precision }, label }: Planned,
   fits: (change: Partial<ResolvedTrainOptions>) => boolean,
 ): string {
-  const lower = device === 'cuda' && precision === 'f32' ? ', or try precision fp16' : ''
+  const lower = device === 'cuda' && precision === 'f32' ? `, or try ${label('precision')} fp16` : ''
   const batchSize = largestFitting(options.batchSize - 1, (value) => fits({ batchSize: value }))
-  if (batchSize > 0) return `batchSize ${batchSize} would fit${lower}`
+  if (batchSize > 0) return `${label('batchSize')} ${batchSize} would fit${lower}`
   const { bucketStep } = options
   const most = Math.ceil(options.resolution / bucketStep) - 1
   const resolution = bucketStep * largestFitting(most, (value) => fits({ batchSize: 1, resolution: value * bucketStep }))
-  const batch = options.batchSize > 1 ? ' with batchSize 1' : ''
-  return resolution > 0 ? `resolution ${resolution}${batch} would fit${lower}` : `no batchSize or resolution would fit${lower}`
+  const batch = options.batchSize > 1 ? ` with ${label('batchSize')} 1` : ''
+  // What fits may be less than the option can be.
+  if (resolution >= trainTable.resolution.kind.min!) return `${label('resolution')} ${resolution}${batch} would fit${lower}`
+  return `no ${label('batchSize')} or ${label('resolution')} would fit${lower}`
 }
 
 /** Plans the memory of a training whose adapters are attached. Throws `OUT_OF_MEMORY` with what would fit. */
@@ -90,6 +94,6 @@ export function planMemory(planned: Planned, options: ResolvedTrainOptions): Mem
   const [needed, free] = [Math.ceil(bytes / 2 ** 20), Math.floor(available / 2 ** 20)]
   throw new LorafuseError(
     'OUT_OF_MEMORY',
-    `Expected ${needed} MiB of free memory${place} for this training but received ${free} MiB; ${advice(options, chosen, fits)}`,
+    `Expected ${needed} MiB of free memory${place} for this training but received ${free} MiB; ${advice(options, planned, fits)}`,
   )
 }

@@ -22,7 +22,8 @@ export interface TrainingInfo {
   steps: number
   batchesPerEpoch: number
   updatesPerEpoch: number
-  model: Pick<Model, 'name' | 'family' | 'scheduler' | 'hash' | 'legacyHash'>
+  model: Pick<Model, 'name' | 'family' | 'scheduler'>
+  hashes: ModelHashes
   /** This package's version. */
   version: string
 }
@@ -87,8 +88,8 @@ function localDate(time: number): string {
 }
 
 /** Returns the metadata of a LoRA saved after update `step` at `savedAt`, Unix time in seconds, without the LoRA's own hashes. */
-export function trainingMetadata(info: TrainingInfo, hashes: ModelHashes, step: number, savedAt: number): Record<string, string> {
-  const { options, precision, optimizer, images, run, steps, model } = info
+export function trainingMetadata(info: TrainingInfo, step: number, savedAt: number): Record<string, string> {
+  const { options, precision, optimizer, images, run, steps, model, hashes } = info
   const { baseModelVersion, v2, architecture } = model.family.metadata
   const values: Record<string, Value> = {
     session_id: run.sessionId,
@@ -159,7 +160,7 @@ export function trainingMetadata(info: TrainingInfo, hashes: ModelHashes, step: 
     title: options.name,
     resolution: `${options.resolution}x${options.resolution}`,
     date: localDate(savedAt),
-    prediction_type: model.scheduler.predictionType,
+    prediction_type: model.scheduler.predictionType === 'v_prediction' ? 'v' : model.scheduler.predictionType,
     ...(options.clipSkip > 1 ? { encoder_layer: String(options.clipSkip) } : {}),
   }
   return Object.fromEntries([

@@ -7,8 +7,10 @@ export interface Optimizer {
   title(options: { weightDecay: number }): string
 }
 
-/** Loshchilov and Hutter, arXiv:1711.05101, with PyTorch's defaults. */
-export const adamw: Optimizer = {
-  spec: { name: 'adamw', beta1: 0.9, beta2: 0.999, epsilon: 1e-8 },
-  title: ({ weightDecay }) => `torch.optim.adamw.AdamW(weight_decay=${weightDecay})`,
-}
+export const optimizers = {
+  /** Loshchilov and Hutter, arXiv:1711.05101, with PyTorch's defaults. */
+  adamw: {
+    spec: { name: 'adamw', beta1: 0.9, beta2: 0.999, epsilon: 1e-8 },
+    title: ({ weightDecay }) => `torch.optim.adamw.AdamW(weight_decay=${weightDecay})`,
+  },
+} satisfies Record<string, Optimizer>

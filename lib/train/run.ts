@@ -2,6 +2,7 @@
 import { randomInt } from 'node:crypto'
 import { type Adapters, adapterCount, attachAdapters, initialWeights, parameterCount } from '../adapters/adapter.js'
 import { lora } from '../adapters/lora.js'
+import type { Batches } from '../data/batches.js'
 import { type DatasetItem, scanDataset } from '../data/dataset.js'
 import { type Computation, computation } from '../device.js'
 import { LorafuseError, throwIfAborted } from '../errors.js'
@@ -9,18 +10,18 @@ import type { TrainEvent } from '../events.js'
 import { readModel } from '../models/diffusers.js'
 import { loraPrefixes, type Model, openSession } from '../models/model.js'
 import type { MemoryPlan, Session } from '../native.js'
-import { fixedOptions, type ResolvedTrainOptions, resolveTrainOptions, type TrainOptions } from '../options/resolve.js'
+import { asIs, fixedOptions, type Label, type ResolvedTrainOptions, resolveTrainOptions, type TrainOptions } from '../options/resolve.js'
 import { version } from '../version.js'
 import { cacheLatents, cacheText, type OnProgress } from './cache.js'
 import { Checkpoints } from './checkpoints.js'
 import { type Sample, StepInputs, stepSizes } from './inputs.js'
 import { LossScale } from './loss-scale.js'
 import { planMemory } from './memory.js'
-import { adamw } from './optimizers.js'
+import { optimizers } from './optimizers.js'
 import { OutputFolder } from './output.js'
 import { checkIdentity, readState, stateBuffers } from './state.js'
 import { type Finished, type TrainContext, Trainer } from './trainer.js'
-import { assignBuckets, hashImages, makeBatches, type TrainingImage } from './training-images.js'
+import { assignBuckets, decodable, hashImages, makeBatches, type TrainingImage } from './training-images.js'
 
 export type { TrainContext } from './trainer.js'
 
@@ -30,12 +31,14 @@ export interface TrainResult extends Finished {
 }
 
 /** Checks options that depend on the model. Throws `OPTION_INVALID`. */
-function checkOptions({ clipSkip, bucketStep }: ResolvedTrainOptions, { multiple, textLayers }: Model): void {
+function checkOptions({ clipSkip, bucketStep }: ResolvedTrainOptions, { multiple, textLayers }: Model, label: Label): void {
   const expect = (name: string, expected: string, value: number) =>
-    new LorafuseError('OPTION_INVALID', `Expected ${expected} for ${name} with this model but received ${value}`)
+    new LorafuseError('OPTION_INVALID', `Expected ${expected} for ${label(name)} with this model but received ${value}`)
   if (clipSkip > textLayers) throw expect('clipSkip', `at most ${textLayers}`, clipSkip)
   if (bucketStep % multiple !== 0) throw expect('bucketStep', `a multiple of ${multiple}`, bucketStep)
 }
+
+const optimizer = optimizers.adamw
 
 /** What a training has before anything is cached. */
 interface Setup {
@@ -53,13 +56,19 @@ type Resumed = Awaited<ReturnType<typeof readState>> & { path: string }
 /** One call of `train`. */
 export class Training {
   private readonly started = performance.now()
+  private readonly ended = new AbortController()
+  /** Stops reading, when the training is stopped or has failed. */
+  private readonly signal: AbortSignal
 
   /** `open` is replaced in tests. */
   constructor(
     private readonly options: ResolvedTrainOptions,
     private readonly context: TrainContext,
+    private readonly label: Label = asIs,
     private readonly open: typeof openSession = openSession,
-  ) {}
+  ) {
+    this.signal = AbortSignal.any([this.ended.signal, ...(context.signal ? [context.signal] : [])])
+  }
 
   private emit(event: TrainEvent): void {
     this.context.onEvent?.(event)
@@ -67,19 +76,32 @@ export class Training {
 
   private async scanImages(): Promise<DatasetItem[]> {
     const { images, captionExtension, strict } = this.options
-    const { signal } = this.context
+    const { signal } = this
     const { items, warnings } = await scanDataset({ images, strict, captionExtension, signal })
     for (const warning of warnings) this.emit({ type: 'warning', ...warning })
     return items
   }
 
-  /** Reads the state to resume from and checks all but its images, which are known only once they are decoded. */
-  private async readResumed({ model, session, output }: Setup): Promise<Resumed | undefined> {
+  private stepsOf({ updatesPerEpoch }: Batches): number {
+    const { steps, epochs } = this.options
+    return epochs === undefined ? steps : epochs * updatesPerEpoch
+  }
+
+  /** Reads the state to resume from and checks that this run may continue from it. */
+  private async readResumed({ model, session, output }: Setup, found: TrainingImage[]): Promise<Resumed | undefined> {
     const { resume, name } = this.options
     const path = resume === true ? await output.newestState() : resume
     if (path) {
-      const known = { model: await model.hash(), settings: fixedOptions(this.options) }
-      return { ...(await readState(path, known, stateBuffers(session))), path }
+      const known = { model: await model.hash(this.signal), settings: fixedOptions(this.options) }
+      const state = await readState(path, known, stateBuffers(session))
+      const same = hashImages(found) === state.identity.images
+      // The images of a state are those that can be decoded.
+      const images = same ? found : await decodable(found, this.options, this.signal)
+      checkIdentity(path, state.identity, { images: hashImages(images) })
+      const steps = this.stepsOf(makeBatches(images, this.options))
+      if (state.step <= steps) return { ...state, path }
+      const message = `Expected a state of at most ${steps} steps but received one of ${state.step}; raise ${this.label('steps')}`
+      throw new LorafuseError('STATE_MISMATCH', message)
     }
     if (resume === true) {
       const message = `Expected a state of ${name} in ${this.options.output} to resume from but received none; training starts anew`
@@ -109,18 +131,18 @@ export class Training {
   private async prepare(setup: Setup, found: TrainingImage[], resumed: Resumed | undefined): Promise<Trainer> {
     const { options, context } = this
     const { model, session, chosen, adapters, memory, output } = setup
-    // Computed while images are cached, as every save needs it; a failure surfaces in the first save.
-    model.hash().catch(() => undefined)
+    const hashing = Promise.all([model.hash(this.signal), model.legacyHash(this.signal)])
+    // Awaited after the caching; until then its rejection must not count as unhandled.
+    hashing.catch(() => undefined)
     const { images, samples } = await this.cache(setup, found)
-    const identity = { images: hashImages(images), settings: fixedOptions(options) }
-    if (resumed) checkIdentity(resumed.path, resumed.identity, { images: identity.images })
+    const [hash, legacyHash] = await hashing
+    const identity = { model: hash, images: hashImages(images), settings: fixedOptions(options) }
+    // An image may have been damaged since the state was checked.
+    if (resumed) checkIdentity(resumed.path, resumed.identity, identity)
     const batches = makeBatches(images, options)
     const { updatesPerEpoch, batchesPerEpoch } = batches
-    const steps = options.epochs === undefined ? options.steps : options.epochs * updatesPerEpoch
+    const steps = this.stepsOf(batches)
     const from = resumed?.step ?? 0
-    if (from > steps) {
-      throw new LorafuseError('STATE_MISMATCH', `Expected a state of at most ${steps} steps but received one of ${from}; raise steps`)
-    }
     const buffers = resumed?.buffers ?? { weights: initialWeights(adapters, options.seed) }
     for (const [name, data] of Object.entries(buffers)) session.write(name, data)
     const { scheduler } = model
@@ -129,13 +151,14 @@ export class Training {
     const info = {
       options,
       precision: chosen.precision,
-      optimizer: adamw,
+      optimizer,
       images,
       run: resumed?.run ?? { sessionId: randomInt(2 ** 32), startedAt: Date.now() / 1000 },
       steps,
       batchesPerEpoch,
       updatesPerEpoch,
       model,
+      hashes: { hash, legacyHash },
       version: version(),
     }
     const lossScale = LossScale.of(chosen, resumed?.lossScale)
@@ -154,23 +177,24 @@ export class Training {
     const { options } = this
     throwIfAborted(this.context.signal, 'The training')
     const model = await readModel(options.model)
-    checkOptions(options, model)
+    checkOptions(options, model, this.label)
     const items = await this.scanImages()
     const chosen = computation(options)
     const session = this.open(model, chosen)
     try {
-      const adapters = attachAdapters(session, lora, model.family.trained, options, adamw.spec)
-      const memory = planMemory({ session, model, items, chosen }, options)
+      const adapters = attachAdapters(session, lora, model.family.trained, options, optimizer.spec)
+      const memory = planMemory({ session, model, items, chosen, label: this.label }, options)
       const output = new OutputFolder(options, adapters, loraPrefixes(model.family))
       await output.prepare(stateBuffers(session))
       const setup = { model, session, chosen, adapters, memory, output }
-      const resumed = await this.readResumed(setup)
-      const trainer = await this.prepare(setup, assignBuckets(items, options), resumed)
+      const found = assignBuckets(items, options)
+      const trainer = await this.prepare(setup, found, await this.readResumed(setup, found))
       const finished = await trainer.train()
       const seconds = (performance.now() - this.started) / 1000
       this.emit({ type: 'done', step: finished.step, path: finished.path, seconds })
       return { ...finished, seconds }
     } finally {
+      this.ended.abort()
       session.dispose()
     }
   }
@@ -187,9 +211,9 @@ export async function train(input: TrainOptions, context: TrainContext = {}): Pr
 }
 
 /** Trains with options that have been checked. */
-export async function runTraining(options: ResolvedTrainOptions, context: TrainContext): Promise<TrainResult> {
+export async function runTraining(options: ResolvedTrainOptions, context: TrainContext, label: Label = asIs): Promise<TrainResult> {
   try {
-    return await new Training(options, context).train()
+    return await new Training(options, context, label).train()
   } catch (error) {
     // Whatever the signal stopped, e.g. a scan, ends with the same error.
     if (context.signal?.aborted && error === context.signal.reason) throwIfAborted(context.signal, 'The training')

@@ -4,6 +4,8 @@ import { basename } from 'node:path'
 import { Batches } from '../data/batches.js'
 import { type Bucket, selectBucket } from '../data/buckets.js'
 import type { DatasetItem } from '../data/dataset.js'
+import { loadImage } from '../data/images.js'
+import type { LorafuseError } from '../errors.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
 
 /** An image and the size at which it trains. */
@@ -44,4 +46,23 @@ export function hashImages(images: TrainingImage[]): string {
     ...[width, height, repeats, caption],
   ])
   return createHash('sha256').update(JSON.stringify(described)).digest('hex')
+}
+
+/** Leaves out the images that cannot be decoded. */
+export async function decodable(
+  images: TrainingImage[],
+  { background }: Pick<ResolvedTrainOptions, 'background'>,
+  signal?: AbortSignal,
+): Promise<TrainingImage[]> {
+  const usable: TrainingImage[] = []
+  for (const image of images) {
+    signal?.throwIfAborted()
+    try {
+      await loadImage(image.path, { bucket: image.bucket, background, mirrored: false })
+      usable.push(image)
+    } catch (error) {
+      if ((error as LorafuseError).code !== 'IMAGE_UNREADABLE') throw error
+    }
+  }
+  return usable
 }

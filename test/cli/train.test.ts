@@ -168,7 +168,7 @@ test('what was trained draws', async (t) => {
     '--compare',
   ])
   assert.deepEqual(drawn, { code: 0, signal: null, stdout: `${picture}\n`, stderr: drawn.stderr })
-  assert.match(drawn.stderr, /picture 1\/2 {2}step 1\/2\n/)
+  assert.match(drawn.stderr, /image 1\/2 {2}step 1\/2\n/)
   assert.deepEqual((await sharp(picture).metadata()).width, 258)
 })
 

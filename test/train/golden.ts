@@ -10,7 +10,7 @@ import { readHeader, readTensors } from '../../lib/files/safetensors.js'
 import { readModel } from '../../lib/models/diffusers.js'
 import { openSession as open } from '../../lib/models/model.js'
 import type { Inputs, Parameter, Session, SessionOptions, Tensor, UpdateInput } from '../../lib/native.js'
-import { adamw } from '../../lib/train/optimizers.js'
+import { optimizers } from '../../lib/train/optimizers.js'
 import { pattern } from './pattern.js'
 
 export const root = fileURLToPath(new URL('../../../', import.meta.url))
@@ -91,7 +91,7 @@ export async function openSession(golden: Golden, { device, computes }: Place, m
 export function attach(session: Session, golden: Golden, targets: Targets): Parameter[] {
   const { rank, alpha, deviation, epsilon } = golden.case
   const specs = lora.specs('unet', session.layers('unet'), { targets, rank, alpha })
-  const parameters = session.attach(specs, { ...adamw.spec, epsilon })
+  const parameters = session.attach(specs, { ...optimizers.adamw.spec, epsilon })
   const weights = new Float32Array(parameterCount(parameters))
   for (const [name, data] of named(parameters, weights)) data.set(pattern(name, data.length, deviation))
   session.write('weights', weights)

@@ -11,7 +11,7 @@ import { ConfigReader, unetConfig } from '../../lib/models/configs.js'
 import { loraPrefixes } from '../../lib/models/model.js'
 import { sd1 } from '../../lib/models/sd1.js'
 import { native, type Session } from '../../lib/native.js'
-import { adamw } from '../../lib/train/optimizers.js'
+import { optimizers } from '../../lib/train/optimizers.js'
 import { root } from './golden.js'
 
 type Shapes = Record<string, number[]>
@@ -61,7 +61,7 @@ describe("LoRA of Stable Diffusion 1.5's UNet", () => {
     await rm(folder, { recursive: true, force: true })
   })
   const attach = (targets: AdapterOptions['targets'], rank: number) =>
-    attachAdapters(session, lora, 'unet', { targets, rank, alpha: rank }, adamw.spec)
+    attachAdapters(session, lora, 'unet', { targets, rank, alpha: rank }, optimizers.adamw.spec)
 
   it('has the 859,520,964 parameters of the real file to stand on', () => {
     const shapes = Object.values(names.unet)

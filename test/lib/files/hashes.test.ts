@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
-import { readFile } from 'node:fs/promises'
+import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { hashFiles, hashTensors, legacyHash } from '../../../lib/files/hashes.js'
@@ -25,4 +25,14 @@ test('hashes of tensors are those of the file with only ss_ metadata', async (t)
     assert.equal(await hashFiles([path]), createHash('sha256').update(bytes).digest('hex'))
     assert.equal(await hashFiles([path, path]), createHash('sha256').update(bytes).update(bytes).digest('hex'))
   }
+})
+
+test('a file that cannot be read is named, and a signal stops the reading with its reason', async (t) => {
+  const path = join(await temporaryFolder(t), 'x')
+  await assert.rejects(hashFiles([path]), { code: 'FILE_NOT_FOUND', message: `Expected a readable file at ${path} but received ENOENT` })
+  await writeFile(path, new Uint8Array(2 ** 24))
+  const controller = new AbortController()
+  const hashing = hashFiles([path], { signal: controller.signal })
+  controller.abort(new RangeError('mine'))
+  await assert.rejects(hashing, RangeError)
 })

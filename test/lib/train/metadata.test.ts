@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import type { PredictionType } from '../../../lib/models/configs.js'
 import { sd1 } from '../../../lib/models/sd1.js'
 import { resolveTrainOptions, type TrainOptions } from '../../../lib/options/resolve.js'
 import { bucketInfo, tagFrequency, trainingMetadata } from '../../../lib/train/metadata.js'
-import { adamw } from '../../../lib/train/optimizers.js'
+import { optimizers } from '../../../lib/train/optimizers.js'
 import type { TrainingImage } from '../../../lib/train/training-images.js'
 import { readSchedules, schedulerOf } from '../../fixtures/schedules.js'
 
@@ -23,16 +24,15 @@ const images = [
   image('1_cat', 'cat', 1, [100, 100], [512, 512]),
 ]
 
-function metadata(given: Partial<TrainOptions>, step = 9): Record<string, string> {
+function metadata(given: Partial<TrainOptions>, step = 9, predictionType: PredictionType = 'epsilon'): Record<string, string> {
   const options = resolveTrainOptions({ model: 'm', images: 'i', name: 'my style', rank: 8, alpha: 4, ...given })
-  const model = { name: 'sd15', family: sd1, scheduler: schedulerOf(readSchedules().alphas[0]!.config) }
+  const model = { name: 'sd15', family: sd1, scheduler: { ...schedulerOf(readSchedules().alphas[0]!.config), predictionType } }
   const hashes = { legacyHash: '6ce01616', hash: 'a'.repeat(64) }
-  const later = { hash: async () => hashes.hash, legacyHash: async () => hashes.legacyHash }
   const run = { sessionId: 77, startedAt: 1_700_000_000.25 }
   const precision = options.precision === 'auto' ? ('f32' as const) : options.precision
   const epoch = { batchesPerEpoch: 7, updatesPerEpoch: 7 }
-  const info = { options, precision, optimizer: adamw, images, run, steps: 20, ...epoch, model: { ...model, ...later }, version: '0.1.0' }
-  return trainingMetadata(info, hashes, step, 1_700_000_100)
+  const info = { options, precision, optimizer: optimizers.adamw, images, run, steps: 20, ...epoch, model, hashes, version: '0.1.0' }
+  return trainingMetadata(info, step, 1_700_000_100)
 }
 
 test('every value is a string, and what tools read is there as kohya writes it', () => {
@@ -74,6 +74,10 @@ test('every value is a string, and what tools read is there as kohya writes it',
   }
   for (const [key, value] of Object.entries(expected)) assert.equal(written[key], value, key)
   assert.match(written['modelspec.date'] ?? '', /^2023-11-1[45]T\d\d:\d\d:00$/)
+})
+
+test("modelspec's word for v-prediction is v", () => {
+  assert.equal(metadata({}, 9, 'v_prediction')['modelspec.prediction_type'], 'v')
 })
 
 test('the keys that PEFT readers take for theirs are not there', () => {

@@ -3,13 +3,15 @@ import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import sharp from 'sharp'
+import { LorafuseError } from '../../../lib/errors.js'
 import type { TrainEvent } from '../../../lib/events.js'
+import { hashFiles } from '../../../lib/files/hashes.js'
 import { readHeader } from '../../../lib/files/safetensors.js'
 import type { Model } from '../../../lib/models/model.js'
 import type { Layer } from '../../../lib/native.js'
-import { resolveTrainOptions, type TrainOptions } from '../../../lib/options/resolve.js'
+import { kebab, type Label, resolveTrainOptions, type TrainOptions } from '../../../lib/options/resolve.js'
 import { normal } from '../../../lib/random.js'
-import { Training } from '../../../lib/train/run.js'
+import { runTraining, Training } from '../../../lib/train/run.js'
 import { FakeSession, layer } from '../../fixtures/fake-session.js'
 import { tiny } from '../../fixtures/lora.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
@@ -25,11 +27,20 @@ async function place(t: TestContext, sizes: [number, number][]): Promise<TrainOp
   return { model: tiny, images, output: join(folder, 'out'), device: 'cpu', resolution: 128, rank: 1, saveEvery: 0, steps: 2 }
 }
 
+/** Writes an image of 128 × 128 pixels whose header is whole and whose last rows are missing. */
+async function writeDamaged(path: string): Promise<void> {
+  const noise = normal({ seed: 1, stream: 'noise' }, 128 * 128 * 3).map((value) => 128 + 50 * value)
+  const png = await sharp(Uint8Array.from(noise), { raw: { width: 128, height: 128, channels: 3 } })
+    .png()
+    .toBuffer()
+  await writeFile(path, png.subarray(0, png.length / 2))
+}
+
 /** Trains on a fake session, which `change` may alter. */
-async function run(given: TrainOptions, change: (session: FakeSession, model: Model) => void = () => {}, layers?: Layer[]) {
+async function run(given: TrainOptions, change: (session: FakeSession, model: Model) => void = () => {}, layers?: Layer[], label?: Label) {
   const session = new FakeSession(layers)
   const events: TrainEvent[] = []
-  const training = new Training(resolveTrainOptions(given), { onEvent: (event) => events.push(event) }, (model) => {
+  const training = new Training(resolveTrainOptions(given), { onEvent: (event) => events.push(event) }, label, (model) => {
     change(session, model)
     return session
   })
@@ -99,6 +110,21 @@ test('a training that does not fit on the gpu is refused before it caches, with 
   assert.equal(await refusal({}, MIB / 2), `${beginning} 0 MiB; resolution 64 with batchSize 1 would fit`)
   assert.equal(await refusal({}, 1000), `${beginning} 0 MiB; no batchSize or resolution would fit`)
   assert.deepEqual(await readdir(given.output!).catch(() => []), [])
+  // 32 pixels would fit, but the option begins at 64.
+  assert.equal(await refusal({ bucketMin: 8, bucketStep: 32 }, MIB / 8), `${beginning} 0 MiB; no batchSize or resolution would fit`)
+})
+
+test('a refusal names options as the caller does', async (t) => {
+  const label = (name: string) => `--${kebab(name)}`
+  const given = await place(t, [[128, 128]])
+  const starve = (session: FakeSession) => {
+    session.bytesPerLatent = MIB / 1024
+    session.available = 1000
+  }
+  const { failed } = await run({ ...given, device: 'cuda', batchSize: 2 }, starve, undefined, label)
+  assert.match(failed!.message, /; no --batch-size or --resolution would fit$/)
+  const options = resolveTrainOptions({ ...given, bucketStep: 8 })
+  await assert.rejects(runTraining(options, {}, label), { code: 'OPTION_INVALID', message: /for --bucket-step with this model/ })
 })
 
 test('what is planned for the CPU is compared with what the system has', async (t) => {
@@ -115,12 +141,7 @@ test('an image that turns out damaged is skipped with a warning, and the trainin
     [128, 128],
   ])
   const damaged = join(given.images, '0.png')
-  // Its header is whole, its last rows are missing.
-  const noise = normal({ seed: 1, stream: 'noise' }, 128 * 128 * 3).map((value) => 128 + 50 * value)
-  const png = await sharp(Uint8Array.from(noise), { raw: { width: 128, height: 128, channels: 3 } })
-    .png()
-    .toBuffer()
-  await writeFile(damaged, png.subarray(0, png.length / 2))
+  await writeDamaged(damaged)
   const { session, events } = await run({ ...given, steps: 4, flip: true, batchSize: 2 })
   const types = briefly(events)
   assert.deepEqual(types.slice(types.indexOf('latents 0/6'), types.indexOf('latents 2/6')), ['latents 0/6', 'warning'])
@@ -139,36 +160,80 @@ test('an image that turns out damaged is skipped with a warning, and the trainin
   assert.ok(!strict.session.calls.includes('vae.encode'))
 })
 
-test('a state is checked before anything is cached, but for the images, which are known only then', async (t) => {
-  const given = await place(t, [[128, 128]])
+test('a state is checked before anything is cached', async (t) => {
+  const given = await place(t, [
+    [128, 128],
+    [128, 128],
+  ])
   await run(given)
-  const other = await run({ ...given, resume: true, seed: 1 })
-  assert.equal(other.failed?.code, 'STATE_MISMATCH')
-  assert.match(other.failed.message, /seed 0 instead of 1/)
-  assert.deepEqual(briefly(other.events), [])
+  const refuse = async (change: Partial<TrainOptions>, message: RegExp) => {
+    const { failed, events } = await run({ ...given, resume: true, ...change })
+    assert.equal(failed?.code, 'STATE_MISMATCH')
+    assert.match(failed.message, message)
+    assert.deepEqual(briefly(events), [])
+  }
+  await refuse({ seed: 1 }, /seed 0 instead of 1/)
+  await refuse({ steps: 1 }, /at most 1 steps but received one of 2; raise steps/)
   const longer = await run({ ...given, resume: true, steps: 3 })
   assert.equal(longer.failed, undefined)
   assert.equal(longer.session.steps.length, 1)
   await writeFile(join(given.images, '0.txt'), 'another caption')
-  const changed = await run({ ...given, resume: true, steps: 4 })
-  assert.match(changed.failed!.message, /of other images or captions/)
-  assert.ok(briefly(changed.events).includes('latents 1/1'))
+  await refuse({ steps: 4 }, /of other images or captions/)
+  await writeFile(join(given.images, '0.txt'), 'image 0')
+  // An image damaged since is found when it is cached.
+  await writeDamaged(join(given.images, '1.png'))
+  assert.equal((await run({ ...given, resume: true, steps: 4 })).failed?.code, 'STATE_MISMATCH')
 })
 
-test('the UNet is hashed beside the caching, and once', async (t) => {
+test('a run whose damaged images were skipped is resumed without them', async (t) => {
+  const given = await place(t, [
+    [128, 128],
+    [128, 128],
+  ])
+  await writeDamaged(join(given.images, '1.png'))
+  await run(given)
+  const resumed = await run({ ...given, resume: true, steps: 3 })
+  assert.equal(resumed.failed, undefined)
+  assert.equal(resumed.session.steps.length, 1)
+  await writeFile(join(given.images, '0.txt'), 'another caption')
+  const { failed, events } = await run({ ...given, resume: true, steps: 4 })
+  assert.equal(failed?.code, 'STATE_MISMATCH')
+  assert.deepEqual(briefly(events), [])
+})
+
+test('the UNet is hashed beside the caching, and a failure of it ends the training before the first step', async (t) => {
   const given = await place(t, [[128, 128]])
-  const order: string[] = []
-  const { session } = await run(given, (session, model) => {
+  let before: string[] = []
+  const { events } = await run(given, (session, model) => {
     const { hash } = model
-    model.hash = () => {
-      order.push(session.calls.includes('vae.encode') ? 'saved' : 'before caching ends')
-      return hash()
+    model.hash = (signal) => {
+      before = [...session.calls]
+      return hash(signal)
     }
   })
-  assert.deepEqual(order, ['before caching ends', 'saved'])
-  assert.ok(session.calls.includes('prepare'))
+  assert.ok(!before.includes('vae.encode'))
+  assert.equal(events.at(-1)?.type, 'done')
   const { metadata } = await readHeader(join(given.output, 'lora.safetensors'))
   assert.match(metadata.ss_new_sd_model_hash!, /^[0-9a-f]{64}$/)
+  const gone = await run({ ...given, output: `${given.output}-2` }, (_, model) => {
+    model.hash = () => hashFiles(['/nowhere/model.safetensors'])
+  })
+  assert.equal(gone.failed?.code, 'FILE_NOT_FOUND')
+  assert.ok(!gone.session.calls.includes('prepare'))
+})
+
+test('a training that fails while it caches stops the hashing', async (t) => {
+  const given = await place(t, [[128, 128]])
+  let hashing: AbortSignal | undefined
+  const { failed } = await run(given, (session, model) => {
+    model.hash = (signal) => {
+      hashing = signal
+      return new Promise(() => {})
+    }
+    session.run = () => Promise.reject(new LorafuseError('OUT_OF_MEMORY', 'Expected memory'))
+  })
+  assert.equal(failed?.code, 'OUT_OF_MEMORY')
+  assert.equal(hashing?.aborted, true)
 })
 
 test('layers outside the transformers carry no adapter', async (t) => {
