@@ -26,26 +26,25 @@ function readSystem(path: string): string {
   }
 }
 
-/** What Node says of memory, in bytes: what this process may still use, and what is free on the whole machine. */
-const nodeMemory = () => ({ available: process.availableMemory(), free: freemem() })
-
-/** Reads the memory statistics of this process's cgroup, version 2 or 1; in a container, that may be the root of what is mounted. */
-function containerStatistics(read: (path: string) => string): string {
-  const cgroups = read('/proc/self/cgroup')
-  const [, own2] = /^0::(.+)$/m.exec(cgroups) ?? []
-  const [, own1] = /^\d+:(?:.*,)?memory(?:,.*)?:(.+)$/m.exec(cgroups) ?? []
-  const folder = own1 === undefined ? '/sys/fs/cgroup' : '/sys/fs/cgroup/memory'
-  return read(join(folder, own1 ?? own2 ?? '', 'memory.stat')) || read(join(folder, 'memory.stat'))
+/** Reads the memory statistics of this process's cgroup, version 1 or 2; in a container, that may be the root of what is mounted. */
+function containerStatistics(read: typeof readSystem): string {
+  const groups = read('/proc/self/cgroup')
+  const [, controllers, own = ''] = /^\d+:([^:]*\bmemory\b[^:]*):(.*)$/m.exec(groups) ?? /^0:():(.*)$/m.exec(groups) ?? []
+  const root = controllers ? '/sys/fs/cgroup/memory' : '/sys/fs/cgroup'
+  return read(join(root, own, 'memory.stat')) || read(join(root, 'memory.stat'))
 }
 
 /**
  * Returns how many bytes of memory are available, swap included. Trap: in a container with a limit, Node counts cached pages of files as
- * used, though the system drops them when memory is needed. Tests replace `read` and `memory`.
+ * used, though the system drops them when memory is needed. Tests replace the arguments.
  */
-export function availableMemory(read = readSystem, { available, free } = nodeMemory()): number {
+export function availableMemory(
+  read = readSystem,
+  { available, free } = { available: process.availableMemory(), free: freemem() },
+): number {
   const [, swap = 0] = /^SwapFree: +(\d+) kB$/m.exec(read('/proc/meminfo')) ?? []
-  if (available >= free) return free + Number(swap) * 1024
-  const cached = containerStatistics(read).matchAll(/^(?:in)?active_file (\d+)$/gm)
-  const droppable = Array.from(cached, ([, bytes]) => Number(bytes)).reduce((sum, bytes) => sum + bytes, 0)
-  return Math.min(free, available + droppable) + Number(swap) * 1024
+  const statistics = available < free ? containerStatistics(read) : ''
+  let bytes = available
+  for (const [, cached] of statistics.matchAll(/^(?:in)?active_file (\d+)$/gm)) bytes += Number(cached)
+  return Math.min(free, bytes) + Number(swap) * 1024
 }

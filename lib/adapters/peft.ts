@@ -1,16 +1,8 @@
-/**
- * Names of tensors in LoRA files of diffusers and PEFT, in both directions
- * (huggingface/diffusers:src/diffusers/loaders/lora_pipeline.py, utils/state_dict_utils.py).
- */
+/** Names of tensors in LoRA files of diffusers and PEFT (huggingface/diffusers:src/diffusers/loaders/lora_pipeline.py). */
 import type { TensorName } from './kohya.js'
 
 const ROLES: Record<string, string> = { lora_A: 'down', lora_B: 'up', 'lora.down': 'down', 'lora.up': 'up' }
 const NAME = /^(base_model\.model|\w+)\.(.+?)\.(lora_A|lora_B|lora\.down|lora\.up)(?:\.default)?\.weight$/
-
-/** Names a tensor: `unet.mid_block.attentions.0.proj_in.lora_A.weight`. */
-export function peftName(network: string, path: string, role: string): string {
-  return `${network}.${path}.${Object.keys(ROLES).find((key) => ROLES[key] === role)}.weight`
-}
 
 /** Parses a tensor's name; undefined if it is neither diffusers' nor PEFT's. PEFT's names tell no network; the UNet is meant. */
 export function parsePeftName(name: string): TensorName | undefined {

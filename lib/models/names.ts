@@ -1,31 +1,20 @@
-/** Maps names of tensors between the spelling of our graphs and other spellings in files. */
+/** Names of tensors: how files spell them, and how our graphs do. */
 import type { Network } from '../native.js'
 
-/** In a pattern, `^` is the beginning of a name and `*` stands for digits. */
-const SPELLINGS: Record<Network['architecture'], [theirs: string, ours: string][]> = {
+const SPELLINGS: Record<Network['architecture'], [theirs: RegExp, ours: string][]> = {
   unet: [],
   // transformers 5 drops the prefix that every earlier file, and kohya's names, have.
-  clip: ['embeddings.', 'encoder.', 'final_layer_norm.'].map((part) => [`^${part}`, `^text_model.${part}`]),
+  clip: [[/^(embeddings|encoder|final_layer_norm)\./, 'text_model.$1.']],
   // Attention as diffusers' first VAE files name it (huggingface/diffusers:src/diffusers/models/modeling_utils.py).
   vae: [
-    ['.attentions.*.query.', '.attentions.*.to_q.'],
-    ['.attentions.*.key.', '.attentions.*.to_k.'],
-    ['.attentions.*.value.', '.attentions.*.to_v.'],
-    ['.attentions.*.proj_attn.', '.attentions.*.to_out.0.'],
+    [/(\.attentions\.\d+)\.query\./, '$1.to_q.'],
+    [/(\.attentions\.\d+)\.key\./, '$1.to_k.'],
+    [/(\.attentions\.\d+)\.value\./, '$1.to_v.'],
+    [/(\.attentions\.\d+)\.proj_attn\./, '$1.to_out.0.'],
   ],
-}
-
-function respell(name: string, from: string, to: string): string {
-  const pattern = from.replaceAll('.', '\\.').replace('*', '(\\d+)')
-  return name.replace(new RegExp(pattern), to.replace('^', '').replace('*', '$1'))
 }
 
 /** Returns our spelling of a name in a file. */
 export function ourName(architecture: Network['architecture'], name: string): string {
-  return SPELLINGS[architecture].reduce((spelled, [theirs, ours]) => respell(spelled, theirs, ours), name)
-}
-
-/** Returns the other spelling of our name, or the name itself if there is none. */
-export function theirName(architecture: Network['architecture'], name: string): string {
-  return SPELLINGS[architecture].reduce((spelled, [theirs, ours]) => respell(spelled, ours, theirs), name)
+  return SPELLINGS[architecture].reduce((spelled, [theirs, ours]) => spelled.replace(theirs, ours), name)
 }

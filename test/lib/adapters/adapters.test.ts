@@ -4,7 +4,7 @@ import { type AdapterOptions, adapterCount, initialWeights, parameterCount, para
 import { kohyaTensors } from '../../../lib/adapters/files.js'
 import { kohyaLayer, kohyaName, parseKohyaName } from '../../../lib/adapters/kohya.js'
 import { lora } from '../../../lib/adapters/lora.js'
-import { parsePeftName, peftName } from '../../../lib/adapters/peft.js'
+import { parsePeftName } from '../../../lib/adapters/peft.js'
 import { loraPrefixes } from '../../../lib/models/model.js'
 import { sd1 } from '../../../lib/models/sd1.js'
 import type { Layer } from '../../../lib/native.js'
@@ -72,12 +72,13 @@ test("names are kohya's, and lead back", () => {
     assert.equal(parseKohyaName(prefixes, name), undefined, name)
 })
 
-test("names are PEFT's, and lead back", () => {
+test("names are diffusers' and PEFT's", () => {
   const path = `${block}.attn1.to_out.0`
-  assert.equal(peftName('unet', path, 'down'), `unet.${path}.lora_A.weight`)
-  assert.equal(peftName('text_encoder', path, 'up'), `text_encoder.${path}.lora_B.weight`)
   const layer = path.replaceAll('.', '_')
-  for (const role of ['down', 'up']) assert.deepEqual(parsePeftName(peftName('unet', path, role)), { network: 'unet', layer, role })
+  for (const [matrix, role] of Object.entries({ lora_A: 'down', lora_B: 'up', 'lora.down': 'down', 'lora.up': 'up' })) {
+    for (const network of ['unet', 'text_encoder'])
+      assert.deepEqual(parsePeftName(`${network}.${path}.${matrix}.weight`), { network, layer, role })
+  }
   assert.deepEqual(parsePeftName(`base_model.model.${path}.lora_B.default.weight`), { network: 'unet', layer, role: 'up' })
   assert.equal(parsePeftName(kohyaName(prefixes, 'unet', path, 'up')), undefined)
 })

@@ -7,7 +7,7 @@ import { toHalf } from '../../../lib/files/floats.js'
 import { hashFiles } from '../../../lib/files/hashes.js'
 import { type NamedTensor, readTensors, writeSafetensors } from '../../../lib/files/safetensors.js'
 import { readModel } from '../../../lib/models/diffusers.js'
-import { ourName, theirName } from '../../../lib/models/names.js'
+import { ourName } from '../../../lib/models/names.js'
 import { sd1 } from '../../../lib/models/sd1.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 
@@ -308,7 +308,7 @@ test('hashes are computed when they are first asked for, and once', async (t) =>
   assert.equal(await hash(), before)
 })
 
-test("a tensor's other spelling and ours lead to each other", () => {
+test("a tensor's other spelling leads to ours, and ours to itself", () => {
   const pairs = [
     ['vae', 'decoder.mid_block.attentions.0.proj_attn.bias', 'decoder.mid_block.attentions.0.to_out.0.bias'],
     ['vae', 'encoder.mid_block.attentions.0.key.weight', 'encoder.mid_block.attentions.0.to_k.weight'],
@@ -320,6 +320,5 @@ test("a tensor's other spelling and ours lead to each other", () => {
   for (const [architecture, theirs, ours] of pairs) {
     assert.equal(ourName(architecture, theirs), ours)
     assert.equal(ourName(architecture, ours), ours)
-    assert.equal(theirName(architecture, ours), theirs)
   }
 })
