@@ -25,6 +25,7 @@ SUITE(conv_weight_grad) {
   for (int64_t outputs : {1, 7, 16, 33, 64, 72}) gradient_row({}, {1, 8, 8, 40}, outputs);
   for (int64_t inputs : {1, 17, 31, 32, 33, 136}) gradient_row({}, {1, 3, 5, inputs}, 4);
   gradient_row({}, {2, 20, 17, 24}, 16);  // k in splits
+  gradient_row({}, {1, 64, 64, 8}, 8);    // k in splits that are added up
   gradient_row({}, {1, 1, 1, 8}, 8);
   gradient_row({3, 2, 1, 1}, {1, 16, 16, 320}, 16);
 }

@@ -27,7 +27,7 @@ void layer_rows(const Shape& x, DType dtype = DType::f32, Data data = {}) {
 SUITE(layer_norm) {
   for (DType dtype : {DType::f32, DType::f16, DType::bf16}) layer_rows({2, 9, 40}, dtype);
   for (int64_t channels = 1; channels <= 17; channels++) layer_rows({2, 3, channels});
-  for (int64_t channels : {31, 33, 64, 65, 320, 768, 1280}) layer_rows({1, 5, channels});
+  for (int64_t channels : {31, 33, 64, 65, 320, 640, 768, 1280, 2560, 2568}) layer_rows({1, 5, channels});
   layer_rows({1, 4, 4, 320});
   layer_rows({1, 1, 1});
   layer_rows({3, 320}, DType::f32, {1, 100});

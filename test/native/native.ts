@@ -36,7 +36,8 @@ export function nativeTests(words: string[], env: NodeJS.ProcessEnv = {}, progra
     child.on('close', (...how) => resolve(how))
   })
   const all = Promise.all([text(child.stdout), text(child.stderr), ended])
-  return async (t: TestContext): Promise<void> => {
+  /** Reports the suites; returns what the program wrote to stderr. */
+  return async (t: TestContext): Promise<string> => {
     const [stdout, stderr, [status, signal]] = await all
     for (const suite of suitesOf(stdout))
       await t.test(`${suite.name}: ${suite.passed + suite.failed.filter((line) => line.startsWith('FAILED')).length} cases`, () => {
@@ -45,5 +46,22 @@ export function nativeTests(words: string[], env: NodeJS.ProcessEnv = {}, progra
     const last = stdout.trim().split('\n').at(-1) ?? ''
     assert.equal(status, 0, `${signal ?? ''}\n${stderr}\n${last}`)
     assert.match(last, /^[1-9]\d* passed, 0 failed$/)
+    return stderr
+  }
+}
+
+/**
+ * Runs the chosen cases on an emulated GPU, and those that fill the largest tiles on one with a single multiprocessor, where small products
+ * take them. Fails if a kernel of the CUDA backend runs in neither.
+ */
+export function everyKernel(words: string[], env: NodeJS.ProcessEnv = {}) {
+  const runs = [
+    nativeTests(['--idle', ...words], env),
+    nativeTests(['--idle', ' filling tiles gpu '], { ...env, PTXEMU_MULTIPROCESSORS: '1' }),
+  ]
+  return async (t: TestContext): Promise<void> => {
+    const [some, others] = [await runs[0]!(t), await runs[1]!(t)].map((stderr) => stderr.split('\n'))
+    const idle = some!.filter((name) => name !== '' && others!.includes(name))
+    assert.deepEqual(idle, [], 'kernels that no case runs')
   }
 }

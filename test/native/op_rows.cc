@@ -11,7 +11,7 @@ namespace lorafuse::test {
 namespace {
 
 constexpr int64_t kOutputs = 4096;  // small rows are tried with other numbers until this many outputs have an error
-constexpr int64_t kMostTrials = 256, kMostTrialsOnGpu = 64, kMostElements = 1 << 18;
+constexpr int64_t kMostTrials = 256, kMostElements = 1 << 18;
 
 struct Trial {
   std::vector<std::vector<unsigned char>> inputs;
@@ -111,7 +111,7 @@ const Prepared& prepared(const std::shared_ptr<const Row>& row, Target target) {
   int64_t elements = 0;
   for (const Input& input : row->inputs) elements += input.shape.elements();
   const int64_t wanted = std::min(kOutputs / p.shapes[0].elements(), kMostElements / elements);
-  const int64_t trials = std::clamp<int64_t>(wanted, 1, target.gpu ? kMostTrialsOnGpu : kMostTrials);
+  const int64_t trials = std::clamp<int64_t>(wanted, 1, kMostTrials);
   for (int64_t i = 0; i < trials; i++) p.trials.push_back(trial(*row, target, p, 1000 + i));
   latest = {row, target};
   return p;
@@ -293,7 +293,7 @@ std::string shapes_of(const Row& row) {  // the op, its attributes and shapes
   std::string shapes;
   for (size_t i = 0; i < std::min(row.inputs.size(), d.shown); i++)
     shapes += (i ? " x " : " ") + row.inputs[i].shape.str() + (row.inputs[i].parameter ? " trained" : "");
-  return lorafuse::name_of(row.op) + d.attributes + shapes;
+  return lorafuse::name_of(row.op) + d.attributes + shapes + row.label;
 }
 
 std::string name_of(const Row& row) {

@@ -16,6 +16,7 @@ struct Row {
   Op op;
   std::vector<Input> inputs;
   std::function<void(std::vector<Array<double>>& inputs)> derive = nullptr;  // computes inputs that follow from others
+  std::string label = {};                                                    // the end of its name, by which it can be chosen
 };
 
 inline Input scaled(Shape shape, float scale, float shift = 0) {

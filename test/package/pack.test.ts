@@ -88,7 +88,7 @@ describe('the packed package', { timeout: 1_800_000 }, () => {
       'dist/lib/index.js',
       'dist/lib/index.d.ts',
       'dist/lib/cli/cli.js',
-      'native/addon.cc',
+      'native/addon/addon.cc',
       'CMakeLists.txt',
       'binding.gyp',
       'scripts/install.js',
