@@ -31,10 +31,10 @@ const ours = existsSync(join(root, 'test/native'))
 const onOff = (on) => (on ? 'ON' : 'OFF')
 const output = (command, words) => spawnSync(command, words, { encoding: 'utf8' }).stdout ?? ''
 
-/** Of the GPU in this machine. Without one: what tests compile all kernels for, or what a machine elsewhere needs. */
+/** The GPU in this machine. Without one: PTX for which the tests have every kernel, or machine code for any machine that may have one. */
 function architectures() {
   const [, major, minor] = /^(\d+)\.(\d)/.exec(output('nvidia-smi', ['--query-gpu=compute_cap', '--format=csv,noheader'])) ?? []
-  return major ? `${major}${minor}` : ours ? '80' : '75;80'
+  return major ? `${major}${minor}` : ours ? '80-virtual' : '75;80'
 }
 
 const definitions = {

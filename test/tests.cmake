@@ -7,7 +7,9 @@ file(GLOB TESTS CONFIGURE_DEPENDS ${TEST}/native/*.cc)
 list(FILTER TESTS EXCLUDE REGEX "/main\\.cc$")
 add_library(test_cases OBJECT ${TESTS})
 target_include_directories(test_cases PUBLIC native ${TEST}/native)
-target_compile_options(test_cases PRIVATE ${OPTIMIZE_CORE})
+target_compile_options(test_cases PRIVATE -O1)
+set_source_files_properties(${TEST}/native/reference.cc PROPERTIES COMPILE_OPTIONS ${OPTIMIZE_CORE} SKIP_PRECOMPILE_HEADERS ON)
+target_precompile_headers(test_cases PRIVATE ${TEST}/native/checkpoint.h ${TEST}/native/golden.h ${TEST}/native/op_rows.h)
 target_compile_definitions(test_cases PRIVATE LORAFUSE_FIXTURES="${TEST}/fixtures")
 target_link_libraries(test_cases PUBLIC test_runner)
 add_executable(native_tests ${TEST}/native/main.cc)
@@ -30,8 +32,8 @@ if(TARGET lorafuse_cuda)
   add_cuda_backend(lorafuse_cuda_emulated cuda_kernels /emulated cudart_emulator)
   list(GET CMAKE_CUDA_ARCHITECTURES 0 architecture)
   string(REGEX MATCH "[0-9]+" architecture "${architecture}")
-  target_compile_definitions(test_cases PRIVATE LORAFUSE_EMULATED_LIBRARY="${LORAFUSE_OUTPUT}/emulated/liblorafuse_cuda.so"
-    LORAFUSE_EMULATED_GPU="${architecture}")
+  set_source_files_properties(${TEST}/native/backends.cc PROPERTIES COMPILE_DEFINITIONS
+    "LORAFUSE_EMULATED_LIBRARY=\"${LORAFUSE_OUTPUT}/emulated/liblorafuse_cuda.so\";LORAFUSE_EMULATED_GPU=\"${architecture}\"")
   add_dependencies(native_tests lorafuse_cuda_emulated)
 
   # The backend for both generations whose code differs, with machine code: Turing and Ampere.
