@@ -9,7 +9,7 @@
 namespace lorafuse::test {
 namespace {
 
-int run(const std::string& program, std::vector<std::string> arguments) {
+int run_tests(const std::string& program, std::vector<std::string> arguments) {
   const bool tell_idle = std::erase(arguments, "--idle") > 0;
   const int failed = run_cases(program, arguments);
   if (tell_idle) std::fputs(idle_kernels().c_str(), stderr);
@@ -21,7 +21,7 @@ int run(const std::string& program, std::vector<std::string> arguments) {
 
 int main(int count, char** arguments) {
   try {
-    return lorafuse::test::run(arguments[0], {arguments + 1, arguments + count});
+    return lorafuse::test::run_tests(arguments[0], {arguments + 1, arguments + count});
   } catch (const std::exception& e) {
     std::fprintf(stderr, "native_tests: %s\n", e.what());
     return 1;
