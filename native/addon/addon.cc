@@ -44,7 +44,7 @@ AdapterSpec adapter_spec(const Napi::Value& value, const std::string& name) {
   const int64_t group = integer(get(from, "group"), name + ".group");
   CHECK(group >= 0 && group < ParameterGroup::kMost, "ARGUMENT_INVALID", "Expected a group from 0 to ", ParameterGroup::kMost - 1, " for ",
         name, " but received ", group);
-  const Lora lora{integer(get(from, "rank"), name + ".rank"), static_cast<float>(number(get(from, "scale"), name + ".scale"))};
+  const Lora lora{integer(get(from, "rank"), name + ".rank"), static_cast<float>(finite(get(from, "scale"), name + ".scale"))};
   return {string(get(from, "network"), name + ".network"), string(get(from, "path"), name + ".path"), {lora, static_cast<uint8_t>(group)}};
 }
 
@@ -59,12 +59,14 @@ Update update_of(const Napi::Value& value) {
   const Update update{.groups = list(get(from, "groups"), "groups",
                                      [](const Napi::Value& v, const std::string& n) {
                                        const auto group = object(v, n);
-                                       return ParameterGroup{number(get(group, "learningRate"), n + ".learningRate"),
-                                                             number(get(group, "weightDecay"), n + ".weightDecay")};
+                                       return ParameterGroup{finite(get(group, "learningRate"), n + ".learningRate"),
+                                                             finite(get(group, "weightDecay"), n + ".weightDecay")};
                                      }),
-                      .max_grad_norm = number(get(from, "maxGradNorm"), "maxGradNorm"),
-                      .loss_scale = number(get(from, "lossScale"), "lossScale"),
+                      .max_grad_norm = finite(get(from, "maxGradNorm"), "maxGradNorm"),
+                      .loss_scale = finite(get(from, "lossScale"), "lossScale"),
                       .step = integer(get(from, "step"), "step")};
+  CHECK(update.groups.size() <= ParameterGroup::kMost, "ARGUMENT_INVALID", "Expected at most ", ParameterGroup::kMost,
+        " groups but received ", update.groups.size());
   CHECK(update.loss_scale > 0, "ARGUMENT_INVALID", "Expected a positive number for lossScale but received ", update.loss_scale);
   CHECK(update.step > 0, "ARGUMENT_INVALID", "Expected a positive number for step but received ", update.step);
   return update;

@@ -86,15 +86,21 @@ inline HostTensor tensor(const Napi::Value& value, const std::string& name) {
   return t;
 }
 
+inline double finite(const Napi::Value& value, const std::string& name) {
+  const double x = number(value, name);
+  CHECK(std::isfinite(x), "ARGUMENT_INVALID", "Expected a finite number for ", name, " but received ", x);
+  return x;
+}
+
 inline Config config(const Napi::Value& value, const std::string& name) {
   return Config(name, record(value, name, [](const Napi::Value& v, const std::string& n) -> Config::Value {
                   if (v.IsBoolean()) return boolean(v, n);
-                  if (v.IsNumber()) return number(v, n);
+                  if (v.IsNumber()) return finite(v, n);
                   if (v.IsString()) return string(v, n);
                   CHECK(v.IsArray(), "ARGUMENT_INVALID", "Expected a number, a string, true, false or a list for ", n);
                   const auto array = v.As<Napi::Array>();
                   if (array.Length() > 0 && array.Get(0u).IsString()) return list(v, n, string);
-                  return list(v, n, number);
+                  return list(v, n, finite);
                 }));
 }
 

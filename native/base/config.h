@@ -30,6 +30,8 @@ class Config {
   std::vector<int64_t> counts(const std::string& name) const {
     std::vector<int64_t> all;
     for (double x : get<std::vector<double>>(name, "a list of whole numbers")) all.push_back(whole(name, x, 1));
+    CHECK(!all.empty() && all.size() <= 32, "CONFIG_INVALID", "Expected 1 to 32 numbers for ", name, " of ", where_, " but received ",
+          all.size());
     return all;
   }
   bool has(const std::string& name) const { return values_.contains(name); }

@@ -38,6 +38,9 @@ const NetworkFunction& find_function(const std::string& architecture, const std:
 }
 
 const NetworkFunction* adaptable_function(const std::string& architecture) {
+  const bool known =
+      std::any_of(std::begin(kFunctions), std::end(kFunctions), [&](const auto& f) { return f.architecture == architecture; });
+  CHECK(known, "ARGUMENT_INVALID", "Expected unet, clip or vae for the architecture of a network but received ", architecture);
   const auto* found = std::find_if(std::begin(kFunctions), std::end(kFunctions),
                                    [&](const NetworkFunction& f) { return f.architecture == architecture && f.has_layers; });
   return found == std::end(kFunctions) ? nullptr : found;

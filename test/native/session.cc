@@ -465,6 +465,11 @@ SUITE(session) {
     expect_error("ARGUMENT_INVALID", [&] { session.run("vae", "predict", {}); });
     expect_error("MODEL_INCOMPLETE", [&] { session.layers("text_encoder"); });
     EXPECT(session.layers("vae").empty(), "layers of the VAE");
+    model.options.networks.at("vae").architecture = "other";
+    model.options.networks.at("unet").config = Config("unet", {{"block_out_channels", std::vector<double>{}}});
+    Session odd(model.options);
+    expect_error("ARGUMENT_INVALID", [&] { odd.layers("vae"); });
+    expect_error("CONFIG_INVALID", [&] { odd.layers("unet"); });
   });
   test_case("token ids beyond the vocabulary and too many tokens are refused", [] {
     Model model;
