@@ -109,7 +109,7 @@ if (hasGpu()) {
       encoding: 'utf8',
       env: { ...process.env, PTXEMU_MEMORY: '16M' },
     })
-    assert.match(stdout, /^OUT_OF_MEMORY Expected \d+ bytes of memory on the gpu but only \d+ of its \d+ are free/)
+    assert.match(stdout, /^OUT_OF_MEMORY Expected \d+ MiB of free memory on the GPU for this training but received \d+ MiB; /)
   })
 
   test('on a machine without a gpu, cuda is refused with why, and auto takes the CPU', async (t) => {
@@ -122,6 +122,6 @@ if (hasGpu()) {
       encoding: 'utf8',
       env: { ...process.env, PTXEMU_DEVICES: '0' },
     })
-    assert.match(stdout, /^NO_DEVICE Expected a CUDA gpu but found none: .*\ntrained\n$/, stderr)
+    assert.match(stdout, /^NO_DEVICE Expected a CUDA GPU but found none: .*\ntrained\n$/, stderr)
   })
 }
