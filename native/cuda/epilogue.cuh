@@ -39,6 +39,7 @@ template <class T, int kElements = 16 / sizeof(T)> union Chunk {
 // An epilogue gets consecutive elements of one output row: their offset, the first one's column, the values (kCount for a vector store).
 // It clips at the end of the row.
 template <class T> struct Store {
+  using Element = T;
   static constexpr int kCount = 16 / sizeof(T);
   T* y;               // [M, n]
   const float* bias;  // [n] or null
@@ -107,6 +108,7 @@ template <class T> struct StoreGegluGrad {
 
 // g += scale · sum, for gradients.
 struct Accumulate {
+  using Element = float;
   static constexpr int kCount = 4;
   float* g;  // [M, n]
   float scale;
@@ -150,11 +152,13 @@ struct StoreSplit {
 // split_sums [splits, elements], added in order.
 template <class Epilogue> __global__ void __launch_bounds__(256)
     reduce_splits(const float* split_sums, int splits, int elements, const Epilogue epilogue) {
-  const int at = blockIdx.x * 256 + threadIdx.x;
-  if (at >= elements) return;
-  float v[1] = {0};
-  for (int s = 0; s < splits; s++) v[0] += split_sums[static_cast<size_t>(s) * elements + at];
-  epilogue(at, at % epilogue.n, v);
+  if constexpr (kComputes<typename Epilogue::Element>) {
+    const int at = blockIdx.x * 256 + threadIdx.x;
+    if (at >= elements) return;
+    float v[1] = {0};
+    for (int s = 0; s < splits; s++) v[0] += split_sums[static_cast<size_t>(s) * elements + at];
+    epilogue(at, at % epilogue.n, v);
+  }
 }
 
 }  // namespace lorafuse::cuda

@@ -201,18 +201,20 @@ template <class T> struct Segments {
 // split_sums [splits, m, pitch], added in order; a thread has four columns.
 template <class T> __global__ void __launch_bounds__(256)
     reduce_lora_splits(const float* split_sums, int m, int pitch, const Segments<T> segments) {
-  const int at = blockIdx.x * 256 + threadIdx.x, row = at / (pitch / 4);
-  if (row >= m) return;
-  int column = at % (pitch / 4) * 4, i = 0;
-  while (i + 1 < segments.count && column >= segments.at[i + 1].column) i++;
-  const Segment<T>& segment = segments.at[i];
-  float sum[4] = {};
-  for (int s = segment.first; s <= segment.last; s++) {
-    const float4 v = *reinterpret_cast<const float4*>(split_sums + (static_cast<size_t>(s) * m + row) * pitch + column);
-    sum[0] += v.x, sum[1] += v.y, sum[2] += v.z, sum[3] += v.w;
+  if constexpr (kComputes<T>) {
+    const int at = blockIdx.x * 256 + threadIdx.x, row = at / (pitch / 4);
+    if (row >= m) return;
+    int column = at % (pitch / 4) * 4, i = 0;
+    while (i + 1 < segments.count && column >= segments.at[i + 1].column) i++;
+    const Segment<T>& segment = segments.at[i];
+    float sum[4] = {};
+    for (int s = segment.first; s <= segment.last; s++) {
+      const float4 v = *reinterpret_cast<const float4*>(split_sums + (static_cast<size_t>(s) * m + row) * pitch + column);
+      sum[0] += v.x, sum[1] += v.y, sum[2] += v.z, sum[3] += v.w;
+    }
+    column -= segment.column;
+    if (column < segment.store.n) segment.store(row * segment.store.n + column, column, sum);
   }
-  column -= segment.column;
-  if (column < segment.store.n) segment.store(row * segment.store.n + column, column, sum);
 }
 
 }  // namespace lorafuse::cuda
