@@ -1,4 +1,5 @@
-/** The one error class of the package, and how a signal stops what runs. */
+/** The one error class of the package, how its sentences show values, and how a signal stops what runs. */
+import { inspect } from 'node:util'
 
 /** An error with one clear sentence and a stable, documented `code` such as `NO_IMAGES` or `SAFETENSORS_INVALID`. */
 export class LorafuseError extends Error {
@@ -9,6 +10,27 @@ export class LorafuseError extends Error {
     this.name = 'LorafuseError'
     this.code = code
   }
+}
+
+const LONGEST = 80
+const LISTED = 5
+
+/** Writes a value that came from outside for a sentence: on one line, cut to 80 characters, whatever it is. */
+export function shown(value: unknown): string {
+  if (value === '') return 'an empty text'
+  let written = 'a value that cannot be shown'
+  try {
+    const options = { depth: 1, breakLength: Infinity, maxArrayLength: LONGEST, maxStringLength: LONGEST, customInspect: false }
+    written = typeof value === 'string' ? JSON.stringify(value.slice(0, LONGEST + 1)) : inspect(value, options)
+  } catch {}
+  written = written.replace(/\s+/g, ' ')
+  return written.length > LONGEST ? `${written.slice(0, LONGEST).replace(/[\ud800-\udbff]$/, '')}…` : written
+}
+
+/** Writes a list for a sentence: the first five, then how many more. `separator`: between them. */
+export function listed(items: string[], separator = ', '): string {
+  const rest = items.length - LISTED
+  return [...items.slice(0, LISTED), ...(rest > 0 ? [`and ${rest} more`] : [])].join(separator)
 }
 
 /** Throws an error named `AbortError` (code `ABORTED`) whose cause is the signal's reason. `what`: what was stopped, for its sentence. */

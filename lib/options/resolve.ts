@@ -1,6 +1,5 @@
 /** Checks options against their rows. */
-import { inspect } from 'node:util'
-import { LorafuseError } from '../errors.js'
+import { LorafuseError, shown } from '../errors.js'
 import { lrSchedulers } from './lr-schedulers.js'
 import { generateTable, type Presence, type Row, type Table, trainTable } from './table.js'
 import type { Kind } from './values.js'
@@ -37,13 +36,6 @@ export function kebab(name: string): string {
   return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
 }
 
-/** Writes a value for a sentence: short, on one line. */
-function show(value: unknown): string {
-  if (value === '') return 'an empty text'
-  const written = typeof value === 'string' ? JSON.stringify(value) : inspect(value, { depth: 1, breakLength: Infinity })
-  return written.length > 80 ? `${written.slice(0, 80)}…` : written
-}
-
 /** Counts the edits (insertion, deletion, exchange, swap of neighbours) that turn `a` into `b`: restricted Damerau–Levenshtein. */
 function distance(a: string, b: string): number {
   let [before, last, row]: [number[], number[], number[]] = [[], [], Array.from({ length: b.length + 1 }, (_, j) => j)]
@@ -76,13 +68,13 @@ export function unknownOption(command: string, name: string, names: string[], la
 
 /** Makes an `OPTION_INVALID`; leave `value` out if no value came. */
 export function invalidOption(expected: string, name: string, ...value: [unknown?]): LorafuseError {
-  return new LorafuseError('OPTION_INVALID', `Expected ${expected} for ${name} but received ${value.length > 0 ? show(value[0]) : 'none'}`)
+  return new LorafuseError('OPTION_INVALID', `Expected ${expected} for ${name} but received ${value.length > 0 ? shown(value[0]) : 'none'}`)
 }
 
 /** Checks each value against its row. Throws `OPTION_REQUIRED`, `OPTION_INVALID`, `OPTION_UNKNOWN`. */
 export function resolve<T extends Table>(command: string, table: T, input: unknown, label: Label): Resolved<T> {
   if (typeof input !== 'object' || input === null) {
-    throw new LorafuseError('OPTION_INVALID', `Expected an object for the options of ${command} but received ${show(input)}`)
+    throw new LorafuseError('OPTION_INVALID', `Expected an object for the options of ${command} but received ${shown(input)}`)
   }
   const given = input as Record<string, unknown>
   for (const name of Object.keys(given)) if (!Object.hasOwn(table, name)) throw unknownOption(command, name, Object.keys(table), label)

@@ -1,0 +1,101 @@
+/** Opens what a user names: the only way from a user's path to bytes. */
+import { constants, type Stats } from 'node:fs'
+import { type FileHandle, open, readdir, stat } from 'node:fs/promises'
+import { LorafuseError } from '../errors.js'
+
+const MISSING = 'FILE_NOT_FOUND'
+const UNREADABLE = 'FILE_UNREADABLE'
+
+/** What a system's error means, and its code here. */
+const REASONS: Record<string, [code: string, reason: string]> = {
+  ENOENT: [MISSING, 'nothing of that name'],
+  ENOTDIR: [MISSING, 'a path that leads through a file'],
+  ENAMETOOLONG: [MISSING, 'a name that is too long'],
+  ELOOP: [UNREADABLE, 'links that lead in a circle'],
+  EACCES: [UNREADABLE, 'no right to read it'],
+  EPERM: [UNREADABLE, 'no right to read it'],
+  EISDIR: [UNREADABLE, 'a folder'],
+  EMFILE: ['TOO_MANY_FILES', 'too many open files; raise the limit with ulimit -n'],
+  ENFILE: ['TOO_MANY_FILES', 'too many open files on this machine; close other programs'],
+}
+
+const MEBIBYTE = 2 ** 20
+
+/** The error of a path that the system refuses. `what`: what was expected, e.g. `a safetensors file`. */
+export function pathError(what: string, path: string, cause: unknown): LorafuseError {
+  if (cause instanceof LorafuseError) return cause
+  const system = (cause as NodeJS.ErrnoException).code ?? String(cause)
+  const [code, reason] = REASONS[system] ?? [UNREADABLE, `the error ${system}`]
+  return new LorafuseError(code, `Expected ${what} at ${path} but received ${reason}`, { cause })
+}
+
+function kindOf(found: Stats): string {
+  if (found.isDirectory()) return 'a folder'
+  if (found.isFIFO()) return 'a pipe'
+  return found.isSocket() ? 'a socket' : 'a device'
+}
+
+function checkRegular(what: string, path: string, found: Stats): void {
+  if (!found.isFile()) throw new LorafuseError(UNREADABLE, `Expected ${what} at ${path} but received ${kindOf(found)}`)
+}
+
+/**
+ * Opens a regular file to be read, following links. Neither a pipe nor a device is opened, so that nothing hangs.
+ * Throws `FILE_NOT_FOUND`, `FILE_UNREADABLE`, `TOO_MANY_FILES`.
+ */
+export async function openFile(path: string, what: string): Promise<FileHandle> {
+  let file: FileHandle | undefined
+  try {
+    checkRegular(what, path, await stat(path))
+    // The path may name something else by now.
+    file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
+    checkRegular(what, path, await file.stat())
+    return file
+  } catch (cause) {
+    await file?.close()
+    throw pathError(what, path, cause)
+  }
+}
+
+/** Reads `length` bytes at `offset`, fewer where the file ends before. */
+export async function readRange(file: FileHandle, offset: number, length: number): Promise<Uint8Array> {
+  const bytes = new Uint8Array(length)
+  let done = 0
+  while (done < length) {
+    const { bytesRead } = await file.read(bytes, done, Math.min(length - done, 2 ** 30), offset + done)
+    if (bytesRead === 0) break
+    done += bytesRead
+  }
+  return bytes.subarray(0, done)
+}
+
+/** Reads a whole file of at most `most` bytes. Throws as `openFile`, and `FILE_TOO_LARGE`. */
+export async function readWhole(path: string, what: string, most: number): Promise<Uint8Array> {
+  const file = await openFile(path, what)
+  try {
+    const { size } = await file.stat()
+    if (size > most) {
+      const [limit, found] = [most, size].map((bytes) => `${Math.ceil(bytes / MEBIBYTE)} MiB`)
+      throw new LorafuseError('FILE_TOO_LARGE', `Expected ${what} of at most ${limit} at ${path} but received ${found}`)
+    }
+    return await readRange(file, 0, size)
+  } catch (cause) {
+    throw pathError(what, path, cause)
+  } finally {
+    await file.close()
+  }
+}
+
+/** Reads a whole file as `readWhole`, as UTF-8. Throws `TypeError` for other bytes. */
+export async function readText(path: string, what: string, most: number): Promise<string> {
+  return new TextDecoder('utf-8', { fatal: true }).decode(await readWhole(path, what, most))
+}
+
+/** Lists a folder's names, sorted by code units. Throws `FILE_NOT_FOUND`, `FILE_UNREADABLE`, `TOO_MANY_FILES`. */
+export async function listFolder(path: string, what: string): Promise<string[]> {
+  try {
+    return (await readdir(path)).sort()
+  } catch (cause) {
+    throw pathError(what, path, cause)
+  }
+}
