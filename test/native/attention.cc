@@ -45,7 +45,7 @@ SUITE(attention) {
 
 SUITE(attention_of_large_scores) {
   // Scores beyond 88: the shift by the largest is what keeps exp finite.
-  op_row({Attention{2}, {scaled({1, 40, 80}, 6), scaled({1, 300, 80}, 6), {Shape{1, 300, 80}}}});
+  op_row({Attention{2}, {scaled({1, 40, 80}, {6}), scaled({1, 300, 80}, {6}), {Shape{1, 300, 80}}}});
 }
 
 }  // namespace lorafuse::test

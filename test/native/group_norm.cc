@@ -5,22 +5,17 @@
 namespace lorafuse::test {
 namespace {
 
-struct Data { float scale = 1, shift = 0; };
-
 void group_rows(const Shape& x, int groups, bool silu, DType dtype = DType::f32, Data data = {}) {
   const Shape channels{x[-1]};
   const Input beta{channels, dtype};
   const float eps = 1e-5f;
-  op_row({GroupNorm{groups, eps, silu}, {scaled(x, data.scale, data.shift), gamma(channels, dtype), beta}});
-  Row back{GroupNormGrad{groups, silu}, {scaled(x, data.scale, data.shift), gamma(channels, dtype), beta, {Shape{x[0], groups, 2}}, {x}}};
+  op_row({GroupNorm{groups, eps, silu}, {scaled(x, data), gamma(channels, dtype), beta}});
+  Row back{GroupNormGrad{groups, silu}, {scaled(x, data), gamma(channels, dtype), beta, {Shape{x[0], groups, 2}}, {x}}};
   back.derive = [=](std::vector<Array<double>>& in) {
     Array<double> y(x);
     compute<double>(GroupNorm{groups, eps, silu}, {{&in[0], &in[1], &in[2]}, {&y, &in[3]}});
   };
-  op_row(back);
-  std::get<GroupNormGrad>(back.op).residual = true;
-  back.inputs.push_back({x});
-  op_row(std::move(back));
+  norm_gradient_rows<GroupNormGrad>(std::move(back));
 }
 
 }  // namespace

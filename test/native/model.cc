@@ -150,6 +150,48 @@ SUITE(model) {
                 // What the design estimated for adapters on q, k, v and out: 0.53 GiB in f16.
                 if (!all) EXPECT(gib(p.arena_bytes) <= 2 * 0.53, gib(p.arena_bytes), " GiB");
               });
+  test_case("a graph that spans the text encoder and the UNet computes what the two compute one after the other", [] {
+    TemporaryFolder folder;
+    const Config text_config = small_text_encoder(), unet_config = small_unet();
+    const auto weights_of = [&](const char* name, const Layout& layout) {
+      Weights weights{Weights::StorageTypes{}};
+      weights.add(write_random(folder.file(name), layout, 1).path, layout.entries);
+      return weights;
+    };
+    const Weights text_weights = weights_of("text", text_encoder_layout(text_config)),
+                  unet_weights = weights_of("unet", unet_layout(unet_config));
+    const Adapters adapters = adapters_for(adaptable(unet_weights, unet_config), 2);
+    const Network text_encoder{"text_encoder", &text_config, &text_weights, &kNoAdapters},
+        unet_network{"unet", &unet_config, &unet_weights, &adapters};
+    const Shapes shapes = {{"ids", {2, 5}}, {"latents", {2, 4, 4, 4}}, {"timesteps", {2}}, {"context", {2, 5, 12}}};
+
+    Builder encode(text_encoder, DType::f32, shapes), predict(unet_network, DType::f32, shapes), both(text_encoder, DType::f32, shapes);
+    encode.graph.results = {find_function("clip", "encode").build(encode, {})};
+    predict.graph.results = {find_function("unet", "predict").build(predict, {})};
+    const ValueId context = find_function("clip", "encode").build(both, {});
+    both.enter(unet_network);
+    both.graph.results = {unet(both, latents_input(both, "latents", DType::f32), {context})};
+    for (const Node& node : both.graph.nodes)
+      for (ValueId v : node.inputs)
+        EXPECT(both.graph.values[v].storage != Storage::input || both.graph.values[v].name != "context", "context is asked for");
+
+    // The numbers of each value by the network it belongs to and its name.
+    const Feed whole = random_feed(both.graph, 1);
+    const auto part = [&](const Graph& graph) {
+      Feed feed = random_feed(graph, 2);
+      for (auto& [v, data] : feed)
+        for (const auto& [w, given] : whole)
+          if (both.graph.values[w].network == graph.values[v].network && both.graph.values[w].name == graph.values[v].name) data = given;
+      return feed;
+    };
+    Backend& cpu = backend(variants().back(), 2);
+    const auto states = execute(cpu, encode.graph, part(encode.graph));
+    Feed feed = part(predict.graph);
+    for (auto& [v, data] : feed)
+      if (predict.graph.values[v].name == "context") data = states.at(encode.graph.results[0]);
+    const auto expected = execute(cpu, predict.graph, feed).at(predict.graph.results[0]);
+    EXPECT(execute(cpu, both.graph, whole).at(both.graph.results[0]) == expected, "other bits");
+  });
   test_case("latents that the levels do not divide are refused with their shape", [] {
     Sd15 sd;
     const std::string message = expect_error("SHAPE_MISMATCH", [&] { train_graph(sd.weights, sd.config, kNoAdapters, {1, 60, 64}, 77); });

@@ -19,8 +19,11 @@ struct Row {
   std::string label = {};                                                    // the end of its name, by which it can be chosen
 };
 
-inline Input scaled(Shape shape, float scale, float shift = 0) {
-  return {std::move(shape), DType::f32, [=](Random& random) { return shift + scale * random.normal(); }};
+// How the numbers of an input are distributed.
+struct Data { float scale = 1, shift = 0; };
+
+inline Input scaled(Shape shape, Data data) {
+  return {std::move(shape), DType::f32, [=](Random& random) { return data.shift + data.scale * random.normal(); }};
 }
 // Around 1, as the γ of a norm.
 inline Input gamma(Shape shape, DType dtype) {
@@ -30,5 +33,13 @@ inline Input gamma(Shape shape, DType dtype) {
 // Adds the cases. With one thread, outputs are compared with the f64 reference; with more, they must have the bits of one thread. Inputs,
 // and the bytes around outputs and workspace, must not change.
 void op_row(Row row);
+
+// The same for the gradient of a norm, without and with a residual of the shape of the first input.
+template <class Grad> void norm_gradient_rows(Row row) {
+  op_row(row);
+  std::get<Grad>(row.op).residual = true;
+  row.inputs.push_back({row.inputs[0].shape});
+  op_row(std::move(row));
+}
 
 }  // namespace lorafuse::test

@@ -76,15 +76,6 @@ struct Min {
 struct Max {
   template <class T> static T apply(T a, T b) { return a > b ? a : b; }
 };
-struct And {
-  template <class T> static T apply(T a, T b) { return a & b; }
-};
-struct Or {
-  template <class T> static T apply(T a, T b) { return a | b; }
-};
-struct Xor {
-  template <class T> static T apply(T a, T b) { return a ^ b; }
-};
 
 template <class T, class F> void reduce(Warp& w, const Instruction& in, uint32_t mask) {
   alignas(64) uint32_t a[32];

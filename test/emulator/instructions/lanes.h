@@ -55,6 +55,17 @@ template <class F> inline void each_active(uint32_t mask, F&& f) {
   for (uint32_t rest = mask; rest; rest &= rest - 1) f(std::countr_zero(rest));
 }
 
+// Of logic.cc and collective.cc.
+struct And {
+  template <class T> static T apply(T a, T b) { return a & b; }
+};
+struct Or {
+  template <class T> static T apply(T a, T b) { return a | b; }
+};
+struct Xor {
+  template <class T> static T apply(T a, T b) { return a ^ b; }
+};
+
 template <class D, class A, class F> void unary(Warp& w, const Instruction& in, uint32_t mask) {
   Slot<D>* d = lanes<Slot<D>>(w, in.to(0));
   const Slot<A>* a = lanes<Slot<A>>(w, in.from(0));

@@ -8,15 +8,6 @@ namespace {
 
 template <class T> constexpr uint32_t bit_count = sizeof(T) * 8;
 
-struct And {
-  template <class T> static T apply(T a, T b) { return a & b; }
-};
-struct Or {
-  template <class T> static T apply(T a, T b) { return a | b; }
-};
-struct Xor {
-  template <class T> static T apply(T a, T b) { return a ^ b; }
-};
 struct Not {
   template <class T> static T apply(T a) { return T(~a); }
 };
