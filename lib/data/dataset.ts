@@ -3,6 +3,7 @@ import { readdir, readFile, stat } from 'node:fs/promises'
 import { basename, extname, join } from 'node:path'
 import { LorafuseError } from '../errors.js'
 import type { WarningEvent } from '../events.js'
+import type { ResolvedTrainOptions } from '../options/resolve.js'
 import { CAPTION_EXTENSIONS, type Concept, captionOf, conceptOf } from './captions.js'
 import { IMAGE_EXTENSIONS, probeImage } from './images.js'
 
@@ -26,15 +27,8 @@ export interface Dataset {
 
 export type DatasetWarning = Omit<WarningEvent, 'type'>
 
-export interface DatasetOptions {
-  /** The folder. */
-  images: string
-  /** Extension of the caption files; where it is left out, `.txt` or else `.caption`. */
-  captionExtension?: string | undefined
-  /** Refuse the folder if a file would be skipped. */
-  strict: boolean
-  signal?: AbortSignal | undefined
-}
+/** Without a `captionExtension`, captions are in `.txt` or else `.caption` files; `strict` refuses a folder with a file to be skipped. */
+export type DatasetOptions = Pick<ResolvedTrainOptions, 'images' | 'captionExtension' | 'strict'>
 
 interface Source extends Concept {
   folder: string
@@ -117,8 +111,7 @@ export function noImages(images: string, warnings: Pick<DatasetWarning, 'message
  * listed in `warnings`, damage behind the header is found by `loadImage`. Throws `IMAGES_NOT_FOUND` (no such folder), `NO_IMAGES` (no usable
  * image), `DATASET_NOT_CLEAN` (strict).
  */
-export async function scanDataset(options: DatasetOptions): Promise<Dataset> {
-  const { images, captionExtension, strict, signal } = options
+export async function scanDataset({ images, captionExtension, strict }: DatasetOptions, signal?: AbortSignal): Promise<Dataset> {
   const found = await stat(images).catch(() => undefined)
   if (!found?.isDirectory()) {
     throw new LorafuseError(

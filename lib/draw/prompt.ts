@@ -1,5 +1,6 @@
 /** Reads and writes prompts as A1111 does: `<lora:name:weight>` in the text, and the `parameters` of a picture. */
 import { LorafuseError } from '../errors.js'
+import type { DrawRequest } from './pipeline.js'
 
 /** A LoRA that a prompt asks for by name. */
 export interface PromptLora {
@@ -25,21 +26,13 @@ export function parsePrompt(prompt: string): { text: string; loras: PromptLora[]
   return { text, loras }
 }
 
-export interface PictureInfo {
-  /** Without tags. */
-  prompt: string
-  negativePrompt: string
+/** The prompt is without tags. */
+export interface PictureInfo extends DrawRequest {
   /** `hash`: sha256 of the file's bytes after the header, as kohya's `sshs_model_hash`. */
   loras: { name: string; weight: number; hash: string }[]
-  steps: number
-  cfg: number
-  seed: number
-  width: number
-  height: number
   model: string
   /** A1111's old hash of the UNet's weights, 8 hex digits. */
   modelHash: string
-  clipSkip: number
   version: string
 }
 

@@ -106,8 +106,7 @@ export function resolveTrainOptions(input: unknown, label: Label = asIs): Resolv
     throw new LorafuseError('OPTION_INVALID', `Expected ${label('steps')} or ${label('epochs')} but received both`)
   }
   if (options.bucketMin > options.bucketMax) {
-    const most = `at most ${label('bucketMax')}, ${options.bucketMax},`
-    throw new LorafuseError('OPTION_INVALID', `Expected ${most} for ${label('bucketMin')} but received ${options.bucketMin}`)
+    throw invalidOption(`at most ${label('bucketMax')}, ${options.bucketMax},`, label('bucketMin'), options.bucketMin)
   }
   return { ...options, alpha: options.alpha || options.rank }
 }

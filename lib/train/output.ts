@@ -10,15 +10,12 @@ import type { FloatType } from '../files/floats.js'
 import { hashTensors } from '../files/hashes.js'
 import { packTensors, writeSafetensors } from '../files/safetensors.js'
 import type { BufferInfo } from '../native.js'
+import type { ResolvedTrainOptions } from '../options/resolve.js'
 import { type Identity, newestState, removeOldStates, statePathOf, type TrainingState, writeState } from './state.js'
 
 const DTYPES = { fp16: 'F16', bf16: 'BF16', f32: 'F32' } as const satisfies Record<string, FloatType>
 
-export interface OutputOptions {
-  output: string
-  name: string
-  savePrecision: keyof typeof DTYPES
-}
+type OutputOptions = Pick<ResolvedTrainOptions, 'output' | 'name' | 'savePrecision'>
 
 /** Names one file of a training, as kohya does: `{name}-step00000100`, `{name}-000002`, `{name}`. */
 export type CheckpointName = { step: number } | { epoch: number } | 'last'

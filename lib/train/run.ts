@@ -10,7 +10,15 @@ import type { TrainEvent } from '../events.js'
 import { readModel } from '../models/diffusers.js'
 import { loraPrefixes, type Model, openSession } from '../models/model.js'
 import type { MemoryPlan, Session } from '../native.js'
-import { asIs, fixedOptions, type Label, type ResolvedTrainOptions, resolveTrainOptions, type TrainOptions } from '../options/resolve.js'
+import {
+  asIs,
+  fixedOptions,
+  invalidOption,
+  type Label,
+  type ResolvedTrainOptions,
+  resolveTrainOptions,
+  type TrainOptions,
+} from '../options/resolve.js'
 import { version } from '../version.js'
 import { cacheLatents, cacheText, type OnProgress } from './cache.js'
 import { Checkpoints } from './checkpoints.js'
@@ -23,8 +31,6 @@ import { checkIdentity, readState, stateBuffers } from './state.js'
 import { type Finished, type TrainContext, Trainer } from './trainer.js'
 import { assignBuckets, decodable, hashImages, makeBatches, type TrainingImage } from './training-images.js'
 
-export type { TrainContext } from './trainer.js'
-
 export interface TrainResult extends Finished {
   /** Wall time of this call. */
   seconds: number
@@ -32,10 +38,8 @@ export interface TrainResult extends Finished {
 
 /** Checks options that depend on the model. Throws `OPTION_INVALID`. */
 function checkOptions({ clipSkip, bucketStep }: ResolvedTrainOptions, { multiple, textLayers }: Model, label: Label): void {
-  const expect = (name: string, expected: string, value: number) =>
-    new LorafuseError('OPTION_INVALID', `Expected ${expected} for ${label(name)} with this model but received ${value}`)
-  if (clipSkip > textLayers) throw expect('clipSkip', `at most ${textLayers}`, clipSkip)
-  if (bucketStep % multiple !== 0) throw expect('bucketStep', `a multiple of ${multiple}`, bucketStep)
+  if (clipSkip > textLayers) throw invalidOption(`at most ${textLayers}`, `${label('clipSkip')} with this model`, clipSkip)
+  if (bucketStep % multiple !== 0) throw invalidOption(`a multiple of ${multiple}`, `${label('bucketStep')} with this model`, bucketStep)
 }
 
 const optimizer = optimizers.adamw
@@ -75,9 +79,7 @@ export class Training {
   }
 
   private async scanImages(): Promise<DatasetItem[]> {
-    const { images, captionExtension, strict } = this.options
-    const { signal } = this
-    const { items, warnings } = await scanDataset({ images, strict, captionExtension, signal })
+    const { items, warnings } = await scanDataset(this.options, this.signal)
     for (const warning of warnings) this.emit({ type: 'warning', ...warning })
     return items
   }
