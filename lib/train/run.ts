@@ -3,7 +3,7 @@ import { randomInt } from 'node:crypto'
 import { type Adapters, adapterCount, attachAdapters, initialWeights, parameterCount } from '../adapters/adapter.js'
 import { lora } from '../adapters/lora.js'
 import type { Batches } from '../data/batches.js'
-import { type DatasetItem, scanDataset } from '../data/dataset.js'
+import { scanDataset } from '../data/dataset.js'
 import { type Computation, computation } from '../device.js'
 import { LorafuseError, throwIfAborted } from '../errors.js'
 import type { TrainEvent } from '../events.js'
@@ -19,15 +19,13 @@ import {
   resolveTrainOptions,
   type TrainOptions,
 } from '../options/resolve.js'
-import { version } from '../version.js'
 import { cacheLatents, cacheText, type OnProgress } from './cache.js'
-import { Checkpoints } from './checkpoints.js'
 import { type Sample, StepInputs, stepSizes } from './inputs.js'
 import { LossScale } from './loss-scale.js'
 import { planMemory } from './memory.js'
 import { optimizers } from './optimizers.js'
 import { OutputFolder } from './output.js'
-import { checkIdentity, readState, stateBuffers } from './state.js'
+import { checkIdentity, newestState, readState, stateBuffers, type TrainingState } from './state.js'
 import { type Finished, type TrainContext, Trainer } from './trainer.js'
 import { assignBuckets, decodable, hashImages, makeBatches, type TrainingImage } from './training-images.js'
 
@@ -55,7 +53,7 @@ interface Setup {
 }
 
 /** A state to continue from, and its path. */
-type Resumed = Awaited<ReturnType<typeof readState>> & { path: string }
+type Resumed = TrainingState & { path: string }
 
 /** One call of `train`. */
 export class Training {
@@ -78,21 +76,15 @@ export class Training {
     this.context.onEvent?.(event)
   }
 
-  private async scanImages(): Promise<DatasetItem[]> {
-    const { items, warnings } = await scanDataset(this.options, this.signal)
-    for (const warning of warnings) this.emit({ type: 'warning', ...warning })
-    return items
-  }
-
   private stepsOf({ updatesPerEpoch }: Batches): number {
     const { steps, epochs } = this.options
     return epochs === undefined ? steps : epochs * updatesPerEpoch
   }
 
   /** Reads the state to resume from and checks that this run may continue from it. */
-  private async readResumed({ model, session, output }: Setup, found: TrainingImage[]): Promise<Resumed | undefined> {
-    const { resume, name } = this.options
-    const path = resume === true ? await output.newestState() : resume
+  private async readResumed({ model, session }: Setup, found: TrainingImage[]): Promise<Resumed | undefined> {
+    const { resume, output, name } = this.options
+    const path = resume === true ? await newestState(output, name) : resume
     if (path) {
       const known = { model: await model.hash(this.signal), settings: fixedOptions(this.options) }
       const state = await readState(path, known, stateBuffers(session))
@@ -106,7 +98,7 @@ export class Training {
       throw new LorafuseError('STATE_MISMATCH', message)
     }
     if (resume === true) {
-      const message = `Expected a state of ${name} in ${this.options.output} to resume from but received none; training starts anew`
+      const message = `Expected a state of ${name} in ${output} to resume from but received none; training starts anew`
       this.emit({ type: 'warning', code: 'NO_STATE', message })
     }
     return undefined
@@ -142,7 +134,6 @@ export class Training {
     // An image may have been damaged since the state was checked.
     if (resumed) checkIdentity(resumed.path, resumed.identity, identity)
     const batches = makeBatches(images, options)
-    const { updatesPerEpoch, batchesPerEpoch } = batches
     const steps = this.stepsOf(batches)
     const from = resumed?.step ?? 0
     const buffers = resumed?.buffers ?? { weights: initialWeights(adapters, options.seed) }
@@ -150,29 +141,16 @@ export class Training {
     const { scheduler } = model
     const inputs = new StepInputs({ samples, batches, sizes: stepSizes(model), scheduler, ...options })
     if (from < steps) await session.prepare(inputs.shapesOf(batches.of(from + 1)[0]!))
-    const info = {
-      options,
-      precision: chosen.precision,
-      optimizer,
-      images,
-      run: resumed?.run ?? { sessionId: randomInt(2 ** 32), startedAt: Date.now() / 1000 },
-      steps,
-      batchesPerEpoch,
-      updatesPerEpoch,
-      model,
-      hashes: { hash, legacyHash },
-      version: version(),
-    }
-    const lossScale = LossScale.of(chosen, resumed?.lossScale)
-    const onSaved = (event: TrainEvent) => this.emit(event)
-    const checkpoints = new Checkpoints({ session, output, info, identity, lossScale, from, onSaved })
-    const { parameters } = adapters
-    const [modules, count] = [adapterCount(adapters), parameterCount(parameters)]
+    const run = resumed?.run ?? { sessionId: randomInt(2 ** 32), startedAt: Date.now() / 1000 }
+    const hashes = { hash, legacyHash }
+    const info = { options, precision: chosen.precision, optimizer, images, run, steps, batches, model, hashes }
+    const lossScale = new LossScale(chosen, resumed?.lossScale)
+    const [modules, parameters] = [adapterCount(adapters), parameterCount(adapters.parameters)]
     this.emit({
-      ...{ type: 'start', steps, images: images.length, modules, parameters: count },
+      ...{ type: 'start', steps, images: images.length, modules, parameters },
       ...{ memory, resumedFrom: from, seed: options.seed },
     })
-    return new Trainer({ session, parameters, batches, inputs, checkpoints, info, lossScale, from }, context)
+    return new Trainer({ session, batches, inputs, output, info, identity, lossScale, from }, context)
   }
 
   async train(): Promise<TrainResult> {
@@ -180,7 +158,8 @@ export class Training {
     throwIfAborted(this.context.signal, 'The training')
     const model = await readModel(options.model)
     checkOptions(options, model, this.label)
-    const items = await this.scanImages()
+    const { items, warnings } = await scanDataset(options, this.signal)
+    for (const warning of warnings) this.emit({ type: 'warning', ...warning })
     const chosen = computation(options)
     const session = this.open(model, chosen)
     try {
