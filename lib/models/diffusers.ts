@@ -2,17 +2,10 @@
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
 import { LorafuseError } from '../errors.js'
+import { parseRecord } from '../files/json.js'
 import { readHeader } from '../files/safetensors.js'
 import type { Network, NetworkConfig, WeightEntry, WeightFile } from '../native.js'
-import {
-  ConfigReader,
-  type Json,
-  schedulerConfig,
-  type TextEncoderConfig,
-  type UNetConfig,
-  unsupported,
-  type VaeConfig,
-} from './configs.js'
+import { ConfigReader, schedulerConfig, type TextEncoderConfig, type UNetConfig, unsupported, type VaeConfig } from './configs.js'
 import { type Family, lazyHashes, type Model } from './model.js'
 import { ourName } from './names.js'
 import { sd1 } from './sd1.js'
@@ -36,11 +29,9 @@ async function readJson(path: string, what: string): Promise<ConfigReader> {
     if (cause.code === 'ENOENT' || cause.code === 'ENOTDIR') throw incomplete(`${what}'s config`, path)
     throw cause
   })
-  try {
-    const json: unknown = JSON.parse(text)
-    if (typeof json === 'object' && json !== null && !Array.isArray(json)) return new ConfigReader(path, json as Json)
-  } catch {}
-  throw new LorafuseError('MODEL_INVALID', `Expected a JSON object for ${path} but received something else`)
+  const json = parseRecord(text)
+  if (!json) throw new LorafuseError('MODEL_INVALID', `Expected a JSON object for ${path} but received something else`)
+  return new ConfigReader(path, json)
 }
 
 /** Finds a network's weight files: one, or the shards that an index lists; the `fp16` variant only if there is no other. */
@@ -136,6 +127,7 @@ export async function readModel(path: string): Promise<Model> {
     tokenizers,
     textLayers: text.num_hidden_layers,
     contextDim: unet.cross_attention_dim,
+    contextLength: tokenizers[family.text.encoder]!.length,
     latentChannels: vae.latent_channels,
     scheduler: schedulerConfig(scheduler, family.predictionTypes),
     factor,

@@ -20,7 +20,7 @@ import {
   type TrainOptions,
 } from '../options/resolve.js'
 import { cacheLatents, cacheText, type OnProgress } from './cache.js'
-import { type Sample, StepInputs, stepSizes } from './inputs.js'
+import { type Sample, StepInputs } from './inputs.js'
 import { LossScale } from './loss-scale.js'
 import { planMemory } from './memory.js'
 import { optimizers } from './optimizers.js'
@@ -138,8 +138,7 @@ export class Training {
     const from = resumed?.step ?? 0
     const buffers = resumed?.buffers ?? { weights: initialWeights(adapters, options.seed) }
     for (const [name, data] of Object.entries(buffers)) session.write(name, data)
-    const { scheduler } = model
-    const inputs = new StepInputs({ samples, batches, sizes: stepSizes(model), scheduler, ...options })
+    const inputs = new StepInputs({ ...options, samples, batches, model })
     if (from < steps) await session.prepare(inputs.shapesOf(batches.of(from + 1)[0]!))
     const run = resumed?.run ?? { sessionId: randomInt(2 ** 32), startedAt: Date.now() / 1000 }
     const hashes = { hash, legacyHash }

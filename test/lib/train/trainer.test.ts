@@ -22,7 +22,7 @@ import { schedulerOf } from '../../fixtures/schedules.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 
 const scheduler = schedulerOf({ num_train_timesteps: 1000, beta_start: 0.00085, beta_end: 0.012, beta_schedule: 'scaled_linear' })
-const sizes = { latentChannels: 4, contextDim: 3, tokens: 2 }
+const model = { name: 'm', family: sd1, scheduler, latentChannels: 4, contextDim: 3, contextLength: 2 }
 
 /** Three images, whose latents are all 1, 2 or 3, mirrored negative; the third is of another size. */
 const samples = [1, 2, 3].map((value) => {
@@ -30,7 +30,7 @@ const samples = [1, 2, 3].map((value) => {
   const latents = (each: number) => new Float32Array(size * 4).fill(each)
   return {
     latents: { height: 1, width: size, plain: latents(value), mirrored: latents(-value) },
-    context: new Float32Array(sizes.tokens * sizes.contextDim).fill(value * 10),
+    context: new Float32Array(model.contextLength * model.contextDim).fill(value * 10),
   }
 })
 
@@ -57,7 +57,7 @@ async function setUp(t: TestContext, given: Partial<TrainOptions>, context: Trai
     run: { sessionId: 1, startedAt: 2 },
     steps,
     batches,
-    model: { name: 'm', family: sd1, scheduler },
+    model,
     hashes: { hash: 'h', legacyHash: 'l' },
   }
   const identity = { model: 'h', images: 'i', settings: fixedOptions(options) }
@@ -67,7 +67,7 @@ async function setUp(t: TestContext, given: Partial<TrainOptions>, context: Trai
     events.push(event)
     context.onEvent?.(event)
   }
-  const inputs = new StepInputs({ samples, batches, sizes, scheduler, ...options })
+  const inputs = new StepInputs({ ...options, samples, batches, model })
   const trainer = new Trainer({ session, batches, inputs, output: files, info, identity, lossScale, from: 0 }, { ...context, onEvent })
   const read = (path: string) => readState(path, identity, stateBuffers(session))
   return { trainer, session, events, output, batches, read }
