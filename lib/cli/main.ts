@@ -46,11 +46,7 @@ function colour(code: number, text: string): string {
 }
 
 function report(error: unknown, json: boolean): void {
-  const {
-    code: known,
-    message,
-    stack,
-  } = error instanceof Error ? (error as NodeJS.ErrnoException) : (new Error(String(error)) as NodeJS.ErrnoException)
+  const { code: known, message, stack }: NodeJS.ErrnoException = error instanceof Error ? error : new Error(String(error))
   const code = typeof known === 'string' ? known : 'INTERNAL'
   if (json) process.stdout.write(`${JSON.stringify({ type: 'error', code, message })}\n`)
   else process.stderr.write(`${colour(31, 'error')} ${code}: ${code === 'INTERNAL' ? (stack ?? message) : message}\n`)
