@@ -30,10 +30,6 @@ export type DatasetWarning = Omit<WarningEvent, 'type'>
 /** Without a `captionExtension`, captions are in `.txt` or else `.caption` files; `strict` refuses a folder with a file to be skipped. */
 export type DatasetOptions = Pick<ResolvedTrainOptions, 'images' | 'captionExtension' | 'strict'>
 
-interface Source extends Concept {
-  folder: string
-}
-
 /** Files of other tools, ignored in silence: caches of latents, kohya's metadata. */
 const SIDE_FILES = ['.npz', '.json', '.jsonl', '.safetensors']
 
@@ -52,7 +48,7 @@ async function list(folder: string): Promise<{ files: string[]; folders: string[
 const isImage = (name: string) => IMAGE_EXTENSIONS.includes(extname(name).toLowerCase())
 
 /** Lists the folders to take images from: the `N_class` folders if there are any, as kohya does, or else the folder itself. */
-async function sources(root: string, warnings: DatasetWarning[]): Promise<Source[]> {
+async function sources(root: string, warnings: DatasetWarning[]): Promise<(Concept & { folder: string })[]> {
   const { files, folders } = await list(root)
   const concepts = folders.flatMap((name) => {
     const concept = conceptOf(name)

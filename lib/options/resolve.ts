@@ -2,7 +2,7 @@
 import { inspect } from 'node:util'
 import { LorafuseError } from '../errors.js'
 import { lrSchedulers } from './lr-schedulers.js'
-import { generateTable, type Presence, type Row, type Table, trainTable } from './table.js'
+import { fixed, generateTable, type Presence, type Row, type Table, trainTable } from './table.js'
 import type { Kind } from './values.js'
 
 export type { LoraReference } from './values.js'
@@ -118,7 +118,6 @@ export function resolveGenerateOptions(input: unknown, label: Label = asIs): Res
 
 /** Lists the options that must be the same in a resumed run. The length of the run is one of them if the learning rate depends on it. */
 export function fixedOptions(options: ResolvedTrainOptions): Record<string, unknown> {
-  const names = Object.entries<Row>(trainTable).flatMap(([name, { fixed }]) => (fixed ? [name] : []))
-  if (lrSchedulers[options.lrScheduler].dependsOnSteps) names.push('steps', 'epochs')
-  return Object.fromEntries(names.map((name) => [name, options[name as keyof ResolvedTrainOptions]]))
+  const length = lrSchedulers[options.lrScheduler].dependsOnSteps ? (['steps', 'epochs'] as const) : []
+  return Object.fromEntries([...fixed, ...length].map((name) => [name, options[name]]))
 }

@@ -15,8 +15,6 @@ export interface Row<Input = unknown, Value = unknown, P extends Presence = Pres
   help: string
   /** kohya's names for it (kohya-ss/sd-scripts:train_network.py, library/train_util.py). */
   kohya?: string[]
-  /** The option changes the result, so a resumed run must have the same value. */
-  fixed?: boolean
 }
 
 export type Table = Record<string, Row>
@@ -31,12 +29,7 @@ export function rowsOf<G extends Groups>(groups: G): Together<G[keyof G]> {
   return Object.assign({}, ...Object.values(groups)) as Together<G[keyof G]>
 }
 
-/** Marks options that change the result. */
-function fixed<T extends Table>(table: T): T {
-  return Object.fromEntries(Object.entries(table).map(([name, row]) => [name, { ...row, fixed: true }])) as T
-}
-
-type Details = Pick<Row, 'kohya' | 'fixed' | 'defaultText'>
+type Details = Pick<Row, 'kohya' | 'defaultText'>
 
 export function required<Input, Value>(kind: Kind<Input, Value>, help: string, details: Details = {}): Row<Input, Value, 'required'> {
   return { kind, presence: 'required', help, ...details }
@@ -77,7 +70,7 @@ const machine = {
     'auto',
     'Mixed precision: the data type of activations and frozen weights on a GPU (auto is fp16, bf16 needs Ampere or newer). ' +
       'The CPU computes in f32 and only holds frozen weights in this type (auto is f32: as in the file)',
-    { kohya: ['mixed_precision'], fixed: true },
+    { kohya: ['mixed_precision'] },
   ),
   threads: defaulted(integer({ min: 1, max: 1024 }), availableParallelism, 'CPU threads; the result does not depend on them', {
     defaultText: 'all processors',
@@ -94,7 +87,8 @@ const files = {
 }
 
 const side = integer({ min: 8, max: 8192 })
-const images = fixed({
+/** All of them change the result: see `fixed`. */
+const images = {
   resolution: defaulted(resolution, 512, 'Training resolution in pixels; a bucket has at most resolution² of them', {
     kohya: ['resolution'],
   }),
@@ -108,7 +102,7 @@ const images = fixed({
   randomCrop: defaulted(flag, false, 'Crop at a random position instead of the centre', { kohya: ['random_crop'] }),
   flip: defaulted(flag, false, 'Horizontal flip augmentation: mirror images at random', { kohya: ['flip_aug'] }),
   background: defaulted(colour, [255, 255, 255], 'Background colour for transparent images', { defaultText: 'white' }),
-})
+}
 
 const captions = {
   captionExtension: optional(text, 'Extension of caption files', { defaultText: '.txt, else .caption', kohya: ['caption_extension'] }),
@@ -120,7 +114,8 @@ const length = {
   epochs: optional(integer({ min: 1 }), 'Epochs to train, instead of steps', { kohya: ['max_train_epochs'] }),
 }
 
-const training = fixed({
+/** All of them change the result: see `fixed`. */
+const training = {
   batchSize: defaulted(integer({ min: 1, max: 1024 }), 1, 'Images per batch', { kohya: ['train_batch_size'] }),
   gradientAccumulation: defaulted(integer({ min: 1, max: 1024 }), 1, 'Batches accumulated per optimizer step', {
     kohya: ['gradient_accumulation_steps'],
@@ -154,7 +149,7 @@ const training = fixed({
     kohya: ['clip_skip'],
   }),
   seed: defaulted(integer({ min: 0, max: MAX_SEED }), 0, 'Random seed', { kohya: ['seed'] }),
-})
+}
 
 const saving = {
   saveEvery: defaulted(integer({ min: 0 }), 500, 'Save a checkpoint and its training state every N steps; 0 turns this off', {
@@ -183,6 +178,9 @@ export const trainGroups = {
 }
 export const trainTable = rowsOf(trainGroups)
 
+/** Names the options that change the result, so that a resumed run must have the same values. */
+export const fixed = Object.keys({ ...images, ...training, precision: machine.precision }) as (keyof typeof trainTable)[]
+
 const image = {
   model: files.model,
   prompt: required(list(text), 'Prompt; repeat it for several images. <lora:name:0.8> in a prompt applies that LoRA to it'),
@@ -205,12 +203,8 @@ const sampling = {
   seed: defaulted(integer({ min: 0, max: MAX_SEED }), 0, 'Random seed'),
   width: optional(integer({ min: 8, max: 8192, step: 8 }), 'Width of the image in pixels', { defaultText: "the model's own" }),
   height: optional(integer({ min: 8, max: 8192, step: 8 }), 'Height of the image in pixels', { defaultText: "the model's own" }),
-  clipSkip: { ...training.clipSkip, fixed: false },
+  clipSkip: training.clipSkip,
 }
 
-export const generateGroups = {
-  Image: image,
-  Sampling: sampling,
-  Machine: { ...machine, precision: { ...machine.precision, fixed: false } },
-}
+export const generateGroups = { Image: image, Sampling: sampling, Machine: machine }
 export const generateTable = rowsOf(generateGroups)

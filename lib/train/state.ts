@@ -48,11 +48,9 @@ const KEY = 'lorafuse_state'
 /** How many states of a run are kept. */
 const KEPT = 2
 
-const bytesOf = ({ buffer, byteOffset, byteLength }: Float32Array) => new Uint8Array(buffer, byteOffset, byteLength)
-
 function hash(buffers: Buffers): string {
   const sha256 = createHash('sha256')
-  for (const buffer of Object.values(buffers)) sha256.update(bytesOf(buffer))
+  for (const buffer of Object.values(buffers)) sha256.update(buffer)
   return sha256.digest('hex')
 }
 
