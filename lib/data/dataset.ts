@@ -83,23 +83,20 @@ async function readCaption(path: string, extensions: string[]): Promise<string |
   return undefined
 }
 
-/** The error that `strict` makes of files that would be skipped. */
-export function datasetNotClean(images: string, warnings: Pick<DatasetWarning, 'message'>[]): LorafuseError {
-  const reasons = warnings.map(({ message }) => `  ${message}`).join('\n')
-  return new LorafuseError(
-    'DATASET_NOT_CLEAN',
-    `Expected nothing to skip in ${images} (strict) but received ${warnings.length} bad files:\n${reasons}`,
-  )
-}
-
-/** The error of a folder whose images, if there are any, were all skipped. */
-export function noImages(images: string, warnings: Pick<DatasetWarning, 'message'>[]): LorafuseError {
-  const kinds = IMAGE_EXTENSIONS.join(' ')
-  const reasons = warnings.map(({ message }) => `\n  ${message}`).join('')
-  return new LorafuseError(
-    'NO_IMAGES',
-    `Expected at least one image (${kinds}) in ${images} or its N_class folders but received none${reasons}`,
-  )
+/** Throws `DATASET_NOT_CLEAN` if files are skipped in spite of `strict`, `NO_IMAGES` if no image is usable. */
+export function checkUsable(
+  { images, strict }: Pick<DatasetOptions, 'images' | 'strict'>,
+  usable: number,
+  skipped: DatasetWarning[],
+): void {
+  const reasons = skipped.map(({ message }) => `\n  ${message}`).join('')
+  if (strict && skipped.length > 0) {
+    const message = `Expected nothing to skip in ${images} (strict) but received ${skipped.length} bad files:${reasons}`
+    throw new LorafuseError('DATASET_NOT_CLEAN', message)
+  }
+  if (usable > 0) return
+  const wanted = `at least one image (${IMAGE_EXTENSIONS.join(' ')}) in ${images} or its N_class folders`
+  throw new LorafuseError('NO_IMAGES', `Expected ${wanted} but received none${reasons}`)
 }
 
 /**
@@ -107,7 +104,8 @@ export function noImages(images: string, warnings: Pick<DatasetWarning, 'message
  * listed in `warnings`, damage behind the header is found by `loadImage`. Throws `IMAGES_NOT_FOUND` (no such folder), `NO_IMAGES` (no usable
  * image), `DATASET_NOT_CLEAN` (strict).
  */
-export async function scanDataset({ images, captionExtension, strict }: DatasetOptions, signal?: AbortSignal): Promise<Dataset> {
+export async function scanDataset(options: DatasetOptions, signal?: AbortSignal): Promise<Dataset> {
+  const { images, captionExtension } = options
   const found = await stat(images).catch(() => undefined)
   if (!found?.isDirectory()) {
     throw new LorafuseError(
@@ -140,8 +138,7 @@ export async function scanDataset({ images, captionExtension, strict }: DatasetO
       }
     }
   }
-  if (strict && skipped.length > 0) throw datasetNotClean(images, skipped)
-  if (items.length === 0) throw noImages(images, skipped)
+  checkUsable(options, items.length, skipped)
   const warnings = skipped.map((warning) => ({ ...warning, message: `${warning.message}; it is skipped` }))
   const message = `${bare} of ${items.length} images have no caption and train with an empty one; put it into a .txt file of the same name`
   if (bare > 0) warnings.push({ code: 'NO_CAPTION', message, path: images })

@@ -38,7 +38,9 @@ export async function writeAtomically(path: string, content: Uint8Array | string
     if (file) await unlink(temporary).catch(() => undefined)
     throw writeError(path, cause)
   }
-  await syncFolder(dirname(path))
+  const folder = await open(dirname(path), 'r')
+  await folder.sync().catch(() => undefined)
+  await folder.close()
 }
 
 function writeError(path: string, cause: unknown): unknown {
@@ -48,10 +50,4 @@ function writeError(path: string, cause: unknown): unknown {
     return new LorafuseError('DISK_FULL', `Expected room for ${path} but the disk is full (${code}); free some space and resume`, { cause })
   }
   return new LorafuseError('OUTPUT_NOT_WRITABLE', `Expected to be able to write ${path} but received ${code}`, { cause })
-}
-
-async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path, 'r')
-  await folder.sync().catch(() => undefined)
-  await folder.close()
 }

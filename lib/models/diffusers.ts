@@ -4,7 +4,7 @@ import { basename, join, resolve } from 'node:path'
 import { LorafuseError } from '../errors.js'
 import { parseRecord } from '../files/json.js'
 import { readHeader } from '../files/safetensors.js'
-import type { Network, NetworkConfig, WeightEntry, WeightFile } from '../native.js'
+import type { Network, WeightEntry, WeightFile } from '../native.js'
 import { ConfigReader, schedulerConfig, type TextEncoderConfig, type UNetConfig, unsupported, type VaeConfig } from './configs.js'
 import { type Family, lazyHashes, type Model } from './model.js'
 import { ourName } from './names.js'
@@ -111,10 +111,9 @@ export async function readModel(path: string): Promise<Model> {
     readers[name] = reader
     if (tokenizer) tokenizers[name] = await loadTokenizer(join(folder, tokenizer))
   }
-  const configOf = <Config extends NetworkConfig>(name: string) => networks[name]!.config as Config
-  const unet = configOf<UNetConfig>(family.trained)
-  const text = configOf<TextEncoderConfig>(family.text.encoder)
-  const vae = configOf<VaeConfig>(family.vae)
+  const unet = networks[family.trained]!.config as UNetConfig
+  const text = networks[family.text.encoder]!.config as TextEncoderConfig
+  const vae = networks[family.vae]!.config as VaeConfig
   checkAgreement(folder, unet, text, vae)
   const scheduler = await readJson(join(folder, 'scheduler', 'scheduler_config.json'), 'the scheduler')
   const factor = 2 ** (vae.block_out_channels.length - 1)

@@ -1,5 +1,5 @@
 /** Encodes images and captions once, with the frozen encoders, and holds the results in memory. */
-import { type DatasetWarning, datasetNotClean, noImages } from '../data/dataset.js'
+import { checkUsable, type DatasetWarning } from '../data/dataset.js'
 import { loadImage } from '../data/images.js'
 import { LorafuseError } from '../errors.js'
 import type { Model } from '../models/model.js'
@@ -98,8 +98,7 @@ export async function cacheLatents(
     usable.push(image)
     cached.push(latents)
   }
-  if (strict && damaged.length > 0) throw datasetNotClean(options.images, damaged)
-  if (cached.length === 0) throw noImages(options.images, damaged)
+  checkUsable(options, cached.length, damaged)
   onProgress(total, total)
   return { images: usable, latents: cached }
 }

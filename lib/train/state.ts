@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import { readdir, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { LorafuseError } from '../errors.js'
+import { parseRecord } from '../files/json.js'
 import { readHeader, readTensors, type SafetensorsHeader, writeSafetensors } from '../files/safetensors.js'
 import type { BufferInfo, Session } from '../native.js'
 import type { LossScaleState } from './loss-scale.js'
@@ -81,12 +82,8 @@ async function readAbout(path: string): Promise<{ about: About; header: Safetens
   })
   const text = header.metadata[KEY]
   if (text === undefined) throw invalid(path, 'another file; states are named …-state.safetensors')
-  let about: About
-  try {
-    about = JSON.parse(text) as About
-  } catch (cause) {
-    throw invalid(path, 'a damaged file: its description is no JSON', cause)
-  }
+  const about = parseRecord(text) as About | undefined
+  if (!about) throw invalid(path, 'a damaged file: its description is no JSON')
   if (about.version !== 1) throw invalid(path, `version ${about.version}; update lorafuse`)
   return { about, header }
 }
