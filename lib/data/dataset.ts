@@ -84,11 +84,8 @@ async function readCaption(path: string, extensions: string[]): Promise<string |
 }
 
 /** Throws `DATASET_NOT_CLEAN` if files are skipped in spite of `strict`, `NO_IMAGES` if no image is usable. */
-export function checkUsable(
-  { images, strict }: Pick<DatasetOptions, 'images' | 'strict'>,
-  usable: number,
-  skipped: DatasetWarning[],
-): void {
+export function checkUsable(options: Pick<DatasetOptions, 'images' | 'strict'>, usable: number, skipped: DatasetWarning[]): void {
+  const { images, strict } = options
   const reasons = skipped.map(({ message }) => `\n  ${message}`).join('')
   if (strict && skipped.length > 0) {
     const message = `Expected nothing to skip in ${images} (strict) but received ${skipped.length} bad files:${reasons}`
