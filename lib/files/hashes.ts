@@ -8,7 +8,10 @@ import { headerBytes, type PackedTensors } from './safetensors.js'
 const LEGACY_BEGIN = 0x100000
 const LEGACY_END = 0x110000
 
-/** Returns the sha256, in hex, of bytes `start` to `end` of files, one after the other. Throws `FILE_NOT_FOUND`, or the signal's reason. */
+/**
+ * Returns the sha256, in hex, of files one after the other, or of their bytes `start` to `end`, both included. Throws `FILE_NOT_FOUND`, or
+ * the signal's reason.
+ */
 export async function hashFiles(
   paths: string[],
   options: { start?: number; end?: number; signal?: AbortSignal | undefined } = {},
