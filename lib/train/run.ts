@@ -1,15 +1,15 @@
 /** `train`: a folder of images in, a LoRA out. Reads, plans and checks everything first, then caches, then trains. */
 import { randomInt } from 'node:crypto'
-import { type Adapters, adapterCount, attachAdapters, initialWeights, parameterCount } from '../adapters/adapter.js'
+import { adapterCount, attachAdapters, initialWeights, parameterCount } from '../adapters/adapter.js'
 import { lora } from '../adapters/lora.js'
 import type { Batches } from '../data/batches.js'
 import { scanDataset } from '../data/dataset.js'
-import { type Computation, computation } from '../device.js'
+import { computation } from '../device.js'
 import { LorafuseError, throwIfAborted } from '../errors.js'
 import type { TrainEvent } from '../events.js'
 import { readModel } from '../models/diffusers.js'
 import { loraPrefixes, type Model, openSession } from '../models/model.js'
-import type { MemoryPlan, Session } from '../native.js'
+import type { Session } from '../native.js'
 import {
   asIs,
   fixedOptions,
@@ -20,7 +20,7 @@ import {
   type TrainOptions,
 } from '../options/resolve.js'
 import { cacheLatents, cacheText, type OnProgress } from './cache.js'
-import { type Sample, StepInputs } from './inputs.js'
+import { StepInputs } from './inputs.js'
 import { LossScale } from './loss-scale.js'
 import { planMemory } from './memory.js'
 import { optimizers } from './optimizers.js'
@@ -41,16 +41,6 @@ function checkOptions({ clipSkip, bucketStep }: ResolvedTrainOptions, { multiple
 }
 
 const optimizer = optimizers.adamw
-
-/** What a training has before anything is cached. */
-interface Setup {
-  model: Model
-  session: Session
-  chosen: Computation
-  adapters: Adapters
-  memory: MemoryPlan
-  output: OutputFolder
-}
 
 /** A state to continue from, and its path. */
 type Resumed = TrainingState & { path: string }
@@ -82,7 +72,7 @@ export class Training {
   }
 
   /** Reads the state to resume from and checks that this run may continue from it. */
-  private async readResumed({ model, session }: Setup, found: TrainingImage[]): Promise<Resumed | undefined> {
+  private async readResumed(model: Model, session: Session, found: TrainingImage[]): Promise<Resumed | undefined> {
     const { resume, output, name } = this.options
     const path = resume === true ? await newestState(output, name) : resume
     if (path) {
@@ -111,50 +101,25 @@ export class Training {
     }
   }
 
-  private async cache({ model, session }: Setup, found: TrainingImage[]): Promise<{ images: TrainingImage[]; samples: Sample[] }> {
+  /** Caches images and captions, while the weights are hashed. */
+  private async cache(model: Model, session: Session, found: TrainingImage[]) {
     const { options } = this
+    const hashing = Promise.all([model.hash(this.signal), model.legacyHash(this.signal)])
+    // Awaited after the caching; until then its rejection must not count as unhandled.
+    hashing.catch(() => undefined)
     const captions = found.map(({ caption }) => caption)
     const texts = await cacheText(session, model, captions, options.clipSkip, this.progress('text'))
     const { images, latents } = await cacheLatents(session, model, found, options, this.progress('latents'), (warning) =>
       this.emit({ type: 'warning', ...warning }),
     )
-    return { images, samples: images.map(({ caption }, i) => ({ latents: latents[i]!, context: texts.get(caption)! })) }
-  }
-
-  /** Caches images and captions, and sets up the trainer. */
-  private async prepare(setup: Setup, found: TrainingImage[], resumed: Resumed | undefined): Promise<Trainer> {
-    const { options, context } = this
-    const { model, session, chosen, adapters, memory, output } = setup
-    const hashing = Promise.all([model.hash(this.signal), model.legacyHash(this.signal)])
-    // Awaited after the caching; until then its rejection must not count as unhandled.
-    hashing.catch(() => undefined)
-    const { images, samples } = await this.cache(setup, found)
+    const samples = images.map(({ caption }, i) => ({ latents: latents[i]!, context: texts.get(caption)! }))
     const [hash, legacyHash] = await hashing
-    const identity = { model: hash, images: hashImages(images), settings: fixedOptions(options) }
-    // An image may have been damaged since the state was checked.
-    if (resumed) checkIdentity(resumed.path, resumed.identity, identity)
-    const batches = makeBatches(images, options)
-    const steps = this.stepsOf(batches)
-    const from = resumed?.step ?? 0
-    const buffers = resumed?.buffers ?? { weights: initialWeights(adapters, options.seed) }
-    for (const [name, data] of Object.entries(buffers)) session.write(name, data)
-    const inputs = new StepInputs({ ...options, samples, batches, model })
-    if (from < steps) await session.prepare(inputs.shapesOf(batches.of(from + 1)[0]!))
-    const run = resumed?.run ?? { sessionId: randomInt(2 ** 32), startedAt: Date.now() / 1000 }
-    const hashes = { hash, legacyHash }
-    const info = { options, precision: chosen.precision, optimizer, images, run, steps, batches, model, hashes }
-    const lossScale = new LossScale(chosen, resumed?.lossScale)
-    const [modules, parameters] = [adapterCount(adapters), parameterCount(adapters.parameters)]
-    this.emit({
-      ...{ type: 'start', steps, images: images.length, modules, parameters },
-      ...{ memory, resumedFrom: from, seed: options.seed },
-    })
-    return new Trainer({ session, batches, inputs, output, info, identity, lossScale, from }, context)
+    return { images, samples, hashes: { hash, legacyHash } }
   }
 
   async train(): Promise<TrainResult> {
-    const { options } = this
-    throwIfAborted(this.context.signal, 'The training')
+    const { options, context } = this
+    throwIfAborted(context.signal, 'The training')
     const model = await readModel(options.model)
     checkOptions(options, model, this.label)
     const { items, warnings } = await scanDataset(options, this.signal)
@@ -166,9 +131,28 @@ export class Training {
       const memory = planMemory({ session, model, items, chosen, label: this.label }, options)
       const output = new OutputFolder(options, adapters, loraPrefixes(model.family))
       await output.prepare(stateBuffers(session))
-      const setup = { model, session, chosen, adapters, memory, output }
       const found = assignBuckets(items, options)
-      const trainer = await this.prepare(setup, found, await this.readResumed(setup, found))
+      const resumed = await this.readResumed(model, session, found)
+      const { images, samples, hashes } = await this.cache(model, session, found)
+      const identity = { model: hashes.hash, images: hashImages(images), settings: fixedOptions(options) }
+      // An image may have been damaged since the state was checked.
+      if (resumed) checkIdentity(resumed.path, resumed.identity, identity)
+      const batches = makeBatches(images, options)
+      const steps = this.stepsOf(batches)
+      const from = resumed?.step ?? 0
+      const buffers = resumed?.buffers ?? { weights: initialWeights(adapters, options.seed) }
+      for (const [name, data] of Object.entries(buffers)) session.write(name, data)
+      const inputs = new StepInputs({ ...options, samples, batches, model })
+      if (from < steps) await session.prepare(inputs.shapesOf(batches.of(from + 1)[0]!))
+      const run = resumed?.run ?? { sessionId: randomInt(2 ** 32), startedAt: Date.now() / 1000 }
+      const info = { options, precision: chosen.precision, optimizer, images, run, steps, batches, model, hashes }
+      const lossScale = new LossScale(chosen, resumed?.lossScale)
+      const [modules, parameters] = [adapterCount(adapters), parameterCount(adapters.parameters)]
+      this.emit({
+        ...{ type: 'start', steps, images: images.length, modules, parameters },
+        ...{ memory, resumedFrom: from, seed: options.seed },
+      })
+      const trainer = new Trainer({ session, batches, inputs, output, info, identity, lossScale, from }, context)
       const finished = await trainer.train()
       const seconds = (performance.now() - this.started) / 1000
       this.emit({ type: 'done', step: finished.step, path: finished.path, seconds })
