@@ -21,11 +21,6 @@ export interface DoctorReport {
   cuda: { available: boolean; gpu: string; reason: string }
 }
 
-function glibc(): string | undefined {
-  const { header } = process.report.getReport() as { header: { glibcVersionRuntime?: string } }
-  return header.glibcVersionRuntime
-}
-
 function probe(): { addon: DoctorReport['addon']; info?: NativeInfo } {
   try {
     return { info: native().info(), addon: { loaded: true } }
@@ -38,6 +33,7 @@ function probe(): { addon: DoctorReport['addon']; info?: NativeInfo } {
 /** Looks at the machine; throws nothing. */
 export function doctor(): DoctorReport {
   const { addon, info } = probe()
+  const { header } = process.report.getReport() as { header: { glibcVersionRuntime?: string } }
   // The container's limit; 0, or more than physical memory, where no limit is set.
   const limit = process.constrainedMemory() || Infinity
   return {
@@ -45,7 +41,7 @@ export function doctor(): DoctorReport {
     version: version(),
     node: process.versions.node,
     platform: `${process.platform}-${process.arch}`,
-    glibc: glibc(),
+    glibc: header.glibcVersionRuntime,
     addon,
     processor: {
       model: cpus()[0]?.model.trim() ?? 'unknown',

@@ -5,12 +5,9 @@
 import { LorafuseError } from '../errors.js'
 import type { Tensor } from '../files/safetensors.js'
 import type { AdapterSpec, Layer, OptimizerSpec, Parameter, Session } from '../native.js'
+import type { ResolvedTrainOptions } from '../options/resolve.js'
 
-export interface AdapterOptions {
-  targets: 'default' | 'attention'
-  rank: number
-  alpha: number
-}
+export type AdapterOptions = Pick<ResolvedTrainOptions, 'targets' | 'rank' | 'alpha'>
 
 /** What a file says about the adapter of one layer. */
 export interface FilePart {

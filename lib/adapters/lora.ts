@@ -1,5 +1,6 @@
 /** LoRA: W x + alpha / rank · up (down x), down `[rank, in]`, up `[out, rank]` (arXiv:2106.09685). */
 import { LorafuseError } from '../errors.js'
+import { parseRecord } from '../files/json.js'
 import type { Tensor } from '../files/safetensors.js'
 import { uniform } from '../random.js'
 import { type AdapterKind, type AdapterOptions, type FilePart, unsupported } from './adapter.js'
@@ -38,12 +39,8 @@ function matrix({ path, names, tensors }: FilePart, role: string, rows: number |
 function metadataScale({ path, network, metadata }: FilePart): number {
   const text = metadata.lora_adapter_metadata
   if (text === undefined) return 1
-  let config: Record<string, unknown>
-  try {
-    config = JSON.parse(text) as Record<string, unknown>
-  } catch {
-    throw unsupported(path, 'JSON for lora_adapter_metadata', 'something else')
-  }
+  const config = parseRecord(text)
+  if (!config) throw unsupported(path, 'JSON for lora_adapter_metadata', 'something else')
   const value = (key: string) => config[`${network}.${key}`] ?? config[key]
   const [rank, alpha] = [value('r'), value('lora_alpha')]
   if (rank === undefined || alpha === undefined) return 1

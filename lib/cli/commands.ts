@@ -78,17 +78,14 @@ async function runTrain(context: Context): Promise<boolean> {
     await drawCurve().catch(() => undefined)
     if ((error as Error).name !== 'AbortError') throw error
     const step = points.at(-1)?.step ?? 0
+    const resume = quote(['train', ...without(words, '--resume'), '--resume'])
     if (own.json) print(JSON.stringify({ type: 'interrupted', step, statePath: state }))
     else if (state === undefined) progress.line('Stopped; there was nothing to save yet.')
-    else progress.line(`Stopped after step ${step}; its state is saved in ${state}. Resume with:\n  ${resumeCommand(words)}`)
+    else progress.line(`Stopped after step ${step}; its state is saved in ${state}. Resume with:\n  lorafuse ${resume}`)
     throw error
   }
   await drawCurve()
   return true
-}
-
-function resumeCommand(words: string[]): string {
-  return `lorafuse ${quote(['train', ...without(words, '--resume'), '--resume'])}`
 }
 
 async function runGenerate(context: Context): Promise<boolean> {

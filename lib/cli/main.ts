@@ -46,11 +46,7 @@ function colour(code: number, text: string): string {
 }
 
 function report(error: unknown, json: boolean): void {
-  const {
-    code: known,
-    message,
-    stack,
-  } = error instanceof Error ? (error as NodeJS.ErrnoException) : (new Error(String(error)) as NodeJS.ErrnoException)
+  const { code: known, message, stack }: NodeJS.ErrnoException = error instanceof Error ? error : new Error(String(error))
   const code = typeof known === 'string' ? known : 'INTERNAL'
   if (json) process.stdout.write(`${JSON.stringify({ type: 'error', code, message })}\n`)
   else process.stderr.write(`${colour(31, 'error')} ${code}: ${code === 'INTERNAL' ? (stack ?? message) : message}\n`)
@@ -58,17 +54,12 @@ function report(error: unknown, json: boolean): void {
 
 /** Runs a command line, given without the program's name, and sets the exit code. */
 export async function main(commands: Commands, words: string[]): Promise<void> {
-  const code = await runLine(commands, words)
-  if (code !== 0) process.exitCode = code
-}
-
-async function runLine(commands: Commands, words: string[]): Promise<number> {
   const json = words.includes('--json')
   const progress = new Progress(process.stderr)
   const signals = abortOnSignals((text) => progress.line(text))
   try {
     const given = parseArguments(commands, words, process.stdout.columns)
-    if (!given) return 0
+    if (!given) return
     const context: Context = {
       ...given,
       signal: signals.signal,
@@ -76,13 +67,13 @@ async function runLine(commands: Commands, words: string[]): Promise<number> {
       progress,
       warn: (code, message) => progress.line(`${colour(33, 'warning')} ${code}: ${message}`),
     }
-    return (await commands[given.command]?.run(context)) ? 0 : FAILED
+    if (!(await commands[given.command]?.run(context))) process.exitCode = FAILED
   } catch (error) {
     progress.end()
     const received = signals.received()
-    if (!signals.signal.aborted || (error as Error).name !== 'AbortError') report(error, json)
-    else if (received) return SIGNALS[received]
-    return FAILED
+    const stopped = signals.signal.aborted && (error as Error).name === 'AbortError'
+    if (!stopped) report(error, json)
+    process.exitCode = stopped && received ? SIGNALS[received] : FAILED
   } finally {
     progress.end()
     signals.stop()

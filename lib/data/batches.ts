@@ -1,14 +1,11 @@
 /** Which images each optimizer step trains on: a pure function of seed and step, so that a resumed run continues in the same order. */
+import type { ResolvedTrainOptions } from '../options/resolve.js'
 import { permutation } from '../random.js'
 
 /** Indices of the images of one batch, all from one bucket. */
 export type Batch = number[]
 
-export interface BatchOptions {
-  batchSize: number
-  gradientAccumulation: number
-  seed: number
-}
+export type BatchOptions = Pick<ResolvedTrainOptions, 'batchSize' | 'gradientAccumulation' | 'seed'>
 
 /**
  * As in kohya (kohya-ss/sd-scripts:library/train_util.py, BaseDataset), each epoch shuffles every bucket, cuts it into batches, of which the

@@ -2,6 +2,7 @@
  * kohya's aspect-ratio buckets, pure (kohya-ss/sd-scripts:library/model_util.py, make_bucket_resolutions; library/train_util.py,
  * BucketManager). Sizes are in pixels.
  */
+import type { ResolvedTrainOptions } from '../options/resolve.js'
 
 export interface Size {
   width: number
@@ -10,31 +11,26 @@ export interface Size {
 
 /** The size at which an image trains, and the size to which it is resized before the crop. */
 export interface Bucket extends Size {
-  /** Covers the bucket, and exceeds it on one side at most, except with `noUpscale`. */
+  /** Covers the bucket, and exceeds it on one side at most, except with `bucketNoUpscale`. */
   resized: Size
 }
 
-export interface BucketOptions {
-  /** A bucket's area is at most `resolution`². */
-  resolution: number
-  /** Off: every image trains at `resolution` × `resolution`. */
-  enabled: boolean
-  /** Shortest side, rounded down to the step and at most `resolution`. */
-  minimum: number
-  /** Longest side, rounded up to the step and at least `resolution`. */
-  maximum: number
-  /** Sides are multiples of this. */
-  step: number
-  /** Never enlarge an image: its bucket is its own size, shrunk to the area if larger, rounded down to the step. */
-  noUpscale: boolean
-}
+/**
+ * A bucket's area is at most `resolution`², its sides are multiples of `bucketStep`. Without `buckets` every image trains at the square.
+ * `bucketMin`, the shortest side, is rounded down to the step and at most `resolution`; `bucketMax`, the longest, is rounded up and at least
+ * `resolution`. With `bucketNoUpscale` an image's bucket is its own size, shrunk to the area if larger, rounded down to the step.
+ */
+export type BucketOptions = Pick<
+  ResolvedTrainOptions,
+  'resolution' | 'buckets' | 'bucketMin' | 'bucketMax' | 'bucketStep' | 'bucketNoUpscale'
+>
 
 /** Lists the predefined sizes by width, then height: the square, and for each width the greatest height within the area, both ways round. */
-export function bucketSizes({ resolution, enabled, minimum, maximum, step }: BucketOptions): Size[] {
+export function bucketSizes({ resolution, buckets, bucketMin, bucketMax, bucketStep: step }: BucketOptions): Size[] {
   const square = Math.max(step, Math.floor(resolution / step) * step)
-  if (!enabled) return [{ width: square, height: square }]
-  const least = Math.max(step, Math.floor(Math.min(minimum, resolution) / step) * step)
-  const most = Math.ceil(Math.max(maximum, resolution) / step) * step
+  if (!buckets) return [{ width: square, height: square }]
+  const least = Math.max(step, Math.floor(Math.min(bucketMin, resolution) / step) * step)
+  const most = Math.ceil(Math.max(bucketMax, resolution) / step) * step
   const sizes = new Map([[`${square}x${square}`, { width: square, height: square }]])
   for (let width = least; width <= most; width += step) {
     const height = Math.min(most, Math.floor(resolution ** 2 / width / step) * step)
@@ -77,10 +73,10 @@ function shrink(image: Size, area: number, step: number): Size {
     : { width: round(byHeight * ratio), height: byHeight }
 }
 
-/** Chooses the bucket of an image of this size, upright. Even with `noUpscale`, an image narrower than a step is enlarged to one. */
+/** Chooses the bucket of an image of this size, upright. Even with `bucketNoUpscale`, an image narrower than a step is enlarged to one. */
 export function selectBucket(image: Size, options: BucketOptions): Bucket {
-  const { resolution, enabled, step, noUpscale } = options
-  if (!noUpscale || !enabled) {
+  const { resolution, buckets, bucketStep: step, bucketNoUpscale } = options
+  if (!bucketNoUpscale || !buckets) {
     const size = nearest(image, bucketSizes(options))
     return { ...size, resized: cover(image, size) }
   }

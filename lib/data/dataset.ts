@@ -3,6 +3,7 @@ import { readdir, readFile, stat } from 'node:fs/promises'
 import { basename, extname, join } from 'node:path'
 import { LorafuseError } from '../errors.js'
 import type { WarningEvent } from '../events.js'
+import type { ResolvedTrainOptions } from '../options/resolve.js'
 import { CAPTION_EXTENSIONS, type Concept, captionOf, conceptOf } from './captions.js'
 import { IMAGE_EXTENSIONS, probeImage } from './images.js'
 
@@ -26,19 +27,8 @@ export interface Dataset {
 
 export type DatasetWarning = Omit<WarningEvent, 'type'>
 
-export interface DatasetOptions {
-  /** The folder. */
-  images: string
-  /** Extension of the caption files; where it is left out, `.txt` or else `.caption`. */
-  captionExtension?: string | undefined
-  /** Refuse the folder if a file would be skipped. */
-  strict: boolean
-  signal?: AbortSignal | undefined
-}
-
-interface Source extends Concept {
-  folder: string
-}
+/** Without a `captionExtension`, captions are in `.txt` or else `.caption` files; `strict` refuses a folder with a file to be skipped. */
+export type DatasetOptions = Pick<ResolvedTrainOptions, 'images' | 'captionExtension' | 'strict'>
 
 /** Files of other tools, ignored in silence: caches of latents, kohya's metadata. */
 const SIDE_FILES = ['.npz', '.json', '.jsonl', '.safetensors']
@@ -58,7 +48,7 @@ async function list(folder: string): Promise<{ files: string[]; folders: string[
 const isImage = (name: string) => IMAGE_EXTENSIONS.includes(extname(name).toLowerCase())
 
 /** Lists the folders to take images from: the `N_class` folders if there are any, as kohya does, or else the folder itself. */
-async function sources(root: string, warnings: DatasetWarning[]): Promise<Source[]> {
+async function sources(root: string, warnings: DatasetWarning[]): Promise<(Concept & { folder: string })[]> {
   const { files, folders } = await list(root)
   const concepts = folders.flatMap((name) => {
     const concept = conceptOf(name)
@@ -93,23 +83,17 @@ async function readCaption(path: string, extensions: string[]): Promise<string |
   return undefined
 }
 
-/** The error that `strict` makes of files that would be skipped. */
-export function datasetNotClean(images: string, warnings: Pick<DatasetWarning, 'message'>[]): LorafuseError {
-  const reasons = warnings.map(({ message }) => `  ${message}`).join('\n')
-  return new LorafuseError(
-    'DATASET_NOT_CLEAN',
-    `Expected nothing to skip in ${images} (strict) but received ${warnings.length} bad files:\n${reasons}`,
-  )
-}
-
-/** The error of a folder whose images, if there are any, were all skipped. */
-export function noImages(images: string, warnings: Pick<DatasetWarning, 'message'>[]): LorafuseError {
-  const kinds = IMAGE_EXTENSIONS.join(' ')
-  const reasons = warnings.map(({ message }) => `\n  ${message}`).join('')
-  return new LorafuseError(
-    'NO_IMAGES',
-    `Expected at least one image (${kinds}) in ${images} or its N_class folders but received none${reasons}`,
-  )
+/** Throws `DATASET_NOT_CLEAN` if files are skipped in spite of `strict`, `NO_IMAGES` if no image is usable. */
+export function checkUsable(options: Pick<DatasetOptions, 'images' | 'strict'>, usable: number, skipped: DatasetWarning[]): void {
+  const { images, strict } = options
+  const reasons = skipped.map(({ message }) => `\n  ${message}`).join('')
+  if (strict && skipped.length > 0) {
+    const message = `Expected nothing to skip in ${images} (strict) but received ${skipped.length} bad files:${reasons}`
+    throw new LorafuseError('DATASET_NOT_CLEAN', message)
+  }
+  if (usable > 0) return
+  const wanted = `at least one image (${IMAGE_EXTENSIONS.join(' ')}) in ${images} or its N_class folders`
+  throw new LorafuseError('NO_IMAGES', `Expected ${wanted} but received none${reasons}`)
 }
 
 /**
@@ -117,8 +101,8 @@ export function noImages(images: string, warnings: Pick<DatasetWarning, 'message
  * listed in `warnings`, damage behind the header is found by `loadImage`. Throws `IMAGES_NOT_FOUND` (no such folder), `NO_IMAGES` (no usable
  * image), `DATASET_NOT_CLEAN` (strict).
  */
-export async function scanDataset(options: DatasetOptions): Promise<Dataset> {
-  const { images, captionExtension, strict, signal } = options
+export async function scanDataset(options: DatasetOptions, signal?: AbortSignal): Promise<Dataset> {
+  const { images, captionExtension } = options
   const found = await stat(images).catch(() => undefined)
   if (!found?.isDirectory()) {
     throw new LorafuseError(
@@ -151,8 +135,7 @@ export async function scanDataset(options: DatasetOptions): Promise<Dataset> {
       }
     }
   }
-  if (strict && skipped.length > 0) throw datasetNotClean(images, skipped)
-  if (items.length === 0) throw noImages(images, skipped)
+  checkUsable(options, items.length, skipped)
   const warnings = skipped.map((warning) => ({ ...warning, message: `${warning.message}; it is skipped` }))
   const message = `${bare} of ${items.length} images have no caption and train with an empty one; put it into a .txt file of the same name`
   if (bare > 0) warnings.push({ code: 'NO_CAPTION', message, path: images })

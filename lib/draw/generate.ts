@@ -6,7 +6,6 @@ import { makeFolder, writeAtomically } from '../files/atomic.js'
 import { hashFiles } from '../files/hashes.js'
 import { readHeader } from '../files/safetensors.js'
 import { type GenerateOptions, type LoraReference, type ResolvedGenerateOptions, resolveGenerateOptions } from '../options/resolve.js'
-import { version } from '../version.js'
 import { Pipeline } from './pipeline.js'
 import { encodePng, type Picture, tile } from './png.js'
 import { infotext, parsePrompt } from './prompt.js'
@@ -80,7 +79,7 @@ function numbered(path: string, i: number, count: number): string {
 class Drawing {
   private picture = 0
   /** Hashes of the LoRAs, each computed once however many prompts name it. */
-  private readonly hashes = new Map<string, Promise<string>>()
+  private readonly hashes = new Map<string, string>()
 
   constructor(
     private readonly options: ResolvedGenerateOptions,
@@ -107,19 +106,17 @@ class Drawing {
     }
   }
 
-  private hashed(path: string): Promise<string> {
-    const known = this.hashes.get(path) ?? loraHash(path)
-    this.hashes.set(path, known)
-    return known
-  }
-
   private async parameters({ text, loras }: Prompt): Promise<string> {
     const { options, pipeline, size } = this
     const { model } = pipeline
     const hashed = []
-    for (const { path, weight } of loras) hashed.push({ name: stem(path), weight, hash: await this.hashed(path) })
+    for (const { path, weight } of loras) {
+      const hash = this.hashes.get(path) ?? (await loraHash(path))
+      this.hashes.set(path, hash)
+      hashed.push({ name: stem(path), weight, hash })
+    }
     const modelHash = await model.legacyHash()
-    return infotext({ ...options, ...size, prompt: text, loras: hashed, model: model.name, modelHash, version: version() })
+    return infotext({ ...options, ...size, prompt: text, loras: hashed, model: model.name, modelHash })
   }
 
   private async finish(picture: Picture, prompts: Prompt[], path: string | undefined): Promise<GeneratedImage> {

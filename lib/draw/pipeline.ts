@@ -3,33 +3,24 @@ import { attachStack } from '../adapters/adapter.js'
 import { readAdapters } from '../adapters/files.js'
 import { type LoraPart, lora } from '../adapters/lora.js'
 import { computation } from '../device.js'
-import { LorafuseError, throwIfAborted } from '../errors.js'
+import { throwIfAborted } from '../errors.js'
 import { readModel } from '../models/diffusers.js'
 import { loraPrefixes, type Model, openSession } from '../models/model.js'
 import { encodeText } from '../models/text.js'
 import type { Session } from '../native.js'
+import { invalidOption, type ResolvedGenerateOptions } from '../options/resolve.js'
 import { normal } from '../random.js'
 import { type Picture, toPicture } from './png.js'
 import { ddimStep, ddimSteps, guide } from './sampler.js'
 
-export interface PipelineOptions {
-  model: string
-  device: 'auto' | 'cuda' | 'cpu'
-  precision: 'auto' | 'f32' | 'fp16' | 'bf16'
-  threads: number
-}
+export type PipelineOptions = Pick<ResolvedGenerateOptions, 'model' | 'device' | 'precision' | 'threads'>
 
-export interface DrawRequest {
+/** At `cfg` 1, the scale of classifier-free guidance, the negative prompt is not used. */
+export interface DrawRequest extends Pick<ResolvedGenerateOptions, 'negativePrompt' | 'steps' | 'cfg' | 'seed' | 'clipSkip'> {
   prompt: string
-  negativePrompt: string
-  steps: number
-  /** Classifier-free guidance scale; at 1 the negative prompt is not used. */
-  cfg: number
-  seed: number
   /** In pixels; multiples of the model's `multiple`. */
   width: number
   height: number
-  clipSkip: number
 }
 
 export interface DrawContext {
@@ -68,8 +59,8 @@ export class Pipeline implements AsyncDisposable {
   private checkSize(size: { width: number; height: number }): void {
     const { multiple } = this.model
     for (const name of ['width', 'height'] as const) {
-      if (size[name] > 0 && size[name] % multiple === 0) continue
-      throw new LorafuseError('OPTION_INVALID', `Expected a multiple of ${multiple} for ${name} with this model but received ${size[name]}`)
+      const valid = size[name] > 0 && size[name] % multiple === 0
+      if (!valid) throw invalidOption(`a multiple of ${multiple}`, `${name} with this model`, size[name])
     }
   }
 
@@ -90,14 +81,9 @@ export class Pipeline implements AsyncDisposable {
     const { clipSkip, steps } = request
     this.checkSize(request)
     const { textLayers, scheduler } = this.model
-    const most: [string, number, number][] = [
-      ['clipSkip', clipSkip, textLayers],
-      ['steps', steps, scheduler.numTrainTimesteps],
-    ]
-    for (const [name, value, limit] of most) {
-      if (value <= limit) continue
-      throw new LorafuseError('OPTION_INVALID', `Expected at most ${limit} for ${name} with this model but received ${value}`)
-    }
+    const { numTrainTimesteps } = scheduler
+    if (clipSkip > textLayers) throw invalidOption(`at most ${textLayers}`, 'clipSkip with this model', clipSkip)
+    if (steps > numTrainTimesteps) throw invalidOption(`at most ${numTrainTimesteps}`, 'steps with this model', steps)
   }
 
   /** Draws an image. The initial noise `[h, w, C]` depends only on the seed. Throws `OPTION_INVALID`, an `AbortError`. */

@@ -46,12 +46,11 @@ export async function encodePng({ width, height, data }: Picture, parameters?: s
 }
 
 function chunk(type: string, body: Uint8Array): Uint8Array {
-  const bytes = new Uint8Array(12 + body.length)
-  const view = new DataView(bytes.buffer)
-  view.setUint32(0, body.length)
-  bytes.set(Buffer.from(type, 'latin1'), 4)
+  const bytes = Buffer.alloc(12 + body.length)
+  bytes.writeUInt32BE(body.length)
+  bytes.write(type, 4, 'latin1')
   bytes.set(body, 8)
-  view.setUint32(8 + body.length, crc32(bytes.subarray(4, 8 + body.length)))
+  bytes.writeUInt32BE(crc32(bytes.subarray(4, -4)), 8 + body.length)
   return bytes
 }
 

@@ -1,5 +1,7 @@
 /** Reads and writes prompts as A1111 does: `<lora:name:weight>` in the text, and the `parameters` of a picture. */
 import { LorafuseError } from '../errors.js'
+import { version } from '../version.js'
+import type { DrawRequest } from './pipeline.js'
 
 /** A LoRA that a prompt asks for by name. */
 export interface PromptLora {
@@ -25,22 +27,13 @@ export function parsePrompt(prompt: string): { text: string; loras: PromptLora[]
   return { text, loras }
 }
 
-export interface PictureInfo {
-  /** Without tags. */
-  prompt: string
-  negativePrompt: string
+/** The prompt is without tags. */
+export interface PictureInfo extends DrawRequest {
   /** `hash`: sha256 of the file's bytes after the header, as kohya's `sshs_model_hash`. */
   loras: { name: string; weight: number; hash: string }[]
-  steps: number
-  cfg: number
-  seed: number
-  width: number
-  height: number
   model: string
   /** A1111's old hash of the UNet's weights, 8 hex digits. */
   modelHash: string
-  clipSkip: number
-  version: string
 }
 
 /** Writes A1111's infotext, which its PNG info tab reads (AUTOMATIC1111/stable-diffusion-webui:modules/processing.py, create_infotext). */
@@ -56,7 +49,7 @@ export function infotext(info: PictureInfo): string {
     ['Model', info.model],
     ['Clip skip', info.clipSkip > 1 ? info.clipSkip : undefined],
     ['Lora hashes', loras.map(({ name, hash }) => `${name}: ${hash.slice(0, 12)}`).join(', ') || undefined],
-    ['Version', `lorafuse ${info.version}`],
+    ['Version', `lorafuse ${version()}`],
   ]
   const quote = (value: string | number) => (/[,\n:]/.test(String(value)) ? JSON.stringify(value) : value)
   const tags = loras.map(({ name, weight }) => ` <lora:${name}:${weight}>`)

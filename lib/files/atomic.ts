@@ -1,5 +1,5 @@
 /** Folders, and files that are there whole or not at all. */
-import { type FileHandle, mkdir, open, rename, stat, unlink } from 'node:fs/promises'
+import { type FileHandle, mkdir, open, rename, stat, unlink, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { LorafuseError } from '../errors.js'
 
@@ -26,11 +26,10 @@ let written = 0
 export async function writeAtomically(path: string, content: Uint8Array | string | Iterable<Uint8Array>): Promise<void> {
   written += 1
   const temporary = `${path}.tmp-${process.pid}-${written}`
-  const chunks = typeof content === 'string' ? [new TextEncoder().encode(content)] : content instanceof Uint8Array ? [content] : content
   let file: FileHandle | undefined
   try {
     file = await open(temporary, 'wx')
-    for (const chunk of chunks) await file.writeFile(chunk)
+    await writeFile(file, content)
     await file.sync()
     await file.close()
     await rename(temporary, path)
@@ -39,7 +38,9 @@ export async function writeAtomically(path: string, content: Uint8Array | string
     if (file) await unlink(temporary).catch(() => undefined)
     throw writeError(path, cause)
   }
-  await syncFolder(dirname(path))
+  const folder = await open(dirname(path), 'r')
+  await folder.sync().catch(() => undefined)
+  await folder.close()
 }
 
 function writeError(path: string, cause: unknown): unknown {
@@ -49,10 +50,4 @@ function writeError(path: string, cause: unknown): unknown {
     return new LorafuseError('DISK_FULL', `Expected room for ${path} but the disk is full (${code}); free some space and resume`, { cause })
   }
   return new LorafuseError('OUTPUT_NOT_WRITABLE', `Expected to be able to write ${path} but received ${code}`, { cause })
-}
-
-async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path, 'r')
-  await folder.sync().catch(() => undefined)
-  await folder.close()
 }

@@ -12,14 +12,9 @@ function halfTable(): Float32Array {
   for (let half = 0; half < 0x10000; half++) {
     const exponent = (half >> 10) & 0x1f
     const mantissa = half & 0x3ff
-    const magnitude =
-      exponent === 0
-        ? mantissa * 2 ** -24
-        : exponent === 31
-          ? mantissa
-            ? Number.NaN
-            : Infinity
-          : (1 + mantissa / 1024) * 2 ** (exponent - 15)
+    let magnitude = (1 + mantissa / 1024) * 2 ** (exponent - 15)
+    if (exponent === 0) magnitude = mantissa * 2 ** -24
+    if (exponent === 31) magnitude = mantissa ? Number.NaN : Infinity
     table[half] = half & 0x8000 ? -magnitude : magnitude
   }
   return table

@@ -8,16 +8,14 @@ import { headerBytes, type PackedTensors } from './safetensors.js'
 const LEGACY_BEGIN = 0x100000
 const LEGACY_END = 0x110000
 
-interface HashOptions {
-  /** The range of bytes to hash, both included. */
-  start?: number
-  end?: number
-  /** Stops the reading. */
-  signal?: AbortSignal | undefined
-}
-
-/** Returns the sha256, in hex, of files one after the other. Throws `FILE_NOT_FOUND`, or the signal's reason. */
-export async function hashFiles(paths: string[], options: HashOptions = {}): Promise<string> {
+/**
+ * Returns the sha256, in hex, of files one after the other, or of their bytes `start` to `end`, both included. Throws `FILE_NOT_FOUND`, or
+ * the signal's reason.
+ */
+export async function hashFiles(
+  paths: string[],
+  options: { start?: number; end?: number; signal?: AbortSignal | undefined } = {},
+): Promise<string> {
   const hash = createHash('sha256')
   for (const path of paths) {
     try {

@@ -3,6 +3,7 @@ import { type FileHandle, open } from 'node:fs/promises'
 import { LorafuseError } from '../errors.js'
 import { writeAtomically } from './atomic.js'
 import { type FloatType, narrow, widen } from './floats.js'
+import { isRecord } from './json.js'
 
 /** A tensor of any dtype as the header declares it; `offset` is in bytes from the start of the file. */
 export interface TensorEntry {
@@ -44,14 +45,13 @@ function invalid(path: string, problem: string): LorafuseError {
   return new LorafuseError('SAFETENSORS_INVALID', `${problem} (${path}). The file is damaged or incomplete; fetch or write it again`)
 }
 
-/** Throws `FILE_NOT_FOUND`. */
-async function openFile(path: string): Promise<FileHandle> {
-  try {
-    return await open(path, 'r')
-  } catch (cause) {
-    const reason = (cause as NodeJS.ErrnoException).code ?? String(cause)
+/** Opens a file, uses it and closes it. Throws `FILE_NOT_FOUND`. */
+async function withFile<Result>(path: string, use: (file: FileHandle) => Promise<Result>): Promise<Result> {
+  const file = await open(path, 'r').catch((cause: NodeJS.ErrnoException) => {
+    const reason = cause.code ?? String(cause)
     throw new LorafuseError('FILE_NOT_FOUND', `Expected a readable safetensors file at ${path} but received ${reason}`, { cause })
-  }
+  })
+  return use(file).finally(() => file.close())
 }
 
 async function readBytes(file: FileHandle, path: string, offset: number, length: number): Promise<Uint8Array> {
@@ -66,10 +66,6 @@ async function readBytes(file: FileHandle, path: string, offset: number, length:
 
 function isCount(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
 function parseMetadata(value: unknown, path: string): Record<string, string> {
@@ -136,12 +132,7 @@ async function parseHeader(file: FileHandle, path: string): Promise<SafetensorsH
 
 /** Reads and checks a file's header. Throws `FILE_NOT_FOUND`, or `SAFETENSORS_INVALID` naming the file and the tensor. */
 export async function readHeader(path: string): Promise<SafetensorsHeader> {
-  const file = await openFile(path)
-  try {
-    return await parseHeader(file, path)
-  } finally {
-    await file.close()
-  }
+  return withFile(path, (file) => parseHeader(file, path))
 }
 
 /**
@@ -149,8 +140,7 @@ export async function readHeader(path: string): Promise<SafetensorsHeader> {
  * `SAFETENSORS_INVALID`; the latter also for a name that is not there and for a dtype other than F32, F16, BF16.
  */
 export async function readTensors(path: string, names?: string[], header?: SafetensorsHeader): Promise<Map<string, Tensor>> {
-  const file = await openFile(path)
-  try {
+  return withFile(path, async (file) => {
     const { tensors: entries } = header ?? (await parseHeader(file, path))
     const byName = new Map(entries.map((entry) => [entry.name, entry]))
     const tensors = new Map<string, Tensor>()
@@ -164,9 +154,7 @@ export async function readTensors(path: string, names?: string[], header?: Safet
       tensors.set(name, { dtype, shape, data: widen(await readBytes(file, path, offset, byteLength), dtype) })
     }
     return tensors
-  } finally {
-    await file.close()
-  }
+  })
 }
 
 /** Tensors as the bytes of a file: hashed and written without being rounded twice. */

@@ -4,6 +4,7 @@
  * `MODEL_INVALID` for a value that makes no sense.
  */
 import { LorafuseError } from '../errors.js'
+import type { Json } from '../files/json.js'
 import type { NetworkConfig } from '../native.js'
 
 /** What a model predicts: diffusers' `prediction_type`, or `flow` for rectified flow. One row each in `lib/train/objective.ts`. */
@@ -20,8 +21,6 @@ export interface SchedulerConfig {
   setAlphaToOne: boolean
   clipSample: boolean
 }
-
-export type Json = Record<string, unknown>
 
 export function unsupported(problem: string): LorafuseError {
   return new LorafuseError('MODEL_UNSUPPORTED', `${problem}. Use a Stable Diffusion 1.x model`)

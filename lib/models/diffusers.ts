@@ -2,17 +2,10 @@
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
 import { LorafuseError } from '../errors.js'
+import { parseRecord } from '../files/json.js'
 import { readHeader } from '../files/safetensors.js'
-import type { Network, NetworkConfig, WeightEntry, WeightFile } from '../native.js'
-import {
-  ConfigReader,
-  type Json,
-  schedulerConfig,
-  type TextEncoderConfig,
-  type UNetConfig,
-  unsupported,
-  type VaeConfig,
-} from './configs.js'
+import type { Network, WeightEntry, WeightFile } from '../native.js'
+import { ConfigReader, schedulerConfig, type TextEncoderConfig, type UNetConfig, unsupported, type VaeConfig } from './configs.js'
 import { type Family, lazyHashes, type Model } from './model.js'
 import { ourName } from './names.js'
 import { sd1 } from './sd1.js'
@@ -36,11 +29,9 @@ async function readJson(path: string, what: string): Promise<ConfigReader> {
     if (cause.code === 'ENOENT' || cause.code === 'ENOTDIR') throw incomplete(`${what}'s config`, path)
     throw cause
   })
-  try {
-    const json: unknown = JSON.parse(text)
-    if (typeof json === 'object' && json !== null && !Array.isArray(json)) return new ConfigReader(path, json as Json)
-  } catch {}
-  throw new LorafuseError('MODEL_INVALID', `Expected a JSON object for ${path} but received something else`)
+  const json = parseRecord(text)
+  if (!json) throw new LorafuseError('MODEL_INVALID', `Expected a JSON object for ${path} but received something else`)
+  return new ConfigReader(path, json)
 }
 
 /** Finds a network's weight files: one, or the shards that an index lists; the `fp16` variant only if there is no other. */
@@ -120,10 +111,9 @@ export async function readModel(path: string): Promise<Model> {
     readers[name] = reader
     if (tokenizer) tokenizers[name] = await loadTokenizer(join(folder, tokenizer))
   }
-  const configOf = <Config extends NetworkConfig>(name: string) => networks[name]!.config as Config
-  const unet = configOf<UNetConfig>(family.trained)
-  const text = configOf<TextEncoderConfig>(family.text.encoder)
-  const vae = configOf<VaeConfig>(family.vae)
+  const unet = networks[family.trained]!.config as UNetConfig
+  const text = networks[family.text.encoder]!.config as TextEncoderConfig
+  const vae = networks[family.vae]!.config as VaeConfig
   checkAgreement(folder, unet, text, vae)
   const scheduler = await readJson(join(folder, 'scheduler', 'scheduler_config.json'), 'the scheduler')
   const factor = 2 ** (vae.block_out_channels.length - 1)
@@ -136,6 +126,7 @@ export async function readModel(path: string): Promise<Model> {
     tokenizers,
     textLayers: text.num_hidden_layers,
     contextDim: unet.cross_attention_dim,
+    contextLength: tokenizers[family.text.encoder]!.length,
     latentChannels: vae.latent_channels,
     scheduler: schedulerConfig(scheduler, family.predictionTypes),
     factor,

@@ -48,6 +48,8 @@ export interface Model {
   textLayers: number
   /** Features of a context token. */
   contextDim: number
+  /** Tokens of a context. */
+  contextLength: number
   latentChannels: number
   scheduler: SchedulerConfig
   /** Pixels per latent, each way. */

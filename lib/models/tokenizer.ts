@@ -6,6 +6,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Tokenizer as Pipeline } from '@huggingface/tokenizers'
 import { LorafuseError } from '../errors.js'
+import { type Json, parseRecord } from '../files/json.js'
 
 export interface Tokenizer {
   /** Tokens of an encoded prompt, BOS, EOS and padding included: 77. */
@@ -25,20 +26,16 @@ function invalid(path: string, problem: string): LorafuseError {
 }
 
 async function readText(path: string): Promise<string | undefined> {
-  try {
-    return await readFile(path, 'utf8')
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined
-    throw cause
-  }
+  return readFile(path, 'utf8').catch((cause: NodeJS.ErrnoException) => {
+    if (cause.code !== 'ENOENT') throw cause
+    return undefined
+  })
 }
 
-function parse(text: string, path: string): Record<string, unknown> {
-  try {
-    const value: unknown = JSON.parse(text)
-    if (typeof value === 'object' && value !== null) return value as Record<string, unknown>
-  } catch {}
-  throw invalid(path, 'something that is not a JSON object')
+function parse(text: string, path: string): Json {
+  const value = parseRecord(text)
+  if (!value) throw invalid(path, 'something that is not a JSON object')
+  return value
 }
 
 function checkVocab(value: unknown, path: string): Record<string, number> {
@@ -69,7 +66,7 @@ async function readVocabulary(folder: string): Promise<Vocabulary> {
 }
 
 /** Finds a special token in `tokenizer_config.json` or `special_tokens_map.json`: a string, or an object with `content`. */
-function special(configs: Record<string, unknown>[], key: string): string | undefined {
+function special(configs: Json[], key: string): string | undefined {
   for (const { [key]: token } of configs) {
     if (typeof token === 'string') return token
     const { content } = (token ?? {}) as { content?: unknown }

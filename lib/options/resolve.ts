@@ -1,7 +1,7 @@
 /** Checks options against their rows. */
 import { LorafuseError, shown } from '../errors.js'
 import { lrSchedulers } from './lr-schedulers.js'
-import { generateTable, type Presence, type Row, type Table, trainTable } from './table.js'
+import { fixed, generateTable, type Presence, type Row, type Table, trainTable } from './table.js'
 import type { Kind } from './values.js'
 
 export type { LoraReference } from './values.js'
@@ -98,8 +98,7 @@ export function resolveTrainOptions(input: unknown, label: Label = asIs): Resolv
     throw new LorafuseError('OPTION_INVALID', `Expected ${label('steps')} or ${label('epochs')} but received both`)
   }
   if (options.bucketMin > options.bucketMax) {
-    const most = `at most ${label('bucketMax')}, ${options.bucketMax},`
-    throw new LorafuseError('OPTION_INVALID', `Expected ${most} for ${label('bucketMin')} but received ${options.bucketMin}`)
+    throw invalidOption(`at most ${label('bucketMax')}, ${options.bucketMax},`, label('bucketMin'), options.bucketMin)
   }
   return { ...options, alpha: options.alpha || options.rank }
 }
@@ -111,7 +110,6 @@ export function resolveGenerateOptions(input: unknown, label: Label = asIs): Res
 
 /** Lists the options that must be the same in a resumed run. The length of the run is one of them if the learning rate depends on it. */
 export function fixedOptions(options: ResolvedTrainOptions): Record<string, unknown> {
-  const names = Object.entries<Row>(trainTable).flatMap(([name, { fixed }]) => (fixed ? [name] : []))
-  if (lrSchedulers[options.lrScheduler].dependsOnSteps) names.push('steps', 'epochs')
-  return Object.fromEntries(names.map((name) => [name, options[name as keyof ResolvedTrainOptions]]))
+  const length = lrSchedulers[options.lrScheduler].dependsOnSteps ? (['steps', 'epochs'] as const) : []
+  return Object.fromEntries([...fixed, ...length].map((name) => [name, options[name]]))
 }

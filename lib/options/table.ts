@@ -15,8 +15,6 @@ export interface Row<Input = unknown, Value = unknown, P extends Presence = Pres
   help: string
   /** kohya's names for it (kohya-ss/sd-scripts:train_network.py, library/train_util.py). */
   kohya?: string[]
-  /** The option changes the result, so a resumed run must have the same value. */
-  fixed?: boolean
 }
 
 export type Table = Record<string, Row>
@@ -31,7 +29,7 @@ export function rowsOf<G extends Groups>(groups: G): Together<G[keyof G]> {
   return Object.assign({}, ...Object.values(groups)) as Together<G[keyof G]>
 }
 
-type Details = Pick<Row, 'kohya' | 'fixed' | 'defaultText'>
+type Details = Pick<Row, 'kohya' | 'defaultText'>
 
 export function required<Input, Value>(kind: Kind<Input, Value>, help: string, details: Details = {}): Row<Input, Value, 'required'> {
   return { kind, presence: 'required', help, ...details }
@@ -72,7 +70,7 @@ const machine = {
     'auto',
     'Mixed precision: the data type of activations and frozen weights on a GPU (auto is fp16, bf16 needs Ampere or newer). ' +
       'The CPU computes in f32 and only holds frozen weights in this type (auto is f32: as in the file)',
-    { kohya: ['mixed_precision'], fixed: true },
+    { kohya: ['mixed_precision'] },
   ),
   threads: defaulted(integer({ min: 1, max: 1024 }), availableParallelism, 'CPU threads; the result does not depend on them', {
     defaultText: 'all processors',
@@ -89,74 +87,68 @@ const files = {
 }
 
 const side = integer({ min: 8, max: 8192 })
+/** All of them change the result: see `fixed`. */
 const images = {
   resolution: defaulted(resolution, 512, 'Training resolution in pixels; a bucket has at most resolution² of them', {
     kohya: ['resolution'],
-    fixed: true,
   }),
-  buckets: defaulted(flag, true, 'Aspect ratio buckets; without them, every image is cropped to a square', {
-    kohya: ['enable_bucket'],
-    fixed: true,
-  }),
-  bucketMin: defaulted(side, 256, 'Minimum side of a bucket in pixels', { kohya: ['min_bucket_reso'], fixed: true }),
-  bucketMax: defaulted(side, 1024, 'Maximum side of a bucket in pixels', { kohya: ['max_bucket_reso'], fixed: true }),
+  buckets: defaulted(flag, true, 'Aspect ratio buckets; without them, every image is cropped to a square', { kohya: ['enable_bucket'] }),
+  bucketMin: defaulted(side, 256, 'Minimum side of a bucket in pixels', { kohya: ['min_bucket_reso'] }),
+  bucketMax: defaulted(side, 1024, 'Maximum side of a bucket in pixels', { kohya: ['max_bucket_reso'] }),
   bucketStep: defaulted(integer({ min: 8, max: 1024, step: 8 }), 64, 'Bucket sides are multiples of this many pixels', {
     kohya: ['bucket_reso_steps'],
-    fixed: true,
   }),
-  bucketNoUpscale: defaulted(flag, false, 'Make a bucket for each image without upscaling it', {
-    kohya: ['bucket_no_upscale'],
-    fixed: true,
-  }),
-  randomCrop: defaulted(flag, false, 'Crop at a random position instead of the centre', { kohya: ['random_crop'], fixed: true }),
-  flip: defaulted(flag, false, 'Horizontal flip augmentation: mirror images at random', { kohya: ['flip_aug'], fixed: true }),
-  background: defaulted(colour, [255, 255, 255], 'Background colour for transparent images', { defaultText: 'white', fixed: true }),
+  bucketNoUpscale: defaulted(flag, false, 'Make a bucket for each image without upscaling it', { kohya: ['bucket_no_upscale'] }),
+  randomCrop: defaulted(flag, false, 'Crop at a random position instead of the centre', { kohya: ['random_crop'] }),
+  flip: defaulted(flag, false, 'Horizontal flip augmentation: mirror images at random', { kohya: ['flip_aug'] }),
+  background: defaulted(colour, [255, 255, 255], 'Background colour for transparent images', { defaultText: 'white' }),
+}
+
+const captions = {
   captionExtension: optional(text, 'Extension of caption files', { defaultText: '.txt, else .caption', kohya: ['caption_extension'] }),
   strict: defaulted(flag, false, 'Stop if a file would be skipped, instead of warning'),
 }
 
-const training = {
+const length = {
   steps: defaulted(integer({ min: 1 }), 1600, 'Optimizer steps to train', { kohya: ['max_train_steps'] }),
   epochs: optional(integer({ min: 1 }), 'Epochs to train, instead of steps', { kohya: ['max_train_epochs'] }),
-  batchSize: defaulted(integer({ min: 1, max: 1024 }), 1, 'Images per batch', { kohya: ['train_batch_size'], fixed: true }),
+}
+
+/** All of them change the result: see `fixed`. */
+const training = {
+  batchSize: defaulted(integer({ min: 1, max: 1024 }), 1, 'Images per batch', { kohya: ['train_batch_size'] }),
   gradientAccumulation: defaulted(integer({ min: 1, max: 1024 }), 1, 'Batches accumulated per optimizer step', {
     kohya: ['gradient_accumulation_steps'],
-    fixed: true,
   }),
-  rank: defaulted(integer({ min: 1, max: 4096 }), 16, 'Rank of the LoRA', { kohya: ['network_dim'], fixed: true }),
+  rank: defaulted(integer({ min: 1, max: 4096 }), 16, 'Rank of the LoRA', { kohya: ['network_dim'] }),
   alpha: optional(number({ min: 0, max: 1e6 }), 'Alpha of the LoRA, which is scaled by alpha / rank; 0 means the rank', {
     defaultText: 'the rank',
     kohya: ['network_alpha'],
-    fixed: true,
   }),
   targets: defaulted(
     choice(['default', 'attention']),
     'default',
     "Layers of the UNet's transformer blocks that get a LoRA: default is kohya's (attention, feed-forward, projections), " +
       'attention is only q, k, v and out',
-    { fixed: true },
   ),
-  learningRate: defaulted(number({ min: 0, max: 1 }), 1e-4, 'Learning rate', { kohya: ['learning_rate'], fixed: true }),
+  learningRate: defaulted(number({ min: 0, max: 1 }), 1e-4, 'Learning rate', { kohya: ['learning_rate'] }),
   lrScheduler: defaulted(
     choice(lrSchedulerNames, schedulerAliases),
     'constant',
     'Learning rate scheduler, after the warmup; cosine decays to 0',
-    { kohya: ['lr_scheduler'], fixed: true },
+    { kohya: ['lr_scheduler'] },
   ),
   lrWarmupSteps: defaulted(integer({ min: 0 }), 0, 'Warmup steps, over which the learning rate rises from 0', {
     kohya: ['lr_warmup_steps'],
-    fixed: true,
   }),
-  weightDecay: defaulted(number({ min: 0, max: 1 }), 0.01, 'Weight decay of AdamW', { fixed: true }),
+  weightDecay: defaulted(number({ min: 0, max: 1 }), 0.01, 'Weight decay of AdamW'),
   maxGradNorm: defaulted(number({ min: 0, max: 1e9 }), 1, 'Maximum gradient norm for clipping; 0 turns clipping off', {
     kohya: ['max_grad_norm'],
-    fixed: true,
   }),
   clipSkip: defaulted(integer({ min: 1, max: 64 }), 1, 'Use the output of this layer of the text encoder, counted from the last', {
     kohya: ['clip_skip'],
-    fixed: true,
   }),
-  seed: defaulted(integer({ min: 0, max: MAX_SEED }), 0, 'Random seed', { kohya: ['seed'], fixed: true }),
+  seed: defaulted(integer({ min: 0, max: MAX_SEED }), 0, 'Random seed', { kohya: ['seed'] }),
 }
 
 const saving = {
@@ -177,8 +169,17 @@ const saving = {
   }),
 }
 
-export const trainGroups = { Files: files, Images: images, Training: training, Saving: saving, Machine: machine }
+export const trainGroups = {
+  Files: files,
+  Images: { ...images, ...captions },
+  Training: { ...length, ...training },
+  Saving: saving,
+  Machine: machine,
+}
 export const trainTable = rowsOf(trainGroups)
+
+/** Names the options that change the result, so that a resumed run must have the same values. */
+export const fixed = Object.keys({ ...images, ...training, precision: machine.precision }) as (keyof typeof trainTable)[]
 
 const image = {
   model: files.model,
@@ -202,12 +203,8 @@ const sampling = {
   seed: defaulted(integer({ min: 0, max: MAX_SEED }), 0, 'Random seed'),
   width: optional(integer({ min: 8, max: 8192, step: 8 }), 'Width of the image in pixels', { defaultText: "the model's own" }),
   height: optional(integer({ min: 8, max: 8192, step: 8 }), 'Height of the image in pixels', { defaultText: "the model's own" }),
-  clipSkip: { ...training.clipSkip, fixed: false },
+  clipSkip: training.clipSkip,
 }
 
-export const generateGroups = {
-  Image: image,
-  Sampling: sampling,
-  Machine: { ...machine, precision: { ...machine.precision, fixed: false } },
-}
+export const generateGroups = { Image: image, Sampling: sampling, Machine: machine }
 export const generateTable = rowsOf(generateGroups)

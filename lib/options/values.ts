@@ -58,8 +58,8 @@ function bounded(type: 'integer' | 'number', { min, max, step }: Bounds): Kind<n
   return {
     type,
     min,
-    ...(max === undefined ? {} : { max }),
-    ...(step === undefined ? {} : { step }),
+    max,
+    step,
     expected: `${noun} ${max === undefined ? `of ${min} or more` : `from ${min} to ${max}`}`,
     placeholder: type === 'integer' ? 'N' : 'X',
     accept: (input) => (typeof input === 'number' && valid(input) ? input : undefined),
@@ -89,36 +89,29 @@ export const flag: Kind<boolean, boolean> = {
   fromText: (text) => (text === 'true' ? true : text === 'false' ? false : text),
 }
 
-export const text: Kind<string, string> = {
-  type: 'text',
-  expected: 'a text',
-  placeholder: 'TEXT',
-  accept: (input) => (typeof input === 'string' ? input : undefined),
+/** A kind whose values are the valid inputs as they are. */
+function plain<Value>(
+  type: 'text' | 'path',
+  expected: string,
+  placeholder: string,
+  isValid: (input: unknown) => input is Value,
+): Kind<Value, Value> {
+  return { type, expected, placeholder, accept: (input) => (isValid(input) ? input : undefined) }
 }
 
-const isPath = (input: unknown): input is string => typeof input === 'string' && input !== '' && !input.includes('\0')
+const isText = (input: unknown): input is string => typeof input === 'string'
+const isPath = (input: unknown): input is string => isText(input) && input !== '' && !input.includes('\0')
+const isFileName = (input: unknown): input is string => isPath(input) && !/[/\\]|^\.{1,2}$/.test(input)
+const isResumeFrom = (input: unknown): input is string | boolean => typeof input === 'boolean' || isPath(input)
 
-export const path: Kind<string, string> = {
-  type: 'path',
-  expected: 'a path',
-  placeholder: 'PATH',
-  accept: (input) => (isPath(input) ? input : undefined),
-}
-
-export const fileName: Kind<string, string> = {
-  type: 'text',
-  expected: 'a file name without folder',
-  placeholder: 'NAME',
-  accept: (input) => (isPath(input) && !/[/\\]|^\.{1,2}$/.test(input) ? input : undefined),
-}
+export const text = plain('text', 'a text', 'TEXT', isText)
+export const path = plain('path', 'a path', 'PATH', isPath)
+export const fileName = plain('text', 'a file name without folder', 'NAME', isFileName)
 
 /** A state's path, true for the newest state, or false for none. */
 export const resumeFrom: Kind<string | boolean, string | boolean> = {
-  type: 'path',
+  ...plain('path', 'the path of a state, or true for the newest', 'PATH', isResumeFrom),
   valueOptional: true,
-  expected: 'the path of a state, or true for the newest',
-  placeholder: 'PATH',
-  accept: (input) => (typeof input === 'boolean' || isPath(input) ? input : undefined),
 }
 
 /** A side of a square in pixels; kohya also writes `512,512`. */
@@ -165,8 +158,8 @@ export function list<Input, Value>(kind: Kind<Input, Value>): Kind<Input | Input
   const { type, placeholder, fromText, expected, accept } = kind
   return {
     type,
-    ...(placeholder === undefined ? {} : { placeholder }),
-    ...(fromText === undefined ? {} : { fromText }),
+    placeholder,
+    fromText,
     repeatable: true,
     expected: `${expected}, or a list of them`,
     accept: (input) => {

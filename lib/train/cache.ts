@@ -1,11 +1,11 @@
 /** Encodes images and captions once, with the frozen encoders, and holds the results in memory. */
-import { type DatasetWarning, datasetNotClean, noImages } from '../data/dataset.js'
+import { checkUsable, type DatasetWarning } from '../data/dataset.js'
 import { loadImage } from '../data/images.js'
 import { LorafuseError } from '../errors.js'
 import type { Model } from '../models/model.js'
 import { encodeText } from '../models/text.js'
 import type { Session } from '../native.js'
-import type { Colour } from '../options/values.js'
+import type { ResolvedTrainOptions } from '../options/resolve.js'
 import { normal, uniform } from '../random.js'
 import type { TrainingImage } from './training-images.js'
 
@@ -17,16 +17,8 @@ export interface Latents {
   mirrored?: Float32Array
 }
 
-export interface LatentsOptions {
-  /** The folder, for messages. */
-  images: string
-  /** Refuse damaged images instead of skipping them. */
-  strict: boolean
-  seed: number
-  flip: boolean
-  randomCrop: boolean
-  background: Colour
-}
+/** `images` is for messages alone; `strict` refuses damaged images instead of skipping them. */
+export type LatentsOptions = Pick<ResolvedTrainOptions, 'images' | 'strict' | 'seed' | 'flip' | 'randomCrop' | 'background'>
 
 /** Called before each computation; `done` counts those before it. It may throw to stop. */
 export type OnProgress = (done: number, total: number) => void
@@ -106,8 +98,7 @@ export async function cacheLatents(
     usable.push(image)
     cached.push(latents)
   }
-  if (strict && damaged.length > 0) throw datasetNotClean(options.images, damaged)
-  if (cached.length === 0) throw noImages(options.images, damaged)
+  checkUsable(options, cached.length, damaged)
   onProgress(total, total)
   return { images: usable, latents: cached }
 }

@@ -12,16 +12,18 @@ export interface CheckpointsOptions {
   info: TrainingInfo
   identity: Identity
   lossScale: LossScale
-  /** The last update in the state that the run resumed from; 0 for a new run. */
+  /** The last update that is done, in the state that the run resumed from; 0 for a new run. */
   from: number
-  onSaved: (event: CheckpointEvent) => void
 }
 
 export class Checkpoints {
   /** The last update that has been saved. */
   private savedStep: number
 
-  constructor(private readonly options: CheckpointsOptions) {
+  constructor(
+    private readonly options: CheckpointsOptions,
+    private readonly onSaved: (event: CheckpointEvent) => void,
+  ) {
     this.savedStep = options.from
   }
 
@@ -29,22 +31,22 @@ export class Checkpoints {
   async write(name: CheckpointName, step: number): Promise<Saved> {
     const { session, output, info, identity, lossScale } = this.options
     const buffers = Object.fromEntries(stateBuffers(session).map(({ name }) => [name, session.read(name)]))
-    const state = { step, lossScale: lossScale.state, run: info.run, buffers }
-    const metadata = trainingMetadata(info, step, Date.now() / 1000)
-    const saved = await output.save(name, state, identity, metadata)
+    const state = { step, run: info.run, lossScale: lossScale.state, identity, buffers }
+    const saved = await output.save(name, state, trainingMetadata(info, step, Date.now() / 1000))
     this.savedStep = step
     return saved
   }
 
   private async save(name: CheckpointName, step: number): Promise<Saved> {
     const saved = await this.write(name, step)
-    this.options.onSaved({ type: 'checkpoint', step, ...saved })
+    this.onSaved({ type: 'checkpoint', step, ...saved })
     return saved
   }
 
   /** As kohya: every `saveEvery` steps, the last one included; every `saveEveryEpochs` epochs, except the last: that is the final file. */
   async saveWhereDue(step: number): Promise<void> {
-    const { steps, updatesPerEpoch, options } = this.options.info
+    const { steps, batches, options } = this.options.info
+    const { updatesPerEpoch } = batches
     const { saveEvery, saveEveryEpochs } = options
     if (saveEvery > 0 && step % saveEvery === 0) await this.save({ step }, step)
     const epochEnds = step % updatesPerEpoch === 0 && step < steps

@@ -1,7 +1,8 @@
 /** Makes the inputs of training steps: noise and timesteps as in kohya-ss/sd-scripts:train_network.py, drawn from (seed, step, sample). */
 import type { Batch, Batches } from '../data/batches.js'
 import type { Model } from '../models/model.js'
-import type { Inputs } from '../native.js'
+import type { Inputs, Tensor } from '../native.js'
+import type { ResolvedTrainOptions } from '../options/resolve.js'
 import { integer, normal } from '../random.js'
 import type { Latents } from './cache.js'
 import { objectives } from './objective.js'
@@ -9,28 +10,21 @@ import { objectives } from './objective.js'
 /** A cached image with its caption's embeddings. */
 export interface Sample {
   latents: Latents
-  /** `[tokens, contextDim]` */
+  /** `[contextLength, contextDim]` */
   context: Float32Array
 }
 
 /** The sizes that all steps of a run have in common. */
-export interface StepSizes {
-  latentChannels: number
-  contextDim: number
-  /** Length of a context. */
-  tokens: number
-}
-
-export function stepSizes({ latentChannels, contextDim, tokenizers, family }: Model): StepSizes {
-  return { latentChannels, contextDim, tokens: tokenizers[family.text.encoder]!.length }
-}
+type StepSizes = Pick<Model, 'latentChannels' | 'contextDim' | 'contextLength'>
 
 /** Returns the shapes of a step's inputs, named as the native side's graph declares them. `height` and `width` count latents. */
-export function stepShapes({ latentChannels, contextDim, tokens }: StepSizes, n: number, height: number, width: number) {
+export function stepShapes({ latentChannels, contextDim, contextLength }: StepSizes, n: number, height: number, width: number) {
   const latents = [n, height, width, latentChannels]
-  const [coefficients, timesteps, context] = [[n, 2], [n], [n, tokens, contextDim]]
+  const [coefficients, timesteps, context] = [[n, 2], [n], [n, contextLength, contextDim]]
   return { latents, noise: latents, coefficients, target_coefficients: coefficients, timesteps, context }
 }
+
+type StepShapes = ReturnType<typeof stepShapes>
 
 /** Concatenates arrays of equal length; a single one is returned as it is. */
 function join(parts: Float32Array[]): Float32Array {
@@ -46,48 +40,44 @@ export function isMirrored(seed: number, step: number, index: number): boolean {
   return integer({ seed, stream: 'flip', step, index }, 2) === 1
 }
 
-export interface StepInputsOptions {
+export interface StepInputsOptions extends Pick<ResolvedTrainOptions, 'seed' | 'flip'> {
   samples: Sample[]
   batches: Batches
-  sizes: StepSizes
-  scheduler: Model['scheduler']
-  seed: number
-  flip: boolean
+  model: StepSizes & Pick<Model, 'scheduler'>
 }
 
 export class StepInputs {
   private readonly levels: Float64Array
 
   constructor(private readonly options: StepInputsOptions) {
-    const { scheduler } = options
+    const { scheduler } = options.model
     this.levels = objectives[scheduler.predictionType].levels(scheduler)
   }
 
-  shapesOf(batch: Batch): ReturnType<typeof stepShapes> {
+  shapesOf(batch: Batch): StepShapes {
     const { height, width } = this.options.samples[batch[0]!]!.latents
-    return stepShapes(this.options.sizes, batch.length, height, width)
+    return stepShapes(this.options.model, batch.length, height, width)
   }
 
   /** Makes the inputs of a batch; `offset` counts the samples of update `step` before it. */
-  private of(batch: Batch, step: number, offset: number): Inputs {
-    const { samples, scheduler, seed, flip } = this.options
+  private of(batch: Batch, step: number, offset: number): Record<keyof StepShapes, Tensor> {
+    const { samples, model, seed, flip } = this.options
     const chosen = batch.map((i) => samples[i]!)
     const place = (i: number) => ({ seed, step, index: offset + i })
     const mirrored = (i: number) => flip && isMirrored(seed, step, offset + i)
     const latents = join(chosen.map(({ latents }, i) => (mirrored(i) ? latents.mirrored! : latents.plain)))
     const timesteps = batch.map((_, i) => integer({ ...place(i), stream: 'timesteps' }, this.levels.length))
-    const coefficients = timesteps.map((t) => objectives[scheduler.predictionType].coefficients(this.levels[t]!))
-    const data: Record<keyof ReturnType<typeof stepShapes>, Float32Array> = {
-      latents,
-      noise: join(batch.map((_, i) => normal({ ...place(i), stream: 'noise' }, latents.length / batch.length))),
-      coefficients: Float32Array.from(coefficients.flatMap(({ noisy }) => noisy)),
-      target_coefficients: Float32Array.from(coefficients.flatMap(({ target }) => target)),
-      timesteps: Float32Array.from(timesteps),
-      context: join(chosen.map(({ context }) => context)),
+    const coefficients = timesteps.map((t) => objectives[model.scheduler.predictionType].coefficients(this.levels[t]!))
+    const noise = batch.map((_, i) => normal({ ...place(i), stream: 'noise' }, latents.length / batch.length))
+    const shapes = this.shapesOf(batch)
+    return {
+      latents: { shape: shapes.latents, data: latents },
+      noise: { shape: shapes.noise, data: join(noise) },
+      coefficients: { shape: shapes.coefficients, data: Float32Array.from(coefficients.flatMap(({ noisy }) => noisy)) },
+      target_coefficients: { shape: shapes.target_coefficients, data: Float32Array.from(coefficients.flatMap(({ target }) => target)) },
+      timesteps: { shape: shapes.timesteps, data: Float32Array.from(timesteps) },
+      context: { shape: shapes.context, data: join(chosen.map(({ context }) => context)) },
     }
-    return Object.fromEntries(
-      Object.entries(this.shapesOf(batch)).map(([name, shape]) => [name, { shape, data: data[name as keyof typeof data] }]),
-    )
   }
 
   /** Makes the inputs of updates `first` to `last`, batch by batch. */

@@ -7,10 +7,8 @@ import { train } from './run.js'
 /** Ends with the training. Leaving the loop, or disposal, stops the training. */
 export interface TrainEvents extends AsyncIterableIterator<TrainEvent>, AsyncDisposable {}
 
-const MOST = 1024
-
 /** Adds an event to a queue of at most `most`. The oldest step makes room, so memory is bounded and training never waits for a reader. */
-export function enqueue(queue: TrainEvent[], event: TrainEvent, most = MOST): void {
+export function enqueue(queue: TrainEvent[], event: TrainEvent, most = 1024): void {
   queue.push(event)
   if (queue.length <= most) return
   const dropped = queue.findIndex(({ type }) => type === 'step' || type === 'cache')

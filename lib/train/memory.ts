@@ -6,7 +6,7 @@ import type { Model } from '../models/model.js'
 import type { MemoryPlan, Session } from '../native.js'
 import type { Label, ResolvedTrainOptions } from '../options/resolve.js'
 import { trainTable } from '../options/table.js'
-import { stepShapes, stepSizes } from './inputs.js'
+import { stepShapes } from './inputs.js'
 import { assignBuckets, makeBatches } from './training-images.js'
 
 /** What a plan is made for, besides the options. */
@@ -16,13 +16,6 @@ export interface Planned {
   items: DatasetItem[]
   chosen: Computation
   label: Label
-}
-
-interface Requirement {
-  /** The plan of the largest bucket's step. */
-  step: MemoryPlan
-  /** Peak of what is still to be allocated. */
-  bytes: number
 }
 
 const largest = (plans: MemoryPlan[]) => plans.reduce((most, plan) => (plan.total > most.total ? plan : most))
@@ -35,18 +28,18 @@ function missing({ weights, mapped, activations, workspace }: MemoryPlan): numbe
   return weights - mapped + activations + workspace
 }
 
-function requirement({ session, model, items }: Planned, options: ResolvedTrainOptions): Requirement {
+/** Returns the plan of the largest bucket's step, and the peak of what is still to be allocated. */
+function requirement({ session, model, items }: Planned, options: ResolvedTrainOptions): { step: MemoryPlan; bytes: number } {
   const images = assignBuckets(items, options)
-  const sizes = stepSizes(model)
   const steps: MemoryPlan[] = []
   const encoders: MemoryPlan[] = []
   for (const batch of makeBatches(images, options).fullest()) {
     const { width, height } = images[batch[0]!]!.bucket
-    steps.push(session.planStep(stepShapes(sizes, batch.length, height / model.factor, width / model.factor)))
+    steps.push(session.planStep(stepShapes(model, batch.length, height / model.factor, width / model.factor)))
     encoders.push(session.planRun(model.family.vae, 'encode', { pixels: [1, height, width, 3] }))
   }
   const { encoder, droppedLayers } = model.family.text
-  const text = session.planRun(encoder, 'encode', { ids: [1, sizes.tokens] }, { skip: droppedLayers(options.clipSkip) })
+  const text = session.planRun(encoder, 'encode', { ids: [1, model.contextLength] }, { skip: droppedLayers(options.clipSkip) })
   const [step, vae] = [largest(steps), largest(encoders)]
   // While images and captions are cached, both encoders are loaded and share the larger arena; both are released before training.
   const [small, large] = [text, vae].sort((a, b) => a.activations + a.workspace - (b.activations + b.workspace)) as [MemoryPlan, MemoryPlan]

@@ -3,10 +3,12 @@
  * (kohya-ss/sd-scripts:library/sai_model_spec.py). All values are strings; booleans and null are written as Python writes them.
  */
 
+import type { Batches } from '../data/batches.js'
 import type { Model } from '../models/model.js'
 import type { SessionOptions } from '../native.js'
 import { kohyaScheduler } from '../options/lr-schedulers.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
+import { version } from '../version.js'
 import type { Optimizer } from './optimizers.js'
 import type { RunId } from './state.js'
 import type { TrainingImage } from './training-images.js'
@@ -20,18 +22,10 @@ export interface TrainingInfo {
   run: RunId
   /** Updates of the whole run. */
   steps: number
-  batchesPerEpoch: number
-  updatesPerEpoch: number
+  batches: Pick<Batches, 'batchesPerEpoch' | 'updatesPerEpoch'>
   model: Pick<Model, 'name' | 'family' | 'scheduler'>
-  hashes: ModelHashes
-  /** This package's version. */
-  version: string
-}
-
-/** `Model.hash` and `Model.legacyHash`. */
-export interface ModelHashes {
-  hash: string
-  legacyHash: string
+  /** `Model.hash` and `Model.legacyHash`. */
+  hashes: { hash: string; legacyHash: string }
 }
 
 type Value = string | number | boolean | null
@@ -89,7 +83,7 @@ function localDate(time: number): string {
 
 /** Returns the metadata of a LoRA saved after update `step` at `savedAt`, Unix time in seconds, without the LoRA's own hashes. */
 export function trainingMetadata(info: TrainingInfo, step: number, savedAt: number): Record<string, string> {
-  const { options, precision, optimizer, images, run, steps, model, hashes } = info
+  const { options, precision, optimizer, images, run, steps, batches, model, hashes } = info
   const { baseModelVersion, v2, architecture } = model.family.metadata
   const values: Record<string, Value> = {
     session_id: run.sessionId,
@@ -101,10 +95,10 @@ export function trainingMetadata(info: TrainingInfo, step: number, savedAt: numb
     text_encoder_lr: null,
     num_train_images: images.reduce((sum, { repeats }) => sum + repeats, 0),
     num_reg_images: 0,
-    num_batches_per_epoch: info.batchesPerEpoch,
-    num_epochs: Math.ceil(steps / info.updatesPerEpoch),
+    num_batches_per_epoch: batches.batchesPerEpoch,
+    num_epochs: Math.ceil(steps / batches.updatesPerEpoch),
     steps: step,
-    epoch: Math.max(1, Math.ceil(step / info.updatesPerEpoch)),
+    epoch: Math.max(1, Math.ceil(step / batches.updatesPerEpoch)),
     max_train_steps: steps,
     batch_size_per_device: options.batchSize,
     total_batch_size: options.batchSize * options.gradientAccumulation,
@@ -156,7 +150,7 @@ export function trainingMetadata(info: TrainingInfo, step: number, savedAt: numb
     sai_model_spec: '1.0.1',
     architecture,
     implementation: 'diffusers',
-    implementation_version: `lorafuse/${info.version}`,
+    implementation_version: `lorafuse/${version()}`,
     title: options.name,
     resolution: `${options.resolution}x${options.resolution}`,
     date: localDate(savedAt),

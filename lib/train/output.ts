@@ -10,15 +10,12 @@ import type { FloatType } from '../files/floats.js'
 import { hashTensors } from '../files/hashes.js'
 import { packTensors, writeSafetensors } from '../files/safetensors.js'
 import type { BufferInfo } from '../native.js'
-import { type Identity, newestState, removeOldStates, statePathOf, type TrainingState, writeState } from './state.js'
+import type { ResolvedTrainOptions } from '../options/resolve.js'
+import { removeOldStates, statePathOf, type TrainingState, writeState } from './state.js'
 
 const DTYPES = { fp16: 'F16', bf16: 'BF16', f32: 'F32' } as const satisfies Record<string, FloatType>
 
-export interface OutputOptions {
-  output: string
-  name: string
-  savePrecision: keyof typeof DTYPES
-}
+type OutputOptions = Pick<ResolvedTrainOptions, 'output' | 'name' | 'savePrecision'>
 
 /** Names one file of a training, as kohya does: `{name}-step00000100`, `{name}-000002`, `{name}`. */
 export type CheckpointName = { step: number } | { epoch: number } | 'last'
@@ -100,20 +97,15 @@ export class OutputFolder {
     }
   }
 
-  /** Finds the newest state of this name. Throws `STATE_INVALID`. */
-  newestState(): Promise<string | undefined> {
-    return newestState(this.options.output, this.options.name)
-  }
-
   /** Writes a LoRA, then its state, and removes old states. Throws `DISK_FULL`, `OUTPUT_NOT_WRITABLE`; earlier files stay intact. */
-  async save(checkpoint: CheckpointName, state: TrainingState, identity: Identity, metadata: Record<string, string>): Promise<Saved> {
+  async save(checkpoint: CheckpointName, state: TrainingState, metadata: Record<string, string>): Promise<Saved> {
     const { output, name, savePrecision } = this.options
     const path = join(output, `${name}${suffixOf(checkpoint)}.safetensors`)
     const tensors = packTensors(kohyaTensors(this.adapters, state.buffers.weights!, DTYPES[savePrecision], this.prefixes))
     const { model, legacy } = hashTensors(tensors, metadata)
     await writeSafetensors(path, tensors, { ...metadata, sshs_model_hash: model, sshs_legacy_hash: legacy })
     const statePath = statePathOf(path)
-    await writeState(statePath, state, identity)
+    await writeState(statePath, state)
     await removeOldStates(output, name, state.run)
     return { path, statePath }
   }

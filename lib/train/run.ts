@@ -1,29 +1,33 @@
 /** `train`: a folder of images in, a LoRA out. Reads, plans and checks everything first, then caches, then trains. */
 import { randomInt } from 'node:crypto'
-import { type Adapters, adapterCount, attachAdapters, initialWeights, parameterCount } from '../adapters/adapter.js'
+import { adapterCount, attachAdapters, initialWeights, parameterCount } from '../adapters/adapter.js'
 import { lora } from '../adapters/lora.js'
 import type { Batches } from '../data/batches.js'
-import { type DatasetItem, scanDataset } from '../data/dataset.js'
-import { type Computation, computation } from '../device.js'
+import { scanDataset } from '../data/dataset.js'
+import { computation } from '../device.js'
 import { LorafuseError, throwIfAborted } from '../errors.js'
 import type { TrainEvent } from '../events.js'
 import { readModel } from '../models/diffusers.js'
 import { loraPrefixes, type Model, openSession } from '../models/model.js'
-import type { MemoryPlan, Session } from '../native.js'
-import { asIs, fixedOptions, type Label, type ResolvedTrainOptions, resolveTrainOptions, type TrainOptions } from '../options/resolve.js'
-import { version } from '../version.js'
+import type { Session } from '../native.js'
+import {
+  asIs,
+  fixedOptions,
+  invalidOption,
+  type Label,
+  type ResolvedTrainOptions,
+  resolveTrainOptions,
+  type TrainOptions,
+} from '../options/resolve.js'
 import { cacheLatents, cacheText, type OnProgress } from './cache.js'
-import { Checkpoints } from './checkpoints.js'
-import { type Sample, StepInputs, stepSizes } from './inputs.js'
+import { StepInputs } from './inputs.js'
 import { LossScale } from './loss-scale.js'
 import { planMemory } from './memory.js'
 import { optimizers } from './optimizers.js'
 import { OutputFolder } from './output.js'
-import { checkIdentity, readState, stateBuffers } from './state.js'
+import { checkIdentity, newestState, readState, stateBuffers, type TrainingState } from './state.js'
 import { type Finished, type TrainContext, Trainer } from './trainer.js'
 import { assignBuckets, decodable, hashImages, makeBatches, type TrainingImage } from './training-images.js'
-
-export type { TrainContext } from './trainer.js'
 
 export interface TrainResult extends Finished {
   /** Wall time of this call. */
@@ -32,26 +36,14 @@ export interface TrainResult extends Finished {
 
 /** Checks options that depend on the model. Throws `OPTION_INVALID`. */
 function checkOptions({ clipSkip, bucketStep }: ResolvedTrainOptions, { multiple, textLayers }: Model, label: Label): void {
-  const expect = (name: string, expected: string, value: number) =>
-    new LorafuseError('OPTION_INVALID', `Expected ${expected} for ${label(name)} with this model but received ${value}`)
-  if (clipSkip > textLayers) throw expect('clipSkip', `at most ${textLayers}`, clipSkip)
-  if (bucketStep % multiple !== 0) throw expect('bucketStep', `a multiple of ${multiple}`, bucketStep)
+  if (clipSkip > textLayers) throw invalidOption(`at most ${textLayers}`, `${label('clipSkip')} with this model`, clipSkip)
+  if (bucketStep % multiple !== 0) throw invalidOption(`a multiple of ${multiple}`, `${label('bucketStep')} with this model`, bucketStep)
 }
 
 const optimizer = optimizers.adamw
 
-/** What a training has before anything is cached. */
-interface Setup {
-  model: Model
-  session: Session
-  chosen: Computation
-  adapters: Adapters
-  memory: MemoryPlan
-  output: OutputFolder
-}
-
 /** A state to continue from, and its path. */
-type Resumed = Awaited<ReturnType<typeof readState>> & { path: string }
+type Resumed = TrainingState & { path: string }
 
 /** One call of `train`. */
 export class Training {
@@ -74,23 +66,15 @@ export class Training {
     this.context.onEvent?.(event)
   }
 
-  private async scanImages(): Promise<DatasetItem[]> {
-    const { images, captionExtension, strict } = this.options
-    const { signal } = this
-    const { items, warnings } = await scanDataset({ images, strict, captionExtension, signal })
-    for (const warning of warnings) this.emit({ type: 'warning', ...warning })
-    return items
-  }
-
   private stepsOf({ updatesPerEpoch }: Batches): number {
     const { steps, epochs } = this.options
     return epochs === undefined ? steps : epochs * updatesPerEpoch
   }
 
   /** Reads the state to resume from and checks that this run may continue from it. */
-  private async readResumed({ model, session, output }: Setup, found: TrainingImage[]): Promise<Resumed | undefined> {
-    const { resume, name } = this.options
-    const path = resume === true ? await output.newestState() : resume
+  private async readResumed(model: Model, session: Session, found: TrainingImage[]): Promise<Resumed | undefined> {
+    const { resume, output, name } = this.options
+    const path = resume === true ? await newestState(output, name) : resume
     if (path) {
       const known = { model: await model.hash(this.signal), settings: fixedOptions(this.options) }
       const state = await readState(path, known, stateBuffers(session))
@@ -104,7 +88,7 @@ export class Training {
       throw new LorafuseError('STATE_MISMATCH', message)
     }
     if (resume === true) {
-      const message = `Expected a state of ${name} in ${this.options.output} to resume from but received none; training starts anew`
+      const message = `Expected a state of ${name} in ${output} to resume from but received none; training starts anew`
       this.emit({ type: 'warning', code: 'NO_STATE', message })
     }
     return undefined
@@ -117,68 +101,29 @@ export class Training {
     }
   }
 
-  private async cache({ model, session }: Setup, found: TrainingImage[]): Promise<{ images: TrainingImage[]; samples: Sample[] }> {
+  /** Caches images and captions, while the weights are hashed. */
+  private async cache(model: Model, session: Session, found: TrainingImage[]) {
     const { options } = this
+    const hashing = Promise.all([model.hash(this.signal), model.legacyHash(this.signal)])
+    // Awaited after the caching; until then its rejection must not count as unhandled.
+    hashing.catch(() => undefined)
     const captions = found.map(({ caption }) => caption)
     const texts = await cacheText(session, model, captions, options.clipSkip, this.progress('text'))
     const { images, latents } = await cacheLatents(session, model, found, options, this.progress('latents'), (warning) =>
       this.emit({ type: 'warning', ...warning }),
     )
-    return { images, samples: images.map(({ caption }, i) => ({ latents: latents[i]!, context: texts.get(caption)! })) }
-  }
-
-  /** Caches images and captions, and sets up the trainer. */
-  private async prepare(setup: Setup, found: TrainingImage[], resumed: Resumed | undefined): Promise<Trainer> {
-    const { options, context } = this
-    const { model, session, chosen, adapters, memory, output } = setup
-    const hashing = Promise.all([model.hash(this.signal), model.legacyHash(this.signal)])
-    // Awaited after the caching; until then its rejection must not count as unhandled.
-    hashing.catch(() => undefined)
-    const { images, samples } = await this.cache(setup, found)
+    const samples = images.map(({ caption }, i) => ({ latents: latents[i]!, context: texts.get(caption)! }))
     const [hash, legacyHash] = await hashing
-    const identity = { model: hash, images: hashImages(images), settings: fixedOptions(options) }
-    // An image may have been damaged since the state was checked.
-    if (resumed) checkIdentity(resumed.path, resumed.identity, identity)
-    const batches = makeBatches(images, options)
-    const { updatesPerEpoch, batchesPerEpoch } = batches
-    const steps = this.stepsOf(batches)
-    const from = resumed?.step ?? 0
-    const buffers = resumed?.buffers ?? { weights: initialWeights(adapters, options.seed) }
-    for (const [name, data] of Object.entries(buffers)) session.write(name, data)
-    const { scheduler } = model
-    const inputs = new StepInputs({ samples, batches, sizes: stepSizes(model), scheduler, ...options })
-    if (from < steps) await session.prepare(inputs.shapesOf(batches.of(from + 1)[0]!))
-    const info = {
-      options,
-      precision: chosen.precision,
-      optimizer,
-      images,
-      run: resumed?.run ?? { sessionId: randomInt(2 ** 32), startedAt: Date.now() / 1000 },
-      steps,
-      batchesPerEpoch,
-      updatesPerEpoch,
-      model,
-      hashes: { hash, legacyHash },
-      version: version(),
-    }
-    const lossScale = LossScale.of(chosen, resumed?.lossScale)
-    const onSaved = (event: TrainEvent) => this.emit(event)
-    const checkpoints = new Checkpoints({ session, output, info, identity, lossScale, from, onSaved })
-    const { parameters } = adapters
-    const [modules, count] = [adapterCount(adapters), parameterCount(parameters)]
-    this.emit({
-      ...{ type: 'start', steps, images: images.length, modules, parameters: count },
-      ...{ memory, resumedFrom: from, seed: options.seed },
-    })
-    return new Trainer({ session, parameters, batches, inputs, checkpoints, info, lossScale, from }, context)
+    return { images, samples, hashes: { hash, legacyHash } }
   }
 
   async train(): Promise<TrainResult> {
-    const { options } = this
-    throwIfAborted(this.context.signal, 'The training')
+    const { options, context } = this
+    throwIfAborted(context.signal, 'The training')
     const model = await readModel(options.model)
     checkOptions(options, model, this.label)
-    const items = await this.scanImages()
+    const { items, warnings } = await scanDataset(options, this.signal)
+    for (const warning of warnings) this.emit({ type: 'warning', ...warning })
     const chosen = computation(options)
     const session = this.open(model, chosen)
     try {
@@ -186,9 +131,28 @@ export class Training {
       const memory = planMemory({ session, model, items, chosen, label: this.label }, options)
       const output = new OutputFolder(options, adapters, loraPrefixes(model.family))
       await output.prepare(stateBuffers(session))
-      const setup = { model, session, chosen, adapters, memory, output }
       const found = assignBuckets(items, options)
-      const trainer = await this.prepare(setup, found, await this.readResumed(setup, found))
+      const resumed = await this.readResumed(model, session, found)
+      const { images, samples, hashes } = await this.cache(model, session, found)
+      const identity = { model: hashes.hash, images: hashImages(images), settings: fixedOptions(options) }
+      // An image may have been damaged since the state was checked.
+      if (resumed) checkIdentity(resumed.path, resumed.identity, identity)
+      const batches = makeBatches(images, options)
+      const steps = this.stepsOf(batches)
+      const from = resumed?.step ?? 0
+      const buffers = resumed?.buffers ?? { weights: initialWeights(adapters, options.seed) }
+      for (const [name, data] of Object.entries(buffers)) session.write(name, data)
+      const inputs = new StepInputs({ ...options, samples, batches, model })
+      if (from < steps) await session.prepare(inputs.shapesOf(batches.of(from + 1)[0]!))
+      const run = resumed?.run ?? { sessionId: randomInt(2 ** 32), startedAt: Date.now() / 1000 }
+      const info = { options, precision: chosen.precision, optimizer, images, run, steps, batches, model, hashes }
+      const lossScale = new LossScale(chosen, resumed?.lossScale)
+      const [modules, parameters] = [adapterCount(adapters), parameterCount(adapters.parameters)]
+      this.emit({
+        ...{ type: 'start', steps, images: images.length, modules, parameters },
+        ...{ memory, resumedFrom: from, seed: options.seed },
+      })
+      const trainer = new Trainer({ session, batches, inputs, output, info, identity, lossScale, from }, context)
       const finished = await trainer.train()
       const seconds = (performance.now() - this.started) / 1000
       this.emit({ type: 'done', step: finished.step, path: finished.path, seconds })

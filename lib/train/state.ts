@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import { readdir, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { LorafuseError } from '../errors.js'
+import { parseRecord } from '../files/json.js'
 import { readHeader, readTensors, type SafetensorsHeader, writeSafetensors } from '../files/safetensors.js'
 import type { BufferInfo, Session } from '../native.js'
 import type { LossScaleState } from './loss-scale.js'
@@ -25,13 +26,14 @@ export interface RunId {
 }
 
 /** A session's buffers by name, in the session's order. */
-export type Buffers = Record<string, Float32Array>
+type Buffers = Record<string, Float32Array>
 
 export interface TrainingState {
   step: number
   run: RunId
   /** Undefined before the first step. */
   lossScale: LossScaleState | undefined
+  identity: Identity
   buffers: Buffers
 }
 
@@ -39,7 +41,7 @@ interface About extends RunId {
   version: 1
   step: number
   identity: Identity
-  lossScale?: LossScaleState
+  lossScale: LossScaleState | undefined
   sha256: string
 }
 
@@ -47,11 +49,9 @@ const KEY = 'lorafuse_state'
 /** How many states of a run are kept. */
 const KEPT = 2
 
-const bytesOf = ({ buffer, byteOffset, byteLength }: Float32Array) => new Uint8Array(buffer, byteOffset, byteLength)
-
 function hash(buffers: Buffers): string {
   const sha256 = createHash('sha256')
-  for (const buffer of Object.values(buffers)) sha256.update(bytesOf(buffer))
+  for (const buffer of Object.values(buffers)) sha256.update(buffer)
   return sha256.digest('hex')
 }
 
@@ -65,16 +65,9 @@ export function stateBuffers(session: Pick<Session, 'buffers'>): BufferInfo[] {
 }
 
 /** Writes a state. Throws as `writeAtomically`. */
-export async function writeState(path: string, state: TrainingState, identity: Identity): Promise<void> {
-  const about: About = {
-    version: 1,
-    step: state.step,
-    ...state.run,
-    identity,
-    ...(state.lossScale ? { lossScale: state.lossScale } : {}),
-    sha256: hash(state.buffers),
-  }
-  const tensors = Object.entries(state.buffers).map(([name, data]) => ({ name, dtype: 'F32' as const, shape: [data.length], data }))
+export async function writeState(path: string, { step, run, identity, lossScale, buffers }: TrainingState): Promise<void> {
+  const about: About = { version: 1, step, ...run, identity, lossScale, sha256: hash(buffers) }
+  const tensors = Object.entries(buffers).map(([name, data]) => ({ name, dtype: 'F32' as const, shape: [data.length], data }))
   await writeSafetensors(path, tensors, { [KEY]: JSON.stringify(about) })
 }
 
@@ -89,12 +82,8 @@ async function readAbout(path: string): Promise<{ about: About; header: Safetens
   })
   const text = header.metadata[KEY]
   if (text === undefined) throw invalid(path, 'another file; states are named …-state.safetensors')
-  let about: About
-  try {
-    about = JSON.parse(text) as About
-  } catch (cause) {
-    throw invalid(path, 'a damaged file: its description is no JSON', cause)
-  }
+  const about = parseRecord(text) as About | undefined
+  if (!about) throw invalid(path, 'a damaged file: its description is no JSON')
   if (about.version !== 1) throw invalid(path, `version ${about.version}; update lorafuse`)
   return { about, header }
 }
@@ -115,14 +104,10 @@ export function checkIdentity(path: string, saved: Identity, now: Partial<Identi
 }
 
 /**
- * Reads a state and its identity, for a run with these buffers and, as far as it is known, the identity `now`. Throws `STATE_NOT_FOUND`,
+ * Reads a state, for a run with these buffers and, as far as it is known, the identity `now`. Throws `STATE_NOT_FOUND`,
  * `STATE_INVALID` (damaged, or no state), `STATE_MISMATCH`.
  */
-export async function readState(
-  path: string,
-  now: Partial<Identity>,
-  infos: BufferInfo[],
-): Promise<TrainingState & { identity: Identity }> {
+export async function readState(path: string, now: Partial<Identity>, infos: BufferInfo[]): Promise<TrainingState> {
   const { about, header } = await readAbout(path)
   const { step, sessionId, startedAt, identity, lossScale, sha256 } = about
   checkIdentity(path, identity, now)
@@ -136,7 +121,7 @@ export async function readState(
     const { length } = buffers[name]!
     if (length !== count) throw invalid(path, `${length} numbers of ${name} where this run has ${count}`)
   }
-  return { step, run: { sessionId, startedAt }, lossScale, buffers, identity }
+  return { step, run: { sessionId, startedAt }, lossScale, identity, buffers }
 }
 
 /** Returns the path of a checkpoint's state, beside the checkpoint. */
@@ -144,26 +129,21 @@ export function statePathOf(path: string): string {
   return path.replace(/\.safetensors$/, '-state.safetensors')
 }
 
-interface Found {
-  path: string
-  about: About
-}
-
 /** Lists the states of a name in the order in which they were saved, and the errors of the damaged ones. */
-async function list(output: string, name: string): Promise<{ states: Found[]; damaged: LorafuseError[] }> {
+async function list(output: string, name: string): Promise<{ states: (About & { path: string })[]; damaged: LorafuseError[] }> {
   const suffix = /^(-step\d{8,}|-\d{6,})?-state\.safetensors$/
   const files = (await readdir(output)).filter((file) => file.startsWith(name) && suffix.test(file.slice(name.length)))
-  const states: Found[] = []
+  const states: (About & { path: string })[] = []
   const damaged: LorafuseError[] = []
   for (const path of files.map((file) => join(output, file))) {
     try {
-      states.push({ path, about: (await readAbout(path)).about })
+      states.push({ ...(await readAbout(path)).about, path })
     } catch (error) {
       if (!(error instanceof LorafuseError)) throw error
       damaged.push(error)
     }
   }
-  states.sort(({ about: a }, { about: b }) => a.startedAt - b.startedAt || a.step - b.step)
+  states.sort((a, b) => a.startedAt - b.startedAt || a.step - b.step)
   return { states, damaged }
 }
 
@@ -177,6 +157,6 @@ export async function newestState(output: string, name: string): Promise<string 
 /** Removes all but the newest two states of a run; those of other runs stay. */
 export async function removeOldStates(output: string, name: string, { sessionId }: RunId): Promise<void> {
   const { states } = await list(output, name)
-  const own = states.filter(({ about }) => about.sessionId === sessionId)
+  const own = states.filter((state) => state.sessionId === sessionId)
   for (const { path } of own.slice(0, -KEPT)) await unlink(path)
 }

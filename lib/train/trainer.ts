@@ -1,16 +1,12 @@
 /** The training loop: batches, optimizer updates, and early ends that save what is done. */
-import { parameterCount } from '../adapters/adapter.js'
 import type { Batches } from '../data/batches.js'
 import { LorafuseError, throwIfAborted } from '../errors.js'
 import type { StepEvent, TrainEvent } from '../events.js'
-import type { Inputs, Parameter, Session } from '../native.js'
+import type { Inputs, Session } from '../native.js'
 import { learningRateAt } from '../options/lr-schedulers.js'
-import type { Checkpoints } from './checkpoints.js'
+import { Checkpoints, type CheckpointsOptions } from './checkpoints.js'
 import type { StepInputs } from './inputs.js'
-import type { LossScale } from './loss-scale.js'
-import type { TrainingInfo } from './metadata.js'
 import type { Saved } from './output.js'
-import { StepReport } from './report.js'
 
 export interface TrainContext {
   /** Stops the training after the current step and saves its state; `train` then rejects with an error named `AbortError`. */
@@ -18,17 +14,11 @@ export interface TrainContext {
   onEvent?: ((event: TrainEvent) => void) | undefined
 }
 
-export interface TrainerOptions {
+export interface TrainerOptions extends CheckpointsOptions {
   /** Its adapters are attached and as they were after update `from`. */
   session: Session
-  parameters: Parameter[]
   batches: Batches
   inputs: StepInputs
-  checkpoints: Checkpoints
-  info: TrainingInfo
-  lossScale: LossScale
-  /** The last update that is done; 0 for a new run. */
-  from: number
 }
 
 export interface Finished extends Saved {
@@ -38,15 +28,22 @@ export interface Finished extends Saved {
   loss: number | undefined
 }
 
+type Update = Pick<StepEvent, 'loss' | 'gradNorm' | 'learningRate'>
+
 export class Trainer {
+  private readonly checkpoints: Checkpoints
   /** Inputs of the batches that are not loaded yet. */
   private readonly upcoming: Iterator<Inputs>
+  private readonly began = performance.now()
+  /** Losses of the last epoch's worth of updates. */
+  private readonly recent: number[] = []
 
   constructor(
     private readonly options: TrainerOptions,
     private readonly context: TrainContext,
   ) {
     const { inputs, from, info } = options
+    this.checkpoints = new Checkpoints(options, (event) => context.onEvent?.(event))
     this.upcoming = inputs.range(from + 1, info.steps)
   }
 
@@ -58,13 +55,13 @@ export class Trainer {
   /** `step`: the last one that is done. */
   private async stopIfAborted(step: number): Promise<void> {
     const { signal } = this.context
-    if (signal?.aborted) await this.options.checkpoints.saveUnsaved(step)
+    if (signal?.aborted) await this.checkpoints.saveUnsaved(step)
     throwIfAborted(signal, 'The training')
   }
 
   /** Saves what is done and returns the end of an error's sentence that says so. */
   private async keep(step: number): Promise<string> {
-    const saved = await this.options.checkpoints.saveUnsaved(step)
+    const saved = await this.checkpoints.saveUnsaved(step)
     return saved === undefined ? '' : `; step ${step} is saved in ${saved.path}`
   }
 
@@ -75,27 +72,21 @@ export class Trainer {
     return new LorafuseError('NAN_LOSS', `Expected a finite loss at step ${step} but received ${what}${kept}. Lower the learning rate`)
   }
 
-  /** Zeroes gradients that overflowed in fp16. */
-  private dropGradients(): void {
-    const { session, parameters } = this.options
-    session.write('gradients', new Float32Array(parameterCount(parameters)))
-  }
-
-  private async update(step: number): Promise<Pick<StepEvent, 'loss' | 'gradNorm' | 'learningRate'>> {
+  private async update(step: number): Promise<Update> {
     const { session, batches, info, lossScale } = this.options
     const { weightDecay, maxGradNorm, gradientAccumulation } = info.options
     const learningRate = learningRateAt(step, info.steps, info.options)
     const update = {
       groups: [{ learningRate, weightDecay }],
       maxGradNorm,
-      lossScale: lossScale.value,
+      lossScale: lossScale.state.value,
       // The bias correction does not count skipped updates.
       step: step - lossScale.state.skipped,
     }
     const sizes = batches.of(step).map(({ length }) => length)
     for (const [i, size] of sizes.entries()) {
       // As accelerate: divides by the full number of accumulated batches, even if an epoch's last update takes fewer.
-      const weights = new Float32Array(size).fill(lossScale.value / (size * gradientAccumulation))
+      const weights = new Float32Array(size).fill(lossScale.state.value / (size * gradientAccumulation))
       const calls = [session.step(weights, i === sizes.length - 1 ? update : undefined), this.loadNext()]
       // Waits for both even if one fails, as a session that still runs a call cannot be read and saved.
       for (const ended of await Promise.allSettled(calls)) if (ended.status === 'rejected') throw ended.reason
@@ -103,40 +94,47 @@ export class Trainer {
     const gradNorm = await session.norm()
     const losses = await session.losses()
     const loss = losses.reduce((sum, each) => sum + each, 0) / losses.length
-    if (!Number.isFinite(loss)) throw await this.diverged(step, loss, gradNorm)
-    if (Number.isFinite(gradNorm)) {
-      lossScale.made()
-    } else if (lossScale.canShrink) {
+    const overflowed = !Number.isFinite(gradNorm)
+    if (!Number.isFinite(loss) || (overflowed && !lossScale.canShrink)) throw await this.diverged(step, loss, gradNorm)
+    if (overflowed) {
       lossScale.skipped()
-      this.dropGradients()
+      session.write('gradients', session.read('gradients').fill(0))
     } else {
-      throw await this.diverged(step, loss, gradNorm)
+      lossScale.made()
     }
     return { loss, gradNorm, learningRate }
   }
 
-  /** Makes the error of a training that runs out of memory, e.g. because another program took the GPU's; saves what is done. */
-  private async outOfMemory(last: number, cause: LorafuseError): Promise<LorafuseError> {
-    return new LorafuseError('OUT_OF_MEMORY', `${cause.message}${await this.keep(last)}`, { cause })
+  private event(step: number, update: Update): StepEvent {
+    const { from, info } = this.options
+    const { steps, batches } = info
+    this.recent.push(update.loss)
+    if (this.recent.length > batches.updatesPerEpoch) this.recent.shift()
+    const averageLoss = this.recent.reduce((sum, loss) => sum + loss, 0) / this.recent.length
+    const stepsPerSecond = ((step - from) * 1000) / (performance.now() - this.began)
+    const etaSeconds = (steps - step) / stepsPerSecond
+    const epoch = Math.ceil(step / batches.updatesPerEpoch)
+    return { type: 'step', step, steps, epoch, ...update, averageLoss, stepsPerSecond, etaSeconds, memoryBytes: process.memoryUsage.rss() }
   }
 
   /** Trains the updates that are left. Throws `NAN_LOSS`, `OUT_OF_MEMORY`, `DISK_FULL`, `OUTPUT_NOT_WRITABLE`, an `AbortError`. */
   async train(): Promise<Finished> {
-    const { checkpoints, info, from } = this.options
+    const { info, from } = this.options
     const { steps } = info
-    const report = new StepReport({ from, ...info })
     let loss: number | undefined
     await this.loadNext()
     for (let step = from + 1; step <= steps; step++) {
       await this.stopIfAborted(step - 1)
       const update = await this.update(step).catch(async (error: LorafuseError) => {
-        throw error.code === 'OUT_OF_MEMORY' ? await this.outOfMemory(step - 1, error) : error
+        if (error.code !== 'OUT_OF_MEMORY') throw error
+        // E.g. another program took the GPU's memory.
+        throw new LorafuseError('OUT_OF_MEMORY', `${error.message}${await this.keep(step - 1)}`, { cause: error })
       })
       loss = update.loss
-      this.context.onEvent?.(report.event(step, update))
-      await checkpoints.saveWhereDue(step)
+      this.context.onEvent?.(this.event(step, update))
+      await this.checkpoints.saveWhereDue(step)
     }
     await this.stopIfAborted(steps)
-    return { ...(await checkpoints.write('last', steps)), step: steps, loss }
+    return { ...(await this.checkpoints.write('last', steps)), step: steps, loss }
   }
 }

@@ -1,8 +1,8 @@
 /** Prepares a list of images for training: buckets, batches, and the hash by which a state recognises them. */
 import { createHash } from 'node:crypto'
 import { basename } from 'node:path'
-import { Batches } from '../data/batches.js'
-import { type Bucket, selectBucket } from '../data/buckets.js'
+import { Batches, type BatchOptions } from '../data/batches.js'
+import { type Bucket, type BucketOptions, selectBucket } from '../data/buckets.js'
 import type { DatasetItem } from '../data/dataset.js'
 import { loadImage } from '../data/images.js'
 import type { LorafuseError } from '../errors.js'
@@ -13,22 +13,12 @@ export interface TrainingImage extends DatasetItem {
   bucket: Bucket
 }
 
-export type BucketSettings = Pick<
-  ResolvedTrainOptions,
-  'resolution' | 'buckets' | 'bucketMin' | 'bucketMax' | 'bucketStep' | 'bucketNoUpscale'
->
-
-export function assignBuckets(items: DatasetItem[], options: BucketSettings): TrainingImage[] {
-  const { resolution, buckets, bucketMin, bucketMax, bucketStep, bucketNoUpscale } = options
-  const rules = { resolution, enabled: buckets, minimum: bucketMin, maximum: bucketMax, step: bucketStep, noUpscale: bucketNoUpscale }
-  return items.map((item) => ({ ...item, bucket: selectBucket(item, rules) }))
+export function assignBuckets(items: DatasetItem[], options: BucketOptions): TrainingImage[] {
+  return items.map((item) => ({ ...item, bucket: selectBucket(item, options) }))
 }
 
 /** Groups images by bucket into batches; an image is in an epoch as often as it repeats. */
-export function makeBatches(
-  images: TrainingImage[],
-  options: Pick<ResolvedTrainOptions, 'batchSize' | 'gradientAccumulation' | 'seed'>,
-): Batches {
+export function makeBatches(images: TrainingImage[], options: BatchOptions): Batches {
   const buckets = new Map<string, number[]>()
   for (const [index, { bucket, repeats }] of images.entries()) {
     const size = `${bucket.width}x${bucket.height}`

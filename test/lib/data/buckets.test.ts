@@ -3,7 +3,7 @@ import { test } from 'node:test'
 import fc from 'fast-check'
 import { type Bucket, bucketSizes, selectBucket } from '../../../lib/data/buckets.js'
 
-const defaults = { enabled: true, minimum: 256, maximum: 1024, step: 64, noUpscale: false }
+const defaults = { buckets: true, bucketMin: 256, bucketMax: 1024, bucketStep: 64, bucketNoUpscale: false }
 
 const flat = ({ width, height, resized }: Bucket) => [width, height, resized.width, resized.height]
 
@@ -23,7 +23,7 @@ test('the predefined sizes of 512 are those of kohya', () => {
   assert.deepEqual(sizes, [...tall, [512, 512], ...wide])
 })
 
-// Rows computed with kohya's rule: image, resolution, step, noUpscale → bucket, resized.
+// Rows computed with kohya's rule: image, resolution, bucketStep, bucketNoUpscale → bucket, resized.
 const rows: [number, number, number, number, boolean, number[]][] = [
   [512, 512, 512, 64, false, [512, 512, 512, 512]],
   [1000, 500, 512, 64, false, [704, 320, 704, 352]],
@@ -38,9 +38,9 @@ const rows: [number, number, number, number, boolean, number[]][] = [
   [512, 513, 512, 64, true, [512, 512, 512, 513]],
   [1000, 263, 512, 64, true, [960, 256, 973, 256]],
 ]
-for (const [width, height, resolution, step, noUpscale, expected] of rows) {
-  test(`${width}×${height} at ${resolution}${noUpscale ? ' without enlarging' : ''} trains at ${expected[0]}×${expected[1]}`, () => {
-    assert.deepEqual(flat(selectBucket({ width, height }, { ...defaults, resolution, step, noUpscale })), expected)
+for (const [width, height, resolution, bucketStep, bucketNoUpscale, expected] of rows) {
+  test(`${width}×${height} at ${resolution}${bucketNoUpscale ? ' without enlarging' : ''} trains at ${expected[0]}×${expected[1]}`, () => {
+    assert.deepEqual(flat(selectBucket({ width, height }, { ...defaults, resolution, bucketStep, bucketNoUpscale })), expected)
   })
 }
 
@@ -50,7 +50,7 @@ test('a resolution below the shortest side still has its square', () => {
 })
 
 test('without buckets every image trains at the square', () => {
-  const options = { ...defaults, resolution: 512, enabled: false, noUpscale: true }
+  const options = { ...defaults, resolution: 512, buckets: false, bucketNoUpscale: true }
   assert.deepEqual(flat(selectBucket({ width: 1000, height: 500 }, options)), [512, 512, 1024, 512])
 })
 
@@ -58,26 +58,32 @@ test('any image gets a bucket of whole steps within the area, which its resized 
   const side = fc.integer({ min: 1, max: 8000 })
   const options = fc.record({
     resolution: fc.integer({ min: 64, max: 1536 }),
-    minimum: fc.constant(256),
-    maximum: fc.constant(1024),
-    step: fc.constantFrom(8, 32, 64),
-    enabled: fc.boolean(),
-    noUpscale: fc.boolean(),
+    bucketMin: fc.constant(256),
+    bucketMax: fc.constant(1024),
+    bucketStep: fc.constantFrom(8, 32, 64),
+    buckets: fc.boolean(),
+    bucketNoUpscale: fc.boolean(),
   })
   fc.assert(
     fc.property(side, side, options, (width, height, options) => {
       const bucket = selectBucket({ width, height }, options)
       const { resized } = bucket
       for (const key of ['width', 'height'] as const) {
-        assert.ok(bucket[key] > 0 && bucket[key] % options.step === 0)
+        assert.ok(bucket[key] > 0 && bucket[key] % options.bucketStep === 0)
         assert.ok(resized[key] >= bucket[key])
       }
-      const smallest = Math.max(options.resolution, options.step) ** 2
-      if (!options.noUpscale || !options.enabled) assert.ok(bucket.width * bucket.height <= smallest)
+      const smallest = Math.max(options.resolution, options.bucketStep) ** 2
+      if (!options.bucketNoUpscale || !options.buckets) assert.ok(bucket.width * bucket.height <= smallest)
       const scales = [resized.width / width, resized.height / height] as const
       const tolerance = 1 / Math.min(width, height) + 1 / Math.min(resized.width, resized.height)
       assert.ok(Math.abs(scales[0] / scales[1] - 1) <= tolerance, `${scales}`)
-      if (options.noUpscale && options.enabled && Math.min(width, height) >= 2 * options.step && width < 4 * height && height < 4 * width) {
+      if (
+        options.bucketNoUpscale &&
+        options.buckets &&
+        Math.min(width, height) >= 2 * options.bucketStep &&
+        width < 4 * height &&
+        height < 4 * width
+      ) {
         assert.ok(scales[0] <= 1.01 && scales[1] <= 1.01, `enlarged ${scales}`)
       }
     }),

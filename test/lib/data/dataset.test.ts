@@ -25,7 +25,8 @@ async function write(root: string, files: Record<string, string>): Promise<void>
 }
 
 /** Scans without `strict` unless told so. */
-const scan = (options: Omit<DatasetOptions, 'strict'> & { strict?: boolean }) => scanDataset({ strict: false, ...options })
+const scan = (options: Pick<DatasetOptions, 'images'> & Partial<DatasetOptions>, signal?: AbortSignal) =>
+  scanDataset({ strict: false, captionExtension: undefined, ...options }, signal)
 
 const brief = (items: DatasetItem[]) => items.map(({ path, caption, repeats }) => [basename(path), caption, repeats])
 
@@ -179,5 +180,5 @@ test('scanning stops when aborted', async (t) => {
   await write(images, { 'a.png': 'image' })
   await copyFile(join(images, 'a.png'), join(images, 'b.png'))
   assert.equal((await readdir(images)).length, 2)
-  await assert.rejects(scan({ images, signal: AbortSignal.abort() }), { name: 'AbortError' })
+  await assert.rejects(scan({ images }, AbortSignal.abort()), { name: 'AbortError' })
 })

@@ -161,7 +161,7 @@ test('shrinking keeps the mean and a flat colour, for any ratio', async () => {
   }
 })
 
-const rules = { resolution: 128, enabled: true, minimum: 128, maximum: 1024, step: 64, noUpscale: false }
+const rules = { resolution: 128, buckets: true, bucketMin: 128, bucketMax: 1024, bucketStep: 64, bucketNoUpscale: false }
 
 test('a larger and a smaller image both fill their bucket', async (t) => {
   const path = join(await temporaryFolder(t), 'a.png')

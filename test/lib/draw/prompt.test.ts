@@ -36,7 +36,6 @@ const info = {
   model: 'tiny-sd',
   modelHash: '0123456789abcdef',
   clipSkip: 1,
-  version: '0.1.0',
 }
 
 test('a picture carries what it was made from', () => {

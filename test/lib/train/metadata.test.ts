@@ -30,8 +30,8 @@ function metadata(given: Partial<TrainOptions>, step = 9, predictionType: Predic
   const hashes = { legacyHash: '6ce01616', hash: 'a'.repeat(64) }
   const run = { sessionId: 77, startedAt: 1_700_000_000.25 }
   const precision = options.precision === 'auto' ? ('f32' as const) : options.precision
-  const epoch = { batchesPerEpoch: 7, updatesPerEpoch: 7 }
-  const info = { options, precision, optimizer: optimizers.adamw, images, run, steps: 20, ...epoch, model, hashes, version: '0.1.0' }
+  const batches = { batchesPerEpoch: 7, updatesPerEpoch: 7 }
+  const info = { options, precision, optimizer: optimizers.adamw, images, run, steps: 20, batches, model, hashes }
   return trainingMetadata(info, step, 1_700_000_100)
 }
 

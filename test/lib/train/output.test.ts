@@ -23,8 +23,8 @@ const prefixes = { unet: 'lora_unet' }
 const count = parameterCount(parameters)
 const infos = (count: number): BufferInfo[] => ['weights', 'firstMoment'].map((name) => ({ name, dtype: 'F32', count }))
 const buffers = { weights: pattern('w', count), firstMoment: pattern('m', count), secondMoment: pattern('v', count) }
-const state = { step: 100, run: { sessionId: 1, startedAt: 1 }, lossScale: undefined, buffers }
 const identity = { model: 'm', images: 'i', settings: {} }
+const state = { step: 100, run: { sessionId: 1, startedAt: 1 }, lossScale: undefined, identity, buffers }
 
 for (const [savePrecision, dtype, error] of [
   ['fp16', 'F16', 2 ** -11],
@@ -33,7 +33,7 @@ for (const [savePrecision, dtype, error] of [
 ] as const) {
   test(`a LoRA is written in ${savePrecision}, with kohya's hashes of it`, async (t) => {
     const output = await temporaryFolder(t)
-    const saved = await new OutputFolder({ output, name: 'x', savePrecision }, adapters, prefixes).save({ step: 100 }, state, identity, {
+    const saved = await new OutputFolder({ output, name: 'x', savePrecision }, adapters, prefixes).save({ step: 100 }, state, {
       ss_a: '1',
       b: '2',
     })
@@ -68,8 +68,8 @@ for (const [savePrecision, dtype, error] of [
 test("names are kohya's", async (t) => {
   const output = await temporaryFolder(t)
   const place = new OutputFolder({ output, name: 'x', savePrecision: 'fp16' }, adapters, prefixes)
-  const { path: epoch } = await place.save({ epoch: 2 }, state, identity, {})
-  const { path: last } = await place.save('last', state, identity, {})
+  const { path: epoch } = await place.save({ epoch: 2 }, state, {})
+  const { path: last } = await place.save('last', state, {})
   assert.deepEqual([epoch, last], [join(output, 'x-000002.safetensors'), join(output, 'x.safetensors')])
 })
 

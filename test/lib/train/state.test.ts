@@ -25,13 +25,13 @@ const infos = (count = 9): BufferInfo[] => ['weights', 'firstMoment', 'secondMom
 function state(step = 7, sessionId = 1, startedAt = 100.5): TrainingState {
   const run = { sessionId, startedAt }
   const buffers = { weights: pattern('w', 9), firstMoment: pattern('m', 9), secondMoment: pattern('v', 9) }
-  return { step, run, lossScale: { value: 1024, growing: 3, skipped: 2 }, buffers }
+  return { step, run, lossScale: { value: 1024, growing: 3, skipped: 2 }, identity, buffers }
 }
 
 test('a state comes back to the bit', async (t) => {
   const path = join(await temporaryFolder(t), 'x-state.safetensors')
-  await writeState(path, state(), identity)
-  assert.deepEqual(await readState(path, structuredClone(identity), infos()), { ...state(), identity })
+  await writeState(path, state())
+  assert.deepEqual(await readState(path, structuredClone(identity), infos()), state())
 })
 
 test('a state of version 0.1.0 is read: its names, its metadata and its checksum', async (t) => {
@@ -43,12 +43,12 @@ test('a state of version 0.1.0 is read: its names, its metadata and its checksum
   const tensors = names.map((name) => ({ name, dtype: 'F32' as const, shape: [9], data: buffers[name]! }))
   const about = { version: 1, step, ...run, identity, lossScale, sha256: sha256.digest('hex') }
   await writeSafetensors(path, tensors, { lorafuse_state: JSON.stringify(about) })
-  assert.deepEqual(await readState(path, identity, infos()), { ...state(), identity })
+  assert.deepEqual(await readState(path, identity, infos()), state())
 })
 
 test('what is not known yet is checked later', async (t) => {
   const path = join(await temporaryFolder(t), 'x-state.safetensors')
-  await writeState(path, state(), identity)
+  await writeState(path, state())
   const { model, settings } = identity
   const read = await readState(path, { model, settings }, infos())
   checkIdentity(path, read.identity, { images: 'b' })
@@ -70,7 +70,7 @@ const others: [string, Identity, RegExp][] = [
 for (const [what, now, message] of others) {
   test(`a state of ${what} is refused, and what differs is named`, async (t) => {
     const path = join(await temporaryFolder(t), 'x-state.safetensors')
-    await writeState(path, state(), identity)
+    await writeState(path, state())
     await assert.rejects(readState(path, now, infos()), { code: 'STATE_MISMATCH', message })
   })
 }
@@ -79,7 +79,7 @@ test('a state that is missing, cut off, altered, no state, or of another length 
   const folder = await temporaryFolder(t)
   const path = join(folder, 'x-state.safetensors')
   await assert.rejects(readState(path, identity, infos()), { code: 'STATE_NOT_FOUND' })
-  await writeState(path, state(), identity)
+  await writeState(path, state())
   await assert.rejects(readState(path, identity, infos(10)), {
     code: 'STATE_INVALID',
     message: /9 numbers of weights where this run has 10/,
@@ -103,7 +103,7 @@ test('a state that is missing, cut off, altered, no state, or of another length 
 
 test('the newest state is the last run’s last, whatever the names say', async (t) => {
   const folder = await temporaryFolder(t)
-  const write = (name: string, ...about: [number, number, number]) => writeState(join(folder, name), state(...about), identity)
+  const write = (name: string, ...about: [number, number, number]) => writeState(join(folder, name), state(...about))
   assert.equal(await newestState(folder, 'x'), undefined)
   await write('x-step00000900-state.safetensors', 900, 1, 50)
   await write('x-000002-state.safetensors', 20, 2, 60)
@@ -119,8 +119,8 @@ test('the newest state is the last run’s last, whatever the names say', async 
 
 test("of a run's states the newest two stay; other runs' and damaged ones are not touched", async (t) => {
   const folder = await temporaryFolder(t)
-  for (const step of [100, 20, 3]) await writeState(join(folder, `x-step0000000${step}-state.safetensors`), state(step), identity)
-  await writeState(join(folder, 'x-000001-state.safetensors'), state(1, 9, 200), identity)
+  for (const step of [100, 20, 3]) await writeState(join(folder, `x-step0000000${step}-state.safetensors`), state(step))
+  await writeState(join(folder, 'x-000001-state.safetensors'), state(1, 9, 200))
   await writeFile(join(folder, 'x-000002-state.safetensors'), 'half')
   await writeFile(join(folder, 'x-step000000003.safetensors'), '')
   await removeOldStates(folder, 'x', { sessionId: 1, startedAt: 100.5 })

@@ -5,13 +5,12 @@ import { type TestContext, test } from 'node:test'
 import { attachAdapters } from '../../../lib/adapters/adapter.js'
 import { lora } from '../../../lib/adapters/lora.js'
 import { Batches } from '../../../lib/data/batches.js'
-import type { CheckpointEvent, StepEvent, TrainEvent } from '../../../lib/events.js'
+import type { StepEvent, TrainEvent } from '../../../lib/events.js'
 import { loraPrefixes } from '../../../lib/models/model.js'
 import { alphasCumprod } from '../../../lib/models/schedule.js'
 import { sd1 } from '../../../lib/models/sd1.js'
 import { fixedOptions, resolveTrainOptions, type TrainOptions } from '../../../lib/options/resolve.js'
 import { normal } from '../../../lib/random.js'
-import { Checkpoints } from '../../../lib/train/checkpoints.js'
 import { isMirrored, StepInputs } from '../../../lib/train/inputs.js'
 import { LossScale } from '../../../lib/train/loss-scale.js'
 import { optimizers } from '../../../lib/train/optimizers.js'
@@ -23,7 +22,7 @@ import { schedulerOf } from '../../fixtures/schedules.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 
 const scheduler = schedulerOf({ num_train_timesteps: 1000, beta_start: 0.00085, beta_end: 0.012, beta_schedule: 'scaled_linear' })
-const sizes = { latentChannels: 4, contextDim: 3, tokens: 2 }
+const model = { name: 'm', family: sd1, scheduler, latentChannels: 4, contextDim: 3, contextLength: 2 }
 
 /** Three images, whose latents are all 1, 2 or 3, mirrored negative; the third is of another size. */
 const samples = [1, 2, 3].map((value) => {
@@ -31,7 +30,7 @@ const samples = [1, 2, 3].map((value) => {
   const latents = (each: number) => new Float32Array(size * 4).fill(each)
   return {
     latents: { height: 1, width: size, plain: latents(value), mirrored: latents(-value) },
-    context: new Float32Array(sizes.tokens * sizes.contextDim).fill(value * 10),
+    context: new Float32Array(model.contextLength * model.contextDim).fill(value * 10),
   }
 })
 
@@ -45,8 +44,7 @@ async function setUp(t: TestContext, given: Partial<TrainOptions>, context: Trai
   const adapters = attachAdapters(session, lora, 'unet', options, optimizers.adamw.spec)
   const batches = new Batches([[0, 1], [2]], options)
   const events: TrainEvent[] = []
-  const { batchesPerEpoch, updatesPerEpoch } = batches
-  const steps = options.epochs === undefined ? options.steps : options.epochs * updatesPerEpoch
+  const steps = options.epochs === undefined ? options.steps : options.epochs * batches.updatesPerEpoch
   const images = samples.map((_, i) => ({
     ...{ path: `${i}.png`, caption: '', repeats: 1, width: 8, height: 8, folder: 'i' },
     bucket: { width: 8, height: 8, resized: { width: 8, height: 8 } },
@@ -58,24 +56,19 @@ async function setUp(t: TestContext, given: Partial<TrainOptions>, context: Trai
     images,
     run: { sessionId: 1, startedAt: 2 },
     steps,
-    batchesPerEpoch,
-    updatesPerEpoch,
-    model: { name: 'm', family: sd1, scheduler },
+    batches,
+    model,
     hashes: { hash: 'h', legacyHash: 'l' },
-    version: '0',
   }
   const identity = { model: 'h', images: 'i', settings: fixedOptions(options) }
-  const lossScale = LossScale.of({ device, precision: 'fp16' })
+  const lossScale = new LossScale({ device, precision: 'fp16' })
   const files = new OutputFolder(options, adapters, loraPrefixes(sd1))
   const onEvent = (event: TrainEvent) => {
     events.push(event)
     context.onEvent?.(event)
   }
-  const onSaved = (event: CheckpointEvent) => onEvent(event)
-  const checkpoints = new Checkpoints({ session, output: files, info, identity, lossScale, from: 0, onSaved })
-  const inputs = new StepInputs({ samples, batches, sizes, scheduler, ...options })
-  const { parameters } = adapters
-  const trainer = new Trainer({ session, parameters, batches, inputs, checkpoints, info, lossScale, from: 0 }, { ...context, onEvent })
+  const inputs = new StepInputs({ ...options, samples, batches, model })
+  const trainer = new Trainer({ session, batches, inputs, output: files, info, identity, lossScale, from: 0 }, { ...context, onEvent })
   const read = (path: string) => readState(path, identity, stateBuffers(session))
   return { trainer, session, events, output, batches, read }
 }
