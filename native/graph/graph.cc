@@ -15,7 +15,7 @@ std::vector<ValueId> Graph::emit_all(Op op, std::vector<ValueId> inputs) {
   std::vector<ValueId> outputs;
   for (Shape& s : shapes_after(*this, op, inputs))
     outputs.push_back(value({name_of(op), std::move(s), output_dtype(op, outputs.size(), dtype), Storage::activation}));
-  nodes.push_back({std::move(op), std::move(inputs), outputs, layer, block});
+  nodes.push_back({std::move(op), std::move(inputs), outputs, layer});
   return outputs;
 }
 
@@ -26,7 +26,7 @@ void Graph::accumulate(Op op, std::vector<ValueId> inputs, std::vector<ValueId> 
   for (size_t i = 0; i < shapes.size(); i++)
     CHECK(shapes[i] == shape(outputs[i]), "SHAPE_MISMATCH", "[", name_of(op), "] makes ", shapes[i], " but received ", shape(outputs[i]),
           " to add to");
-  nodes.push_back({std::move(op), std::move(inputs), std::move(outputs), layer, block});
+  nodes.push_back({std::move(op), std::move(inputs), std::move(outputs), layer});
 }
 
 }  // namespace lorafuse

@@ -20,7 +20,7 @@ struct Vae {
     const std::string attention = path + ".attentions.0";
     x = resnet(path + ".resnets.0", x, width);
     {
-      const Builder::Block block(b, attention);
+      const Builder::Scope scope(b, attention);
       const ValueId n = b.group_norm(attention + ".group_norm", x, groups, kEps, false);
       const ValueId q = b.linear(attention + ".to_q", n, width), k = b.linear(attention + ".to_k", n, width);
       const ValueId v = b.linear(attention + ".to_v", n, width);
