@@ -51,9 +51,8 @@ class Builder {
   ValueId group_norm(const std::string& path, ValueId x, int64_t groups, float eps, bool silu);
   ValueId layer_norm(const std::string& path, ValueId x, float eps);
   ValueId activation(Function function, ValueId x) { return emit(Activation{function}, {x}); }
-  ValueId attention(ValueId q, ValueId k, ValueId v, int64_t heads, bool causal = false) {
-    return emit(Attention{static_cast<int>(heads), causal}, {q, k, v});
-  }
+  // diffusers:models/attention_processor.py, Attention: q from x [.., N], k and v from `source`, x itself or the text.
+  ValueId attention(const std::string& path, ValueId x, ValueId source, int64_t heads, bool bias);
   // x + convolutions; `embedding` [B, K] = SiLU of the time embedding, or kNone.
   ValueId resnet(const std::string& path, ValueId x, ValueId embedding, int64_t out_channels, int64_t groups, float eps);
   // Twice as high and wide, nearest neighbour, then a 3×3 convolution: one op.

@@ -22,16 +22,6 @@ struct UNet {
 
   ValueId resnet(const std::string& path, ValueId x, int64_t width) { return b.resnet(path, x, embedding, width, groups, eps); }
 
-  // q from x, k and v from `source`: x itself or the text.
-  ValueId attention(const std::string& path, ValueId x, ValueId source, int64_t count) {
-    const int64_t width = b.shape(x)[-1];
-    const ValueId q = b.linear(path + ".to_q", x, width, false);
-    const ValueId k = b.linear(path + ".to_k", source, width, false);
-    const ValueId v = b.linear(path + ".to_v", source, width, false);
-    const Builder::Scope scope(b, path);
-    return b.linear(path + ".to_out.0", b.attention(q, k, v, count), width);
-  }
-
   // diffusers:models/transformers/transformer_2d.py; x [B, H, W, C] is at once an image and H·W tokens
   ValueId transformer(const std::string& path, ValueId x, size_t level) {
     const Builder::Scope scope(b, path);
@@ -43,8 +33,8 @@ struct UNet {
       const std::string layer = at(path, ".transformer_blocks.", i);
       const Builder::Scope inner(b, layer);
       const ValueId n = b.layer_norm(layer + ".norm1", h, 1e-5f);
-      h = b.emit(Add{}, {h, attention(layer + ".attn1", n, n, heads[level])});
-      h = b.emit(Add{}, {h, attention(layer + ".attn2", b.layer_norm(layer + ".norm2", h, 1e-5f), context, heads[level])});
+      h = b.emit(Add{}, {h, b.attention(layer + ".attn1", n, n, heads[level], false)});
+      h = b.emit(Add{}, {h, b.attention(layer + ".attn2", b.layer_norm(layer + ".norm2", h, 1e-5f), context, heads[level], false)});
       const ValueId f = b.linear(layer + ".ff.net.0.proj", b.layer_norm(layer + ".norm3", h, 1e-5f), 8 * width);
       h = b.emit(Add{}, {h, b.linear(layer + ".ff.net.2", b.emit(Geglu{}, {f}), width)});
     }
