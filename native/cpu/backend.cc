@@ -43,8 +43,7 @@ class CpuBackend : public Backend {
 
   FuseOptions fusions() const override { return {}; }
   size_t workspace_bytes(const Graph& graph, const Node& node) const override {
-    std::vector<Shape> shapes;
-    for (ValueId v : node.inputs) shapes.push_back(graph.shape(v));
+    const std::vector<Shape> shapes = graph.shapes(node.inputs);
     return std::visit(
         [&]<class AnyOp>(const AnyOp& op) -> size_t {
           if constexpr (kHasWorkspace<AnyOp>) return cpu::workspace_bytes(op, shapes, threads_.count());
