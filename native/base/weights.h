@@ -43,7 +43,6 @@ class Weights {
 
  private:
   struct Mapping {
-    std::string path;
     const unsigned char* data = nullptr;
     size_t bytes = 0;
   };

@@ -6,7 +6,6 @@
 #endif
 
 #include "../base/floats.h"
-#include "../base/tensor.h"
 
 namespace lorafuse::cpu {
 
@@ -48,9 +47,7 @@ inline Vector load(const Half* p) {
 
 // Calls f with the tensor's data as const float*, const Half* or const Bfloat*.
 template <class F> decltype(auto) with_elements(const Tensor& t, F&& f) {
-  if (t.dtype == DType::f16) return f(static_cast<const Half*>(t.data));
-  if (t.dtype == DType::bf16) return f(static_cast<const Bfloat*>(t.data));
-  return f(static_cast<const float*>(t.data));
+  return with_float(t.dtype, [&]<class Element>(Element) { return f(static_cast<const Element*>(t.data)); });
 }
 
 // Transposes kLanes × kLanes in registers: at stage s, blocks of s × s off the diagonal change places.
