@@ -4,7 +4,8 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "kernels.h"
+#include "../graph/lowering.h"
+#include "gemm.h"
 #include "optimizers.h"
 
 namespace lorafuse::cpu {
@@ -46,7 +47,11 @@ class CpuBackend : public Backend {
     const std::vector<Shape> shapes = graph.shapes(node.inputs);
     return std::visit(
         [&]<class AnyOp>(const AnyOp& op) -> size_t {
-          if constexpr (kHasWorkspace<AnyOp>) return cpu::workspace_bytes(op, shapes, threads_.count());
+          if constexpr (kIsProduct<AnyOp>) {
+            size_t bytes = threads_.count() * kPackBytes;
+            if constexpr (requires { op.epilogue; }) bytes += dy_bytes(op.epilogue.gate, shapes.back(), DType::f32);
+            return bytes;
+          } else if constexpr (kHasWorkspace<AnyOp>) return cpu::workspace_bytes(op, shapes, threads_.count());
           else return 0;
         },
         node.op);

@@ -6,7 +6,7 @@
 
 #include "loops.h"
 #include "math.h"
-#include "widen.h"
+#include "vector.h"
 
 namespace lorafuse::cpu {
 namespace {

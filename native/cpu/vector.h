@@ -50,6 +50,15 @@ template <class F> decltype(auto) with_elements(const Tensor& t, F&& f) {
   return with_float(t.dtype, [&]<class Element>(Element) { return f(static_cast<const Element*>(t.data)); });
 }
 
+// out [count] = elements begin … begin + count of t, which is f32, f16 or bf16.
+inline void widen_row(const Tensor& t, int64_t begin, int64_t count, float* out) {
+  with_elements(t, [&](const auto* data) {
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) store(out + i, load(data + begin + i));
+    for (; i < count; i++) out[i] = widen(data[begin + i]);
+  });
+}
+
 // Transposes kLanes × kLanes in registers: at stage s, blocks of s × s off the diagonal change places.
 inline void transpose(Vector (&rows)[kLanes]) {
   Integers lane;
