@@ -31,13 +31,9 @@ class Builder {
   std::vector<Layer> layers;  // that could carry an adapter, as linear() meets them
 
   const Config& config() const { return *network_.config; }
-  // Whose weights and adapters the layers that follow read.
-  void enter(Network network) { network_ = std::move(network); }
 
   // expected: each extent, kAny or multiple_of(n). Throws SHAPE_MISMATCH naming the input.
   ValueId input(const std::string& name, const std::vector<int64_t>& expected, DType dtype = DType::f32);
-  // In the type of activations.
-  ValueId activations(const std::string& name, const std::vector<int64_t>& expected) { return input(name, expected, graph.dtype); }
   ValueId emit(Op op, std::vector<ValueId> inputs) { return graph.emit(std::move(op), std::move(inputs)); }
   const Shape& shape(ValueId v) const { return graph.shape(v); }
 
@@ -71,7 +67,7 @@ class Builder {
   };
 
  private:
-  Network network_;
+  const Network network_;
   const Shapes shapes_;
   uint8_t group_ = 0;                                               // of the parameters that are made
   std::map<std::pair<std::string, std::string>, ValueId> weights_;  // by network and name, each once
