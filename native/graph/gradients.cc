@@ -94,18 +94,13 @@ void Backward::add(size_t i, ValueId dx) {
 
 void Backward::accumulate(size_t i, Op op, std::vector<ValueId> inputs) {
   handled_[i] = true;
-  const ValueId g = gradient_of(in(i));
-  graph_.accumulate(std::move(op), std::move(inputs), {g});
-}
-
-ValueId Backward::gradient_of(ValueId parameter) {
-  auto [found, is_new] = parameters_.try_emplace(parameter, kNone);
+  auto [found, is_new] = parameters_.try_emplace(in(i), kNone);
   if (is_new) {
-    Value gradient = graph_.values[parameter];
+    Value gradient = graph_.values[in(i)];
     gradient.dtype = DType::f32, gradient.storage = Storage::gradient;
     found->second = graph_.value(std::move(gradient));
   }
-  return found->second;
+  graph_.accumulate(std::move(op), std::move(inputs), {found->second});
 }
 
 // A parameter that v depends on.
