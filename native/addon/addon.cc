@@ -179,7 +179,7 @@ class JsSession : public Napi::ObjectWrap<JsSession> {
       shared_->next();
       return promise;
     } catch (const Napi::Error&) { throw; } catch (...) {
-      const Failure why = failure();
+      const Error why = failure();
       const auto rejected = Napi::Promise::Deferred::New(env);
       rejected.Reject(js_error(env, why).Value());
       return rejected.Promise();

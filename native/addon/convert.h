@@ -195,22 +195,20 @@ inline Napi::Value to_js(Napi::Env env, Done) { return env.Undefined(); }
 
 // ---- errors ----
 
-struct Failure { std::string code, message; };
-
 // What the exception being handled is for JavaScript; call it in a handler. Errors of N-API itself pass.
-inline Failure failure() {
+inline Error failure() {
   try {
     throw;
-  } catch (const Error& e) { return {e.code(), e.what()}; } catch (const std::bad_alloc&) {
+  } catch (const Error& e) { return e; } catch (const std::bad_alloc&) {
     return {"OUT_OF_MEMORY", "The system has no more memory"};
   } catch (const Napi::Error&) { throw; } catch (const std::exception& e) {
     return {"INTERNAL", e.what()};
   }
 }
 
-inline Napi::Error js_error(Napi::Env env, const Failure& failure) {
-  auto error = Napi::Error::New(env, failure.message);
-  error.Set("code", Napi::String::New(env, failure.code));
+inline Napi::Error js_error(Napi::Env env, const Error& from) {
+  auto error = Napi::Error::New(env, from.what());
+  error.Set("code", Napi::String::New(env, from.code()));
   return error;
 }
 

@@ -37,7 +37,7 @@ class Job : public Napi::AsyncWorker {
   void OnError(const Napi::Error&) override {
     finish([&] { fail(failure_); });
   }
-  void fail(const Failure& failure) { deferred_.Reject(js_error(Env(), failure).Value()); }
+  void fail(const Error& error) { deferred_.Reject(js_error(Env(), error).Value()); }
 
   const std::shared_ptr<Shared> shared;
 
@@ -47,7 +47,7 @@ class Job : public Napi::AsyncWorker {
       result_ = work_(shared->session);
     } catch (...) {
       failure_ = failure();
-      SetError(failure_.message);
+      SetError(failure_.what());
     }
   }
 
@@ -66,7 +66,7 @@ class Job : public Napi::AsyncWorker {
   std::function<Result(Session&)> work_;
   Result result_;
   Napi::Promise::Deferred deferred_;
-  Failure failure_{"INTERNAL", ""};
+  Error failure_{"INTERNAL", ""};
 };
 
 inline void Shared::next() {
