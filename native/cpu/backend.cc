@@ -11,13 +11,10 @@
 namespace lorafuse::cpu {
 namespace {
 
-class Calls : public CapturedGraph {
- public:
-  explicit Calls(std::function<void()> body) : body_(std::move(body)) {}
-  void replay() override { body_(); }
-
- private:
-  std::function<void()> body_;
+struct Calls : CapturedGraph {
+  const std::function<void()> body;
+  explicit Calls(std::function<void()> body) : body(std::move(body)) {}
+  void replay() override { body(); }
 };
 
 class CpuBackend : public Backend {

@@ -5,19 +5,10 @@
 #include "../base/floats.h"
 
 namespace lorafuse {
-namespace {
 
-std::vector<size_t> workspaces_of(const Backend& backend, const Graph& graph) {
-  std::vector<size_t> bytes;
-  for (const Node& node : graph.nodes) bytes.push_back(backend.workspace_bytes(graph, node));
-  return bytes;
-}
-
-}  // namespace
-
-Program::Program(Backend& backend, Graph graph, Bind bind)
-    : backend_(backend), graph_(std::move(graph)), workspaces_(workspaces_of(backend, graph_)), plan_(lorafuse::plan(graph_, workspaces_)),
-      bind_(std::move(bind)) {
+Program::Program(Backend& backend, Graph graph, Bind bind) : backend_(backend), graph_(std::move(graph)), bind_(std::move(bind)) {
+  for (const Node& node : graph_.nodes) workspaces_.push_back(backend.workspace_bytes(graph_, node));
+  plan_ = lorafuse::plan(graph_, workspaces_);
   for (size_t v = 0; v < graph_.values.size(); v++) {
     if (graph_.values[v].storage != Storage::input || plan_.last_use[v] < 0) continue;
     inputs_.push_back({v, input_bytes_});

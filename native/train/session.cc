@@ -15,10 +15,6 @@ constexpr const char* kTrained = "unet";  // the network that a step trains
 constexpr int64_t kMostBatch = 1024;
 constexpr int64_t kResults = 1 + kMostBatch;  // an update's norm, and the losses that may wait
 
-std::shared_ptr<Backend> open_backend(const SessionOptions& o) {
-  return o.device == Device::cuda ? open_cuda_backend() : open_cpu_backend(o.threads);
-}
-
 Weights::StorageTypes storage_types(const SessionOptions& o, const NetworkOptions& network) {
   const DType matrices = network.f32 ? DType::f32 : o.precision;
   if (o.device == Device::cuda) return {matrices, DType::f32};
@@ -33,7 +29,8 @@ Session::Part::Part(const std::string& name, const NetworkOptions& network, cons
   for (const WeightFile& file : network.files) frozen.weights.add(file.path, file.entries);
 }
 
-Session::Session(SessionOptions options) : options_(std::move(options)), backend_(open_backend(options_)) {
+Session::Session(SessionOptions options)
+    : options_(std::move(options)), backend_(options_.device == Device::cuda ? open_cuda_backend() : open_cpu_backend(options_.threads)) {
   const DType computes = options_.device == Device::cuda ? options_.precision : DType::f32;
   CHECK(backend_->computes_in(computes), "PRECISION_UNSUPPORTED", "Expected fp16 or f32 for precision, as this GPU does not compute in ",
         name_of(computes));
