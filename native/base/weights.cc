@@ -47,7 +47,7 @@ template <class From, class To> void sum_taps(const unsigned char* from, To* to,
 }  // namespace
 
 Weights::~Weights() {
-  for (const Mapping& m : mappings_) munmap(const_cast<unsigned char*>(m.data), m.bytes);
+  for (const auto& mapping : mappings_) munmap(mapping.data(), mapping.size());
 }
 
 void Weights::add(const std::string& path, const std::vector<WeightEntry>& entries) {
@@ -58,12 +58,13 @@ void Weights::add(const std::string& path, const std::vector<WeightEntry>& entri
   void* data = known ? mmap(nullptr, info.st_size, PROT_READ, MAP_PRIVATE, file, 0) : MAP_FAILED;
   close(file);
   CHECK(data != MAP_FAILED, "WEIGHTS_TRUNCATED", "Expected tensors in ", path, " but the file is empty or cannot be mapped");
-  mappings_.push_back({static_cast<const unsigned char*>(data), static_cast<size_t>(info.st_size)});
+  const size_t size = info.st_size;
+  const auto& mapping = mappings_.emplace_back(static_cast<unsigned char*>(data), size);
   for (const WeightEntry& e : entries) {
-    const size_t bytes = static_cast<size_t>(e.shape.elements()) * size_of(e.dtype), size = static_cast<size_t>(info.st_size);
+    const size_t bytes = static_cast<size_t>(e.shape.elements()) * size_of(e.dtype);
     CHECK(e.offset <= size && bytes <= size - e.offset, "WEIGHTS_TRUNCATED", "Expected tensor ", e.name, " at bytes ", e.offset, "…",
-          e.offset + bytes, " of ", path, " but the file ends at ", info.st_size);
-    entries_[e.name] = Entry{e, mappings_.back().data + e.offset, nullptr, {}, {}};
+          e.offset + bytes, " of ", path, " but the file ends at ", size);
+    entries_[e.name] = Entry{e, mapping.data() + e.offset, nullptr, {}, {}};
   }
 }
 
@@ -119,7 +120,7 @@ void Weights::release(const std::string& name) {
 
 void Weights::release() {
   for (auto& [name, e] : entries_) release(name);
-  for (const Mapping& m : mappings_) madvise(const_cast<unsigned char*>(m.data), m.bytes, MADV_DONTNEED);
+  for (const auto& mapping : mappings_) madvise(mapping.data(), mapping.size(), MADV_DONTNEED);
 }
 
 }  // namespace lorafuse

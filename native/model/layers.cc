@@ -38,17 +38,11 @@ ValueId Builder::weight(const std::string& name, const std::vector<int64_t>& fil
   const Shape held = form == Form::summed_taps  ? Shape{16, s[1], s[0]}
                      : form == Form::taps_first ? Shape{s[2] * s[3], s[0], s[1]}
                                                 : expected;
-  Value value{name, held, network_.weights->dtype(name, form), Storage::weight};
-  value.network = network_.name;
-  value.form = form;
-  return known->second = graph.value(std::move(value));
+  return known->second = graph.value({name, held, network_.weights->dtype(name, form), Storage::weight, network_.name, form});
 }
 
 ValueId Builder::parameter(const std::string& name, Shape shape) {
-  Value value{name, std::move(shape), DType::f32, Storage::parameter};
-  value.network = network_.name;
-  value.group = group_;
-  return graph.value(std::move(value));
+  return graph.value({name, std::move(shape), DType::f32, Storage::parameter, network_.name, Form::as_is, group_});
 }
 
 ValueId Builder::linear(const std::string& path, ValueId x, int64_t out_features, bool bias) {
