@@ -31,27 +31,41 @@ inline Napi::Object object(const Napi::Value& value, const std::string& name) {
   CHECK(value.IsObject(), "ARGUMENT_INVALID", "Expected an object for ", name);
   return value.As<Napi::Object>();
 }
-inline Napi::Value get(const Napi::Object& object, const char* name) { return object.Get(name); }
 
-template <class Convert> auto list(const Napi::Value& value, const std::string& name, Convert convert) {
-  CHECK(value.IsArray(), "ARGUMENT_INVALID", "Expected an array for ", name);
-  const auto array = value.As<Napi::Array>();
-  std::vector<decltype(convert(Napi::Value(), name))> out;
-  for (uint32_t i = 0; i < array.Length(); i++) out.push_back(convert(array.Get(i), text(name, "[", i, "]")));
-  return out;
+// Converts lists whose items `convert` converts.
+template <class Convert> auto list(Convert convert) {
+  return [=](const Napi::Value& value, const std::string& name) {
+    CHECK(value.IsArray(), "ARGUMENT_INVALID", "Expected an array for ", name);
+    const auto array = value.As<Napi::Array>();
+    std::vector<decltype(convert(value, name))> out;
+    for (uint32_t i = 0; i < array.Length(); i++) out.push_back(convert(array.Get(i), text(name, "[", i, "]")));
+    return out;
+  };
 }
 
-// An object's own properties by name.
-template <class Convert> auto record(const Napi::Value& value, const std::string& name, Convert convert) {
-  const auto from = object(value, name);
-  const auto keys = from.GetPropertyNames();
-  std::map<std::string, decltype(convert(Napi::Value(), name))> out;
-  for (uint32_t i = 0; i < keys.Length(); i++) {
-    const std::string key = string(keys.Get(i), name);
-    out.emplace(key, convert(from.Get(key), name + "." + key));
-  }
-  return out;
+// Converts an object's own properties, by name.
+template <class Convert> auto record(Convert convert) {
+  return [=](const Napi::Value& value, const std::string& name) {
+    const auto from = object(value, name);
+    const auto keys = from.GetPropertyNames();
+    std::map<std::string, decltype(convert(value, name))> out;
+    for (uint32_t i = 0; i < keys.Length(); i++) {
+      const std::string key = string(keys.Get(i), name);
+      out.emplace(key, convert(from.Get(key), name + "." + key));
+    }
+    return out;
+  };
 }
+
+// The properties of an object that are known by name; `prefix` comes before that in errors.
+struct Fields {
+  Napi::Object object;
+  std::string prefix;
+
+  Fields(const Napi::Value& value, const std::string& name) : object(lorafuse::object(value, name)), prefix(name + ".") {}
+  bool has(const char* key) const { return !object.Get(key).IsUndefined(); }
+  template <class Convert> auto get(const char* key, Convert convert) const { return convert(object.Get(key), prefix + key); }
+};
 
 template <class Element> std::vector<Element> elements(const Napi::Value& value, const std::string& name) {
   constexpr bool kFloats = std::is_same_v<Element, float>;
@@ -63,7 +77,7 @@ template <class Element> std::vector<Element> elements(const Napi::Value& value,
 }
 
 inline Shape shape(const Napi::Value& value, const std::string& name) {
-  auto extents = list(value, name, integer);
+  auto extents = list(integer)(value, name);
   double product = 1;
   for (int64_t extent : extents) {
     CHECK(extent > 0, "ARGUMENT_INVALID", "Expected positive extents for ", name, " but received ", extent);
@@ -74,9 +88,9 @@ inline Shape shape(const Napi::Value& value, const std::string& name) {
 }
 
 inline HostTensor tensor(const Napi::Value& value, const std::string& name) {
-  const auto from = object(value, name);
-  HostTensor t{shape(get(from, "shape"), name + ".shape"), {}};
-  const Napi::Value data = get(from, "data");
+  const Fields from(value, name);
+  HostTensor t{from.get("shape", shape), {}};
+  const Napi::Value data = from.object.Get("data");
   const bool ids = data.IsTypedArray() && data.As<Napi::TypedArray>().TypedArrayType() == napi_int32_array;
   if (ids) t.data = elements<int32_t>(data, name + ".data");
   else t.data = elements<float>(data, name + ".data");
@@ -93,32 +107,35 @@ inline double finite(const Napi::Value& value, const std::string& name) {
 }
 
 inline Config config(const Napi::Value& value, const std::string& name) {
-  return Config(name, record(value, name, [](const Napi::Value& v, const std::string& n) -> Config::Value {
-                  if (v.IsBoolean()) return boolean(v, n);
-                  if (v.IsNumber()) return finite(v, n);
-                  if (v.IsString()) return string(v, n);
-                  CHECK(v.IsArray(), "ARGUMENT_INVALID", "Expected a number, a string, true, false or a list for ", n);
-                  const auto array = v.As<Napi::Array>();
-                  if (array.Length() > 0 && array.Get(0u).IsString()) return list(v, n, string);
-                  return list(v, n, finite);
-                }));
+  const auto convert = [](const Napi::Value& v, const std::string& n) -> Config::Value {
+    if (v.IsBoolean()) return boolean(v, n);
+    if (v.IsNumber()) return finite(v, n);
+    if (v.IsString()) return string(v, n);
+    CHECK(v.IsArray(), "ARGUMENT_INVALID", "Expected a number, a string, true, false or a list for ", n);
+    const auto array = v.As<Napi::Array>();
+    if (array.Length() > 0 && array.Get(0u).IsString()) return list(string)(v, n);
+    return list(finite)(v, n);
+  };
+  return Config(name, record(convert)(value, name));
 }
 
-// One of the words, as the value beside it.
-template <class Value>
-Value one_of(const Napi::Value& value, const std::string& name, std::initializer_list<std::pair<const char*, Value>> words) {
-  const std::string received = string(value, name);
-  std::string expected;
-  for (const auto& [word, meaning] : words) {
-    if (received == word) return meaning;
-    expected += (expected.empty() ? "" : ", ") + std::string(word);
-  }
-  throw Error("ARGUMENT_INVALID", text("Expected one of ", expected, " for ", name, " but received ", received));
+// Converts one of the words to the value beside it.
+template <class Value> auto one_of(std::vector<std::pair<const char*, Value>> words) {
+  return [=](const Napi::Value& value, const std::string& name) {
+    const std::string received = string(value, name);
+    std::string expected;
+    for (const auto& [word, meaning] : words) {
+      if (received == word) return meaning;
+      expected += (expected.empty() ? "" : ", ") + std::string(word);
+    }
+    throw Error("ARGUMENT_INVALID", text("Expected one of ", expected, " for ", name, " but received ", received));
+  };
 }
 
 // ---- to JavaScript ----
 
-inline Napi::Value to_js(Napi::Env env, float x) { return Napi::Number::New(env, x); }
+inline Napi::Value to_js(Napi::Env env, double x) { return Napi::Number::New(env, x); }
+inline Napi::Value to_js(Napi::Env env, std::optional<double> x) { return x ? to_js(env, *x) : env.Undefined(); }
 inline Napi::Value to_js(Napi::Env env, const std::vector<float>& data) {
   auto array = Napi::Float32Array::New(env, data.size());
   std::copy(data.begin(), data.end(), array.Data());
@@ -135,37 +152,63 @@ inline Napi::Value to_js(Napi::Env env, const HostTensor& tensor) {
   out.Set("data", to_js(env, std::get<std::vector<float>>(tensor.data)));
   return out;
 }
+inline Napi::Value to_js(Napi::Env env, const Layer& layer) {
+  auto out = Napi::Object::New(env);
+  out.Set("path", layer.path);
+  out.Set("kind", layer.is_conv ? "conv" : "linear");
+  out.Set("inFeatures", static_cast<double>(layer.in_features));
+  out.Set("outFeatures", static_cast<double>(layer.out_features));
+  return out;
+}
+inline Napi::Value to_js(Napi::Env env, const Parameter& parameter) {
+  auto out = Napi::Object::New(env);
+  out.Set("network", parameter.network);
+  out.Set("name", parameter.name);
+  out.Set("shape", to_js(env, parameter.shape));
+  out.Set("group", static_cast<double>(parameter.group));
+  return out;
+}
+inline Napi::Value to_js(Napi::Env env, const BufferSpec& buffer) {
+  auto out = Napi::Object::New(env);
+  out.Set("name", buffer.name);
+  out.Set("dtype", "F32");
+  out.Set("count", static_cast<double>(buffer.count));
+  return out;
+}
+inline Napi::Value to_js(Napi::Env env, const MemoryPlan& plan) {
+  auto out = Napi::Object::New(env);
+  out.Set("weights", static_cast<double>(plan.weights));
+  out.Set("mapped", static_cast<double>(plan.mapped));
+  out.Set("adapters", static_cast<double>(plan.adapters));
+  out.Set("activations", static_cast<double>(plan.activations));
+  out.Set("workspace", static_cast<double>(plan.workspace));
+  out.Set("total", static_cast<double>(plan.total()));
+  return out;
+}
+template <class Item> Napi::Value to_js(Napi::Env env, const std::vector<Item>& items) {
+  auto out = Napi::Array::New(env, items.size());
+  for (uint32_t i = 0; i < items.size(); i++) out.Set(i, to_js(env, items[i]));
+  return out;
+}
 struct Done {};  // the result of what has none
 inline Napi::Value to_js(Napi::Env env, Done) { return env.Undefined(); }
 
-template <class Item, class Convert> Napi::Array to_js(Napi::Env env, const std::vector<Item>& items, Convert fill) {
-  auto out = Napi::Array::New(env, items.size());
-  for (uint32_t i = 0; i < items.size(); i++) {
-    auto entry = Napi::Object::New(env);
-    fill(entry, items[i]);
-    out.Set(i, entry);
-  }
-  return out;
-}
-
 // ---- errors ----
 
-struct Failure { std::string code, message; };
-
 // What the exception being handled is for JavaScript; call it in a handler. Errors of N-API itself pass.
-inline Failure failure() {
+inline Error failure() {
   try {
     throw;
-  } catch (const Error& e) { return {e.code(), e.what()}; } catch (const std::bad_alloc&) {
+  } catch (const Error& e) { return e; } catch (const std::bad_alloc&) {
     return {"OUT_OF_MEMORY", "The system has no more memory"};
   } catch (const Napi::Error&) { throw; } catch (const std::exception& e) {
     return {"INTERNAL", e.what()};
   }
 }
 
-inline Napi::Error js_error(Napi::Env env, const Failure& failure) {
-  auto error = Napi::Error::New(env, failure.message);
-  error.Set("code", Napi::String::New(env, failure.code));
+inline Napi::Error js_error(Napi::Env env, const Error& from) {
+  auto error = Napi::Error::New(env, from.what());
+  error.Set("code", Napi::String::New(env, from.code()));
   return error;
 }
 

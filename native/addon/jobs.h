@@ -1,6 +1,7 @@
 // Work on a session off the main thread, one call at a time in the order they were made.
 #pragma once
 #include <deque>
+#include <functional>
 
 #include "convert.h"
 
@@ -19,14 +20,15 @@ struct Shared {
 
 class Job : public Napi::AsyncWorker {
  public:
-  Job(Napi::Env env, std::shared_ptr<Shared> shared)
-      : AsyncWorker(env), shared(std::move(shared)), deferred_(Napi::Promise::Deferred::New(env)) {}
+  using Result = std::function<Napi::Value(Napi::Env)>;  // makes the value of it, on the main thread
+  Job(Napi::Env env, std::shared_ptr<Shared> shared, std::function<Result(Session&)> work)
+      : AsyncWorker(env), shared(std::move(shared)), work_(std::move(work)), deferred_(Napi::Promise::Deferred::New(env)) {}
   Napi::Promise promise() const { return deferred_.Promise(); }
 
   void OnOK() override {
     finish([&] {
       try {
-        deferred_.Resolve(result(Env()));
+        deferred_.Resolve(result_(Env()));
       } catch (const Napi::Error& error) {  // its result did not become a value
         deferred_.Reject(error.Value());
       }
@@ -35,20 +37,17 @@ class Job : public Napi::AsyncWorker {
   void OnError(const Napi::Error&) override {
     finish([&] { fail(failure_); });
   }
-  void fail(const Failure& failure) { deferred_.Reject(js_error(Env(), failure).Value()); }
+  void fail(const Error& error) { deferred_.Reject(js_error(Env(), error).Value()); }
 
   const std::shared_ptr<Shared> shared;
 
  protected:
-  virtual void work() = 0;
-  virtual Napi::Value result(Napi::Env env) = 0;
-
   void Execute() override {
     try {
-      work();
+      result_ = work_(shared->session);
     } catch (...) {
       failure_ = failure();
-      SetError(failure_.message);
+      SetError(failure_.what());
     }
   }
 
@@ -64,8 +63,10 @@ class Job : public Napi::AsyncWorker {
     }
   }
 
+  std::function<Result(Session&)> work_;
+  Result result_;
   Napi::Promise::Deferred deferred_;
-  Failure failure_{"INTERNAL", ""};
+  Error failure_{"INTERNAL", ""};
 };
 
 inline void Shared::next() {
@@ -81,19 +82,5 @@ inline void Shared::next() {
     }
   }
 }
-
-template <class Work> class JobOf : public Job {
- public:
-  using Result = std::invoke_result_t<Work, Session&>;
-  JobOf(Napi::Env env, std::shared_ptr<Shared> shared, Work work) : Job(env, std::move(shared)), work_(std::move(work)) {}
-
- protected:
-  void work() override { result_ = work_(shared->session); }
-  Napi::Value result(Napi::Env env) override { return to_js(env, result_); }
-
- private:
-  Work work_;
-  Result result_{};
-};
 
 }  // namespace lorafuse

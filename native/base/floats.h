@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "tensor.h"
+
 namespace lorafuse {
 
 struct Half { uint16_t bits; };    // IEEE binary16
@@ -40,6 +42,18 @@ inline Half to_half(float x) {
   else if (magnitude < 0x38800000) out = bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f);  // below 2^−14: the addition rounds
   else out = (magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13;
   return {static_cast<uint16_t>(sign | out)};
+}
+
+template <class To> To narrow(float x);
+template <> inline float narrow(float x) { return x; }
+template <> inline Half narrow(float x) { return to_half(x); }
+template <> inline Bfloat narrow(float x) { return to_bfloat(x); }
+
+// Calls f with a float, Half or Bfloat, as dtype says: for its type.
+template <class F> decltype(auto) with_float(DType dtype, F&& f) {
+  if (dtype == DType::f16) return f(Half{});
+  if (dtype == DType::bf16) return f(Bfloat{});
+  return f(0.0f);
 }
 
 }  // namespace lorafuse

@@ -13,62 +13,41 @@
 namespace lorafuse {
 namespace {
 
-// to[tap, i] = convert(from[i, tap]): the taps of a convolution move from the innermost place to the outermost.
-// The file may hold its elements unaligned.
-template <class From, class To, class Convert>
-void repack(const unsigned char* from, unsigned char* to, int64_t matrix, int64_t taps, Convert convert) {
+// Element i in the file, which may hold it unaligned.
+template <class From> From element(const unsigned char* data, int64_t i) {
+  From x;
+  std::memcpy(&x, data + i * sizeof(From), sizeof(From));
+  return x;
+}
+
+// to[tap, i] = from[i, tap]: the taps of a convolution move from the innermost place to the outermost.
+template <class From, class To> void repack(const unsigned char* from, To* to, int64_t matrix, int64_t taps) {
   for (int64_t i = 0; i < matrix; i++)
     for (int64_t tap = 0; tap < taps; tap++) {
-      From x;
-      std::memcpy(&x, from + (i * taps + tap) * sizeof(From), sizeof(From));
-      const To y = convert(x);
-      std::memcpy(to + (tap * matrix + i) * sizeof(To), &y, sizeof(To));
+      const From x = element<From>(from, i * taps + tap);
+      if constexpr (std::is_same_v<From, To>) to[tap * matrix + i] = x;  // NaNs keep their bits
+      else to[tap * matrix + i] = narrow<To>(widen(x));
     }
 }
 
-template <class From> void repack_as(DType dtype, const unsigned char* from, unsigned char* to, int64_t matrix, int64_t taps) {
-  if (dtype == DType::f32) repack<From, float>(from, to, matrix, taps, [](From x) { return widen(x); });
-  else if (dtype == DType::f16) repack<From, Half>(from, to, matrix, taps, [](From x) { return to_half(widen(x)); });
-  else repack<From, Bfloat>(from, to, matrix, taps, [](From x) { return to_bfloat(widen(x)); });
-}
-
-void repack(DType from_dtype, DType dtype, const unsigned char* from, unsigned char* to, int64_t matrix, int64_t taps) {
-  if (from_dtype == dtype && size_of(dtype) == 4) repack<uint32_t, uint32_t>(from, to, matrix, taps, [](uint32_t x) { return x; });
-  else if (from_dtype == dtype) repack<uint16_t, uint16_t>(from, to, matrix, taps, [](uint16_t x) { return x; });
-  else if (from_dtype == DType::f32) repack_as<float>(dtype, from, to, matrix, taps);
-  else if (from_dtype == DType::f16) repack_as<Half>(dtype, from, to, matrix, taps);
-  else repack_as<Bfloat>(dtype, from, to, matrix, taps);
-}
-
-float element(DType dtype, const unsigned char* at) {
-  uint32_t bits = 0;
-  std::memcpy(&bits, at, size_of(dtype));
-  const auto low = static_cast<uint16_t>(bits);
-  return dtype == DType::f32 ? float_of(bits) : dtype == DType::f16 ? widen(Half{low}) : widen(Bfloat{low});
-}
-
 // to[4·i + j, c, n] = Σ from[n, c, row, column] over rows 2 − i, 3 − i and columns 2 − j, 3 − j, in f32.
-void sum_taps(DType from_dtype, DType dtype, const unsigned char* from, unsigned char* to, int64_t outputs, int64_t inputs) {
+template <class From, class To> void sum_taps(const unsigned char* from, To* to, int64_t outputs, int64_t inputs) {
   for (int64_t c = 0; c < inputs; c++)
     for (int64_t n = 0; n < outputs; n++) {
       float sums[16] = {};
       for (int tap = 0; tap < 9; tap++) {
-        const float x = element(from_dtype, from + ((n * inputs + c) * 9 + tap) * size_of(from_dtype));
+        const float x = widen(element<From>(from, (n * inputs + c) * 9 + tap));
         for (int i = 2 - tap / 3; i <= 3 - tap / 3; i++)
           for (int j = 2 - tap % 3; j <= 3 - tap % 3; j++) sums[4 * i + j] += x;
       }
-      for (int tap = 0; tap < 16; tap++) {
-        const float x = sums[tap];
-        const uint32_t bits = dtype == DType::f32 ? bits_of(x) : dtype == DType::f16 ? to_half(x).bits : to_bfloat(x).bits;
-        std::memcpy(to + ((tap * inputs + c) * outputs + n) * size_of(dtype), &bits, size_of(dtype));
-      }
+      for (int tap = 0; tap < 16; tap++) to[(tap * inputs + c) * outputs + n] = narrow<To>(sums[tap]);
     }
 }
 
 }  // namespace
 
 Weights::~Weights() {
-  for (const Mapping& m : mappings_) munmap(const_cast<unsigned char*>(m.data), m.bytes);
+  for (const auto& mapping : mappings_) munmap(mapping.data(), mapping.size());
 }
 
 void Weights::add(const std::string& path, const std::vector<WeightEntry>& entries) {
@@ -79,12 +58,13 @@ void Weights::add(const std::string& path, const std::vector<WeightEntry>& entri
   void* data = known ? mmap(nullptr, info.st_size, PROT_READ, MAP_PRIVATE, file, 0) : MAP_FAILED;
   close(file);
   CHECK(data != MAP_FAILED, "WEIGHTS_TRUNCATED", "Expected tensors in ", path, " but the file is empty or cannot be mapped");
-  mappings_.push_back({path, static_cast<const unsigned char*>(data), static_cast<size_t>(info.st_size)});
+  const size_t size = info.st_size;
+  const auto& mapping = mappings_.emplace_back(static_cast<unsigned char*>(data), size);
   for (const WeightEntry& e : entries) {
-    const size_t bytes = static_cast<size_t>(e.shape.elements()) * size_of(e.dtype), size = static_cast<size_t>(info.st_size);
+    const size_t bytes = static_cast<size_t>(e.shape.elements()) * size_of(e.dtype);
     CHECK(e.offset <= size && bytes <= size - e.offset, "WEIGHTS_TRUNCATED", "Expected tensor ", e.name, " at bytes ", e.offset, "…",
-          e.offset + bytes, " of ", path, " but the file ends at ", info.st_size);
-    entries_[e.name] = Entry{e, mappings_.back().data + e.offset, nullptr, {}, {}};
+          e.offset + bytes, " of ", path, " but the file ends at ", size);
+    entries_[e.name] = Entry{e, mapping.data() + e.offset, nullptr, {}, {}};
   }
 }
 
@@ -115,12 +95,14 @@ Tensor Weights::get(const std::string& name, DType dtype, const Shape& shape, Fo
 
   const Shape& s = e.info.shape;
   e.copy.reset(new unsigned char[shape.elements() * size_of(dtype)]);
-  if (form == Form::summed_taps) {
-    sum_taps(e.info.dtype, dtype, e.data, e.copy.get(), s[0], s[1]);
-  } else {
-    const int64_t taps = form == Form::taps_first ? s[2] * s[3] : 1;
-    repack(e.info.dtype, dtype, e.data, e.copy.get(), s.elements() / taps, taps);
-  }
+  const int64_t taps = form == Form::taps_first ? s[2] * s[3] : 1;
+  with_float(e.info.dtype, [&]<class From>(From) {
+    with_float(dtype, [&]<class To>(To) {
+      auto* to = reinterpret_cast<To*>(e.copy.get());
+      if (form == Form::summed_taps) sum_taps<From>(e.data, to, s[0], s[1]);
+      else repack<From>(e.data, to, s.elements() / taps, taps);
+    });
+  });
   // The pages of the file are not read again.
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const auto address = reinterpret_cast<uintptr_t>(e.data);
@@ -138,7 +120,7 @@ void Weights::release(const std::string& name) {
 
 void Weights::release() {
   for (auto& [name, e] : entries_) release(name);
-  for (const Mapping& m : mappings_) madvise(const_cast<unsigned char*>(m.data), m.bytes, MADV_DONTNEED);
+  for (const auto& mapping : mappings_) madvise(mapping.data(), mapping.size(), MADV_DONTNEED);
 }
 
 }  // namespace lorafuse

@@ -3,6 +3,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -42,11 +43,6 @@ class Weights {
   void release(const std::string& name);
 
  private:
-  struct Mapping {
-    std::string path;
-    const unsigned char* data = nullptr;
-    size_t bytes = 0;
-  };
   struct Entry {
     WeightEntry info;
     const unsigned char* data = nullptr;
@@ -56,7 +52,7 @@ class Weights {
   };
 
   StorageTypes types_;
-  std::vector<Mapping> mappings_;
+  std::vector<std::span<unsigned char>> mappings_;
   std::map<std::string, Entry> entries_;
 };
 

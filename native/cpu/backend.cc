@@ -4,19 +4,17 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "kernels.h"
+#include "../graph/lowering.h"
+#include "gemm.h"
 #include "optimizers.h"
 
 namespace lorafuse::cpu {
 namespace {
 
-class Calls : public CapturedGraph {
- public:
-  explicit Calls(std::function<void()> body) : body_(std::move(body)) {}
-  void replay() override { body_(); }
-
- private:
-  std::function<void()> body_;
+struct Calls : CapturedGraph {
+  const std::function<void()> body;
+  explicit Calls(std::function<void()> body) : body(std::move(body)) {}
+  void replay() override { body(); }
 };
 
 class CpuBackend : public Backend {
@@ -43,11 +41,14 @@ class CpuBackend : public Backend {
 
   FuseOptions fusions() const override { return {}; }
   size_t workspace_bytes(const Graph& graph, const Node& node) const override {
-    std::vector<Shape> shapes;
-    for (ValueId v : node.inputs) shapes.push_back(graph.shape(v));
+    const std::vector<Shape> shapes = graph.shapes(node.inputs);
     return std::visit(
         [&]<class AnyOp>(const AnyOp& op) -> size_t {
-          if constexpr (kHasWorkspace<AnyOp>) return cpu::workspace_bytes(op, shapes, threads_.count());
+          if constexpr (kIsProduct<AnyOp>) {
+            size_t bytes = threads_.count() * kPackBytes;
+            if constexpr (requires { op.epilogue; }) bytes += dy_bytes(op.epilogue.gate, shapes.back(), DType::f32);
+            return bytes;
+          } else if constexpr (kHasWorkspace<AnyOp>) return cpu::workspace_bytes(op, shapes, threads_.count());
           else return 0;
         },
         node.op);

@@ -1,23 +1,16 @@
 // Ops that move elements: concatenation, slices, rows of tables. Formulas in graph/ops.h.
-#include <cstring>
-
 #include "loops.h"
-#include "widen.h"
+#include "vector.h"
 
 namespace lorafuse::cpu {
-namespace {
-
-void copy(float* to, const float* from, int64_t count) { std::memcpy(to, from, count * sizeof(float)); }
-
-}  // namespace
 
 template <> void run(const Concat&, Context& c) {
   const int64_t first = c.in(0).shape[-1], second = c.in(1).shape[-1], all = first + second;
   const float *a = c.in(0).f32(), *b = c.in(1).f32();
   float* y = c.out(0).f32();
   for_rows(c, c.out(0).shape.rows(), all, [=](int64_t r) {
-    copy(y + r * all, a + r * first, first);
-    copy(y + r * all + first, b + r * second, second);
+    std::copy_n(a + r * first, first, y + r * all);
+    std::copy_n(b + r * second, second, y + r * all + first);
   });
 }
 
@@ -25,7 +18,7 @@ template <> void run(const Slice& op, Context& c) {
   const int64_t channels = c.in(0).shape[-1], width = op.end - op.begin;
   const float* x = c.in(0).f32() + op.begin;
   float* y = c.out(0).f32();
-  for_rows(c, c.out(0).shape.rows(), width, [=](int64_t r) { copy(y + r * width, x + r * channels, width); });
+  for_rows(c, c.out(0).shape.rows(), width, [=](int64_t r) { std::copy_n(x + r * channels, width, y + r * width); });
 }
 
 template <> void run(const Embedding&, Context& c) {

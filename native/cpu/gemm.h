@@ -123,6 +123,12 @@ struct RowTile {
   int64_t c_stride;  // floats between rows
   int rows;
 };
+// Tile t of a matrix c [rows, columns].
+inline RowTile row_tile(float* c, int64_t rows, int64_t columns, int64_t t) {
+  return {c + t * kTileRows * columns, columns, static_cast<int>(std::min<int64_t>(kTileRows, rows - t * kTileRows))};
+}
+inline int64_t row_tiles(int64_t rows) { return (rows + kTileRows - 1) / kTileRows; }
+
 // The operand a of a segment for a tile: it has rows [first, last) of the tile, beginning at `a`; none where first ≥ last.
 struct RowSource {
   Strided a;
@@ -163,8 +169,6 @@ template <class Loader> void gemm(Threads& threads, const Loader& loader, void* 
     }
   });
 }
-
-inline size_t gemm_workspace_bytes(int threads) { return threads * kPackBytes; }
 
 // c = bias + residual for `count` columns of a tile; either may be null. residual has c's layout and points at the tile's first row.
 inline void init_tile(const RowTile& tile, int64_t column, int64_t count, const Tensor* bias, const float* residual) {

@@ -6,7 +6,7 @@
 
 #include "loops.h"
 #include "math.h"
-#include "widen.h"
+#include "vector.h"
 
 namespace lorafuse::cpu {
 namespace {
@@ -16,32 +16,30 @@ constexpr int64_t kMostRows = 256;  // rows that are summed in f32
 // How x [B, positions, C] is cut into chunks of rows, and where the workspace keeps what. Chunk i belongs to sample i / chunks.
 struct Groups {
   int64_t samples, positions, channels, groups, rows, chunks;
+  int tables, scratch;  // rows of C floats in the workspace: for each sample, for each thread
 
-  Groups(const Shape& x, int groups)
+  Groups(const Shape& x, int groups, int tables, int scratch)
       : samples(x[0]), positions(x.rows() / x[0]), channels(x[-1]), groups(groups), rows(std::min(rows_per_piece(channels), kMostRows)),
-        chunks((positions + rows - 1) / rows) {}
+        chunks((positions + rows - 1) / rows), tables(tables), scratch(scratch) {}
+  // mean, γ·rstd, β; shift, Σ, Σ²
+  Groups(const GroupNorm& op, const Shape& x) : Groups(x, op.groups, 3, 3) {}
+  // mean, γ·rstd, β, both means of the gradient; two sums
+  Groups(const GroupNormGrad& op, const Shape& x) : Groups(x, op.groups, 5, 2) {}
 
   int64_t width() const { return channels / groups; }
   double size() const { return static_cast<double>(positions * width()); }
   int64_t offset(int64_t chunk) const { return (chunk / chunks * positions + chunk % chunks * rows) * channels; }  // of its first element
   int64_t rows_of(int64_t chunk) const { return std::min(rows, positions - chunk % chunks * rows); }
 
-  // Workspace: two sums per chunk and group in f64, `tables` rows of C floats per sample, `scratch` rows of C floats per thread.
+  // Workspace: two sums per chunk and group in f64, the tables, the scratch.
   int64_t sums() const { return samples * chunks * groups * 2; }
-  size_t bytes(int tables, int scratch, int threads) const {
-    return sums() * sizeof(double) + (tables * samples + scratch * threads) * channels * sizeof(float);
-  }
+  size_t bytes(int threads) const { return sums() * sizeof(double) + (tables * samples + scratch * threads) * channels * sizeof(float); }
   double* sums_of(void* workspace, int64_t chunk) const { return static_cast<double*>(workspace) + chunk * groups * 2; }
-  float* tables_of(void* workspace, int tables, int64_t sample) const {
+  float* tables_of(void* workspace, int64_t sample) const {
     return reinterpret_cast<float*>(static_cast<double*>(workspace) + sums()) + sample * tables * channels;
   }
-  float* scratch_of(void* workspace, int tables, int scratch, int thread) const {
-    return tables_of(workspace, tables, samples) + thread * scratch * channels;
-  }
+  float* scratch_of(void* workspace, int thread) const { return tables_of(workspace, samples) + thread * scratch * channels; }
 };
-
-constexpr int kTables = 3, kScratch = 3;          // mean, γ·rstd, β; shift, Σ, Σ²
-constexpr int kGradTables = 5, kGradScratch = 2;  // mean, γ·rstd, β, both means of the gradient; two sums
 
 // sums[c] = Σ_rows x[row, c]
 void sum_rows(const float* x, int64_t rows, int64_t channels, float* sums) {
@@ -162,19 +160,18 @@ void input_gradient(const Groups& n, const float* tables, const float* x, const 
 }  // namespace
 
 template <> size_t workspace_bytes(const GroupNorm& op, std::span<const Shape> inputs, int threads) {
-  return Groups(inputs[0], op.groups).bytes(kTables, kScratch, threads);
+  return Groups(op, inputs[0]).bytes(threads);
 }
 template <> size_t workspace_bytes(const GroupNormGrad& op, std::span<const Shape> inputs, int threads) {
-  return Groups(inputs[0], op.groups).bytes(kGradTables, kGradScratch, threads);
+  return Groups(op, inputs[0]).bytes(threads);
 }
 
 template <> void run(const GroupNorm& op, Context& c) {
-  const Groups n(c.in(0).shape, op.groups);
+  const Groups n(op, c.in(0).shape);
   const float* x = c.in(0).f32();
   float *y = c.out(0).f32(), *statistics = c.out(1).f32();
   c.threads.for_each(n.samples * n.chunks, [&](int64_t chunk, int thread) {
-    chunk_statistics(n, x + n.offset(chunk), n.rows_of(chunk), n.scratch_of(c.workspace, kTables, kScratch, thread),
-                     n.sums_of(c.workspace, chunk));
+    chunk_statistics(n, x + n.offset(chunk), n.rows_of(chunk), n.scratch_of(c.workspace, thread), n.sums_of(c.workspace, chunk));
   });
   c.threads.for_each(n.samples, [&](int64_t sample, int) {
     for (int64_t g = 0; g < n.groups; g++) {
@@ -190,27 +187,27 @@ template <> void run(const GroupNorm& op, Context& c) {
       float* s = statistics + (sample * n.groups + g) * 2;
       s[0] = static_cast<float>(mean);
       s[1] = static_cast<float>(1 / std::sqrt(squares / n.size() + op.eps));
-      fill_tables(n, g, s, c.in(1), c.in(2), n.tables_of(c.workspace, kTables, sample));
+      fill_tables(n, g, s, c.in(1), c.in(2), n.tables_of(c.workspace, sample));
     }
   });
   const auto kernel = op.silu ? normalise<true> : normalise<false>;
   c.threads.for_each(n.samples * n.chunks, [&](int64_t chunk, int) {
-    kernel(n, n.tables_of(c.workspace, kTables, chunk / n.chunks), x + n.offset(chunk), n.rows_of(chunk), y + n.offset(chunk));
+    kernel(n, n.tables_of(c.workspace, chunk / n.chunks), x + n.offset(chunk), n.rows_of(chunk), y + n.offset(chunk));
   });
 }
 
 template <> void run(const GroupNormGrad& op, Context& c) {
-  const Groups n(c.in(0).shape, op.groups);
+  const Groups n(op, c.in(0).shape);
   const float *x = c.in(0).f32(), *statistics = c.in(3).f32(), *dy = c.in(4).f32();
   const float* residual = op.residual ? c.in(residual_input(op)).f32() : nullptr;
   float* dx = c.out(0).f32();
-  const auto tables = [&](int64_t sample) { return n.tables_of(c.workspace, kGradTables, sample); };
+  const auto tables = [&](int64_t sample) { return n.tables_of(c.workspace, sample); };
   for (int64_t i = 0; i < n.samples * n.groups; i++)
     fill_tables(n, i % n.groups, statistics + i * 2, c.in(1), c.in(2), tables(i / n.groups));
   const auto sum = op.silu ? gradient_sums<true> : gradient_sums<false>;
   c.threads.for_each(n.samples * n.chunks, [&](int64_t chunk, int thread) {
-    sum(n, tables(chunk / n.chunks), x + n.offset(chunk), dy + n.offset(chunk), n.rows_of(chunk),
-        n.scratch_of(c.workspace, kGradTables, kGradScratch, thread), n.sums_of(c.workspace, chunk));
+    sum(n, tables(chunk / n.chunks), x + n.offset(chunk), dy + n.offset(chunk), n.rows_of(chunk), n.scratch_of(c.workspace, thread),
+        n.sums_of(c.workspace, chunk));
   });
   for (int64_t i = 0; i < n.samples * n.groups; i++) {
     const int64_t sample = i / n.groups, g = i % n.groups;

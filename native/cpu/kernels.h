@@ -20,10 +20,11 @@ template <class AnyOp> void run(const AnyOp& op, Context& c);
 // Runs the kernel of a node's op: backend.cc.
 void run_node(const Node& node, std::span<const Tensor> tensors, Threads& threads, void* workspace);
 
-// Ops with scratch memory: each specialises workspace_bytes() beside its kernel. A kernel of any other op gets none.
+// Ops with scratch memory. That of products is gemm()'s; the others specialise workspace_bytes() beside their kernel.
+template <class AnyOp> constexpr bool kIsProduct =
+    is_one_of<AnyOp, MatMul, LoraMatMul, LoraMatMulGrad, WeightGrad, Conv2d, ConvTranspose2d, ConvWeightGrad>;
 template <class AnyOp> constexpr bool kHasWorkspace =
-    is_one_of<AnyOp, MatMul, LoraMatMul, LoraMatMulGrad, WeightGrad, Conv2d, ConvTranspose2d, ConvWeightGrad, Attention, AttentionGrad,
-              GroupNorm, GroupNormGrad>;
+    kIsProduct<AnyOp> || is_one_of<AnyOp, Attention, AttentionGrad, GroupNorm, GroupNormGrad>;
 template <class AnyOp> size_t workspace_bytes(const AnyOp& op, std::span<const Shape> inputs, int threads);
 
 }  // namespace lorafuse::cpu

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "loops.h"
-#include "widen.h"
+#include "vector.h"
 
 namespace lorafuse::cpu {
 namespace {

@@ -2,9 +2,7 @@
 //   exp x = 2ⁿ · eʳ, n = round(x / ln 2), |r| ≤ ln 2 / 2 with ln 2 in two parts (Cody and Waite); eʳ = 1 + r + r²·Q(r), Q fitted here.
 // -ffast-math would break the rounding below; NaN stays NaN.
 #pragma once
-#include <cstdint>
-#include <cstring>
-
+#include "../base/floats.h"
 #include "../base/normal.h"
 
 namespace lorafuse::cpu {
@@ -23,11 +21,7 @@ inline float exp_(float x) {
   q = q * r + 0.166665211f;
   q = q * r + 0.499999940f;
   const float e = (q * r) * r + r + 1.0f;
-  uint32_t bits;
-  std::memcpy(&bits, &shifted, 4);
-  bits = (bits << 23) + (126u << 23);  // 2^(n−1): n = 128 still has a scale, n = −126 gives 0
-  float scale;
-  std::memcpy(&scale, &bits, 4);
+  const float scale = float_of((bits_of(shifted) << 23) + (126u << 23));  // 2^(n−1): n = 128 still has a scale, n = −126 gives 0
   return (e + e) * scale;
 }
 

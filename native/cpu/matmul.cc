@@ -1,5 +1,7 @@
-// y = Σ scale · x · wᵀ + bias + residual. See gemm.h.
-#include "lowered.h"
+// y = Σ scale · x · wᵀ + bias + residual. See gemm.h. Gates and adapters run as the plain products of graph/lowering.h, one after the
+// other.
+#include "../graph/lowering.h"
+#include "gemm.h"
 
 namespace lorafuse::cpu {
 namespace {
@@ -13,13 +15,11 @@ struct MatMulLoader {
   const Tensor& w(int i) const { return c.in(2 * i + 1); }
   int64_t rows() const { return x(0).shape.rows(); }
   int64_t columns() const { return c.out(0).shape[-1]; }
-  int64_t tiles() const { return (rows() + kTileRows - 1) / kTileRows; }
+  int64_t tiles() const { return row_tiles(rows()); }
   int segments() const { return static_cast<int>(op.pairs.size()); }
   int64_t depth(int i) const { return x(i).shape[-1]; }
 
-  RowTile tile(int64_t t) const {
-    return {c.out(0).f32() + t * kTileRows * columns(), columns(), static_cast<int>(std::min<int64_t>(kTileRows, rows() - t * kTileRows))};
-  }
+  RowTile tile(int64_t t) const { return row_tile(c.out(0).f32(), rows(), columns(), t); }
   RowSource source(int i, int64_t t) const { return {{x(i).f32() + t * kTileRows * depth(i), depth(i), 1}, 0, tile(t).rows}; }
   void init(const RowTile& tile, int64_t t, int64_t column, int64_t count) const {
     init_tile(tile, column, count, bias, residual ? residual->f32() + t * kTileRows * columns() : nullptr);
@@ -32,6 +32,12 @@ struct MatMulLoader {
   }
 };
 
+template <class Product> void run_lowered(const Product& op, Context& c) {
+  run_as_products(op, c.node, c.tensors, c.workspace, [&](const Node& node, std::span<const Tensor> tensors, void* workspace) {
+    run_node(node, tensors, c.threads, workspace);
+  });
+}
+
 }  // namespace
 
 template <> void run(const MatMul& op, Context& c) {
@@ -40,8 +46,7 @@ template <> void run(const MatMul& op, Context& c) {
   else run_lowered(op, c);
 }
 
-template <> size_t workspace_bytes(const MatMul& op, std::span<const Shape> inputs, int threads) {
-  return lowered_workspace_bytes(op, inputs, threads);
-}
+template <> void run(const LoraMatMul& op, Context& c) { run_lowered(op, c); }
+template <> void run(const LoraMatMulGrad& op, Context& c) { run_lowered(op, c); }
 
 }  // namespace lorafuse::cpu

@@ -6,10 +6,10 @@
 
 #include <cmath>
 
+#include "loops.h"
+
 namespace lorafuse::cpu {
 namespace {
-
-constexpr int64_t kPiece = 1 << 15;  // elements of a job
 
 double norm_of(Threads& threads, const float* g, int64_t count) {
   std::vector<double> sums((count + kPiece - 1) / kPiece);

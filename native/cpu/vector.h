@@ -6,7 +6,6 @@
 #endif
 
 #include "../base/floats.h"
-#include "../base/tensor.h"
 
 namespace lorafuse::cpu {
 
@@ -48,9 +47,16 @@ inline Vector load(const Half* p) {
 
 // Calls f with the tensor's data as const float*, const Half* or const Bfloat*.
 template <class F> decltype(auto) with_elements(const Tensor& t, F&& f) {
-  if (t.dtype == DType::f16) return f(static_cast<const Half*>(t.data));
-  if (t.dtype == DType::bf16) return f(static_cast<const Bfloat*>(t.data));
-  return f(static_cast<const float*>(t.data));
+  return with_float(t.dtype, [&]<class Element>(Element) { return f(static_cast<const Element*>(t.data)); });
+}
+
+// out [count] = elements begin … begin + count of t, which is f32, f16 or bf16.
+inline void widen_row(const Tensor& t, int64_t begin, int64_t count, float* out) {
+  with_elements(t, [&](const auto* data) {
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) store(out + i, load(data + begin + i));
+    for (; i < count; i++) out[i] = widen(data[begin + i]);
+  });
 }
 
 // Transposes kLanes × kLanes in registers: at stage s, blocks of s × s off the diagonal change places.

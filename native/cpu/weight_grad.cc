@@ -1,25 +1,53 @@
-// Gradients of trainable matrices. See gemm.h.
+// Gradients of trainable matrices and convolution kernels: each tap of a kernel is a matrix whose x are the pixels under it. See gemm.h.
 #include "gemm.h"
 
 namespace lorafuse::cpu {
 namespace {
 
-// g [N, K] += scale · dyᵀ · x: the sum runs over the rows of dy and x.
-struct WeightGradLoader {
-  float scale;
-  const Tensor &dy, &x, &g;
+// g [N, C] += yᵀ [N, M] · x [M, C]: the sum runs over the rows of y.
+struct GradLoader {
+  const Tensor &y, &x;
+  float* g;
 
-  int64_t columns() const { return g.shape[1]; }
-  int64_t tiles() const { return (g.shape[0] + kTileRows - 1) / kTileRows; }
+  int64_t rows() const { return y.shape[-1]; }
+  int64_t columns() const { return x.shape[-1]; }
+  int64_t tiles() const { return row_tiles(rows()); }
   int segments() const { return 1; }
-  int64_t depth(int) const { return dy.shape.rows(); }
-  RowTile tile(int64_t t) const {
-    return {g.f32() + t * kTileRows * columns(), columns(), static_cast<int>(std::min<int64_t>(kTileRows, g.shape[0] - t * kTileRows))};
-  }
-  RowSource source(int, int64_t t) const { return {{dy.f32() + t * kTileRows, 1, g.shape[0]}, 0, tile(t).rows}; }
+  int64_t depth(int) const { return y.shape.rows(); }
+  RowTile tile(int64_t t) const { return row_tile(g, rows(), columns(), t); }
+  RowSource source(int, int64_t t) const { return {{y.f32() + t * kTileRows, 1, rows()}, 0, tile(t).rows}; }
   void init(const RowTile&, int64_t, int64_t, int64_t) const {}  // adds to what is there
+};
+
+struct MatrixLoader : GradLoader {
+  float scale;
+
   void pack(int, int64_t k, int64_t length, int64_t column, int64_t count, float* packed) const {
     pack_rows(x.f32() + k * columns() + column, columns(), length, count, scale, packed);
+  }
+};
+
+struct TapLoader : GradLoader {
+  const ConvWeightGrad& op;
+  int tap;
+
+  // The pixel of x under the tap for a pixel of y; null where that falls off the image.
+  const float* under(int64_t pixel) const {
+    const int64_t width = y.shape[2], height = y.shape[1], image = pixel / width / height;
+    const int64_t row = pixel / width % height * op.stride + tap / op.kernel - op.before;
+    const int64_t column = pixel % width * op.stride + tap % op.kernel - op.before;
+    if (row < 0 || row >= x.shape[1] || column < 0 || column >= x.shape[2]) return nullptr;
+    return x.f32() + ((image * x.shape[1] + row) * x.shape[2] + column) * columns();
+  }
+  void pack(int, int64_t k, int64_t length, int64_t column, int64_t count, float* packed) const {
+    for (int64_t n = 0; n < count; n += kPanel) {
+      const int64_t width = std::min<int64_t>(kPanel, count - n), padded = width > kLanes ? kPanel : kLanes;
+      for (int64_t i = 0; i < length; i++, packed += padded) {
+        const float* from = under(k + i);
+        std::fill_n(packed, padded, 0.0f);
+        if (from) std::copy_n(from + column + n, width, packed);
+      }
+    }
   }
 };
 
@@ -27,9 +55,13 @@ struct WeightGradLoader {
 
 template <> void run(const WeightGrad& op, Context& c) {
   for (size_t i = 0; i < op.scales.size(); i++)
-    gemm(c.threads, WeightGradLoader{op.scales[i], c.in(2 * i), c.in(2 * i + 1), c.out(i)}, c.workspace);
+    gemm(c.threads, MatrixLoader{{c.in(2 * i), c.in(2 * i + 1), c.out(i).f32()}, op.scales[i]}, c.workspace);
 }
 
-template <> size_t workspace_bytes(const WeightGrad&, std::span<const Shape>, int threads) { return gemm_workspace_bytes(threads); }
+template <> void run(const ConvWeightGrad& op, Context& c) {
+  const int64_t elements = c.out(0).shape[1] * c.out(0).shape[2];
+  for (int tap = 0; tap < op.kernel * op.kernel; tap++)
+    gemm(c.threads, TapLoader{{c.in(0), c.in(1), c.out(0).f32() + tap * elements}, op, tap}, c.workspace);
+}
 
 }  // namespace lorafuse::cpu

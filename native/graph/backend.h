@@ -59,6 +59,29 @@ class Backend {
   virtual void update(const Optimizer& optimizer, const Trained& trained, float* norm, const float* losses, const Tensor& latest) = 0;
 };
 
+// Memory of a backend, released with its owner.
+class Memory {
+ public:
+  Memory() = default;
+  Memory(Backend& backend, size_t bytes) : memory_(backend.allocate(bytes), {&backend}), bytes_(bytes) {}
+  // At least so many bytes; what was there is lost.
+  void reserve(Backend& backend, size_t bytes) {
+    if (bytes <= bytes_) return;
+    *this = {};
+    *this = Memory(backend, bytes);
+  }
+  void* data() const { return memory_.get(); }
+  float* f32() const { return static_cast<float*>(memory_.get()); }
+
+ private:
+  struct Release {
+    Backend* backend;
+    void operator()(void* memory) const { backend->release(memory); }
+  };
+  std::unique_ptr<void, Release> memory_;
+  size_t bytes_ = 0;
+};
+
 // The one symbol a backend library exports. Throws Error where the machine cannot run it.
 using CreateBackend = Backend* (*)(int threads);
 

@@ -80,9 +80,7 @@ struct AddFuser : Rewrite {
 }  // namespace
 
 Graph fuse(Graph graph, FuseOptions options) {
-  AddFuser fuser(std::move(graph));
-  fuser.run(options);
-  graph = fuser.finish();
+  graph = rewritten<AddFuser>(std::move(graph), options);
   if (options.lora) graph = fuse_lora(std::move(graph));
   if (options.geglu) graph = fuse_geglu(std::move(graph));
   return options.weight_grads ? fuse_weight_grads(std::move(graph)) : graph;

@@ -48,10 +48,6 @@ struct GegluFuser : Rewrite {
 
 }  // namespace
 
-Graph fuse_geglu(Graph graph) {
-  GegluFuser fuser(std::move(graph));
-  fuser.run();
-  return fuser.finish();
-}
+Graph fuse_geglu(Graph graph) { return rewritten<GegluFuser>(std::move(graph)); }
 
 }  // namespace lorafuse

@@ -122,10 +122,6 @@ struct LoraFuser : Rewrite {
 
 }  // namespace
 
-Graph fuse_lora(Graph graph) {
-  LoraFuser fuser(std::move(graph));
-  fuser.run();
-  return fuser.finish();
-}
+Graph fuse_lora(Graph graph) { return rewritten<LoraFuser>(std::move(graph)); }
 
 }  // namespace lorafuse

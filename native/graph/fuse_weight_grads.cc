@@ -49,10 +49,6 @@ struct WeightGradFuser : Rewrite {
 
 }  // namespace
 
-Graph fuse_weight_grads(Graph graph) {
-  WeightGradFuser fuser(std::move(graph));
-  fuser.run();
-  return fuser.finish();
-}
+Graph fuse_weight_grads(Graph graph) { return rewritten<WeightGradFuser>(std::move(graph)); }
 
 }  // namespace lorafuse

@@ -94,18 +94,13 @@ void Backward::add(size_t i, ValueId dx) {
 
 void Backward::accumulate(size_t i, Op op, std::vector<ValueId> inputs) {
   handled_[i] = true;
-  const ValueId g = gradient_of(in(i));
-  graph_.accumulate(std::move(op), std::move(inputs), {g});
-}
-
-ValueId Backward::gradient_of(ValueId parameter) {
-  auto [found, is_new] = parameters_.try_emplace(parameter, kNone);
+  auto [found, is_new] = parameters_.try_emplace(in(i), kNone);
   if (is_new) {
-    Value gradient = graph_.values[parameter];
+    Value gradient = graph_.values[in(i)];
     gradient.dtype = DType::f32, gradient.storage = Storage::gradient;
     found->second = graph_.value(std::move(gradient));
   }
-  return found->second;
+  graph_.accumulate(std::move(op), std::move(inputs), {found->second});
 }
 
 // A parameter that v depends on.
@@ -132,7 +127,7 @@ Graph Backward::run(ValueId loss) {
     if (n->outputs[0] != loss && (!needed_[n->outputs[0]] || grads_[n->outputs[0]] == kNone)) continue;
     node_ = &*n;
     handled_.assign(n->inputs.size(), false);
-    graph_.layer = n->layer, graph_.block = n->block;
+    graph_.layer = n->layer;
     std::visit(
         [this]<class AnyOp>(const AnyOp& op) {
           if constexpr (!kHasNoGradient<AnyOp>) gradient(op, *this);
@@ -144,7 +139,7 @@ Graph Backward::run(ValueId loss) {
   for (size_t v = 0; v < needed_.size(); v++)
     CHECK(graph_.values[v].storage != Storage::parameter || parameters_.contains(static_cast<ValueId>(v)), "NO_GRADIENT",
           "[gradients] expected the loss to depend on every parameter but it does not on ", graph_.values[v].name);
-  graph_.layer = graph_.block = "";
+  graph_.layer = "";
   return std::move(graph_);
 }
 

@@ -29,12 +29,13 @@ struct Value {
   Form form = Form::as_is;  // of a weight
   uint8_t group = 0;        // of the optimizer, for a parameter and its gradient
   size_t bytes() const { return static_cast<size_t>(shape.elements()) * size_of(dtype); }
+  bool is_planned() const { return storage == Storage::activation || storage == Storage::input; }  // its memory is in the arena
 };
 
 struct Node {
   Op op;
   std::vector<ValueId> inputs, outputs;
-  std::string layer{}, block{};  // where in its network: a module's path, and the part of it that is recomputed as a whole
+  std::string layer{};  // a module's path in its network
 };
 
 struct Graph {
@@ -42,7 +43,7 @@ struct Graph {
   std::vector<Value> values;
   std::vector<Node> nodes;
   std::vector<ValueId> results;  // stay readable after the run
-  std::string layer{}, block{};  // of the nodes that are emitted next
+  std::string layer{};           // of the nodes that are emitted next
 
   ValueId value(Value v) {
     values.push_back(std::move(v));
@@ -54,6 +55,11 @@ struct Graph {
   // Appends a node that adds to `outputs`, which are there already: gradients.
   void accumulate(Op op, std::vector<ValueId> inputs, std::vector<ValueId> outputs);
   const Shape& shape(ValueId id) const { return values.at(id).shape; }
+  std::vector<Shape> shapes(const std::vector<ValueId>& ids) const {
+    std::vector<Shape> all;
+    for (ValueId id : ids) all.push_back(shape(id));
+    return all;
+  }
 };
 
 // shapes.cc — shapes of an op's outputs; throws SHAPE_MISMATCH naming the op and the shapes.

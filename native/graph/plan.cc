@@ -60,7 +60,7 @@ Plan plan(const Graph& graph, const std::vector<size_t>& workspace_bytes) {
 
   std::vector<Buffer> buffers;
   for (size_t v = 0; v < graph.values.size(); v++)
-    if ((graph.values[v].storage == Storage::activation || graph.values[v].storage == Storage::input) && p.last_use[v] >= 0)
+    if (graph.values[v].is_planned() && p.last_use[v] >= 0)
       buffers.push_back({aligned(graph.values[v].bytes()), p.first_use[v], p.last_use[v], &p.offsets[v]});
   for (int32_t i = 0; i < nodes; i++)
     if (workspace_bytes[i] > 0) buffers.push_back({aligned(workspace_bytes[i]), i, i, &p.workspaces[i]});

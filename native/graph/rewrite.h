@@ -61,6 +61,13 @@ class Rewrite {
   std::vector<std::vector<int>> behind_;
 };
 
+// The graph after a pass: a Rewrite with run().
+template <class Pass, class... Options> Graph rewritten(Graph graph, const Options&... options) {
+  Pass pass(std::move(graph));
+  pass.run(options...);
+  return pass.finish();
+}
+
 template <class T> void append(std::vector<T>& to, const std::vector<T>& more) { to.insert(to.end(), more.begin(), more.end()); }
 
 }  // namespace lorafuse

@@ -35,7 +35,6 @@ class Backward {
   Graph run(ValueId loss);
 
  private:
-  ValueId gradient_of(ValueId parameter);
   const Value& parameter_behind(ValueId v) const;
   [[noreturn]] void refuse(const Node& node, const char* what, size_t position, ValueId v) const;
 

@@ -8,8 +8,10 @@ using Shapes = std::vector<Shape>;
 
 #define EXPECT(condition, ...) CHECK(condition, "SHAPE_MISMATCH", "[", op.name, "] ", __VA_ARGS__)
 
-template <class AnyOp> void expect_same(const AnyOp& op, const Shape& a, const Shape& b) {
+// The shape that a and b have both.
+template <class AnyOp> const Shape& same(const AnyOp& op, const Shape& a, const Shape& b) {
   EXPECT(a == b, "expected equal shapes but received ", a, " and ", b);
+  return a;
 }
 
 // The outputs of a product `out`, with the inputs of its epilogue checked.
@@ -140,7 +142,7 @@ template <> Shapes shapes_of(const Attention& op, const Shapes& in) {
 }
 
 template <> Shapes shapes_of(const AttentionGrad& op, const Shapes& in) {
-  expect_same(op, in[0], in[5]);
+  same(op, in[0], in[5]);
   return {in[0], in[1], in[2]};
 }
 
@@ -150,8 +152,8 @@ template <> Shapes shapes_of(const GroupNorm& op, const Shapes& in) {
   return {in[0], Shape{in[0][0], op.groups, 2}};
 }
 template <> Shapes shapes_of(const GroupNormGrad& op, const Shapes& in) {
-  expect_same(op, in[0], in[4]);
-  if (op.residual) expect_same(op, in[0], in[5]);
+  same(op, in[0], in[4]);
+  if (op.residual) same(op, in[0], in[5]);
   return {in[0]};
 }
 
@@ -160,33 +162,27 @@ template <> Shapes shapes_of(const LayerNorm& op, const Shapes& in) {
   return {in[0], Shape{in[0].rows(), 2}};
 }
 template <> Shapes shapes_of(const LayerNormGrad& op, const Shapes& in) {
-  expect_same(op, in[0], in[3]);
-  if (op.residual) expect_same(op, in[0], in[4]);
+  same(op, in[0], in[3]);
+  if (op.residual) same(op, in[0], in[4]);
   return {in[0]};
 }
 
 template <> Shapes shapes_of(const Activation&, const Shapes& in) { return {in[0]}; }
-template <> Shapes shapes_of(const ActivationGrad& op, const Shapes& in) {
-  expect_same(op, in[0], in[1]);
-  return {in[0]};
-}
+template <> Shapes shapes_of(const ActivationGrad& op, const Shapes& in) { return {same(op, in[0], in[1])}; }
 
 template <> Shapes shapes_of(const Geglu& op, const Shapes& in) {
   EXPECT(in[0][-1] % 2 == 0, "expected an even number of channels but received ", in[0]);
   return {in[0].with_channels(in[0][-1] / 2)};
 }
 template <> Shapes shapes_of(const GegluGrad& op, const Shapes& in) {
-  expect_same(op, in[0].with_channels(in[0][-1] / 2), in[1]);
+  same(op, in[0].with_channels(in[0][-1] / 2), in[1]);
   return {in[0]};
 }
 
-template <> Shapes shapes_of(const Add& op, const Shapes& in) {
-  expect_same(op, in[0], in[1]);
-  return {in[0]};
-}
+template <> Shapes shapes_of(const Add& op, const Shapes& in) { return {same(op, in[0], in[1])}; }
 
 template <> Shapes shapes_of(const AddPerSample& op, const Shapes& in) {
-  expect_same(op, Shape({in[0][0], in[0][-1]}), in[1]);
+  same(op, Shape({in[0][0], in[0][-1]}), in[1]);
   return {in[0]};
 }
 template <> Shapes shapes_of(const SumPositions&, const Shapes& in) { return {Shape{in[0][0], in[0][-1]}}; }
@@ -210,19 +206,16 @@ template <> Shapes shapes_of(const Sinusoid& op, const Shapes& in) {
 }
 
 template <> Shapes shapes_of(const AddNoise& op, const Shapes& in) {
-  expect_same(op, in[0], in[1]);
-  expect_same(op, Shape({in[0][0], 2}), in[2]);
+  same(op, in[0], in[1]);
+  same(op, Shape({in[0][0], 2}), in[2]);
   return {in[0]};
 }
 template <> Shapes shapes_of(const MseLoss& op, const Shapes& in) {
-  expect_same(op, in[0], in[1]);
-  expect_same(op, Shape({in[0][0]}), in[2]);
+  same(op, in[0], in[1]);
+  same(op, Shape({in[0][0]}), in[2]);
   return {in[2]};
 }
-template <> Shapes shapes_of(const MseLossGrad& op, const Shapes& in) {
-  expect_same(op, in[0], in[1]);
-  return {in[0]};
-}
+template <> Shapes shapes_of(const MseLossGrad& op, const Shapes& in) { return {same(op, in[0], in[1])}; }
 
 std::vector<Shape> output_shapes(const Op& op, const std::vector<Shape>& inputs) {
   return std::visit([&](const auto& o) { return shapes_of(o, inputs); }, op);

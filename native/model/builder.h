@@ -31,13 +31,9 @@ class Builder {
   std::vector<Layer> layers;  // that could carry an adapter, as linear() meets them
 
   const Config& config() const { return *network_.config; }
-  // Whose weights and adapters the layers that follow read.
-  void enter(Network network) { network_ = std::move(network); }
 
   // expected: each extent, kAny or multiple_of(n). Throws SHAPE_MISMATCH naming the input.
   ValueId input(const std::string& name, const std::vector<int64_t>& expected, DType dtype = DType::f32);
-  // In the type of activations.
-  ValueId activations(const std::string& name, const std::vector<int64_t>& expected) { return input(name, expected, graph.dtype); }
   ValueId emit(Op op, std::vector<ValueId> inputs) { return graph.emit(std::move(op), std::move(inputs)); }
   const Shape& shape(ValueId v) const { return graph.shape(v); }
 
@@ -51,15 +47,14 @@ class Builder {
   ValueId group_norm(const std::string& path, ValueId x, int64_t groups, float eps, bool silu);
   ValueId layer_norm(const std::string& path, ValueId x, float eps);
   ValueId activation(Function function, ValueId x) { return emit(Activation{function}, {x}); }
-  ValueId attention(ValueId q, ValueId k, ValueId v, int64_t heads, bool causal = false) {
-    return emit(Attention{static_cast<int>(heads), causal}, {q, k, v});
-  }
+  // diffusers:models/attention_processor.py, Attention: q from x [.., N], k and v from `source`, x itself or the text.
+  ValueId attention(const std::string& path, ValueId x, ValueId source, int64_t heads, bool bias);
   // x + convolutions; `embedding` [B, K] = SiLU of the time embedding, or kNone.
   ValueId resnet(const std::string& path, ValueId x, ValueId embedding, int64_t out_channels, int64_t groups, float eps);
   // Twice as high and wide, nearest neighbour, then a 3×3 convolution: one op.
   ValueId upsample(const std::string& path, ValueId x);
 
-  // Names the layer, and the block of layers, of the nodes that are emitted while it lives.
+  // Names the layer of the nodes that are emitted while it lives.
   class Scope {
    public:
     Scope(Builder& b, std::string layer) : b_(b), layer_(std::exchange(b.graph.layer, std::move(layer))) {}
@@ -70,19 +65,9 @@ class Builder {
     Builder& b_;
     std::string layer_;
   };
-  class Block {
-   public:
-    Block(Builder& b, const std::string& block) : scope_(b, block), b_(b), block_(std::exchange(b.graph.block, block)) {}
-    ~Block() { b_.graph.block = std::move(block_); }
-
-   private:
-    Scope scope_;
-    Builder& b_;
-    std::string block_;
-  };
 
  private:
-  Network network_;
+  const Network network_;
   const Shapes shapes_;
   uint8_t group_ = 0;                                               // of the parameters that are made
   std::map<std::pair<std::string, std::string>, ValueId> weights_;  // by network and name, each once

@@ -11,14 +11,13 @@ ValueId Builder::input(const std::string& name, const std::vector<int64_t>& expe
   const auto given = shapes_.find(name);
   std::vector<int64_t> extents;
   std::string words;
-  for (size_t i = 0; i < expected.size(); i++) {
-    const int64_t e = expected[i],
-                  received = given == shapes_.end() || given->second.rank() <= static_cast<int>(i) ? std::abs(e) : given->second[i];
-    extents.push_back(e >= 0 ? e : received);
+  for (int64_t e : expected) {
+    const int i = static_cast<int>(extents.size());
+    extents.push_back(std::abs(e));  // the smallest that fits
     words += (i ? ", " : "") + (e >= 0 ? std::to_string(e) : e == kAny ? "any" : text("a multiple of ", -e));
-    if (given == shapes_.end()) continue;
-    const bool fits = e >= 0 ? received == e : received > 0 && received % -e == 0;
-    if (!fits) extents.back() = 0;
+    if (e >= 0 || given == shapes_.end() || given->second.rank() <= i) continue;
+    const int64_t received = given->second[i];
+    if (received > 0 && received % e == 0) extents.back() = received;
   }
   const Shape shape(std::move(extents));
   CHECK(given == shapes_.end() || given->second == shape, "SHAPE_MISMATCH", "Expected [", words, "] for the input ", name, " but received ",
@@ -39,17 +38,11 @@ ValueId Builder::weight(const std::string& name, const std::vector<int64_t>& fil
   const Shape held = form == Form::summed_taps  ? Shape{16, s[1], s[0]}
                      : form == Form::taps_first ? Shape{s[2] * s[3], s[0], s[1]}
                                                 : expected;
-  Value value{name, held, network_.weights->dtype(name, form), Storage::weight};
-  value.network = network_.name;
-  value.form = form;
-  return known->second = graph.value(std::move(value));
+  return known->second = graph.value({name, held, network_.weights->dtype(name, form), Storage::weight, network_.name, form});
 }
 
 ValueId Builder::parameter(const std::string& name, Shape shape) {
-  Value value{name, std::move(shape), DType::f32, Storage::parameter};
-  value.network = network_.name;
-  value.group = group_;
-  return graph.value(std::move(value));
+  return graph.value({name, std::move(shape), DType::f32, Storage::parameter, network_.name, Form::as_is, group_});
 }
 
 ValueId Builder::linear(const std::string& path, ValueId x, int64_t out_features, bool bias) {
@@ -89,9 +82,18 @@ ValueId Builder::layer_norm(const std::string& path, ValueId x, float eps) {
   return emit(LayerNorm{eps}, {x, weight(path + ".weight", {channels}), weight(path + ".bias", {channels})});
 }
 
+ValueId Builder::attention(const std::string& path, ValueId x, ValueId source, int64_t heads, bool bias) {
+  const int64_t width = shape(x)[-1];
+  const ValueId q = linear(path + ".to_q", x, width, bias);
+  const ValueId k = linear(path + ".to_k", source, width, bias);
+  const ValueId v = linear(path + ".to_v", source, width, bias);
+  const Scope scope(*this, path);
+  return linear(path + ".to_out.0", emit(Attention{static_cast<int>(heads)}, {q, k, v}), width);
+}
+
 // diffusers:models/resnet.py, ResnetBlock2D
 ValueId Builder::resnet(const std::string& path, ValueId x, ValueId embedding, int64_t out_channels, int64_t groups, float eps) {
-  const Block block(*this, path);
+  const Scope scope(*this, path);
   ValueId h = conv(path + ".conv1", group_norm(path + ".norm1", x, groups, eps, true), out_channels);
   if (embedding != kNone) h = emit(AddPerSample{}, {h, linear(path + ".time_emb_proj", embedding, out_channels)});
   h = conv(path + ".conv2", group_norm(path + ".norm2", h, groups, eps, true), out_channels);

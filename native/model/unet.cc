@@ -8,8 +8,6 @@ constexpr int64_t kTimeIds = 6;  // SDXL's size conditioning: original height, w
 
 std::string at(const std::string& path, const char* kind, size_t index) { return path + kind + std::to_string(index); }
 
-bool has_text_time(const Config& config) { return config.has("addition_time_embed_dim"); }
-
 struct UNet {
   Builder& b;
   ValueId embedding, context;  // SiLU(time + text_time) [B, 4·C0], text [B, T, D]
@@ -22,29 +20,19 @@ struct UNet {
 
   ValueId resnet(const std::string& path, ValueId x, int64_t width) { return b.resnet(path, x, embedding, width, groups, eps); }
 
-  // q from x, k and v from `source`: x itself or the text.
-  ValueId attention(const std::string& path, ValueId x, ValueId source, int64_t count) {
-    const int64_t width = b.shape(x)[-1];
-    const ValueId q = b.linear(path + ".to_q", x, width, false);
-    const ValueId k = b.linear(path + ".to_k", source, width, false);
-    const ValueId v = b.linear(path + ".to_v", source, width, false);
-    const Builder::Scope scope(b, path);
-    return b.linear(path + ".to_out.0", b.attention(q, k, v, count), width);
-  }
-
   // diffusers:models/transformers/transformer_2d.py; x [B, H, W, C] is at once an image and H·W tokens
   ValueId transformer(const std::string& path, ValueId x, size_t level) {
-    const Builder::Block block(b, path);
+    const Builder::Scope scope(b, path);
     const int64_t width = b.shape(x)[-1];
     CHECK(width % heads[level] == 0, "CONFIG_INVALID", "Expected heads that divide ", width, " channels of the UNet but received ",
           heads[level]);
     ValueId h = b.linear(path + ".proj_in", b.group_norm(path + ".norm", x, groups, 1e-6f, false), width);
     for (int64_t i = 0; i < transformer_layers[level]; i++) {
       const std::string layer = at(path, ".transformer_blocks.", i);
-      const Builder::Block inner(b, layer);
+      const Builder::Scope inner(b, layer);
       const ValueId n = b.layer_norm(layer + ".norm1", h, 1e-5f);
-      h = b.emit(Add{}, {h, attention(layer + ".attn1", n, n, heads[level])});
-      h = b.emit(Add{}, {h, attention(layer + ".attn2", b.layer_norm(layer + ".norm2", h, 1e-5f), context, heads[level])});
+      h = b.emit(Add{}, {h, b.attention(layer + ".attn1", n, n, heads[level], false)});
+      h = b.emit(Add{}, {h, b.attention(layer + ".attn2", b.layer_norm(layer + ".norm2", h, 1e-5f), context, heads[level], false)});
       const ValueId f = b.linear(layer + ".ff.net.0.proj", b.layer_norm(layer + ".norm3", h, 1e-5f), 8 * width);
       h = b.emit(Add{}, {h, b.linear(layer + ".ff.net.2", b.emit(Geglu{}, {f}), width)});
     }
@@ -58,13 +46,15 @@ ValueId embedding(Builder& b, const std::string& path, ValueId x, int64_t featur
 }
 
 // SiLU of the embedded time; SDXL adds the embedding of pooled text ‖ sinusoids of the time ids to it.
-ValueId condition(Builder& b, int64_t batch, ValueId pooled) {
+ValueId condition(Builder& b, int64_t batch) {
   const Config& config = b.config();
   const int64_t width = config.counts("block_out_channels")[0];
   Sinusoid sinusoid{width, config.flag("flip_sin_to_cos"), static_cast<float>(config.real("freq_shift"))};
   ValueId sum = embedding(b, "time_embedding", b.emit(sinusoid, {b.input("timesteps", {batch})}), 4 * width);
-  if (has_text_time(config)) {
+  if (config.has("addition_time_embed_dim")) {
     sinusoid.dim = config.count("addition_time_embed_dim");
+    const int64_t of_text = config.count("projection_class_embeddings_input_dim") - kTimeIds * sinusoid.dim;
+    const ValueId pooled = b.input("pooled", {batch, of_text}, b.graph.dtype);
     const ValueId text_time = b.emit(Concat{}, {pooled, b.emit(sinusoid, {b.input("time_ids", {batch, kTimeIds})})});
     sum = b.emit(Add{}, {sum, embedding(b, "add_embedding", text_time, 4 * width)});
   }
@@ -73,23 +63,15 @@ ValueId condition(Builder& b, int64_t batch, ValueId pooled) {
 
 }  // namespace
 
-ValueId latents_input(Builder& b, const std::string& name, DType dtype) {
+ValueId latents_input(Builder& b, DType dtype) {
   const int64_t multiple = int64_t{1} << (b.config().counts("block_out_channels").size() - 1);  // each level halves them
-  return b.input(name, {kAny, multiple_of(multiple), multiple_of(multiple), b.config().count("in_channels")}, dtype);
+  return b.input("latents", {kAny, multiple_of(multiple), multiple_of(multiple), b.config().count("in_channels")}, dtype);
 }
 
-Text text_inputs(Builder& b, int64_t batch) {
-  const Config& config = b.config();
-  Text text{b.activations("context", {batch, kAny, config.count("cross_attention_dim")})};
-  if (has_text_time(config)) {
-    const int64_t sinusoids = kTimeIds * config.count("addition_time_embed_dim");
-    text.pooled = b.activations("pooled", {batch, config.count("projection_class_embeddings_input_dim") - sinusoids});
-  }
-  return text;
-}
-
-ValueId unet(Builder& b, ValueId latents, const Text& text) {
-  UNet net{b, condition(b, b.shape(latents)[0], text.pooled), text.context};
+ValueId unet(Builder& b, ValueId latents) {
+  const int64_t batch = b.shape(latents)[0];
+  const ValueId context = b.input("context", {batch, kAny, b.config().count("cross_attention_dim")}, b.graph.dtype);
+  UNet net{b, condition(b, batch), context};
   const auto& channels = net.channels;
   const size_t levels = channels.size();
   const auto expect_length = [&](const char* name, size_t length) { b.config().expect_length(name, length, levels); };

@@ -20,11 +20,9 @@ struct Vae {
     const std::string attention = path + ".attentions.0";
     x = resnet(path + ".resnets.0", x, width);
     {
-      const Builder::Block block(b, attention);
+      const Builder::Scope scope(b, attention);
       const ValueId n = b.group_norm(attention + ".group_norm", x, groups, kEps, false);
-      const ValueId q = b.linear(attention + ".to_q", n, width), k = b.linear(attention + ".to_k", n, width);
-      const ValueId v = b.linear(attention + ".to_v", n, width);
-      x = b.emit(Add{}, {x, b.linear(attention + ".to_out.0", b.attention(q, k, v, 1), width)});
+      x = b.emit(Add{}, {x, b.attention(attention, n, n, 1, true)});
     }
     return resnet(path + ".resnets.1", x, width);
   }

@@ -6,26 +6,24 @@
 #include <cstdio>
 #include <cstdlib>
 #include <map>
+#include <set>
 
 namespace lorafuse {
 namespace {
 
-struct Wanted { bool plan = false, graph = false, time = false, nan = false; };
-
 // The one place that reads the variable; unknown words are named.
-const Wanted& wanted() {
-  static const Wanted read = [] {
-    Wanted w;
+bool wanted(const char* what) {
+  static const std::set<std::string> words = [] {
+    std::set<std::string> known;
     const char* value = std::getenv("LORAFUSE_DEBUG");
-    std::istringstream words(value ? value : "");
-    for (std::string word; std::getline(words, word, ',');) {
-      bool* known = word == "plan" ? &w.plan : word == "graph" ? &w.graph : word == "time" ? &w.time : word == "nan" ? &w.nan : nullptr;
-      if (known) *known = true;
+    std::istringstream list(value ? value : "");
+    for (std::string word; std::getline(list, word, ',');) {
+      if (word == "plan" || word == "graph" || word == "time" || word == "nan") known.insert(word);
       else std::fprintf(stderr, "LORAFUSE_DEBUG: expected plan, graph, time or nan but received %.40s\n", word.c_str());
     }
-    return w;
+    return known;
   }();
-  return read;
+  return words.contains(what);
 }
 
 double mebibytes(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
@@ -35,20 +33,17 @@ void write_plan(const std::string& what, const Program& program) {
   const Graph& graph = program.graph();
   std::fprintf(stderr, "plan %s: %zu nodes, arena %.1f MiB, at least %.1f, largest workspace %.1f\n", what.c_str(), graph.nodes.size(),
                mebibytes(plan.arena_bytes), mebibytes(plan.lower_bound_bytes), mebibytes(program.workspace_bytes()));
-  const auto planned = [&](size_t v) {
-    return graph.values[v].storage == Storage::activation || graph.values[v].storage == Storage::input;
-  };
   // The node during which most is alive, and the largest values that are.
   std::vector<size_t> alive(graph.nodes.size() + 1, 0);
   for (size_t v = 0; v < graph.values.size(); v++)
-    for (int32_t i = plan.first_use[v]; planned(v) && i <= plan.last_use[v]; i++) alive[i] += graph.values[v].bytes();
+    for (int32_t i = plan.first_use[v]; graph.values[v].is_planned() && i <= plan.last_use[v]; i++) alive[i] += graph.values[v].bytes();
   const auto peak = static_cast<int32_t>(std::max_element(alive.begin(), alive.end()) - alive.begin());
   std::map<ValueId, std::string> layer_of;
   for (const Node& node : graph.nodes)
     for (ValueId v : node.outputs) layer_of[v] = node.layer;
   std::vector<ValueId> values;
   for (size_t v = 0; v < graph.values.size(); v++)
-    if (planned(v) && plan.first_use[v] <= peak && peak <= plan.last_use[v]) values.push_back(static_cast<ValueId>(v));
+    if (graph.values[v].is_planned() && plan.first_use[v] <= peak && peak <= plan.last_use[v]) values.push_back(static_cast<ValueId>(v));
   std::sort(values.begin(), values.end(), [&](ValueId a, ValueId b) { return graph.values[a].bytes() > graph.values[b].bytes(); });
   values.resize(std::min<size_t>(values.size(), 10));
   for (ValueId v : values)
@@ -78,15 +73,16 @@ bool is_finite(Program& program, ValueId v) {
 }  // namespace
 
 void debug(const std::string& what, const Program& program) {
-  if (wanted().plan) write_plan(what, program);
-  if (wanted().graph) write_graph(what, program.graph());
+  if (wanted("plan")) write_plan(what, program);
+  if (wanted("graph")) write_graph(what, program.graph());
 }
 
 void run_program(Program& program, Backend& backend, std::function<void()> end) {
-  if (!wanted().time && !wanted().nan) return program.run(std::move(end));
+  const bool times_ops = wanted("time"), finds_nan = wanted("nan");
+  if (!times_ops && !finds_nan) return program.run(std::move(end));
   using Clock = std::chrono::steady_clock;
   std::map<std::string, std::pair<int, double>> times;  // of each kind: how many nodes, milliseconds
-  bool found = !wanted().nan;
+  bool found = !finds_nan;
   auto begin = Clock::now();
   program.run_each([&](size_t i) {
     const Node& node = program.graph().nodes[i];
@@ -102,7 +98,7 @@ void run_program(Program& program, Backend& backend, std::function<void()> end) 
     begin = Clock::now();
   });
   if (end) end();
-  if (!wanted().time) return;
+  if (!times_ops) return;
   for (const auto& [name, time] : times) std::fprintf(stderr, "time %-18s %5d nodes %9.3f ms\n", name.c_str(), time.first, time.second);
 }
 

@@ -1,9 +1,8 @@
 #include "frozen.h"
 
 #include <atomic>
-#include <exception>
+#include <future>
 #include <system_error>
-#include <thread>
 
 namespace lorafuse {
 
@@ -18,59 +17,42 @@ void Frozen::place(const Graph& graph) {
   if (missing.empty()) return;
   if (backend_.reads_host_memory()) {
     convert(missing);
-    for (const Value* v : missing) placed_[v->name] = weights.get(v->name, v->dtype, v->shape, v->form);
+    for (const Value* v : missing) placed_[v->name] = convert(*v);
     return;
   }
-  blocks_.push_back(nullptr);
-  blocks_.back() = backend_.allocate(bytes);
-  auto* to = static_cast<unsigned char*>(blocks_.back());
+  auto* to = static_cast<unsigned char*>(blocks_.emplace_back(backend_, bytes).data());
   // Some at a time: the copies made on the host stay few.
-  for (size_t first = 0; first < missing.size(); first += 4 * threads_) {
-    const std::vector<const Value*> some(missing.begin() + first, missing.begin() + std::min(missing.size(), first + 4 * threads_));
-    convert(some);
-    for (const Value* v : some) {
-      const Tensor t = weights.get(v->name, v->dtype, v->shape, v->form);
-      backend_.upload(to, t.data, t.bytes());
-      weights.release(v->name);
-      placed_[v->name] = {to, t.dtype, t.shape};
-      to += aligned(t.bytes());
-    }
+  const size_t some = 4 * threads_;
+  for (size_t i = 0; i < missing.size(); i++) {
+    if (i % some == 0) convert(std::span(missing).subspan(i, std::min(some, missing.size() - i)));
+    const Tensor t = convert(*missing[i]);
+    backend_.upload(to, t.data, t.bytes());
+    weights.release(missing[i]->name);
+    placed_[missing[i]->name] = {to, t.dtype, t.shape};
+    to += aligned(t.bytes());
   }
 }
 
 // Brings the weights into the form that kernels read, on all threads.
-void Frozen::convert(const std::vector<const Value*>& values) {
+void Frozen::convert(std::span<const Value* const> values) {
   std::atomic<size_t> next = 0;
-  std::exception_ptr failed;
-  std::atomic_flag has_failed = ATOMIC_FLAG_INIT;
   const auto work = [&] {
-    try {
-      for (size_t i = next++; i < values.size(); i = next++)
-        weights.get(values[i]->name, values[i]->dtype, values[i]->shape, values[i]->form);
-    } catch (...) {
-      if (!has_failed.test_and_set()) failed = std::current_exception();
-    }
+    for (size_t i = next++; i < values.size(); i = next++) convert(*values[i]);
   };
-  std::vector<std::thread> helpers;
+  std::vector<std::future<void>> helpers;  // each is waited for, also where another throws
   try {
-    while (static_cast<int>(helpers.size()) + 1 < threads_ && helpers.size() + 1 < values.size()) helpers.emplace_back(work);
+    while (static_cast<int>(helpers.size()) + 1 < threads_ && helpers.size() + 1 < values.size())
+      helpers.push_back(std::async(std::launch::async, work));
   } catch (const std::system_error&) {  // the system gives no more threads: those that there are do it
   }
   work();
-  for (std::thread& helper : helpers) helper.join();
-  if (failed) std::rethrow_exception(failed);
+  for (std::future<void>& helper : helpers) helper.get();
 }
 
 Tensor Frozen::get(const Value& weight) { return placed_.at(weight.name); }
 
-void Frozen::free_blocks() {
-  for (void* block : blocks_)
-    if (block) backend_.release(block);
-  blocks_.clear();
-}
-
 void Frozen::release() {
-  free_blocks();
+  blocks_.clear();
   placed_.clear();
   weights.release();
 }

@@ -1,5 +1,7 @@
 // The frozen weights of one network, where the backend's kernels read them: in host memory, or in blocks on the GPU.
 #pragma once
+#include <span>
+
 #include "../base/weights.h"
 #include "../graph/backend.h"
 
@@ -9,9 +11,6 @@ class Frozen {
  public:
   Frozen(std::string network, Backend& backend, Weights::StorageTypes types, int threads)
       : weights(types), network_(std::move(network)), backend_(backend), threads_(threads) {}
-  ~Frozen() { free_blocks(); }
-  Frozen(const Frozen&) = delete;
-  Frozen& operator=(const Frozen&) = delete;
 
   Weights weights;
 
@@ -22,13 +21,13 @@ class Frozen {
   void release();
 
  private:
-  void convert(const std::vector<const Value*>& values);
-  void free_blocks();
+  Tensor convert(const Value& weight) { return weights.get(weight.name, weight.dtype, weight.shape, weight.form); }
+  void convert(std::span<const Value* const> values);
 
   const std::string network_;
   Backend& backend_;
   const int threads_;
-  std::vector<void*> blocks_;  // one unless programs read different weights
+  std::vector<Memory> blocks_;  // one unless programs read different weights
   std::map<std::string, Tensor> placed_;
 };
 

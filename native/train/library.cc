@@ -15,6 +15,14 @@ std::string own_folder() {
   return slash == std::string::npos ? "." : file.substr(0, slash);
 }
 
+// The library stays open while the process lives.
+CreateBackend open_library(const std::string& name, const std::string& path) {
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  auto* create = library ? reinterpret_cast<CreateBackend>(dlsym(library, "lorafuse_create_backend")) : nullptr;
+  CHECK(create, "BACKEND_MISSING", "Expected the ", name, " at ", path, " but it could not be opened: ", dlerror());
+  return create;
+}
+
 }  // namespace
 
 std::vector<std::string> cpu_features() {
@@ -48,18 +56,6 @@ std::string cpu_variant() {
 #endif
   return "generic";
 }
-
-namespace {
-
-// The library stays open while the process lives.
-CreateBackend open_library(const std::string& name, const std::string& path) {
-  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  auto* create = library ? reinterpret_cast<CreateBackend>(dlsym(library, "lorafuse_create_backend")) : nullptr;
-  CHECK(create, "BACKEND_MISSING", "Expected the ", name, " at ", path, " but it could not be opened: ", dlerror());
-  return create;
-}
-
-}  // namespace
 
 std::shared_ptr<Backend> open_cpu_backend(int threads, const std::string& variant) {
   const std::string suffix = variant == "generic" ? variant : variant.substr(variant.rfind('v'));

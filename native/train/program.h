@@ -42,7 +42,6 @@ class Program {
   void* workspace(size_t node) const { return arena_ + plan_.workspaces.at(node); }
 
  private:
-  bool is_read_input(size_t value) const;
   template <class F> void for_input(const std::string& name, const void* data, F upload);
 
   Backend& backend_;
@@ -50,7 +49,9 @@ class Program {
   std::vector<size_t> workspaces_;
   Plan plan_;
   Bind bind_;
-  std::vector<size_t> input_offsets_;  // of each value that is an input, in a block of inputs
+  // An input that is read, and where it lies in a block of inputs.
+  struct Input { size_t value, offset; };
+  std::vector<Input> inputs_;
   size_t input_bytes_ = 0;
   std::vector<Tensor> tensors_;
   unsigned char* arena_ = nullptr;

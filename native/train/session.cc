@@ -15,10 +15,6 @@ constexpr const char* kTrained = "unet";  // the network that a step trains
 constexpr int64_t kMostBatch = 1024;
 constexpr int64_t kResults = 1 + kMostBatch;  // an update's norm, and the losses that may wait
 
-std::shared_ptr<Backend> open_backend(const SessionOptions& o) {
-  return o.device == Device::cuda ? open_cuda_backend() : open_cpu_backend(o.threads);
-}
-
 Weights::StorageTypes storage_types(const SessionOptions& o, const NetworkOptions& network) {
   const DType matrices = network.f32 ? DType::f32 : o.precision;
   if (o.device == Device::cuda) return {matrices, DType::f32};
@@ -33,30 +29,12 @@ Session::Part::Part(const std::string& name, const NetworkOptions& network, cons
   for (const WeightFile& file : network.files) frozen.weights.add(file.path, file.entries);
 }
 
-Session::Session(SessionOptions options) : options_(std::move(options)), backend_(open_backend(options_)) {
+Session::Session(SessionOptions options)
+    : options_(std::move(options)), backend_(options_.device == Device::cuda ? open_cuda_backend() : open_cpu_backend(options_.threads)) {
   const DType computes = options_.device == Device::cuda ? options_.precision : DType::f32;
   CHECK(backend_->computes_in(computes), "PRECISION_UNSUPPORTED", "Expected fp16 or f32 for precision, as this GPU does not compute in ",
         name_of(computes));
   for (const auto& [name, network] : options_.networks) parts_.try_emplace(name, name, network, options_, *backend_);
-}
-
-Session::~Session() {
-  free_buffers();
-  free_arena();
-  for (const Block& block : blocks_)
-    if (block.memory) backend_->release(block.memory);
-}
-
-void Session::free_buffers() {
-  for (void* memory : memory_) backend_->release(memory);
-  memory_.clear();
-  if (results_) backend_->release(std::exchange(results_, nullptr));
-}
-
-void Session::free_arena() {
-  if (arena_) backend_->release(arena_);
-  arena_ = nullptr;
-  arena_bytes_ = 0;
 }
 
 Session::Part& Session::part(const std::string& network) {
@@ -67,18 +45,29 @@ Session::Part& Session::part(const std::string& network) {
 
 // ---- graphs ----
 
-Builder Session::builder(const std::string& network, const Shapes& shapes) {
+Builder Session::builder(const std::string& network, const Adapters& adapters, const Shapes& shapes) {
   const Part& p = part(network);
-  return Builder({network, &p.options.config, &p.frozen.weights, &p.adapters}, p.dtype, shapes);
+  return Builder({network, &p.options.config, &p.frozen.weights, &adapters}, p.dtype, shapes);
 }
 
+// With the layers of a network that can carry adapters, and the graph that holds them, for the smallest inputs.
+Builder Session::layers_builder(const std::string& network, const Adapters& adapters) {
+  Builder b = builder(network, adapters);
+  if (const NetworkFunction* function = adaptable_function(part(network).options.architecture)) function->build(b, {});
+  return b;
+}
+
+std::vector<Layer> Session::layers(const std::string& network) { return layers_builder(network, {}).layers; }
+
 Graph Session::graph(const ProgramKey& key) {
-  Builder b = builder(key.is_step() ? kTrained : key.network, key.shapes);
+  const std::string network = key.is_step() ? kTrained : key.network;
+  Builder b = builder(network, part(network).adapters, key.shapes);
   if (!key.is_step()) {
-    b.graph.results = {find_function(part(key.network).options.architecture, key.function).build(b, key.settings)};
+    b.graph.results = {find_function(part(network).options.architecture, key.function).build(b, key.settings)};
     return std::move(b.graph);
   }
-  CHECK(parameter_count() > 0 && optimizer_, "NO_ADAPTERS", "Expected adapters and an optimizer to train with but none are attached");
+  CHECK(parameter_count() > 0 && attached_.optimizer, "NO_ADAPTERS",
+        "Expected adapters and an optimizer to train with but none are attached");
   const ValueId loss = training_loss(b);
   b.graph.results = {loss};
   return gradients(b.graph, loss);
@@ -98,33 +87,16 @@ Program& Session::program(const ProgramKey& key) {
   return made;
 }
 
-// The graph that holds the layers of a network which can carry adapters, for the smallest inputs.
-Graph Session::layers_graph(const std::string& network, const Adapters& adapters, std::vector<Layer>& layers) {
-  const Part& p = part(network);
-  const NetworkFunction* function = adaptable_function(p.options.architecture);
-  if (!function) return {};
-  Builder b({network, &p.options.config, &p.frozen.weights, &adapters}, p.dtype);
-  function->build(b, {});
-  layers = std::move(b.layers);
-  return std::move(b.graph);
-}
-
-std::vector<Layer> Session::layers(const std::string& network) {
-  std::vector<Layer> found;
-  layers_graph(network, {}, found);
-  return found;
-}
-
 Tensor Session::bind(const Value& value) {
   if (value.storage == Storage::weight) return part(value.network).frozen.get(value);
-  float* buffer = value.storage == Storage::parameter ? trained_.weights : trained_.gradients;
-  return {buffer + offsets_.at({value.network, value.name}), DType::f32, value.shape};
+  float* buffer = value.storage == Storage::parameter ? attached_.trained.weights : attached_.trained.gradients;
+  return {buffer + attached_.offsets.at({value.network, value.name}), DType::f32, value.shape};
 }
 
 // ---- adapters ----
 
 std::vector<Parameter> Session::attach(const std::vector<AdapterSpec>& adapters, std::optional<Optimizer> optimizer) {
-  std::map<std::string, Adapters> attached;
+  std::map<std::string, Adapters> of_networks;
   std::map<std::string, std::map<std::string, Layer>> known;
   for (const AdapterSpec& spec : adapters) {
     auto& layers_of = known[spec.network];
@@ -133,13 +105,13 @@ std::vector<Parameter> Session::attach(const std::vector<AdapterSpec>& adapters,
     const auto layer = layers_of.find(spec.path);
     CHECK(layer != layers_of.end(), "MODULE_UNKNOWN", "Expected the path of a layer of the ", spec.network, " but received ", spec.path);
     std::visit([&](const auto& kind) { check(kind, layer->second); }, spec.adapter.kind);
-    CHECK(attached[spec.network].emplace(spec.path, spec.adapter).second, "MODULE_UNKNOWN", "Expected each layer once but received ",
+    CHECK(of_networks[spec.network].emplace(spec.path, spec.adapter).second, "MODULE_UNKNOWN", "Expected each layer once but received ",
           spec.path, " twice");
   }
   std::vector<Parameter> parameters;
-  for (const auto& [network, of_network] : attached) {
-    std::vector<Layer> ignored;
-    for (const Value& v : layers_graph(network, of_network, ignored).values)
+  for (const auto& [network, of_network] : of_networks) {
+    const Builder built = layers_builder(network, of_network);
+    for (const Value& v : built.graph.values)
       if (v.storage == Storage::parameter) parameters.push_back({v.network, v.name, v.shape, v.group});
   }
   std::stable_sort(parameters.begin(), parameters.end(), [](const Parameter& a, const Parameter& b) { return a.group < b.group; });
@@ -148,59 +120,55 @@ std::vector<Parameter> Session::attach(const std::vector<AdapterSpec>& adapters,
   losses_.clear();
   pending_ = 0;
   programs_.clear();
-  free_buffers();
   // No adapters, should there be no memory for the new ones.
   for (auto& [name, p] : parts_) p.adapters.clear();
-  offsets_.clear(), buffers_.clear();
-  trained_ = {};
-  optimizer_.reset();
+  attached_ = {};
 
-  Trained trained;
-  std::map<std::pair<std::string, std::string>, int64_t> offsets;
+  Attached made;
+  Trained& trained = made.trained;
   int64_t count = 0;
   for (const Parameter& p : parameters) {
     while (trained.group_ends.size() <= p.group) trained.group_ends.push_back(count);
-    offsets[{p.network, p.name}] = count;
+    made.offsets[{p.network, p.name}] = count;
     trained.group_ends.back() = count += p.shape.elements();
   }
-  std::vector<BufferSpec> specs = {{"weights", DType::f32, count}};
+  made.buffers = {{"weights", DType::f32, count}};
   if (optimizer) {
-    specs.push_back({"gradients", DType::f32, count});
-    for (const BufferSpec& spec : lorafuse::buffers(*optimizer, count)) specs.push_back(spec);
-    results_ = static_cast<float*>(backend_->allocate(kResults * sizeof(float)));
+    made.buffers.push_back({"gradients", DType::f32, count});
+    for (const BufferSpec& spec : lorafuse::buffers(*optimizer, count)) made.buffers.push_back(spec);
+    made.results = Memory(*backend_, kResults * sizeof(float));
   }
-  for (const BufferSpec& spec : specs)
+  for (const BufferSpec& spec : made.buffers) {
     CHECK(spec.dtype == DType::f32, "INTERNAL", "Expected buffers in f32, as read() and write() move them, but ", spec.name, " is not");
-  for (const BufferSpec& spec : specs) memory_.push_back(backend_->allocate(spec.count * size_of(spec.dtype)));
-  trained.weights = static_cast<float*>(memory_[0]);
-  if (optimizer) trained.gradients = static_cast<float*>(memory_[1]), trained.state.assign(memory_.begin() + 2, memory_.end());
-
-  for (auto& [network, of_network] : attached) part(network).adapters = std::move(of_network);
-  offsets_ = std::move(offsets);
-  buffers_ = std::move(specs);
-  trained_ = std::move(trained);
-  optimizer_ = std::move(optimizer);
+    made.memory.emplace_back(*backend_, spec.count * sizeof(float));
+  }
+  trained.weights = made.memory[0].f32();
+  if (optimizer) trained.gradients = made.memory[1].f32();
+  for (size_t i = 2; i < made.memory.size(); i++) trained.state.push_back(made.memory[i].data());
+  made.optimizer = std::move(optimizer);
+  attached_ = std::move(made);
+  for (auto& [network, of_network] : of_networks) part(network).adapters = std::move(of_network);
   return parameters;
 }
 
 size_t Session::buffer_index(const std::string& name) const {
-  const auto found = std::find_if(buffers_.begin(), buffers_.end(), [&](const BufferSpec& spec) { return spec.name == name; });
-  CHECK(found != buffers_.end(), "ARGUMENT_INVALID", "Expected the name of a buffer but received ", name);
-  return found - buffers_.begin();
+  const auto found = std::find_if(buffers().begin(), buffers().end(), [&](const BufferSpec& spec) { return spec.name == name; });
+  CHECK(found != buffers().end(), "ARGUMENT_INVALID", "Expected the name of a buffer but received ", name);
+  return found - buffers().begin();
 }
 
 std::vector<float> Session::read(const std::string& buffer) {
   const size_t i = buffer_index(buffer);
-  std::vector<float> data(buffers_[i].count);
-  backend_->download(data.data(), memory_[i], data.size() * sizeof(float));
+  std::vector<float> data(buffers()[i].count);
+  backend_->download(data.data(), attached_.memory[i].data(), data.size() * sizeof(float));
   return data;
 }
 
 void Session::write(const std::string& buffer, const std::vector<float>& data) {
   const size_t i = buffer_index(buffer);
-  CHECK(static_cast<int64_t>(data.size()) == buffers_[i].count, "ARGUMENT_INVALID", "Expected ", buffers_[i].count,
+  CHECK(static_cast<int64_t>(data.size()) == buffers()[i].count, "ARGUMENT_INVALID", "Expected ", buffers()[i].count,
         " elements for the buffer ", buffer, " but received ", data.size());
-  backend_->upload(memory_[i], data.data(), data.size() * sizeof(float));
+  backend_->upload(attached_.memory[i].data(), data.data(), data.size() * sizeof(float));
 }
 
 // ---- running ----
@@ -214,7 +182,7 @@ MemoryPlan Session::plan(const ProgramKey& key) {
     plan.weights += on_host ? v.bytes() : aligned(v.bytes());
     if (on_host && part(v.network).frozen.weights.in_place(v.name, v.dtype, v.form)) plan.mapped += v.bytes();
   }
-  for (const BufferSpec& spec : buffers_) plan.adapters += spec.count * size_of(spec.dtype);
+  for (const BufferSpec& spec : buffers()) plan.adapters += spec.count * size_of(spec.dtype);
   plan.workspace = program.workspace_bytes();
   plan.activations = program.arena_bytes() - plan.workspace;
   if (key.is_step()) plan.activations += blocks_.size() * program.input_bytes() + kResults * sizeof(float);
@@ -222,13 +190,9 @@ MemoryPlan Session::plan(const ProgramKey& key) {
 }
 
 void Session::place(Program& program) {
-  if (program.arena_bytes() > arena_bytes_) {
-    free_arena();
-    arena_ = backend_->allocate(program.arena_bytes());
-    arena_bytes_ = program.arena_bytes();
-  }
+  arena_.reserve(*backend_, program.arena_bytes());
   for (auto& [name, p] : parts_) p.frozen.place(program.graph());
-  program.place(arena_);
+  program.place(arena_.data());
 }
 
 HostTensor Session::run(const std::string& network, const std::string& function, const Inputs& inputs, const Config& settings) {
@@ -245,19 +209,15 @@ HostTensor Session::run(const std::string& network, const std::string& function,
 // ---- training ----
 
 // Networks that the step does not read are done with: their programs, copies and pages go, and with them an arena larger than the step's.
-void Session::release_all_but(const Program& step) {
+Program& Session::step_program(const Shapes& shapes) {
+  Program& step = program(ProgramKey::step(shapes));
   std::set<std::string> used;
   for (const Value& v : step.graph().values) used.insert(v.network);
-  if (std::erase_if(programs_, [&](const auto& p) { return !p.first.is_step() && !used.contains(p.first.network); }) == 0) return;
+  if (std::erase_if(programs_, [&](const auto& p) { return !p.first.is_step() && !used.contains(p.first.network); }) == 0) return step;
   for (auto& [name, p] : parts_)
     if (!used.contains(name)) p.frozen.release();
-  free_arena();
-}
-
-Program& Session::step_program(const Shapes& shapes) {
-  Program& p = program(ProgramKey::step(shapes));
-  release_all_but(p);
-  return p;
+  arena_ = {};
+  return step;
 }
 
 void Session::prepare(const Shapes& shapes) { place(step_program(shapes)); }
@@ -269,13 +229,8 @@ void Session::load(const Inputs& inputs) {
   const int64_t batch = p.result_shape(0)[0];
   CHECK(batch <= kMostBatch, "ARGUMENT_INVALID", "Expected a batch of at most ", kMostBatch, " but received ", batch);
   Block& block = blocks_[loads_ % blocks_.size()];
-  if (block.bytes < p.input_bytes()) {
-    if (block.memory) backend_->release(std::exchange(block.memory, nullptr));
-    block.bytes = 0;
-    block.memory = backend_->allocate(p.input_bytes());
-    block.bytes = p.input_bytes();
-  }
-  for (const auto& [name, tensor] : inputs) p.prefetch(block.memory, name, tensor.bytes(), block.taken.get());
+  block.memory.reserve(*backend_, p.input_bytes());
+  for (const auto& [name, tensor] : inputs) p.prefetch(block.memory.data(), name, tensor.bytes(), block.taken.get());
   loaded_.push_back({&p, &block, batch});
   loads_++;
 }
@@ -283,10 +238,11 @@ void Session::load(const Inputs& inputs) {
 void Session::step(const std::vector<float>& weights, const Update* update) {
   CHECK(!loaded_.empty(), "ARGUMENT_INVALID", "Expected a batch to be loaded before a step");
   const auto [program, inputs, batch] = loaded_.front();
+  const Trained& trained = attached_.trained;
   CHECK(static_cast<int64_t>(weights.size()) == batch, "ARGUMENT_INVALID", "Expected ", batch, " elements for weights but received ",
         weights.size());
   if (update)
-    CHECK(update->groups.size() >= trained_.group_ends.size(), "ARGUMENT_INVALID", "Expected ", trained_.group_ends.size(),
+    CHECK(update->groups.size() >= trained.group_ends.size(), "ARGUMENT_INVALID", "Expected ", trained.group_ends.size(),
           " groups for an update but received ", update->groups.size());
   place(*program);
   loaded_.pop_front();
@@ -295,22 +251,23 @@ void Session::step(const std::vector<float>& weights, const Update* update) {
     Update numbers = *update;
     if (!std::all_of(losses_.begin(), losses_.end(), [](float loss) { return std::isfinite(loss); }))
       numbers.loss_scale = NAN;  // so is the norm
-    backend_->set(*optimizer_, numbers, pending_);
+    backend_->set(*attached_.optimizer, numbers, pending_);
   }
-  program->prefetch(inputs->memory, kSampleWeights, weights.data(), inputs->taken.get());
-  program->take(inputs->memory);
+  program->prefetch(inputs->memory.data(), kSampleWeights, weights.data(), inputs->taken.get());
+  program->take(inputs->memory.data());
   inputs->taken = backend_->record_event();
   const Tensor& losses = program->result(0);
   std::function<void()> end;
-  if (update) end = [this, latest = losses] { backend_->update(*optimizer_, trained_, results_, results_ + 1, latest); };
+  float *norm = attached_.results.f32(), *waiting = norm + 1;
+  if (update) end = [=, this, latest = losses] { backend_->update(*attached_.optimizer, attached_.trained, norm, waiting, latest); };
   run_program(*program, *backend_, std::move(end));
-  backend_->copy(results_ + 1 + pending_, losses.data, losses.bytes());
+  backend_->copy(waiting + pending_, losses.data, losses.bytes());
   pending_ += batch;
 }
 
 void Session::collect_losses() {
   losses_.resize(losses_.size() + pending_);
-  if (pending_) backend_->download(losses_.data() + losses_.size() - pending_, results_ + 1, pending_ * sizeof(float));
+  if (pending_) backend_->download(losses_.data() + losses_.size() - pending_, attached_.results.f32() + 1, pending_ * sizeof(float));
   pending_ = 0;
 }
 
@@ -320,9 +277,9 @@ std::vector<float> Session::losses() {
 }
 
 float Session::norm() {
-  CHECK(optimizer_, "NO_ADAPTERS", "Expected adapters and an optimizer to train with but none are attached");
+  CHECK(attached_.optimizer, "NO_ADAPTERS", "Expected adapters and an optimizer to train with but none are attached");
   float norm = 0;
-  backend_->download(&norm, results_, sizeof(norm));
+  backend_->download(&norm, attached_.results.data(), sizeof(norm));
   return norm;
 }
 

@@ -68,7 +68,7 @@ struct ProgramKey {
 class Session {
  public:
   explicit Session(SessionOptions options);
-  ~Session();
+  Session(const Session&) = delete;
 
   std::vector<Layer> layers(const std::string& network);
 
@@ -76,8 +76,8 @@ class Session {
   // then. Without an optimizer only the weights have a buffer.
   std::vector<Parameter> attach(const std::vector<AdapterSpec>& adapters, std::optional<Optimizer> optimizer = std::nullopt);
   // weights, gradients, then the optimizer's.
-  const std::vector<BufferSpec>& buffers() const { return buffers_; }
-  int64_t parameter_count() const { return trained_.count(); }
+  const std::vector<BufferSpec>& buffers() const { return attached_.buffers; }
+  int64_t parameter_count() const { return attached_.trained.count(); }
   std::vector<float> read(const std::string& buffer);
   void write(const std::string& buffer, const std::vector<float>& data);
 
@@ -107,9 +107,9 @@ class Session {
   };
 
   Part& part(const std::string& network);
-  Builder builder(const std::string& network, const Shapes& shapes);
+  Builder builder(const std::string& network, const Adapters& adapters, const Shapes& shapes = {});
+  Builder layers_builder(const std::string& network, const Adapters& adapters);
   Graph graph(const ProgramKey& key);
-  Graph layers_graph(const std::string& network, const Adapters& adapters, std::vector<Layer>& layers);
   Program make_program(const ProgramKey& key);
   Program& program(const ProgramKey& key);
   Program& step_program(const Shapes& shapes);
@@ -117,15 +117,20 @@ class Session {
   Tensor bind(const Value& value);
   size_t buffer_index(const std::string& name) const;
   void collect_losses();
-  void free_buffers();
-  void free_arena();
-  void release_all_but(const Program& step);
 
   // Inputs of a batch, outside the arena.
   struct Block {
-    void* memory = nullptr;
-    size_t bytes = 0;
+    Memory memory;
     std::unique_ptr<Event> taken;  // when it was last read
+  };
+  // What attach() makes.
+  struct Attached {
+    std::map<std::pair<std::string, std::string>, int64_t> offsets;  // of a parameter in each flat buffer, in elements
+    std::optional<Optimizer> optimizer;
+    std::vector<BufferSpec> buffers;
+    std::vector<Memory> memory;  // of each buffer
+    Trained trained;             // the same
+    Memory results;              // an update's norm, then losses that were not collected yet
   };
   // A batch that waits for its step. The batch after next reuses its block.
   struct Loaded {
@@ -137,20 +142,14 @@ class Session {
   SessionOptions options_;
   std::shared_ptr<Backend> backend_;
   std::map<std::string, Part> parts_;
-  std::map<std::pair<std::string, std::string>, int64_t> offsets_;  // of a parameter in each flat buffer, in elements
-  std::optional<Optimizer> optimizer_;
-  std::vector<BufferSpec> buffers_;
-  std::vector<void*> memory_;  // of each buffer
-  Trained trained_;            // the same
-  float* results_ = nullptr;   // in the backend's memory: an update's norm, then losses that were not collected yet
-  int64_t pending_ = 0;        // how many losses
+  Attached attached_;
+  int64_t pending_ = 0;        // losses that were not collected yet
   std::vector<float> losses_;  // collected ones
   std::array<Block, 2> blocks_;
   size_t loads_ = 0;
   std::deque<Loaded> loaded_;
   std::map<ProgramKey, Program> programs_;
-  void* arena_ = nullptr;
-  size_t arena_bytes_ = 0;
+  Memory arena_;
 };
 
 }  // namespace lorafuse
