@@ -64,10 +64,7 @@ template <class T, int kM, int kN, int kWarpsM, bool kOnlyChunks, bool kShortSum
 #pragma unroll
         for (int low = 0; low < 2; low++) {
           uint4* chunk = a + k / kDepth<T> * stride + swizzle<kLineBytes / 16>(row() + 16 * i + lane / 4 + 8 * low, k % kDepth<T> / 8);
-          union {
-            uint32_t bits;
-            T elements[2];
-          } pair;
+          Chunk<T, 2> pair;
 #pragma unroll
           for (int e = 0; e < 2; e++) pair.elements[e] = from_float<T>(sum[i][j][2 * low + e] * scale), sum[i][j][2 * low + e] = 0;
           reinterpret_cast<uint32_t*>(chunk)[lane % 4] = pair.bits;
@@ -173,7 +170,8 @@ template <int kM, int kN, bool kOnlyChunks> struct FloatTile {
   template <int kRowsOf, bool kTransposed> static __device__ __forceinline__ void load4(const uint4* tile, int r, int k, float (&f)[4]) {
     if constexpr (kTransposed) {
 #pragma unroll
-      for (int e = 0; e < 4; e++) f[e] = element<kRowsOf, true>(tile, r, k + e);
+      for (int e = 0; e < 4; e++)
+        f[e] = reinterpret_cast<const float*>(tile + swizzle<kLineChunks<float, kRowsOf, true>>(k + e, r / 4))[r % 4];
     } else {
       const float4 q = reinterpret_cast<const float4&>(tile[swizzle<kLineChunks<float, kRowsOf, false>>(r, k / 4)]);
       f[0] = q.x, f[1] = q.y, f[2] = q.z, f[3] = q.w;

@@ -105,10 +105,10 @@ template <class T, int D, int kWarps> __global__ void __launch_bounds__(32 * kWa
   }
 }
 
-template <class T, int D, int kWarps = 4> void launch_kernel(const Heads& h, int batch, bool causal, Context& c) {
-  const dim3 grid(ceil_div(h.queries, 16 * kWarps), batch * h.heads);
+template <class T, int D, int kWarps = 4> void launch_kernel(const Heads& h, bool causal, Context& c) {
+  const dim3 grid(ceil_div(h.queries, 16 * kWarps), h.batch * h.heads);
   if constexpr (D > 80 && kWarps > 2)  // large heads come with few queries: smaller blocks reach more multiprocessors
-    if (static_cast<int>(grid.x * grid.y) < c.gpu.multiprocessors) return launch_kernel<T, D, 2>(h, batch, causal, c);
+    if (static_cast<int>(grid.x * grid.y) < c.gpu.multiprocessors) return launch_kernel<T, D, 2>(h, causal, c);
   launch("attention", attention_kernel<T, D, kWarps>, grid, 32 * kWarps, 0, c.stream, data<T>(c.in(0)), data<T>(c.in(1)), data<T>(c.in(2)),
          data<T>(c.out(0)), data<float>(c.out(1)), h, causal);
 }
@@ -123,18 +123,15 @@ Heads heads_of(const Shape& q, const Shape& k, int heads) {
           .keys = static_cast<int>(k.rows() / batch),
           .heads = heads,
           .d = static_cast<int>(d),
-          .scale = 1 / std::sqrt(static_cast<float>(d))};
+          .scale = 1 / std::sqrt(static_cast<float>(d)),
+          .batch = static_cast<int>(batch)};
 }
 
 template <> void run(const Attention& op, Context& c) {
   const Heads h = heads_of(c.in(0).shape, c.in(1).shape, op.heads);
-  const int batch = static_cast<int>(c.in(0).shape[0]);
-  for_type(c.in(0).dtype, [&](auto type) {
-    using T = decltype(type);
-    if constexpr (!std::is_same_v<T, float>)
-      if (fits_tensor_cores(h)) return for_head_size(h.d, [&](auto d) { launch_kernel<T, d>(h, batch, op.causal, c); });
-    run_simt(h, batch, op.causal, c);
-  });
+  const DType dtype = c.in(0).dtype;
+  if (!fits_tensor_cores(dtype, h)) return run_simt(h, op.causal, c);
+  for_head_size(dtype, h.d, [&]<class T>(T, auto d) { launch_kernel<T, d>(h, op.causal, c); });
 }
 
 }  // namespace lorafuse::cuda

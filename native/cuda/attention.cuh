@@ -12,6 +12,7 @@ namespace lorafuse::cuda {
 struct Heads {
   int queries, keys, heads, d;
   float scale;  // 1 / √d
+  int batch;
 
   __host__ __device__ int stride() const { return heads * d; }
   // The first element of head index % heads of sample index / heads.
@@ -23,19 +24,23 @@ struct Heads {
 Heads heads_of(const Shape& q, const Shape& k, int heads);  // attention.cu
 
 // For any head size and type, in f32 without tensor cores: attention_simt.cu. `delta` [B, heads, queries] is scratch.
-void run_simt(const Heads& h, int batch, bool causal, Context& c);
-void run_simt_grad(const Heads& h, int batch, float* delta, Context& c);
+void run_simt(const Heads& h, bool causal, Context& c);
+void run_simt_grad(const Heads& h, float* delta, Context& c);
 
 constexpr float kLog2e = 1.4426950408889634f;
 // Limits of the tensor core kernels: accumulators must fit the registers, and rows of a head begin at multiples of 16 bytes.
 constexpr int kLargestHead = 160;
-inline bool fits_tensor_cores(const Heads& h) { return h.d <= kLargestHead && h.d % 8 == 0; }
-// Calls f(Count<D>()) with the head size, of those that kernels are compiled for, at which heads of size d run.
-template <class F> void for_head_size(int d, F f) {
-  if (d <= 40) f(Count<40>());
-  else if (d <= 64) f(Count<64>());
-  else if (d <= 80) f(Count<80>());
-  else f(Count<kLargestHead>());
+inline bool fits_tensor_cores(DType dtype, const Heads& h) { return dtype != DType::f32 && h.d <= kLargestHead && h.d % 8 == 0; }
+// Calls f(T(), Count<D>()) with the head size, of those that kernels are compiled for, at which heads of size d run.
+template <class F> void for_head_size(DType dtype, int d, F f) {
+  const auto with = [&](auto type) {
+    if (d <= 40) f(type, Count<40>());
+    else if (d <= 64) f(type, Count<64>());
+    else if (d <= 80) f(type, Count<80>());
+    else f(type, Count<kLargestHead>());
+  };
+  if (dtype == DType::f16) with(__half());
+  else with(__nv_bfloat16());
 }
 
 __device__ __forceinline__ float exp2_approximate(float x) {

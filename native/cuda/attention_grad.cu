@@ -204,16 +204,14 @@ constexpr int kQueryStep = 32;  // splits are multiples of it
 
 // Into how many splits the queries are cut so that blocks of keys occupy the GPU, and queries of a split.
 struct Splits { int count, queries; };
-Splits splits_of(const Heads& h, int batch, const Gpu& gpu) {
-  const int blocks = ceil_div(h.keys, 16 * kMostWarps) * batch * h.heads, tiles = ceil_div(h.queries, kQueryStep);
+Splits splits_of(const Heads& h, const Gpu& gpu) {
+  const int blocks = ceil_div(h.keys, 16 * kMostWarps) * h.batch * h.heads, tiles = ceil_div(h.queries, kQueryStep);
   const int wanted = std::clamp(3 * gpu.multiprocessors / blocks, 1, std::max(1, tiles / 4));
   const int queries = ceil_div(tiles, wanted) * kQueryStep;
   return {ceil_div(h.queries, queries), queries};
 }
 
-size_t delta_bytes(const Heads& h, int batch) {
-  return ceil_div<size_t>(size_t{1} * batch * h.heads * h.queries * sizeof(float), 256) * 256;
-}
+size_t delta_bytes(const Heads& h) { return ceil_div<size_t>(size_t{1} * h.batch * h.heads * h.queries * sizeof(float), 256) * 256; }
 
 // A kernel must opt in to more than 48 KB of shared memory.
 template <class Kernel> void allow_shared(Kernel* kernel, size_t bytes) {
@@ -221,11 +219,11 @@ template <class Kernel> void allow_shared(Kernel* kernel, size_t bytes) {
   CUDA(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
 }
 
-template <class T, int D, int kWarps> void launch_query_grad(const Heads& h, int batch, float* delta, Context& c) {
+template <class T, int D, int kWarps> void launch_query_grad(const Heads& h, float* delta, Context& c) {
   using S = Sizes<D>;
-  const dim3 grid(ceil_div(h.queries, 16 * kWarps), batch * h.heads);
+  const dim3 grid(ceil_div(h.queries, 16 * kWarps), h.batch * h.heads);
   if constexpr (D > 80 && kWarps == kMostWarps)  // large heads come with few queries: smaller blocks reach more multiprocessors
-    if (static_cast<int>(grid.x * grid.y) < c.gpu.multiprocessors) return launch_query_grad<T, D, 2>(h, batch, delta, c);
+    if (static_cast<int>(grid.x * grid.y) < c.gpu.multiprocessors) return launch_query_grad<T, D, 2>(h, delta, c);
   constexpr int kTiles = 2 * (kOwn<T, D, kWarps, S::kHoldQueries> + S::kKeys * kPitch<D>);
   constexpr size_t kBytes = std::max(kTiles, Rows<T, D, kWarps>::kElements) * sizeof(T);
   allow_shared(query_grad_kernel<T, D, kWarps>, kBytes);
@@ -233,16 +231,16 @@ template <class T, int D, int kWarps> void launch_query_grad(const Heads& h, int
          data<T>(c.in(2)), data<T>(c.in(3)), data<float>(c.in(4)), data<T>(c.in(5)), data<T>(c.out(0)), delta, h);
 }
 
-template <class T, int D> void launch_kernels(const Heads& h, int batch, Context& c) {
+template <class T, int D> void launch_kernels(const Heads& h, Context& c) {
   using S = Sizes<D>;
   constexpr int kOwnTiles = kOwn<T, D, kMostWarps, S::kHoldKeys> + kOwn<T, D, kMostWarps, S::kHoldValues>;
   constexpr size_t kBytes = std::max(kOwnTiles + 2 * S::kQueries * kPitch<D>, Rows<T, D, kMostWarps>::kElements) * sizeof(T);
   float* delta = static_cast<float*>(c.workspace);
-  float* split_sums = delta + delta_bytes(h, batch) / sizeof(float);
-  const Splits splits = splits_of(h, batch, c.gpu);
+  float* split_sums = delta + delta_bytes(h) / sizeof(float);
+  const Splits splits = splits_of(h, c.gpu);
   T *dk = data<T>(c.out(1)), *dv = data<T>(c.out(2));
-  launch_query_grad<T, D, kMostWarps>(h, batch, delta, c);
-  const dim3 grid(ceil_div(h.keys, 16 * kMostWarps), batch * h.heads, splits.count);
+  launch_query_grad<T, D, kMostWarps>(h, delta, c);
+  const dim3 grid(ceil_div(h.keys, 16 * kMostWarps), h.batch * h.heads, splits.count);
   allow_shared(key_grad_kernel<T, D>, kBytes);
   launch("attention's dk and dv", key_grad_kernel<T, D>, grid, 32 * kMostWarps, kBytes, c.stream, data<T>(c.in(0)), data<T>(c.in(1)),
          data<T>(c.in(2)), data<float>(c.in(4)), data<T>(c.in(5)), dk, dv, delta, split_sums, splits.queries, h);
@@ -256,20 +254,15 @@ template <class T, int D> void launch_kernels(const Heads& h, int batch, Context
 
 template <> void run(const AttentionGrad& op, Context& c) {
   const Heads h = heads_of(c.in(0).shape, c.in(1).shape, op.heads);
-  const int batch = static_cast<int>(c.in(0).shape[0]);
-  for_type(c.in(0).dtype, [&](auto type) {
-    using T = decltype(type);
-    if constexpr (!std::is_same_v<T, float>)
-      if (fits_tensor_cores(h)) return for_head_size(h.d, [&](auto d) { launch_kernels<T, d>(h, batch, c); });
-    run_simt_grad(h, batch, static_cast<float*>(c.workspace), c);
-  });
+  const DType dtype = c.in(0).dtype;
+  if (!fits_tensor_cores(dtype, h)) return run_simt_grad(h, static_cast<float*>(c.workspace), c);
+  for_head_size(dtype, h.d, [&]<class T>(T, auto d) { launch_kernels<T, d>(h, c); });
 }
 
 template <> size_t workspace_bytes(const AttentionGrad& op, std::span<const Value> inputs, const Gpu& gpu) {
   const Heads h = heads_of(inputs[0].shape, inputs[1].shape, op.heads);
-  const int batch = static_cast<int>(inputs[0].shape[0]);
-  const int splits = inputs[0].dtype == DType::f32 || !fits_tensor_cores(h) ? 1 : splits_of(h, batch, gpu).count;
-  return delta_bytes(h, batch) + (splits > 1 ? splits * 2 * inputs[1].shape.elements() * sizeof(float) : 0);
+  const int splits = fits_tensor_cores(inputs[0].dtype, h) ? splits_of(h, gpu).count : 1;
+  return delta_bytes(h) + (splits > 1 ? splits * 2 * inputs[1].shape.elements() * sizeof(float) : 0);
 }
 
 }  // namespace lorafuse::cuda

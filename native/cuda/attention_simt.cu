@@ -247,44 +247,38 @@ template <class T> __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <int kPerThread, int kSlots> dim3 grid_of(const Heads& h, int rows, int batch) {
-  using Memory = Scratch<kPerThread, kSlots>;
-  return dim3(ceil_div(rows, Memory::kRows), batch * h.heads, ceil_div(h.d, Memory::kColumns));
+template <class Memory> dim3 grid_of(const Heads& h, int rows) {
+  return dim3(ceil_div(rows, Memory::kRows), h.batch * h.heads, ceil_div(h.d, Memory::kColumns));
 }
 
-template <class T, int kPerThread, int kSlots> void launch_forward(const Heads& h, int batch, bool causal, Context& c) {
-  launch("attention in f32", simt_kernel<T, kPerThread, kSlots>, grid_of<kPerThread, kSlots>(h, h.queries, batch), kThreads, 0, c.stream,
-         data<T>(c.in(0)), data<T>(c.in(1)), data<T>(c.in(2)), data<T>(c.out(0)), data<float>(c.out(1)), h, causal);
-}
-
-template <class T, int kPerThread, int kSlots> void launch_gradient(const Heads& h, int batch, float* delta, Context& c) {
-  launch("attention's delta", delta_kernel<T>, dim3(ceil_div(h.queries, kThreads / 32), batch * h.heads), kThreads, 0, c.stream,
-         data<T>(c.in(3)), data<T>(c.in(5)), delta, h);
-  for (Product product : {Product::dq, Product::dk, Product::dv}) {
-    const dim3 grid = grid_of<kPerThread, kSlots>(h, product == Product::dq ? h.queries : h.keys, batch);
-    launch("attention's gradient in f32", simt_grad_kernel<T, kPerThread, kSlots>, grid, kThreads, 0, c.stream, data<T>(c.in(0)),
-           data<T>(c.in(1)), data<T>(c.in(2)), data<float>(c.in(4)), data<T>(c.in(5)), delta, data<T>(c.out(static_cast<size_t>(product))),
-           product, h);
-  }
+// Calls f(T(), the Scratch of the blocks that heads of size d take).
+template <class F> void for_blocks(DType dtype, int d, F f) {
+  for_type(dtype, [&]<class T>(T type) {
+    if constexpr (std::is_same_v<T, float>)
+      if (d <= 128) return f(type, std::type_identity<Scratch<4, 2>>());
+    f(type, std::type_identity<Scratch<2, 8>>());
+  });
 }
 
 }  // namespace
 
-void run_simt(const Heads& h, int batch, bool causal, Context& c) {
-  for_type(c.in(0).dtype, [&](auto type) {
-    using T = decltype(type);
-    if constexpr (std::is_same_v<T, float>)
-      if (h.d <= 128) return launch_forward<T, 4, 2>(h, batch, causal, c);
-    launch_forward<T, 2, 8>(h, batch, causal, c);
+void run_simt(const Heads& h, bool causal, Context& c) {
+  for_blocks(c.in(0).dtype, h.d, [&]<class T, int kPerThread, int kSlots>(T, std::type_identity<Scratch<kPerThread, kSlots>>) {
+    launch("attention in f32", simt_kernel<T, kPerThread, kSlots>, grid_of<Scratch<kPerThread, kSlots>>(h, h.queries), kThreads, 0,
+           c.stream, data<T>(c.in(0)), data<T>(c.in(1)), data<T>(c.in(2)), data<T>(c.out(0)), data<float>(c.out(1)), h, causal);
   });
 }
 
-void run_simt_grad(const Heads& h, int batch, float* delta, Context& c) {
-  for_type(c.in(0).dtype, [&](auto type) {
-    using T = decltype(type);
-    if constexpr (std::is_same_v<T, float>)
-      if (h.d <= 128) return launch_gradient<T, 4, 2>(h, batch, delta, c);
-    launch_gradient<T, 2, 8>(h, batch, delta, c);
+void run_simt_grad(const Heads& h, float* delta, Context& c) {
+  for_blocks(c.in(0).dtype, h.d, [&]<class T, int kPerThread, int kSlots>(T, std::type_identity<Scratch<kPerThread, kSlots>>) {
+    launch("attention's delta", delta_kernel<T>, dim3(ceil_div(h.queries, kThreads / 32), h.batch * h.heads), kThreads, 0, c.stream,
+           data<T>(c.in(3)), data<T>(c.in(5)), delta, h);
+    for (Product product : {Product::dq, Product::dk, Product::dv}) {
+      const dim3 grid = grid_of<Scratch<kPerThread, kSlots>>(h, product == Product::dq ? h.queries : h.keys);
+      launch("attention's gradient in f32", simt_grad_kernel<T, kPerThread, kSlots>, grid, kThreads, 0, c.stream, data<T>(c.in(0)),
+             data<T>(c.in(1)), data<T>(c.in(2)), data<float>(c.in(4)), data<T>(c.in(5)), delta,
+             data<T>(c.out(static_cast<size_t>(product))), product, h);
+    }
   });
 }
 

@@ -16,8 +16,6 @@ constexpr int kOldest = 75;                     // Turing: the first with ldmatr
 constexpr int kBuilt[] = {__CUDA_ARCH_LIST__};  // 750, 800, …: the code in this library
 constexpr size_t kStaging = size_t{8} << 20;    // bytes of each of two pinned buffers
 
-Gpu gpu_of(const cudaDeviceProp& p) { return {p.major * 10 + p.minor, p.multiProcessorCount, p.sharedMemPerBlockOptin}; }
-
 cudaDeviceProp properties() {
   int devices = 0;
   const cudaError_t status = cudaGetDeviceCount(&devices);
@@ -119,13 +117,18 @@ class CudaGraph : public CapturedGraph {
 class CudaBackend : public Backend {
  public:
   explicit CudaBackend(const cudaDeviceProp& p)
-      : gpu_(gpu_of(p)), description_(text(p.name, ", compute capability ", p.major, ".", p.minor, ", ", p.totalGlobalMem >> 20, " MiB")) {
+      : gpu_{p.major * 10 + p.minor, p.multiProcessorCount},
+        description_(text(p.name, ", compute capability ", p.major, ".", p.minor, ", ", p.totalGlobalMem >> 20, " MiB")) {
     CUDA(cudaMalloc(reinterpret_cast<void**>(&update_memory_), sizeof(UpdateMemory)));
   }
   ~CudaBackend() override { cudaFree(update_memory_); }
 
   std::string describe() const override { return description_; }
-  bool computes_in(DType activations) const override { return activations != DType::bf16 || has_bf16(); }
+  // Kernels for bf16 are empty below sm_80 (device.cuh): the GPU must run code of a newer one.
+  bool computes_in(DType activations) const override {
+    const auto runs_here = [&](int built) { return built >= 800 && built <= 10 * gpu_.compute_capability; };
+    return activations != DType::bf16 || std::ranges::any_of(kBuilt, runs_here);
+  }
   bool reads_host_memory() const override { return false; }
 
   size_t available_bytes() const override {
@@ -219,12 +222,6 @@ class CudaBackend : public Backend {
   }
 
  private:
-  // Kernels for bf16 are empty below sm_80 (device.cuh): the GPU must run code of a newer one.
-  bool has_bf16() const {
-    return std::any_of(std::begin(kBuilt), std::end(kBuilt),
-                       [&](int built) { return built >= 800 && built <= 10 * gpu_.compute_capability; });
-  }
-
   Gpu gpu_;
   std::string description_;
   Stream kernels_, copies_;

@@ -85,9 +85,9 @@ template <class Convolution> Work work_of(const Convolution& op, const Shape& x,
 bool is_narrowed(DType x, DType w) { return w == DType::f32 && x != DType::f32; }
 size_t narrowed_bytes(DType x, DType w, const Shape& shape) { return is_narrowed(x, w) ? aligned(shape.elements() * size_of(x)) : 0; }
 
-template <class T> __global__ void __launch_bounds__(kThreads) narrow(int count, const float* from, T* to) {
+template <class T> __global__ void __launch_bounds__(kBlock) narrow(int count, const float* from, T* to) {
   if constexpr (kComputes<T>) {
-    const int i = blockIdx.x * kThreads + threadIdx.x;
+    const int i = blockIdx.x * kBlock + threadIdx.x;
     if (i < count) to[i] = from_float<T>(from[i]);
   }
 }
@@ -96,12 +96,11 @@ template <bool kTransposed, class Convolution> void convolve(const char* name, c
   const Tensor &x = c.in(0), &y = c.out(0);
   Tensor w = c.in(1);
   const Work work = work_of(op, x.shape, w.shape, x.dtype, c.gpu);
-  for_type(x.dtype, [&](auto type) {
-    using T = decltype(type);
+  for_type(x.dtype, [&]<class T>(T) {
     if constexpr (!std::is_same_v<T, float>)
       if (is_narrowed(x.dtype, w.dtype)) {
-        const int count = static_cast<int>(w.shape.elements());
-        launch("narrow", narrow<T>, ceil_div(count, kThreads), kThreads, 0, c.stream, count, w.f32(), c.workspace);
+        const int64_t count = w.shape.elements();
+        launch_each("narrow", narrow<T>, {count}, c.stream, count, w.f32(), c.workspace);
         w = {c.workspace, x.dtype, w.shape};
         c.workspace = static_cast<unsigned char*>(c.workspace) + aligned(w.bytes());
       }
@@ -123,8 +122,7 @@ template <bool kTransposed, class Convolution> void convolve(const char* name, c
                    .phases = {}};
     std::copy_n(work.phase, kMostPhases, o.phases);
     const Store<T> store = store_to<T>(y, c.in_or_null(bias_input(op)), c.in_or_null(residual_input(op)));
-    ConvTiles<T>::with(work.choice.tile, [&](auto tile) {
-      using Tile = typename decltype(tile)::type;
+    ConvTiles<T>::with(work.choice.tile, [&]<class Tile>(std::type_identity<Tile>) {
       using Loader = std::conditional_t<Tile::kInChunks, ConvWalk<Tile, kTransposed>, ConvLoader<Tile, kTransposed>>;
       launch_gemm<Loader>(name, c, o, store, work.pixels, o.out_channels, work.phases, y.shape.elements(), work.choice);
     });

@@ -28,11 +28,7 @@ template <class AnyTile> struct ConvWeightGradLoader {
   __device__ int columns() const { return o.channels; }
   __device__ int output_row(int n) const { return n < o.y.length ? tap * o.y.length + n : -1; }
 
-  template <class To> __device__ void a(int v, const To& to) const {
-    const unsigned q = chunk_of_thread(v);
-    constexpr int kLine = kLineChunks<T, Tile::kRows, true>;
-    fetch<T>(o.y, k + q / kLine, row + q % kLine * kVector<T>, to);
-  }
+  template <class To> __device__ void a(int v, const To& to) const { fetch_transposed<T, Tile::kRows>(o.y, row, k, v, to); }
   template <class To> __device__ void b(int v, const To& to) const {
     const unsigned q = chunk_of_thread(v);
     constexpr int kLine = kLineChunks<T, Tile::kColumns, true>;
@@ -75,8 +71,7 @@ template <> void run(const ConvWeightGrad& op, Context& c) {
   expect_small(op.name, x.shape.elements());
   const Choice choice = choose_tile(op, y.shape, x.shape, x.dtype, c.gpu);
   const Accumulate add{data<float>(g), 1, static_cast<int>(x.shape[3]), in_chunks<float>(g)};
-  for_type(x.dtype, [&](auto type) {
-    using T = decltype(type);
+  for_type(x.dtype, [&]<class T>(T) {
     const ConvWeightGradOperands o{.y = matrix_of<T>(y),
                                    .x = x.data,
                                    .height = static_cast<int>(x.shape[1]),
@@ -88,9 +83,9 @@ template <> void run(const ConvWeightGrad& op, Context& c) {
                                    .in_chunks = in_chunks<T>(x),
                                    .by_area = Divider(y.shape[1] * y.shape[2]),
                                    .by_width = Divider(y.shape[2])};
-    ConvWeightGradTiles<T>::with(choice.tile, [&](auto tile) {
-      launch_gemm<ConvWeightGradLoader<typename decltype(tile)::type>>(op.name, c, o, add, y.shape[3], x.shape[3], op.kernel * op.kernel,
-                                                                       g.shape.elements(), choice);
+    ConvWeightGradTiles<T>::with(choice.tile, [&]<class Tile>(std::type_identity<Tile>) {
+      launch_gemm<ConvWeightGradLoader<Tile>>(op.name, c, o, add, y.shape[3], x.shape[3], op.kernel * op.kernel, g.shape.elements(),
+                                              choice);
     });
   });
 }

@@ -1,19 +1,15 @@
 // Ops that move elements: concatenation, slices, rows of tables. Formulas in graph/ops.h.
+#include <algorithm>
+
 #include "kernels.h"
 #include "vector.cuh"
 
 namespace lorafuse::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-
 // Calls f(Word()) with the widest type that divides all of `bytes`: rows are copied in words of it, whatever their elements are.
-template <class F> void for_words(std::initializer_list<size_t> bytes, F f) {
-  const auto all = [&](size_t size) {
-    for (size_t b : bytes)
-      if (b % size != 0) return false;
-    return true;
-  };
+template <class F> void for_words(std::initializer_list<int64_t> bytes, F f) {
+  const auto all = [&](int64_t size) { return std::ranges::all_of(bytes, [&](int64_t b) { return b % size == 0; }); };
   if (all(sizeof(uint4))) f(uint4());
   else if (all(sizeof(uint2))) f(uint2());
   else if (all(sizeof(uint32_t))) f(uint32_t());
@@ -21,32 +17,31 @@ template <class F> void for_words(std::initializer_list<size_t> bytes, F f) {
 }
 
 // y [rows, first + second] = a [rows, first] ‖ b [rows, second]
-template <class Word> __global__ void __launch_bounds__(kThreads)
+template <class Word> __global__ void __launch_bounds__(kBlock)
     concat(uint32_t rows, uint32_t first, uint32_t second, const Word* a, const Word* b, Word* y) {
-  const uint32_t i = blockIdx.x * kThreads + threadIdx.x, all = first + second, r = i / all, c = i % all;
+  const uint32_t i = blockIdx.x * kBlock + threadIdx.x, all = first + second, r = i / all, c = i % all;
   if (r < rows) y[i] = c < first ? a[static_cast<int64_t>(r) * first + c] : b[static_cast<int64_t>(r) * second + c - first];
 }
 
 // y [rows, width] = x[:, begin : begin + width], x [rows, all]
-template <class Word> __global__ void __launch_bounds__(kThreads)
+template <class Word> __global__ void __launch_bounds__(kBlock)
     slice(uint32_t rows, uint32_t all, uint32_t begin, uint32_t width, const Word* x, Word* y) {
-  const uint32_t i = blockIdx.x * kThreads + threadIdx.x, r = i / width, c = i % width;
+  const uint32_t i = blockIdx.x * kBlock + threadIdx.x, r = i / width, c = i % width;
   if (r < rows) y[i] = x[static_cast<int64_t>(r) * all + begin + c];
 }
 
 // y [rows, C] = tokens[id] + positions[row % length]; NaN where there is no such token.
-template <class T, int N> __global__ void __launch_bounds__(kThreads)
+template <class T, int N> __global__ void __launch_bounds__(kBlock)
     embedding(uint32_t rows, uint32_t length, uint32_t vectors, uint32_t vocabulary, const int32_t* ids, const T* tokens,
               const T* positions, T* y) {
   if constexpr (kComputes<T>) {
-    const uint32_t i = blockIdx.x * kThreads + threadIdx.x, r = i / vectors, v = i % vectors;
+    const uint32_t i = blockIdx.x * kBlock + threadIdx.x, r = i / vectors, v = i % vectors;
     if (r >= rows) return;
     const uint32_t id = static_cast<uint32_t>(ids[r]);
     float out[N];
     if (id < vocabulary) {
-      Vector<T, N> token, position;
-      token.load(tokens + (static_cast<int64_t>(id) * vectors + v) * N);
-      position.load(positions + (static_cast<int64_t>(r % length) * vectors + v) * N);
+      const Vector<T, N> token(tokens + (static_cast<int64_t>(id) * vectors + v) * N);
+      const Vector<T, N> position(positions + (static_cast<int64_t>(r % length) * vectors + v) * N);
 #pragma unroll
       for (int k = 0; k < N; k++) out[k] = token[k] + position[k];
     } else {
@@ -60,33 +55,30 @@ template <class T, int N> __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 template <> void run(const Concat&, Context& c) {
-  const int64_t rows = c.out(0).shape.rows();
-  const size_t each = size_of(c.out(0).dtype), first = c.in(0).shape[-1] * each, second = c.in(1).shape[-1] * each;
-  for_words({first, second}, [&](auto type) {
-    using Word = decltype(type);
-    const size_t a = first / sizeof(Word), b = second / sizeof(Word);
-    launch("concat", concat<Word>, ceil_div<int64_t>(rows * (a + b), kThreads), kThreads, 0, c.stream, rows, a, b, c.in(0).data,
-           c.in(1).data, c.out(0).data);
+  const int64_t rows = c.out(0).shape.rows(), each = size_of(c.out(0).dtype);
+  const int64_t first = c.in(0).shape[-1] * each, second = c.in(1).shape[-1] * each;
+  for_words({first, second}, [&]<class Word>(Word) {
+    constexpr int64_t kSize = sizeof(Word);
+    launch_each("concat", concat<Word>, {rows * (first + second) / kSize}, c.stream, rows, first / kSize, second / kSize, c.in(0).data,
+                c.in(1).data, c.out(0).data);
   });
 }
 
 template <> void run(const Slice& op, Context& c) {
-  const int64_t rows = c.out(0).shape.rows();
-  const size_t each = size_of(c.out(0).dtype), all = c.in(0).shape[-1] * each, begin = op.begin * each, width = (op.end - op.begin) * each;
-  for_words({all, begin, width}, [&](auto type) {
-    using Word = decltype(type);
-    constexpr size_t kSize = sizeof(Word);
-    launch("slice", slice<Word>, ceil_div<int64_t>(rows * width / kSize, kThreads), kThreads, 0, c.stream, rows, all / kSize, begin / kSize,
-           width / kSize, c.in(0).data, c.out(0).data);
+  const int64_t rows = c.out(0).shape.rows(), each = size_of(c.out(0).dtype);
+  const int64_t all = c.in(0).shape[-1] * each, begin = op.begin * each, width = (op.end - op.begin) * each;
+  for_words({all, begin, width}, [&]<class Word>(Word) {
+    constexpr int64_t kSize = sizeof(Word);
+    launch_each("slice", slice<Word>, {rows * width / kSize}, c.stream, rows, all / kSize, begin / kSize, width / kSize, c.in(0).data,
+                c.out(0).data);
   });
 }
 
 template <> void run(const Embedding&, Context& c) {
   const int64_t rows = c.in(0).shape.elements(), channels = c.out(0).shape[-1];
-  for_vectors(c.out(0).dtype, channels, [&](auto type, auto n) {
-    using T = decltype(type);
-    launch("embedding", embedding<T, n>, ceil_div<int64_t>(rows * channels / n, kThreads), kThreads, 0, c.stream, rows, c.in(0).shape[1],
-           channels / n, c.in(1).shape[0], c.in(0).i32(), data<T>(c.in(1)), data<T>(c.in(2)), data<T>(c.out(0)));
+  for_vectors(c.out(0).dtype, channels, [&]<class T>(T, auto n) {
+    launch_each("embedding", embedding<T, n>, {rows * channels / n}, c.stream, rows, c.in(0).shape[1], channels / n, c.in(1).shape[0],
+                c.in(0).i32(), data<T>(c.in(1)), data<T>(c.in(2)), data<T>(c.out(0)));
   });
 }
 

@@ -39,6 +39,15 @@ template <class T> T* data(const Tensor& t) { return static_cast<T*>(t.data); }
 
 template <class T> __host__ __device__ constexpr T ceil_div(T a, T b) { return (a + b - 1) / b; }
 
+constexpr int kBlock = 256;  // threads of a block of launch_each()
+struct Threads { int64_t count, samples = 1; };
+
+// Launches a kernel with `count` threads for each sample, blockIdx.y, in blocks of kBlock.
+template <class... Parameters, class... Arguments>
+void launch_each(const char* name, void (*kernel)(Parameters...), Threads threads, cudaStream_t stream, Arguments... arguments) {
+  launch(name, kernel, dim3(ceil_div<int64_t>(threads.count, kBlock), threads.samples), kBlock, 0, stream, arguments...);
+}
+
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
 __device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }

@@ -1,8 +1,8 @@
 // The end of a product's kernel: its f32 sums become y = sum + bias + residual in T, or a GEGLU. Where k is split, this follows an ordered
 // reduction.
 #pragma once
-#include "device.cuh"
 #include "math.cuh"
+#include "vector.cuh"
 
 namespace lorafuse::cuda {
 
@@ -14,27 +14,6 @@ template <int kCount> __device__ __forceinline__ void add_floats(const float* bi
     v[e] += b.x, v[e + 1] += b.y, v[e + 2] += b.z, v[e + 3] += b.w;
   }
 }
-
-// 16 bytes of elements, or 8.
-template <class T, int kElements = 16 / sizeof(T)> union Chunk {
-  static constexpr int kCount = kElements;
-  using Bits = std::conditional_t<kCount * sizeof(T) == 16, uint4, uint2>;
-  static_assert(sizeof(Bits) == kCount * sizeof(T));
-  Bits bits;
-  T elements[kCount];
-
-  __device__ __forceinline__ explicit Chunk(const T* from) : bits(*reinterpret_cast<const Bits*>(from)) {}
-  __device__ __forceinline__ float operator[](int e) const { return to_float(elements[e]); }
-  static __device__ __forceinline__ void store(T* to, const float* v) {
-    union {
-      Bits bits;
-      T elements[kCount];
-    } u;
-#pragma unroll
-    for (int e = 0; e < kCount; e++) u.elements[e] = from_float<T>(v[e]);
-    *reinterpret_cast<Bits*>(to) = u.bits;
-  }
-};
 
 // An epilogue gets consecutive elements of one output row: their offset, the first one's column, the values (kCount for a vector store).
 // It clips at the end of the row.

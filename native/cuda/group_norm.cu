@@ -18,8 +18,7 @@ template <bool kSilu, int N> __device__ __forceinline__ float normalised(const C
 
 // The thread's vectors of x into `vectors`; mean and Σ(x − mean)² of the block's share of its own part.
 template <class T, int N> __device__ __forceinline__ float2 moments(const Groups& n, const Position<N>& at, int elements, const T* x,
-                                                                    Vector<T, N> (&vectors)[Groups::kMostVectors],
-                                                                    GroupScratch<2>& scratch) {
+                                                                    Vector<T, N> (&vectors)[Groups::kMostVectors], GroupScratch& scratch) {
   const Split<N> split = split_of<N>(n);
   const float size = static_cast<float>(elements);
   float sum[1][N] = {}, around[2][N] = {};
@@ -50,7 +49,7 @@ template <class T, int N> __device__ __forceinline__ float2 moments(const Groups
 template <class T, int N, bool kSilu> __global__ void __launch_bounds__(kThreads, resident_blocks(kBlocks))
     group_norm_whole(Groups n, float eps, const T* x, const float* gamma, const float* beta, T* y, float2* statistics) {
   if constexpr (kComputes<T>) {
-    __shared__ GroupScratch<2> scratch;
+    __shared__ GroupScratch scratch;
     __shared__ float2 found[kThreads];
     const Position<N> at(n, 0);
     const int elements = n.positions * n.width, own = own_part<N>(n);
@@ -62,23 +61,17 @@ template <class T, int N, bool kSilu> __global__ void __launch_bounds__(kThreads
     }
     __syncthreads();
     if (at.idle()) return;
-    const Split<N> split = split_of<N>(n);
-    const Pair<N> s(split, found);
     Channels<N> c;
-    c.load(at.channel, split, gamma, beta, s.first, s.second);
-    for_own_vectors(n, at, [&](int k, int64_t offset) {
-      float out[N];
-#pragma unroll
-      for (int i = 0; i < N; i++) out[i] = normalised<kSilu>(c, i, vectors[k][i]);
-      store(y + offset, out);
-    });
+    c.load(at.channel, split_of<N>(n), gamma, beta, found);
+    for_own_vectors(
+        n, at, [&](int k, int64_t offset) { store_each<N>(y + offset, [&](int i) { return normalised<kSilu>(c, i, vectors[k][i]); }); });
   }
 }
 
 // sums [B, parts, chunks] = moments() of chunk blockIdx.x.
 template <class T, int N> __global__ void __launch_bounds__(kThreads, kBlocks) group_moments(Groups n, const T* x, float2* sums) {
   if constexpr (kComputes<T>) {
-    __shared__ GroupScratch<2> scratch;
+    __shared__ GroupScratch scratch;
     const int own = own_part<N>(n);
     Vector<T, N> vectors[Groups::kMostVectors];
     const float2 m = moments(n, Position<N>(n, blockIdx.x), n.positions_of(blockIdx.x) * n.part, x, vectors, scratch);
@@ -106,16 +99,11 @@ template <class T, int N, bool kSilu> __global__ void __launch_bounds__(kThreads
   if constexpr (kComputes<T>) {
     const Position<N> at(n, n.chunks - 1 - blockIdx.x);
     if (at.idle()) return;
-    const Split<N> split(at.channel, n.width);
-    const Pair<N> s(split, statistics + blockIdx.z * n.groups);
     Channels<N> c;
-    c.load(at.channel, split, gamma, beta, s.first, s.second);
+    c.load(at.channel, Split<N>(at.channel, n.width), gamma, beta, statistics + blockIdx.z * n.groups);
     for_own_vectors(n, at, [&](int, int64_t offset) {
-      float a[N];
-      load(x + offset, a);
-#pragma unroll
-      for (int i = 0; i < N; i++) a[i] = normalised<kSilu>(c, i, a[i]);
-      store(y + offset, a);
+      const Vector<T, N> a(x + offset);
+      store_each<N>(y + offset, [&](int i) { return normalised<kSilu>(c, i, a[i]); });
     });
   }
 }
@@ -129,8 +117,7 @@ template <> void run(const GroupNorm& op, Context& c) {
   const Shape& shape = c.in(0).shape;
   const float *gamma = c.in(1).f32(), *beta = c.in(2).f32();
   float2 *sums = static_cast<float2*>(c.workspace), *statistics = data<float2>(c.out(1));
-  for_groups(c.in(0).dtype, shape[-1], op.groups, [&](auto type, auto lanes) {
-    using T = decltype(type);
+  for_groups(c.in(0).dtype, shape[-1], op.groups, [&]<class T>(T, auto lanes) {
     const Groups n(shape, op.groups, lanes);
     const dim3 grid = n.grid(shape[0]);
     const T* x = data<T>(c.in(0));

@@ -108,15 +108,14 @@ template <int N> __device__ __forceinline__ int own_part(const Groups& n) {
   return threadIdx.x < each && part < n.parts() ? part : -1;
 }
 
-template <int kSums> struct GroupScratch {
-  float threads[kSums][2][Groups::kThreads + 8 * 31 + 20];  // every thread's sums, of one part and, in other banks, of the next
-  float parts[kSums][Groups::kThreads];                     // of the strip
+struct GroupScratch {
+  float threads[2][2][Groups::kThreads + 8 * 31 + 20];  // every thread's two sums, of one part and, in other banks, of the next
+  float parts[2][Groups::kThreads];                     // of the strip
 };
 
 // scratch.parts[s][p] = Σ over part p of the strip of all threads' sums[s] of their channels, for all to read.
-template <int kSums, int kMost, int N> __device__ __forceinline__ void sum_parts(const Groups& n, const Split<N>& split,
-                                                                                 const float (&sums)[kSums][N],
-                                                                                 GroupScratch<kMost>& scratch) {
+template <int kSums, int N>
+__device__ __forceinline__ void sum_parts(const Groups& n, const Split<N>& split, const float (&sums)[kSums][N], GroupScratch& scratch) {
   const int row = threadIdx.x / n.columns, own = row * n.pitch + threadIdx.x % n.columns;
 #pragma unroll
   for (int s = 0; s < kSums; s++) {
@@ -149,36 +148,39 @@ template <int kSums, int kMost, int N> __device__ __forceinline__ void sum_parts
 
 // Calls f(T(), Count<N>()) with how many channels are a vector: one where groups are narrower, or wider than a block.
 template <class F> void for_groups(DType dtype, int64_t channels, int groups, F f) {
-  for_type(dtype, [&](auto type) {
-    constexpr int kMost = kVector<decltype(type)>;
+  for_type(dtype, [&]<class T>(T type) {
+    constexpr int kMost = kVector<T>;
     const int64_t width = channels / groups;
     if (channels % kMost == 0 && kMost <= width && width <= Groups::kThreads) f(type, Count<kMost>());
     else f(type, Count<1>());
   });
 }
 
-// Constants of a thread's N channels.
-template <int N> struct Channels {
-  float mean[N], scale[N], beta[N];  // scale: γ·rstd
-
-  // `first` and `second`: mean and rstd of the groups of `split`.
-  __device__ __forceinline__ void load(int channel, const Split<N>& split, const float* gamma, const float* beta_, float2 first,
-                                       float2 second) {
-    cuda::load(gamma + channel, scale);
-    cuda::load(beta_ + channel, beta);
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-      mean[i] = split(i) ? second.x : first.x;
-      scale[i] *= split(i) ? second.y : first.y;
-    }
-  }
-};
-
 // The values of both groups of a split, in [groups].
 template <int N> struct Pair {
   float2 first, second;
   __device__ __forceinline__ Pair(const Split<N>& split, const float2* values)
       : first(values[split.index]), second(split.two() ? values[split.index + 1] : first) {}
+};
+
+// Constants of a thread's N channels.
+template <int N> struct Channels {
+  float mean[N], scale[N], beta[N];  // scale: γ·rstd
+
+  // `s`, or `statistics` [groups]: mean and rstd of the groups of `split`.
+  __device__ __forceinline__ void load(int channel, const Split<N>& split, const float* gamma, const float* beta_,
+                                       const float2* statistics) {
+    load(channel, split, gamma, beta_, Pair<N>(split, statistics));
+  }
+  __device__ __forceinline__ void load(int channel, const Split<N>& split, const float* gamma, const float* beta_, const Pair<N>& s) {
+    cuda::load(gamma + channel, scale);
+    cuda::load(beta_ + channel, beta);
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+      mean[i] = split(i) ? s.second.x : s.first.x;
+      scale[i] *= split(i) ? s.second.y : s.first.y;
+    }
+  }
 };
 
 // Pairs of floats that the workspace has for sums of parts.

@@ -18,12 +18,10 @@ template <bool kSilu, int N> __device__ __forceinline__ float2 centred(const Cha
 // scratch.parts = Σ γ·rstd·dz and Σ γ·rstd·dz·(x − mean) of the block's share of each part.
 template <bool kSilu, class T, int N> __device__ __forceinline__ void gradient_sums(const Groups& n, const Position<N>& at,
                                                                                     const Channels<N>& c, const T* x, const T* dy,
-                                                                                    GroupScratch<2>& scratch) {
+                                                                                    GroupScratch& scratch) {
   float sums[2][N] = {};
   for_own_vectors(n, at, [&](int, int64_t offset) {
-    Vector<T, N> a, g;
-    a.load(x + offset);
-    g.load(dy + offset);
+    const Vector<T, N> a(x + offset), g(dy + offset);
 #pragma unroll
     for (int i = 0; i < N; i++) {
       const float2 d = centred<kSilu>(c, i, a[i], g[i]);
@@ -44,19 +42,17 @@ __device__ __forceinline__ float2 gradient_means(const Groups& n, float sum, flo
   return {sum / size, rstd * rstd * (products / size)};
 }
 
-// dx = γ·rstd·dz − means.x − (x − mean)·means.y (+ residual)
+// dx = γ·rstd·dz − means.x − (x − mean)·means.y (+ residual), with the means of each group that `split` counts.
 template <bool kSilu, class T, int N>
 __device__ __forceinline__ void input_gradient(const Groups& n, const Position<N>& at, const Split<N>& split, const Channels<N>& c,
-                                               float2 first, float2 second, const T* x, const T* dy, const T* residual, T* dx) {
+                                               const Pair<N>& means, const T* x, const T* dy, const T* residual, T* dx) {
   for_own_vectors(n, at, [&](int, int64_t offset) {
-    Vector<T, N> a, g;
-    a.load(x + offset);
-    g.load(dy + offset);
+    const Vector<T, N> a(x + offset), g(dy + offset);
     float out[N];
 #pragma unroll
     for (int i = 0; i < N; i++) {
       const float2 d = centred<kSilu>(c, i, a[i], g[i]);
-      out[i] = c.scale[i] * d.y - (split(i) ? second.x : first.x) - d.x * (split(i) ? second.y : first.y);
+      out[i] = c.scale[i] * d.y - (split(i) ? means.second.x : means.first.x) - d.x * (split(i) ? means.second.y : means.first.y);
     }
     if (residual) add(residual + offset, out);
     store(dx + offset, out);
@@ -68,24 +64,19 @@ template <class T, int N, bool kSilu> __global__ void __launch_bounds__(kThreads
     group_norm_grad_whole(Groups n, const T* x, const float* gamma, const float* beta, const float2* statistics, const T* dy,
                           const T* residual, T* dx) {
   if constexpr (kComputes<T>) {
-    __shared__ GroupScratch<2> scratch;
+    __shared__ GroupScratch scratch;
     __shared__ float2 found[kThreads];
     const Position<N> at(n, 0);
     const float2* samples = statistics + blockIdx.z * n.groups;
     Channels<N> c;
-    if (!at.idle()) {
-      const Split<N> split(at.channel, n.width);
-      const Pair<N> s(split, samples);
-      c.load(at.channel, split, gamma, beta, s.first, s.second);
-    }
+    if (!at.idle()) c.load(at.channel, Split<N>(at.channel, n.width), gamma, beta, samples);
     gradient_sums<kSilu>(n, at, c, x, dy, scratch);
     const int own = own_part<N>(n);
     if (own >= 0) found[threadIdx.x] = gradient_means(n, scratch.parts[0][threadIdx.x], scratch.parts[1][threadIdx.x], samples[own].y);
     __syncthreads();
     if (at.idle()) return;
     const Split<N> split = split_of<N>(n);
-    const Pair<N> means(split, found);
-    input_gradient<kSilu>(n, at, split, c, means.first, means.second, x, dy, residual, dx);
+    input_gradient<kSilu>(n, at, split, c, Pair<N>(split, found), x, dy, residual, dx);
   }
 }
 
@@ -93,14 +84,10 @@ template <class T, int N, bool kSilu> __global__ void __launch_bounds__(kThreads
 template <class T, int N, bool kSilu> __global__ void __launch_bounds__(kThreads, kBlocks)
     group_gradient_sums(Groups n, const T* x, const float* gamma, const float* beta, const float2* statistics, const T* dy, float2* sums) {
   if constexpr (kComputes<T>) {
-    __shared__ GroupScratch<2> scratch;
+    __shared__ GroupScratch scratch;
     const Position<N> at(n, blockIdx.x);
     Channels<N> c;
-    if (!at.idle()) {
-      const Split<N> split(at.channel, n.width);
-      const Pair<N> s(split, statistics + blockIdx.z * n.groups);
-      c.load(at.channel, split, gamma, beta, s.first, s.second);
-    }
+    if (!at.idle()) c.load(at.channel, Split<N>(at.channel, n.width), gamma, beta, statistics + blockIdx.z * n.groups);
     gradient_sums<kSilu>(n, at, c, x, dy, scratch);
     const int own = own_part<N>(n);
     if (own < 0) return;
@@ -130,8 +117,8 @@ template <class T, int N, bool kSilu> __global__ void __launch_bounds__(kThreads
     const Split<N> split(at.channel, n.width);
     const Pair<N> s(split, statistics + blockIdx.z * n.groups), m(split, means + blockIdx.z * n.groups);
     Channels<N> c;
-    c.load(at.channel, split, gamma, beta, s.first, s.second);
-    input_gradient<kSilu>(n, at, split, c, m.first, m.second, x, dy, residual, dx);
+    c.load(at.channel, split, gamma, beta, s);
+    input_gradient<kSilu>(n, at, split, c, m, x, dy, residual, dx);
   }
 }
 
@@ -146,8 +133,7 @@ template <> void run(const GroupNormGrad& op, Context& c) {
   const Shape& shape = c.in(0).shape;
   const float *gamma = c.in(1).f32(), *beta = c.in(2).f32();
   const float2* statistics = data<float2>(c.in(3));
-  for_groups(c.in(0).dtype, shape[-1], op.groups, [&](auto type, auto lanes) {
-    using T = decltype(type);
+  for_groups(c.in(0).dtype, shape[-1], op.groups, [&]<class T>(T, auto lanes) {
     const Groups n(shape, op.groups, lanes);
     const dim3 grid = n.grid(shape[0]);
     const T *x = data<T>(c.in(0)), *dy = data<T>(c.in(4)), *residual = op.residual ? data<T>(c.in(residual_input(op))) : nullptr;

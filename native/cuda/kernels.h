@@ -14,7 +14,6 @@ namespace lorafuse::cuda {
 struct Gpu {
   int compute_capability;  // 75, 80, …
   int multiprocessors;
-  size_t shared_bytes;  // of a block, opted in to
 };
 
 struct Context : NodeTensors {

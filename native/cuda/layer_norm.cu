@@ -8,29 +8,6 @@ namespace {
 
 constexpr int kThreads = 128, kRows = kThreads / 32;  // of a block
 
-// A row that a warp reads: a lane keeps up to K vectors in registers. With K = 0 a row may have any length, and every pass reads it again.
-template <class T, int N, int K> struct Row {
-  const T* data;
-  Vector<T, N> registers[K ? K : 1];
-
-  __device__ __forceinline__ Row(const T* row, int vectors) : data(row) {
-#pragma unroll
-    for (int k = 0; k < K; k++) {
-      const int v = threadIdx.x % 32 + 32 * k;
-      if (v < vectors) registers[k].load(data + v * N);
-    }
-  }
-  __device__ __forceinline__ Vector<T, N> operator()(int v, int k) const {
-    if constexpr (K > 0) {
-      return registers[k];
-    } else {
-      Vector<T, N> x;
-      x.load(data + v * N);
-      return x;
-    }
-  }
-};
-
 // Calls f(v, k) for the vectors of this lane; k counts them.
 template <int K, class F> __device__ __forceinline__ void for_lane(int vectors, F f) {
   if constexpr (K > 0) {
@@ -43,6 +20,20 @@ template <int K, class F> __device__ __forceinline__ void for_lane(int vectors, 
     for (int v = threadIdx.x % 32; v < vectors; v += 32) f(v, 0);
   }
 }
+
+// A row that a warp reads: a lane keeps up to K vectors in registers. With K = 0 a row may have any length, and every pass reads it again.
+template <class T, int N, int K> struct Row {
+  const T* data;
+  Vector<T, N> registers[K ? K : 1];
+
+  __device__ __forceinline__ Row(const T* row, int vectors) : data(row) {
+    if constexpr (K > 0) for_lane<K>(vectors, [&](int v, int k) { registers[k].load(data + v * N); });
+  }
+  __device__ __forceinline__ Vector<T, N> operator()(int v, int k) const {
+    if constexpr (K > 0) return registers[k];
+    else return Vector<T, N>(data + v * N);
+  }
+};
 
 // x, y [rows, C], C = vectors · N; statistics [rows] = mean, rstd.
 template <class T, int N, int K> __global__ void __launch_bounds__(kThreads)
@@ -138,8 +129,7 @@ template <class F> void for_rows(DType dtype, int64_t channels, F f) {
 
 template <> void run(const LayerNorm& op, Context& c) {
   const int64_t channels = c.in(0).shape[-1], rows = c.in(0).shape.rows();
-  for_rows(c.in(0).dtype, channels, [&](auto type, auto n, auto k) {
-    using T = decltype(type);
+  for_rows(c.in(0).dtype, channels, [&]<class T>(T, auto n, auto k) {
     launch("layer_norm", layer_norm<T, n, k>, ceil_div<int64_t>(rows, kRows), kThreads, 0, c.stream, rows, channels / n, op.eps,
            data<T>(c.in(0)), c.in(1).f32(), c.in(2).f32(), data<T>(c.out(0)), c.out(1).data);
   });
@@ -148,8 +138,7 @@ template <> void run(const LayerNorm& op, Context& c) {
 template <> void run(const LayerNormGrad& op, Context& c) {
   const int64_t channels = c.in(0).shape[-1], rows = c.in(0).shape.rows();
   const Tensor* residual = c.in_or_null(residual_input(op));
-  for_rows(c.in(0).dtype, channels, [&](auto type, auto n, auto k) {
-    using T = decltype(type);
+  for_rows(c.in(0).dtype, channels, [&]<class T>(T, auto n, auto k) {
     launch("layer_norm_grad", layer_norm_grad<T, n, k>, ceil_div<int64_t>(rows, kRows), kThreads, 0, c.stream, rows, channels / n,
            data<T>(c.in(0)), c.in(1).f32(), c.in(2).data, data<T>(c.in(3)), residual ? data<T>(*residual) : nullptr, data<T>(c.out(0)));
   });

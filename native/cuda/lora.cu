@@ -11,25 +11,19 @@ constexpr int kSplitRows = 64;  // of the tiles for which K may be split
 
 // The kernel computes a LoraMatMul, a LoraMatMulGrad, or a MatMul with a gate, which has no adapter.
 template <class Product> constexpr bool kAdapted = !std::is_same_v<Product, MatMul>;
-template <class Product> size_t count_of(const Product& op) {
-  if constexpr (kAdapted<Product>) return op.scales.size();
-  else return op.pairs.size();
-}
-template <class Product> size_t products_of(const Product& op) {
-  if constexpr (kAdapted<Product>) return op.products();
-  else return 1;
-}
-template <class Product> bool is_transposed(const Product& op) {
-  if constexpr (kAdapted<Product>) return op.transposed;
-  else return op.pairs[0].transposed;
-}
+struct Layers {
+  size_t count, products;  // pairs of x and w; how many y
+  bool transposed;
+};
+template <class Adapted> Layers layers_of(const Adapted& op) { return {op.scales.size(), op.products(), op.transposed}; }
+Layers layers_of(const MatMul& op) { return {op.pairs.size(), 1, op.pairs[0].transposed}; }
 
 // Whether the kernel can compute `op`. It must be known when memory is planned, so in(i) is input i as a Value or as a Tensor.
 template <class Product, class Inputs> bool is_fused(const Product& op, Inputs in) {
-  const bool transposed = is_transposed(op);
+  const auto [count, products, transposed] = layers_of(op);
   const Gate gate = op.epilogue.gate;
-  if (in(0).dtype == DType::f32 || count_of(op) > (gate == Gate::none ? kMostTerms : 1)) return false;
-  for (size_t i = 0; i < count_of(op); i++) {
+  if (in(0).dtype == DType::f32 || count > (gate == Gate::none ? kMostTerms : 1)) return false;
+  for (size_t i = 0; i < count; i++) {
     const auto &x = in(op.x(i)), &w = in(op.w(i));
     const bool chunks = x.shape[-1] % kVector<__half> == 0 && w.shape[-1] % kVector<__half> == 0 && w.dtype == x.dtype;
     if (!chunks || x.shape.rows() != in(0).shape.rows()) return false;
@@ -56,8 +50,8 @@ struct LoraPlan {
 
 // The plan of the least cost: see choose() in gemm.cuh.
 template <class Product, class Inputs> LoraPlan plan_of(const Product& op, Inputs in, const Gpu& gpu) {
-  const size_t count = count_of(op), products = products_of(op);
-  const bool transposed = is_transposed(op), sum = count > products;
+  const auto [count, products, transposed] = layers_of(op);
+  const bool sum = count > products;
   LoraPlan plan{.m = in(0).shape.rows()};
   int64_t steps = 0;
   for (size_t i = 0; i < count; i++) {
@@ -89,7 +83,7 @@ template <class Product, class Inputs> LoraPlan plan_of(const Product& op, Input
 }
 
 template <class T, class Product> LoraOperands<T> operands_of(const Product& op, const LoraPlan& plan, Context& c) {
-  const size_t count = count_of(op), products = products_of(op);
+  const auto [count, products, transposed] = layers_of(op);
   const Gate gate = op.epilogue.gate;
   LoraOperands<T> o{.terms = {},
                     .count = static_cast<int>(count),
@@ -112,9 +106,9 @@ template <class T, class Product> LoraOperands<T> operands_of(const Product& op,
     if constexpr (kAdapted<Product>) {
       const Tensor& t = c.out(products + i);
       term.reduce = matrix_of<T>(c.in(op.reduce(i)));
-      term.expand = matrix_of<T>(c.in(op.expand(i)), op.transposed ? 1 : op.scales[i]);
+      term.expand = matrix_of<T>(c.in(op.expand(i)), transposed ? 1 : op.scales[i]);
       term.rank = static_cast<int>(t.shape[-1]);
-      term.t_scale = op.transposed ? op.scales[i] : 1;
+      term.t_scale = transposed ? op.scales[i] : 1;
       term.t = store_to<T>(t, nullptr, nullptr);
     }
     if (i >= products) continue;
@@ -141,10 +135,10 @@ template <class T> Segments<T> segments_of(const LoraOperands<T>& o, int product
 template <class T, class Product> void run_fused(const Product& op, Context& c) {
   const LoraPlan plan = plan_of(op, [&](size_t i) -> const Tensor& { return c.in(i); }, c.gpu);
   const LoraOperands<T> o = operands_of<T>(op, plan, c);
-  const auto go = [&](auto tile) {
-    using Tile = typename decltype(tile)::type;
+  const Layers layers = layers_of(op);
+  const auto go = [&]<class Tile>(std::type_identity<Tile>) {
     const int rows = ceil_div(o.m, Tile::kRows), columns = static_cast<int>(plan.columns);
-    auto* kernel = is_transposed(op) ? lora_kernel<Tile, true, Gate::none> : lora_kernel<Tile, false, Gate::none>;
+    auto* kernel = layers.transposed ? lora_kernel<Tile, true, Gate::none> : lora_kernel<Tile, false, Gate::none>;
     if (o.gated) kernel = lora_kernel<Tile, false, Gate::geglu>;
     if (o.gate_x) kernel = lora_kernel<Tile, true, Gate::geglu_grad>;
     launch(op.name, kernel, dim3(rows * columns, plan.splits), kThreads, 0, c.stream, o, rows, columns);
@@ -153,7 +147,7 @@ template <class T, class Product> void run_fused(const Product& op, Context& c) 
   else go(std::type_identity<TensorCoreTile<T, kSplitRows, 128, 2, true>>());
   if (o.split_sums)
     launch("reduce_lora_splits", reduce_lora_splits<T>, ceil_div(o.m * (o.pitch / 4), 256), 256, 0, c.stream, o.split_sums, o.m, o.pitch,
-           segments_of(o, static_cast<int>(products_of(op)), plan.splits));
+           segments_of(o, static_cast<int>(layers.products), plan.splits));
 }
 
 template <class Product> void run_either(const Product& op, Context& c) {
@@ -172,9 +166,9 @@ template <class Product> size_t workspace_of_either(const Product& op, std::span
   if (is_fused(op, input)) return plan_of(op, input, gpu).bytes();
   // As plain products: they read the inputs and every t.
   std::vector<Value> values(in.begin(), in.end());
-  values.resize(in.size() + products_of(op));
+  values.resize(in.size() + layers_of(op).products);
   if constexpr (kAdapted<Product>)
-    for (size_t i = 0; i < count_of(op); i++)
+    for (size_t i = 0; i < op.scales.size(); i++)
       values.push_back({"", in[op.x(i)].shape.with_channels(in[op.reduce(i)].shape[op.transposed]), in[0].dtype, Storage::activation});
   if (op.epilogue.gate == Gate::geglu) values.emplace_back();
   Node node{op, std::vector<ValueId>(in.size()), std::vector<ValueId>(values.size() - in.size())};

@@ -111,18 +111,15 @@ __device__ __forceinline__ void store_t(const LoraTerm<T>& term, int m, int row,
   for (int q = threadIdx.x; q < Tile::kRows * per_row; q += kThreads) {
     const int r = q / per_row, k = q % per_row * 8;
     if (row + r >= m || k >= term.rank) continue;
-    union {
-      uint4 chunk;
-      T elements[8];
-    } u;
-    u.chunk = a[k / kDepth<T> * Buffers<Tile>::kStride + swizzle<kLineBytes / 16>(r, k % kDepth<T> / 8)];
+    const uint4* from = a + k / kDepth<T> * Buffers<Tile>::kStride + swizzle<kLineBytes / 16>(r, k % kDepth<T> / 8);
+    const Chunk<T> chunk(reinterpret_cast<const T*>(from));
     T* to = term.t.y + (row + r) * term.rank + k;
     if (term.t.in_chunks) {
-      *reinterpret_cast<uint4*>(to) = u.chunk;
+      *reinterpret_cast<uint4*>(to) = chunk.bits;
     } else {
 #pragma unroll
       for (int e = 0; e < 8; e++)
-        if (k + e < term.rank) to[e] = u.elements[e];
+        if (k + e < term.rank) to[e] = chunk.elements[e];
     }
   }
 }

@@ -7,7 +7,7 @@
 namespace lorafuse::cuda {
 namespace {
 
-constexpr int kThreads = 256, kLossThreads = 1024;
+constexpr int kLossThreads = 1024;
 
 // sin and cos of an f32 angle of at most a few thousand: π/2 in two parts (Cody and Waite) leaves |r| ≤ π/4 exact far beyond f32,
 // and the series to r¹⁴ have an error below 1e-14. The library's reduction for any angle would need local memory.
@@ -29,10 +29,10 @@ __device__ __forceinline__ Circle circle(float angle) {
 }
 
 // y [B, dim] of t [B]. Every step rounds to f32, as PyTorch's does: at t = 999 the angle would differ by 1e-4 otherwise.
-template <class T> __global__ void __launch_bounds__(kThreads)
+template <class T> __global__ void __launch_bounds__(kBlock)
     sinusoid(uint32_t samples, uint32_t dim, float log_period, float divisor, bool cos_first, const float* t, T* y) {
   if constexpr (kComputes<T>) {
-    const uint32_t half = dim / 2, i = blockIdx.x * kThreads + threadIdx.x, b = i / half, k = i % half;
+    const uint32_t half = dim / 2, i = blockIdx.x * kBlock + threadIdx.x, b = i / half, k = i % half;
     if (b >= samples) return;
     const float exponent = log_period * static_cast<float>(k) / divisor;
     const Circle at = circle(t[b] * static_cast<float>(exp(static_cast<double>(exponent))));
@@ -44,19 +44,15 @@ template <class T> __global__ void __launch_bounds__(kThreads)
 }
 
 // y = c_0 · x + c_1 · noise, coefficients [B, 2] f32. A sample is `count` vectors; sample blockIdx.y.
-template <class T, int N> __global__ void __launch_bounds__(kThreads)
+template <class T, int N> __global__ void __launch_bounds__(kBlock)
     add_noise(uint32_t count, const float* x, const float* noise, const float* coefficients, T* y) {
   if constexpr (kComputes<T>) {
-    const uint32_t i = blockIdx.x * kThreads + threadIdx.x, b = blockIdx.y;
+    const uint32_t i = blockIdx.x * kBlock + threadIdx.x, b = blockIdx.y;
     if (i >= count) return;
     const int64_t first = (static_cast<int64_t>(b) * count + i) * N;
     const float signal = coefficients[2 * b], amount = coefficients[2 * b + 1];
-    float a[N], e[N], out[N];
-    load(x + first, a);
-    load(noise + first, e);
-#pragma unroll
-    for (int k = 0; k < N; k++) out[k] = signal * a[k] + amount * e[k];
-    store(y + first, out);
+    const Vector<float, N> a(x + first), e(noise + first);
+    store_each<N>(y + first, [&](int k) { return signal * a[k] + amount * e[k]; });
   }
 }
 
@@ -69,9 +65,8 @@ template <class T, int N> __global__ void __launch_bounds__(kLossThreads)
     float sum = 0;
 #pragma unroll 4
     for (uint32_t i = threadIdx.x; i < count; i += kLossThreads) {
-      float p[N], t[N];
-      load(prediction + first + static_cast<int64_t>(i) * N, p);
-      load(target + first + static_cast<int64_t>(i) * N, t);
+      const Vector<T, N> p(prediction + first + static_cast<int64_t>(i) * N);
+      const Vector<float, N> t(target + first + static_cast<int64_t>(i) * N);
 #pragma unroll
       for (int k = 0; k < N; k++) sum += (p[k] - t[k]) * (p[k] - t[k]);
     }
@@ -80,10 +75,10 @@ template <class T, int N> __global__ void __launch_bounds__(kLossThreads)
   }
 }
 
-template <class T, int N> __global__ void __launch_bounds__(kThreads)
+template <class T, int N> __global__ void __launch_bounds__(kBlock)
     mse_loss_grad(uint32_t count, const T* prediction, const float* target, const float* weights, T* out) {
   if constexpr (kComputes<T>) {
-    const uint32_t i = blockIdx.x * kThreads + threadIdx.x;
+    const uint32_t i = blockIdx.x * kBlock + threadIdx.x;
     if (i >= count) return;
     const int64_t first = (static_cast<int64_t>(blockIdx.y) * count + i) * N;
     const float scale = 2.0f * weights[blockIdx.y] / (static_cast<float>(count) * N);
@@ -102,26 +97,23 @@ int64_t sample_elements(const Tensor& t) { return t.shape.elements() / t.shape[0
 
 template <> void run(const Sinusoid& op, Context& c) {
   const int64_t samples = c.in(0).shape.elements(), half = op.dim / 2;
-  for_type(c.out(0).dtype, [&](auto type) {
-    using T = decltype(type);
-    launch("sinusoid", sinusoid<T>, ceil_div<int64_t>(samples * half, kThreads), kThreads, 0, c.stream, samples, op.dim, -std::log(10000.0),
-           static_cast<float>(half) - op.shift, op.cos_first, c.in(0).f32(), data<T>(c.out(0)));
+  for_type(c.out(0).dtype, [&]<class T>(T) {
+    launch_each("sinusoid", sinusoid<T>, {samples * half}, c.stream, samples, op.dim, -std::log(10000.0),
+                static_cast<float>(half) - op.shift, op.cos_first, c.in(0).f32(), data<T>(c.out(0)));
   });
 }
 
 template <> void run(const AddNoise&, Context& c) {
   const int64_t size = sample_elements(c.out(0));
-  for_vectors(c.out(0).dtype, size, [&](auto type, auto n) {
-    using T = decltype(type);
-    launch("add_noise", add_noise<T, n>, dim3(ceil_div<int64_t>(size / n, kThreads), c.out(0).shape[0]), kThreads, 0, c.stream, size / n,
-           c.in(0).f32(), c.in(1).f32(), c.in(2).f32(), data<T>(c.out(0)));
+  for_vectors(c.out(0).dtype, size, [&]<class T>(T, auto n) {
+    launch_each("add_noise", add_noise<T, n>, {size / n, c.out(0).shape[0]}, c.stream, size / n, c.in(0).f32(), c.in(1).f32(),
+                c.in(2).f32(), data<T>(c.out(0)));
   });
 }
 
 template <> void run(const MseLoss&, Context& c) {
   const int64_t size = sample_elements(c.in(0));
-  for_vectors(c.in(0).dtype, size, [&](auto type, auto n) {
-    using T = decltype(type);
+  for_vectors(c.in(0).dtype, size, [&]<class T>(T, auto n) {
     launch("mse_loss", mse_loss<T, n>, c.in(0).shape[0], kLossThreads, 0, c.stream, size / n, data<T>(c.in(0)), c.in(1).f32(),
            c.out(0).f32());
   });
@@ -129,10 +121,9 @@ template <> void run(const MseLoss&, Context& c) {
 
 template <> void run(const MseLossGrad&, Context& c) {
   const int64_t size = sample_elements(c.out(0));
-  for_vectors(c.out(0).dtype, size, [&](auto type, auto n) {
-    using T = decltype(type);
-    launch("mse_loss_grad", mse_loss_grad<T, n>, dim3(ceil_div<int64_t>(size / n, kThreads), c.out(0).shape[0]), kThreads, 0, c.stream,
-           size / n, data<T>(c.in(0)), c.in(1).f32(), c.in(2).f32(), data<T>(c.out(0)));
+  for_vectors(c.out(0).dtype, size, [&]<class T>(T, auto n) {
+    launch_each("mse_loss_grad", mse_loss_grad<T, n>, {size / n, c.out(0).shape[0]}, c.stream, size / n, data<T>(c.in(0)), c.in(1).f32(),
+                c.in(2).f32(), data<T>(c.out(0)));
   });
 }
 

@@ -19,16 +19,10 @@ template <class Tile> struct Buffers {
   __align__(256) uint4 chunks[kStages][kStride];
 };
 
-// Where chunk q of operand b goes.
-template <class Tile> __device__ __forceinline__ int slot_b(unsigned q, bool transposed) {
-  constexpr int kPlain = kLineChunks<typename Tile::Element, Tile::kColumns, false>;
-  constexpr int kTransposed = kLineChunks<typename Tile::Element, Tile::kColumns, true>;
-  return Buffers<Tile>::kA +
-         (transposed ? swizzle<kTransposed>(q / kTransposed, q % kTransposed) : swizzle<kPlain>(q / kPlain, q % kPlain));
-}
-template <class Tile, bool kTransposed> __device__ __forceinline__ int slot_a(unsigned q) {
-  constexpr int kLine = kLineChunks<typename Tile::Element, Tile::kRows, kTransposed>;
-  return swizzle<kLine>(q / kLine, q % kLine);
+// Where this thread's first chunk goes in a tile; kThreads chunks, to its next one, are whole periods of 8 lines.
+template <class T, int kRows, bool kTransposed> __device__ __forceinline__ int first_slot() {
+  constexpr int kLine = kLineChunks<T, kRows, kTransposed>;
+  return swizzle<kLine>(threadIdx.x / kLine, threadIdx.x % kLine);
 }
 
 // Calls f(v) for the chunks that this thread moves of an operand with kCount.
@@ -46,10 +40,13 @@ template <class Tile, class Loader> __device__ __forceinline__ void multiply_ste
   else tile.template multiply_step<Loader::transposed_a(), false>(step, b, k);
 }
 
-// Where the v-th chunk goes that this thread moves of b; kThreads chunks are whole periods of 8 lines. A loader may have its own order.
+// Where the v-th chunk goes that this thread moves of b. A loader may have its own order.
 template <class Loader> __device__ __forceinline__ int slot_of(const Loader& loader, int v) {
-  if constexpr (requires { Loader::slot_b(v); }) return Buffers<typename Loader::Tile>::kA + Loader::slot_b(v);
-  else return slot_b<typename Loader::Tile>(threadIdx.x, loader.transposed_b()) + v * kThreads;
+  using Tile = typename Loader::Tile;
+  using T = typename Tile::Element;
+  constexpr int kA = Buffers<Tile>::kA, kColumns = Tile::kColumns;
+  if constexpr (requires { Loader::slot_b(v); }) return kA + Loader::slot_b(v);
+  else return kA + (loader.transposed_b() ? first_slot<T, kColumns, true>() : first_slot<T, kColumns, false>()) + v * kThreads;
 }
 
 // `count` steps from where the loader stands. The buffers are free when it begins, and when it ends.
@@ -60,7 +57,7 @@ __device__ __forceinline__ void multiply_steps(Tile& tile, Loader& loader, int c
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   const auto begin = [&](uint4* to) {
     for_each_chunk<kB>([&](int v) { loader.b(v, ToShared{to + slot_of(loader, v)}); });
-    for_each_chunk<kA>([&](int v) { loader.a(v, ToShared{to + slot_a<Tile, Loader::transposed_a()>(threadIdx.x) + v * kThreads}); });
+    for_each_chunk<kA>([&](int v) { loader.a(v, ToShared{to + first_slot<T, Tile::kRows, Loader::transposed_a()>() + v * kThreads}); });
   };
   unsigned transposed_b = 0;  // bit i: of the i-th step from now
 #pragma unroll
@@ -96,7 +93,7 @@ __device__ __forceinline__ void multiply_steps(Tile& tile, Loader& loader, int c
     for_each_chunk<kB>([&](int v) { loader.b(v, ToRegister{b[v]}); });
   };
   const auto store = [&](uint4* to) {
-    for_each_chunk<kA>([&](int v) { to[slot_a<Tile, Loader::transposed_a()>(threadIdx.x) + v * kThreads] = a[v]; });
+    for_each_chunk<kA>([&](int v) { to[first_slot<T, Tile::kRows, Loader::transposed_a()>() + v * kThreads] = a[v]; });
     for_each_chunk<kB>([&](int v) { to[slot_of(loader, v)] = b[v]; });
   };
   if (count > 0) {

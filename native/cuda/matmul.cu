@@ -106,8 +106,7 @@ template <> void run(const MatMul& op, Context& c) {
   CHECK(op.pairs.size() <= kMostPairs, "NOT_SUPPORTED", "[mat_mul] expected at most ", kMostPairs, " pairs but received ", op.pairs.size());
   const Tensor& y = c.out(0);
   const int64_t m = y.shape.rows(), n = y.shape[-1];
-  for_type(y.dtype, [&](auto type) {
-    using T = decltype(type);
+  for_type(y.dtype, [&]<class T>(T) {
     MatMulOperands o{{}, static_cast<int>(m), static_cast<int>(n), 0};
     bool chunks = true;
     for (size_t i = 0; i < op.pairs.size(); i++) {
@@ -117,8 +116,8 @@ template <> void run(const MatMul& op, Context& c) {
     }
     const Store<T> store = store_to<T>(y, c.in_or_null(bias_input(op)), c.in_or_null(residual_input(op)));
     const Choice choice = choose_mat_mul(y.dtype, chunks, m, n, o.steps, c.gpu);
-    MatMulTiles<T>::with(choice.tile, [&](auto tile) {
-      launch_gemm<MatMulLoader<typename decltype(tile)::type>>("mat_mul", c, o, store, m, n, 1, m * n, choice);
+    MatMulTiles<T>::with(choice.tile, [&]<class Tile>(std::type_identity<Tile>) {
+      launch_gemm<MatMulLoader<Tile>>("mat_mul", c, o, store, m, n, 1, m * n, choice);
     });
   });
 }

@@ -6,8 +6,6 @@
 namespace lorafuse::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-
 template <Function f> struct Apply {
   static __device__ __forceinline__ float of(float x) {
     return f == Function::silu ? silu(x) : f == Function::gelu ? gelu(x) : quick_gelu(x);
@@ -23,19 +21,18 @@ struct Sum {
 };
 
 // y[i] = F::of(inputs[i]…)
-template <class F, class T, class... Inputs> __global__ void __launch_bounds__(kThreads) map(int64_t count, T* y, Inputs... inputs) {
+template <class F, class T, class... Inputs> __global__ void __launch_bounds__(kBlock) map(int64_t count, T* y, Inputs... inputs) {
   if constexpr (kComputes<T>) {
     constexpr int N = kVector<T>;
-    const int64_t first = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * N;
+    const int64_t first = (static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x) * N;
     if (first + N <= count) {
-      const auto apply = [&](auto... vectors) {
-        (vectors.load(inputs + first), ...);
+      const auto apply = [&](const auto&... vectors) {
         float out[N];
 #pragma unroll
         for (int i = 0; i < N; i++) out[i] = F::of(vectors[i]...);
         store(y + first, out);
       };
-      apply(Vector<std::remove_cv_t<std::remove_pointer_t<Inputs>>, N>()...);
+      apply(Vector<T, N>(inputs + first)...);
     } else {
 #pragma unroll 1
       for (int64_t i = first; i < count; i++) y[i] = from_float<T>(F::of(to_float(inputs[i])...));
@@ -45,11 +42,9 @@ template <class F, class T, class... Inputs> __global__ void __launch_bounds__(k
 
 template <class F, class... Inputs> void map_all(const char* name, Context& c, const Inputs&... inputs) {
   const int64_t count = c.out(0).shape.elements();
-  for_type(c.out(0).dtype, [&](auto type) {
-    using T = decltype(type);
-    const int64_t blocks = ceil_div<int64_t>(count, kThreads * kVector<T>);
-    launch(name, map<F, T, decltype(static_cast<void>(inputs), static_cast<const T*>(nullptr))...>, blocks, kThreads, 0, c.stream, count,
-           data<T>(c.out(0)), data<T>(inputs)...);
+  for_type(c.out(0).dtype, [&]<class T>(T) {
+    launch_each(name, map<F, T, decltype(static_cast<void>(inputs), static_cast<const T*>(nullptr))...>,
+                {ceil_div<int64_t>(count, kVector<T>)}, c.stream, count, data<T>(c.out(0)), data<T>(inputs)...);
   });
 }
 
@@ -62,14 +57,12 @@ template <class F> void for_function(Function function, F f) {
 }
 
 // x [rows, 2F] = a ‖ b; y [rows, F]. F = vectors · N.
-template <class T, int N> __global__ void __launch_bounds__(kThreads) geglu(uint32_t rows, uint32_t vectors, const T* x, T* y) {
+template <class T, int N> __global__ void __launch_bounds__(kBlock) geglu(uint32_t rows, uint32_t vectors, const T* x, T* y) {
   if constexpr (kComputes<T>) {
-    const uint32_t i = blockIdx.x * kThreads + threadIdx.x, r = i / vectors, v = i % vectors;
+    const uint32_t i = blockIdx.x * kBlock + threadIdx.x, r = i / vectors, v = i % vectors;
     if (r >= rows) return;
     const T* from = x + (static_cast<int64_t>(r) * 2 * vectors + v) * N;
-    Vector<T, N> a, b;
-    a.load(from);
-    b.load(from + static_cast<int64_t>(vectors) * N);
+    const Vector<T, N> a(from), b(from + static_cast<int64_t>(vectors) * N);
     float out[N];
 #pragma unroll
     for (int k = 0; k < N; k++) out[k] = a[k] * gelu(b[k]);
@@ -78,16 +71,13 @@ template <class T, int N> __global__ void __launch_bounds__(kThreads) geglu(uint
 }
 
 // dx [rows, 2F] = da ‖ db from dy [rows, F].
-template <class T, int N> __global__ void __launch_bounds__(kThreads)
+template <class T, int N> __global__ void __launch_bounds__(kBlock)
     geglu_grad(uint32_t rows, uint32_t vectors, const T* x, const T* dy, T* dx) {
   if constexpr (kComputes<T>) {
-    const uint32_t i = blockIdx.x * kThreads + threadIdx.x, r = i / vectors, v = i % vectors;
+    const uint32_t i = blockIdx.x * kBlock + threadIdx.x, r = i / vectors, v = i % vectors;
     if (r >= rows) return;
     const int64_t first = (static_cast<int64_t>(r) * 2 * vectors + v) * N, second = first + static_cast<int64_t>(vectors) * N;
-    Vector<T, N> a, b, g;
-    a.load(x + first);
-    b.load(x + second);
-    g.load(dy + static_cast<int64_t>(i) * N);
+    const Vector<T, N> a(x + first), b(x + second), g(dy + static_cast<int64_t>(i) * N);
     float da[N], db[N];
 #pragma unroll
     for (int k = 0; k < N; k++) geglu_slopes(a[k], b[k], g[k], da[k], db[k]);
@@ -97,27 +87,22 @@ template <class T, int N> __global__ void __launch_bounds__(kThreads)
 }
 
 // y [B, positions, C] = x + e [B, C]. C = vectors · N; sample blockIdx.y.
-template <class T, int N> __global__ void __launch_bounds__(kThreads)
+template <class T, int N> __global__ void __launch_bounds__(kBlock)
     add_per_sample(uint32_t count, uint32_t vectors, const T* x, const T* e, T* y) {
   if constexpr (kComputes<T>) {
-    const uint32_t i = blockIdx.x * kThreads + threadIdx.x, sample = blockIdx.y;
+    const uint32_t i = blockIdx.x * kBlock + threadIdx.x, sample = blockIdx.y;
     if (i >= count) return;
     const int64_t first = (static_cast<int64_t>(sample) * count + i) * N;
-    Vector<T, N> a, b;
-    a.load(x + first);
-    b.load(e + (static_cast<int64_t>(sample) * vectors + i % vectors) * N);
-    float out[N];
-#pragma unroll
-    for (int k = 0; k < N; k++) out[k] = a[k] + b[k];
-    store(y + first, out);
+    const Vector<T, N> a(x + first), b(e + (static_cast<int64_t>(sample) * vectors + i % vectors) * N);
+    store_each<N>(y + first, [&](int k) { return a[k] + b[k]; });
   }
 }
 
-constexpr int kStrip = 32, kRows = kThreads / kStrip;  // vectors of a block, and its rows side by side
-constexpr int kChunk = 8 * kRows;                      // positions that a block sums
+constexpr int kStrip = 32, kRows = kBlock / kStrip;  // vectors of a block, and its rows side by side
+constexpr int kChunk = 8 * kRows;                    // positions that a block sums
 
 // sums [B, chunks, C] f32 of x [B, positions, C]. Chunk blockIdx.x, strip of channels blockIdx.y, sample blockIdx.z.
-template <class T, int N> __global__ void __launch_bounds__(kThreads)
+template <class T, int N> __global__ void __launch_bounds__(kBlock)
     sum_chunk(uint32_t positions, uint32_t vectors, const T* x, float* sums) {
   if constexpr (kComputes<T>) {
     __shared__ float rows[N][kRows][kStrip];
@@ -127,12 +112,7 @@ template <class T, int N> __global__ void __launch_bounds__(kThreads)
     if (v < vectors) {
       const T* from = x + (static_cast<int64_t>(blockIdx.z) * positions * vectors + v) * N;
 #pragma unroll 4
-      for (uint32_t p = first + row; p < end; p += kRows) {
-        Vector<T, N> a;
-        a.load(from + static_cast<int64_t>(p) * vectors * N);
-#pragma unroll
-        for (int k = 0; k < N; k++) sum[k] += a[k];
-      }
+      for (uint32_t p = first + row; p < end; p += kRows) { add(from + static_cast<int64_t>(p) * vectors * N, sum); }
     }
 #pragma unroll
     for (int k = 0; k < N; k++) rows[k][row][column] = sum[k];
@@ -147,9 +127,9 @@ template <class T, int N> __global__ void __launch_bounds__(kThreads)
 }
 
 // y [B, C] = Σ_chunks sums [B, chunks, C]. Sample blockIdx.y.
-template <class T> __global__ void __launch_bounds__(kThreads) sum_chunks(uint32_t chunks, uint32_t channels, const float* sums, T* y) {
+template <class T> __global__ void __launch_bounds__(kBlock) sum_chunks(uint32_t chunks, uint32_t channels, const float* sums, T* y) {
   if constexpr (kComputes<T>) {
-    const uint32_t c = blockIdx.x * kThreads + threadIdx.x;
+    const uint32_t c = blockIdx.x * kBlock + threadIdx.x;
     if (c >= channels) return;
     const float* from = sums + static_cast<int64_t>(blockIdx.y) * chunks * channels + c;
     float sum = 0;
@@ -174,29 +154,25 @@ template <> void run(const Add&, Context& c) { map_all<Sum>("add", c, c.in(0), c
 
 template <> void run(const Geglu&, Context& c) {
   const int64_t rows = c.out(0).shape.rows(), width = c.out(0).shape[-1];
-  for_vectors(c.out(0).dtype, width, [&](auto type, auto n) {
-    using T = decltype(type);
-    launch("geglu", geglu<T, n>, ceil_div<int64_t>(rows * width / n, kThreads), kThreads, 0, c.stream, rows, width / n, data<T>(c.in(0)),
-           data<T>(c.out(0)));
+  for_vectors(c.out(0).dtype, width, [&]<class T>(T, auto n) {
+    launch_each("geglu", geglu<T, n>, {rows * width / n}, c.stream, rows, width / n, data<T>(c.in(0)), data<T>(c.out(0)));
   });
 }
 
 template <> void run(const GegluGrad&, Context& c) {
   const int64_t rows = c.in(1).shape.rows(), width = c.in(1).shape[-1];
-  for_vectors(c.out(0).dtype, width, [&](auto type, auto n) {
-    using T = decltype(type);
-    launch("geglu_grad", geglu_grad<T, n>, ceil_div<int64_t>(rows * width / n, kThreads), kThreads, 0, c.stream, rows, width / n,
-           data<T>(c.in(0)), data<T>(c.in(1)), data<T>(c.out(0)));
+  for_vectors(c.out(0).dtype, width, [&]<class T>(T, auto n) {
+    launch_each("geglu_grad", geglu_grad<T, n>, {rows * width / n}, c.stream, rows, width / n, data<T>(c.in(0)), data<T>(c.in(1)),
+                data<T>(c.out(0)));
   });
 }
 
 template <> void run(const AddPerSample&, Context& c) {
   const Shape& x = c.in(0).shape;
-  for_vectors(c.out(0).dtype, x[-1], [&](auto type, auto n) {
-    using T = decltype(type);
+  for_vectors(c.out(0).dtype, x[-1], [&]<class T>(T, auto n) {
     const int64_t count = x.elements() / x[0] / n;
-    launch("add_per_sample", add_per_sample<T, n>, dim3(ceil_div<int64_t>(count, kThreads), x[0]), kThreads, 0, c.stream, count, x[-1] / n,
-           data<T>(c.in(0)), data<T>(c.in(1)), data<T>(c.out(0)));
+    launch_each("add_per_sample", add_per_sample<T, n>, {count, x[0]}, c.stream, count, x[-1] / n, data<T>(c.in(0)), data<T>(c.in(1)),
+                data<T>(c.out(0)));
   });
 }
 
@@ -208,13 +184,11 @@ template <> size_t workspace_bytes(const SumPositions&, std::span<const Value> i
 template <> void run(const SumPositions&, Context& c) {
   const Shape& x = c.in(0).shape;
   const int64_t channels = x[-1], chunks = chunks_of(x);
-  for_vectors(c.in(0).dtype, channels, [&](auto type, auto n) {
-    using T = decltype(type);
+  for_vectors(c.in(0).dtype, channels, [&]<class T>(T, auto n) {
     const int64_t vectors = channels / n;
-    launch("sum_chunk", sum_chunk<T, n>, dim3(chunks, ceil_div<int64_t>(vectors, kStrip), x[0]), kThreads, 0, c.stream, x.rows() / x[0],
+    launch("sum_chunk", sum_chunk<T, n>, dim3(chunks, ceil_div<int64_t>(vectors, kStrip), x[0]), kBlock, 0, c.stream, x.rows() / x[0],
            vectors, data<T>(c.in(0)), c.workspace);
-    launch("sum_chunks", sum_chunks<T>, dim3(ceil_div<int64_t>(channels, kThreads), x[0]), kThreads, 0, c.stream, chunks, channels,
-           c.workspace, data<T>(c.out(0)));
+    launch_each("sum_chunks", sum_chunks<T>, {channels, x[0]}, c.stream, chunks, channels, c.workspace, data<T>(c.out(0)));
   });
 }
 

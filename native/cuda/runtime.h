@@ -2,8 +2,6 @@
 #pragma once
 #include <cuda_runtime_api.h>
 
-#include <tuple>
-
 #include "../base/check.h"
 
 namespace lorafuse::cuda {
@@ -16,13 +14,11 @@ inline void check(cudaError_t status, const char* what) {
 // Arguments are converted to the kernel's own parameter types.
 template <class... Parameters, class... Arguments> void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
                                                                size_t shared_bytes, cudaStream_t stream, Arguments... arguments) {
-  std::tuple<Parameters...> converted{static_cast<Parameters>(arguments)...};
-  std::apply(
-      [&](Parameters&... p) {
-        void* pointers[] = {static_cast<void*>(&p)...};
-        check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, block, pointers, shared_bytes, stream), name);
-      },
-      converted);
+  const auto issue = [&](Parameters... converted) {
+    void* pointers[] = {static_cast<void*>(&converted)...};
+    check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, block, pointers, shared_bytes, stream), name);
+  };
+  issue(static_cast<Parameters>(arguments)...);
 }
 
 }  // namespace lorafuse::cuda

@@ -6,6 +6,7 @@
 // The chunks of a line are permuted so that neither writing a tile nor reading 8×8 matrices of it meets a bank twice.
 #pragma once
 #include "mma.cuh"
+#include "vector.cuh"
 
 namespace lorafuse::cuda {
 
@@ -111,13 +112,10 @@ template <class T, class To> __device__ __forceinline__ void fetch_floats(const 
     return to.put(gather_chunk<T>([&](int e) { return first + e < m.length ? from_float<T>(from[e] * m.scale) : from_float<T>(0); }));
   const float4 low = __ldg(reinterpret_cast<const float4*>(from)), high = __ldg(reinterpret_cast<const float4*>(from) + 1);
   const float all[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-  union {
-    uint4 chunk;
-    T elements[8];
-  } u;
+  Chunk<T, 8> chunk;
 #pragma unroll
-  for (int e = 0; e < 8; e++) u.elements[e] = from_float<T>(all[e] * m.scale);
-  to.put(u.chunk);
+  for (int e = 0; e < 8; e++) chunk.elements[e] = from_float<T>(all[e] * m.scale);
+  to.put(chunk.bits);
 }
 
 // The same for a matrix of any kind.
@@ -128,6 +126,14 @@ template <class T, class To> __device__ __forceinline__ void fetch(const Matrix&
   const T* from = static_cast<const T*>(m.data) + line * m.length + first;
   if (m.in_chunks) return to.copy(from, true);
   to.put(gather_chunk<T>([&](int e) { return first + e < m.length ? from_float<T>(to_float(from[e]) * m.scale) : from_float<T>(0); }));
+}
+
+// The v-th chunk that this thread moves of a transposed tile from `row` and `k` on.
+template <class T, int kRows, class To>
+__device__ __forceinline__ void fetch_transposed(const Matrix& m, int row, int k, int v, const To& to) {
+  const unsigned q = chunk_of_thread(v);
+  constexpr int kLine = kLineChunks<T, kRows, true>;
+  fetch<T>(m, k + q / kLine, row + q % kLine * kVector<T>, to);
 }
 
 // Reads fragments of a tile: four 8×8 matrices of 16-bit elements, rows r … r+7 and r+8 … r+15 at k … k+7, then both at k+8 … k+15.
@@ -151,11 +157,5 @@ template <class T, int kRows, bool kTransposed> class FragmentReader {
   static constexpr int kPerLine = kLineChunks<T, kRows, kTransposed>;
   uint32_t address_;
 };
-
-// One 32-bit element, row r and k, of a tile of floats.
-template <int kRows, bool kTransposed> __device__ __forceinline__ float element(const uint4* tile, int r, int k) {
-  const int line = kTransposed ? k : r, along = kTransposed ? r : k;
-  return reinterpret_cast<const float*>(tile + swizzle<kLineChunks<float, kRows, kTransposed>>(line, along / 4))[along % 4];
-}
 
 }  // namespace lorafuse::cuda

@@ -17,12 +17,34 @@ template <class T> __device__ __forceinline__ uint32_t packed(float low, float h
   }
 }
 
+// 16 bytes of elements, or 8 or 4, as one access.
+template <class T, int kElements = 16 / sizeof(T)> union Chunk {
+  static constexpr int kCount = kElements;
+  static constexpr size_t kBytes = kCount * sizeof(T);
+  using Bits = std::conditional_t<kBytes == 16, uint4, std::conditional_t<kBytes == 8, uint2, uint32_t>>;
+  static_assert(sizeof(Bits) == kBytes);
+  Bits bits;
+  T elements[kCount];
+
+  Chunk() = default;
+  __device__ __forceinline__ explicit Chunk(const T* from) : bits(*reinterpret_cast<const Bits*>(from)) {}
+  __device__ __forceinline__ float operator[](int e) const { return to_float(elements[e]); }
+  static __device__ __forceinline__ void store(T* to, const float* v) {
+    Chunk chunk;
+#pragma unroll
+    for (int e = 0; e < kCount; e++) chunk.elements[e] = from_float<T>(v[e]);
+    *reinterpret_cast<Bits*>(to) = chunk.bits;
+  }
+};
+
 // N elements as they are in memory: one, or a multiple of 16 bytes that begins at one.
 template <class T, int N> struct Vector {
   static constexpr int kEach = 4 / static_cast<int>(sizeof(T));  // elements of a word
   static_assert(N == 1 || N % kVector<T> == 0);
   uint32_t words[N == 1 ? 1 : N / kEach];
 
+  Vector() = default;
+  __device__ __forceinline__ explicit Vector(const T* from) { load(from); }
   __device__ __forceinline__ void load(const T* from) {
     if constexpr (N == 1) {
       words[0] = *reinterpret_cast<const std::conditional_t<kEach == 1, uint32_t, uint16_t>*>(from);
@@ -45,16 +67,14 @@ template <class T, int N> struct Vector {
 };
 
 template <int N, class T> __device__ __forceinline__ void load(const T* from, float (&to)[N]) {
-  Vector<T, N> v;
-  v.load(from);
+  const Vector<T, N> v(from);
 #pragma unroll
   for (int i = 0; i < N; i++) to[i] = v[i];
 }
 
 // to += from, N elements.
 template <int N, class T> __device__ __forceinline__ void add(const T* from, float (&to)[N]) {
-  Vector<T, N> v;
-  v.load(from);
+  const Vector<T, N> v(from);
 #pragma unroll
   for (int i = 0; i < N; i++) to[i] += v[i];
 }
@@ -81,13 +101,20 @@ template <int N, class T> __device__ __forceinline__ void store(T* to, const flo
   }
 }
 
+// to[i] = f(i), N elements.
+template <int N, class T, class F> __device__ __forceinline__ void store_each(T* to, F f) {
+  float values[N];
+#pragma unroll
+  for (int i = 0; i < N; i++) values[i] = f(i);
+  store(to, values);
+}
+
 template <int N> using Count = std::integral_constant<int, N>;
 
 // Calls f(T(), Count<N>()) with the type of a tensor and how many elements an access has: `extent` is a multiple of it.
 template <class F> void for_vectors(DType dtype, int64_t extent, F f) {
-  for_type(dtype, [&](auto type) {
-    constexpr int kMost = kVector<decltype(type)>;
-    if (extent % kMost == 0) f(type, Count<kMost>());
+  for_type(dtype, [&]<class T>(T type) {
+    if (extent % kVector<T> == 0) f(type, Count<kVector<T>>());
     else f(type, Count<1>());
   });
 }

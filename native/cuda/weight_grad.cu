@@ -47,11 +47,11 @@ template <class AnyTile> class WeightGradLoader {
 
   template <class To> __device__ void a(int v, const To& to) const {
     if constexpr (Tile::kInChunks) from_dy_.copy(dy_, true, k_, v, to);
-    else fetch_chunk<Tile::kRows>(dy_, v, row_, to);
+    else fetch_transposed<T, Tile::kRows>(dy_, row_, k_, v, to);
   }
   template <class To> __device__ void b(int v, const To& to) const {
     if constexpr (Tile::kInChunks) from_x_.copy(x_, true, k_, v, to);
-    else fetch_chunk<Tile::kColumns>(x_, v, column_, to);
+    else fetch_transposed<T, Tile::kColumns>(x_, column_, k_, v, to);
   }
   __device__ void next() {
     k_ += kDepth<T>;
@@ -64,12 +64,6 @@ template <class AnyTile> class WeightGradLoader {
  private:
   // Tells the compiler that elements are T and unscaled, so it drops those branches.
   static __device__ __forceinline__ Matrix of_t(const Matrix& m) { return {m.data, m.lines, m.length, 1, false, m.in_chunks}; }
-
-  template <int kRows, class To> __device__ void fetch_chunk(const Matrix& m, int v, int first, const To& to) const {
-    const unsigned q = chunk_of_thread(v);
-    constexpr int kLine = kLineChunks<T, kRows, true>;
-    fetch<T>(m, k_ + q / kLine, first + q % kLine * kVector<T>, to);
-  }
 
   const Matrix dy_, x_;
   int row_, column_, k_;
@@ -143,25 +137,25 @@ Share share_of(DType dtype, const Shape& dy, const Shape& x) {
 }
 
 // Splits the sums of all gradients of one launch alike, as choose() does that of one product.
-void split(std::span<Share*> shares, DType dtype, const Gpu& gpu) {
-  const TileShape& shape = shapes_of<WeightGradTiles>(dtype)[shares[0]->shape];
+void split(std::vector<Share>& shares, const std::vector<size_t>& launch, DType dtype, const Gpu& gpu) {
+  const TileShape& shape = shapes_of<WeightGradTiles>(dtype)[shares[launch[0]].shape];
   int64_t most = 1;
-  for (const Share* share : shares) most = std::max(most, share->steps);
+  for (size_t i : launch) most = std::max(most, shares[i].steps);
   double least = 1e300;
   int64_t best = most;
   for (int64_t splits = 1; splits <= std::min<int64_t>(most, kMostSplits); splits++) {
     const int64_t per_split = ceil_div(most, splits);
     int64_t blocks = 0, floats = 0;
-    for (const Share* share : shares) {
-      const int64_t its_splits = ceil_div(share->steps, per_split);
-      blocks += share->tiles * its_splits;
-      floats += split_floats(its_splits, share->n * share->k);
+    for (size_t i : launch) {
+      const int64_t its_splits = ceil_div(shares[i].steps, per_split);
+      blocks += shares[i].tiles * its_splits;
+      floats += split_floats(its_splits, shares[i].n * shares[i].k);
     }
     const double block = static_cast<double>(per_split * depth_of(dtype)) * shape.rows * shape.columns / shape.efficiency;
     const double cost = time_of(blocks, block, gpu) + time_of_splits(floats, gpu);
     if (cost < least) least = cost, best = per_split;
   }
-  for (Share* share : shares) share->steps_per_split = best, share->splits = ceil_div(share->steps, best);
+  for (size_t i : launch) shares[i].steps_per_split = best, shares[i].splits = ceil_div(shares[i].steps, best);
 }
 
 struct Layout {
@@ -170,11 +164,13 @@ struct Layout {
   size_t split_floats = 0;
 };
 
-Layout layout_of(DType dtype, const std::vector<Shape>& inputs, const Gpu& gpu) {
+// in(i) is input i, as a Value or as a Tensor.
+template <class Inputs> Layout layout_of(size_t count, Inputs in, const Gpu& gpu) {
+  const DType dtype = in(0).dtype;
   Layout l;
   std::vector<size_t> open(shapes_of<WeightGradTiles>(dtype).size(), SIZE_MAX);  // the launch of each shape that has room
-  for (size_t i = 0; i < inputs.size() / 2; i++) {
-    l.shares.push_back(share_of(dtype, inputs[2 * i], inputs[2 * i + 1]));
+  for (size_t i = 0; i < count; i++) {
+    l.shares.push_back(share_of(dtype, in(2 * i).shape, in(2 * i + 1).shape));
     size_t& launch = open[l.shares[i].shape];
     if (launch == SIZE_MAX || l.launches[launch].size() == kMostProblems) {
       launch = l.launches.size();
@@ -182,11 +178,7 @@ Layout layout_of(DType dtype, const std::vector<Shape>& inputs, const Gpu& gpu) 
     }
     l.launches[launch].push_back(i);
   }
-  for (const auto& launch : l.launches) {
-    std::vector<Share*> shares;
-    for (size_t i : launch) shares.push_back(&l.shares[i]);
-    split(shares, dtype, gpu);
-  }
+  for (const auto& launch : l.launches) split(l.shares, launch, dtype, gpu);
   for (Share& share : l.shares) {
     share.split_sums = l.split_floats;
     if (share.splits > 1) l.split_floats += ceil_div<size_t>(share.splits * share.n * share.k, 4) * 4;
@@ -196,49 +188,41 @@ Layout layout_of(DType dtype, const std::vector<Shape>& inputs, const Gpu& gpu) 
 
 }  // namespace
 
-template <> size_t workspace_bytes(const WeightGrad&, std::span<const Value> in, const Gpu& gpu) {
-  std::vector<Shape> shapes;
-  for (const Value& v : in) shapes.push_back(v.shape);
-  return layout_of(in[0].dtype, shapes, gpu).split_floats * sizeof(float);
+template <> size_t workspace_bytes(const WeightGrad& op, std::span<const Value> in, const Gpu& gpu) {
+  const auto input = [&](size_t i) -> const Value& { return in[i]; };
+  return layout_of(op.scales.size(), input, gpu).split_floats * sizeof(float);
 }
 
 template <> void run(const WeightGrad& op, Context& c) {
-  std::vector<Shape> shapes;
-  for (size_t i = 0; i < 2 * op.scales.size(); i++) shapes.push_back(c.in(i).shape);
-  const Layout l = layout_of(c.in(0).dtype, shapes, c.gpu);
-  const auto problem = [&]<class T>(T, size_t i) {
-    const Share& share = l.shares[i];
-    const Matrix dy = matrix_of<T>(c.in(2 * i)), x = matrix_of<T>(c.in(2 * i + 1));
-    CHECK(!share.in_chunks || (dy.in_chunks && x.in_chunks), "NOT_SUPPORTED", "[weight_grad] expected dy and x at multiples of 16 bytes");
-    float* split_sums = share.splits > 1 ? static_cast<float*>(c.workspace) + share.split_sums : nullptr;
-    return Problem{.dy = dy,
-                   .x = x,
-                   .g = data<float>(c.out(i)),
-                   .split_sums = split_sums,
-                   .splits = static_cast<int>(share.splits),
-                   .first_block = 0,
-                   .scale = op.scales[i],
-                   .in_chunks = in_chunks<float>(c.out(i))};
-  };
+  const Layout l = layout_of(op.scales.size(), [&](size_t i) -> const Tensor& { return c.in(i); }, c.gpu);
   const auto append = [](Problem problem, int64_t its_blocks, Problems& to, int& blocks) {
     problem.first_block = blocks;
     to.each[to.count++] = problem;
     blocks += static_cast<int>(its_blocks);
   };
-  for_type(c.in(0).dtype, [&](auto type) {
-    using T = decltype(type);
+  for_type(c.in(0).dtype, [&]<class T>(T) {
     for (const auto& members : l.launches) {
       const Share& first = l.shares[members[0]];
       Problems products{{}, 0, static_cast<int>(first.steps_per_split)}, sums{};
       int product_blocks = 0, sum_blocks = 0;
       for (size_t i : members) {
         const Share& share = l.shares[i];
-        const Problem one = problem(type, i);
+        const Matrix dy = matrix_of<T>(c.in(2 * i)), x = matrix_of<T>(c.in(2 * i + 1));
+        CHECK(!share.in_chunks || (dy.in_chunks && x.in_chunks), "NOT_SUPPORTED",
+              "[weight_grad] expected dy and x at multiples of 16 bytes");
+        const Problem one{.dy = dy,
+                          .x = x,
+                          .g = data<float>(c.out(i)),
+                          .split_sums = share.splits > 1 ? static_cast<float*>(c.workspace) + share.split_sums : nullptr,
+                          .splits = static_cast<int>(share.splits),
+                          .first_block = 0,
+                          .scale = op.scales[i],
+                          .in_chunks = in_chunks<float>(c.out(i))};
         append(one, share.tiles * share.splits, products, product_blocks);
         if (share.splits > 1) append(one, ceil_div<int64_t>(share.n * share.k, 256), sums, sum_blocks);
       }
-      WeightGradTiles<T>::with(first.shape, [&](auto tile) {
-        launch("weight_grad", weight_grad_kernel<typename decltype(tile)::type>, product_blocks, kThreads, 0, c.stream, products);
+      WeightGradTiles<T>::with(first.shape, [&]<class Tile>(std::type_identity<Tile>) {
+        launch("weight_grad", weight_grad_kernel<Tile>, product_blocks, kThreads, 0, c.stream, products);
       });
       if (sums.count) launch("reduce_weight_grads", reduce_weight_grads, sum_blocks, 256, 0, c.stream, sums);
     }
