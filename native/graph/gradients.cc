@@ -127,7 +127,7 @@ Graph Backward::run(ValueId loss) {
     if (n->outputs[0] != loss && (!needed_[n->outputs[0]] || grads_[n->outputs[0]] == kNone)) continue;
     node_ = &*n;
     handled_.assign(n->inputs.size(), false);
-    graph_.layer = n->layer;
+    graph_.layer = n->layer, graph_.block = n->block;
     std::visit(
         [this]<class AnyOp>(const AnyOp& op) {
           if constexpr (!kHasNoGradient<AnyOp>) gradient(op, *this);
@@ -139,7 +139,7 @@ Graph Backward::run(ValueId loss) {
   for (size_t v = 0; v < needed_.size(); v++)
     CHECK(graph_.values[v].storage != Storage::parameter || parameters_.contains(static_cast<ValueId>(v)), "NO_GRADIENT",
           "[gradients] expected the loss to depend on every parameter but it does not on ", graph_.values[v].name);
-  graph_.layer = "";
+  graph_.layer = graph_.block = "";
   return std::move(graph_);
 }
 

@@ -35,7 +35,7 @@ struct Value {
 struct Node {
   Op op;
   std::vector<ValueId> inputs, outputs;
-  std::string layer{};  // a module's path in its network
+  std::string layer{}, block{};  // where in its network: a module's path, and the part of it that is recomputed as a whole
 };
 
 struct Graph {
@@ -43,7 +43,7 @@ struct Graph {
   std::vector<Value> values;
   std::vector<Node> nodes;
   std::vector<ValueId> results;  // stay readable after the run
-  std::string layer{};           // of the nodes that are emitted next
+  std::string layer{}, block{};  // of the nodes that are emitted next
 
   ValueId value(Value v) {
     values.push_back(std::move(v));

@@ -54,7 +54,7 @@ class Builder {
   // Twice as high and wide, nearest neighbour, then a 3×3 convolution: one op.
   ValueId upsample(const std::string& path, ValueId x);
 
-  // Names the layer of the nodes that are emitted while it lives.
+  // Names the layer, and the block of layers, of the nodes that are emitted while it lives.
   class Scope {
    public:
     Scope(Builder& b, std::string layer) : b_(b), layer_(std::exchange(b.graph.layer, std::move(layer))) {}
@@ -64,6 +64,16 @@ class Builder {
    private:
     Builder& b_;
     std::string layer_;
+  };
+  class Block {
+   public:
+    Block(Builder& b, const std::string& block) : scope_(b, block), b_(b), block_(std::exchange(b.graph.block, block)) {}
+    ~Block() { b_.graph.block = std::move(block_); }
+
+   private:
+    Scope scope_;
+    Builder& b_;
+    std::string block_;
   };
 
  private:

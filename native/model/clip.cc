@@ -18,7 +18,7 @@ ValueId clip(Builder& b, ValueId ids, int64_t skip) {
                            b.weight("text_model.embeddings.position_embedding.weight", {config.count("max_position_embeddings"), width})});
   for (int64_t i = 0; i < layers - skip; i++) {
     const std::string layer = "text_model.encoder.layers." + std::to_string(i), attention = layer + ".self_attn";
-    const Builder::Scope scope(b, layer);
+    const Builder::Block block(b, layer);
     ValueId n = b.layer_norm(layer + ".layer_norm1", x, eps);
     const ValueId q = b.linear(attention + ".q_proj", n, width), k = b.linear(attention + ".k_proj", n, width);
     const ValueId v = b.linear(attention + ".v_proj", n, width);

@@ -93,7 +93,7 @@ ValueId Builder::attention(const std::string& path, ValueId x, ValueId source, i
 
 // diffusers:models/resnet.py, ResnetBlock2D
 ValueId Builder::resnet(const std::string& path, ValueId x, ValueId embedding, int64_t out_channels, int64_t groups, float eps) {
-  const Scope scope(*this, path);
+  const Block block(*this, path);
   ValueId h = conv(path + ".conv1", group_norm(path + ".norm1", x, groups, eps, true), out_channels);
   if (embedding != kNone) h = emit(AddPerSample{}, {h, linear(path + ".time_emb_proj", embedding, out_channels)});
   h = conv(path + ".conv2", group_norm(path + ".norm2", h, groups, eps, true), out_channels);

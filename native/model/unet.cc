@@ -22,14 +22,14 @@ struct UNet {
 
   // diffusers:models/transformers/transformer_2d.py; x [B, H, W, C] is at once an image and H·W tokens
   ValueId transformer(const std::string& path, ValueId x, size_t level) {
-    const Builder::Scope scope(b, path);
+    const Builder::Block block(b, path);
     const int64_t width = b.shape(x)[-1];
     CHECK(width % heads[level] == 0, "CONFIG_INVALID", "Expected heads that divide ", width, " channels of the UNet but received ",
           heads[level]);
     ValueId h = b.linear(path + ".proj_in", b.group_norm(path + ".norm", x, groups, 1e-6f, false), width);
     for (int64_t i = 0; i < transformer_layers[level]; i++) {
       const std::string layer = at(path, ".transformer_blocks.", i);
-      const Builder::Scope inner(b, layer);
+      const Builder::Block inner(b, layer);
       const ValueId n = b.layer_norm(layer + ".norm1", h, 1e-5f);
       h = b.emit(Add{}, {h, b.attention(layer + ".attn1", n, n, heads[level], false)});
       h = b.emit(Add{}, {h, b.attention(layer + ".attn2", b.layer_norm(layer + ".norm2", h, 1e-5f), context, heads[level], false)});

@@ -20,7 +20,7 @@ struct Vae {
     const std::string attention = path + ".attentions.0";
     x = resnet(path + ".resnets.0", x, width);
     {
-      const Builder::Scope scope(b, attention);
+      const Builder::Block block(b, attention);
       const ValueId n = b.group_norm(attention + ".group_norm", x, groups, kEps, false);
       x = b.emit(Add{}, {x, b.attention(attention, n, n, 1, true)});
     }

@@ -283,19 +283,19 @@ SUITE(gradients) {
     net.parameter({3});
     return net.adapted(image(net), 4);
   });
-  test_case("gradients and fused nodes keep the layer, gradients the network and group, of what they come from", [] {
+  test_case("gradients and fused nodes keep the layer and block, gradients the network and group, of what they come from", [] {
     Net net;
-    net.graph.layer = "a.layer";
+    net.graph.layer = "a.layer", net.graph.block = "a";
     const ValueId y = net.adapted(image(net), 4);
     for (Value& v : net.graph.values)
       if (v.storage == Storage::parameter) v.network = "unet", v.group = 3;
-    net.graph.layer = "";
+    net.graph.layer = net.graph.block = "";
     net.end(y);
     const Graph backward = gradients(net.graph, net.loss);
     for (const Graph& graph : {backward, fuse(backward), fuse(backward, {.lora = true, .geglu = true, .weight_grads = true})}) {
       for (const Node& node : graph.nodes) {
         const bool of_loss = std::holds_alternative<MseLoss>(node.op) || std::holds_alternative<MseLossGrad>(node.op);
-        EXPECT(node.layer == (of_loss ? "" : "a.layer"), name_of(node.op), " is in ", node.layer);
+        EXPECT(node.layer == (of_loss ? "" : "a.layer") && node.block == (of_loss ? "" : "a"), name_of(node.op), " is in ", node.layer);
       }
       for (const Value& v : graph.values)
         if (v.storage == Storage::gradient)
