@@ -31,6 +31,8 @@ class Builder {
   std::vector<Layer> layers;  // that could carry an adapter, as linear() meets them
 
   const Config& config() const { return *network_.config; }
+  // Whose weights and adapters the layers that follow read.
+  void enter(Network network) { network_ = std::move(network); }
 
   // expected: each extent, kAny or multiple_of(n). Throws SHAPE_MISMATCH naming the input.
   ValueId input(const std::string& name, const std::vector<int64_t>& expected, DType dtype = DType::f32);
@@ -77,7 +79,7 @@ class Builder {
   };
 
  private:
-  const Network network_;
+  Network network_;
   const Shapes shapes_;
   uint8_t group_ = 0;                                               // of the parameters that are made
   std::map<std::pair<std::string, std::string>, ValueId> weights_;  // by network and name, each once

@@ -81,16 +81,19 @@ void run_program(Program& program, Backend& backend, std::function<void()> end) 
   const bool times_ops = wanted("time"), finds_nan = wanted("nan");
   if (!times_ops && !finds_nan) return program.run(std::move(end));
   using Clock = std::chrono::steady_clock;
-  std::map<std::string, std::pair<int, double>> times;  // of each kind: how many nodes, milliseconds
+  // Of each kind of op, and of each block of the network: how many nodes, milliseconds.
+  std::map<std::string, std::pair<int, double>> times_of_ops, times_of_blocks;
   bool found = !finds_nan;
   auto begin = Clock::now();
   program.run_each([&](size_t i) {
     const Node& node = program.graph().nodes[i];
     char byte;
     backend.download(&byte, program.workspace(i), 1);  // waits for the node
-    auto& [count, milliseconds] = times[name_of(node.op)];
-    count++;
-    milliseconds += std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+    const double taken = std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+    for (auto* time : {&times_of_ops[name_of(node.op)], &times_of_blocks[node.block.empty() ? "no block" : node.block]}) {
+      time->first++;
+      time->second += taken;
+    }
     if (!found && !std::all_of(node.outputs.begin(), node.outputs.end(), [&](ValueId v) { return is_finite(program, v); })) {
       found = true;
       std::fprintf(stderr, "nan: node %zu, %s, in the layer %s\n", i, name_of(node.op), node.layer.c_str());
@@ -99,7 +102,8 @@ void run_program(Program& program, Backend& backend, std::function<void()> end) 
   });
   if (end) end();
   if (!times_ops) return;
-  for (const auto& [name, time] : times) std::fprintf(stderr, "time %-18s %5d nodes %9.3f ms\n", name.c_str(), time.first, time.second);
+  for (const auto& times : {times_of_ops, times_of_blocks})
+    for (const auto& [name, time] : times) std::fprintf(stderr, "time %-48s %5d nodes %9.3f ms\n", name.c_str(), time.first, time.second);
 }
 
 }  // namespace lorafuse

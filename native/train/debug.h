@@ -1,7 +1,7 @@
 // LORAFUSE_DEBUG, a list of words in the environment, makes sessions write to stderr what they do; nothing else in the core prints.
 //   plan   each program's memory: the arena, the least that any plan needs, the largest values alive at the peak
 //   graph  each program's nodes with their layers and shapes
-//   time   the milliseconds of each kind of op in each run, one node at a time
+//   time   the milliseconds of each kind of op, and of each block, in each run, one node at a time
 //   nan    the first node of each run whose output is not finite
 #pragma once
 #include "program.h"
