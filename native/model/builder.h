@@ -36,6 +36,8 @@ class Builder {
 
   // expected: each extent, kAny or multiple_of(n). Throws SHAPE_MISMATCH naming the input.
   ValueId input(const std::string& name, const std::vector<int64_t>& expected, DType dtype = DType::f32);
+  // In the type of activations.
+  ValueId activations(const std::string& name, const std::vector<int64_t>& expected) { return input(name, expected, graph.dtype); }
   ValueId emit(Op op, std::vector<ValueId> inputs) { return graph.emit(std::move(op), std::move(inputs)); }
   const Shape& shape(ValueId v) const { return graph.shape(v); }
 

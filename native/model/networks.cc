@@ -1,10 +1,17 @@
 #include "networks.h"
 
+#include <algorithm>
+
 namespace lorafuse {
 namespace {
 
 constexpr NetworkFunction kFunctions[] = {
-    {"unet", "predict", [](Builder& b, const Config&) { return unet(b, latents_input(b, b.graph.dtype)); }, true},
+    {"unet", "predict",
+     [](Builder& b, const Config&) {
+       const ValueId latents = latents_input(b, "latents", b.graph.dtype);
+       return unet(b, latents, text_inputs(b, b.shape(latents)[0]));
+     },
+     true},
     {"clip", "encode",
      [](Builder& b, const Config& settings) {
        return clip(b, b.input("ids", {kAny, kAny}, DType::i32), settings.has("skip") ? settings.whole("skip") : 0);
@@ -24,20 +31,19 @@ constexpr NetworkFunction kFunctions[] = {
 }  // namespace
 
 const NetworkFunction& find_function(const std::string& architecture, const std::string& name) {
-  for (const NetworkFunction& f : kFunctions)
-    if (f.architecture == architecture && f.name == name) return f;
-  throw Error("ARGUMENT_INVALID", text("Expected a function of a ", architecture, " but received ", name));
+  const auto* found = std::find_if(std::begin(kFunctions), std::end(kFunctions),
+                                   [&](const NetworkFunction& f) { return f.architecture == architecture && f.name == name; });
+  CHECK(found != std::end(kFunctions), "ARGUMENT_INVALID", "Expected a function of a ", architecture, " but received ", name);
+  return *found;
 }
 
 const NetworkFunction* adaptable_function(const std::string& architecture) {
-  bool known = false;
-  for (const NetworkFunction& f : kFunctions) {
-    if (f.architecture != architecture) continue;
-    if (f.has_layers) return &f;
-    known = true;
-  }
+  const bool known =
+      std::any_of(std::begin(kFunctions), std::end(kFunctions), [&](const auto& f) { return f.architecture == architecture; });
   CHECK(known, "ARGUMENT_INVALID", "Expected unet, clip or vae for the architecture of a network but received ", architecture);
-  return nullptr;
+  const auto* found = std::find_if(std::begin(kFunctions), std::end(kFunctions),
+                                   [&](const NetworkFunction& f) { return f.architecture == architecture && f.has_layers; });
+  return found == std::end(kFunctions) ? nullptr : found;
 }
 
 }  // namespace lorafuse

@@ -6,11 +6,15 @@
 
 namespace lorafuse {
 
-// latents [B, h, w, C] → [B, h, w, C]; declares timesteps [B] and the text's hidden states, context [B, T, D]. Where the config has
-// text_time (SDXL), also the pooled text, pooled [B, P], and time_ids [B, 6].
-ValueId unet(Builder& b, ValueId latents);
-// Declares the UNet's latents as an input of this type.
-ValueId latents_input(Builder& b, DType dtype);
+// The text as a UNet takes it: hidden states [B, T, D] and, where its config has text_time (SDXL), the pooled text [B, P].
+struct Text { ValueId context = kNone, pooled = kNone; };
+// Declares the inputs `context` and `pooled`.
+Text text_inputs(Builder& b, int64_t batch);
+
+// latents [B, h, w, C] → [B, h, w, C]; declares timesteps [B] and, where the config has text_time, time_ids [B, 6].
+ValueId unet(Builder& b, ValueId latents, const Text& text);
+// Declares the UNet's latents as an input of this name and type.
+ValueId latents_input(Builder& b, const std::string& name, DType dtype);
 
 // ids [B, T] → hidden states [B, T, D]; the last `skip` layers are left out, the final norm is not.
 ValueId clip(Builder& b, ValueId ids, int64_t skip);

@@ -8,6 +8,8 @@ constexpr int64_t kTimeIds = 6;  // SDXL's size conditioning: original height, w
 
 std::string at(const std::string& path, const char* kind, size_t index) { return path + kind + std::to_string(index); }
 
+bool has_text_time(const Config& config) { return config.has("addition_time_embed_dim"); }
+
 struct UNet {
   Builder& b;
   ValueId embedding, context;  // SiLU(time + text_time) [B, 4·C0], text [B, T, D]
@@ -46,15 +48,13 @@ ValueId embedding(Builder& b, const std::string& path, ValueId x, int64_t featur
 }
 
 // SiLU of the embedded time; SDXL adds the embedding of pooled text ‖ sinusoids of the time ids to it.
-ValueId condition(Builder& b, int64_t batch) {
+ValueId condition(Builder& b, int64_t batch, ValueId pooled) {
   const Config& config = b.config();
   const int64_t width = config.counts("block_out_channels")[0];
   Sinusoid sinusoid{width, config.flag("flip_sin_to_cos"), static_cast<float>(config.real("freq_shift"))};
   ValueId sum = embedding(b, "time_embedding", b.emit(sinusoid, {b.input("timesteps", {batch})}), 4 * width);
-  if (config.has("addition_time_embed_dim")) {
+  if (has_text_time(config)) {
     sinusoid.dim = config.count("addition_time_embed_dim");
-    const int64_t of_text = config.count("projection_class_embeddings_input_dim") - kTimeIds * sinusoid.dim;
-    const ValueId pooled = b.input("pooled", {batch, of_text}, b.graph.dtype);
     const ValueId text_time = b.emit(Concat{}, {pooled, b.emit(sinusoid, {b.input("time_ids", {batch, kTimeIds})})});
     sum = b.emit(Add{}, {sum, embedding(b, "add_embedding", text_time, 4 * width)});
   }
@@ -63,15 +63,23 @@ ValueId condition(Builder& b, int64_t batch) {
 
 }  // namespace
 
-ValueId latents_input(Builder& b, DType dtype) {
+ValueId latents_input(Builder& b, const std::string& name, DType dtype) {
   const int64_t multiple = int64_t{1} << (b.config().counts("block_out_channels").size() - 1);  // each level halves them
-  return b.input("latents", {kAny, multiple_of(multiple), multiple_of(multiple), b.config().count("in_channels")}, dtype);
+  return b.input(name, {kAny, multiple_of(multiple), multiple_of(multiple), b.config().count("in_channels")}, dtype);
 }
 
-ValueId unet(Builder& b, ValueId latents) {
-  const int64_t batch = b.shape(latents)[0];
-  const ValueId context = b.input("context", {batch, kAny, b.config().count("cross_attention_dim")}, b.graph.dtype);
-  UNet net{b, condition(b, batch), context};
+Text text_inputs(Builder& b, int64_t batch) {
+  const Config& config = b.config();
+  Text text{b.activations("context", {batch, kAny, config.count("cross_attention_dim")})};
+  if (has_text_time(config)) {
+    const int64_t sinusoids = kTimeIds * config.count("addition_time_embed_dim");
+    text.pooled = b.activations("pooled", {batch, config.count("projection_class_embeddings_input_dim") - sinusoids});
+  }
+  return text;
+}
+
+ValueId unet(Builder& b, ValueId latents, const Text& text) {
+  UNet net{b, condition(b, b.shape(latents)[0], text.pooled), text.context};
   const auto& channels = net.channels;
   const size_t levels = channels.size();
   const auto expect_length = [&](const char* name, size_t length) { b.config().expect_length(name, length, levels); };
