@@ -153,13 +153,12 @@ SUITE(model) {
   test_case("a graph that spans the text encoder and the UNet computes what the two compute one after the other", [] {
     TemporaryFolder folder;
     const Config text_config = small_text_encoder(), unet_config = small_unet();
-    const auto weights_of = [&](const char* name, const Layout& layout) {
-      Weights weights{Weights::StorageTypes{}};
+    Weights text_weights{Weights::StorageTypes{}}, unet_weights{Weights::StorageTypes{}};
+    const auto fill = [&](Weights& weights, const char* name, const Layout& layout) {
       weights.add(write_random(folder.file(name), layout, 1).path, layout.entries);
-      return weights;
     };
-    const Weights text_weights = weights_of("text", text_encoder_layout(text_config)),
-                  unet_weights = weights_of("unet", unet_layout(unet_config));
+    fill(text_weights, "text", text_encoder_layout(text_config));
+    fill(unet_weights, "unet", unet_layout(unet_config));
     const Adapters adapters = adapters_for(adaptable(unet_weights, unet_config), 2);
     const Network text_encoder{"text_encoder", &text_config, &text_weights, &kNoAdapters},
         unet_network{"unet", &unet_config, &unet_weights, &adapters};
