@@ -1,7 +1,9 @@
 /** Opens what a user names: the only way from a user's path to bytes. */
 import { constants, type Stats } from 'node:fs'
-import { type FileHandle, open, readdir, stat } from 'node:fs/promises'
+import { type FileHandle, open, opendir, readdir, stat } from 'node:fs/promises'
+import { join } from 'node:path'
 import { LorafuseError } from '../errors.js'
+import { sortInTurns } from '../turns.js'
 
 const MISSING = 'FILE_NOT_FOUND'
 const UNREADABLE = 'FILE_UNREADABLE'
@@ -98,4 +100,21 @@ export async function listFolder(path: string, what: string): Promise<string[]> 
   } catch (cause) {
     throw pathError(what, path, cause)
   }
+}
+
+/** Lists the names of a folder's folders, links to folders included, and of everything else, sorted by code units. Throws as `listFolder`. */
+export async function listEntries(path: string, what: string): Promise<{ files: string[]; folders: string[] }> {
+  const [files, folders]: [string[], string[]] = [[], []]
+  try {
+    for await (const entry of await opendir(path, { bufferSize: 1024 })) {
+      const { name } = entry
+      const known = entry.isDirectory() || entry.isFile()
+      const folder = known ? entry.isDirectory() : (await stat(join(path, name)).catch(() => undefined))?.isDirectory()
+      if (folder) folders.push(name)
+      else files.push(name)
+    }
+  } catch (cause) {
+    throw pathError(what, path, cause)
+  }
+  return { files: await sortInTurns(files), folders: await sortInTurns(folders) }
 }
