@@ -79,12 +79,12 @@ async function sort(
     else others.push(name)
   }
   const skipped = [...unsupported].flatMap(([format, names]) => {
-    const received = (count: number) => `${counted(count, `${format} image`)}, to be converted`
+    const received = (count: number) => `${counted(count, `${format} image`)}, a format that is not supported, to be converted`
     return several({ code: 'IMAGE_UNSUPPORTED', folder, names, expected: 'PNG, JPEG, WebP, AVIF, GIF or TIFF images', received })
   })
   const received = (count: number) => counted(count, 'other file')
   skipped.push(...several({ code: 'NOT_AN_IMAGE', folder, names: others, expected: 'images and captions', received }))
-  skipped.push(...(await skippedFolders(folder, folders, 'images that lie in no folder', false, signal)))
+  skipped.push(...(await skippedFolders(folder, folders, 'all images directly', false, signal)))
   return { source, skipped }
 }
 

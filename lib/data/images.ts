@@ -23,7 +23,7 @@ const MOST_CHANNELS: Record<string, number> = { 'b-w': 2, grey16: 2, cmyk: 5 }
 /** An image is cropped before it is enlarged where it would be more than this many times its bucket. */
 const MOST_EXCESS = 8
 /** Pixels beside a new one that Lanczos looks at, each way. */
-const SUPPORT = 4
+const SUPPORT = 3
 
 export interface LoadOptions {
   bucket: Bucket
@@ -81,6 +81,7 @@ async function decode<Result>(path: string, bytes: Uint8Array, use: (image: Shar
     const format = unsupportedContent(bytes)
     if (format) throw unsupported(path, format)
     const reason = (cause instanceof Error ? cause.message : String(cause)).split('\n')[0] as string
+    if (/no known route|can not handle/.test(reason)) throw unsupported(path, `samples that do not convert to sRGB (${reason})`)
     if (/pixel limit/.test(reason)) throw unsupported(path, `more than ${Math.floor(MOST_PIXELS / 1e6)} megapixels`)
     throw unreadable(path, reason, cause)
   }

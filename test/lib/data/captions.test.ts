@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { setTimeout } from 'node:timers/promises'
 import { captionOf, conceptOf, matchCaptions } from '../../../lib/data/captions.js'
 
 test('a caption is the first line of its file, trimmed; text below it is noticed', () => {
@@ -28,6 +29,21 @@ test('a caption file is found whatever its case and Unicode form, an exact name 
   assert.deepEqual(await match(['a.png'], ['A.txt', 'a.caption', 'a.txt']), [{ 'a.png': 'a.txt' }, ['A.txt']])
   assert.deepEqual(await match(['a.png', 'A.png'], ['A.txt', 'a.txt']), [{ 'a.png': 'a.txt', 'A.png': 'A.txt' }, []])
   assert.deepEqual(await match(['a.png', 'a.jpg'], ['a.txt']), [{ 'a.png': 'a.txt', 'a.jpg': 'a.txt' }, []])
+})
+
+test('50,000 captions are matched in pieces, and a signal is heard', async () => {
+  const names = (extension: string) => Array.from({ length: 50_000 }, (_, i) => `Image ${i}${extension}`)
+  const [images, files] = [names('.PNG'), names('.txt').map((name) => name.toLowerCase())]
+  let [turns, done] = [0, false]
+  const counting = (async () => {
+    for (; !done; turns++) await setTimeout(1)
+  })()
+  const { captions, left } = await matchCaptions(images, files, ['.txt'])
+  done = true
+  await counting
+  assert.deepEqual([captions.size, captions.get('Image 7.PNG'), left], [50_000, 'image 7.txt', []])
+  assert.ok(turns >= 3, `${turns} turns`)
+  await assert.rejects(matchCaptions(images, files, ['.txt'], AbortSignal.timeout(1)), { name: 'TimeoutError' })
 })
 
 test('captions are left over where no image uses them, but not beside one that comes first', async () => {

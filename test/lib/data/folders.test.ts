@@ -84,8 +84,8 @@ test('images of formats that are not supported are counted, not called damaged',
   )
   const briefly = warnings.map(({ code, message }) => [code, message.replace(/^.* but received /, '')])
   assert.deepEqual(briefly, [
-    ['IMAGE_UNSUPPORTED', '2 BMP images, to be converted: a.bmp, b.BMP; they are skipped'],
-    ['IMAGE_UNSUPPORTED', '1 HEIC image, to be converted: c.heic; it is skipped'],
+    ['IMAGE_UNSUPPORTED', '2 BMP images, a format that is not supported, to be converted: a.bmp, b.BMP; they are skipped'],
+    ['IMAGE_UNSUPPORTED', '1 HEIC image, a format that is not supported, to be converted: c.heic; it is skipped'],
     ['IMAGE_UNSUPPORTED', 'BMP, which is not supported; convert it; it is skipped'],
   ])
 })

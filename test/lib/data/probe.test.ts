@@ -35,7 +35,7 @@ test('a TIFF that the header says can be read, but that does not convert, is fou
     [3, 5],
   ] as const) {
     await writeFile(path, tiff(samples, photometric))
-    await assert.rejects(probeImage(path), { code: 'IMAGE_UNREADABLE' })
+    await assert.rejects(probeImage(path), { code: 'IMAGE_UNSUPPORTED', message: /do not convert to sRGB/ })
   }
 })
 
