@@ -58,11 +58,7 @@ export function warningOf({ code, message, path, count }: Skipped): DatasetWarni
 }
 
 /** Throws `DATASET_NOT_CLEAN` if files are skipped in spite of `strict`, `NO_IMAGES` if no image is usable. */
-export function checkUsable(
-  { images, strict }: Pick<ResolvedTrainOptions, 'images' | 'strict'>,
-  usable: number,
-  skipped: Skipped[],
-): void {
+export function checkUsable({ images, strict }: Pick<ResolvedTrainOptions, 'images' | 'strict'>, usable: number, skipped: Skipped[]): void {
   const list = listed(reasons(skipped), '\n  ')
   if (strict && skipped.length > 0) {
     const message = `Expected nothing to skip in ${images} (strict) but received ${total(skipped)} bad files:\n  ${list}`

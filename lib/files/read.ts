@@ -5,20 +5,21 @@ import { join } from 'node:path'
 import { LorafuseError } from '../errors.js'
 import { sortInTurns } from '../turns.js'
 
-const MISSING = 'FILE_NOT_FOUND'
-const UNREADABLE = 'FILE_UNREADABLE'
+const missing = { code: 'FILE_NOT_FOUND' }
+const unreadable = { code: 'FILE_UNREADABLE' }
+const exhausted = { code: 'TOO_MANY_FILES' }
 
 /** What a system's error means, and its code here. */
-const REASONS: Record<string, [code: string, reason: string]> = {
-  ENOENT: [MISSING, 'nothing of that name'],
-  ENOTDIR: [MISSING, 'a path that leads through a file'],
-  ENAMETOOLONG: [MISSING, 'a name that is too long'],
-  ELOOP: [UNREADABLE, 'links that lead in a circle'],
-  EACCES: [UNREADABLE, 'no right to read it'],
-  EPERM: [UNREADABLE, 'no right to read it'],
-  EISDIR: [UNREADABLE, 'a folder'],
-  EMFILE: ['TOO_MANY_FILES', 'too many open files; raise the limit with ulimit -n'],
-  ENFILE: ['TOO_MANY_FILES', 'too many open files on this machine; close other programs'],
+const REASONS: Record<string, { code: string; reason: string }> = {
+  ENOENT: { ...missing, reason: 'nothing of that name' },
+  ENOTDIR: { ...missing, reason: 'a path that leads through a file' },
+  ENAMETOOLONG: { ...missing, reason: 'a name that is too long' },
+  ELOOP: { ...unreadable, reason: 'links that lead in a circle' },
+  EACCES: { ...unreadable, reason: 'no right to read it' },
+  EPERM: { ...unreadable, reason: 'no right to read it' },
+  EISDIR: { ...unreadable, reason: 'a folder' },
+  EMFILE: { ...exhausted, reason: 'too many open files; raise the limit with ulimit -n' },
+  ENFILE: { ...exhausted, reason: 'too many open files on this machine; close other programs' },
 }
 
 const MEBIBYTE = 2 ** 20
@@ -27,7 +28,7 @@ const MEBIBYTE = 2 ** 20
 export function pathError(what: string, path: string, cause: unknown): LorafuseError {
   if (cause instanceof LorafuseError) return cause
   const system = (cause as NodeJS.ErrnoException).code ?? String(cause)
-  const [code, reason] = REASONS[system] ?? [UNREADABLE, `the error ${system}`]
+  const { code, reason } = REASONS[system] ?? { ...unreadable, reason: `the error ${system}` }
   return new LorafuseError(code, `Expected ${what} at ${path} but received ${reason}`, { cause })
 }
 
@@ -38,7 +39,7 @@ function kindOf(found: Stats): string {
 }
 
 function checkRegular(what: string, path: string, found: Stats): void {
-  if (!found.isFile()) throw new LorafuseError(UNREADABLE, `Expected ${what} at ${path} but received ${kindOf(found)}`)
+  if (!found.isFile()) throw new LorafuseError(unreadable.code, `Expected ${what} at ${path} but received ${kindOf(found)}`)
 }
 
 /**

@@ -29,7 +29,10 @@ function missing({ weights, mapped, activations, workspace }: MemoryPlan): numbe
 }
 
 /** Returns the plan of the largest bucket's step, and the peak of what is still to be allocated. */
-async function requirement({ session, model, items }: Planned, options: ResolvedTrainOptions): Promise<{ step: MemoryPlan; bytes: number }> {
+async function requirement(
+  { session, model, items }: Planned,
+  options: ResolvedTrainOptions,
+): Promise<{ step: MemoryPlan; bytes: number }> {
   const images = await assignBuckets(items, options)
   const steps: MemoryPlan[] = []
   const encoders: MemoryPlan[] = []
