@@ -18,14 +18,19 @@ export interface Source extends Concept {
 
 const isPicture = (name: string) => isImage(name) || unsupportedName(name) !== undefined
 
-/** Counts the images in a folder and the folders below it; links to folders are not followed. */
-async function countImages(folder: string, signal: AbortSignal | undefined): Promise<number> {
+/** How many names of folders that are not searched are looked at: the folder may be a whole home. */
+const MOST_NAMES = 20_000
+
+/** Counts the images in a folder and the folders below it; links to folders are not followed. `budget`: how many names may be looked at. */
+async function countImages(folder: string, budget: { left: number }, signal: AbortSignal | undefined): Promise<number> {
   let count = 0
   const turn = turns(signal)
   for await (const entry of await opendir(folder, { bufferSize: 1024 })) {
     await turn()
+    if (budget.left === 0) break
+    budget.left -= 1
     if (isSide(entry.name)) continue
-    if (entry.isDirectory()) count += await countImages(join(folder, entry.name), signal).catch(() => 0)
+    if (entry.isDirectory()) count += await countImages(join(folder, entry.name), budget, signal).catch(() => 0)
     else if (isPicture(entry.name)) count += 1
   }
   return count
@@ -40,12 +45,15 @@ async function skippedFolders(
   signal: AbortSignal | undefined,
 ): Promise<Skipped[]> {
   const found: [name: string, note: string][] = []
+  const budget = { left: MOST_NAMES }
   for (const name of names.filter((name) => !isSide(name))) {
-    const count = await countImages(join(folder, name), signal).catch((error: NodeJS.ErrnoException) => {
+    const count = await countImages(join(folder, name), budget, signal).catch((error: NodeJS.ErrnoException) => {
       if (error.code === undefined) throw error
     })
     signal?.throwIfAborted()
-    if (empty || count !== 0) found.push([name, ` (${count === undefined ? 'cannot be read' : counted(count, 'image')})`])
+    const all = budget.left > 0
+    const note = count === undefined ? 'cannot be read' : `${counted(count, 'image')}${all ? '' : ' or more'}`
+    if (empty || count !== 0 || !all) found.push([name, ` (${note})`])
   }
   const [skipped, notes] = [found.map(([name]) => name), found.map(([, note]) => note)]
   const received = (count: number) => counted(count, 'folder')
@@ -53,7 +61,7 @@ async function skippedFolders(
 }
 
 /** Sorts a folder's files into images, captions and what is skipped. */
-async function sort(
+async function sortFiles(
   folder: string,
   concept: Concept,
   { files, folders }: { files: string[]; folders: string[] },
@@ -74,8 +82,8 @@ async function sort(
     else if (format)
       unsupported
         .set(format, unsupported.get(format) ?? [])
-        .get(format)!
-        .push(name)
+        .get(format)
+        ?.push(name)
     else others.push(name)
   }
   const skipped = [...unsupported].flatMap(([format, names]) => {
@@ -113,7 +121,7 @@ export async function listSources(
   const entries = await listRoot(root)
   const concepts = entries.folders.filter((name) => conceptOf(name))
   if (concepts.length === 0) {
-    const { source, skipped } = await sort(root, { repeats: 1, classTokens: '' }, entries, known, signal)
+    const { source, skipped } = await sortFiles(root, { repeats: 1, classTokens: '' }, entries, known, signal)
     return { sources: [source], skipped }
   }
   const outside = entries.files.filter((name) => !isSide(name) && isPicture(name))
@@ -127,7 +135,7 @@ export async function listSources(
   for (const name of concepts) {
     const folder = join(root, name)
     const found = await listEntries(folder, 'a folder of images')
-    const sorted = await sort(folder, conceptOf(name) as Concept, found, known, signal)
+    const sorted = await sortFiles(folder, conceptOf(name) as Concept, found, known, signal)
     sources.push(sorted.source)
     skipped.push(...sorted.skipped)
   }

@@ -179,8 +179,8 @@ export async function loadImage(path: string, { bucket, background, crop, mirror
     const { data, info } = await converted(sized, background).toBuffer({ resolveWithObject: true })
     if (info.channels !== 3) throw new Error(`${info.channels} channels after conversion to sRGB`)
     const fitted = shrinks ? await shrinkByArea(data, info, resized) : data
-    const plain = cut(fitted, size, { left: across.cut, top: down.cut }, bucket)
-    return mirrored ? { plain, mirrored: mirror(plain, bucket.width) } : { plain }
+    const plain = await cut(fitted, size, { left: across.cut, top: down.cut }, bucket)
+    return mirrored ? { plain, mirrored: await mirror(plain, bucket.width) } : { plain }
   })
 }
 
@@ -190,22 +190,28 @@ function cropStart(total: number, length: number, fraction: number | undefined):
   return fraction === undefined ? Math.floor(excess / 2) : Math.min(excess, Math.floor(fraction * (excess + 1)))
 }
 
-/** Cuts the bucket out of bytes `[size.height, size.width, 3]` and scales it to [−1, 1]. */
-function cut(data: Uint8Array, size: Size, { left, top }: { left: number; top: number }, { width, height }: Size): Float32Array {
+/** Cuts the bucket out of bytes `[size.height, size.width, 3]` and scales it to [−1, 1], in pieces. */
+async function cut(data: Uint8Array, size: Size, { left, top }: { left: number; top: number }, { width, height }: Size) {
+  const turn = turns()
   const pixels = new Float32Array(height * width * 3)
   for (let y = 0; y < height; y++) {
     const from = ((top + y) * size.width + left) * 3
     for (let i = 0; i < width * 3; i++) pixels[y * width * 3 + i] = (data[from + i] as number) / 127.5 - 1
+    await turn()
   }
   return pixels
 }
 
-/** Exchanges left and right of pixels `[…, width, 3]`. */
-function mirror(pixels: Float32Array, width: number): Float32Array {
+/** Exchanges left and right of pixels `[…, width, 3]`, in pieces. */
+async function mirror(pixels: Float32Array, width: number): Promise<Float32Array> {
+  const turn = turns()
   const mirrored = new Float32Array(pixels.length)
-  for (let i = 0; i < pixels.length / 3; i++) {
-    const x = i % width
-    mirrored.set(pixels.subarray(i * 3, i * 3 + 3), (i - x + width - 1 - x) * 3)
+  for (let row = 0; row < pixels.length; row += width * 3) {
+    for (let x = 0; x < width; x++) {
+      const [from, to] = [row + x * 3, row + (width - 1 - x) * 3]
+      for (let c = 0; c < 3; c++) mirrored[to + c] = pixels[from + c] as number
+    }
+    await turn()
   }
   return mirrored
 }

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
+import { linkSync } from 'node:fs'
 import { mkdir, readFile, symlink, truncate, writeFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { test } from 'node:test'
@@ -44,6 +45,14 @@ test('folders with images are named with counts, and refused when strict; those 
     ['IMAGE_OUTSIDE', 'a.png'],
     ['FOLDER_SKIPPED', 'sub'],
   ])
+})
+
+test('folders that are not searched are not counted to their end, however many files they hold', async (t) => {
+  const images = await temporaryFolder(t)
+  await write(images, { 'a.png': 'image', 'big/0.png': 'x', 'other/a.png': 'x' })
+  for (let i = 1; i <= 20_000; i++) linkSync(join(images, 'big/0.png'), join(images, `big/${i}.png`))
+  const { warnings } = await scan({ images })
+  assert.match(warnings[0]!.message, / 2 folders: big \(20000 images or more\), other \(0 images or more\); they are skipped$/)
 })
 
 test('the N_class folder given itself trains once an epoch, and the name that is not used is told', async (t) => {
