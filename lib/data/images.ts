@@ -20,7 +20,8 @@ const HEAD = 2 ** 18
 /** Most channels, alpha included, of the colour spaces that do not have 4; files with more channels do not convert to sRGB. */
 const MOST_CHANNELS: Record<string, number> = { 'b-w': 2, grey16: 2, cmyk: 5 }
 
-/** An image is cropped before it is enlarged where it would be more than this many times its bucket. */
+/** An image is cropped before it is enlarged where it would be more than this many pixels, and this many times its bucket. */
+const MOST_ENLARGED = 2 ** 24
 const MOST_EXCESS = 8
 /** Pixels beside a new one that Lanczos looks at, each way. */
 const SUPPORT = 3
@@ -169,7 +170,8 @@ export async function loadImage(path: string, { bucket, background, crop, mirror
   return decode(path, await readBytes(path), async (image) => {
     const { autoOrient } = await image.metadata()
     const shrinks = autoOrient.width >= resized.width && autoOrient.height >= resized.height
-    const cropped = !shrinks && resized.width * resized.height > MOST_EXCESS * bucket.width * bucket.height
+    const most = Math.max(MOST_ENLARGED, MOST_EXCESS * bucket.width * bucket.height)
+    const cropped = !shrinks && resized.width * resized.height > most
     const across = side(autoOrient.width, resized.width, bucket.width, crop?.x, cropped)
     const down = side(autoOrient.height, resized.height, bucket.height, crop?.y, cropped)
     const size = { width: across.size, height: down.size }
