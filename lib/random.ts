@@ -2,6 +2,7 @@
  * Numbers that look random and are a pure function of where they are used: seed, stream, step, index. No state, so that a resumed run, and
  * any number of threads, see the same ones. Philox 4×32-10, Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3 (2011).
  */
+import { turns } from './turns.js'
 
 /** One for each use: never reused, never renumbered. */
 const STREAMS = { adapters: 1, posterior: 2, crop: 3, order: 4, flip: 5, timesteps: 6, noise: 7, latents: 8 } as const
@@ -50,17 +51,17 @@ export function philox(counter: Words4, key: [number, number]): Words4 {
   return [x0, x1, x2, x3]
 }
 
-/** `count` uniform 32-bit words. */
-function words(place: Place, count: number): Uint32Array {
+/** `count` uniform 32-bit words from the one numbered `first`, a multiple of 4. */
+function words(place: Place, count: number, first = 0): Uint32Array {
   const { seed, stream, step = 0, index = 0 } = place
   const filled = new Uint32Array(Math.ceil(count / 4) * 4)
-  for (let block = 0; block * 4 < count; block++) filled.set(philox([block, index, step, 0], [seed, STREAMS[stream]]), block * 4)
+  for (let at = 0; at < count; at += 4) filled.set(philox([(first + at) / 4, index, step, 0], [seed, STREAMS[stream]]), at)
   return filled.subarray(0, count)
 }
 
-/** `count` numbers, uniform in the open interval (0, 1). */
-export function uniform(place: Place, count: number): Float64Array {
-  return Float64Array.from(words(place, count), (word) => (word + 0.5) / 2 ** 32)
+/** `count` numbers, uniform in the open interval (0, 1), from the one numbered `first`, a multiple of 4. */
+export function uniform(place: Place, count: number, first = 0): Float64Array {
+  return Float64Array.from(words(place, count, first), (word) => (word + 0.5) / 2 ** 32)
 }
 
 /** One whole number, uniform in 0 … `below` − 1, to within 2⁻³². */
@@ -81,15 +82,22 @@ export function normal(place: Place, count: number): Float32Array {
   return values
 }
 
-/** 0 … `length` − 1 in an order as likely as any other (Fisher and Yates). */
-export function permutation(place: Place, length: number): Uint32Array {
-  const order = Uint32Array.from({ length }, (_, i) => i)
-  const drawn = uniform(place, length)
-  for (let i = length - 1; i > 0; i--) {
-    const j = Math.floor((drawn[i] as number) * (i + 1))
-    const value = order[i] as number
-    order[i] = order[j] as number
-    order[j] = value
+/** How many numbers `shuffle` draws at a time. */
+const SLICE = 4096
+
+/** Brings values into an order as likely as any other (Fisher and Yates), in pieces. */
+export async function shuffle(values: Uint32Array, place: Place): Promise<void> {
+  const turn = turns()
+  for (let end = values.length; end > 0; ) {
+    const begin = Math.floor((end - 1) / SLICE) * SLICE
+    const drawn = uniform(place, end - begin, begin)
+    for (let i = end - 1; i >= begin; i--) {
+      const j = Math.floor((drawn[i - begin] as number) * (i + 1))
+      const value = values[i] as number
+      values[i] = values[j] as number
+      values[j] = value
+    }
+    end = begin
+    await turn()
   }
-  return order
 }

@@ -89,12 +89,13 @@ async function runTrain(context: Context): Promise<boolean> {
 }
 
 async function runGenerate(context: Context): Promise<boolean> {
-  const { label, signal, print, progress } = context
+  const { label, signal, print, warn, progress } = context
   const { own, rest } = split(context, common)
   await runGeneration(resolveGenerateOptions({ output: 'image.png', ...rest }, label), {
     signal,
     onEvent: (event) => {
       if (own.json) print(JSON.stringify(event))
+      else if (event.type === 'warning') warn(event.code, event.message)
       else if (event.type === 'step') progress.update(`image ${event.picture}/${event.pictures}  step ${event.step}/${event.steps}`)
       else {
         progress.clear()

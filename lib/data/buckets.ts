@@ -45,11 +45,14 @@ const round = (value: number) => Math.floor(value + 0.5)
 
 /** Finds the predefined size that is the image's own, or else the one of the nearest aspect ratio, the first of equals. */
 function nearest(image: Size, sizes: Size[]): Size {
-  const exact = sizes.find(({ width, height }) => width === image.width && height === image.height)
-  if (exact) return exact
   const ratio = image.width / image.height
-  const error = ({ width, height }: Size) => Math.abs(width / height - ratio)
-  return sizes.reduce((best, size) => (error(size) < error(best) ? size : best))
+  let [best, least] = [image, Infinity]
+  for (const size of sizes) {
+    if (size.width === image.width && size.height === image.height) return size
+    const error = Math.abs(size.width / size.height - ratio)
+    if (error < least) [best, least] = [size, error]
+  }
+  return best
 }
 
 /** Scales `image` to cover `size`, one side exactly. */
@@ -73,18 +76,24 @@ function shrink(image: Size, area: number, step: number): Size {
     : { width: round(byHeight * ratio), height: byHeight }
 }
 
-/** Chooses the bucket of an image of this size, upright. Even with `bucketNoUpscale`, an image narrower than a step is enlarged to one. */
-export function selectBucket(image: Size, options: BucketOptions): Bucket {
+/**
+ * Chooses the bucket of an image of this size, upright. With `bucketNoUpscale`, an image narrower than a step is enlarged to one all the same, and
+ * what then exceeds the area is cut off its longer side; kohya divides by zero there, or trains more than the area. `sizes`: `bucketSizes` of
+ * the options.
+ */
+export function selectBucket(image: Size, options: BucketOptions, sizes: Size[] = bucketSizes(options)): Bucket {
   const { resolution, buckets, bucketStep: step, bucketNoUpscale } = options
   if (!bucketNoUpscale || !buckets) {
-    const size = nearest(image, bucketSizes(options))
+    const size = nearest(image, sizes)
     return { ...size, resized: cover(image, size) }
   }
   const resized = shrink(image, resolution ** 2, step)
-  const size = {
-    width: Math.max(step, resized.width - (resized.width % step)),
-    height: Math.max(step, resized.height - (resized.height % step)),
-  }
+  const floor = (side: number) => Math.max(step, Math.floor(side / step) * step)
+  const own = { width: floor(resized.width), height: floor(resized.height) }
+  const size =
+    own.width > own.height
+      ? { ...own, width: Math.min(own.width, floor(resolution ** 2 / own.height)) }
+      : { ...own, height: Math.min(own.height, floor(resolution ** 2 / own.width)) }
   const covers = resized.width >= size.width && resized.height >= size.height
   return { ...size, resized: covers ? resized : cover(image, size) }
 }

@@ -1,15 +1,19 @@
 /** Lists what to train on: a folder of images and captions, or kohya's parent folder of `N_class` folders. */
-import { readdir, readFile, stat } from 'node:fs/promises'
-import { basename, extname, join } from 'node:path'
-import { LorafuseError } from '../errors.js'
-import type { WarningEvent } from '../events.js'
+import { basename, join, resolve } from 'node:path'
+import { LorafuseError, shown } from '../errors.js'
+import { readText } from '../files/read.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
-import { CAPTION_EXTENSIONS, type Concept, captionOf, conceptOf } from './captions.js'
-import { IMAGE_EXTENSIONS, probeImage } from './images.js'
+import { mapAtOnce } from '../turns.js'
+import { CAPTION_EXTENSIONS, type Caption, captionOf, matchCaptions } from './captions.js'
+import { listSources, type Source, unusedConcept } from './folders.js'
+import { checkImage, isBadImage, probeImage } from './images.js'
+import { checkUsable, counted, type DatasetWarning, type Skipped, several, warningOf } from './skipped.js'
 
 export interface DatasetItem {
   path: string
   caption: string
+  /** The caption file has further lines, which are not used. */
+  captionCut?: boolean
   /** How many times an epoch trains on the image. */
   repeats: number
   /** In pixels, upright. */
@@ -25,119 +29,115 @@ export interface Dataset {
   warnings: DatasetWarning[]
 }
 
-export type DatasetWarning = Omit<WarningEvent, 'type'>
-
 /** Without a `captionExtension`, captions are in `.txt` or else `.caption` files; `strict` refuses a folder with a file to be skipped. */
 export type DatasetOptions = Pick<ResolvedTrainOptions, 'images' | 'captionExtension' | 'strict'>
 
-/** Files of other tools, ignored in silence: caches of latents, kohya's metadata. */
-const SIDE_FILES = ['.npz', '.json', '.jsonl', '.safetensors']
+/** Most samples of an epoch, repeats included: a year of training at three seconds each. */
+const MOST_SAMPLES = 10_000_000
+const LARGEST_CAPTION = 2 ** 20
+/** Files that are read at once; libuv has four threads for them. */
+const AT_ONCE = 8
 
-async function list(folder: string): Promise<{ files: string[]; folders: string[] }> {
-  const files: string[] = []
-  const folders: string[] = []
-  for (const name of (await readdir(folder)).sort()) {
-    if (name.startsWith('.')) continue
-    const found = await stat(join(folder, name)).catch(() => undefined)
-    if (found?.isDirectory()) folders.push(name)
-    else files.push(name)
+async function readCaption(path: string): Promise<Caption> {
+  try {
+    return captionOf(await readText(path, 'a caption file', LARGEST_CAPTION))
+  } catch (cause) {
+    const { code, message } = cause as LorafuseError
+    if (code === 'TOO_MANY_FILES') throw cause
+    const reason = cause instanceof LorafuseError ? message : `Expected UTF-8 for the caption file ${path} but received other bytes`
+    throw new LorafuseError('CAPTION_UNREADABLE', reason, { cause })
   }
-  return { files, folders }
 }
 
-const isImage = (name: string) => IMAGE_EXTENSIONS.includes(extname(name).toLowerCase())
-
-/** Lists the folders to take images from: the `N_class` folders if there are any, as kohya does, or else the folder itself. */
-async function sources(root: string, warnings: DatasetWarning[]): Promise<(Concept & { folder: string })[]> {
-  const { files, folders } = await list(root)
-  const concepts = folders.flatMap((name) => {
-    const concept = conceptOf(name)
-    return concept ? [{ folder: join(root, name), ...concept }] : []
-  })
-  if (concepts.length === 0) return [{ folder: root, repeats: 1, classTokens: '' }]
-  for (const name of folders.filter((name) => !conceptOf(name))) {
-    const message = `Expected a folder named like 10_class but received ${name}`
-    warnings.push({ code: 'FOLDER_SKIPPED', message, path: join(root, name) })
-  }
-  for (const name of files.filter(isImage)) {
-    const message = `Expected images inside the N_class folders but received ${name} beside them`
-    warnings.push({ code: 'IMAGE_OUTSIDE', message, path: join(root, name) })
-  }
-  return concepts
-}
-
-async function readCaption(path: string, extensions: string[]): Promise<string | undefined> {
-  const stem = path.slice(0, path.length - extname(path).length)
-  for (const extension of extensions) {
-    const bytes = await readFile(stem + extension).catch((error: NodeJS.ErrnoException) => {
-      if (error.code === 'ENOENT') return undefined
-      throw new LorafuseError('CAPTION_UNREADABLE', `Expected a readable caption file at ${stem + extension} but received ${error.code}`)
-    })
-    if (!bytes) continue
+/** Reads the headers of a folder's images, and their captions. */
+async function scanSource(source: Source, extensions: string[], signal: AbortSignal | undefined) {
+  const { folder, images, classTokens, repeats } = source
+  const { captions, left } = await matchCaptions(images, source.captions, extensions, signal)
+  const read = async (name: string): Promise<DatasetItem | Skipped> => {
+    const path = join(folder, name)
+    const file = captions.get(name)
     try {
-      return captionOf(new TextDecoder('utf-8', { fatal: true }).decode(bytes))
-    } catch {
-      throw new LorafuseError('CAPTION_UNREADABLE', `Expected UTF-8 for the caption file ${stem + extension} but received other bytes`)
+      const size = await probeImage(path)
+      const caption = file === undefined ? { text: classTokens, cut: false } : await readCaption(join(folder, file))
+      return { path, caption: caption.text, ...(caption.cut ? { captionCut: true } : {}), repeats, ...size, folder: basename(folder) }
+    } catch (error) {
+      if (isBadImage(error)) return { code: error.code, message: error.message, path, count: 1 }
+      const { code, message } = error as LorafuseError
+      if (code === 'CAPTION_UNREADABLE') return { code, message, path, count: 1 }
+      throw error
     }
   }
-  return undefined
+  const found = await mapAtOnce(images, AT_ONCE, read, signal)
+  const expected = 'an image for each caption'
+  const received = (count: number) => `${counted(count, 'caption')} without one`
+  const unused = several({ code: 'CAPTION_UNUSED', folder, names: left, expected, received })
+  return {
+    items: found.filter((one): one is DatasetItem => !('code' in one)),
+    skipped: [...found.filter((one): one is Skipped => 'code' in one), ...unused],
+  }
 }
 
-/** Throws `DATASET_NOT_CLEAN` if files are skipped in spite of `strict`, `NO_IMAGES` if no image is usable. */
-export function checkUsable(options: Pick<DatasetOptions, 'images' | 'strict'>, usable: number, skipped: DatasetWarning[]): void {
-  const { images, strict } = options
-  const reasons = skipped.map(({ message }) => `\n  ${message}`).join('')
-  if (strict && skipped.length > 0) {
-    const message = `Expected nothing to skip in ${images} (strict) but received ${skipped.length} bad files:${reasons}`
-    throw new LorafuseError('DATASET_NOT_CLEAN', message)
+/** Finds the images that are damaged behind their headers. */
+async function damaged(items: DatasetItem[], signal: AbortSignal | undefined): Promise<Skipped[]> {
+  const check = async ({ path }: DatasetItem): Promise<Skipped[]> => {
+    try {
+      await checkImage(path)
+      return []
+    } catch (error) {
+      if (!isBadImage(error)) throw error
+      return [{ code: error.code, message: error.message, path, count: 1 }]
+    }
   }
-  if (usable > 0) return
-  const wanted = `at least one image (${IMAGE_EXTENSIONS.join(' ')}) in ${images} or its N_class folders`
-  throw new LorafuseError('NO_IMAGES', `Expected ${wanted} but received none${reasons}`)
+  return (await mapAtOnce(items, AT_ONCE / 2, check, signal)).flat()
+}
+
+/** Refuses an epoch that no run could reach the end of. */
+function checkEpoch(images: string, items: DatasetItem[]): void {
+  const counts = new Map<string, { samples: number; count: number; repeats: number }>()
+  let all = 0
+  for (const { folder, repeats } of items) {
+    const { samples, count } = counts.get(folder) ?? { samples: 0, count: 0 }
+    counts.set(folder, { samples: samples + repeats, count: count + 1, repeats })
+    all += repeats
+  }
+  if (all <= MOST_SAMPLES) return
+  const [folder, { count, repeats }] = [...counts].reduce((most, one) => (one[1].samples > most[1].samples ? one : most))
+  throw new LorafuseError(
+    'EPOCH_TOO_LARGE',
+    `Expected at most ${MOST_SAMPLES} samples an epoch in ${images} but received ${all}: the folder ${folder} has ${counted(count, 'image')} ` +
+      `× ${repeats} repeats, as its name begins with that number; if it is a date or a count, rename the folder`,
+  )
+}
+
+/** Says what the name of a folder that was given itself is not taken for. */
+function unusedName(images: string, sources: Source[]): DatasetWarning[] {
+  const concept = unusedConcept(images, sources)
+  if (!concept) return []
+  const { repeats, classTokens } = concept
+  const meaning = `${counted(repeats, 'repeat')} and the class tokens ${shown(classTokens)}`
+  const message = `The name of ${resolve(images)} is not used: its images train once an epoch; for ${meaning} give the folder that holds it`
+  return [{ code: 'REPEATS_UNUSED', message, path: images }]
 }
 
 /**
  * Lists the images of a folder with captions, repeats and sizes. Reads headers alone: a file whose header is not an image's is skipped and
  * listed in `warnings`, damage behind the header is found by `loadImage`. Throws `IMAGES_NOT_FOUND` (no such folder), `NO_IMAGES` (no usable
- * image), `DATASET_NOT_CLEAN` (strict).
+ * image), `EPOCH_TOO_LARGE`, `DATASET_NOT_CLEAN` (strict; the list includes damage behind the header), `FILE_UNREADABLE` (a folder),
+ * `TOO_MANY_FILES`.
  */
 export async function scanDataset(options: DatasetOptions, signal?: AbortSignal): Promise<Dataset> {
-  const { images, captionExtension } = options
-  const found = await stat(images).catch(() => undefined)
-  if (!found?.isDirectory()) {
-    throw new LorafuseError(
-      'IMAGES_NOT_FOUND',
-      `Expected a folder for images but received ${images}, ${found ? 'a file' : 'which does not exist'}`,
-    )
-  }
-  const extensions = captionExtension === undefined ? CAPTION_EXTENSIONS : [captionExtension.replace(/^\.?/, '.')]
-  const quiet = [...extensions, ...CAPTION_EXTENSIONS, ...SIDE_FILES]
-  const skipped: DatasetWarning[] = []
+  const { images, strict } = options
+  const extensions = options.captionExtension === undefined ? CAPTION_EXTENSIONS : [options.captionExtension.replace(/^\.?/, '.')]
+  signal?.throwIfAborted()
+  const { sources, skipped } = await listSources(images, extensions, signal)
   const items: DatasetItem[] = []
-  let bare = 0
-  for (const { folder, repeats, classTokens } of await sources(images, skipped)) {
-    for (const name of (await list(folder)).files) {
-      signal?.throwIfAborted()
-      const path = join(folder, name)
-      if (!isImage(name)) {
-        if (quiet.includes(extname(name).toLowerCase())) continue
-        skipped.push({ code: 'NOT_AN_IMAGE', message: `Expected an image or a caption but received ${path}`, path })
-        continue
-      }
-      try {
-        const size = await probeImage(path)
-        const caption = await readCaption(path, extensions)
-        if (!(caption ?? classTokens)) bare += 1
-        items.push({ path, caption: caption ?? classTokens, repeats, ...size, folder: basename(folder) })
-      } catch (error) {
-        if (!(error instanceof LorafuseError)) throw error
-        skipped.push({ code: error.code, message: error.message, path })
-      }
-    }
+  for (const source of sources) {
+    const found = await scanSource(source, extensions, signal)
+    for (const item of found.items) items.push(item)
+    for (const one of found.skipped) skipped.push(one)
   }
+  if (strict && skipped.length > 0) skipped.push(...(await damaged(items, signal)))
   checkUsable(options, items.length, skipped)
-  const warnings = skipped.map((warning) => ({ ...warning, message: `${warning.message}; it is skipped` }))
-  const message = `${bare} of ${items.length} images have no caption and train with an empty one; put it into a .txt file of the same name`
-  if (bare > 0) warnings.push({ code: 'NO_CAPTION', message, path: images })
-  return { items, warnings }
+  checkEpoch(images, items)
+  return { items, warnings: [...skipped.map(warningOf), ...unusedName(images, sources)] }
 }

@@ -1,7 +1,8 @@
 /** `generate`: prompts and LoRAs in, PNG out, with the settings in its text. */
 import { stat } from 'node:fs/promises'
 import { basename, dirname, extname, join, resolve } from 'node:path'
-import { LorafuseError } from '../errors.js'
+import { LorafuseError, shown } from '../errors.js'
+import type { WarningEvent } from '../events.js'
 import { makeFolder, writeAtomically } from '../files/atomic.js'
 import { hashFiles } from '../files/hashes.js'
 import { readHeader } from '../files/safetensors.js'
@@ -15,6 +16,7 @@ export type GenerateEvent =
   | { type: 'step'; picture: number; pictures: number; step: number; steps: number }
   /** A picture is done; `path` is undefined if no file was asked for. */
   | { type: 'image'; path: string | undefined; width: number; height: number; parameters: string }
+  | WarningEvent
 
 export interface GeneratedImage {
   png: Uint8Array
@@ -89,6 +91,20 @@ class Drawing {
     private readonly size: { width: number; height: number },
   ) {}
 
+  /** Says what of the prompts is not used. */
+  private warn(): void {
+    const { options, prompts, pipeline, context } = this
+    const { tokenizers, family } = pipeline.model
+    const tokenizer = tokenizers[family.text.encoder]!
+    // Without BOS and EOS.
+    const most = tokenizer.length - 2
+    for (const text of new Set([...prompts.map(({ text }) => text), options.negativePrompt])) {
+      const count = tokenizer.count(text)
+      const message = `Expected at most ${most} tokens for the prompt ${shown(text)} but received ${count}; those beyond are not used`
+      if (count > most) context.onEvent?.({ type: 'warning', code: 'PROMPT_TOO_LONG', message })
+    }
+  }
+
   /** Draws one picture per prompt, in order. */
   private async *draw(withLoras: boolean): AsyncGenerator<Picture> {
     const { options, prompts, pipeline, context, size } = this
@@ -134,6 +150,7 @@ class Drawing {
     const { options, prompts, size } = this
     const { output, compare } = options
     if (output !== undefined) await makeOutputFolder(dirname(output))
+    this.warn()
     if (compare) {
       const rows: Picture[][] = []
       for await (const picture of this.draw(false)) rows.push([picture])

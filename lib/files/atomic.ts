@@ -3,17 +3,17 @@ import { type FileHandle, mkdir, open, rename, stat, unlink, writeFile } from 'n
 import { dirname } from 'node:path'
 import { LorafuseError } from '../errors.js'
 
-/** Makes a folder and its parents. Trap: Node's recursive mkdir never returns below a folder that takes no new ones, such as /proc. */
-export async function makeFolder(path: string): Promise<void> {
+/** Makes a folder and its parents, and returns those that it made, parents first. Trap: Node's recursive mkdir never returns below a folder that takes no new ones, such as /proc. */
+export async function makeFolder(path: string): Promise<string[]> {
   try {
     await mkdir(path)
+    return [path]
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
-    if (code === 'EEXIST') return
+    if (code === 'EEXIST') return []
     const parent = dirname(path)
     if (code !== 'ENOENT' || (await stat(parent).catch(() => undefined))) throw error
-    await makeFolder(parent)
-    await makeFolder(path)
+    return [...(await makeFolder(parent)), ...(await makeFolder(path))]
   }
 }
 

@@ -1,22 +1,25 @@
 /** Opens what a user names: the only way from a user's path to bytes. */
 import { constants, type Stats } from 'node:fs'
-import { type FileHandle, open, readdir, stat } from 'node:fs/promises'
+import { type FileHandle, open, opendir, readdir, stat } from 'node:fs/promises'
+import { join } from 'node:path'
 import { LorafuseError } from '../errors.js'
+import { sortInTurns } from '../turns.js'
 
-const MISSING = 'FILE_NOT_FOUND'
-const UNREADABLE = 'FILE_UNREADABLE'
+const missing = { code: 'FILE_NOT_FOUND' }
+const unreadable = { code: 'FILE_UNREADABLE' }
+const exhausted = { code: 'TOO_MANY_FILES' }
 
 /** What a system's error means, and its code here. */
-const REASONS: Record<string, [code: string, reason: string]> = {
-  ENOENT: [MISSING, 'nothing of that name'],
-  ENOTDIR: [MISSING, 'a path that leads through a file'],
-  ENAMETOOLONG: [MISSING, 'a name that is too long'],
-  ELOOP: [UNREADABLE, 'links that lead in a circle'],
-  EACCES: [UNREADABLE, 'no right to read it'],
-  EPERM: [UNREADABLE, 'no right to read it'],
-  EISDIR: [UNREADABLE, 'a folder'],
-  EMFILE: ['TOO_MANY_FILES', 'too many open files; raise the limit with ulimit -n'],
-  ENFILE: ['TOO_MANY_FILES', 'too many open files on this machine; close other programs'],
+const REASONS: Record<string, { code: string; reason: string }> = {
+  ENOENT: { ...missing, reason: 'nothing of that name' },
+  ENOTDIR: { ...missing, reason: 'a path that leads through a file' },
+  ENAMETOOLONG: { ...missing, reason: 'a name that is too long' },
+  ELOOP: { ...unreadable, reason: 'links that lead in a circle' },
+  EACCES: { ...unreadable, reason: 'no right to read it' },
+  EPERM: { ...unreadable, reason: 'no right to read it' },
+  EISDIR: { ...unreadable, reason: 'a folder' },
+  EMFILE: { ...exhausted, reason: 'too many open files; raise the limit with ulimit -n' },
+  ENFILE: { ...exhausted, reason: 'too many open files on this machine; close other programs' },
 }
 
 const MEBIBYTE = 2 ** 20
@@ -25,7 +28,7 @@ const MEBIBYTE = 2 ** 20
 export function pathError(what: string, path: string, cause: unknown): LorafuseError {
   if (cause instanceof LorafuseError) return cause
   const system = (cause as NodeJS.ErrnoException).code ?? String(cause)
-  const [code, reason] = REASONS[system] ?? [UNREADABLE, `the error ${system}`]
+  const { code, reason } = REASONS[system] ?? { ...unreadable, reason: `the error ${system}` }
   return new LorafuseError(code, `Expected ${what} at ${path} but received ${reason}`, { cause })
 }
 
@@ -36,7 +39,7 @@ function kindOf(found: Stats): string {
 }
 
 function checkRegular(what: string, path: string, found: Stats): void {
-  if (!found.isFile()) throw new LorafuseError(UNREADABLE, `Expected ${what} at ${path} but received ${kindOf(found)}`)
+  if (!found.isFile()) throw new LorafuseError(unreadable.code, `Expected ${what} at ${path} but received ${kindOf(found)}`)
 }
 
 /**
@@ -98,4 +101,21 @@ export async function listFolder(path: string, what: string): Promise<string[]> 
   } catch (cause) {
     throw pathError(what, path, cause)
   }
+}
+
+/** Lists the names of a folder's folders, links to folders included, and of everything else, sorted by code units. Throws as `listFolder`. */
+export async function listEntries(path: string, what: string): Promise<{ files: string[]; folders: string[] }> {
+  const [files, folders]: [string[], string[]] = [[], []]
+  try {
+    for await (const entry of await opendir(path, { bufferSize: 1024 })) {
+      const { name } = entry
+      const known = entry.isDirectory() || entry.isFile()
+      const folder = known ? entry.isDirectory() : (await stat(join(path, name)).catch(() => undefined))?.isDirectory()
+      if (folder) folders.push(name)
+      else files.push(name)
+    }
+  } catch (cause) {
+    throw pathError(what, path, cause)
+  }
+  return { files: await sortInTurns(files), folders: await sortInTurns(folders) }
 }

@@ -13,6 +13,8 @@ export interface Tokenizer {
   length: number
   /** `[length]`: BOS, as many ids of the text as fit, EOS, padding. */
   encode(text: string): Int32Array
+  /** Counts the tokens of a text, without BOS, EOS and padding, and however many fit. */
+  count(text: string): number
 }
 
 interface Vocabulary {
@@ -128,12 +130,14 @@ export async function loadTokenizer(folder: string): Promise<Tokenizer> {
   const maximum = configs[0]?.model_max_length
   const length = typeof maximum === 'number' && maximum >= 2 && maximum < 1e6 ? maximum : 77
   const pipeline = new Pipeline(clipPipeline(vocabulary, [bos, eos], Object.hasOwn(vocabulary.vocab, unknown) ? unknown : eos), {})
+  const idsOf = (text: string) => pipeline.encode(text).ids
   return {
     length,
     encode(text) {
       const encoded = new Int32Array(length).fill(padId)
-      encoded.set([bosId, ...pipeline.encode(text).ids.slice(0, length - 2), eosId])
+      encoded.set([bosId, ...idsOf(text).slice(0, length - 2), eosId])
       return encoded
     },
+    count: (text) => idsOf(text).length,
   }
 }

@@ -100,6 +100,10 @@ export function resolveTrainOptions(input: unknown, label: Label = asIs): Resolv
   if (options.bucketMin > options.bucketMax) {
     throw invalidOption(`at most ${label('bucketMax')}, ${options.bucketMax},`, label('bucketMin'), options.bucketMin)
   }
+  if (options.bucketStep > options.resolution) {
+    const most = `at most ${label('resolution')}, ${options.resolution},`
+    throw new LorafuseError('OPTION_INVALID', `Expected ${most} for ${label('bucketStep')} but received ${options.bucketStep}`)
+  }
   return { ...options, alpha: options.alpha || options.rank }
 }
 

@@ -1,6 +1,6 @@
 /** Encodes images and captions once, with the frozen encoders, and holds the results in memory. */
-import { checkUsable, type DatasetWarning } from '../data/dataset.js'
-import { loadImage } from '../data/images.js'
+import { isBadImage, loadImage } from '../data/images.js'
+import { checkUsable, type DatasetWarning, type Skipped, warningOf } from '../data/skipped.js'
 import { LorafuseError } from '../errors.js'
 import type { Model } from '../models/model.js'
 import { encodeText } from '../models/text.js'
@@ -70,7 +70,7 @@ export async function cacheLatents(
   }
   const usable: TrainingImage[] = []
   const cached: Latents[] = []
-  const damaged: DatasetWarning[] = []
+  const damaged: Skipped[] = []
   for (const image of images) {
     const { path, bucket } = image
     const index = cached.length
@@ -79,9 +79,10 @@ export async function cacheLatents(
     const [x = 0, y = 0] = randomCrop ? uniform({ seed, stream: 'crop', index }, 2) : []
     const pixels = await loadImage(path, { bucket, background, mirrored: flip, ...(randomCrop ? { crop: { x, y } } : {}) }).catch(
       (error: unknown) => {
-        if (!(error instanceof LorafuseError) || error.code !== 'IMAGE_UNREADABLE') throw error
-        damaged.push({ code: error.code, message: error.message, path })
-        if (!strict) onSkipped({ code: error.code, message: `${error.message}; it is skipped`, path })
+        if (!isBadImage(error)) throw error
+        const skipped = { code: error.code, message: error.message, path, count: 1 } as const
+        damaged.push(skipped)
+        if (!strict) onSkipped(warningOf(skipped))
       },
     )
     // A strict run goes on only to name every damaged image in its error below.

@@ -81,10 +81,10 @@ export class StepInputs {
   }
 
   /** Makes the inputs of updates `first` to `last`, batch by batch. */
-  *range(first: number, last: number): Generator<Inputs> {
+  async *range(first: number, last: number): AsyncGenerator<Inputs> {
     for (let step = first; step <= last; step++) {
       let count = 0
-      for (const batch of this.options.batches.of(step)) {
+      for (const batch of await this.options.batches.of(step)) {
         yield this.of(batch, step, count)
         count += batch.length
       }

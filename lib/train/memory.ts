@@ -29,8 +29,11 @@ function missing({ weights, mapped, activations, workspace }: MemoryPlan): numbe
 }
 
 /** Returns the plan of the largest bucket's step, and the peak of what is still to be allocated. */
-function requirement({ session, model, items }: Planned, options: ResolvedTrainOptions): { step: MemoryPlan; bytes: number } {
-  const images = assignBuckets(items, options)
+async function requirement(
+  { session, model, items }: Planned,
+  options: ResolvedTrainOptions,
+): Promise<{ step: MemoryPlan; bytes: number }> {
+  const images = await assignBuckets(items, options)
   const steps: MemoryPlan[] = []
   const encoders: MemoryPlan[] = []
   for (const batch of makeBatches(images, options).fullest()) {
@@ -48,28 +51,28 @@ function requirement({ session, model, items }: Planned, options: ResolvedTrainO
 }
 
 /** Finds the largest number from 1 to `most` that fits, 0 if none does, by bisection. */
-function largestFitting(most: number, fits: (value: number) => boolean): number {
+async function largestFitting(most: number, fits: (value: number) => Promise<boolean>): Promise<number> {
   let [low, high] = [0, most]
   while (low < high) {
     const middle = Math.ceil((low + high) / 2)
-    if (fits(middle)) low = middle
+    if (await fits(middle)) low = middle
     else high = middle - 1
   }
   return low
 }
 
 /** Says what would fit instead. */
-function advice(
+async function advice(
   options: ResolvedTrainOptions,
   { chosen: { device, precision }, label }: Planned,
-  fits: (change: Partial<ResolvedTrainOptions>) => boolean,
-): string {
+  fits: (change: Partial<ResolvedTrainOptions>) => Promise<boolean>,
+): Promise<string> {
   const lower = device === 'cuda' && precision === 'f32' ? `, or try ${label('precision')} fp16` : ''
-  const batchSize = largestFitting(options.batchSize - 1, (value) => fits({ batchSize: value }))
+  const batchSize = await largestFitting(options.batchSize - 1, (value) => fits({ batchSize: value }))
   if (batchSize > 0) return `${label('batchSize')} ${batchSize} would fit${lower}`
   const { bucketStep } = options
   const most = Math.ceil(options.resolution / bucketStep) - 1
-  const resolution = bucketStep * largestFitting(most, (value) => fits({ batchSize: 1, resolution: value * bucketStep }))
+  const resolution = bucketStep * (await largestFitting(most, (value) => fits({ batchSize: 1, resolution: value * bucketStep })))
   const batch = options.batchSize > 1 ? ` with ${label('batchSize')} 1` : ''
   // What fits may be less than the option can be.
   if (resolution >= trainTable.resolution.kind.min!) return `${label('resolution')} ${resolution}${batch} would fit${lower}`
@@ -77,16 +80,16 @@ function advice(
 }
 
 /** Plans the memory of a training whose adapters are attached. Throws `OUT_OF_MEMORY` with what would fit. */
-export function planMemory(planned: Planned, options: ResolvedTrainOptions): MemoryPlan {
+export async function planMemory(planned: Planned, options: ResolvedTrainOptions): Promise<MemoryPlan> {
   const { session, chosen } = planned
   const available = session.availableBytes() ?? availableMemory()
-  const { step, bytes } = requirement(planned, options)
+  const { step, bytes } = await requirement(planned, options)
   if (bytes <= available) return step
-  const fits = (change: Partial<ResolvedTrainOptions>) => requirement(planned, { ...options, ...change }).bytes <= available
+  const fits = async (change: Partial<ResolvedTrainOptions>) => (await requirement(planned, { ...options, ...change })).bytes <= available
   const place = chosen.device === 'cuda' ? ' on the GPU' : ''
   const [needed, free] = [Math.ceil(bytes / 2 ** 20), Math.floor(available / 2 ** 20)]
   throw new LorafuseError(
     'OUT_OF_MEMORY',
-    `Expected ${needed} MiB of free memory${place} for this training but received ${free} MiB; ${advice(options, planned, fits)}`,
+    `Expected ${needed} MiB of free memory${place} for this training but received ${free} MiB; ${await advice(options, planned, fits)}`,
   )
 }

@@ -1,5 +1,5 @@
 /** The folder a training writes to: LoRA files under kohya's names, and their states beside them. */
-import { open, readdir, rm, stat, statfs } from 'node:fs/promises'
+import { open, readdir, rm, rmdir, stat, statfs } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { type Adapters, parameterCount } from '../adapters/adapter.js'
 import { kohyaTensors } from '../adapters/files.js'
@@ -52,6 +52,9 @@ function suffixOf(checkpoint: CheckpointName): string {
 }
 
 export class OutputFolder {
+  /** The folders that `prepare` made, parents first. */
+  private made: string[] = []
+
   /** `prefixes`: see `loraPrefixes`. */
   constructor(
     private readonly options: OutputOptions,
@@ -67,7 +70,7 @@ export class OutputFolder {
     const { output, name } = this.options
     const probe = join(output, `${name}.safetensors.tmp-${process.pid}-0`)
     try {
-      await makeFolder(resolve(output))
+      this.made = await makeFolder(resolve(output))
       const file = await open(probe, 'w')
       await file.writeFile('x').finally(() => file.close())
       await rm(probe, { force: true })
@@ -81,6 +84,11 @@ export class OutputFolder {
     // Some network file systems report no size.
     if (blocks > 0 && bavail * bsize < needed)
       throw full(output, `${Math.floor((bavail * bsize) / 2 ** 20)} of ${Math.ceil(needed / 2 ** 20)} MiB`)
+  }
+
+  /** Removes the folders that `prepare` made and that are still empty. */
+  async removeEmpty(): Promise<void> {
+    for (const folder of this.made.toReversed()) await rmdir(folder).catch(() => undefined)
   }
 
   private async removeTemporaries(): Promise<void> {

@@ -20,6 +20,7 @@ import {
   type TrainOptions,
 } from '../options/resolve.js'
 import { cacheLatents, cacheText, type OnProgress } from './cache.js'
+import { captionWarnings } from './captions.js'
 import { StepInputs } from './inputs.js'
 import { LossScale } from './loss-scale.js'
 import { planMemory } from './memory.js'
@@ -78,10 +79,10 @@ export class Training {
     if (path) {
       const known = { model: await model.hash(this.signal), settings: fixedOptions(this.options) }
       const state = await readState(path, known, stateBuffers(session))
-      const same = hashImages(found) === state.identity.images
+      const same = (await hashImages(found, this.signal)) === state.identity.images
       // The images of a state are those that can be decoded.
       const images = same ? found : await decodable(found, this.options, this.signal)
-      checkIdentity(path, state.identity, { images: hashImages(images) })
+      checkIdentity(path, state.identity, { images: await hashImages(images, this.signal) })
       const steps = this.stepsOf(makeBatches(images, this.options))
       if (state.step <= steps) return { ...state, path }
       const message = `Expected a state of at most ${steps} steps but received one of ${state.step}; raise ${this.label('steps')}`
@@ -113,6 +114,9 @@ export class Training {
       this.emit({ type: 'warning', ...warning }),
     )
     const samples = images.map(({ caption }, i) => ({ latents: latents[i]!, context: texts.get(caption)! }))
+    const tokenizer = model.tokenizers[model.family.text.encoder]!
+    // Of the images that train, so after all that can be skipped has been.
+    for (const warning of await captionWarnings(images, options.images, tokenizer, this.signal)) this.emit({ type: 'warning', ...warning })
     const [hash, legacyHash] = await hashing
     return { images, samples, hashes: { hash, legacyHash } }
   }
@@ -126,15 +130,16 @@ export class Training {
     for (const warning of warnings) this.emit({ type: 'warning', ...warning })
     const chosen = computation(options)
     const session = this.open(model, chosen)
+    let output: OutputFolder | undefined
     try {
       const adapters = attachAdapters(session, lora, model.family.trained, options, optimizer.spec)
-      const memory = planMemory({ session, model, items, chosen, label: this.label }, options)
-      const output = new OutputFolder(options, adapters, loraPrefixes(model.family))
+      const memory = await planMemory({ session, model, items, chosen, label: this.label }, options)
+      output = new OutputFolder(options, adapters, loraPrefixes(model.family))
       await output.prepare(stateBuffers(session))
-      const found = assignBuckets(items, options)
+      const found = await assignBuckets(items, options)
       const resumed = await this.readResumed(model, session, found)
       const { images, samples, hashes } = await this.cache(model, session, found)
-      const identity = { model: hashes.hash, images: hashImages(images), settings: fixedOptions(options) }
+      const identity = { model: hashes.hash, images: await hashImages(images, this.signal), settings: fixedOptions(options) }
       // An image may have been damaged since the state was checked.
       if (resumed) checkIdentity(resumed.path, resumed.identity, identity)
       const batches = makeBatches(images, options)
@@ -143,7 +148,7 @@ export class Training {
       const buffers = resumed?.buffers ?? { weights: initialWeights(adapters, options.seed) }
       for (const [name, data] of Object.entries(buffers)) session.write(name, data)
       const inputs = new StepInputs({ ...options, samples, batches, model })
-      if (from < steps) await session.prepare(inputs.shapesOf(batches.of(from + 1)[0]!))
+      if (from < steps) await session.prepare(inputs.shapesOf((await batches.of(from + 1))[0]!))
       const run = resumed?.run ?? { sessionId: randomInt(2 ** 32), startedAt: Date.now() / 1000 }
       const info = { options, precision: chosen.precision, optimizer, images, run, steps, batches, model, hashes }
       const lossScale = new LossScale(chosen, resumed?.lossScale)
@@ -157,6 +162,9 @@ export class Training {
       const seconds = (performance.now() - this.started) / 1000
       this.emit({ type: 'done', step: finished.step, path: finished.path, seconds })
       return { ...finished, seconds }
+    } catch (error) {
+      await output?.removeEmpty()
+      throw error
     } finally {
       this.ended.abort()
       session.dispose()

@@ -33,7 +33,7 @@ type Update = Pick<StepEvent, 'loss' | 'gradNorm' | 'learningRate'>
 export class Trainer {
   private readonly checkpoints: Checkpoints
   /** Inputs of the batches that are not loaded yet. */
-  private readonly upcoming: Iterator<Inputs>
+  private readonly upcoming: AsyncIterator<Inputs>
   private readonly began = performance.now()
   /** Losses of the last epoch's worth of updates. */
   private readonly recent: number[] = []
@@ -48,7 +48,7 @@ export class Trainer {
   }
 
   private async loadNext(): Promise<void> {
-    const { done, value } = this.upcoming.next()
+    const { done, value } = await this.upcoming.next()
     if (!done) await this.options.session.load(value)
   }
 
@@ -83,7 +83,7 @@ export class Trainer {
       // The bias correction does not count skipped updates.
       step: step - lossScale.state.skipped,
     }
-    const sizes = batches.of(step).map(({ length }) => length)
+    const sizes = (await batches.of(step)).map(({ length }) => length)
     for (const [i, size] of sizes.entries()) {
       // As accelerate: divides by the full number of accumulated batches, even if an epoch's last update takes fewer.
       const weights = new Float32Array(size).fill(lossScale.state.value / (size * gradientAccumulation))

@@ -1,41 +1,56 @@
 /** Prepares a list of images for training: buckets, batches, and the hash by which a state recognises them. */
 import { createHash } from 'node:crypto'
 import { basename } from 'node:path'
-import { Batches, type BatchOptions } from '../data/batches.js'
-import { type Bucket, type BucketOptions, selectBucket } from '../data/buckets.js'
+import { Batches, type BatchOptions, type Member } from '../data/batches.js'
+import { type Bucket, type BucketOptions, bucketSizes, selectBucket } from '../data/buckets.js'
 import type { DatasetItem } from '../data/dataset.js'
-import { loadImage } from '../data/images.js'
-import type { LorafuseError } from '../errors.js'
+import { isBadImage, loadImage } from '../data/images.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
+import { turns } from '../turns.js'
 
 /** An image and the size at which it trains. */
 export interface TrainingImage extends DatasetItem {
   bucket: Bucket
 }
 
-export function assignBuckets(items: DatasetItem[], options: BucketOptions): TrainingImage[] {
-  return items.map((item) => ({ ...item, bucket: selectBucket(item, options) }))
+export async function assignBuckets(items: DatasetItem[], options: BucketOptions): Promise<TrainingImage[]> {
+  const sizes = bucketSizes(options)
+  const turn = turns()
+  const images: TrainingImage[] = []
+  for (const item of items) {
+    images.push({ ...item, bucket: selectBucket(item, options, sizes) })
+    await turn()
+  }
+  return images
 }
 
 /** Groups images by bucket into batches; an image is in an epoch as often as it repeats. */
 export function makeBatches(images: TrainingImage[], options: BatchOptions): Batches {
-  const buckets = new Map<string, number[]>()
+  const buckets = new Map<number, Member[]>()
   for (const [index, { bucket, repeats }] of images.entries()) {
-    const size = `${bucket.width}x${bucket.height}`
+    const size = bucket.width * 2 ** 20 + bucket.height
     const members = buckets.get(size) ?? []
-    for (let i = 0; i < repeats; i++) members.push(index)
+    members.push({ index, repeats })
     buckets.set(size, members)
   }
   return new Batches([...buckets.values()], options)
 }
 
-/** Hashes the images' names, sizes, repeats and captions (sha256), but not their paths, so the folder may be moved. */
-export function hashImages(images: TrainingImage[]): string {
-  const described = images.map(({ path, folder, width, height, repeats, caption }) => [
-    ...[images.every((other) => other.folder === folder) ? '' : folder, basename(path)],
-    ...[width, height, repeats, caption],
-  ])
-  return createHash('sha256').update(JSON.stringify(described)).digest('hex')
+/**
+ * Hashes the images' names, sizes, repeats and captions (sha256), but not their paths, so the folder may be moved: the JSON of a list of
+ * lists, in pieces. `signal`: stops it.
+ */
+export async function hashImages(images: TrainingImage[], signal?: AbortSignal): Promise<string> {
+  const hash = createHash('sha256')
+  const turn = turns(signal)
+  const several = images.some(({ folder }) => folder !== images[0]?.folder)
+  let separator = '['
+  for (const { path, folder, width, height, repeats, caption } of images) {
+    await turn()
+    hash.update(separator + JSON.stringify([several ? folder : '', basename(path), width, height, repeats, caption]))
+    separator = ','
+  }
+  return hash.update(images.length > 0 ? ']' : '[]').digest('hex')
 }
 
 /** Leaves out the images that cannot be decoded. */
@@ -51,7 +66,7 @@ export async function decodable(
       await loadImage(image.path, { bucket: image.bucket, background, mirrored: false })
       usable.push(image)
     } catch (error) {
-      if ((error as LorafuseError).code !== 'IMAGE_UNREADABLE') throw error
+      if (!isBadImage(error)) throw error
     }
   }
   return usable

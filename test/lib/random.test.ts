@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { integer, normal, type Place, permutation, philox, uniform } from '../../lib/random.js'
+import { integer, normal, type Place, philox, shuffle, uniform } from '../../lib/random.js'
 
 const place: Place = { seed: 7, stream: 'noise', step: 3, index: 1 }
 
@@ -64,10 +64,17 @@ test('whole numbers reach both ends and nothing beyond', () => {
   assert.ok(Math.abs(drawn.reduce((sum, value) => sum + value, 0) / drawn.length - 499.5) < 10)
 })
 
-test('a permutation holds each number once', () => {
-  fc.assert(
-    fc.property(fc.nat(300), fc.nat(), (length, step) => {
-      const order = permutation({ ...place, step }, length)
+/** 0 … `length` − 1, shuffled. */
+async function permutation(place: Place, length: number): Promise<Uint32Array> {
+  const values = Uint32Array.from({ length }, (_, i) => i)
+  await shuffle(values, place)
+  return values
+}
+
+test('a permutation holds each number once', async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.nat(300), fc.nat(), async (length, step) => {
+      const order = await permutation({ ...place, step }, length)
       assert.deepEqual(
         [...order].sort((a, b) => a - b),
         [...Array(length).keys()],
@@ -76,10 +83,22 @@ test('a permutation holds each number once', () => {
   )
 })
 
-test('every order is as likely as any other', () => {
+test('shuffling in pieces is shuffling at once', async () => {
+  for (const length of [1, 4095, 4096, 4097, 10_000]) {
+    const expected = Array.from({ length }, (_, i) => i)
+    const drawn = uniform(place, length)
+    for (let i = length - 1; i > 0; i--) {
+      const j = Math.floor(drawn[i]! * (i + 1))
+      ;[expected[i], expected[j]] = [expected[j]!, expected[i]!]
+    }
+    assert.deepEqual([...(await permutation(place, length))], expected)
+  }
+})
+
+test('every order is as likely as any other', async () => {
   const counts = new Map<string, number>()
   for (let step = 0; step < 12_000; step++) {
-    const order = permutation({ ...place, step }, 3).join('')
+    const order = (await permutation({ ...place, step }, 3)).join('')
     counts.set(order, (counts.get(order) ?? 0) + 1)
   }
   assert.equal(counts.size, 6)

@@ -107,9 +107,20 @@ test('several prompts make several files, each told when it is written', async (
     [join(folder, 'x-1.png'), join(folder, 'x-2.png')],
   )
   assert.deepEqual(
-    events.map((event) => (event.type === 'step' ? `${event.picture}/${event.pictures} ${event.step}/${event.steps}` : event.path)),
+    events.map((event) =>
+      event.type === 'step' ? `${event.picture}/${event.pictures} ${event.step}/${event.steps}` : event.type === 'image' && event.path,
+    ),
     ['1/2 1/3', '1/2 2/3', '1/2 3/3', join(folder, 'x-1.png'), '2/2 1/3', '2/2 2/3', '2/2 3/3', join(folder, 'x-2.png')],
   )
+})
+
+test('a prompt of more tokens than the encoder takes is told, once', async () => {
+  const codes: string[] = []
+  const onEvent = (event: GenerateEvent) => event.type === 'warning' && codes.push(`${event.code} ${event.message}`)
+  const long = 'cat '.repeat(200)
+  await generate({ ...small, prompt: [long, 'a cat', long], steps: 1 }, { onEvent })
+  assert.equal(codes.length, 1)
+  assert.match(codes[0]!, /^PROMPT_TOO_LONG Expected at most 75 tokens for the prompt "cat cat [^"]*… but received \d{3,}; those beyond/)
 })
 
 test('an aborted picture rejects with an AbortError and writes nothing', async (t) => {

@@ -53,6 +53,14 @@ test('ids equal CLIPTokenizer on 1,000 strings with the bundled vocabulary', asy
   assertEqualIds(await loadTokenizer(tiny), golden.ids.tiny)
 })
 
+test('the tokens of a text are counted however many they are', async () => {
+  const tokenizer = await loadTokenizer(tiny)
+  assert.equal(tokenizer.count(''), 0)
+  const [one, many] = [tokenizer.count('cat'), tokenizer.count('cat '.repeat(100))]
+  assert.ok(one >= 1)
+  assert.equal(many, 100 * one)
+})
+
 test('tokenizer.json alone gives the same ids', async (t) => {
   const folder = await temporaryFolder(t)
   await copyFile(join(tiny, 'tokenizer.json'), join(folder, 'tokenizer.json'))

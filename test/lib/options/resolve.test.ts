@@ -68,6 +68,12 @@ test('values outside their bounds are refused in one sentence', () => {
 test('options that exclude each other are refused', () => {
   refuses({ ...train, steps: 1, epochs: 1 }, 'OPTION_INVALID', 'Expected steps or epochs but received both')
   refuses({ ...train, bucketMin: 512, bucketMax: 256 }, 'OPTION_INVALID', 'Expected at most bucketMax, 256, for bucketMin but received 512')
+  refuses(
+    { ...train, resolution: 96, bucketStep: 128 },
+    'OPTION_INVALID',
+    'Expected at most resolution, 96, for bucketStep but received 128',
+  )
+  assert.equal(resolveTrainOptions({ ...train, resolution: 64 }).bucketStep, 64)
 })
 
 test('errors name options as the caller writes them', () => {

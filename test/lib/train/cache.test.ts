@@ -3,7 +3,7 @@ import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import sharp from 'sharp'
-import type { DatasetWarning } from '../../../lib/data/dataset.js'
+import type { DatasetWarning } from '../../../lib/data/skipped.js'
 import { sd1 } from '../../../lib/models/sd1.js'
 import type { Inputs } from '../../../lib/native.js'
 import { normal } from '../../../lib/random.js'
@@ -171,8 +171,8 @@ test('each different caption is encoded once', async () => {
       return { shape: [1, 1, 1], data: Float32Array.from(ids!.data) }
     },
   }
-  const encode = (text: string) => Int32Array.of(text.length)
-  const model = { family: sd1, tokenizers: { text_encoder: { length: 1, encode } } }
+  const tokenizer = { length: 1, encode: (text: string) => Int32Array.of(text.length), count: (text: string) => text.length }
+  const model = { family: sd1, tokenizers: { text_encoder: tokenizer } }
   const seen: number[][] = []
   const cached = await cacheText(session, model, ['cat', '', 'cat', 'bird'], 2, (done, total) => void seen.push([done, total]))
   assert.deepEqual(encoded, [3, 0, 4])

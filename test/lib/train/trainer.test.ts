@@ -34,6 +34,8 @@ const samples = [1, 2, 3].map((value) => {
   }
 })
 
+const once = (index: number) => ({ index, repeats: 1 })
+
 async function setUp(t: TestContext, given: Partial<TrainOptions>, context: TrainContext = {}, device: 'cpu' | 'cuda' = 'cpu') {
   const output = await temporaryFolder(t)
   const options = resolveTrainOptions({
@@ -42,7 +44,7 @@ async function setUp(t: TestContext, given: Partial<TrainOptions>, context: Trai
   })
   const session = new FakeSession()
   const adapters = attachAdapters(session, lora, 'unet', options, optimizers.adamw.spec)
-  const batches = new Batches([[0, 1], [2]], options)
+  const batches = new Batches([[once(0), once(1)], [once(2)]], options)
   const events: TrainEvent[] = []
   const steps = options.epochs === undefined ? options.steps : options.epochs * batches.updatesPerEpoch
   const images = samples.map((_, i) => ({
@@ -81,7 +83,7 @@ test('a step takes the noise of its place, the coefficients of its timestep and 
   const alphas = alphasCumprod(scheduler)
   for (const [i, input] of session.steps.entries()) {
     const step = i + 1
-    const [batch] = batches.of(step)
+    const [batch] = await batches.of(step)
     const [n = 0, h, w = 0] = input.shape
     assert.deepEqual([n, h, w], [batch!.length, 1, batch![0] === 2 ? 2 : 1])
     batch!.forEach((image, index) => {

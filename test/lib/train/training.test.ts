@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { readdir, readFile, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import sharp from 'sharp'
@@ -158,6 +158,40 @@ test('an image that turns out damaged is skipped with a warning, and the trainin
   const strict = await run({ ...given, strict: true, output: `${given.output}-3` })
   assert.equal(strict.failed?.code, 'DATASET_NOT_CLEAN')
   assert.ok(!strict.session.calls.includes('vae.encode'))
+})
+
+test('where all images turn out damaged, no folder stays behind; one that was there does', async (t) => {
+  const given = await place(t, [
+    [128, 128],
+    [128, 128],
+  ])
+  for (const name of ['0.png', '1.png']) await writeDamaged(join(given.images, name))
+  const output = join(given.output, 'deep')
+  for (const strict of [false, true]) {
+    const { failed } = await run({ ...given, output, strict })
+    assert.equal(failed?.code, strict ? 'DATASET_NOT_CLEAN' : 'NO_IMAGES')
+    assert.match(failed.message, /0\.png.*\n.*1\.png/)
+    await assert.rejects(stat(given.output), { code: 'ENOENT' })
+  }
+  await mkdir(given.output)
+  await run({ ...given, output })
+  assert.deepEqual(await readdir(given.output), [])
+})
+
+test('warnings of captions count the images that train', async (t) => {
+  const given = await place(t, [
+    [128, 128],
+    [128, 128],
+    [128, 128],
+    [128, 128],
+  ])
+  await writeDamaged(join(given.images, '0.png'))
+  for (const name of ['0.txt', '1.txt']) await rm(join(given.images, name))
+  await writeFile(join(given.images, '2.txt'), `first\nsecond`)
+  await writeFile(join(given.images, '3.txt'), 'cat '.repeat(80))
+  const { events } = await run(given)
+  const warnings = events.flatMap((event) => (event.type === 'warning' ? [`${event.code} ${event.message.replace(/ images .*/, '')}`] : []))
+  assert.deepEqual(warnings.slice(1), ['NO_CAPTION 1 of 3', 'CAPTION_LINES 1 of 3', 'CAPTION_TOO_LONG 1 of 3'])
 })
 
 test('a state is checked before anything is cached', async (t) => {

@@ -1,0 +1,75 @@
+/** What a scan passes over: warnings, or errors where nothing may be passed over or nothing is left. */
+import { join } from 'node:path'
+import { LorafuseError, listed } from '../errors.js'
+import type { WarningEvent } from '../events.js'
+import type { ResolvedTrainOptions } from '../options/resolve.js'
+import { IMAGE_EXTENSIONS } from './formats.js'
+
+export type DatasetWarning = Omit<WarningEvent, 'type'>
+
+/** Files that are left out for one reason. */
+export interface Skipped {
+  code: keyof typeof KINDS
+  /** A sentence without its end. */
+  message: string
+  path: string
+  count: number
+}
+
+/** What is counted where no image is left: a word, and what stands behind it and its plural. */
+const KINDS = {
+  IMAGE_UNREADABLE: ['unreadable image', ''],
+  IMAGE_UNSUPPORTED: ['unsupported image', ''],
+  CAPTION_UNREADABLE: ['image', ' with an unreadable caption'],
+  CAPTION_UNUSED: ['caption', ' without an image'],
+  NOT_AN_IMAGE: ['other file', ''],
+  FOLDER_SKIPPED: ['folder', ' not searched'],
+  IMAGE_OUTSIDE: ['image', ' beside N_class folders'],
+} as const
+
+/** Files or folders of one folder that are left out for one reason. */
+interface Several {
+  code: Skipped['code']
+  folder: string
+  names: string[]
+  /** What follows each name. */
+  notes?: string[]
+  expected: string
+  /** What they are, e.g. `2 folders`. */
+  received: (count: number) => string
+}
+
+/** Describes what is left out, if it is anything: counts first, then five names. */
+export function several({ code, folder, names, notes = [], expected, received }: Several): Skipped[] {
+  if (names.length === 0) return []
+  const path = names.length > 1 ? folder : join(folder, names[0] as string)
+  const list = listed(names.map((name, i) => name + (notes[i] ?? '')))
+  return [{ code, message: `Expected ${expected} in ${folder} but received ${received(names.length)}: ${list}`, path, count: names.length }]
+}
+
+/** The plural of a word for other numbers than one. */
+export const counted = (count: number, word: string) => `${count} ${word}${count === 1 ? '' : 's'}`
+
+const total = (skipped: Skipped[]) => skipped.reduce((sum, { count }) => sum + count, 0)
+const reasons = (skipped: Skipped[]) => skipped.map(({ message }) => message)
+
+export function warningOf({ code, message, path, count }: Skipped): DatasetWarning {
+  return { code, message: `${message}; ${count === 1 ? 'it is' : 'they are'} skipped`, path }
+}
+
+/** Throws `DATASET_NOT_CLEAN` if files are skipped in spite of `strict`, `NO_IMAGES` if no image is usable. */
+export function checkUsable({ images, strict }: Pick<ResolvedTrainOptions, 'images' | 'strict'>, usable: number, skipped: Skipped[]): void {
+  const list = listed(reasons(skipped), '\n  ')
+  if (strict && skipped.length > 0) {
+    const message = `Expected nothing to skip in ${images} (strict) but received ${total(skipped)} bad files:\n  ${list}`
+    throw new LorafuseError('DATASET_NOT_CLEAN', message)
+  }
+  if (usable > 0) return
+  const kinds = Object.entries(KINDS).flatMap(([code, [word, rest]]) => {
+    const count = total(skipped.filter((one) => one.code === code))
+    return count > 0 ? [counted(count, word) + rest] : []
+  })
+  const seen = kinds.length > 0 ? `${kinds.join(', ')}:\n  ${list}` : 'nothing'
+  const wanted = `at least one image (${IMAGE_EXTENSIONS.join(' ')}) in ${images} or its N_class folders`
+  throw new LorafuseError('NO_IMAGES', `Expected ${wanted} but received ${seen}`)
+}

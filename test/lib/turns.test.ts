@@ -1,0 +1,56 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { setTimeout } from 'node:timers/promises'
+import fc from 'fast-check'
+import { mapAtOnce, sortInTurns, turns } from '../../lib/turns.js'
+
+test('long work lets timers and signals have their turn', async () => {
+  const turn = turns(AbortSignal.timeout(30))
+  const work = async () => {
+    for (;;) await turn()
+  }
+  await assert.rejects(work(), { name: 'TimeoutError' })
+})
+
+test('texts are sorted by code units, however many', async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.array(fc.string({ unit: 'grapheme' })), async (texts) => {
+      assert.deepEqual(await sortInTurns([...texts]), [...texts].sort())
+    }),
+  )
+  const many = Array.from({ length: 10_000 }, (_, i) => `${(i * 7919) % 9973}`)
+  assert.deepEqual(await sortInTurns([...many]), [...many].sort())
+})
+
+test('work is done on several items at once, and its results are in order', async () => {
+  let [running, most] = [0, 0]
+  const items = Array.from({ length: 20 }, (_, i) => i)
+  const results = await mapAtOnce(items, 4, async (item) => {
+    running += 1
+    most = Math.max(most, running)
+    await setTimeout((item * 7) % 5)
+    running -= 1
+    return item * 2
+  })
+  assert.deepEqual(
+    results,
+    items.map((item) => item * 2),
+  )
+  assert.equal(most, 4)
+  assert.deepEqual(await mapAtOnce([], 4, async () => 1), [])
+})
+
+test('the first failure, or a signal, stops what has not begun', async () => {
+  const begun: number[] = []
+  const items = Array.from({ length: 20 }, (_, i) => i)
+  const work = async (item: number) => {
+    begun.push(item)
+    await setTimeout(1)
+    if (item === 3) throw new Error('three')
+  }
+  await assert.rejects(mapAtOnce(items, 2, work), /three/)
+  await setTimeout(20)
+  assert.ok(begun.length <= 5, begun.join())
+  await assert.rejects(mapAtOnce(items, 2, work, AbortSignal.abort()), { name: 'AbortError' })
+  assert.ok(begun.length <= 5)
+})
