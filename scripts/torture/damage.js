@@ -47,7 +47,7 @@ class Patient {
 
 export const damage = {
   name: 'damage',
-  short: 126,
+  short: 120,
 
   async begin(folder, { seed }) {
     const patient = new Patient([folder, seed])

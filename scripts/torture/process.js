@@ -47,11 +47,19 @@ export function shown({ memory, maps, files, threads, descriptors }) {
   return `${Math.round(memory / MEBIBYTE)} MiB, ${maps} maps (${files} of model files), ${threads} threads, ${descriptors} descriptors`
 }
 
-/** What a process still holds that it did not hold before `rounds` rounds; an empty list if nothing. `slack`: bytes a round may leave. */
+/**
+ * What a process still holds that it did not hold before so many rounds; an empty list if nothing. `slack`: what a round may leave, bytes
+ * of memory and descriptors.
+ */
 export function grown(before, after, rounds, slack) {
-  const most = { memory: before.memory + 48 * MEBIBYTE + rounds * slack, maps: before.maps + 48 + rounds / 8 }
-  const exact = { threads: before.threads, descriptors: before.descriptors, files: 0 }
-  return Object.entries({ ...most, ...exact }).flatMap(([name, limit]) =>
+  const limits = {
+    memory: before.memory + 48 * MEBIBYTE + rounds * slack.memory,
+    maps: before.maps + 48 + rounds / 8,
+    descriptors: before.descriptors + rounds * slack.descriptors,
+    threads: before.threads,
+    files: 0,
+  }
+  return Object.entries(limits).flatMap(([name, limit]) =>
     after[name] <= limit ? [] : [`${name} from ${before[name]} to ${after[name]} in ${rounds} rounds`],
   )
 }

@@ -7,8 +7,8 @@ import { grown, holdsAtRest, shown } from './process.js'
 import { judgeError } from './rig.js'
 
 const EVENTS = ['cache', 'start', 'step', 'step', 'checkpoint']
-/** Bytes that a round may leave: what the allocator and the file cache of V8 do not give back at once. */
-const SLACK = 2 ** 16
+/** What the allocator does not give back at once. */
+const SLACK = { memory: 2 ** 16, descriptors: 0 }
 
 /** What went wrong in a call that must fail: with one of our errors, or by `name`. */
 async function mustFail(call, name) {
