@@ -1,12 +1,11 @@
 // Runs cases of damage by their numbers: each makes one damaged thing and uses it.
 import { writeFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { holds } from './process.js'
 import { Random } from './rig.js'
 import { makeTargets } from './targets.js'
 
 const [folder, seed] = process.argv.slice(2)
-const targets = makeTargets(join(folder, 'damage'))
+const targets = makeTargets(folder)
 const names = Object.keys(await targets)
 
 /** Lets the kernel count the peak of memory anew. */

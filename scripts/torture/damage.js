@@ -1,5 +1,7 @@
 // Damaged states, LoRAs, configs, weights, images, captions and options, in a process that may die of them.
 import { fork } from 'node:child_process'
+import { availableParallelism } from 'node:os'
+import { join } from 'node:path'
 
 /** A case that takes longer hangs. */
 const HANGS = 30_000
@@ -47,21 +49,21 @@ class Patient {
 
 export const damage = {
   name: 'damage',
+  lanes: availableParallelism(),
   short: 120,
 
   async begin(folder, { seed }) {
-    const patient = new Patient([folder, seed])
-    return { patient }
+    return Array.from({ length: this.lanes }, (_, lane) => new Patient([join(folder, `damage ${lane}`), seed]))
   },
 
-  async round({ patient }, index, _random, count) {
-    const { counts, problem, peak } = await patient.treat(index)
+  async round(patients, index, _random, count, lane) {
+    const { counts, problem, peak } = await patients[lane].treat(index)
     for (const what of counts) count(what)
     return problem ?? (peak > MOST_MEMORY ? `${Math.round(peak / 2 ** 20)} MiB of memory: ${counts}` : undefined)
   },
 
-  async end({ patient }) {
-    patient.stop()
+  async end(patients) {
+    for (const patient of patients) patient.stop()
     return []
   },
 }

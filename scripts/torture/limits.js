@@ -96,6 +96,7 @@ function otherUser() {
 
 export const limits = {
   name: 'limits',
+  lanes: 1,
   short: 8,
 
   async begin(folder) {

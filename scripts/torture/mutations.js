@@ -37,8 +37,10 @@ function neighbour(value, random) {
 export function damageJson(json, random) {
   const value = structuredClone(json)
   const found = places(value)
-  if (found.length === 0 || random.chance(0.03)) return random.pick(VALUES)
-  const [node, key] = random.pick(found)
+  // What is null says nothing, and most readers pass over it.
+  const told = found.filter(([node, key]) => node[key] !== null)
+  if (told.length === 0 || random.chance(0.03)) return random.pick(VALUES)
+  const [node, key] = random.pick(random.chance(0.9) ? told : found)
   switch (random.below(6)) {
     case 0:
       if (Array.isArray(node)) node.splice(Number(key), 1)

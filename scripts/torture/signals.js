@@ -1,5 +1,6 @@
 // Processes that get a signal at a random moment, and are resumed until they finish: after each every file must be whole, a signal
 // other than SIGKILL must save the last step, and the end must have the bits of an undisturbed run.
+import { availableParallelism } from 'node:os'
 import { differs, freshFolder, makeImages, options, readAll, temporaries, undisturbed, words } from './place.js'
 import { eventsOf, judgeEnd, run } from './process.js'
 
@@ -52,6 +53,7 @@ function sendAt(child, signal, { lines, after }, twice) {
 
 export const signals = {
   name: 'signals',
+  lanes: availableParallelism(),
   short: 4,
 
   async begin(folder, { device }) {
@@ -62,8 +64,8 @@ export const signals = {
     return { folder, images, expected, device, span: milliseconds, events: eventsOf(stdout).length }
   },
 
-  async round({ folder, images, expected, device, span, events }, index, random, count) {
-    const output = freshFolder(folder, 'output')
+  async round({ folder, images, expected, device, span, events }, index, random, count, lane) {
+    const output = freshFolder(folder, `output ${lane}`)
     const given = options(images, output, { steps: STEPS, device, saveEvery: index % 2, resume: true })
     let saved
     for (let sent = 0; ; sent++) {

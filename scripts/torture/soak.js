@@ -153,6 +153,7 @@ function hearRejections(context) {
 
 export const soak = {
   name: 'soak',
+  lanes: 1,
   short: 20,
 
   async begin(folder) {

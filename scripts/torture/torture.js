@@ -49,14 +49,17 @@ async function runPart(part, folder) {
   const began = performance.now()
   const context = await part.begin(folder, values)
   const count = (what, more) => report.count(what, more)
+  const waiting = rounds(part)
   let done = 0
-  for (const index of rounds(part)) {
-    const problem = await part
-      .round(context, index, new Random(values.seed, part.name, index), count)
-      .catch((error) => error.stack ?? error)
-    if (problem) report.fail(part.name, index, problem)
-    done += 1
+  const runLane = async (lane) => {
+    for (const index of waiting) {
+      const random = new Random(values.seed, part.name, index)
+      const problem = await part.round(context, index, random, count, lane).catch((error) => error.stack ?? error)
+      if (problem) report.fail(part.name, index, problem)
+      done += 1
+    }
   }
+  await Promise.all(Array.from({ length: part.lanes }, (_, lane) => runLane(lane)))
   count('rounds', done)
   for (const problem of (await part.end?.(context, done)) ?? []) report.fail(part.name, 'all', problem)
   report.close(part.name, (performance.now() - began) / 1000)

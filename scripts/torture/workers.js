@@ -45,6 +45,7 @@ function momentOf(index, random, span) {
 
 export const workers = {
   name: 'workers',
+  lanes: 1,
   short: 14,
 
   async begin(folder) {
