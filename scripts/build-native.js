@@ -2,7 +2,7 @@
 // Builds the native addon and its backends into build/Release with cmake-js (headers come from npm, nothing is downloaded).
 //   lorafuse-build [--tests] [--target name] [--sanitize] [--release] [--cuda-architectures "75;80"]
 // --tests: build/Release/native_tests too, and with --target gpu_tests all that npm run test:gpu needs.
-// --sanitize: build/sanitize/native_tests with ASan and UBSan instead.
+// --sanitize: into build/sanitize, with ASan and UBSan, instead: native_tests, and the addon, which npm run torture -- --asan loads.
 // --release: as it is shipped. --cuda-architectures: where nvcc is, all of them or a list; by default that of this machine's GPU.
 // LORAFUSE_CUDA=off in the environment: without the CUDA backend, even where nvcc is. ccache is used where it is installed.
 import { spawnSync } from 'node:child_process'
