@@ -1,6 +1,6 @@
 // What can be damaged, and how it is used: each target makes one damaged thing and resolves to `{ outcome, problem }`.
-import { copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { isAbsolute, join } from 'node:path'
 import sharp from 'sharp'
 import { generate, Pipeline, readHeader, readTensors, readTexts, train } from '../../dist/lib/index.js'
 import { damageBytes, damageJson, damageJsonText, damageSafetensors, joinSafetensors } from './mutations.js'
@@ -69,6 +69,7 @@ const drawing = { prompt: 'a bell', steps: 1, width: 64, height: 64, threads: 1,
 /** Prepares all targets in a folder. */
 export async function makeTargets(folder) {
   const images = await makeImages(freshFolder(folder))
+  process.chdir(freshFolder(folder, 'a/b/c'))
   const expected = await undisturbed(folder, images, { steps: 2 })
   const state = readFileSync(expected.statePath)
   const lora = readFileSync(join(expected.output, 'x.safetensors'))
@@ -218,12 +219,13 @@ export async function makeTargets(folder) {
     },
 
     async options(random) {
-      const given = damageJson(options(images, freshFolder(output), { steps: 1, saveEvery: 0, alpha: 2, clipSkip: 1 }), random)
+      const sound = options(images, freshFolder(output), { steps: 1, saveEvery: 0, alpha: 2, clipSkip: 1 })
+      const damaged = damageJson(sound, random)
+      // Nothing may be written beside the folder of the test: relative paths lead into it.
+      const elsewhere = typeof damaged?.output === 'string' && isAbsolute(damaged.output)
+      const given = elsewhere ? { ...damaged, output: sound.output } : damaged
       // Nobody waits for what was asked for.
-      const signal = AbortSignal.timeout(2000)
-      const result = await outcomeOf(() => train(given, { signal }))
-      rmSync(folderMade(given), { recursive: true, force: true })
-      return result
+      return outcomeOf(() => train(given, { signal: AbortSignal.timeout(2000) }))
     },
 
     async prompt(random) {
@@ -272,12 +274,6 @@ export async function makeTargets(folder) {
     }
     return { bytes: joinSafetensors(header, data), config: JSON.stringify({ ...config, bias: 'none', use_dora: false }) }
   }
-}
-
-/** The folder that options name as their output, if it is a relative one. */
-function folderMade(given) {
-  const made = given?.output
-  return typeof made === 'string' && /^\w+$/.test(made) ? made : 'no such folder'
 }
 
 /** A picture in every format. */
