@@ -6,7 +6,7 @@ export class LorafuseError extends Error {
   readonly code: string
 
   constructor(code: string, message: string, options?: ErrorOptions) {
-    super(message, options)
+    super(printable(message), options)
     this.name = 'LorafuseError'
     this.code = code
   }
@@ -25,6 +25,15 @@ export function shown(value: unknown): string {
   } catch {}
   written = written.replace(/\s+/g, ' ')
   return written.length > LONGEST ? `${written.slice(0, LONGEST).replace(/[\ud800-\udbff]$/, '')}…` : written
+}
+
+/**
+ * Escapes what a file's name may hold but a line of a log or terminal may not: control characters and those that change the direction of
+ * writing. The line breaks of a list stay, as its items are indented.
+ */
+export function printable(text: string): string {
+  const hex = (character: string) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`
+  return text.replace(/(?!\n {2})[\p{Cc}\p{Zl}\p{Zp}\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu, hex)
 }
 
 /** Writes a list for a sentence: the first five, then how many more. `separator`: between them. */

@@ -5,7 +5,7 @@ import { lora } from '../adapters/lora.js'
 import type { Batches } from '../data/batches.js'
 import { scanDataset } from '../data/dataset.js'
 import { computation } from '../device.js'
-import { LorafuseError, throwIfAborted } from '../errors.js'
+import { LorafuseError, printable, throwIfAborted } from '../errors.js'
 import type { TrainEvent } from '../events.js'
 import { readModel } from '../models/diffusers.js'
 import { loraPrefixes, type Model, openSession } from '../models/model.js'
@@ -64,7 +64,7 @@ export class Training {
   }
 
   private emit(event: TrainEvent): void {
-    this.context.onEvent?.(event)
+    this.context.onEvent?.(event.type === 'warning' ? { ...event, message: printable(event.message) } : event)
   }
 
   private stepsOf({ updatesPerEpoch }: Batches): number {

@@ -3,6 +3,7 @@ import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
+import { LorafuseError } from '../../lib/errors.js'
 
 const root = fileURLToPath(new URL('../../..', import.meta.url))
 
@@ -27,4 +28,9 @@ test('every code has a meaning and, but for faults of the package, a remedy', as
   const rows = (text: string) => text.split('\n').filter((line) => line.startsWith('| `'))
   assert.ok(rows(known).every((row) => /^\| `[A-Z_]+` \| \S.*\. \| \S.*\. \|$/.test(row)))
   assert.ok(rows(faults).every((row) => /^\| `[A-Z_]+` \| \S.*\. \|$/.test(row)))
+})
+
+test('control characters of a name are escaped in a sentence, the lines of a list are not', () => {
+  const { message } = new LorafuseError('NO_IMAGES', 'received:\n  a\nb.png\n  c\x1b[2Jd \u202egnp.e, é 🎨')
+  assert.equal(message, 'received:\n  a\\u000ab.png\n  c\\u001b[2Jd \\u202egnp.e, é 🎨')
 })
