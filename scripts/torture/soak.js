@@ -143,6 +143,13 @@ const kinds = {
     await Promise.all([train(options(images, output)), train(options(images, other, { threads: 2 }))])
     return (await differs(output, expected.trajectory)) ?? differs(other, expected.trajectory)
   },
+
+  async rivals({ images, output, expected }) {
+    const ends = await Promise.allSettled([1, 2].map((threads) => train(options(images, output, { threads }))))
+    const failed = ends.filter(({ status }) => status === 'rejected')
+    if (failed.length !== 1) return `${2 - failed.length} successes of two trainings with one name in one folder`
+    return judgeError(failed[0].reason) ?? differs(output, expected.trajectory)
+  },
 }
 
 /** An `onEvent` that rejects must reject the training; before it does, nobody else may hear of it. */
@@ -154,7 +161,7 @@ function hearRejections(context) {
 export const soak = {
   name: 'soak',
   lanes: 1,
-  short: 20,
+  short: 22,
 
   async begin(folder) {
     const images = await makeImages(folder)
