@@ -6,6 +6,8 @@ const VALUES = [
   ...['', ' ', '0', '4', 'null', 'NaN', 'ä', '\0', '\ud800', '__proto__', '../../x', 'x'.repeat(100_000), '9'.repeat(400)],
   ...[[], {}, [[]], [null], [0], [1, 2, 3], ['x'], { a: 1 }, { length: 2 ** 32 }, Array(5000).fill(1), { toString: 1 }],
 ]
+/** Numbers at which something narrows, overflows, divides or loops. */
+const NUMBERS = [0, -1, 0.5, 2 ** 16, 2 ** 31 - 1, 2 ** 31, 2 ** 32, 2 ** 32 + 1, 2 ** 33, 2 ** 53, 2 ** 63, 1e15, -(2 ** 31)]
 const KEYS = ['__proto__', 'constructor', 'toString', '', 'step', 'Step', 'x'.repeat(1000), '0']
 
 /** Arrays within arrays, deeper than a stack. */
@@ -25,6 +27,7 @@ function places(value, found = []) {
 
 /** Another value of the same kind: a number near by, a text with a letter changed. */
 function neighbour(value, random) {
+  if (typeof value === 'number' && random.chance(0.6)) return random.pick(NUMBERS)
   if (typeof value === 'number')
     return random.pick([value + 1, value - 1, -value, value * 2, value / 2, value * 1e9, String(value), [value]])
   if (typeof value === 'string')
@@ -40,7 +43,13 @@ export function damageJson(json, random) {
   // What is null says nothing, and most readers pass over it.
   const told = found.filter(([node, key]) => node[key] !== null)
   if (told.length === 0 || random.chance(0.03)) return random.pick(VALUES)
-  const [node, key] = random.pick(random.chance(0.9) ? told : found)
+  const numbers = told.filter(([node, key]) => typeof node[key] === 'number')
+  const chosen = random.chance(0.4) && numbers.length > 0 ? numbers : random.chance(0.9) ? told : found
+  const [node, key] = random.pick(chosen)
+  if (chosen === numbers) {
+    node[key] = neighbour(node[key], random)
+    return value
+  }
   switch (random.below(6)) {
     case 0:
       if (Array.isArray(node)) node.splice(Number(key), 1)
