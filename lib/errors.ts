@@ -23,8 +23,12 @@ export function shown(value: unknown): string {
     const options = { depth: 1, breakLength: Infinity, maxArrayLength: LONGEST, maxStringLength: LONGEST, customInspect: false }
     written = typeof value === 'string' ? JSON.stringify(value.slice(0, LONGEST + 1)) : inspect(value, options)
   } catch {}
-  written = written.replace(/\s+/g, ' ')
-  return written.length > LONGEST ? `${written.slice(0, LONGEST).replace(/[\ud800-\udbff]$/, '')}…` : written
+  return cut(written.replace(/\s+/g, ' '))
+}
+
+/** Cuts a name that came from outside to 80 characters. */
+export function cut(name: string): string {
+  return name.length > LONGEST ? `${name.slice(0, LONGEST).replace(/[\ud800-\udbff]$/, '')}…` : name
 }
 
 /**

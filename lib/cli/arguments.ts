@@ -1,6 +1,6 @@
 /** Reads command lines by yargs, from tables of commands and options; mistakes are reported in this package's own sentences. */
 import yargs, { type Argv, type FallbackCompletionFunction, type Options } from 'yargs'
-import { LorafuseError } from '../errors.js'
+import { cut, LorafuseError, shown } from '../errors.js'
 import { describeCommand, describeOption, usage } from '../options/help.js'
 import { invalidOption, kebab, type Label, nearest, unknownOption } from '../options/resolve.js'
 import { type Row, rowsOf, type Table } from '../options/table.js'
@@ -31,7 +31,7 @@ function spellings(table: Table): Map<string, { row: Row; negated: boolean }> {
 }
 
 function strayWord(command: string, word: string): LorafuseError {
-  return new LorafuseError('OPTION_INVALID', `Expected options of ${command} but received the word ${JSON.stringify(word)}`)
+  return new LorafuseError('OPTION_INVALID', `Expected options of ${command} but received the word ${shown(word)}`)
 }
 
 /** Finds a mistake in the options' names, or in a switch's value, which yargs would read as false. */
@@ -52,9 +52,10 @@ function misspelt(command: string, table: Table, words: string[]): LorafuseError
 
 function unknownCommand(commands: Commands, word: string): LorafuseError {
   const known = Object.keys(commands)
-  const meant = nearest(word, known)
+  const received = cut(word)
+  const meant = nearest(received, known)
   const hint = meant ? `; did you mean ${meant}?` : ''
-  return new LorafuseError('COMMAND_UNKNOWN', `Expected ${known.join(', ')} for the command but received ${word}${hint}`)
+  return new LorafuseError('COMMAND_UNKNOWN', `Expected ${known.join(', ')} for the command but received ${received}${hint}`)
 }
 
 /** Says why yargs refuses a command line; `message` is yargs's own. */

@@ -1,5 +1,5 @@
 /** Checks options against their rows. */
-import { LorafuseError, shown } from '../errors.js'
+import { cut, LorafuseError, shown } from '../errors.js'
 import { lrSchedulers } from './lr-schedulers.js'
 import { fixed, generateTable, type Presence, type Row, type Table, trainTable } from './table.js'
 import type { Kind } from './values.js'
@@ -61,9 +61,10 @@ export function nearest(name: string, names: string[]): string | undefined {
 
 /** Makes an `OPTION_UNKNOWN` that suggests the nearest name. */
 export function unknownOption(command: string, name: string, names: string[], label: Label): LorafuseError {
-  const meant = nearest(name, names)
+  const received = cut(name)
+  const meant = nearest(received, names)
   const hint = meant === undefined ? '' : `; did you mean ${label(meant)}?`
-  return new LorafuseError('OPTION_UNKNOWN', `Expected an option of ${command} but received ${label(name)}${hint}`)
+  return new LorafuseError('OPTION_UNKNOWN', `Expected an option of ${command} but received ${label(received)}${hint}`)
 }
 
 /** Makes an `OPTION_INVALID`; leave `value` out if no value came. */

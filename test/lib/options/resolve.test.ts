@@ -46,6 +46,7 @@ test('a mistyped option is refused with the nearest name', () => {
   refuses({ ...train, rnak: 4 }, 'OPTION_UNKNOWN', 'Expected an option of train but received rnak; did you mean rank?')
   refuses({ ...train, batch_size: 4 }, 'OPTION_UNKNOWN', /did you mean batchSize\?$/)
   refuses({ ...train, toString: 4 }, 'OPTION_UNKNOWN', 'Expected an option of train but received toString')
+  refuses({ ...train, ['x'.repeat(1e6)]: 4 }, 'OPTION_UNKNOWN', `Expected an option of train but received ${'x'.repeat(80)}…`)
   assert.equal(nearest('learningrate', ['learningRate', 'lrScheduler']), 'learningRate')
   assert.equal(nearest('frobnicate', ['learningRate', 'rank']), undefined)
 })
