@@ -132,7 +132,8 @@ export interface Session {
    */
   attach(adapters: AdapterSpec[], optimizer?: OptimizerSpec): Parameter[]
   buffers(): BufferInfo[]
-  read(buffer: string): Float32Array
+  /** `into`: where it is read to, of the buffer's length, and what is returned; new memory where it is left out. */
+  read(buffer: string, into?: Float32Array): Float32Array
   write(buffer: string, data: Float32Array): void
   /** Plans the memory of a training step whose inputs have these shapes; nothing is loaded or allocated. */
   planStep(shapes: Record<string, number[]>): MemoryPlan

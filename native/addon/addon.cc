@@ -91,7 +91,13 @@ auto buffers(const Arguments&) {
   return [](Session& s) { return s.buffers(); };
 }
 auto read(const Arguments& args) {
-  return [buffer = string(args[0], "buffer")](Session& s) { return s.read(buffer); };
+  return [buffer = string(args[0], "buffer"), into = args[1]](Session& s) {
+    const size_t count = s.count(buffer);
+    auto array = into.IsUndefined() ? Napi::Float32Array::New(into.Env(), count) : typed_array<float>(into, "into");
+    CHECK(array.ElementLength() == count, "ARGUMENT_INVALID", "Expected ", count, " elements for into but received ",
+          array.ElementLength());
+    return s.read(buffer, array.Data()), Napi::Value(array);
+  };
 }
 auto write(const Arguments& args) {
   return

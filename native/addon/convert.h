@@ -67,12 +67,15 @@ struct Fields {
   template <class Convert> auto get(const char* key, Convert convert) const { return convert(object.Get(key), prefix + key); }
 };
 
-template <class Element> std::vector<Element> elements(const Napi::Value& value, const std::string& name) {
+template <class Element> Napi::TypedArrayOf<Element> typed_array(const Napi::Value& value, const std::string& name) {
   constexpr bool kFloats = std::is_same_v<Element, float>;
   const auto type = kFloats ? napi_float32_array : napi_int32_array;
   CHECK(value.IsTypedArray() && value.As<Napi::TypedArray>().TypedArrayType() == type, "ARGUMENT_INVALID", "Expected ",
         kFloats ? "a Float32Array" : "an Int32Array", " for ", name);
-  const auto array = value.As<Napi::TypedArrayOf<Element>>();
+  return value.As<Napi::TypedArrayOf<Element>>();
+}
+template <class Element> std::vector<Element> elements(const Napi::Value& value, const std::string& name) {
+  const auto array = typed_array<Element>(value, name);
   return {array.Data(), array.Data() + array.ElementLength()};
 }
 
@@ -134,6 +137,7 @@ template <class Value> auto one_of(std::vector<std::pair<const char*, Value>> wo
 
 // ---- to JavaScript ----
 
+inline Napi::Value to_js(Napi::Env, Napi::Value value) { return value; }
 inline Napi::Value to_js(Napi::Env env, double x) { return Napi::Number::New(env, x); }
 inline Napi::Value to_js(Napi::Env env, std::optional<double> x) { return x ? to_js(env, *x) : env.Undefined(); }
 inline Napi::Value to_js(Napi::Env env, const std::vector<float>& data) {

@@ -158,10 +158,14 @@ size_t Session::buffer_index(const std::string& name) const {
 }
 
 std::vector<float> Session::read(const std::string& buffer) {
-  const size_t i = buffer_index(buffer);
-  std::vector<float> data(buffers()[i].count);
-  backend_->download(data.data(), attached_.memory[i].data(), data.size() * sizeof(float));
+  std::vector<float> data(count(buffer));
+  read(buffer, data.data());
   return data;
+}
+
+void Session::read(const std::string& buffer, float* data) {
+  const size_t i = buffer_index(buffer);
+  backend_->download(data, attached_.memory[i].data(), buffers()[i].count * sizeof(float));
 }
 
 void Session::write(const std::string& buffer, const std::vector<float>& data) {

@@ -78,7 +78,9 @@ class Session {
   // weights, gradients, then the optimizer's.
   const std::vector<BufferSpec>& buffers() const { return attached_.buffers; }
   int64_t parameter_count() const { return attached_.trained.count(); }
+  size_t count(const std::string& buffer) const { return buffers()[buffer_index(buffer)].count; }
   std::vector<float> read(const std::string& buffer);
+  void read(const std::string& buffer, float* data);  // allocates nothing
   void write(const std::string& buffer, const std::vector<float>& data);
 
   MemoryPlan plan(const ProgramKey& key);
