@@ -40,10 +40,10 @@ export function printable(text: string): string {
   return text.replace(/(?!\n {2})[\p{Cc}\p{Zl}\p{Zp}\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu, hex)
 }
 
-/** Writes a list for a sentence: the first five, then how many more. `separator`: between them. */
-export function listed(items: string[], separator = ', '): string {
-  const rest = items.length - LISTED
-  return [...items.slice(0, LISTED), ...(rest > 0 ? [`and ${rest} more`] : [])].join(separator)
+/** Writes a list for a sentence: the first `most`, then how many more. `separator`: between them. */
+export function listed(items: string[], separator = ', ', most = LISTED): string {
+  const rest = items.length - most
+  return [...items.slice(0, most), ...(rest > 0 ? [`and ${rest} more`] : [])].join(separator)
 }
 
 /** Throws an error named `AbortError` (code `ABORTED`) whose cause is the signal's reason. `what`: what was stopped, for its sentence. */

@@ -1,9 +1,14 @@
 /** Folders, and files that are there whole or not at all. */
+import { randomBytes } from 'node:crypto'
 import { type FileHandle, mkdir, open, rename, stat, unlink, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { LorafuseError } from '../errors.js'
+import { pathError } from './read.js'
 
-/** Makes a folder and its parents, and returns those that it made, parents first. Trap: Node's recursive mkdir never returns below a folder that takes no new ones, such as /proc. */
+/**
+ * Makes a folder and its parents, and returns those that it made, parents first. Trap: Node's recursive mkdir never returns below a folder
+ * that takes no new ones, such as /proc.
+ */
 export async function makeFolder(path: string): Promise<string[]> {
   try {
     await mkdir(path)
@@ -17,15 +22,53 @@ export async function makeFolder(path: string): Promise<string[]> {
   }
 }
 
-let written = 0
+/** What a system's error means where something is to be written. */
+const REASONS: Record<string, string> = {
+  EACCES: 'no right to write there',
+  EPERM: 'no right to write there',
+  EROFS: 'a file system that is read-only',
+  ENOENT: 'a folder that is gone',
+  ENOTDIR: 'a path that leads through a file',
+  EEXIST: 'a file of that name',
+  EISDIR: 'a folder of that name',
+  ELOOP: 'links that lead in a circle',
+  ENAMETOOLONG: 'a name that is too long',
+}
+const FULL = ['ENOSPC', 'EDQUOT', 'EFBIG']
+const EXHAUSTED = ['EMFILE', 'ENFILE']
+
+/** The error of something that the system does not write; others stay as they are. `what`: what was expected. */
+export function writeError(path: string, cause: unknown, what = 'to be able to write'): unknown {
+  const { code } = cause as NodeJS.ErrnoException
+  if (cause instanceof LorafuseError || code === undefined) return cause
+  if (FULL.includes(code)) {
+    return new LorafuseError('DISK_FULL', `Expected room for ${path} but the disk is full (${code}); free some space`, { cause })
+  }
+  if (EXHAUSTED.includes(code)) return pathError('a file to be written', path, cause)
+  return new LorafuseError('OUTPUT_NOT_WRITABLE', `Expected ${what} ${path} but received ${REASONS[code] ?? `the error ${code}`}`, {
+    cause,
+  })
+}
+
+/** Ends the names of files that are being written, of which no two are the same, whatever thread or process makes them. */
+const TEMPORARY = /\.tmp-[\da-f-]+$/
+
+/** Returns what a file is written to before it gets its name. */
+export function temporaryOf(path: string): string {
+  return `${path}.tmp-${randomBytes(6).toString('hex')}`
+}
+
+/** Returns the name that a temporary file was to get; undefined for any other file. */
+export function targetOf(temporary: string): string | undefined {
+  return TEMPORARY.test(temporary) ? temporary.replace(TEMPORARY, '') : undefined
+}
 
 /**
  * Writes a file so that readers, and a crash, see either the old file or the whole new one: writes and syncs a temporary file beside it,
- * renames it, syncs the folder. Removes the temporary file on failure. Throws `DISK_FULL`, `OUTPUT_NOT_WRITABLE`.
+ * renames it, syncs the folder. Removes the temporary file on failure. Throws `DISK_FULL`, `OUTPUT_NOT_WRITABLE`, `TOO_MANY_FILES`.
  */
 export async function writeAtomically(path: string, content: Uint8Array | string | Iterable<Uint8Array>): Promise<void> {
-  written += 1
-  const temporary = `${path}.tmp-${process.pid}-${written}`
+  const temporary = temporaryOf(path)
   let file: FileHandle | undefined
   try {
     file = await open(temporary, 'wx')
@@ -38,16 +81,8 @@ export async function writeAtomically(path: string, content: Uint8Array | string
     if (file) await unlink(temporary).catch(() => undefined)
     throw writeError(path, cause)
   }
-  const folder = await open(dirname(path), 'r')
-  await folder.sync().catch(() => undefined)
-  await folder.close()
-}
-
-function writeError(path: string, cause: unknown): unknown {
-  const { code } = cause as NodeJS.ErrnoException
-  if (cause instanceof LorafuseError || code === undefined) return cause
-  if (code === 'ENOSPC' || code === 'EDQUOT' || code === 'EFBIG') {
-    return new LorafuseError('DISK_FULL', `Expected room for ${path} but the disk is full (${code}); free some space and resume`, { cause })
-  }
-  return new LorafuseError('OUTPUT_NOT_WRITABLE', `Expected to be able to write ${path} but received ${code}`, { cause })
+  // The file is there; a folder that cannot be synced may lose its name in a power failure, no more.
+  const folder = await open(dirname(path), 'r').catch(() => undefined)
+  await folder?.sync().catch(() => undefined)
+  await folder?.close()
 }

@@ -63,11 +63,19 @@ export function widen(bytes: Uint8Array, type: FloatType): Float32Array {
   return data
 }
 
-/** Converts f32 to little-endian bytes of `type`. For F32 they share memory with `data`. */
-export function narrow(data: Float32Array, type: FloatType): Uint8Array {
+/**
+ * Converts f32 to little-endian bytes of `type`. For F32 they share memory with `data`; else they are put into `room`, or into new memory where
+ * that is missing or too short.
+ */
+export function narrow(data: Float32Array, type: FloatType, room?: Uint16Array): Uint8Array {
   if (type === 'F32') return new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
-  const words = new Uint16Array(data.length)
+  const words = room && room.length >= data.length ? room.subarray(0, data.length) : new Uint16Array(data.length)
   const convert = type === 'F16' ? toHalf : toBfloat
   for (let i = 0; i < data.length; i++) words[i] = convert(data[i] as number)
-  return new Uint8Array(words.buffer)
+  return new Uint8Array(words.buffer, words.byteOffset, words.byteLength)
+}
+
+/** Returns `type` if it holds a number to the bit of its f32, else F32. */
+export function typeHolding(value: number, type: FloatType): FloatType {
+  return widen(narrow(Float32Array.of(value), type), type)[0] === Math.fround(value) ? type : 'F32'
 }

@@ -169,17 +169,21 @@ export interface PackedTensors {
   data: Uint8Array[]
 }
 
-/** Rounds tensors to their dtypes, the widest dtype first, then by name, as the reference writer orders them. */
-export function packTensors(tensors: NamedTensor[]): PackedTensors {
+/**
+ * Rounds tensors to their dtypes, the widest dtype first, then by name, as the reference writer orders them. `room`: for what is rounded to
+ * 16 bits, instead of new memory.
+ */
+export function packTensors(tensors: NamedTensor[], room = new Uint16Array(0)): PackedTensors {
   const order = (a: NamedTensor, b: NamedTensor) => BYTES[b.dtype]! - BYTES[a.dtype]! || (a.name < b.name ? -1 : 1)
   const packed: PackedTensors = { entries: {}, data: [] }
-  let end = 0
+  let [end, rounded] = [0, 0]
   for (const { name, dtype, shape, data } of [...tensors].sort(order)) {
     const count = shape.reduce((product, length) => product * length, 1)
     if (count !== data.length) {
       throw new LorafuseError('INTERNAL', `Expected ${count} values for tensor ${name} [${shape.join(', ')}] but received ${data.length}`)
     }
-    const bytes = narrow(data, dtype)
+    const bytes = narrow(data, dtype, room.subarray(rounded))
+    if (dtype !== 'F32') rounded += data.length
     packed.entries[name] = { dtype, shape, data_offsets: [end, end + bytes.length] }
     packed.data.push(bytes)
     end += bytes.length
