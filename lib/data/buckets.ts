@@ -25,12 +25,20 @@ export type BucketOptions = Pick<
   'resolution' | 'buckets' | 'bucketMin' | 'bucketMax' | 'bucketStep' | 'bucketNoUpscale'
 >
 
+/** Returns the shortest and the longest side of a bucket. */
+export function bucketSides({ resolution, bucketMin, bucketMax, bucketStep: step }: BucketOptions): { least: number; most: number } {
+  return {
+    least: Math.max(step, Math.floor(Math.min(bucketMin, resolution) / step) * step),
+    most: Math.ceil(Math.max(bucketMax, resolution) / step) * step,
+  }
+}
+
 /** Lists the predefined sizes by width, then height: the square, and for each width the greatest height within the area, both ways round. */
-export function bucketSizes({ resolution, buckets, bucketMin, bucketMax, bucketStep: step }: BucketOptions): Size[] {
+export function bucketSizes(options: BucketOptions): Size[] {
+  const { resolution, buckets, bucketStep: step } = options
   const square = Math.max(step, Math.floor(resolution / step) * step)
   if (!buckets) return [{ width: square, height: square }]
-  const least = Math.max(step, Math.floor(Math.min(bucketMin, resolution) / step) * step)
-  const most = Math.ceil(Math.max(bucketMax, resolution) / step) * step
+  const { least, most } = bucketSides(options)
   const sizes = new Map([[`${square}x${square}`, { width: square, height: square }]])
   for (let width = least; width <= most; width += step) {
     const height = Math.min(most, Math.floor(resolution ** 2 / width / step) * step)

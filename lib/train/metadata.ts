@@ -1,6 +1,6 @@
 /**
  * The metadata of a LoRA file: kohya's `ss_*` (kohya-ss/sd-scripts:train_network.py), and `modelspec.*` 1.0.1
- * (kohya-ss/sd-scripts:library/sai_model_spec.py). All values are strings; booleans and null are written as Python writes them.
+ * (kohya-ss/sd-scripts:library/sai_model_spec.py). All values are strings; booleans, null and floats are written as Python writes them.
  */
 
 import type { Batches } from '../data/batches.js'
@@ -9,16 +9,19 @@ import type { SessionOptions } from '../native.js'
 import { kohyaScheduler } from '../options/lr-schedulers.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
 import { version } from '../version.js'
+import type { imagesMetadata } from './images-metadata.js'
 import type { Optimizer } from './optimizers.js'
+import type { CheckpointName } from './output.js'
+import { float, text } from './python.js'
 import type { RunId } from './state.js'
-import type { TrainingImage } from './training-images.js'
 
 export interface TrainingInfo {
   options: ResolvedTrainOptions
   /** In which the session computes. */
   precision: SessionOptions['precision']
   optimizer: Optimizer
-  images: TrainingImage[]
+  /** See `imagesMetadata`. */
+  images: Awaited<ReturnType<typeof imagesMetadata>>
   run: RunId
   /** Updates of the whole run. */
   steps: number
@@ -30,75 +33,38 @@ export interface TrainingInfo {
 
 type Value = string | number | boolean | null
 
-function text(value: Value): string {
-  if (typeof value === 'boolean') return value ? 'True' : 'False'
-  return value === null ? 'None' : String(value)
-}
-
-function count<Key>(counts: Map<Key, number>, key: Key, more = 1): void {
-  counts.set(key, (counts.get(key) ?? 0) + more)
-}
-
-/** Counts the tags, lower-cased parts of captions between commas, of each folder. */
-export function tagFrequency(images: TrainingImage[]): Record<string, Record<string, number>> {
-  const folders = new Map<string, Map<string, number>>()
-  for (const { folder, caption } of images) {
-    const tags = folders.get(folder) ?? new Map<string, number>()
-    folders.set(folder, tags)
-    for (const tag of caption.split(',')) if (tag.trim() !== '') count(tags, tag.trim().toLowerCase())
-  }
-  return Object.fromEntries([...folders].map(([folder, tags]) => [folder, Object.fromEntries(tags)]))
-}
-
-/** Lists each bucket's size and number of images, repeats included, and the mean error of the images' aspect ratios. */
-export function bucketInfo(images: TrainingImage[]): {
-  buckets: Record<string, { resolution: number[]; count: number }>
-  mean_img_ar_error: number
-} {
-  const sizes = new Map<string, number>()
-  let error = 0
-  for (const { bucket, width, height, repeats } of images) {
-    count(sizes, `${bucket.width}x${bucket.height}`, repeats)
-    error += Math.abs(bucket.width / bucket.height - width / height)
-  }
-  const buckets = [...sizes]
-    .map(([size, count]) => ({ resolution: size.split('x').map(Number), count }))
-    .sort(({ resolution: [a = 0, b = 0] }, { resolution: [c = 0, d = 0] }) => a - c || b - d)
-  return { buckets: Object.fromEntries(buckets.entries()), mean_img_ar_error: error / images.length }
-}
-
-function datasetDirs(images: TrainingImage[]): Record<string, { n_repeats: number; img_count: number }> {
-  const folders: Record<string, { n_repeats: number; img_count: number }> = {}
-  for (const { folder, repeats } of images) {
-    folders[folder] = { n_repeats: repeats, img_count: (folders[folder]?.img_count ?? 0) + 1 }
-  }
-  return folders
-}
-
 /** Formats a Unix time as Python's `datetime.isoformat` of a local time without microseconds. */
 function localDate(time: number): string {
   const date = new Date(time * 1000)
   return new Date(date.getTime() - date.getTimezoneOffset() * 60_000).toISOString().slice(0, 19)
 }
 
-/** Returns the metadata of a LoRA saved after update `step` at `savedAt`, Unix time in seconds, without the LoRA's own hashes. */
-export function trainingMetadata(info: TrainingInfo, step: number, savedAt: number): Record<string, string> {
+/** Returns kohya's `ss_epoch`: of a checkpoint by steps, and of an early end, how many epochs were complete before its last update. */
+function epochOf(name: CheckpointName, step: number, epochs: number, updatesPerEpoch: number): number {
+  if (name === 'last') return epochs
+  return 'epoch' in name ? name.epoch : Math.floor((step - 1) / updatesPerEpoch)
+}
+
+/** Returns the metadata of the LoRA `name`, saved after update `step` at `savedAt`, Unix time in seconds, without the LoRA's own hashes. */
+export function trainingMetadata(info: TrainingInfo, name: CheckpointName, step: number, savedAt: number): Record<string, string> {
   const { options, precision, optimizer, images, run, steps, batches, model, hashes } = info
   const { baseModelVersion, v2, architecture } = model.family.metadata
+  const epochs = Math.ceil(steps / batches.updatesPerEpoch)
   const values: Record<string, Value> = {
     session_id: run.sessionId,
-    training_started_at: run.startedAt,
-    training_finished_at: savedAt,
+    training_started_at: float(run.startedAt),
+    training_finished_at: float(savedAt),
     output_name: options.name,
-    learning_rate: options.learningRate,
-    unet_lr: options.learningRate,
+    learning_rate: float(options.learningRate),
+    unet_lr: null,
     text_encoder_lr: null,
-    num_train_images: images.reduce((sum, { repeats }) => sum + repeats, 0),
+    ...images,
+    num_validation_images: 0,
     num_reg_images: 0,
     num_batches_per_epoch: batches.batchesPerEpoch,
-    num_epochs: Math.ceil(steps / batches.updatesPerEpoch),
+    num_epochs: epochs,
     steps: step,
-    epoch: Math.max(1, Math.ceil(step / batches.updatesPerEpoch)),
+    epoch: epochOf(name, step, epochs, batches.updatesPerEpoch),
     max_train_steps: steps,
     batch_size_per_device: options.batchSize,
     total_batch_size: options.batchSize * options.gradientAccumulation,
@@ -107,12 +73,16 @@ export function trainingMetadata(info: TrainingInfo, step: number, savedAt: numb
     lr_scheduler: kohyaScheduler(options.lrScheduler, options.lrWarmupSteps),
     lr_warmup_steps: options.lrWarmupSteps,
     optimizer: optimizer.title(options),
-    max_grad_norm: options.maxGradNorm,
+    max_grad_norm: float(options.maxGradNorm),
     network_module: 'networks.lora',
     network_dim: options.rank,
-    network_alpha: options.alpha,
+    network_alpha: float(options.alpha),
     network_dropout: null,
     mixed_precision: precision === 'f32' ? 'no' : precision,
+    full_fp16: false,
+    fp8_base: false,
+    fp8_base_unet: false,
+    lowram: false,
     v2,
     base_model_version: baseModelVersion,
     sd_model_name: model.name,
@@ -124,27 +94,40 @@ export function trainingMetadata(info: TrainingInfo, step: number, savedAt: numb
     seed: options.seed,
     noise_offset: null,
     multires_noise_iterations: null,
-    multires_noise_discount: 0.3,
+    multires_noise_discount: '0.3',
+    noise_offset_random_strength: false,
+    adaptive_noise_scale: null,
+    ip_noise_gamma: null,
+    ip_noise_gamma_random_strength: false,
+    zero_terminal_snr: false,
     min_snr_gamma: null,
-    prior_loss_weight: 1,
+    debiased_estimation: false,
+    scale_weight_norms: null,
+    prior_loss_weight: '1.0',
     loss_type: 'l2',
-    caption_dropout_rate: 0,
+    huber_schedule: 'snr',
+    huber_scale: '1.0',
+    huber_c: '0.1',
+    caption_dropout_rate: '0.0',
     caption_dropout_every_n_epochs: 0,
-    caption_tag_dropout_rate: 0,
+    caption_tag_dropout_rate: '0.0',
     shuffle_caption: false,
     keep_tokens: 0,
     color_aug: false,
+    face_crop_aug_range: null,
+    resize_interpolation: null,
     flip_aug: options.flip,
     random_crop: options.randomCrop,
     resolution: `(${options.resolution}, ${options.resolution})`,
     enable_bucket: options.buckets,
     bucket_no_upscale: options.bucketNoUpscale,
-    min_bucket_reso: options.bucketMin,
-    max_bucket_reso: options.bucketMax,
-    bucket_info: JSON.stringify(options.buckets ? bucketInfo(images) : null),
-    tag_frequency: JSON.stringify(tagFrequency(images)),
-    dataset_dirs: JSON.stringify(datasetDirs(images)),
-    reg_dataset_dirs: '{}',
+    validation_seed: null,
+    validation_split: '0.0',
+    max_validation_steps: null,
+    validate_every_n_epochs: null,
+    validate_every_n_steps: null,
+    training_comment: null,
+    sd_scripts_commit_hash: '(unknown)',
   }
   const spec: Record<string, string> = {
     sai_model_spec: '1.0.1',

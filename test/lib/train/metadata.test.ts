@@ -3,8 +3,11 @@ import { test } from 'node:test'
 import type { PredictionType } from '../../../lib/models/configs.js'
 import { sd1 } from '../../../lib/models/sd1.js'
 import { resolveTrainOptions, type TrainOptions } from '../../../lib/options/resolve.js'
-import { bucketInfo, tagFrequency, trainingMetadata } from '../../../lib/train/metadata.js'
+import { bucketInfo, datasetDirs, imagesMetadata, tagFrequency } from '../../../lib/train/images-metadata.js'
+import { trainingMetadata } from '../../../lib/train/metadata.js'
 import { optimizers } from '../../../lib/train/optimizers.js'
+import type { CheckpointName } from '../../../lib/train/output.js'
+import { float } from '../../../lib/train/python.js'
 import type { TrainingImage } from '../../../lib/train/training-images.js'
 import { readSchedules, schedulerOf } from '../../fixtures/schedules.js'
 
@@ -24,19 +27,27 @@ const images = [
   image('1_cat', 'cat', 1, [100, 100], [512, 512]),
 ]
 
-function metadata(given: Partial<TrainOptions>, step = 9, predictionType: PredictionType = 'epsilon'): Record<string, string> {
+interface Moment {
+  name?: CheckpointName
+  step?: number
+  predictionType?: PredictionType
+}
+
+async function metadata(given: Partial<TrainOptions>, moment: Moment = {}): Promise<Record<string, string>> {
+  const { name = 'last', step = 20, predictionType = 'epsilon' } = moment
   const options = resolveTrainOptions({ model: 'm', images: 'i', name: 'my style', rank: 8, alpha: 4, ...given })
   const model = { name: 'sd15', family: sd1, scheduler: { ...schedulerOf(readSchedules().alphas[0]!.config), predictionType } }
   const hashes = { legacyHash: '6ce01616', hash: 'a'.repeat(64) }
   const run = { sessionId: 77, startedAt: 1_700_000_000.25 }
   const precision = options.precision === 'auto' ? ('f32' as const) : options.precision
   const batches = { batchesPerEpoch: 7, updatesPerEpoch: 7 }
-  const info = { options, precision, optimizer: optimizers.adamw, images, run, steps: 20, batches, model, hashes }
-  return trainingMetadata(info, step, 1_700_000_100)
+  const described = await imagesMetadata(images, options)
+  const info = { options, precision, optimizer: optimizers.adamw, images: described, run, steps: 20, batches, model, hashes }
+  return trainingMetadata(info, name, step, 1_700_000_100)
 }
 
-test('every value is a string, and what tools read is there as kohya writes it', () => {
-  const written = metadata({ precision: 'bf16', flip: true, clipSkip: 2, lrWarmupSteps: 5 })
+test('every value is a string, and what tools read is there as kohya writes it', async () => {
+  const written = await metadata({ precision: 'bf16', flip: true, clipSkip: 2, lrWarmupSteps: 5 })
   assert.ok(Object.values(written).every((value) => typeof value === 'string'))
   const expected: Record<string, string> = {
     ss_output_name: 'my style',
@@ -44,7 +55,7 @@ test('every value is a string, and what tools read is there as kohya writes it',
     ss_v2: 'False',
     ss_network_module: 'networks.lora',
     ss_network_dim: '8',
-    ss_network_alpha: '4',
+    ss_network_alpha: '4.0',
     ss_network_dropout: 'None',
     ss_sd_model_name: 'sd15',
     ss_sd_model_hash: '6ce01616',
@@ -53,12 +64,12 @@ test('every value is a string, and what tools read is there as kohya writes it',
     ss_clip_skip: '2',
     ss_session_id: '77',
     ss_training_started_at: '1700000000.25',
-    ss_training_finished_at: '1700000100',
+    ss_training_finished_at: '1700000100.0',
     ss_num_train_images: '7',
     ss_num_batches_per_epoch: '7',
     ss_num_epochs: '3',
-    ss_steps: '9',
-    ss_epoch: '2',
+    ss_steps: '20',
+    ss_epoch: '3',
     ss_max_train_steps: '20',
     ss_mixed_precision: 'bf16',
     ss_flip_aug: 'True',
@@ -76,35 +87,172 @@ test('every value is a string, and what tools read is there as kohya writes it',
   assert.match(written['modelspec.date'] ?? '', /^2023-11-1[45]T\d\d:\d\d:00$/)
 })
 
-test("modelspec's word for v-prediction is v", () => {
-  assert.equal(metadata({}, 9, 'v_prediction')['modelspec.prediction_type'], 'v')
+/** What `train_network.py` of sd-scripts 0.10.1 writes for a run of 3 epochs with `--learning_rate 1e-5 --network_dim 8 --network_alpha 4`. */
+const kohya = {
+  ss_adaptive_noise_scale: 'None',
+  ss_base_model_version: 'sd_v1',
+  ss_batch_size_per_device: '1',
+  ss_bucket_no_upscale: 'False',
+  ss_cache_latents: 'True',
+  ss_caption_dropout_every_n_epochs: '0',
+  ss_caption_dropout_rate: '0.0',
+  ss_caption_tag_dropout_rate: '0.0',
+  ss_clip_skip: 'None',
+  ss_color_aug: 'False',
+  ss_debiased_estimation: 'False',
+  ss_enable_bucket: 'True',
+  ss_epoch: '3',
+  ss_face_crop_aug_range: 'None',
+  ss_flip_aug: 'False',
+  ss_fp8_base: 'False',
+  ss_fp8_base_unet: 'False',
+  ss_full_fp16: 'False',
+  ss_gradient_accumulation_steps: '1',
+  ss_gradient_checkpointing: 'False',
+  ss_huber_c: '0.1',
+  ss_huber_scale: '1.0',
+  ss_huber_schedule: 'snr',
+  ss_ip_noise_gamma: 'None',
+  ss_ip_noise_gamma_random_strength: 'False',
+  ss_keep_tokens: '0',
+  ss_learning_rate: '1e-05',
+  ss_loss_type: 'l2',
+  ss_lowram: 'False',
+  ss_lr_scheduler: 'constant',
+  ss_lr_warmup_steps: '0',
+  ss_max_bucket_reso: '1024',
+  ss_max_grad_norm: '1.0',
+  ss_max_token_length: 'None',
+  ss_max_train_steps: '20',
+  ss_max_validation_steps: 'None',
+  ss_min_bucket_reso: '256',
+  ss_min_snr_gamma: 'None',
+  ss_mixed_precision: 'no',
+  ss_multires_noise_discount: '0.3',
+  ss_multires_noise_iterations: 'None',
+  ss_network_alpha: '4.0',
+  ss_network_dim: '8',
+  ss_network_dropout: 'None',
+  ss_network_module: 'networks.lora',
+  ss_new_sd_model_hash: 'a'.repeat(64),
+  ss_noise_offset: 'None',
+  ss_noise_offset_random_strength: 'False',
+  ss_num_batches_per_epoch: '7',
+  ss_num_epochs: '3',
+  ss_num_reg_images: '0',
+  ss_num_train_images: '7',
+  ss_num_validation_images: '0',
+  ss_optimizer: 'torch.optim.adamw.AdamW(weight_decay=0.01)',
+  ss_output_name: 'my style',
+  ss_prior_loss_weight: '1.0',
+  ss_random_crop: 'False',
+  ss_reg_dataset_dirs: '{}',
+  ss_resize_interpolation: 'None',
+  ss_resolution: '(512, 512)',
+  ss_scale_weight_norms: 'None',
+  ss_sd_model_hash: '6ce01616',
+  ss_sd_model_name: 'sd15',
+  ss_sd_scripts_commit_hash: '(unknown)',
+  ss_seed: '0',
+  ss_session_id: '77',
+  ss_shuffle_caption: 'False',
+  ss_steps: '20',
+  ss_text_encoder_lr: 'None',
+  ss_total_batch_size: '1',
+  ss_training_comment: 'None',
+  ss_training_finished_at: '1700000100.0',
+  ss_training_started_at: '1700000000.25',
+  ss_unet_lr: 'None',
+  ss_v2: 'False',
+  ss_validate_every_n_epochs: 'None',
+  ss_validate_every_n_steps: 'None',
+  ss_validation_seed: 'None',
+  ss_validation_split: '0.0',
+  ss_zero_terminal_snr: 'False',
+}
+
+test("the keys are those of kohya's run, and so are the values that do not depend on the images", async () => {
+  const written = await metadata({ learningRate: 1e-5 })
+  const own = Object.entries(written).filter(([key]) => key.startsWith('ss_'))
+  const ofImages = ['ss_bucket_info', 'ss_dataset_dirs', 'ss_tag_frequency']
+  assert.deepEqual(own.map(([key]) => key).sort(), [...Object.keys(kohya), ...ofImages].sort())
+  assert.deepEqual(Object.fromEntries(own.filter(([key]) => !ofImages.includes(key))), kohya)
 })
 
-test('the keys that PEFT readers take for theirs are not there', () => {
-  assert.ok(!Object.keys(metadata({})).some((key) => key.includes('adapter_metadata')))
+test('sides of buckets are the ones in use, as kohya rounds them; None without buckets', async () => {
+  const sides = ({ ss_min_bucket_reso: min, ss_max_bucket_reso: max }: Record<string, string>) => [min, max]
+  assert.deepEqual(sides(await metadata({ bucketMin: 300, bucketMax: 1000 })), ['256', '1024'])
+  assert.deepEqual(sides(await metadata({ buckets: false })), ['None', 'None'])
 })
 
-test('without clip skip, warm-up and lower precision they are none, constant and no', () => {
-  const written = metadata({})
+test('the epoch of a checkpoint by steps counts those that were complete before its last step, that of one by epochs its own', async () => {
+  const moments: [CheckpointName, number, string][] = [
+    [{ step: 1 }, 1, '0'],
+    [{ step: 7 }, 7, '0'],
+    [{ step: 8 }, 8, '1'],
+    [{ epoch: 1 }, 7, '1'],
+    ['last', 20, '3'],
+  ]
+  for (const [name, step, epoch] of moments) assert.equal((await metadata({}, { name, step })).ss_epoch, epoch)
+})
+
+test('floats are written as Python writes them', () => {
+  const expected = ['0.0', '1.0', '4.0', '0.1', '0.0001', '0.00012', '1e-05', '1.5e-07', '1e-10', '123456.0', '1000000000000000.0', '1e+16']
+  for (const written of [...expected, '1.2e+22', '0.30000000000000004', '1700000000.25', '-2.5'])
+    assert.equal(float(Number(written)), written)
+})
+
+test("modelspec's word for v-prediction is v", async () => {
+  assert.equal((await metadata({}, { predictionType: 'v_prediction' }))['modelspec.prediction_type'], 'v')
+})
+
+test('the keys that PEFT readers take for theirs are not there', async () => {
+  assert.ok(!Object.keys(await metadata({})).some((key) => key.includes('adapter_metadata')))
+})
+
+test('without clip skip, warm-up and lower precision they are none, constant and no', async () => {
+  const written = await metadata({})
   assert.equal(written.ss_clip_skip, 'None')
   assert.equal(written.ss_lr_scheduler, 'constant')
   assert.equal(written.ss_mixed_precision, 'no')
   assert.ok(!('modelspec.encoder_layer' in written))
 })
 
-test('tags are counted by folder, in lower case, empty ones left out', () => {
+test('tags are counted by folder, in lower case, empty ones left out', async () => {
   const expected = { '3_dog': { dog: 2, grass: 1, ball: 1 }, '1_cat': { cat: 1 } }
-  assert.deepEqual(tagFrequency(images), expected)
-  assert.deepEqual(JSON.parse(metadata({}).ss_tag_frequency ?? ''), expected)
+  assert.deepEqual(await tagFrequency(images), expected)
+  assert.deepEqual(JSON.parse((await metadata({})).ss_tag_frequency ?? ''), expected)
 })
 
-test('buckets count images with repeats, smallest first; folders without', () => {
+test('buckets count images with repeats, smallest first; folders without', async () => {
   const info = bucketInfo(images)
   assert.deepEqual(info.buckets, { 0: { resolution: [512, 512], count: 4 }, 1: { resolution: [576, 448], count: 3 } })
   assert.ok(Math.abs(info.mean_img_ar_error - (1.5 - 576 / 448) / 3) < 1e-12)
-  const written = metadata({})
+  const written = await metadata({})
   assert.deepEqual(JSON.parse(written.ss_bucket_info ?? ''), JSON.parse(JSON.stringify(info)))
-  assert.equal(metadata({ buckets: false }).ss_bucket_info, 'null')
+  assert.equal((await metadata({ buckets: false })).ss_bucket_info, 'null')
   const folders = { '3_dog': { n_repeats: 3, img_count: 2 }, '1_cat': { n_repeats: 1, img_count: 1 } }
   assert.deepEqual(JSON.parse(written.ss_dataset_dirs ?? ''), folders)
+})
+
+test('of more tags, or folders, than a header may hold the most frequent stay', async () => {
+  const caption = (i: number) => `a ${'photograph '.repeat(20)}number ${i}`
+  const many = Array.from({ length: 20_000 }, (_, i) => ({
+    folder: '1_all',
+    caption: i % 100 === 0 ? `Often, ${'"é'.repeat(9)}` : caption(i),
+  }))
+  const giant = { folder: '2_odd', caption: 'x'.repeat(2 ** 20) }
+  const kept = await tagFrequency([giant, giant, ...many])
+  const all = kept['1_all']!
+  assert.deepEqual([all.often, all['"é'.repeat(9)], all[caption(1).trim()]], [200, 200, 1])
+  assert.ok(Object.keys(all).length > 1500 && kept['2_odd'] === undefined)
+  const written = Buffer.byteLength(JSON.stringify(JSON.stringify(kept)))
+  assert.ok(written > 400 * 1024 && written <= 512 * 1024, `${written}`)
+
+  const folders = await datasetDirs(
+    Array.from({ length: 5000 }, (_, i) => ({ folder: i % 5 === 0 ? '9_cats' : `1_folder ${i}`, repeats: 1 })),
+  )
+  assert.deepEqual(folders['9_cats'], { n_repeats: 1, img_count: 1000 })
+  const bytes = Buffer.byteLength(JSON.stringify(JSON.stringify(folders)))
+  assert.ok(bytes > 32 * 1024 && bytes <= 64 * 1024, `${bytes}`)
 })
