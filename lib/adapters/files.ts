@@ -1,12 +1,16 @@
 /** Adapter files: written in kohya's layout, read in kohya's or in diffusers' and PEFT's. */
 import { LorafuseError } from '../errors.js'
+import { typeHolding } from '../files/floats.js'
 import { type NamedTensor, readHeader, readTensors } from '../files/safetensors.js'
 import type { Layer } from '../native.js'
 import { type AdapterKind, type Adapters, parameterViews, unsupported } from './adapter.js'
 import { kohyaName, type Prefixes, parseKohyaName } from './kohya.js'
 import { parsePeftName } from './peft.js'
 
-/** Makes the tensors of a file: every parameter, and each layer's alpha. `flat`: the session's buffer `weights`. */
+/**
+ * Makes the tensors of a file: every parameter, and each layer's alpha, in f32 where `dtype` does not hold it. `flat`: the session's buffer
+ * `weights`.
+ */
 export function kohyaTensors(adapters: Adapters, flat: Float32Array, dtype: NamedTensor['dtype'], prefixes: Prefixes): NamedTensor[] {
   const { kind, alpha, parameters, layers } = adapters
   const byPath = new Map(layers.map((layer) => [layer.path, layer]))
@@ -15,7 +19,7 @@ export function kohyaTensors(adapters: Adapters, flat: Float32Array, dtype: Name
   for (const { network, path, role, shape, data } of parameterViews(parameters, flat)) {
     const name = (part: string) => kohyaName(prefixes, network, path, part)
     add({ name: name(role), dtype, shape: kind.fileShape(shape, byPath.get(path)!), data })
-    add({ name: name('alpha'), dtype, shape: [], data: Float32Array.of(alpha) })
+    add({ name: name('alpha'), dtype: typeHolding(alpha, dtype), shape: [], data: Float32Array.of(alpha) })
   }
   return [...tensors.values()]
 }

@@ -2,6 +2,7 @@
 import type { CheckpointEvent } from '../events.js'
 import type { Session } from '../native.js'
 import type { LossScale } from './loss-scale.js'
+import { reserve } from './memory.js'
 import { type TrainingInfo, trainingMetadata } from './metadata.js'
 import type { CheckpointName, OutputFolder, Saved } from './output.js'
 import { type Identity, stateBuffers } from './state.js'
@@ -19,20 +20,24 @@ export interface CheckpointsOptions {
 export class Checkpoints {
   /** The last update that has been saved. */
   private savedStep: number
+  /** Where the buffers are read to. */
+  private readonly room: [name: string, data: Float32Array][]
 
+  /** Throws `OUT_OF_MEMORY`. */
   constructor(
     private readonly options: CheckpointsOptions,
     private readonly onSaved: (event: CheckpointEvent) => void,
   ) {
     this.savedStep = options.from
+    this.room = stateBuffers(options.session).map(({ name, count }) => [name, reserve(() => new Float32Array(count))])
   }
 
   /** Writes the LoRA and its state as they are after update `step`. Throws `DISK_FULL`, `OUTPUT_NOT_WRITABLE`. */
   async write(name: CheckpointName, step: number): Promise<Saved> {
     const { session, output, info, identity, lossScale } = this.options
-    const buffers = Object.fromEntries(stateBuffers(session).map(({ name }) => [name, session.read(name)]))
+    const buffers = Object.fromEntries(this.room.map(([name, data]) => [name, session.read(name, data)]))
     const state = { step, run: info.run, lossScale: lossScale.state, identity, buffers }
-    const saved = await output.save(name, state, trainingMetadata(info, step, Date.now() / 1000))
+    const saved = await output.save(name, state, trainingMetadata(info, name, step, Date.now() / 1000))
     this.savedStep = step
     return saved
   }

@@ -16,6 +16,20 @@ export interface Planned {
   items: DatasetItem[]
   chosen: Computation
   label: Label
+  /** Bytes of this memory that saving needs. */
+  saving: number
+}
+
+/** Allocates what saving needs, before the training begins: to find no memory afterwards would lose what was trained. Throws `OUT_OF_MEMORY`. */
+export function reserve<Room>(allocate: () => Room): Room {
+  try {
+    return allocate()
+  } catch (cause) {
+    if (!(cause instanceof RangeError)) throw cause
+    throw new LorafuseError('OUT_OF_MEMORY', `Expected memory to save the training but received none: ${cause.message}; free some`, {
+      cause,
+    })
+  }
 }
 
 const largest = (plans: MemoryPlan[]) => plans.reduce((most, plan) => (plan.total > most.total ? plan : most))
@@ -30,7 +44,7 @@ function missing({ weights, mapped, activations, workspace }: MemoryPlan): numbe
 
 /** Returns the plan of the largest bucket's step, and the peak of what is still to be allocated. */
 async function requirement(
-  { session, model, items }: Planned,
+  { session, model, items, saving }: Planned,
   options: ResolvedTrainOptions,
 ): Promise<{ step: MemoryPlan; bytes: number }> {
   const images = await assignBuckets(items, options)
@@ -47,7 +61,7 @@ async function requirement(
   // While images and captions are cached, both encoders are loaded and share the larger arena; both are released before training.
   const [small, large] = [text, vae].sort((a, b) => a.activations + a.workspace - (b.activations + b.workspace)) as [MemoryPlan, MemoryPlan]
   const caching = { ...large, weights: small.weights + large.weights, mapped: small.mapped + large.mapped }
-  return { step, bytes: Math.max(missing(step), missing(caching)) }
+  return { step, bytes: Math.max(missing(step), missing(caching)) + saving }
 }
 
 /** Finds the largest number from 1 to `most` that fits, 0 if none does, by bisection. */

@@ -1,17 +1,21 @@
 /** The folder a training writes to: LoRA files under kohya's names, and their states beside them. */
-import { open, readdir, rm, rmdir, stat, statfs } from 'node:fs/promises'
+import { open, rm, rmdir, statfs } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { type Adapters, parameterCount } from '../adapters/adapter.js'
 import { kohyaTensors } from '../adapters/files.js'
 import type { Prefixes } from '../adapters/kohya.js'
 import { LorafuseError } from '../errors.js'
-import { makeFolder } from '../files/atomic.js'
+import { makeFolder, targetOf, temporaryOf, writeError } from '../files/atomic.js'
 import type { FloatType } from '../files/floats.js'
 import { hashTensors } from '../files/hashes.js'
+import { Lock } from '../files/lock.js'
+import { listFolder } from '../files/read.js'
 import { packTensors, writeSafetensors } from '../files/safetensors.js'
 import type { BufferInfo } from '../native.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
-import { removeOldStates, statePathOf, type TrainingState, writeState } from './state.js'
+import { reserve } from './memory.js'
+import { STATE_SUFFIX, statePathOf, type TrainingState, writeState } from './state.js'
+import { removeOldStates, timeToWrite } from './states.js'
 
 const DTYPES = { fp16: 'F16', bf16: 'BF16', f32: 'F32' } as const satisfies Record<string, FloatType>
 
@@ -27,23 +31,21 @@ export interface Saved {
 
 const digits = (value: number, count: number) => String(value).padStart(count, '0')
 
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM'
-  }
-}
-
-function notWritable(output: string, cause: unknown): LorafuseError {
-  const { code } = cause as NodeJS.ErrnoException
-  if (code === 'ENOSPC' || code === 'EDQUOT') return full(output, code)
-  return new LorafuseError('OUTPUT_NOT_WRITABLE', `Expected a folder to write to for output but received ${output} (${code})`, { cause })
-}
+/** What comes after the name of a run in the names of its other files; the states' is `STATE_SUFFIX`. */
+const SUFFIX = /^((-step\d{8,}|-\d{6,})?\.safetensors|\.lock)$/
 
 function full(output: string, reason: string): LorafuseError {
   return new LorafuseError('DISK_FULL', `Expected room for the LoRA and its state in ${output} but received ${reason}; free some space`)
+}
+
+/** Counts the bytes that saving needs besides the disk's: the buffers of the state, and the LoRA in its type. */
+export function bytesToSave(buffers: BufferInfo[], adapters: Adapters, { savePrecision }: Pick<OutputOptions, 'savePrecision'>): number {
+  return 4 * buffers.reduce((sum, { count }) => sum + count, 0) + 2 * roundedCount(adapters, savePrecision)
+}
+
+/** In f32 a LoRA is written from the buffers. */
+function roundedCount({ parameters }: Adapters, precision: OutputOptions['savePrecision']): number {
+  return precision === 'f32' ? 0 : parameterCount(parameters)
 }
 
 function suffixOf(checkpoint: CheckpointName): string {
@@ -54,6 +56,9 @@ function suffixOf(checkpoint: CheckpointName): string {
 export class OutputFolder {
   /** The folders that `prepare` made, parents first. */
   private made: string[] = []
+  private lock: Lock | undefined
+  /** Where the LoRA is rounded. */
+  private room = new Uint16Array(0)
 
   /** `prefixes`: see `loraPrefixes`. */
   constructor(
@@ -63,45 +68,46 @@ export class OutputFolder {
   ) {}
 
   /**
-   * Creates the folder, tries to write there, and removes temporary files of killed processes. `buffers`: those that a state holds. Throws
-   * `OUTPUT_NOT_WRITABLE`, `DISK_FULL` (a checkpoint and its state would not fit).
+   * Creates the folder, locks this name in it, tries to write there, removes temporary files of killed processes, and reserves the memory that
+   * saving needs. `buffers`: those that a state holds. Throws `OUTPUT_NOT_WRITABLE`, `OUTPUT_LOCKED`, `DISK_FULL` (a checkpoint and its state
+   * would not fit), `OUT_OF_MEMORY`.
    */
   async prepare(buffers: BufferInfo[]): Promise<void> {
-    const { output, name } = this.options
-    const probe = join(output, `${name}.safetensors.tmp-${process.pid}-0`)
+    const { output, name, savePrecision } = this.options
+    // The longest name of all.
+    const probe = temporaryOf(join(output, `${name}${suffixOf({ step: 0 })}.safetensors`))
     try {
       this.made = await makeFolder(resolve(output))
-      const file = await open(probe, 'w')
+      const file = await open(probe, 'wx')
       await file.writeFile('x').finally(() => file.close())
       await rm(probe, { force: true })
-      await this.removeTemporaries()
     } catch (cause) {
-      throw notWritable(output, cause)
+      throw writeError(probe, cause, 'to be able to write a file like')
     }
+    this.lock = await Lock.take(join(output, `${name}.lock`), `training of ${name} in ${output}`)
+    await this.removeTemporaries()
     // The LoRA in f32, its largest type, and its state.
     const needed = 4 * buffers.reduce((sum, { count }) => sum + count, parameterCount(this.adapters.parameters))
     const { blocks, bavail, bsize } = await statfs(output)
     // Some network file systems report no size.
     if (blocks > 0 && bavail * bsize < needed)
       throw full(output, `${Math.floor((bavail * bsize) / 2 ** 20)} of ${Math.ceil(needed / 2 ** 20)} MiB`)
+    this.room = reserve(() => new Uint16Array(roundedCount(this.adapters, savePrecision)))
   }
 
-  /** Removes the folders that `prepare` made and that are still empty. */
-  async removeEmpty(): Promise<void> {
+  /** Gives the name back, and removes the folders that `prepare` made and that are still empty. */
+  async close(): Promise<void> {
+    await this.lock?.release()
     for (const folder of this.made.toReversed()) await rmdir(folder).catch(() => undefined)
   }
 
+  /** Nobody else writes files of this name now, as it is locked. */
   private async removeTemporaries(): Promise<void> {
     const { output, name } = this.options
-    for (const file of await readdir(output)) {
-      const [, writer] = /\.safetensors\.tmp-(\d+)-\d+$/.exec(file) ?? []
-      if (writer === undefined || !file.startsWith(name)) continue
-      const path = join(output, file)
-      const found = await stat(path).catch(() => undefined)
-      // In a container, this process may have the pid of the dead one.
-      const own = Number(writer) === process.pid
-      const dead = own ? found && found.mtimeMs < Date.now() - process.uptime() * 1000 : !isAlive(Number(writer))
-      if (dead) await rm(path, { force: true })
+    for (const file of await listFolder(output, 'a folder to write to')) {
+      const rest = file.startsWith(name) ? targetOf(file)?.slice(name.length) : undefined
+      if (rest === undefined || !(SUFFIX.test(rest) || STATE_SUFFIX.test(rest))) continue
+      await rm(join(output, file), { force: true }).catch(() => undefined)
     }
   }
 
@@ -109,11 +115,12 @@ export class OutputFolder {
   async save(checkpoint: CheckpointName, state: TrainingState, metadata: Record<string, string>): Promise<Saved> {
     const { output, name, savePrecision } = this.options
     const path = join(output, `${name}${suffixOf(checkpoint)}.safetensors`)
-    const tensors = packTensors(kohyaTensors(this.adapters, state.buffers.weights!, DTYPES[savePrecision], this.prefixes))
+    const named = kohyaTensors(this.adapters, state.buffers.weights!, DTYPES[savePrecision], this.prefixes)
+    const tensors = packTensors(named, this.room)
     const { model, legacy } = hashTensors(tensors, metadata)
     await writeSafetensors(path, tensors, { ...metadata, sshs_model_hash: model, sshs_legacy_hash: legacy })
     const statePath = statePathOf(path)
-    await writeState(statePath, state)
+    await writeState(statePath, state, await timeToWrite(output, name))
     await removeOldStates(output, name, state.run)
     return { path, statePath }
   }

@@ -21,12 +21,14 @@ import {
 } from '../options/resolve.js'
 import { cacheLatents, cacheText, type OnProgress } from './cache.js'
 import { captionWarnings } from './captions.js'
+import { imagesMetadata } from './images-metadata.js'
 import { StepInputs } from './inputs.js'
 import { LossScale } from './loss-scale.js'
 import { planMemory } from './memory.js'
 import { optimizers } from './optimizers.js'
-import { OutputFolder } from './output.js'
-import { checkIdentity, newestState, readState, stateBuffers, type TrainingState } from './state.js'
+import { bytesToSave, OutputFolder } from './output.js'
+import { checkIdentity, readState, stateBuffers, type TrainingState } from './state.js'
+import { newestState } from './states.js'
 import { type Finished, type TrainContext, Trainer } from './trainer.js'
 import { assignBuckets, decodable, hashImages, makeBatches, type TrainingImage } from './training-images.js'
 
@@ -133,9 +135,11 @@ export class Training {
     let output: OutputFolder | undefined
     try {
       const adapters = attachAdapters(session, lora, model.family.trained, options, optimizer.spec)
-      const memory = await planMemory({ session, model, items, chosen, label: this.label }, options)
+      const saved = stateBuffers(session)
+      const saving = chosen.device === 'cpu' ? bytesToSave(saved, adapters, options) : 0
+      const memory = await planMemory({ session, model, items, chosen, label: this.label, saving }, options)
       output = new OutputFolder(options, adapters, loraPrefixes(model.family))
-      await output.prepare(stateBuffers(session))
+      await output.prepare(saved)
       const found = await assignBuckets(items, options)
       const resumed = await this.readResumed(model, session, found)
       const { images, samples, hashes } = await this.cache(model, session, found)
@@ -150,7 +154,8 @@ export class Training {
       const inputs = new StepInputs({ ...options, samples, batches, model })
       if (from < steps) await session.prepare(inputs.shapesOf((await batches.of(from + 1))[0]!))
       const run = resumed?.run ?? { sessionId: randomInt(2 ** 32), startedAt: Date.now() / 1000 }
-      const info = { options, precision: chosen.precision, optimizer, images, run, steps, batches, model, hashes }
+      const described = await imagesMetadata(images, options, this.signal)
+      const info = { options, precision: chosen.precision, optimizer, images: described, run, steps, batches, model, hashes }
       const lossScale = new LossScale(chosen, resumed?.lossScale)
       const [modules, parameters] = [adapterCount(adapters), parameterCount(adapters.parameters)]
       this.emit({
@@ -162,12 +167,10 @@ export class Training {
       const seconds = (performance.now() - this.started) / 1000
       this.emit({ type: 'done', step: finished.step, path: finished.path, seconds })
       return { ...finished, seconds }
-    } catch (error) {
-      await output?.removeEmpty()
-      throw error
     } finally {
       this.ended.abort()
       session.dispose()
+      await output?.close()
     }
   }
 }

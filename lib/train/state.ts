@@ -1,9 +1,7 @@
 /** Training states: a session's buffers in f32, and what identifies the run that may continue from them. Everything else is derived. */
 import { createHash } from 'node:crypto'
-import { readdir, unlink } from 'node:fs/promises'
-import { join } from 'node:path'
-import { LorafuseError } from '../errors.js'
-import { parseRecord } from '../files/json.js'
+import { LorafuseError, listed, shown } from '../errors.js'
+import { isRecord, type Json, parseRecord } from '../files/json.js'
 import { readHeader, readTensors, type SafetensorsHeader, writeSafetensors } from '../files/safetensors.js'
 import type { BufferInfo, Session } from '../native.js'
 import type { LossScaleState } from './loss-scale.js'
@@ -37,26 +35,45 @@ export interface TrainingState {
   buffers: Buffers
 }
 
-interface About extends RunId {
-  version: 1
+/** What a state says of itself. */
+export interface About extends RunId {
+  /** Version 1 had neither `writtenAt` nor a checksum of this description. */
+  version: 1 | 2
   step: number
+  /** Unix time in seconds; later than that of every state written before it. */
+  writtenAt?: number
   identity: Identity
-  lossScale: LossScaleState | undefined
+  lossScale?: LossScaleState
+  /** Of the buffers. */
   sha256: string
 }
 
 const KEY = 'lorafuse_state'
-/** How many states of a run are kept. */
-const KEPT = 2
+const CHECKSUM = `${KEY}_sha256`
+const WHAT = 'a training state'
+const VERSION = 2
+/** How many differences a `STATE_MISMATCH` lists. */
+const DIFFERENCES = 3
 
-function hash(buffers: Buffers): string {
-  const sha256 = createHash('sha256')
-  for (const buffer of Object.values(buffers)) sha256.update(buffer)
-  return sha256.digest('hex')
+/** States have an extension of their own, as A1111 and ComfyUI list every .safetensors file in their folders as a LoRA. */
+const EXTENSION = '.state'
+
+/** What comes after the name of a run in the names of its states; those of version 0.1.0 ended with `-state.safetensors`. */
+export const STATE_SUFFIX = /^(-step\d{8,}|-\d{6,})?(\.state|-state\.safetensors)$/
+
+/** Returns the path of a checkpoint's state, beside the checkpoint. */
+export function statePathOf(path: string): string {
+  return path.replace(/\.safetensors$/, EXTENSION)
+}
+
+function sha256(parts: Iterable<string | Float32Array>): string {
+  const hash = createHash('sha256')
+  for (const part of parts) hash.update(part)
+  return hash.digest('hex')
 }
 
 function invalid(path: string, problem: string, cause?: unknown): LorafuseError {
-  return new LorafuseError('STATE_INVALID', `Expected a training state at ${path} but received ${problem}`, { cause })
+  return new LorafuseError('STATE_INVALID', `Expected ${WHAT} at ${path} but received ${problem}`, { cause })
 }
 
 /** Lists the buffers that a state holds: all but the gradients, which are zero between updates. */
@@ -64,28 +81,72 @@ export function stateBuffers(session: Pick<Session, 'buffers'>): BufferInfo[] {
   return session.buffers().filter(({ name }) => name !== 'gradients')
 }
 
-/** Writes a state. Throws as `writeAtomically`. */
-export async function writeState(path: string, { step, run, identity, lossScale, buffers }: TrainingState): Promise<void> {
-  const about: About = { version: 1, step, ...run, identity, lossScale, sha256: hash(buffers) }
+/** Writes a state. `writtenAt`: see `About`. Throws as `writeAtomically`. */
+export async function writeState(path: string, state: TrainingState, writtenAt: number): Promise<void> {
+  const { step, run, identity, lossScale, buffers } = state
+  const about = { version: VERSION, step, ...run, writtenAt, identity, lossScale, sha256: sha256(Object.values(buffers)) }
   const tensors = Object.entries(buffers).map(([name, data]) => ({ name, dtype: 'F32' as const, shape: [data.length], data }))
-  await writeSafetensors(path, tensors, { [KEY]: JSON.stringify(about) })
+  const text = JSON.stringify(about)
+  await writeSafetensors(path, tensors, { [KEY]: text, [CHECKSUM]: sha256([text]) })
 }
 
-/** Reads a state's description from its metadata. Throws `STATE_NOT_FOUND`, `STATE_INVALID`. */
-async function readAbout(path: string): Promise<{ about: About; header: SafetensorsHeader }> {
-  const header = await readHeader(path).catch((cause: unknown) => {
+const isCount = (value: unknown, least = 0) => Number.isSafeInteger(value) && (value as number) >= least
+const isTime = (value: unknown) => Number.isFinite(value) && (value as number) >= 0
+const isText = (value: unknown) => typeof value === 'string'
+const isHash = (value: unknown) => isText(value) && /^[0-9a-f]{64}$/.test(value as string)
+/** Settings are words, numbers, switches, or lists of them. */
+const isSetting = (value: unknown): boolean =>
+  Array.isArray(value) ? value.every((each) => !Array.isArray(each) && isSetting(each)) : !isRecord(value)
+
+function isIdentity(value: unknown): boolean {
+  return (
+    isRecord(value) &&
+    isText(value.model) &&
+    isText(value.images) &&
+    isRecord(value.settings) &&
+    Object.values(value.settings).every(isSetting)
+  )
+}
+
+function isLossScale(value: unknown, step: number): boolean {
+  if (value === undefined) return true
+  if (!isRecord(value)) return false
+  const { value: scale, growing, skipped } = value
+  return Number.isFinite(scale) && (scale as number) > 0 && isCount(growing) && isCount(skipped) && (skipped as number) <= step
+}
+
+/** Returns the names of what is missing in a description, of another type or out of range. */
+function wrongIn(about: Json): string[] {
+  const valid = {
+    step: isCount(about.step, 1),
+    sessionId: isCount(about.sessionId),
+    startedAt: isTime(about.startedAt),
+    writtenAt: about.version === 1 || isTime(about.writtenAt),
+    identity: isIdentity(about.identity),
+    lossScale: isLossScale(about.lossScale, Number(about.step)),
+    sha256: isHash(about.sha256),
+  }
+  return Object.entries(valid).flatMap(([name, good]) => (good ? [] : [name]))
+}
+
+/** Reads and checks a state's description. Throws `STATE_NOT_FOUND`, `STATE_INVALID`, `FILE_UNREADABLE`, `TOO_MANY_FILES`. */
+export async function readAbout(path: string): Promise<{ about: About; header: SafetensorsHeader }> {
+  const header = await readHeader(path, WHAT).catch((cause: unknown) => {
     if (!(cause instanceof LorafuseError)) throw cause
-    if (cause.code === 'FILE_NOT_FOUND') {
-      throw new LorafuseError('STATE_NOT_FOUND', `Expected a training state at ${path} but received no readable file`, { cause })
-    }
-    throw invalid(path, `a damaged file: ${cause.message}`, cause)
+    if (cause.code === 'FILE_NOT_FOUND') throw new LorafuseError('STATE_NOT_FOUND', cause.message, { cause })
+    throw cause.code === 'SAFETENSORS_INVALID' ? invalid(path, `a damaged file: ${cause.message}`, cause) : cause
   })
   const text = header.metadata[KEY]
-  if (text === undefined) throw invalid(path, 'another file; states are named …-state.safetensors')
-  const about = parseRecord(text) as About | undefined
+  if (text === undefined) throw invalid(path, `another file; states are named …${EXTENSION}`)
+  const about = parseRecord(text)
   if (!about) throw invalid(path, 'a damaged file: its description is no JSON')
-  if (about.version !== 1) throw invalid(path, `version ${about.version}; update lorafuse`)
-  return { about, header }
+  const { version } = about
+  if (version !== 1 && version !== VERSION) throw invalid(path, `version ${shown(version)}; update lorafuse`)
+  if (version !== 1 && header.metadata[CHECKSUM] !== sha256([text]))
+    throw invalid(path, 'a damaged file: the checksum of its description differs')
+  const wrong = wrongIn(about)
+  if (wrong.length > 0) throw invalid(path, `a damaged file: without valid ${wrong.join(', ')}`)
+  return { about: about as Json & About, header }
 }
 
 /** Compares a state's identity with the parts of this run's that are known. Throws `STATE_MISMATCH` with what differs. */
@@ -95,68 +156,35 @@ export function checkIdentity(path: string, saved: Identity, now: Partial<Identi
   if (saved.model !== model) found.push('another model')
   if (saved.images !== images) found.push('other images or captions')
   for (const name of new Set([...Object.keys(saved.settings), ...Object.keys(settings)])) {
-    const [before, after] = [saved.settings[name], settings[name]].map((value) => JSON.stringify(value) ?? 'none')
-    if (before !== after) found.push(`${name} ${before} instead of ${after}`)
+    const [before, after] = [saved.settings[name], settings[name]]
+    if (JSON.stringify(before) === JSON.stringify(after)) continue
+    const [old, current] = [before, after].map((value) => (value === undefined ? 'none' : shown(value)))
+    found.push(`${shown(name).slice(1, -1)} ${old} instead of ${current}`)
   }
   if (found.length === 0) return
+  const differences = listed(found, ', ', DIFFERENCES)
   const advice = 'resume with what it was trained with, or train anew without resume'
-  throw new LorafuseError('STATE_MISMATCH', `Expected a state of this run at ${path} but received one of ${found.join(', ')}; ${advice}`)
+  throw new LorafuseError('STATE_MISMATCH', `Expected a state of this run at ${path} but received one of ${differences}; ${advice}`)
 }
 
 /**
  * Reads a state, for a run with these buffers and, as far as it is known, the identity `now`. Throws `STATE_NOT_FOUND`,
- * `STATE_INVALID` (damaged, or no state), `STATE_MISMATCH`.
+ * `STATE_INVALID` (damaged, or no state), `STATE_MISMATCH`, `FILE_UNREADABLE`, `TOO_MANY_FILES`.
  */
 export async function readState(path: string, now: Partial<Identity>, infos: BufferInfo[]): Promise<TrainingState> {
   const { about, header } = await readAbout(path)
-  const { step, sessionId, startedAt, identity, lossScale, sha256 } = about
+  const { step, sessionId, startedAt, identity, lossScale } = about
   checkIdentity(path, identity, now)
   const names = infos.map(({ name }) => name)
   const tensors = await readTensors(path, names, header).catch((cause: unknown) => {
-    throw cause instanceof LorafuseError ? invalid(path, `a damaged file: ${cause.message}`, cause) : cause
+    const damaged = cause instanceof LorafuseError && cause.code === 'SAFETENSORS_INVALID'
+    throw damaged ? invalid(path, `a damaged file: ${cause.message}`, cause) : cause
   })
   const buffers: Buffers = Object.fromEntries(names.map((name) => [name, tensors.get(name)!.data]))
-  if (hash(buffers) !== sha256) throw invalid(path, 'a damaged file: its checksum differs')
+  if (sha256(Object.values(buffers)) !== about.sha256) throw invalid(path, 'a damaged file: the checksum of its tensors differs')
   for (const { name, count } of infos) {
     const { length } = buffers[name]!
     if (length !== count) throw invalid(path, `${length} numbers of ${name} where this run has ${count}`)
   }
   return { step, run: { sessionId, startedAt }, lossScale, identity, buffers }
-}
-
-/** Returns the path of a checkpoint's state, beside the checkpoint. */
-export function statePathOf(path: string): string {
-  return path.replace(/\.safetensors$/, '-state.safetensors')
-}
-
-/** Lists the states of a name in the order in which they were saved, and the errors of the damaged ones. */
-async function list(output: string, name: string): Promise<{ states: (About & { path: string })[]; damaged: LorafuseError[] }> {
-  const suffix = /^(-step\d{8,}|-\d{6,})?-state\.safetensors$/
-  const files = (await readdir(output)).filter((file) => file.startsWith(name) && suffix.test(file.slice(name.length)))
-  const states: (About & { path: string })[] = []
-  const damaged: LorafuseError[] = []
-  for (const path of files.map((file) => join(output, file))) {
-    try {
-      states.push({ ...(await readAbout(path)).about, path })
-    } catch (error) {
-      if (!(error instanceof LorafuseError)) throw error
-      damaged.push(error)
-    }
-  }
-  states.sort((a, b) => a.startedAt - b.startedAt || a.step - b.step)
-  return { states, damaged }
-}
-
-/** Finds the newest state of a name, if there is any. Throws `STATE_INVALID` if one is damaged, as it may have been the newest. */
-export async function newestState(output: string, name: string): Promise<string | undefined> {
-  const { states, damaged } = await list(output, name)
-  if (damaged[0]) throw damaged[0]
-  return states.at(-1)?.path
-}
-
-/** Removes all but the newest two states of a run; those of other runs stay. */
-export async function removeOldStates(output: string, name: string, { sessionId }: RunId): Promise<void> {
-  const { states } = await list(output, name)
-  const own = states.filter((state) => state.sessionId === sessionId)
-  for (const { path } of own.slice(0, -KEPT)) await unlink(path)
 }

@@ -41,7 +41,7 @@ async function options(t: TestContext): Promise<TrainOptions & { output: string 
 }
 
 async function bits(output: string) {
-  return [await readTensors(join(output, 'lora-state.safetensors')), await readTensors(join(output, 'lora.safetensors'))]
+  return [await readTensors(join(output, 'lora.state')), await readTensors(join(output, 'lora.safetensors'))]
 }
 
 if (hasGpu()) {

@@ -25,7 +25,7 @@ async function options(t: TestContext): Promise<TrainOptions & { output: string 
 
 /** Adapters and moments of the state beside a LoRA, and the LoRA's tensors. */
 async function bits(output: string, name = 'lora') {
-  const state = await readTensors(join(output, `${name}-state.safetensors`))
+  const state = await readTensors(join(output, `${name}.state`))
   return { state, lora: await readTensors(join(output, `${name}.safetensors`)) }
 }
 
@@ -62,7 +62,7 @@ test('a finished run can go on with more steps, as if it had had them from the s
   await train({ ...given, output: `${given.output}-whole` })
   await train({ ...given, steps: 3 })
   const before = (await readHeader(join(given.output, 'lora.safetensors'))).metadata
-  await train({ ...given, resume: join(given.output, 'lora-state.safetensors') })
+  await train({ ...given, resume: join(given.output, 'lora.state') })
   assert.deepEqual(await bits(given.output), await bits(`${given.output}-whole`))
   const { metadata } = await readHeader(join(given.output, 'lora.safetensors'))
   assert.equal(metadata.ss_session_id, before.ss_session_id)
@@ -86,7 +86,7 @@ test('what does not change the result may differ: place, name of the folder, sav
   await stopAfter(1, given)
   const moved = `${given.images}-moved`
   await rename(given.images, moved)
-  const state = join(given.output, 'lora-step00000001-state.safetensors')
+  const state = join(given.output, 'lora-step00000001.state')
   const change = {
     images: moved,
     output: `${given.output}-2`,
@@ -123,12 +123,15 @@ test('a state that is missing or damaged is refused; without any the training st
   const warnings: string[] = []
   await train({ ...given, resume: true }, { onEvent: (event) => event.type === 'warning' && warnings.push(event.code) })
   assert.deepEqual(warnings, ['NO_STATE'])
-  const path = join(given.output, 'lora-state.safetensors')
+  const path = join(given.output, 'lora.state')
   const bytes = await readFile(path)
   bytes[bytes.length - 10]! ^= 255
   await writeFile(path, bytes)
   await assert.rejects(train({ ...given, resume: true }, { onEvent: without('NO_STATE') }), { code: 'STATE_INVALID' })
-  await assert.rejects(train({ ...given, resume: join(given.output, 'lora.safetensors') }), { code: 'STATE_INVALID', message: /-state/ })
+  await assert.rejects(train({ ...given, resume: join(given.output, 'lora.safetensors') }), {
+    code: 'STATE_INVALID',
+    message: /named ….state/,
+  })
   await mkdir(join(given.output, 'folder'))
-  await assert.rejects(train({ ...given, resume: join(given.output, 'folder') }), { code: 'STATE_INVALID' })
+  await assert.rejects(train({ ...given, resume: join(given.output, 'folder') }), { code: 'FILE_UNREADABLE', message: /a folder$/ })
 })

@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict'
-import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { readdir, readFile, utimes, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { type Adapters, parameterCount } from '../../../lib/adapters/adapter.js'
@@ -38,7 +37,7 @@ for (const [savePrecision, dtype, error] of [
       b: '2',
     })
     assert.equal(saved.path, join(output, 'x-step00000100.safetensors'))
-    assert.equal(saved.statePath, join(output, 'x-step00000100-state.safetensors'))
+    assert.equal(saved.statePath, join(output, 'x-step00000100.state'))
     const { metadata, tensors, dataStart } = await readHeader(saved.path)
     assert.deepEqual(tensors.map(({ name, dtype, shape }) => [name, dtype, shape]).sort(), [
       ['lora_unet_a_b.alpha', dtype, []],
@@ -80,7 +79,7 @@ test('a folder that cannot be made or written to is refused before anything else
     const place = new OutputFolder({ output, name: 'x', savePrecision: 'fp16' }, adapters, prefixes)
     await assert.rejects(place.prepare(infos(count)), {
       code: 'OUTPUT_NOT_WRITABLE',
-      message: /^Expected a folder to write to for output but received /,
+      message: /^Expected to be able to write a file like .*x-step00000000\.safetensors\.tmp-\w+ but received /,
     })
   }
 })
@@ -89,19 +88,67 @@ test('a disk without room for a LoRA and its state is refused before anything el
   const output = await temporaryFolder(t)
   const place = new OutputFolder({ output, name: 'x', savePrecision: 'fp16' }, adapters, prefixes)
   await assert.rejects(place.prepare(infos(1e15)), { code: 'DISK_FULL' })
+  await place.close()
   assert.deepEqual(await readdir(output), [])
 })
 
-test('preparing makes the folder and removes what killed processes left, not what others are writing', async (t) => {
+test('preparing makes the folder and removes what killed processes left of this name alone', async (t) => {
   const output = join(await temporaryFolder(t), 'a', 'b')
   const place = new OutputFolder({ output, name: 'x', savePrecision: 'fp16' }, adapters, prefixes)
   await place.prepare(infos(count))
-  assert.deepEqual(await readdir(output), [])
-  const { pid: dead } = spawnSync(process.execPath, ['-e', ''])
-  const stale = [`x.safetensors.tmp-${dead}-1`, `x-step00000100-state.safetensors.tmp-${dead}-12`, `x.safetensors.tmp-${process.pid}-7`]
-  const kept = ['x.safetensors', `x.safetensors.tmp-${process.ppid}-1`, `x.safetensors.tmp-${process.pid}-8`, `y.safetensors.tmp-${dead}-1`]
-  for (const name of [...stale, ...kept]) await writeFile(join(output, name), '')
-  await utimes(join(output, stale[2]!), 1, 1)
+  assert.deepEqual(await readdir(output), ['x.lock'])
+  await place.close()
+  await assert.rejects(stat(output), { code: 'ENOENT' })
+  await mkdir(output, { recursive: true })
+  const stale = ['x.safetensors', 'x-step00000100.state', 'x-000001-state.safetensors', 'x-000001.safetensors', 'x.lock']
+  const kept = [
+    'x.safetensors',
+    'y.safetensors.tmp-0a1b2c3d4e5f',
+    'xy.state.tmp-0a1b2c3d4e5f',
+    'x-more.safetensors.tmp-1-1',
+    'x.safetensors.tmp-x',
+  ]
+  for (const name of stale) for (const end of ['0a1b2c3d4e5f', '77-12']) await writeFile(join(output, `${name}.tmp-${end}`), '')
+  for (const name of kept) await writeFile(join(output, name), '')
   await place.prepare(infos(count))
+  await place.close()
   assert.deepEqual((await readdir(output)).sort(), kept.sort())
 })
+
+test('a name that is too long is refused before anything else', async (t) => {
+  const output = await temporaryFolder(t)
+  const place = new OutputFolder({ output, name: 'x'.repeat(230), savePrecision: 'fp16' }, adapters, prefixes)
+  await assert.rejects(place.prepare(infos(count)), { code: 'OUTPUT_NOT_WRITABLE', message: /but received a name that is too long$/ })
+  assert.deepEqual(await readdir(output), [])
+})
+
+test('two of the same name and folder cannot be prepared at once, others can', async (t) => {
+  const output = await temporaryFolder(t)
+  const folder = (name: string) => new OutputFolder({ output, name, savePrecision: 'fp16' }, adapters, prefixes)
+  const [first, second, other] = [folder('x'), folder('x'), folder('y')]
+  await first.prepare(infos(count))
+  await other.prepare(infos(count))
+  const message = new RegExp(`^Expected no other training of x in ${output} but received one that runs, of process ${process.pid} on `)
+  await assert.rejects(second.prepare(infos(count)), { code: 'OUTPUT_LOCKED', message })
+  await second.close()
+  await assert.rejects(second.prepare(infos(count)), { code: 'OUTPUT_LOCKED' })
+  await first.close()
+  await second.prepare(infos(count))
+  await second.close()
+  await other.close()
+  assert.deepEqual(await readdir(output), [])
+})
+
+for (const [alpha, dtype] of [
+  [16, 'F16'],
+  [0.1, 'F32'],
+  [1e6, 'F32'],
+  [1e-9, 'F32'],
+] as const) {
+  test(`an alpha of ${alpha} is written in ${dtype}, which holds it`, async (t) => {
+    const output = await temporaryFolder(t)
+    const place = new OutputFolder({ output, name: 'x', savePrecision: 'fp16' }, { ...adapters, alpha }, prefixes)
+    const { path } = await place.save('last', state, {})
+    assert.deepEqual((await readTensors(path)).get('lora_unet_a_b.alpha'), { dtype, shape: [], data: Float32Array.of(alpha) })
+  })
+}

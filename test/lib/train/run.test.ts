@@ -58,7 +58,7 @@ const files = (folder: string) =>
 /** Every file there is can be read, and no temporary is left. */
 async function assertWhole(output: string): Promise<void> {
   for (const name of await files(output)) {
-    assert.match(name, /\.safetensors$/)
+    assert.match(name, /\.(safetensors|state)$/)
     await readTensors(join(output, name))
   }
 }
@@ -71,11 +71,11 @@ test('a training tells what it caches, starts, steps and ends with, and leaves a
   const cached = ['text 0/2', 'text 1/2', 'text 2/2', ...[0, 1, 2, 3, 4].map((done) => `latents ${done}/4`)]
   assert.deepEqual(types, [...cached, 'start', 'step', 'step', 'checkpoint', 'step', 'done'])
   assert.deepEqual(await files(given.output), [
-    ...['lora-state.safetensors', 'lora-step00000002-state.safetensors', 'lora-step00000002.safetensors', 'lora.safetensors'],
+    ...['lora-step00000002.safetensors', 'lora-step00000002.state', 'lora.safetensors', 'lora.state'],
   ])
   assert.deepEqual(
     [result.path, result.statePath, result.step],
-    [...[join(given.output, 'lora.safetensors'), join(given.output, 'lora-state.safetensors'), 3]],
+    [...[join(given.output, 'lora.safetensors'), join(given.output, 'lora.state'), 3]],
   )
   const steps = events.flatMap((event) => (event.type === 'step' ? [event] : []))
   assert.equal(result.loss, steps.at(-1)?.loss)
@@ -164,6 +164,41 @@ test('a worker may be ended in the middle of a training', async (t) => {
   const worker = new Worker(code, { eval: true, workerData: { runPath, options } })
   await once(worker, 'message')
   await worker.terminate()
+  // Its lock is left; nobody holds it.
+  await train({ ...options, steps: 1 })
+  await assertWhole(options.output)
+})
+
+test('a second training of the same name and folder is refused while the first runs, in one process and between two', async (t) => {
+  const { folder: _, ...options } = { ...(await place(t)), steps: 1000 }
+  const refused = { code: 'OUTPUT_LOCKED', message: /^Expected no other training of lora in .* but received one that runs, of process \d+/ }
+  const controller = new AbortController()
+  let second: Promise<unknown> | undefined
+  const onEvent = (event: TrainEvent) => {
+    if (event.type === 'start') second = assert.rejects(train(options), refused).finally(() => controller.abort())
+  }
+  await assert.rejects(train(options, { onEvent, signal: controller.signal }), { name: 'AbortError' })
+  await second
+  const code = `const onEvent = ({ type }) => type === 'step' && console.log(type)
+    import(${JSON.stringify(runPath)}).then(({ train }) => train(${JSON.stringify(options)}, { onEvent }))`
+  const child = spawn(process.execPath, ['-e', code], { stdio: ['ignore', 'pipe', 'inherit'] })
+  await once(child.stdout, 'data')
+  await assert.rejects(train(options), refused)
+  child.kill('SIGKILL')
+  await once(child, 'exit')
+  await train({ ...options, steps: 1 })
+  await assertWhole(options.output)
+})
+
+test('two Workers train to one folder under two names', async (t) => {
+  const { folder: _, ...options } = { ...(await place(t)), saveEvery: 1 }
+  const code = `
+    const { workerData } = require('node:worker_threads')
+    import(workerData.runPath).then(({ train }) => train(workerData.options))`
+  const workers = ['a', 'b'].map((name) => new Worker(code, { eval: true, workerData: { runPath, options: { ...options, name } } }))
+  await Promise.all(workers.map((worker) => once(worker, 'exit')))
+  const loras = (await files(options.output)).filter((name) => name.endsWith('.safetensors'))
+  assert.equal(loras.length, 8)
   await assertWhole(options.output)
 })
 
@@ -254,7 +289,7 @@ test('a disk that fills up ends the training with one sentence; the older checkp
   let printed = ''
   child.stdout.on('data', (piece) => (printed += piece))
   await once(child, 'close')
-  assert.match(printed, /^DISK_FULL Expected room for .*-state\.safetensors but the disk is full/)
+  assert.match(printed, /^DISK_FULL Expected room for .*\.state but the disk is full/)
   await assertWhole(options.output)
   assert.deepEqual(await tensors(join(options.output, 'lora.safetensors')), before)
   assert.equal((await train({ ...options, resume: true, steps: 3 })).step, 3)

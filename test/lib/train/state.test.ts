@@ -1,20 +1,12 @@
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import { readdir, readFile, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { test } from 'node:test'
 import { writeSafetensors } from '../../../lib/files/safetensors.js'
 import type { BufferInfo } from '../../../lib/native.js'
-import {
-  checkIdentity,
-  type Identity,
-  newestState,
-  readState,
-  removeOldStates,
-  statePathOf,
-  type TrainingState,
-  writeState,
-} from '../../../lib/train/state.js'
+import { checkIdentity, type Identity, readState, statePathOf, type TrainingState, writeState } from '../../../lib/train/state.js'
+import { newestState, removeOldStates, timeToWrite } from '../../../lib/train/states.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 import { pattern } from '../../train/pattern.js'
 
@@ -30,25 +22,76 @@ function state(step = 7, sessionId = 1, startedAt = 100.5): TrainingState {
 
 test('a state comes back to the bit', async (t) => {
   const path = join(await temporaryFolder(t), 'x-state.safetensors')
-  await writeState(path, state())
+  await writeState(path, state(), 200)
   assert.deepEqual(await readState(path, structuredClone(identity), infos()), state())
 })
 
-test('a state of version 0.1.0 is read: its names, its metadata and its checksum', async (t) => {
-  const path = join(await temporaryFolder(t), 'x-state.safetensors')
-  const { buffers, lossScale, run, step } = state()
+/** Writes a state as version 0.1.0 did, its description changed. */
+async function writeOld(path: string, change: Record<string, unknown> = {}, of = state()): Promise<void> {
+  const { buffers, lossScale, run, step } = of
   const names = ['weights', 'firstMoment', 'secondMoment']
   const sha256 = createHash('sha256')
   for (const name of names) sha256.update(new Uint8Array(buffers[name]!.buffer))
   const tensors = names.map((name) => ({ name, dtype: 'F32' as const, shape: [9], data: buffers[name]! }))
-  const about = { version: 1, step, ...run, identity, lossScale, sha256: sha256.digest('hex') }
+  const about = { version: 1, step, ...run, identity, lossScale, sha256: sha256.digest('hex'), ...change }
   await writeSafetensors(path, tensors, { lorafuse_state: JSON.stringify(about) })
+}
+
+test('a state of version 0.1.0 is read: its names, its metadata and its checksum', async (t) => {
+  const path = join(await temporaryFolder(t), 'x-state.safetensors')
+  await writeOld(path)
   assert.deepEqual(await readState(path, identity, infos()), state())
+})
+
+const odd: [string, Record<string, unknown>][] = [
+  ['step', { step: undefined, steP: 7 }],
+  ['step', { step: null }],
+  ['step', { step: '4' }],
+  ['step', { step: 0 }],
+  ['step', { step: 4.5 }],
+  ['step', { step: 1e300 }],
+  ['sessionId', { sessionId: {} }],
+  ['startedAt', { startedAt: 'today' }],
+  ['identity', { identity: undefined }],
+  ['identity', { identity: { model: 1, images: 'b', settings: {} } }],
+  ['identity', { identity: { model: 'a', images: 'b', settings: null } }],
+  ['identity', { identity: { ...identity, settings: { rank: { a: 1 } } } }],
+  ['lossScale', { lossScale: 7 }],
+  ['lossScale', { lossScale: { value: 0, growing: 3, skipped: 2 } }],
+  ['lossScale', { lossScale: { value: 1, growing: 3, skipped: 8 } }],
+  ['sha256', { sha256: 1 }],
+]
+
+for (const [what, change] of odd) {
+  test(`an old state whose description has ${JSON.stringify(change)} is refused by name`, async (t) => {
+    const path = join(await temporaryFolder(t), 'x-state.safetensors')
+    await writeOld(path, change)
+    const message = new RegExp(`^Expected a training state at ${path} but received a damaged file: without valid ${what}\\b`)
+    await assert.rejects(readState(path, identity, infos()), { code: 'STATE_INVALID', message })
+  })
+}
+
+test('a state that is damaged in any bit is refused', async (t) => {
+  const path = join(await temporaryFolder(t), 'x.state')
+  await writeState(path, state(), 200)
+  const bytes = await readFile(path)
+  const codes = new Map<string, number>()
+  for (let bit = 0; bit < bytes.length * 8; bit++) {
+    const damaged = Buffer.from(bytes)
+    damaged[bit >> 3]! ^= 1 << (bit & 7)
+    await writeFile(path, damaged)
+    const code = await readState(path, identity, infos()).then(
+      () => `bit ${bit} passes`,
+      (error: { code?: string }) => String(error.code),
+    )
+    codes.set(code, (codes.get(code) ?? 0) + 1)
+  }
+  assert.deepEqual([...codes], [['STATE_INVALID', bytes.length * 8]])
 })
 
 test('what is not known yet is checked later', async (t) => {
   const path = join(await temporaryFolder(t), 'x-state.safetensors')
-  await writeState(path, state())
+  await writeState(path, state(), 200)
   const { model, settings } = identity
   const read = await readState(path, { model, settings }, infos())
   checkIdentity(path, read.identity, { images: 'b' })
@@ -63,14 +106,20 @@ const others: [string, Identity, RegExp][] = [
   ['other images', { ...identity, images: 'z' }, /received one of other images or captions;/],
   ['other settings', { ...identity, settings: { ...identity.settings, rank: 8 } }, /received one of rank 4 instead of 8;/],
   ['a setting more', { ...identity, settings: { ...identity.settings, flip: true } }, /flip none instead of true/],
-  ['a setting less', { ...identity, settings: { rank: 4, seed: 1, alpha: 4 } }, /background \[255,255,255\] instead of none/],
+  ['a setting less', { ...identity, settings: { rank: 4, seed: 1, alpha: 4 } }, /background \[ 255, 255, 255 \] instead of none/],
+  ['values without end', { ...identity, settings: { ...identity.settings, rank: 'x'.repeat(1e5) } }, /rank 4 instead of "x{79}…;/],
+  [
+    'many differences',
+    { model: 'z', images: 'z', settings: {} },
+    /one of another model, other images or captions, rank 4 instead of none, and 3 more;/,
+  ],
   ['several differences', { model: 'z', images: 'b', settings: { ...identity.settings, seed: 2 } }, /another model, seed 1 instead of 2/],
 ]
 
 for (const [what, now, message] of others) {
   test(`a state of ${what} is refused, and what differs is named`, async (t) => {
     const path = join(await temporaryFolder(t), 'x-state.safetensors')
-    await writeState(path, state())
+    await writeState(path, state(), 200)
     await assert.rejects(readState(path, now, infos()), { code: 'STATE_MISMATCH', message })
   })
 }
@@ -79,7 +128,7 @@ test('a state that is missing, cut off, altered, no state, or of another length 
   const folder = await temporaryFolder(t)
   const path = join(folder, 'x-state.safetensors')
   await assert.rejects(readState(path, identity, infos()), { code: 'STATE_NOT_FOUND' })
-  await writeState(path, state())
+  await writeState(path, state(), 200)
   await assert.rejects(readState(path, identity, infos(10)), {
     code: 'STATE_INVALID',
     message: /9 numbers of weights where this run has 10/,
@@ -97,43 +146,49 @@ test('a state that is missing, cut off, altered, no state, or of another length 
   await assert.rejects(readState(path, identity, infos()), { code: 'STATE_INVALID', message: /another file/ })
   await writeSafetensors(path, [], { lorafuse_state: '{' })
   await assert.rejects(readState(path, identity, infos()), { code: 'STATE_INVALID' })
-  await writeSafetensors(path, [], { lorafuse_state: '{"version":2}' })
-  await assert.rejects(readState(path, identity, infos()), { code: 'STATE_INVALID', message: /version 2; update/ })
+  await writeSafetensors(path, [], { lorafuse_state: '{"version":3}' })
+  await assert.rejects(readState(path, identity, infos()), { code: 'STATE_INVALID', message: /version 3; update/ })
 })
 
-test('the newest state is the last run’s last, whatever the names say', async (t) => {
+test('the newest state is the one that was written last, whatever the names, steps and extensions say', async (t) => {
   const folder = await temporaryFolder(t)
-  const write = (name: string, ...about: [number, number, number]) => writeState(join(folder, name), state(...about))
-  assert.equal(await newestState(folder, 'x'), undefined)
-  await write('x-step00000900-state.safetensors', 900, 1, 50)
-  await write('x-000002-state.safetensors', 20, 2, 60)
-  await write('x-step00000010-state.safetensors', 10, 2, 60)
-  await write('xy-step00000010-state.safetensors', 10, 3, 70)
-  await write('x-other-state.safetensors', 10, 3, 80)
-  assert.equal(await newestState(folder, 'x'), join(folder, 'x-000002-state.safetensors'))
-  await write('x-state.safetensors', 30, 2, 60)
-  assert.equal(await newestState(folder, 'x'), join(folder, 'x-state.safetensors'))
-  await writeFile(join(folder, 'x-step00000040-state.safetensors'), 'half')
-  await assert.rejects(newestState(folder, 'x'), { code: 'STATE_INVALID' })
+  const newest = () => newestState(folder, 'x').then((path) => path && basename(path))
+  const write = (file: string, at: number, of: TrainingState) => writeState(join(folder, file), of, at)
+  assert.equal(await newest(), undefined)
+  await writeOld(join(folder, 'x-step00000900-state.safetensors'), {}, state(900, 1, 50))
+  await writeOld(join(folder, 'x-000002-state.safetensors'), {}, state(20, 2, 60))
+  await writeOld(join(folder, 'x-step00000010-state.safetensors'), {}, state(10, 2, 60))
+  await write('xy-step00000010.state', 900, state(10, 3, 70))
+  await write('x-other.state', 900, state(10, 3, 80))
+  assert.equal(await newest(), 'x-000002-state.safetensors')
+  await write('x.state', 100, state(5, 1, 50))
+  assert.equal(await newest(), 'x.state')
+  assert.ok((await timeToWrite(folder, 'x')) > 1.7e9)
+  await write('x-000001.state', 1e11, state(3, 1, 50))
+  // A clock that was wrong once does not make later states the older ones.
+  assert.ok((await timeToWrite(folder, 'x')) > 1e11)
+  assert.equal(await newest(), 'x-000001.state')
+  await writeFile(join(folder, 'x-step00000040.state'), 'half')
+  await assert.rejects(newest(), { code: 'STATE_INVALID' })
 })
 
-test("of a run's states the newest two stay; other runs' and damaged ones are not touched", async (t) => {
+test("of a run's states the two written last stay; other runs' and damaged ones are not touched", async (t) => {
   const folder = await temporaryFolder(t)
-  for (const step of [100, 20, 3]) await writeState(join(folder, `x-step0000000${step}-state.safetensors`), state(step))
-  await writeState(join(folder, 'x-000001-state.safetensors'), state(1, 9, 200))
-  await writeFile(join(folder, 'x-000002-state.safetensors'), 'half')
+  await writeOld(join(folder, 'x-step00000050-state.safetensors'), {}, state(50))
+  for (const [step, at] of [
+    [100, 300],
+    [20, 301],
+    [3, 302],
+  ] as const)
+    await writeState(join(folder, `x-step0000000${step}.state`), state(step), at)
+  await writeState(join(folder, 'x-000001.state'), state(1, 9, 200), 200)
+  await writeFile(join(folder, 'x-000002.state'), 'half')
   await writeFile(join(folder, 'x-step000000003.safetensors'), '')
   await removeOldStates(folder, 'x', { sessionId: 1, startedAt: 100.5 })
-  const left = (await readdir(folder)).sort()
-  assert.deepEqual(left, [
-    'x-000001-state.safetensors',
-    'x-000002-state.safetensors',
-    'x-step000000003.safetensors',
-    'x-step0000000100-state.safetensors',
-    'x-step000000020-state.safetensors',
-  ])
+  const left = ['x-000001.state', 'x-000002.state', 'x-step000000003.safetensors', 'x-step000000020.state', 'x-step00000003.state']
+  assert.deepEqual((await readdir(folder)).sort(), left)
 })
 
-test('a state lies beside its checkpoint', () => {
-  assert.equal(statePathOf('a.safetensors/x-000001.safetensors'), 'a.safetensors/x-000001-state.safetensors')
+test('a state lies beside its checkpoint, with an extension that readers of LoRAs do not look for', () => {
+  assert.equal(statePathOf('a.safetensors/x-000001.safetensors'), 'a.safetensors/x-000001.state')
 })

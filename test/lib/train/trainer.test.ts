@@ -11,6 +11,7 @@ import { alphasCumprod } from '../../../lib/models/schedule.js'
 import { sd1 } from '../../../lib/models/sd1.js'
 import { fixedOptions, resolveTrainOptions, type TrainOptions } from '../../../lib/options/resolve.js'
 import { normal } from '../../../lib/random.js'
+import { imagesMetadata } from '../../../lib/train/images-metadata.js'
 import { isMirrored, StepInputs } from '../../../lib/train/inputs.js'
 import { LossScale } from '../../../lib/train/loss-scale.js'
 import { optimizers } from '../../../lib/train/optimizers.js'
@@ -47,15 +48,13 @@ async function setUp(t: TestContext, given: Partial<TrainOptions>, context: Trai
   const batches = new Batches([[once(0), once(1)], [once(2)]], options)
   const events: TrainEvent[] = []
   const steps = options.epochs === undefined ? options.steps : options.epochs * batches.updatesPerEpoch
-  const images = samples.map((_, i) => ({
-    ...{ path: `${i}.png`, caption: '', repeats: 1, width: 8, height: 8, folder: 'i' },
-    bucket: { width: 8, height: 8, resized: { width: 8, height: 8 } },
-  }))
+  const bucket = { width: 8, height: 8, resized: { width: 8, height: 8 } }
+  const images = samples.map((_, i) => ({ path: `${i}.png`, caption: '', repeats: 1, width: 8, height: 8, folder: 'i', bucket }))
   const info = {
     options,
     precision: 'fp16' as const,
     optimizer: optimizers.adamw,
-    images,
+    images: await imagesMetadata(images, options),
     run: { sessionId: 1, startedAt: 2 },
     steps,
     batches,
@@ -145,13 +144,13 @@ test("files have kohya's names, and of a run's states the newest two stay", asyn
   const { trainer, events, output, read } = await setUp(t, { steps: 9, saveEvery: 4, saveEveryEpochs: 1 })
   await trainer.train()
   const loras = ['fake', 'fake-000001', 'fake-000002', 'fake-step00000004', 'fake-step00000008']
-  const states = ['fake-state', 'fake-step00000008-state']
-  assert.deepEqual((await readdir(output)).sort(), [...loras, ...states].map((name) => `${name}.safetensors`).sort())
+  const states = ['fake.state', 'fake-step00000008.state']
+  assert.deepEqual((await readdir(output)).sort(), [...loras.map((name) => `${name}.safetensors`), ...states].sort())
   assert.deepEqual(
     events.flatMap((event) => (event.type === 'checkpoint' ? [event.step] : [])),
     [3, 4, 6, 8],
   )
-  assert.equal((await read(join(output, 'fake-state.safetensors'))).step, 9)
+  assert.equal((await read(join(output, 'fake.state'))).step, 9)
 })
 
 for (const [what, fails] of [
@@ -169,8 +168,8 @@ for (const [what, fails] of [
       )
       return true
     })
-    assert.deepEqual(await readdir(output), ['fake-step00000003-state.safetensors', 'fake-step00000003.safetensors'])
-    const state = await read(join(output, 'fake-step00000003-state.safetensors'))
+    assert.deepEqual(await readdir(output), ['fake-step00000003.safetensors', 'fake-step00000003.state'])
+    const state = await read(join(output, 'fake-step00000003.state'))
     assert.equal(state.step, 3)
     assert.ok(state.buffers.weights!.every(Number.isFinite) && state.buffers.weights![0] !== 0)
     assert.equal(events.at(-1)?.type, 'checkpoint')
@@ -194,7 +193,7 @@ test('on a gpu in fp16, gradients that overflow halve the loss scale and their u
     6 - overflowed.slice(0, 5).filter(Boolean).length,
     'the bias correction counts updates that were made',
   )
-  const saved = await read(join(output, 'fake-state.safetensors'))
+  const saved = await read(join(output, 'fake.state'))
   assert.deepEqual(saved.lossScale, { value: 2 ** (16 - left), growing: 5 - overflowed.lastIndexOf(true), skipped: left })
   assert.ok(plain.session.updates.every(({ lossScale }) => lossScale === 1))
   assert.ok(session.read('gradients').every((gradient) => gradient === 0))
@@ -203,13 +202,15 @@ test('on a gpu in fp16, gradients that overflow halve the loss scale and their u
 test('no memory on the gpu ends the training with the step before it saved', async (t) => {
   const { trainer, session, read } = await setUp(t, { steps: 9 }, {}, 'cuda')
   session.starves = 4
+  // What saving needs was allocated before.
+  session.full = true
   let path = ''
   await assert.rejects(trainer.train(), (error: Error & { code?: string }) => {
     assert.equal(error.code, 'OUT_OF_MEMORY')
     path = /^Expected 9 bytes .*; step 3 is saved in (.*fake-step00000003)\.safetensors$/.exec(error.message)?.[1] ?? ''
     return path !== ''
   })
-  assert.equal((await read(`${path}-state.safetensors`)).step, 3)
+  assert.equal((await read(`${path}.state`)).step, 3)
 })
 
 test('a loss that is not finite at once leaves nothing', async (t) => {
