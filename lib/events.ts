@@ -1,4 +1,4 @@
-/** What a training tells its caller while it runs. */
+/** What a training tells its caller while it runs, and how its caller's errors come back. */
 import type { MemoryPlan } from './native.js'
 
 /** Sent once, before the first step. */
@@ -67,3 +67,37 @@ export interface DoneEvent {
 }
 
 export type TrainEvent = StartEvent | WarningEvent | CacheEvent | StepEvent | CheckpointEvent | DoneEvent
+
+/** Calls a listener, which may be asynchronous: what it rejects with is thrown by a later call, as if it had been thrown there. */
+export class Listener<Event> {
+  private failure: { reason: unknown } | undefined
+  private readonly waiting = new Set<Promise<void>>()
+
+  constructor(private readonly onEvent: ((event: Event) => unknown) | undefined) {}
+
+  private check(): void {
+    if (this.failure) throw this.failure.reason
+  }
+
+  /** Throws what the listener throws, or what it has rejected with. */
+  emit(event: Event): void {
+    this.check()
+    const result = this.onEvent?.(event)
+    if (!(typeof result === 'object' && result !== null && 'then' in result)) return
+    const settled = Promise.resolve(result)
+      .then(
+        () => undefined,
+        (reason: unknown) => {
+          this.failure ??= { reason }
+        },
+      )
+      .finally(() => this.waiting.delete(settled))
+    this.waiting.add(settled)
+  }
+
+  /** Waits until the listener has done all its work. Throws as `emit`. */
+  async settled(): Promise<void> {
+    await Promise.all(this.waiting)
+    this.check()
+  }
+}

@@ -3,7 +3,7 @@ import { dirname, join } from 'node:path'
 import { describe, doctor } from '../doctor.js'
 import { runGeneration } from '../draw/generate.js'
 import type { TrainEvent } from '../events.js'
-import { makeFolder, writeAtomically } from '../files/atomic.js'
+import { makeFolder, writeAtomically, writeError } from '../files/atomic.js'
 import { resolve, resolveGenerateOptions, resolveTrainOptions } from '../options/resolve.js'
 import { defaulted, generateGroups, optional, type Table, trainGroups } from '../options/table.js'
 import { flag, path } from '../options/values.js'
@@ -58,12 +58,6 @@ async function runTrain(context: Context): Promise<boolean> {
   const { own, rest } = split(context, trainOnly)
   const options = resolveTrainOptions(rest, label)
   const points: CurvePoint[] = []
-  const drawCurve = async () => {
-    if (points.length === 0) return
-    const path = own.lossCurve ?? join(options.output, `${options.name}-loss.png`)
-    await makeFolder(dirname(path))
-    await writeAtomically(path, await lossCurvePng(points))
-  }
   let state: string | undefined
   const onEvent = (event: TrainEvent) => {
     if (event.type === 'step') points.push({ step: event.step, loss: event.loss })
@@ -71,11 +65,22 @@ async function runTrain(context: Context): Promise<boolean> {
     if (own.json) print(JSON.stringify(event))
     else showTrain(event, context)
   }
+  /** What was trained is written by then, so that a curve which fails is a warning. */
+  const drawCurve = async () => {
+    if (points.length === 0) return
+    const path = own.lossCurve ?? join(options.output, `${options.name}-loss.png`)
+    try {
+      await makeFolder(dirname(path))
+      await writeAtomically(path, await lossCurvePng(points))
+    } catch (cause) {
+      const { message } = writeError(path, cause) as Error
+      onEvent({ type: 'warning', code: 'NO_LOSS_CURVE', message: `The loss curve is not drawn: ${message}`, path })
+    }
+  }
   try {
     await runTraining(options, { signal, onEvent }, label)
   } catch (error) {
-    // The error that stopped the training matters more than one from drawing the curve.
-    await drawCurve().catch(() => undefined)
+    await drawCurve()
     if ((error as Error).name !== 'AbortError') throw error
     const step = points.at(-1)?.step ?? 0
     const resume = quote(['train', ...without(words, '--resume'), '--resume'])

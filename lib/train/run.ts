@@ -6,7 +6,7 @@ import type { Batches } from '../data/batches.js'
 import { scanDataset } from '../data/dataset.js'
 import { computation } from '../device.js'
 import { LorafuseError, printable, throwIfAborted } from '../errors.js'
-import type { TrainEvent } from '../events.js'
+import { Listener, type TrainEvent } from '../events.js'
 import { readModel } from '../models/diffusers.js'
 import { loraPrefixes, type Model, openSession } from '../models/model.js'
 import type { Session } from '../native.js'
@@ -54,6 +54,7 @@ export class Training {
   private readonly ended = new AbortController()
   /** Stops reading, when the training is stopped or has failed. */
   private readonly signal: AbortSignal
+  private readonly listener: Listener<TrainEvent>
 
   /** `open` is replaced in tests. */
   constructor(
@@ -63,10 +64,11 @@ export class Training {
     private readonly open: typeof openSession = openSession,
   ) {
     this.signal = AbortSignal.any([this.ended.signal, ...(context.signal ? [context.signal] : [])])
+    this.listener = new Listener(context.onEvent)
   }
 
   private emit(event: TrainEvent): void {
-    this.context.onEvent?.(event.type === 'warning' ? { ...event, message: printable(event.message) } : event)
+    this.listener.emit(event.type === 'warning' ? { ...event, message: printable(event.message) } : event)
   }
 
   private stepsOf({ updatesPerEpoch }: Batches): number {
@@ -124,8 +126,9 @@ export class Training {
   }
 
   async train(): Promise<TrainResult> {
-    const { options, context } = this
-    throwIfAborted(context.signal, 'The training')
+    const { options } = this
+    const { signal } = this.context
+    throwIfAborted(signal, 'The training')
     const model = await readModel(options.model)
     checkOptions(options, model, this.label)
     const { items, warnings } = await scanDataset(options, this.signal)
@@ -162,10 +165,14 @@ export class Training {
         ...{ type: 'start', steps, images: images.length, modules, parameters },
         ...{ memory, resumedFrom: from, seed: options.seed },
       })
-      const trainer = new Trainer({ session, batches, inputs, output, info, identity, lossScale, from }, context)
+      const trainer = new Trainer(
+        { session, batches, inputs, output, info, identity, lossScale, from },
+        { signal, onEvent: (event) => this.emit(event) },
+      )
       const finished = await trainer.train()
       const seconds = (performance.now() - this.started) / 1000
       this.emit({ type: 'done', step: finished.step, path: finished.path, seconds })
+      await this.listener.settled()
       return { ...finished, seconds }
     } finally {
       this.ended.abort()

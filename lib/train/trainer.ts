@@ -11,6 +11,7 @@ import type { Saved } from './output.js'
 export interface TrainContext {
   /** Stops the training after the current step and saves its state; `train` then rejects with an error named `AbortError`. */
   signal?: AbortSignal | undefined
+  /** Its errors, thrown or of a promise it returns, end the training and come back; `train` waits for its promises before it resolves. */
   onEvent?: ((event: TrainEvent) => void) | undefined
 }
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
-import { readdir, readFile } from 'node:fs/promises'
+import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { promisify } from 'node:util'
@@ -10,6 +10,9 @@ import { copyImages } from '../fixtures/images.js'
 import { tiny } from '../fixtures/lora.js'
 import { temporaryFolder } from '../fixtures/temporary.js'
 import { cli, lorafuse } from './run.js'
+
+/** Runs a bash script in which `"$0" "$@"` is the command line. */
+const inBash = (script: string, words: string[]) => promisify(execFile)('bash', ['-c', script, process.execPath, cli, ...words])
 
 interface Place {
   folder: string
@@ -99,6 +102,58 @@ test('without --json the line that goes on can be pasted into a shell', async (t
   )
 })
 
+test('a terminal that closes, which may send more than one signal, ends a training as SIGTERM does', async (t) => {
+  const { output, words } = await place(t)
+  let sent = 0
+  const { code, signal, stderr } = await lorafuse([...words, '--steps', '100000', '--json'], {
+    onOutput: (text, kill) => {
+      if (sent < 2 && text.includes('"type":"step"')) {
+        kill('SIGHUP')
+        sent += 1
+      }
+    },
+  })
+  assert.deepEqual([code, signal], [129, null], stderr)
+  assert.ok((await readdir(output)).some((name) => name.endsWith('.state')))
+})
+
+test('a loss curve that cannot be written is a warning: the LoRA has been written', async (t) => {
+  const { folder, output, words } = await place(t)
+  await writeFile(join(folder, 'file'), '')
+  const curve = ['--loss-curve', join(folder, 'file', 'loss.png')]
+  const { code, stdout, stderr } = await lorafuse([...words, '--steps', '1', ...curve])
+  assert.deepEqual([code, stdout], [0, `${join(output, 'style.safetensors')}\n`])
+  assert.match(
+    stderr,
+    /\nwarning NO_LOSS_CURVE: The loss curve is not drawn: Expected to be able to write .*loss\.png but received a path that /,
+  )
+  const json = await lorafuse([...words, '--steps', '1', '--json', ...curve])
+  assert.equal(json.code, 0)
+  assert.equal((eventsOf(json.stdout).at(-1) as { code?: string }).code, 'NO_LOSS_CURVE')
+})
+
+test('with few files that may be open it says so', async (t) => {
+  const { words } = await place(t)
+  for (const [limit, more, expected] of [
+    [40, [], /^error TOO_MANY_FILES: Expected to open more than 40 files but that is the limit; raise it with ulimit -n\n1\n$/],
+    [20, ['--json'], /^\{"type":"error","code":"TOO_MANY_FILES","message":"Expected to open more than 20 files.*"\}\n1\n$/],
+  ] as const) {
+    const { stdout } = await inBash(`ulimit -n ${limit}; "$0" "$@" 2>&1; echo $?`, [...words, ...more])
+    assert.match(stdout, expected)
+  }
+})
+
+test('words whose bytes are no UTF-8 are refused, as Node would make another name of them', async (t) => {
+  const { folder, words } = await place(t)
+  const run = (bytes: string) => inBash(`"$0" "$@" --output "${folder}/$(printf '${bytes}')" --steps 1 2>&1; echo $?`, words)
+  const { stdout } = await run('caf\\351')
+  assert.match(stdout, /^error OPTION_INVALID: Expected UTF-8 after "--output" but received the bytes ".*caf.*"; rename it\n1\n$/)
+  assert.deepEqual((await readdir(folder)).sort(), ['images'])
+  await run('caf\\303\\251')
+  await run('odd\\357\\277\\275')
+  assert.deepEqual((await readdir(folder)).sort(), ['café', 'images', 'odd\ufffd'])
+})
+
 test('a second Ctrl-C kills at once', async (t) => {
   const { words } = await place(t)
   let signals = 0
@@ -113,9 +168,6 @@ test('a second Ctrl-C kills at once', async (t) => {
   // The current step may have ended in between.
   assert.ok(signal === 'SIGINT' || code === 130, `${code} ${signal}`)
 })
-
-/** Runs a bash script in which `"$0" "$@"` is the command line. */
-const inBash = (script: string, words: string[]) => promisify(execFile)('bash', ['-c', script, process.execPath, cli, ...words])
 
 test('when nobody reads its output any more it stops as for Ctrl-C, quietly', async (t) => {
   const { output, words } = await place(t)

@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import { cp, mkdir, readdir, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
+import { setTimeout } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import { readAdapters } from '../../../lib/adapters/files.js'
@@ -237,6 +238,17 @@ test('an error of the listener ends the training and comes back', async (t) => {
     if (event.type === 'step') throw new RangeError('mine')
   }
   await assert.rejects(run(given, onEvent), RangeError)
+})
+
+test('a promise of the listener that rejects ends the training and comes back, at whatever event', async (t) => {
+  const given = await place(t)
+  for (const type of ['cache', 'step', 'done'] as const) {
+    const onEvent = async (event: TrainEvent) => {
+      await setTimeout(event.type === 'done' ? 20 : 0)
+      if (event.type === type) throw new RangeError('mine')
+    }
+    await assert.rejects(run(given, onEvent), RangeError)
+  }
 })
 
 const bad: [string, Partial<TrainOptions>, string, RegExp][] = [
