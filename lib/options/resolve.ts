@@ -91,6 +91,9 @@ export function resolve<T extends Table>(command: string, table: T, input: unkno
   return resolved as Resolved<T>
 }
 
+/** Smaller ones lose digits in f32, and become 0, which means the rank. */
+const LEAST_ALPHA = 1e-37
+
 /** Checks what `train` was given. Throws `OPTION_REQUIRED`, `OPTION_INVALID`, `OPTION_UNKNOWN`. */
 export function resolveTrainOptions(input: unknown, label: Label = asIs): ResolvedTrainOptions {
   const options = resolve('train', trainTable, input, label)
@@ -105,7 +108,9 @@ export function resolveTrainOptions(input: unknown, label: Label = asIs): Resolv
     const most = `at most ${label('resolution')}, ${options.resolution},`
     throw new LorafuseError('OPTION_INVALID', `Expected ${most} for ${label('bucketStep')} but received ${options.bucketStep}`)
   }
-  return { ...options, alpha: options.alpha || options.rank }
+  const alpha = options.alpha || options.rank
+  if (alpha < LEAST_ALPHA) throw invalidOption(`0 or at least ${LEAST_ALPHA}, as files hold it in f32,`, label('alpha'), alpha)
+  return { ...options, alpha }
 }
 
 /** Checks what `generate` was given. Throws as `resolveTrainOptions`. */

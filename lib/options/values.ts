@@ -100,7 +100,8 @@ function plain<Value>(
 }
 
 const isText = (input: unknown): input is string => typeof input === 'string'
-const isPath = (input: unknown): input is string => isText(input) && input !== '' && !input.includes('\0')
+/** The system takes bytes: half a surrogate pair would become another name. */
+const isPath = (input: unknown): input is string => isText(input) && input !== '' && !/[\0\p{Surrogate}]/u.test(input)
 const isFileName = (input: unknown): input is string => isPath(input) && !/[/\\]|^\.{1,2}$/.test(input)
 const isResumeFrom = (input: unknown): input is string | boolean => typeof input === 'boolean' || isPath(input)
 

@@ -1,6 +1,7 @@
 #include "library.h"
 
 #include <dlfcn.h>
+#include <unistd.h>
 
 #include <cstdlib>
 
@@ -64,7 +65,11 @@ std::shared_ptr<Backend> open_cpu_backend(int threads, const std::string& varian
 
 std::shared_ptr<Backend> open_cuda_backend() {
   const char* other = std::getenv("LORAFUSE_CUDA_LIBRARY");
-  return std::shared_ptr<Backend>(open_library("CUDA backend", other ? other : own_folder() + "/liblorafuse_cuda.so")(1));
+  const std::string path = other ? other : own_folder() + "/liblorafuse_cuda.so";
+  CHECK(other || access(path.c_str(), F_OK) == 0, "BACKEND_MISSING",
+        "Expected the CUDA backend but this build has none, as nvcc was not found, or LORAFUSE_CUDA was off, when it was built; "
+        "where nvcc 12.4 or newer is, run: npx lorafuse-build");
+  return std::shared_ptr<Backend>(open_library("CUDA backend", path)(1));
 }
 
 }  // namespace lorafuse

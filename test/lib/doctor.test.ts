@@ -1,6 +1,12 @@
 import assert from 'node:assert/strict'
+import { execFile } from 'node:child_process'
+import { cp, readdir } from 'node:fs/promises'
+import { join } from 'node:path'
 import { test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
 import { type DoctorReport, describe, doctor } from '../../lib/doctor.js'
+import { temporaryFolder } from '../fixtures/temporary.js'
 
 test('the doctor tells versions, processor, memory and why CUDA is off, addon or not', () => {
   const report = doctor()
@@ -11,6 +17,21 @@ test('the doctor tells versions, processor, memory and why CUDA is off, addon or
   assert.equal(report.ok, report.addon.loaded)
   if (!report.cuda.available) assert.notEqual(report.cuda.reason, '')
   assert.deepEqual(JSON.parse(JSON.stringify(report)), report)
+})
+
+test('a build without nvcc says that it has no CUDA, why, and what adds it', async (t) => {
+  const release = fileURLToPath(new URL('../../../build/Release', import.meta.url))
+  const folder = await temporaryFolder(t)
+  for (const file of await readdir(release)) {
+    if (file === 'lorafuse.node' || file.startsWith('liblorafuse_cpu')) await cp(join(release, file), join(folder, file))
+  }
+  const { LORAFUSE_CUDA_LIBRARY: _, ...env } = process.env
+  const code = `console.log(require(${JSON.stringify(join(folder, 'lorafuse.node'))}).info().cuda.reason)`
+  const { stdout } = await promisify(execFile)(process.execPath, ['-e', code], { env })
+  assert.match(
+    stdout,
+    /^Expected the CUDA backend but this build has none, as nvcc was not found.*; where nvcc .* is, run: npx lorafuse-build\n$/,
+  )
 })
 
 test('the report for people says what is missing and what to do', () => {

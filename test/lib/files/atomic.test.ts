@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { chmod, mkdir, readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { writeAtomically } from '../../../lib/files/atomic.js'
+import { targetOf, temporaryOf, writeAtomically } from '../../../lib/files/atomic.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 
 test('a file is replaced whole and no temporary is left', async (t) => {
@@ -30,4 +30,34 @@ test('a place that cannot be written is named, and nothing is left there', async
   if (process.getuid?.() === 0) return
   await chmod(folder, 0o500)
   await assert.rejects(writeAtomically(join(folder, 'a'), 'x'), { code: 'OUTPUT_NOT_WRITABLE' })
+})
+
+test('a full disk, and too many open files, have their codes and sentences', async (t) => {
+  const path = join(await temporaryFolder(t), 'x.png')
+  for (const [system, code, message] of [
+    ['ENOSPC', 'DISK_FULL', `Expected room for ${path} but the disk is full (ENOSPC); free some space`],
+    [
+      'EMFILE',
+      'TOO_MANY_FILES',
+      `Expected a file to be written at ${path} but received too many open files; raise the limit with ulimit -n`,
+    ],
+    ['EROFS', 'OUTPUT_NOT_WRITABLE', `Expected to be able to write ${path} but received a file system that is read-only`],
+    ['EXOTIC', 'OUTPUT_NOT_WRITABLE', `Expected to be able to write ${path} but received the error EXOTIC`],
+  ] as const) {
+    const failing = (function* (): Generator<Uint8Array> {
+      yield Buffer.from('half')
+      throw Object.assign(new Error(system), { code: system })
+    })()
+    await assert.rejects(writeAtomically(path, failing), { code, message })
+  }
+  assert.deepEqual(await readdir(join(path, '..')), [])
+})
+
+test('no two temporary names are the same, and each tells what it was to become', async (t) => {
+  const path = join(await temporaryFolder(t), 'x.state')
+  const names = new Set(Array.from({ length: 1000 }, () => temporaryOf(path)))
+  assert.equal(names.size, 1000)
+  for (const name of names) assert.equal(targetOf(name), path)
+  assert.equal(targetOf(`${path}.tmp-12-3`), path)
+  assert.deepEqual(['x.state', 'x.tmp-', 'x.tmp-name'].map(targetOf), [undefined, undefined, undefined])
 })

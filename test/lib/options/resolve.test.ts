@@ -20,6 +20,18 @@ test('a model and a folder of images are enough', () => {
   assert.ok(options.threads >= 1)
 })
 
+test('an alpha that f32 does not hold, and a path that is no text in UTF-8, are refused', () => {
+  assert.throws(() => resolveTrainOptions({ ...train, alpha: 1e-50 }), {
+    code: 'OPTION_INVALID',
+    message: /0 or at least 1e-37, .* received 1e-50$/,
+  })
+  for (const name of ['output', 'name', 'images'] as const) {
+    assert.throws(() => resolveTrainOptions({ ...train, [name]: 'a\ud800' }), { code: 'OPTION_INVALID' })
+    assert.throws(() => resolveTrainOptions({ ...train, [name]: 'a\0' }), { code: 'OPTION_INVALID' })
+  }
+  assert.equal(resolveTrainOptions({ ...train, output: 'a😀' }).output, 'a😀')
+})
+
 test('alpha is the rank where it is left out or 0', () => {
   assert.equal(resolveTrainOptions({ ...train, rank: 4 }).alpha, 4)
   assert.equal(resolveTrainOptions({ ...train, rank: 4, alpha: 0 }).alpha, 4)
