@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { type FileHandle, mkdir, open, rename, stat, unlink, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { LorafuseError } from '../errors.js'
-import { pathError } from './read.js'
+import { kindOf, pathError } from './read.js'
 
 /**
  * Makes a folder and its parents, and returns those that it made, parents first. Trap: Node's recursive mkdir never returns below a folder
@@ -30,7 +30,6 @@ const REASONS: Record<string, string> = {
   ENOENT: 'a folder that is gone',
   ENOTDIR: 'a path that leads through a file',
   EEXIST: 'a file of that name',
-  EISDIR: 'a folder of that name',
   ELOOP: 'links that lead in a circle',
   ENAMETOOLONG: 'a name that is too long',
 }
@@ -63,6 +62,13 @@ export function targetOf(temporary: string): string | undefined {
   return TEMPORARY.test(temporary) ? temporary.replace(TEMPORARY, '') : undefined
 }
 
+/** A device such as /dev/null, a pipe or a folder is not to be replaced by a file. */
+async function checkReplaceable(path: string): Promise<void> {
+  const found = await stat(path).catch(() => undefined)
+  if (!found || found.isFile()) return
+  throw new LorafuseError('OUTPUT_NOT_WRITABLE', `Expected to be able to write a file ${path} but received ${kindOf(found)} of that name`)
+}
+
 /**
  * Writes a file so that readers, and a crash, see either the old file or the whole new one: writes and syncs a temporary file beside it,
  * renames it, syncs the folder. Removes the temporary file on failure. Throws `DISK_FULL`, `OUTPUT_NOT_WRITABLE`, `TOO_MANY_FILES`.
@@ -71,6 +77,7 @@ export async function writeAtomically(path: string, content: Uint8Array | string
   const temporary = temporaryOf(path)
   let file: FileHandle | undefined
   try {
+    await checkReplaceable(path)
     file = await open(temporary, 'wx')
     await writeFile(file, content)
     await file.sync()

@@ -32,7 +32,8 @@ export function pathError(what: string, path: string, cause: unknown): unknown {
   return new LorafuseError(code, `Expected ${what} at ${path} but received ${reason}`, { cause })
 }
 
-function kindOf(found: Stats): string {
+/** Names what is not a regular file. */
+export function kindOf(found: Stats): string {
   if (found.isDirectory()) return 'a folder'
   if (found.isFIFO()) return 'a pipe'
   return found.isSocket() ? 'a socket' : 'a device'

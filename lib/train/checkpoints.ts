@@ -2,7 +2,6 @@
 import type { CheckpointEvent } from '../events.js'
 import type { Session } from '../native.js'
 import type { LossScale } from './loss-scale.js'
-import { reserve } from './memory.js'
 import { type TrainingInfo, trainingMetadata } from './metadata.js'
 import type { CheckpointName, OutputFolder, Saved } from './output.js'
 import { type Identity, stateBuffers } from './state.js'
@@ -20,16 +19,15 @@ export interface CheckpointsOptions {
 export class Checkpoints {
   /** The last update that has been saved. */
   private savedStep: number
-  /** Where the buffers are read to. */
+  /** Where the buffers are read to: to find no memory when a training is to be saved would lose it. */
   private readonly room: [name: string, data: Float32Array][]
 
-  /** Throws `OUT_OF_MEMORY`. */
   constructor(
     private readonly options: CheckpointsOptions,
     private readonly onSaved: (event: CheckpointEvent) => void,
   ) {
     this.savedStep = options.from
-    this.room = stateBuffers(options.session).map(({ name, count }) => [name, reserve(() => new Float32Array(count))])
+    this.room = stateBuffers(options.session).map(({ name, count }) => [name, new Float32Array(count)])
   }
 
   /** Writes the LoRA and its state as they are after update `step`. Throws `DISK_FULL`, `OUTPUT_NOT_WRITABLE`. */

@@ -20,16 +20,11 @@ export interface Planned {
   saving: number
 }
 
-/** Allocates what saving needs, before the training begins: to find no memory afterwards would lose what was trained. Throws `OUT_OF_MEMORY`. */
-export function reserve<Room>(allocate: () => Room): Room {
-  try {
-    return allocate()
-  } catch (cause) {
-    if (!(cause instanceof RangeError)) throw cause
-    throw new LorafuseError('OUT_OF_MEMORY', `Expected memory to save the training but received none: ${cause.message}; free some`, {
-      cause,
-    })
-  }
+/** Turns JavaScript's error of an array for which there is no memory into an `OUT_OF_MEMORY`; others, the core's included, stay as they are. */
+export function memoryError(error: unknown): unknown {
+  if (!(error instanceof RangeError && error.message.includes('allocation failed'))) return error
+  const message = `Expected memory for an array but received none: ${error.message}; close other programs, or raise the limit`
+  return new LorafuseError('OUT_OF_MEMORY', message, { cause: error })
 }
 
 const largest = (plans: MemoryPlan[]) => plans.reduce((most, plan) => (plan.total > most.total ? plan : most))

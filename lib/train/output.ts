@@ -13,7 +13,6 @@ import { listFolder } from '../files/read.js'
 import { packTensors, writeSafetensors } from '../files/safetensors.js'
 import type { BufferInfo } from '../native.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
-import { reserve } from './memory.js'
 import { STATE_SUFFIX, statePathOf, type TrainingState, writeState } from './state.js'
 import { removeOldStates, timeToWrite } from './states.js'
 
@@ -70,7 +69,7 @@ export class OutputFolder {
   /**
    * Creates the folder, locks this name in it, tries to write there, removes temporary files of killed processes, and reserves the memory that
    * saving needs. `buffers`: those that a state holds. Throws `OUTPUT_NOT_WRITABLE`, `OUTPUT_LOCKED`, `DISK_FULL` (a checkpoint and its state
-   * would not fit), `OUT_OF_MEMORY`.
+   * would not fit).
    */
   async prepare(buffers: BufferInfo[]): Promise<void> {
     const { output, name, savePrecision } = this.options
@@ -88,11 +87,11 @@ export class OutputFolder {
     await this.removeTemporaries()
     // The LoRA in f32, its largest type, and its state.
     const needed = 4 * buffers.reduce((sum, { count }) => sum + count, parameterCount(this.adapters.parameters))
-    const { blocks, bavail, bsize } = await statfs(output)
     // Some network file systems report no size.
+    const { blocks, bavail, bsize } = await statfs(output).catch(() => ({ blocks: 0, bavail: 0, bsize: 0 }))
     if (blocks > 0 && bavail * bsize < needed)
       throw full(output, `${Math.floor((bavail * bsize) / 2 ** 20)} of ${Math.ceil(needed / 2 ** 20)} MiB`)
-    this.room = reserve(() => new Uint16Array(roundedCount(this.adapters, savePrecision)))
+    this.room = new Uint16Array(roundedCount(this.adapters, savePrecision))
   }
 
   /** Gives the name back, and removes the folders that `prepare` made and that are still empty. */

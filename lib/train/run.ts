@@ -24,7 +24,7 @@ import { captionWarnings } from './captions.js'
 import { imagesMetadata } from './images-metadata.js'
 import { StepInputs } from './inputs.js'
 import { LossScale } from './loss-scale.js'
-import { planMemory } from './memory.js'
+import { memoryError, planMemory } from './memory.js'
 import { optimizers } from './optimizers.js'
 import { bytesToSave, OutputFolder } from './output.js'
 import { checkIdentity, readState, stateBuffers, type TrainingState } from './state.js'
@@ -199,6 +199,6 @@ export async function runTraining(options: ResolvedTrainOptions, context: TrainC
   } catch (error) {
     // Whatever the signal stopped, e.g. a scan, ends with the same error.
     if (context.signal?.aborted && error === context.signal.reason) throwIfAborted(context.signal, 'The training')
-    throw error
+    throw memoryError(error)
   }
 }

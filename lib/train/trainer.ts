@@ -6,6 +6,7 @@ import type { Inputs, Session } from '../native.js'
 import { learningRateAt } from '../options/lr-schedulers.js'
 import { Checkpoints, type CheckpointsOptions } from './checkpoints.js'
 import type { StepInputs } from './inputs.js'
+import { memoryError } from './memory.js'
 import type { Saved } from './output.js'
 
 export interface TrainContext {
@@ -126,7 +127,8 @@ export class Trainer {
     await this.loadNext()
     for (let step = from + 1; step <= steps; step++) {
       await this.stopIfAborted(step - 1)
-      const update = await this.update(step).catch(async (error: LorafuseError) => {
+      const update = await this.update(step).catch(async (reason: unknown) => {
+        const error = memoryError(reason) as LorafuseError
         if (error.code !== 'OUT_OF_MEMORY') throw error
         // E.g. another program took the GPU's memory.
         throw new LorafuseError('OUT_OF_MEMORY', `${error.message}${await this.keep(step - 1)}`, { cause: error })

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
-import { chmod, mkdir, readdir, readFile } from 'node:fs/promises'
+import { execFileSync } from 'node:child_process'
+import { chmod, mkdir, readdir, readFile, symlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { targetOf, temporaryOf, writeAtomically } from '../../../lib/files/atomic.js'
@@ -30,6 +31,21 @@ test('a place that cannot be written is named, and nothing is left there', async
   if (process.getuid?.() === 0) return
   await chmod(folder, 0o500)
   await assert.rejects(writeAtomically(join(folder, 'a'), 'x'), { code: 'OUTPUT_NOT_WRITABLE' })
+})
+
+test('a pipe, a device, and links to them are not replaced', async (t) => {
+  const folder = await temporaryFolder(t)
+  const [pipe, link] = [join(folder, 'pipe'), join(folder, 'link')]
+  execFileSync('mkfifo', [pipe])
+  await symlink('/dev/null', link)
+  for (const [path, kind] of [
+    [pipe, 'a pipe'],
+    [link, 'a device'],
+  ] as const) {
+    const message = `Expected to be able to write a file ${path} but received ${kind} of that name`
+    await assert.rejects(writeAtomically(path, 'x'), { code: 'OUTPUT_NOT_WRITABLE', message })
+  }
+  assert.deepEqual((await readdir(folder)).sort(), ['link', 'pipe'])
 })
 
 test('a full disk, and too many open files, have their codes and sentences', async (t) => {
