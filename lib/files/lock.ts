@@ -154,7 +154,7 @@ export class Lock {
   /** Gives the lock back. */
   async release(): Promise<void> {
     clearInterval(this.timer)
-    await this.file.close()
+    await this.file.close().catch(() => undefined)
     // Nobody else's, should this one have been taken for dead.
     if ((await readFile(this.path, 'utf8').catch(() => '')) === this.text) await unlink(this.path).catch(() => undefined)
   }

@@ -4,11 +4,11 @@ import { turns } from '../turns.js'
 import type { TrainingImage } from './training-images.js'
 
 /**
- * The most bytes that the counts of tags, and of folders, take in a header. ComfyUI shows nothing of a file whose header is longer than 1 MiB,
+ * The most bytes that the counts of tags take in a header, and the lists of folders and of buckets. ComfyUI shows nothing of a file whose header is longer than 1 MiB,
  * of which the tensors of Stable Diffusion 1.x take a tenth, and those of SDXL a third.
  */
-const TAG_BYTES = 512 * 1024
-const FOLDER_BYTES = 64 * 1024
+const TAG_BYTES = 448 * 1024
+const LIST_BYTES = 64 * 1024
 
 interface Folder {
   n_repeats: number
@@ -87,19 +87,28 @@ export async function tagFrequency(
   return Object.fromEntries([...folders].map(([folder, tags]) => [folder, Object.fromEntries(tags)]))
 }
 
-/** Lists each bucket's size and number of images, repeats included, and the mean error of the images' aspect ratios. */
-export function bucketInfo(images: TrainingImage[]): {
-  buckets: Record<string, { resolution: number[]; count: number }>
-  mean_img_ar_error: number
-} {
+/**
+ * Lists each bucket's size and number of images, repeats included, and the mean error of the images' aspect ratios. The largest buckets are
+ * kept if all take too many bytes.
+ */
+export async function bucketInfo(
+  images: Pick<TrainingImage, 'bucket' | 'width' | 'height' | 'repeats'>[],
+  turn: Turn = turns(),
+): Promise<{ buckets: Record<string, { resolution: number[]; count: number }>; mean_img_ar_error: number }> {
   const sizes = new Map<string, number>()
   let error = 0
   for (const { bucket, width, height, repeats } of images) {
     count(sizes, `${bucket.width}x${bucket.height}`, repeats)
     error += Math.abs(bucket.width / bucket.height - width / height)
+    await turn()
   }
-  const buckets = [...sizes]
-    .map(([size, count]) => ({ resolution: size.split('x').map(Number), count }))
+  const entries = [...sizes].map(([size, times]) => {
+    const bucket = { resolution: size.split('x').map(Number), count: times }
+    return { outer: '', inner: JSON.stringify(bucket), times, bucket }
+  })
+  const chosen = await mostFrequent(entries, LIST_BYTES, turn)
+  const buckets = (chosen ? entries.filter((entry) => chosen.has(entry)) : entries)
+    .map(({ bucket }) => bucket)
     .sort(({ resolution: [a = 0, b = 0] }, { resolution: [c = 0, d = 0] }) => a - c || b - d)
   return { buckets: Object.fromEntries(buckets.entries()), mean_img_ar_error: error / images.length }
 }
@@ -117,7 +126,7 @@ export async function datasetDirs(
     await turn()
   }
   const entries = [...folders].map(([outer, { img_count: times }]) => ({ outer, inner: '', times }))
-  const chosen = await mostFrequent(entries, FOLDER_BYTES, turn)
+  const chosen = await mostFrequent(entries, LIST_BYTES, turn)
   const kept = chosen && new Set([...chosen].map(({ outer }) => outer))
   return Object.fromEntries([...folders].filter(([folder]) => kept?.has(folder) ?? true))
 }
@@ -130,7 +139,7 @@ export async function imagesMetadata(images: TrainingImage[], options: BucketOpt
     num_train_images: images.reduce((sum, { repeats }) => sum + repeats, 0),
     min_bucket_reso: options.buckets ? least : null,
     max_bucket_reso: options.buckets ? most : null,
-    bucket_info: JSON.stringify(options.buckets ? bucketInfo(images) : null),
+    bucket_info: JSON.stringify(options.buckets ? await bucketInfo(images, turn) : null),
     tag_frequency: JSON.stringify(await tagFrequency(images, turn)),
     dataset_dirs: JSON.stringify(await datasetDirs(images, turn)),
     reg_dataset_dirs: '{}',

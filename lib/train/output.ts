@@ -1,6 +1,6 @@
 /** The folder a training writes to: LoRA files under kohya's names, and their states beside them. */
 import { open, rm, rmdir, statfs } from 'node:fs/promises'
-import { join, resolve } from 'node:path'
+import { join } from 'node:path'
 import { type Adapters, parameterCount } from '../adapters/adapter.js'
 import { kohyaTensors } from '../adapters/files.js'
 import type { Prefixes } from '../adapters/kohya.js'
@@ -76,7 +76,7 @@ export class OutputFolder {
     // The longest name of all.
     const probe = temporaryOf(join(output, `${name}${suffixOf({ step: 0 })}.safetensors`))
     try {
-      this.made = await makeFolder(resolve(output))
+      this.made = await makeFolder(output)
       const file = await open(probe, 'wx')
       await file.writeFile('x').finally(() => file.close())
       await rm(probe, { force: true })

@@ -36,6 +36,8 @@ export class Trainer {
   private readonly checkpoints: Checkpoints
   /** Inputs of the batches that are not loaded yet. */
   private readonly upcoming: AsyncIterator<Inputs>
+  /** Why the next batch is not loaded. */
+  private unloaded: { reason: unknown } | undefined
   private readonly began = performance.now()
   /** Losses of the last epoch's worth of updates. */
   private readonly recent: number[] = []
@@ -49,9 +51,14 @@ export class Trainer {
     this.upcoming = inputs.range(from + 1, info.steps)
   }
 
+  /** Loads the next batch, while a step runs. Should it fail, that step is done all the same, so the one that needs the batch throws it. */
   private async loadNext(): Promise<void> {
-    const { done, value } = await this.upcoming.next()
-    if (!done) await this.options.session.load(value)
+    try {
+      const { done, value } = await this.upcoming.next()
+      if (!done) await this.options.session.load(value)
+    } catch (reason) {
+      this.unloaded = { reason }
+    }
   }
 
   /** `step`: the last one that is done. */
@@ -89,9 +96,11 @@ export class Trainer {
     for (const [i, size] of sizes.entries()) {
       // As accelerate: divides by the full number of accumulated batches, even if an epoch's last update takes fewer.
       const weights = new Float32Array(size).fill(lossScale.state.value / (size * gradientAccumulation))
-      const calls = [session.step(weights, i === sizes.length - 1 ? update : undefined), this.loadNext()]
-      // Waits for both even if one fails, as a session that still runs a call cannot be read and saved.
-      for (const ended of await Promise.allSettled(calls)) if (ended.status === 'rejected') throw ended.reason
+      if (this.unloaded) throw this.unloaded.reason
+      const stepping = session.step(weights, i === sizes.length - 1 ? update : undefined)
+      const loading = this.loadNext()
+      // A session that still runs a call cannot be read and saved.
+      await stepping.finally(() => loading)
     }
     const gradNorm = await session.norm()
     const losses = await session.losses()

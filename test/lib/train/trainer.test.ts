@@ -213,15 +213,17 @@ test('no memory on the gpu ends the training with the step before it saved', asy
   assert.equal((await read(`${path}.state`)).step, 3)
 })
 
-test('no memory for an array of JavaScript ends the training with the step before it saved', async (t) => {
-  const { trainer, session } = await setUp(t, { steps: 9 })
+test('no memory for an array of JavaScript ends the training with what is done saved', async (t) => {
+  const { trainer, session, output, read } = await setUp(t, { steps: 9 })
   const load = session.load.bind(session)
   let loads = 0
   session.load = async (inputs) => {
     if (++loads === 5) throw new RangeError('Array buffer allocation failed')
     return load(inputs)
   }
-  await assert.rejects(trainer.train(), { code: 'OUT_OF_MEMORY', message: /^Expected memory for an array .*; step 3 is saved in / })
+  // The step during which the batch was to be loaded is done, and counts.
+  await assert.rejects(trainer.train(), { code: 'OUT_OF_MEMORY', message: /^Expected memory for an array .*; step 4 is saved in / })
+  assert.deepEqual([session.updates.length, (await read(join(output, 'fake-step00000004.state'))).step], [4, 4])
 })
 
 test('a loss that is not finite at once leaves nothing', async (t) => {
