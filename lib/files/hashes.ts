@@ -1,29 +1,34 @@
 /** The hashes by which kohya and A1111 know models and LoRA files. */
 import { createHash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
-import { LorafuseError } from '../errors.js'
+import { openFile, pathError } from './read.js'
 import { headerBytes, type PackedTensors } from './safetensors.js'
 
+const WHAT = 'a weight file'
 /** A1111's old model hash covers the 64 KiB after the first mebibyte. */
 const LEGACY_BEGIN = 0x100000
 const LEGACY_END = 0x110000
 
 /**
- * Returns the sha256, in hex, of files one after the other, or of their bytes `start` to `end`, both included. Throws `FILE_NOT_FOUND`, or
- * the signal's reason.
+ * Returns the sha256, in hex, of files one after the other, or of their bytes `start` to `end`, both included. Throws as `openFile`, or the
+ * signal's reason.
  */
 export async function hashFiles(
   paths: string[],
-  options: { start?: number; end?: number; signal?: AbortSignal | undefined } = {},
+  { signal, ...range }: { start?: number; end?: number; signal?: AbortSignal | undefined } = {},
 ): Promise<string> {
   const hash = createHash('sha256')
   for (const path of paths) {
+    const file = await openFile(path, WHAT)
     try {
-      for await (const chunk of createReadStream(path, { ...options, highWaterMark: 2 ** 20 })) hash.update(chunk as Uint8Array)
+      for await (const chunk of file.createReadStream({ ...range, highWaterMark: 2 ** 20, autoClose: false })) {
+        signal?.throwIfAborted()
+        hash.update(chunk as Uint8Array)
+      }
     } catch (cause) {
-      options.signal?.throwIfAborted()
-      const { code } = cause as NodeJS.ErrnoException
-      throw new LorafuseError('FILE_NOT_FOUND', `Expected a readable file at ${path} but received ${code}`, { cause })
+      signal?.throwIfAborted()
+      throw pathError(WHAT, path, cause)
+    } finally {
+      await file.close()
     }
   }
   return hash.digest('hex')

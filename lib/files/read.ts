@@ -24,10 +24,10 @@ const REASONS: Record<string, { code: string; reason: string }> = {
 
 const MEBIBYTE = 2 ** 20
 
-/** The error of a path that the system refuses. `what`: what was expected, e.g. `a safetensors file`. */
-export function pathError(what: string, path: string, cause: unknown): LorafuseError {
-  if (cause instanceof LorafuseError) return cause
-  const system = (cause as NodeJS.ErrnoException).code ?? String(cause)
+/** The error of a path that the system refuses; others stay as they are. `what`: what was expected, e.g. `a safetensors file`. */
+export function pathError(what: string, path: string, cause: unknown): unknown {
+  const { code: system } = cause as NodeJS.ErrnoException
+  if (cause instanceof LorafuseError || system === undefined) return cause
   const { code, reason } = REASONS[system] ?? { ...unreadable, reason: `the error ${system}` }
   return new LorafuseError(code, `Expected ${what} at ${path} but received ${reason}`, { cause })
 }

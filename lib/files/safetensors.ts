@@ -1,9 +1,10 @@
 /** Reads, checks and writes safetensors files. Format: https://github.com/huggingface/safetensors (`safetensors/src/tensor.rs`). */
-import { type FileHandle, open } from 'node:fs/promises'
-import { LorafuseError } from '../errors.js'
+import type { FileHandle } from 'node:fs/promises'
+import { LorafuseError, shown } from '../errors.js'
 import { writeAtomically } from './atomic.js'
 import { type FloatType, narrow, widen } from './floats.js'
 import { isRecord } from './json.js'
+import { openFile, pathError, readRange } from './read.js'
 
 /** A tensor of any dtype as the header declares it; `offset` is in bytes from the start of the file. */
 export interface TensorEntry {
@@ -35,6 +36,7 @@ export interface NamedTensor extends Tensor {
   name: string
 }
 
+const WHAT = 'a safetensors file'
 const MAX_HEADER_BYTES = 100_000_000
 const BYTES: Record<string, number> = {
   ...{ BOOL: 1, U8: 1, I8: 1, F8_E5M2: 1, F8_E4M3: 1, F8_E8M0: 1, U16: 2, I16: 2, F16: 2, BF16: 2 },
@@ -45,23 +47,22 @@ function invalid(path: string, problem: string): LorafuseError {
   return new LorafuseError('SAFETENSORS_INVALID', `${problem} (${path}). The file is damaged or incomplete; fetch or write it again`)
 }
 
-/** Opens a file, uses it and closes it. Throws `FILE_NOT_FOUND`. */
-async function withFile<Result>(path: string, use: (file: FileHandle) => Promise<Result>): Promise<Result> {
-  const file = await open(path, 'r').catch((cause: NodeJS.ErrnoException) => {
-    const reason = cause.code ?? String(cause)
-    throw new LorafuseError('FILE_NOT_FOUND', `Expected a readable safetensors file at ${path} but received ${reason}`, { cause })
-  })
-  return use(file).finally(() => file.close())
+/** Opens a file, uses it and closes it. Throws as `openFile`. */
+async function withFile<Result>(path: string, what: string, use: (file: FileHandle) => Promise<Result>): Promise<Result> {
+  const file = await openFile(path, what)
+  try {
+    return await use(file)
+  } catch (cause) {
+    throw pathError(what, path, cause)
+  } finally {
+    await file.close()
+  }
 }
 
 async function readBytes(file: FileHandle, path: string, offset: number, length: number): Promise<Uint8Array> {
-  const bytes = new Uint8Array(length)
-  for (let done = 0; done < length; ) {
-    const { bytesRead } = await file.read(bytes, done, Math.min(length - done, 2 ** 30), offset + done)
-    if (bytesRead === 0) throw invalid(path, `Expected ${length} bytes at ${offset} but the file ends after ${done} of them`)
-    done += bytesRead
-  }
-  return bytes
+  const bytes = await readRange(file, offset, length)
+  if (bytes.length === length) return bytes
+  throw invalid(path, `Expected ${length} bytes at ${offset} but the file ends after ${bytes.length} of them`)
 }
 
 function isCount(value: unknown): value is number {
@@ -77,20 +78,21 @@ function parseMetadata(value: unknown, path: string): Record<string, string> {
 function parseTensor(name: string, value: unknown, dataStart: number, size: number, path: string): TensorEntry {
   const { dtype, shape, data_offsets: offsets } = isRecord(value) ? value : {}
   const width = typeof dtype === 'string' && Object.hasOwn(BYTES, dtype) ? BYTES[dtype] : undefined
-  if (width === undefined) throw invalid(path, `Expected a known dtype for tensor ${name} but received ${JSON.stringify(dtype)}`)
+  const tensor = `tensor ${shown(name)}`
+  if (width === undefined) throw invalid(path, `Expected a known dtype for ${tensor} but received ${shown(dtype)}`)
   if (!Array.isArray(shape) || !shape.every(isCount)) {
-    throw invalid(path, `Expected whole numbers for the shape of tensor ${name} but received ${JSON.stringify(shape)}`)
+    throw invalid(path, `Expected whole numbers for the shape of ${tensor} but received ${shown(shape)}`)
   }
   if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount)) {
-    throw invalid(path, `Expected two whole numbers for the offsets of tensor ${name} but received ${JSON.stringify(offsets)}`)
+    throw invalid(path, `Expected two whole numbers for the offsets of ${tensor} but received ${shown(offsets)}`)
   }
   const [begin, end] = offsets as [number, number]
   const expected = shape.reduce((product, length) => product * length, width)
   if (end - begin !== expected) {
-    throw invalid(path, `Expected ${expected} bytes for tensor ${name} (${dtype} [${shape.join(', ')}]) but received ${end - begin}`)
+    throw invalid(path, `Expected ${expected} bytes for ${tensor} (${dtype} ${shown(shape)}) but received ${end - begin}`)
   }
   if (dataStart + end > size) {
-    throw invalid(path, `Expected tensor ${name} to end at byte ${dataStart + end} but the file ends at ${size}`)
+    throw invalid(path, `Expected ${tensor} to end at byte ${dataStart + end} but the file ends at ${size}`)
   }
   return { name, dtype: dtype as string, shape: shape as number[], offset: dataStart + begin, byteLength: expected }
 }
@@ -99,22 +101,22 @@ function parseTensor(name: string, value: unknown, dataStart: number, size: numb
 function checkCoverage(tensors: TensorEntry[], dataStart: number, size: number, path: string): void {
   let end = dataStart
   for (const { name, offset, byteLength } of tensors) {
-    if (offset < end) throw invalid(path, `Expected tensor ${name} to begin at byte ${end} but it overlaps another, beginning at ${offset}`)
-    if (offset > end) throw invalid(path, `Expected tensor ${name} to begin at byte ${end} but it leaves a hole, beginning at ${offset}`)
+    const expected = `Expected tensor ${shown(name)} to begin at byte ${end}`
+    if (offset < end) throw invalid(path, `${expected} but it overlaps another, beginning at ${offset}`)
+    if (offset > end) throw invalid(path, `${expected} but it leaves a hole, beginning at ${offset}`)
     end = offset + byteLength
   }
   if (end !== size) throw invalid(path, `Expected the file to end with its last tensor at byte ${end} but it has ${size}`)
 }
 
 async function parseHeader(file: FileHandle, path: string): Promise<SafetensorsHeader> {
-  const stat = await file.stat()
-  if (!stat.isFile()) throw invalid(path, 'Expected a safetensors file but received a folder or device')
-  if (stat.size < 8) throw invalid(path, `Expected a safetensors file but received ${stat.size} bytes`)
+  const { size } = await file.stat()
+  if (size < 8) throw invalid(path, `Expected a safetensors file but received ${size} bytes`)
   const prefix = await readBytes(file, path, 0, 8)
   const length = Number(new DataView(prefix.buffer).getBigUint64(0, true))
   if (length > MAX_HEADER_BYTES) throw invalid(path, `Expected a header of at most ${MAX_HEADER_BYTES} bytes but it claims ${length}`)
   const dataStart = 8 + length
-  if (dataStart > stat.size) throw invalid(path, `Expected a header of ${length} bytes but the file has ${stat.size}`)
+  if (dataStart > size) throw invalid(path, `Expected a header of ${length} bytes but the file has ${size}`)
   const bytes = await readBytes(file, path, 8, length)
   let header: unknown
   try {
@@ -124,23 +126,26 @@ async function parseHeader(file: FileHandle, path: string): Promise<SafetensorsH
   }
   if (!isRecord(header)) throw invalid(path, 'Expected a JSON object for the header but received something else')
   const { __metadata__: metadata = {}, ...entries } = header
-  const tensors = Object.entries(entries).map(([name, value]) => parseTensor(name, value, dataStart, stat.size, path))
+  const tensors = Object.entries(entries).map(([name, value]) => parseTensor(name, value, dataStart, size, path))
   tensors.sort((a, b) => a.offset - b.offset || a.byteLength - b.byteLength)
-  checkCoverage(tensors, dataStart, stat.size, path)
-  return { metadata: parseMetadata(metadata, path), tensors, dataStart, size: stat.size }
-}
-
-/** Reads and checks a file's header. Throws `FILE_NOT_FOUND`, or `SAFETENSORS_INVALID` naming the file and the tensor. */
-export async function readHeader(path: string): Promise<SafetensorsHeader> {
-  return withFile(path, (file) => parseHeader(file, path))
+  checkCoverage(tensors, dataStart, size, path)
+  return { metadata: parseMetadata(metadata, path), tensors, dataStart, size }
 }
 
 /**
- * Reads the tensors in `names`, or all, widened to f32. `header`: the file's own, where it has been read already. Throws `FILE_NOT_FOUND`,
- * `SAFETENSORS_INVALID`; the latter also for a name that is not there and for a dtype other than F32, F16, BF16.
+ * Reads and checks a file's header. `what`: what was expected. Throws `SAFETENSORS_INVALID` naming the file and the tensor, `FILE_NOT_FOUND`,
+ * `FILE_UNREADABLE`, `TOO_MANY_FILES`.
+ */
+export async function readHeader(path: string, what = WHAT): Promise<SafetensorsHeader> {
+  return withFile(path, what, (file) => parseHeader(file, path))
+}
+
+/**
+ * Reads the tensors in `names`, or all, widened to f32. `header`: the file's own, where it has been read already. Throws as `readHeader`;
+ * `SAFETENSORS_INVALID` also for a name that is not there and for a dtype other than F32, F16, BF16.
  */
 export async function readTensors(path: string, names?: string[], header?: SafetensorsHeader): Promise<Map<string, Tensor>> {
-  return withFile(path, async (file) => {
+  return withFile(path, WHAT, async (file) => {
     const { tensors: entries } = header ?? (await parseHeader(file, path))
     const byName = new Map(entries.map((entry) => [entry.name, entry]))
     const tensors = new Map<string, Tensor>()
@@ -149,7 +154,7 @@ export async function readTensors(path: string, names?: string[], header?: Safet
       if (!entry) throw invalid(path, `Expected a tensor named ${name} but the file has none`)
       const { dtype, shape, offset, byteLength } = entry
       if (dtype !== 'F32' && dtype !== 'F16' && dtype !== 'BF16') {
-        throw invalid(path, `Expected F32, F16 or BF16 for tensor ${name} but received ${dtype}`)
+        throw invalid(path, `Expected F32, F16 or BF16 for tensor ${shown(name)} but received ${dtype}`)
       }
       tensors.set(name, { dtype, shape, data: widen(await readBytes(file, path, offset, byteLength), dtype) })
     }

@@ -29,7 +29,9 @@ test('hashes of tensors are those of the file with only ss_ metadata', async (t)
 
 test('a file that cannot be read is named, and a signal stops the reading with its reason', async (t) => {
   const path = join(await temporaryFolder(t), 'x')
-  await assert.rejects(hashFiles([path]), { code: 'FILE_NOT_FOUND', message: `Expected a readable file at ${path} but received ENOENT` })
+  const message = `Expected a weight file at ${path} but received nothing of that name`
+  await assert.rejects(hashFiles([path]), { code: 'FILE_NOT_FOUND', message })
+  await assert.rejects(hashFiles(['/dev/zero']), { code: 'FILE_UNREADABLE', message: /received a device$/ })
   await writeFile(path, new Uint8Array(2 ** 24))
   const controller = new AbortController()
   const hashing = hashFiles([path], { signal: controller.signal })

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
-import { readFile, writeFile } from 'node:fs/promises'
+import { execFileSync } from 'node:child_process'
+import { readFile, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
@@ -35,20 +36,20 @@ const lies: [string, Uint8Array, RegExp][] = [
   ],
   ['a header that is a list', file([], 0), /JSON object/],
   ['metadata that are no strings', file({ __metadata__: { step: 1 } }, 0), /strings for __metadata__/],
-  ['an unknown dtype', file({ bad: { dtype: 'F31', shape: [1], data_offsets: [0, 4] } }, 4), /dtype for tensor bad .*"F31"/],
-  ['a dtype named like a method', file({ bad: { dtype: 'toString', shape: [], data_offsets: [0, 4] } }, 4), /dtype for tensor bad/],
-  ['a tensor without a description', file({ bad: null }, 0), /dtype for tensor bad/],
-  ['a negative shape', file({ bad: f32([-1], 0, 4) }, 4), /shape of tensor bad/],
-  ['a fractional shape', file({ bad: f32([0.5], 0, 2) }, 2), /shape of tensor bad/],
-  ['a shape that overflows', file({ bad: f32([2 ** 40, 2 ** 40], 0, 4) }, 4), /bytes for tensor bad/],
-  ['one offset', file({ bad: f32([1], 0) }, 4), /offsets of tensor bad/],
-  ['offsets the wrong way round', file({ bad: f32([1], 4, 0) }, 4), /4 bytes for tensor bad .* received -4/],
-  ['a length that is not the shape’s', file({ bad: f32([2], 0, 4) }, 4), /8 bytes for tensor bad \(F32 \[2\]\) but received 4/],
-  ['offsets beyond the file', file({ bad: f32([2], 0, 8) }, 4), /tensor bad to end/],
-  ['overlapping tensors', file({ a: f32([2], 0, 8), bad: f32([2], 4, 12) }, 12), /tensor bad .* overlaps/],
-  ['a hole between tensors', file({ a: f32([1], 0, 4), bad: f32([1], 8, 12) }, 12), /tensor bad .* hole/],
+  ['an unknown dtype', file({ bad: { dtype: 'F31', shape: [1], data_offsets: [0, 4] } }, 4), /dtype for tensor "bad" .*"F31"/],
+  ['a dtype named like a method', file({ bad: { dtype: 'toString', shape: [], data_offsets: [0, 4] } }, 4), /dtype for tensor "bad"/],
+  ['a tensor without a description', file({ bad: null }, 0), /dtype for tensor "bad"/],
+  ['a negative shape', file({ bad: f32([-1], 0, 4) }, 4), /shape of tensor "bad"/],
+  ['a fractional shape', file({ bad: f32([0.5], 0, 2) }, 2), /shape of tensor "bad"/],
+  ['a shape that overflows', file({ bad: f32([2 ** 40, 2 ** 40], 0, 4) }, 4), /bytes for tensor "bad"/],
+  ['one offset', file({ bad: f32([1], 0) }, 4), /offsets of tensor "bad"/],
+  ['offsets the wrong way round', file({ bad: f32([1], 4, 0) }, 4), /4 bytes for tensor "bad" .* received -4/],
+  ['a length that is not the shape’s', file({ bad: f32([2], 0, 4) }, 4), /8 bytes for tensor "bad" \(F32 \[ 2 \]\) but received 4/],
+  ['offsets beyond the file', file({ bad: f32([2], 0, 8) }, 4), /tensor "bad" to end/],
+  ['overlapping tensors', file({ a: f32([2], 0, 8), bad: f32([2], 4, 12) }, 12), /tensor "bad" .* overlaps/],
+  ['a hole between tensors', file({ a: f32([1], 0, 4), bad: f32([1], 8, 12) }, 12), /tensor "bad" .* hole/],
   ['bytes after the last tensor', file({ a: f32([1], 0, 4) }, 5), /end with its last tensor/],
-  ['a truncated file', whole.subarray(0, whole.length - 1), /tensor good to end/],
+  ['a truncated file', whole.subarray(0, whole.length - 1), /tensor "good" to end/],
 ]
 for (const [name, bytes, message] of lies) {
   test(`${name} is refused by name`, async (t) => {
@@ -60,10 +61,35 @@ for (const [name, bytes, message] of lies) {
   })
 }
 
-test('a missing file and a folder are refused', async (t) => {
+test('a missing file, a folder, a pipe, a device and a circle of links are refused at once, with what was expected', async (t) => {
   const folder = await temporaryFolder(t)
-  await assert.rejects(readHeader(join(folder, 'none')), { code: 'FILE_NOT_FOUND', message: /ENOENT/ })
-  await assert.rejects(readHeader(folder), { code: 'SAFETENSORS_INVALID' })
+  const [none, pipe, circle] = ['none', 'pipe', 'circle'].map((name) => join(folder, name)) as [string, string, string]
+  execFileSync('mkfifo', [pipe])
+  await symlink(circle, circle)
+  for (const [path, code, received] of [
+    [none, 'FILE_NOT_FOUND', 'nothing of that name'],
+    [folder, 'FILE_UNREADABLE', 'a folder'],
+    [pipe, 'FILE_UNREADABLE', 'a pipe'],
+    ['/dev/zero', 'FILE_UNREADABLE', 'a device'],
+    [circle, 'FILE_UNREADABLE', 'links that lead in a circle'],
+    [join(import.meta.filename, 'x'), 'FILE_NOT_FOUND', 'a path that leads through a file'],
+  ] as const) {
+    const expected = { code, message: `Expected a safetensors file at ${path} but received ${received}` }
+    await assert.rejects(readHeader(path), expected)
+    await assert.rejects(readTensors(path), expected)
+  }
+})
+
+test('what a damaged header says is cut in the error', async (t) => {
+  const path = join(await temporaryFolder(t), 'long')
+  for (const header of [
+    { ['x'.repeat(10_000)]: null },
+    { a: f32(new Array(10_000).fill(1), 0, 3) },
+    { a: { dtype: 'x'.repeat(10_000) } },
+  ]) {
+    await writeFile(path, file(header, 0))
+    await assert.rejects(readHeader(path), ({ message }: Error) => message.length < 400 + path.length)
+  }
 })
 
 test('a header gives absolute offsets in the order of the bytes', async (t) => {
@@ -88,7 +114,7 @@ test('a header gives absolute offsets in the order of the bytes', async (t) => {
     { name: 'none', dtype: 'F32', shape: [0, 3], offset: dataStart + 8, byteLength: 0 },
     { name: 'second', dtype: 'F32', shape: [], offset: dataStart + 8, byteLength: 4 },
   ])
-  await assert.rejects(readTensors(path), { code: 'SAFETENSORS_INVALID', message: /tensor first but received I64/ })
+  await assert.rejects(readTensors(path), { code: 'SAFETENSORS_INVALID', message: /tensor "first" but received I64/ })
   await assert.rejects(readTensors(path, ['gone']), { code: 'SAFETENSORS_INVALID', message: /named gone/ })
   assert.deepEqual([...(await readTensors(path, ['second'])).keys()], ['second'])
   const header = await readHeader(path)
