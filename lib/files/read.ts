@@ -119,3 +119,16 @@ export async function listEntries(path: string, what: string): Promise<{ files: 
   }
   return { files: await sortInTurns(files), folders: await sortInTurns(folders) }
 }
+
+/** Whether there is anything of this name. Throws as `openFile` where the system does not say. */
+export async function exists(path: string, what: string): Promise<boolean> {
+  return (await unlessMissing(stat(path).catch((cause: unknown) => Promise.reject(pathError(what, path, cause))))) !== undefined
+}
+
+/** Waits for what reads a file; undefined where there is none of that name. */
+export async function unlessMissing<Result>(reading: Promise<Result>): Promise<Result | undefined> {
+  return reading.catch((error: unknown) => {
+    if (error instanceof LorafuseError && error.code === missing.code) return undefined
+    throw error
+  })
+}

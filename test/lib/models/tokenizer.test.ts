@@ -99,7 +99,10 @@ test('broken or foreign tokenizers are refused', async (t) => {
   const folder = await temporaryFolder(t)
   const path = join(folder, 'tokenizer.json')
   const cases = ['{', '[]', '{}', JSON.stringify({ model: { type: 'WordPiece', vocab: { a: 0 } } })]
-  cases.push(JSON.stringify({ model: { end_of_word_suffix: '</w>', merges: [], vocab: { a: 0 } } }))
+  const bpe = (model: object) => JSON.stringify({ model: { end_of_word_suffix: '</w>', merges: [], vocab: { a: 0 }, ...model } })
+  const ends = { '<|startoftext|>': 0, '<|endoftext|>': 1 }
+  cases.push(bpe({}), bpe({ vocab: { ...ends, a: -1 } }), bpe({ vocab: { ...ends, a: 2 ** 40 } }), bpe({ vocab: 'a' }))
+  for (const merges of ['a b', {}, [1], [['a']], ['a'], ['a b c'], [[1, 2]], [null]]) cases.push(bpe({ vocab: ends, merges }))
   for (const text of cases) {
     await writeFile(path, text)
     await assert.rejects(loadTokenizer(folder), { code: 'TOKENIZER_INVALID' }, text)
