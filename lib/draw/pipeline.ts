@@ -1,5 +1,5 @@
 /** Draws with a model: text → embeddings → DDIM over the UNet → VAE → pixels. */
-import { attachStack } from '../adapters/adapter.js'
+import { attachStack, type Warn } from '../adapters/adapter.js'
 import { readAdapters } from '../adapters/files.js'
 import { type LoraPart, lora } from '../adapters/lora.js'
 import { computation } from '../device.js'
@@ -64,13 +64,14 @@ export class Pipeline implements AsyncDisposable {
     }
   }
 
-  /** Applies these LoRAs to all later images, instead of earlier ones. Throws as `readAdapters`. */
-  async apply(references: { path: string; weight: number }[]): Promise<void> {
+  /** Applies these LoRAs to all later images, instead of earlier ones. `warn`: as in `readAdapters`, and throws as it and `attachStack`. */
+  async apply(references: { path: string; weight: number }[], warn?: Warn): Promise<void> {
     const { family } = this.model
     const layers = this.session.layers(family.trained).filter(lora.carries)
+    const target = { network: family.trained, layers, prefixes: loraPrefixes(family), baseModelVersion: family.metadata.baseModelVersion }
     const stack = []
     for (const { path, weight } of references) {
-      const part = this.loras.get(path) ?? (await readAdapters(lora, path, family.trained, layers, loraPrefixes(family)))
+      const part = this.loras.get(path) ?? (await readAdapters(lora, path, target, warn))
       this.loras.set(path, part)
       stack.push({ part, weight })
     }

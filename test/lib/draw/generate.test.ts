@@ -153,7 +153,7 @@ test('a LoRA of layers outside the transformers is refused', async (t) => {
   const lora = join(await temporaryFolder(t), 'a.safetensors')
   const name = 'lora_unet_time_embedding_linear_1.lora_down.weight'
   await writeSafetensors(lora, [{ name, dtype: 'F32', shape: [1, 64], data: new Float32Array(64) }])
-  await assert.rejects(generate({ ...small, prompt: 'x', lora }), { code: 'LORA_MISMATCH', message: /received lora_unet_time_embedding/ })
+  await assert.rejects(generate({ ...small, prompt: 'x', lora }), { code: 'LORA_UNSUPPORTED', message: /received a LoCon.*lora_unet_time_embedding/ })
 })
 
 test('a LoRA of another model is refused', async (t) => {
