@@ -1,9 +1,8 @@
 /** Reads a model in diffusers' folder layout: sizes from its configs, weights as places in its files. */
-import { stat } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
 import { LorafuseError, shown } from '../errors.js'
 import { isRecord, type Json, readRecord } from '../files/json.js'
-import { exists, listFolder, pathError, unlessMissing } from '../files/read.js'
+import { exists, isFolder, listFolder, unlessMissing } from '../files/read.js'
 import { readHeader } from '../files/safetensors.js'
 import type { Network, WeightEntry, WeightFile } from '../native.js'
 import { ConfigReader, schedulerConfig, type TextEncoderConfig, type UNetConfig, unsupported, type VaeConfig } from './configs.js'
@@ -84,10 +83,10 @@ async function foreignName(folder: string, names: string[]): Promise<string> {
 
 /** Finds out which family the model in a folder belongs to, and whether all its parts are there. */
 async function familyOf(folder: string): Promise<Family> {
-  const found = await unlessMissing(stat(folder).catch((cause: unknown) => Promise.reject(pathError('a model folder', folder, cause))))
-  if (!found)
+  const found = await isFolder(folder, 'a model folder')
+  if (found === undefined)
     throw new LorafuseError('MODEL_NOT_FOUND', `Expected a model folder at ${folder} but received nothing: there is no such folder`)
-  if (!found.isDirectory()) throw unsupported(`Expected a diffusers folder for model but received the file ${folder}`)
+  if (!found) throw unsupported(`Expected a diffusers folder for model but received the file ${folder}`)
   const names = await listFolder(folder, 'a model folder')
   const family = families.find(({ matches }) => matches(names))
   if (!family) {
