@@ -2,7 +2,7 @@
  * What all kinds of adapters have in common. Everything follows one list: the parameters that `Session.attach` returns, in the order of the
  * session's flat buffers.
  */
-import { LorafuseError, shown } from '../errors.js'
+import { cut, LorafuseError } from '../errors.js'
 import type { WarningEvent } from '../events.js'
 import { allFinite } from '../files/floats.js'
 import type { Tensor } from '../files/safetensors.js'
@@ -58,7 +58,7 @@ const LONGEST_NAME = 160
 
 /** Writes a tensor's name for a sentence: kohya's are longer than most values, and their ends tell most. */
 export function shownName(name: string): string {
-  return name.length > LONGEST_NAME ? shown(name) : JSON.stringify(name)
+  return cut(JSON.stringify(name), LONGEST_NAME)
 }
 
 /** Makes the error of a file whose adapters are of a kind that cannot be read. */

@@ -1,6 +1,6 @@
 /** `generate`: prompts and LoRAs in, PNG out, with the settings in its text. */
 import { basename, dirname, extname, join, resolve } from 'node:path'
-import { LorafuseError, listed, shown } from '../errors.js'
+import { cut, LorafuseError, listed, shown } from '../errors.js'
 import type { WarningEvent } from '../events.js'
 import { makeFolder, writeAtomically } from '../files/atomic.js'
 import { hashFiles } from '../files/hashes.js'
@@ -38,15 +38,14 @@ interface Prompt {
   loras: LoraReference[]
 }
 
-const LONGEST_LIST = 1000
+const LONGEST_LIST = 500
 
 /** Looks for a LoRA in folders, with and without the extension. Throws `LORA_NOT_FOUND`, and as `openFile` where the system does not say. */
 async function findLora(name: string, folders: string[]): Promise<string> {
   const places = new Set(folders.flatMap((folder) => [resolve(folder, name), resolve(folder, `${name}.safetensors`)]))
   for (const place of places) if ((await isFolder(place, 'a LoRA')) === false) return place
-  const tried = listed([...places])
-  const told = tried.length > LONGEST_LIST ? shown(tried) : tried
-  throw new LorafuseError('LORA_NOT_FOUND', `Expected a LoRA file for ${shown(name)} but received none of ${told}`)
+  const tried = cut(listed([...places]), LONGEST_LIST)
+  throw new LorafuseError('LORA_NOT_FOUND', `Expected a LoRA file for ${shown(name)} but received none of ${tried}`)
 }
 
 /** Splits prompts into text and LoRAs: first those of the option, then the prompt's own. */

@@ -61,17 +61,17 @@ export class ConfigReader {
   }
 
   /** Reads a list of counts, of 1 to `longest`; `shortest`: the least of them that make sense. */
-  counts(key: string, fallback: number[], shortest = 1, longest = MOST_LEVELS): number[] {
+  counts(key: string, fallback: number[], shortest = 1, longest = MOST_LEVELS, most = MOST): number[] {
     const length = shortest === longest ? `${shortest}` : `${shortest} to ${longest}`
     const valid = (value: unknown) =>
-      Array.isArray(value) && value.length >= shortest && value.length <= longest && value.every((item) => isCount(item, MOST))
-    return this.read(key, fallback, `a list of ${length} whole numbers from 1 to ${MOST}`, valid)
+      Array.isArray(value) && value.length >= shortest && value.length <= longest && value.every((item) => isCount(item, most))
+    return this.read(key, fallback, `a list of ${length} whole numbers from 1 to ${most}`, valid)
   }
 
   /** Reads `length` counts: from a list, or the same number for all. */
-  countEach(key: string, fallback: number, length: number): number[] {
-    if (Array.isArray(this.json[key])) return this.counts(key, [], length, length)
-    return new Array<number>(length).fill(this.count(key, fallback))
+  countEach(key: string, fallback: number, length: number, most = MOST): number[] {
+    if (Array.isArray(this.json[key])) return this.counts(key, [], length, length, most)
+    return new Array<number>(length).fill(this.count(key, fallback, most))
   }
 
   flag(key: string, fallback: boolean): boolean {

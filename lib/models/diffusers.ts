@@ -12,6 +12,8 @@ import { sd1 } from './sd1.js'
 import { loadTokenizer, type Tokenizer } from './tokenizer.js'
 
 const families: Family[] = [sd1]
+/** Latents of a side of the size that a model was trained at. */
+const MOST_LATENTS = 1024
 
 function incomplete(what: string, where: string): LorafuseError {
   return new LorafuseError(
@@ -144,7 +146,10 @@ export async function readModel(path: string): Promise<Model> {
   checkAgreement(folder, unet, text, vae, tokenizers[family.text.encoder]!)
   const scheduler = await readConfig(join(folder, 'scheduler', 'scheduler_config.json'), 'the scheduler')
   const factor = 2 ** (vae.block_out_channels.length - 1)
-  const [height, width] = readers[family.trained]!.countEach('sample_size', 64, 2).map((side) => side * factor) as [number, number]
+  const [height, width] = readers[family.trained]!.countEach('sample_size', 64, 2, MOST_LATENTS).map((side) => side * factor) as [
+    number,
+    number,
+  ]
   return {
     name: basename(folder),
     family,

@@ -94,6 +94,7 @@ test('sizes, groups and heads that a network cannot have are refused where they 
     ['unet/config.json', { layers_per_block: 1e9 }, /from 1 to 128 for layers_per_block/],
     ['unet/config.json', { block_out_channels: new Array(64).fill(32) }, /1 to 8 whole numbers/],
     ['unet/config.json', { sample_size: 'large' }, /sample_size .* received "large"/],
+    ['unet/config.json', { sample_size: 2 ** 20 }, /from 1 to 1024 for sample_size/],
     ['unet/config.json', { sample_size: [16] }, /list of 2 .* for sample_size/],
     ['unet/config.json', { norm_eps: -1 }, /norm_eps/],
     ['vae/config.json', { scaling_factor: 0 }, /scaling_factor/],
