@@ -76,7 +76,8 @@ function titleOf(version: string | undefined): string | undefined {
 
 /** Names the family that a file was made for, if that is another than `baseModelVersion` (kohya's word, e.g. `sd_v1`), as far as it tells. */
 export function otherFamily({ tensors, metadata }: Header, baseModelVersion: string): string | undefined {
-  const told = titleOf(metadata.ss_base_model_version ?? metadata['modelspec.architecture'])
+  const { ss_base_model_version: version, ss_v2: second, 'modelspec.architecture': architecture } = metadata
+  const told = titleOf(version ?? (second === 'True' ? 'sd_v2' : architecture))
   const named = FAMILIES.find(([, , pattern]) => pattern && tensors.some(({ name }) => pattern.test(name)))?.[0]
   const keys = tensors.find(({ name }) => /attn2[._]to_k[._](lora_down|lora_A|lora\.down)/.test(name))
   const own = titleOf(baseModelVersion)

@@ -79,6 +79,7 @@ const families: [what: string, tensors: Record<string, number[]>, metadata: Reco
   ],
   ['SDXL by its metadata', { 'lora_unet_x.alpha': [] }, { ss_base_model_version: 'sdxl_base_v1-0' }, 'Stable Diffusion XL (SDXL)'],
   ['SD 2 by its metadata', { 'lora_unet_x.alpha': [] }, { ss_base_model_version: 'sd_v2_v' }, 'Stable Diffusion 2.x'],
+  ['SD 2 of older scripts', { 'lora_unet_x.alpha': [] }, { ss_v2: 'True' }, 'Stable Diffusion 2.x'],
   ['SD 2 by its width', { [`${key}.lora_down.weight`]: [1, 1024], [`${key}.lora_up.weight`]: [4, 1] }, {}, 'Stable Diffusion 2.x'],
   ['SD 3', { 'lora_unet_joint_blocks_0_x_block_attn_qkv.alpha': [] }, {}, 'Stable Diffusion 3'],
   ['Flux', { 'lora_unet_double_blocks_0_img_attn_qkv.alpha': [] }, {}, 'Flux'],

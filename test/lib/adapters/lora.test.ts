@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict'
+import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
+import fc from 'fast-check'
 import { type Adapters, attachStack, parameterCount } from '../../../lib/adapters/adapter.js'
 import { kohyaTensors, readAdapters } from '../../../lib/adapters/files.js'
 import { kohyaLayer } from '../../../lib/adapters/kohya.js'
@@ -229,4 +231,23 @@ test('matrices of whole numbers are refused, not called damaged', async (t) => {
   const file = join(await temporaryFolder(t), 'x.safetensors')
   await writeRaw(file, [{ name: `${to_out}.lora_down.weight`, dtype: 'I8', shape: [1, 6], data: new Uint8Array(6) }])
   await assert.rejects(readLora(file), { code: 'LORA_UNSUPPORTED', message: /Expected floats in .* but received I8 for/ })
+})
+
+test('damaged LoRAs are refused by a code, or give finite numbers', async (t) => {
+  const adapters = attached(modules, 2, 3)
+  const whole = await readFile(await write(t, kohyaTensors(adapters, random('c', adapters), 'F16', prefixes)))
+  const file = join(await temporaryFolder(t), 'x.safetensors')
+  const damage = fc.array(fc.tuple(fc.nat(whole.length - 1), fc.constantFrom(0, 0x22, 0x7c, 0x7f, 0xff)), { minLength: 1, maxLength: 3 })
+  const codes = ['SAFETENSORS_INVALID', 'LORA_INVALID', 'LORA_UNSUPPORTED', 'LORA_MISMATCH']
+  await fc.assert(
+    fc.asyncProperty(damage, async (changes) => {
+      const bytes = Uint8Array.from(whole)
+      for (const [at, value] of changes) bytes[at] = value
+      await writeFile(file, bytes)
+      const found = await readLora(file).catch((error: { code?: string }) => String(error.code))
+      if (typeof found === 'string') assert.ok(codes.includes(found), found)
+      else assert.ok(stackLoras([{ part: found, weight: 1 }]).weights.every(Number.isFinite))
+    }),
+    { numRuns: 300 },
+  )
 })
