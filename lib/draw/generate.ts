@@ -43,9 +43,13 @@ const LONGEST_LIST = 500
 /** Looks for a LoRA in folders, with and without the extension. Throws `LORA_NOT_FOUND`, and as `openFile` where the system does not say. */
 async function findLora(name: string, folders: string[]): Promise<string> {
   const places = new Set(folders.flatMap((folder) => [resolve(folder, name), resolve(folder, `${name}.safetensors`)]))
-  for (const place of places) if ((await isFolder(place, 'a LoRA')) === false) return place
-  const tried = cut(listed([...places]), LONGEST_LIST)
-  throw new LorafuseError('LORA_NOT_FOUND', `Expected a LoRA file for ${shown(name)} but received none of ${tried}`)
+  let received = `none of ${cut(listed([...places]), LONGEST_LIST)}`
+  for (const place of places) {
+    const found = await isFolder(place, 'a LoRA')
+    if (found === false) return place
+    if (found) received = `the folder ${place}; name the file in it`
+  }
+  throw new LorafuseError('LORA_NOT_FOUND', `Expected a LoRA file for ${shown(name)} but received ${received}`)
 }
 
 /** Splits prompts into text and LoRAs: first those of the option, then the prompt's own. */

@@ -236,6 +236,8 @@ test('a LoRA that is a pipe, or lies behind a circle of links, does not hang', a
   })
   await symlink(join(folder, 'b'), join(folder, 'b'))
   await assert.rejects(generate({ ...small, prompt: 'x', lora: join(folder, 'b') }), { code: 'FILE_UNREADABLE', message: /links/ })
+  const message = /Expected a LoRA file for ".*" but received the folder .*; name the file in it$/
+  await assert.rejects(generate({ ...small, prompt: 'x', lora: folder }), { code: 'LORA_NOT_FOUND', message })
   for (const name of ['none', 'n'.repeat(100_000)]) {
     const error = await generate({ ...small, prompt: `<lora:${name}:1>`, loraDir: folder }).catch((cause: unknown) => cause)
     assert.ok(error instanceof LorafuseError && error.code === 'LORA_NOT_FOUND' && error.message.length < 700, String(error).slice(0, 500))
