@@ -44,16 +44,18 @@ function checkVocab(value: unknown, path: string): Record<string, number> {
   return value as Record<string, number>
 }
 
-function checkMerges(value: unknown, path: string): unknown[] {
-  const isToken = (token: unknown) => typeof token === 'string' && token !== ''
-  const isPair = (pair: unknown) => {
-    const tokens = typeof pair === 'string' ? pair.split(' ') : pair
-    return Array.isArray(tokens) && tokens.length === 2 && tokens.every(isToken)
+/** Checks that ids are ids, and that each merge makes a token of the vocabulary. */
+function checked(vocab: unknown, vocabPath: string, merges: unknown, path: string): Vocabulary {
+  const known = checkVocab(vocab, vocabPath)
+  if (!Array.isArray(merges)) throw invalid(path, 'no list of merges')
+  const isMerge = (merge: unknown) => {
+    const pair = typeof merge === 'string' ? merge.split(' ') : merge
+    if (!Array.isArray(pair) || pair.length !== 2) return false
+    return pair.every((token) => typeof token === 'string') && Object.hasOwn(known, pair.join(''))
   }
-  if (!Array.isArray(value)) throw invalid(path, 'no list of merges')
-  const odd = value.findIndex((pair) => !isPair(pair))
-  if (odd >= 0) throw invalid(path, `the merge ${shown(value[odd])}`)
-  return value
+  const odd = merges.findIndex((merge) => !isMerge(merge))
+  if (odd >= 0) throw invalid(path, `the merge ${shown(merges[odd])}, which makes no token of the vocabulary`)
+  return { vocab: known, merges }
 }
 
 /** Reads the lines of `merges.txt`; undefined if there is none. */
@@ -66,13 +68,10 @@ async function readMerges(path: string): Promise<string[] | undefined> {
 
 /** Reads `vocab.json` and `merges.txt`, or else `tokenizer.json`. */
 async function readVocabulary(folder: string): Promise<Vocabulary> {
-  const [vocabPath, mergesPath, path] = ['vocab.json', 'merges.txt', 'tokenizer.json'].map((name) => join(folder, name)) as [
-    string,
-    string,
-    string,
-  ]
+  const [vocabPath, mergesPath] = [join(folder, 'vocab.json'), join(folder, 'merges.txt')]
   const [vocab, merges] = await Promise.all([readJson(vocabPath), readMerges(mergesPath)])
-  if (vocab && merges) return { vocab: checkVocab(vocab, vocabPath), merges: checkMerges(merges, mergesPath) }
+  if (vocab && merges) return checked(vocab, vocabPath, merges, mergesPath)
+  const path = join(folder, 'tokenizer.json')
   const whole = await readJson(path)
   if (!whole) {
     throw new LorafuseError(
@@ -82,7 +81,7 @@ async function readVocabulary(folder: string): Promise<Vocabulary> {
   }
   const model = isRecord(whole.model) ? whole.model : {}
   if (model.end_of_word_suffix !== '</w>') throw invalid(path, 'another kind of tokenizer')
-  return { vocab: checkVocab(model.vocab, path), merges: checkMerges(model.merges, path) }
+  return checked(model.vocab, path, model.merges, path)
 }
 
 /** Finds a special token in `tokenizer_config.json` or `special_tokens_map.json`: a string, or an object with `content`. */

@@ -108,3 +108,18 @@ test('broken or foreign tokenizers are refused', async (t) => {
     await assert.rejects(loadTokenizer(folder), { code: 'TOKENIZER_INVALID' }, text)
   }
 })
+
+test('what stands in place of merges.txt is not taken for merges', async (t) => {
+  const folder = await temporaryFolder(t)
+  await copyFile(join(tiny, 'vocab.json'), join(folder, 'vocab.json'))
+  const others = [
+    'version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n',
+    '<!doctype html>\n<html>',
+    'Entry not found',
+    'zz qq',
+  ]
+  for (const text of others) {
+    await writeFile(join(folder, 'merges.txt'), text)
+    await assert.rejects(loadTokenizer(folder), { code: 'TOKENIZER_INVALID', message: /merges\.txt but received the merge "/ }, text)
+  }
+})
