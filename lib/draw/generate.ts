@@ -1,6 +1,6 @@
 /** `generate`: prompts and LoRAs in, PNG out, with the settings in its text. */
 import { basename, dirname, extname, join, resolve } from 'node:path'
-import { cut, LorafuseError, listed, shown } from '../errors.js'
+import { cut, LorafuseError, listed, printable, shown } from '../errors.js'
 import type { WarningEvent } from '../events.js'
 import { makeFolder, writeAtomically } from '../files/atomic.js'
 import { hashFiles } from '../files/hashes.js'
@@ -89,7 +89,7 @@ class Drawing {
   ) {}
 
   private warn(warning: Omit<WarningEvent, 'type'>): void {
-    this.context.onEvent?.({ type: 'warning', ...warning })
+    this.context.onEvent?.({ type: 'warning', ...warning, message: printable(warning.message) })
   }
 
   /** Says what of the prompts is not used. */
