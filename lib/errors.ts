@@ -26,9 +26,9 @@ export function shown(value: unknown): string {
   return cut(written.replace(/\s+/g, ' '))
 }
 
-/** Cuts a name that came from outside to 80 characters. */
-export function cut(name: string): string {
-  return name.length > LONGEST ? `${name.slice(0, LONGEST).replace(/[\ud800-\udbff]$/, '')}…` : name
+/** Cuts a name that came from outside. */
+export function cut(name: string, longest = LONGEST): string {
+  return name.length > longest ? `${name.slice(0, longest).replace(/[\ud800-\udbff]$/, '')}…` : name
 }
 
 /**

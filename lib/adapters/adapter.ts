@@ -2,7 +2,9 @@
  * What all kinds of adapters have in common. Everything follows one list: the parameters that `Session.attach` returns, in the order of the
  * session's flat buffers.
  */
-import { LorafuseError } from '../errors.js'
+import { cut, LorafuseError } from '../errors.js'
+import type { WarningEvent } from '../events.js'
+import { allFinite } from '../files/floats.js'
 import type { Tensor } from '../files/safetensors.js'
 import type { AdapterSpec, Layer, OptimizerSpec, Parameter, Session } from '../native.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
@@ -19,7 +21,10 @@ export interface FilePart {
   names: Record<string, string>
   /** All tensors of the file. */
   tensors: Map<string, Tensor>
-  metadata: Record<string, string>
+  /** What PEFT's config, where there is one, says about the layer. */
+  config: { source: string; rank: number; scale: number } | undefined
+  /** The family of models that the file was made for, if that is known to be another. */
+  family: string | undefined
 }
 
 /** A thing that is applied with a weight. */
@@ -38,7 +43,7 @@ export interface AdapterKind<Part = unknown> {
   initial(role: string, shape: number[], seed: number, index: number): Float32Array | undefined
   /** Returns the shape that a parameter has in a file. */
   fileShape(shape: number[], layer: Layer): number[]
-  /** Reads a layer's adapter. Throws `LORA_UNSUPPORTED`, `LORA_MISMATCH`. */
+  /** Reads a layer's adapter. Throws `LORA_UNSUPPORTED`, `LORA_INVALID`, `LORA_MISMATCH`. */
   read(part: FilePart): Part
   /** Returns the one adapter that does what several do at a layer. */
   stackSpec(network: string, layer: Layer, parts: Weighted<Part>[]): AdapterSpec
@@ -46,9 +51,24 @@ export interface AdapterKind<Part = unknown> {
   stack(view: ParameterView, parts: Weighted<Part>[]): void
 }
 
-/** Makes the error of a file whose adapters cannot be read. */
+/** Is told what looks wrong in a file that is used all the same. */
+export type Warn = (warning: Omit<WarningEvent, 'type'>) => void
+
+const LONGEST_NAME = 160
+
+/** Writes a tensor's name for a sentence: kohya's are longer than most values, and their ends tell most. */
+export function shownName(name: string): string {
+  return cut(JSON.stringify(name), LONGEST_NAME)
+}
+
+/** Makes the error of a file whose adapters are of a kind that cannot be read. */
 export function unsupported(path: string, expected: string, received: string): LorafuseError {
   return new LorafuseError('LORA_UNSUPPORTED', `Expected ${expected} in the LoRA ${path} but received ${received}`)
+}
+
+/** Makes the error of a file whose adapters make no sense. */
+export function invalidLora(path: string, expected: string, received: string): LorafuseError {
+  return new LorafuseError('LORA_INVALID', `Expected ${expected} in the LoRA ${path} but received ${received}`)
 }
 
 /** One parameter's part of a flat buffer. */
@@ -122,7 +142,10 @@ export function initialWeights({ kind, parameters }: Adapters, seed: number): Fl
   return flat
 }
 
-/** Attaches adapters that were read from files, by layer, each with its weight, instead of earlier ones. */
+/**
+ * Attaches adapters that were read from files, by layer, each with its weight, instead of earlier ones. Throws `LORA_INVALID` where a weight
+ * makes them too large for f32, `OUT_OF_MEMORY`.
+ */
 export function attachStack<Part>(
   session: Pick<Session, 'layers' | 'attach' | 'write'>,
   kind: AdapterKind<Part>,
@@ -139,5 +162,7 @@ export function attachStack<Part>(
   if (parameters.length === 0) return
   const flat = new Float32Array(parameterCount(parameters))
   for (const view of parameterViews(parameters, flat)) kind.stack(view, partsAt(view.path))
+  if (!allFinite(flat))
+    throw new LorafuseError('LORA_INVALID', 'Expected finite LoRAs but they overflow times their weights; use smaller weights')
   session.write('weights', flat)
 }

@@ -1,9 +1,9 @@
 /** LoRA: W x + alpha / rank · up (down x), down `[rank, in]`, up `[out, rank]` (arXiv:2106.09685). */
-import { LorafuseError } from '../errors.js'
-import { parseRecord } from '../files/json.js'
+import { LorafuseError, shown } from '../errors.js'
+import { allFinite } from '../files/floats.js'
 import type { Tensor } from '../files/safetensors.js'
 import { uniform } from '../random.js'
-import { type AdapterKind, type AdapterOptions, type FilePart, unsupported } from './adapter.js'
+import { type AdapterKind, type AdapterOptions, type FilePart, invalidLora, shownName, unsupported } from './adapter.js'
 
 /** One layer's LoRA in a file. */
 export interface LoraPart {
@@ -20,35 +20,45 @@ const TARGETS: Record<AdapterOptions['targets'], RegExp> = {
   attention: /\.attn[12]\.to_(q|k|v|out\.0)$/,
 }
 
-/** Returns one of a layer's matrices after checking its shape; the 1×1 kernel of a convolution is ignored. */
-function matrix({ path, names, tensors }: FilePart, role: string, rows: number | undefined, columns: number): Tensor {
+/** Returns one of a layer's matrices after checking its shape and values; the 1×1 kernel of a convolution is ignored. */
+function matrix({ path, names, tensors, family }: FilePart, role: string, rows: number | undefined, columns: number): Tensor {
   const name = names[role]
-  if (name === undefined) throw unsupported(path, `both matrices beside ${Object.values(names).join(', ')}`, 'one')
+  if (name === undefined) throw unsupported(path, `both matrices beside ${shownName(Object.values(names)[0]!)}`, 'not both')
   const tensor = tensors.get(name)!
-  const { shape } = tensor
+  const { shape, data } = tensor
   const flat = shape.length === 2 || (shape.length === 4 && shape[2] === 1 && shape[3] === 1)
-  if (flat && (rows ?? shape[0]) === shape[0] && columns === shape[1]) return tensor
-  const wanted = `[${rows ?? 'rank'}, ${columns}]`
-  throw new LorafuseError(
-    'LORA_MISMATCH',
-    `Expected ${wanted} for ${name} in the LoRA ${path} but received [${shape.join(', ')}]; it is of another model`,
-  )
+  if (!flat || (rows ?? shape[0]) !== shape[0] || columns !== shape[1]) {
+    const wanted = `[${rows ?? 'rank'}, ${columns}]`
+    const made = family === undefined ? 'it is of another model' : `it is of another model, ${family}`
+    throw new LorafuseError(
+      'LORA_MISMATCH',
+      `Expected ${wanted} for ${shownName(name)} in the LoRA ${path} but received ${shown(shape)}; ${made}`,
+    )
+  }
+  if (shape[0] === 0 || columns === 0) throw invalidLora(path, 'a rank of 1 or more', `${shown(shape)} for ${shownName(name)}`)
+  if (!allFinite(data))
+    throw invalidLora(path, 'finite numbers', `NaN or infinity for ${shownName(name)}; its training failed, use an earlier file`)
+  return tensor
 }
 
-/** Reads alpha / rank, the same for all layers, from PEFT's metadata; 1 if it is not there. Throws `LORA_UNSUPPORTED`. */
-function metadataScale({ path, network, metadata }: FilePart): number {
-  const text = metadata.lora_adapter_metadata
-  if (text === undefined) return 1
-  const config = parseRecord(text)
-  if (!config) throw unsupported(path, 'JSON for lora_adapter_metadata', 'something else')
-  const value = (key: string) => config[`${network}.${key}`] ?? config[key]
-  const [rank, alpha] = [value('r'), value('lora_alpha')]
-  if (rank === undefined || alpha === undefined) return 1
-  for (const key of ['rank_pattern', 'alpha_pattern']) {
-    const pattern = value(key)
-    if (pattern && Object.keys(pattern).length > 0) throw unsupported(path, 'one rank and alpha for all layers', `a ${key}`)
+/** Returns alpha / rank: from the tensor alpha, where 0 means the rank, or from PEFT's config; without both it is 1. */
+function scaleOf({ path, names, tensors, config }: FilePart, rank: number): number {
+  if (names.alpha !== undefined) {
+    const { data } = tensors.get(names.alpha)!
+    const [alpha] = data
+    if (alpha === undefined || data.length > 1 || !Number.isFinite(alpha)) {
+      throw invalidLora(
+        path,
+        `one finite number for ${shownName(names.alpha)}`,
+        shown(data.length === 1 ? alpha : [...data.subarray(0, 9)]),
+      )
+    }
+    return (alpha || rank) / rank
   }
-  return Number(alpha) / (value('use_rslora') ? Math.sqrt(Number(rank)) : Number(rank))
+  if (config === undefined) return 1
+  if (config.rank !== rank)
+    throw invalidLora(path, `rank ${config.rank}, as ${config.source} says,`, `${rank} for ${shownName(names.down!)}`)
+  return config.scale
 }
 
 export const lora: AdapterKind<LoraPart> = {
@@ -78,12 +88,11 @@ export const lora: AdapterKind<LoraPart> = {
   fileShape: (shape, { kind }) => (kind === 'conv' ? [...shape, 1, 1] : shape),
 
   read(part) {
-    const { layer, names, tensors } = part
+    const { layer } = part
     const down = matrix(part, 'down', undefined, layer.inFeatures)
     const rank = down.shape[0] as number
     const up = matrix(part, 'up', layer.outFeatures, rank)
-    const scale = names.alpha === undefined ? metadataScale(part) : (tensors.get(names.alpha)!.data[0] || rank) / rank
-    return { rank, scale, down: down.data, up: up.data }
+    return { rank, scale: scaleOf(part, rank), down: down.data, up: up.data }
   },
 
   /** Ranks add up. */

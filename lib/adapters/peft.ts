@@ -1,13 +1,124 @@
-/** Names of tensors in LoRA files of diffusers and PEFT (huggingface/diffusers:src/diffusers/loaders/lora_pipeline.py). */
+/**
+ * LoRA files of diffusers and PEFT: names of tensors (huggingface/diffusers:src/diffusers/utils/state_dict_utils.py), and the config that
+ * holds the scale (huggingface/peft:src/peft/tuners/lora/model.py).
+ */
+import { dirname, join } from 'node:path'
+import { runInNewContext } from 'node:vm'
+import { shown } from '../errors.js'
+import { isRecord, type Json, parseRecord, readRecord } from '../files/json.js'
+import { unlessMissing } from '../files/read.js'
+import { invalidLora, unsupported, type Warn } from './adapter.js'
 import type { TensorName } from './kohya.js'
 
 const ROLES: Record<string, string> = { lora_A: 'down', lora_B: 'up', 'lora.down': 'down', 'lora.up': 'up' }
-const NAME = /^(base_model\.model|\w+)\.(.+?)\.(lora_A|lora_B|lora\.down|lora\.up)(?:\.default)?\.weight$/
+const PREFIX = 'base_model.model'
+const NAME =
+  /^(?:(base_model\.model|unet|text_encoder\w*|transformer)\.)?(.+?)\.(?:(lora_A|lora_B|lora\.down|lora\.up)(?:\.default)?\.weight|alpha)$/
 
-/** Parses a tensor's name; undefined if it is neither diffusers' nor PEFT's. PEFT's names tell no network; the UNet is meant. */
+/** Writes diffusers' first names, `attn1.processor.to_out_lora.down`, as its later ones, `attn1.to_out.0.lora.down`. */
+function laterName(name: string): string {
+  const plain = name.replace('.processor.', '.')
+  return plain.replace(/\.to_(q|k|v|out)_lora\.(?=down|up)/, (_, part: string) => `.to_${part === 'out' ? 'out.0' : part}.lora.`)
+}
+
+/** Parses a tensor's name; undefined if it is neither diffusers' nor PEFT's. Without diffusers' prefix, the UNet is meant. */
 export function parsePeftName(name: string): TensorName | undefined {
-  const [, prefix, path, matrix] = NAME.exec(name) ?? []
-  if (prefix === undefined || path === undefined) return undefined
-  const network = prefix === 'base_model.model' ? 'unet' : prefix
-  return { network, layer: path.replaceAll('.', '_'), role: ROLES[matrix as string] as string }
+  const [, prefix, path, matrix] = NAME.exec(laterName(name)) ?? []
+  if (path === undefined) return undefined
+  const alone = path.startsWith('text_model.') ? 'text_encoder' : 'unet'
+  const network = prefix === undefined || prefix === PREFIX ? alone : prefix
+  return { network, layer: path.replaceAll('.', '_'), role: matrix === undefined ? 'alpha' : (ROLES[matrix] as string) }
+}
+
+/** What PEFT's config says about a layer. */
+export interface PeftLayer {
+  /** Where that stands. */
+  source: string
+  rank: number
+  scale: number
+}
+
+const MATCH = `
+  const compiled = patterns.map((pattern) => new RegExp('^(?:.*\\\\.)?(?:' + pattern + ')$'))
+  paths.map((path) => compiled.findIndex((pattern) => pattern.test(path)))`
+const LONGEST_MS = 1000
+
+/** Returns a function from a layer's path to its number: the first pattern that fits its end, as PEFT's `get_pattern_key`, or else `fallback`. */
+function numbersOf(config: Json, key: string, fallback: number, paths: string[], path: string, source: string): (path: string) => number {
+  const patterns = config[key] ?? {}
+  if (!isRecord(patterns)) throw invalidLora(path, `an object for ${key} in ${source}`, shown(patterns))
+  const numbers = Object.entries(patterns).map(([pattern, value]) => checkNumber(value, pattern, path, source))
+  let found: number[] = []
+  try {
+    // A pattern can take for ever, so time is limited.
+    if (numbers.length > 0) found = runInNewContext(MATCH, { patterns: Object.keys(patterns), paths }, { timeout: LONGEST_MS }) as number[]
+  } catch (cause) {
+    throw unsupported(path, `patterns that JavaScript reads for ${key} in ${source}`, shown((cause as Error).message))
+  }
+  const byPath = new Map(paths.map((layer, i) => [layer, numbers[found[i] ?? -1] ?? fallback]))
+  return (layer) => byPath.get(layer) ?? fallback
+}
+
+function checkNumber(value: unknown, key: string, path: string, source: string): number {
+  if (typeof value === 'number' && Number.isFinite(value)) return value
+  throw invalidLora(path, `a number for ${shown(key)} in ${source}`, shown(value))
+}
+
+/** Finds the config of a network: in diffusers' metadata, where its keys may have the network's name before them, or beside a file of PEFT's. */
+async function readConfig(
+  path: string,
+  network: string,
+  metadata: Record<string, string>,
+  isPeft: boolean,
+): Promise<{ config: Json; source: string } | undefined> {
+  const { lora_adapter_metadata: text } = metadata
+  if (text !== undefined) {
+    const config = parseRecord(text)
+    if (!config) throw invalidLora(path, 'a JSON object for lora_adapter_metadata', shown(text))
+    const own = Object.entries(config).filter(([key]) => key.startsWith(`${network}.`))
+    const named = own.map(([key, value]) => [key.slice(network.length + 1), value])
+    return { config: own.length > 0 ? Object.fromEntries(named) : config, source: 'lora_adapter_metadata' }
+  }
+  if (!isPeft) return undefined
+  const source = join(dirname(path), 'adapter_config.json')
+  const reading = readRecord(source, "PEFT's config", (received) => invalidLora(path, `a JSON object for ${source}`, received))
+  const config = await unlessMissing(reading)
+  return config && { config, source }
+}
+
+/**
+ * Reads what a config says about layers of a network: alpha / rank, or with `use_rslora` alpha / √rank. Undefined without a config; where
+ * the file is PEFT's own, `warn` is told. Throws `LORA_INVALID`, `LORA_UNSUPPORTED`.
+ */
+export async function readPeftLayers(
+  { path, network, metadata, names }: { path: string; network: string; metadata: Record<string, string>; names: string[] },
+  paths: string[],
+  warn: Warn,
+): Promise<((layer: string) => PeftLayer) | undefined> {
+  const isPeft = names.some((name) => name.startsWith(`${PREFIX}.`))
+  const found = await readConfig(path, network, metadata, isPeft)
+  if (!found) {
+    const message = `Expected adapter_config.json beside ${path} but received none; its scale is taken to be 1`
+    if (isPeft) warn({ code: 'LORA_SCALE_UNKNOWN', message, path })
+    return undefined
+  }
+  const { config, source } = found
+  if (config.r === undefined && config.lora_alpha === undefined) return undefined
+  const { use_dora: dora, use_rslora: stabilised, init_lora_weights: begin } = config
+  if (dora) throw unsupported(path, 'a plain LoRA', `a DoRA, as ${source} says`)
+  if (typeof begin === 'string' && /^(pissa|olora|corda|loftq|lora_ga)/.test(begin)) {
+    throw unsupported(
+      path,
+      "a LoRA on the model's own weights",
+      `one on weights that ${shown(begin)} changed, as ${source} says; convert it with PEFT`,
+    )
+  }
+  // PEFT's defaults.
+  const [r, alpha] = [config.r ?? 8, config.lora_alpha ?? 8].map((value, i) => checkNumber(value, i ? 'lora_alpha' : 'r', path, source))
+  const rankOf = numbersOf(config, 'rank_pattern', r as number, paths, path, source)
+  const alphaOf = numbersOf(config, 'alpha_pattern', alpha as number, paths, path, source)
+  return (layer) => {
+    const rank = rankOf(layer)
+    return { source, rank, scale: alphaOf(layer) / (stabilised ? Math.sqrt(rank) : rank) }
+  }
 }

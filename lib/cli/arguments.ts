@@ -72,7 +72,7 @@ function refusal(message: string, parser: Argv, command: string, table: Table, w
     const value = [argv[kebab(name)]].flat().find((word) => word !== undefined && wordsOf(row)?.includes(word) === false)
     if (value !== undefined) return invalidOption(row.kind.expected, labelled(table, words)(name), value)
   }
-  return new LorafuseError('OPTION_INVALID', `Expected options of ${command} but received what yargs refuses: ${message}`)
+  return new LorafuseError('OPTION_INVALID', `Expected options of ${command} but received what yargs refuses: ${cut(message)}`)
 }
 
 /** Finds the last spelling of an option among the words. */

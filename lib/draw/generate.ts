@@ -1,10 +1,10 @@
 /** `generate`: prompts and LoRAs in, PNG out, with the settings in its text. */
-import { stat } from 'node:fs/promises'
 import { basename, dirname, extname, join, resolve } from 'node:path'
-import { LorafuseError, shown } from '../errors.js'
+import { cut, LorafuseError, listed, printable, shown } from '../errors.js'
 import type { WarningEvent } from '../events.js'
 import { makeFolder, writeAtomically } from '../files/atomic.js'
 import { hashFiles } from '../files/hashes.js'
+import { isFolder } from '../files/read.js'
 import { readHeader } from '../files/safetensors.js'
 import { type GenerateOptions, type LoraReference, type ResolvedGenerateOptions, resolveGenerateOptions } from '../options/resolve.js'
 import { Pipeline } from './pipeline.js'
@@ -38,15 +38,18 @@ interface Prompt {
   loras: LoraReference[]
 }
 
-async function isFile(path: string): Promise<boolean> {
-  return (await stat(path).catch(() => undefined))?.isFile() ?? false
-}
+const LONGEST_LIST = 500
 
-/** Looks for a LoRA in folders, with and without the extension. Throws `LORA_NOT_FOUND`. */
+/** Looks for a LoRA in folders, with and without the extension. Throws `LORA_NOT_FOUND`, and as `openFile` where the system does not say. */
 async function findLora(name: string, folders: string[]): Promise<string> {
-  const places = folders.flatMap((folder) => [resolve(folder, name), resolve(folder, `${name}.safetensors`)])
-  for (const place of places) if (await isFile(place)) return place
-  throw new LorafuseError('LORA_NOT_FOUND', `Expected a LoRA file for ${name} but received none of ${[...new Set(places)].join(', ')}`)
+  const places = new Set(folders.flatMap((folder) => [resolve(folder, name), resolve(folder, `${name}.safetensors`)]))
+  let received = `none of ${cut(listed([...places]), LONGEST_LIST)}`
+  for (const place of places) {
+    const found = await isFolder(place, 'a LoRA')
+    if (found === false) return place
+    if (found) received = `the folder ${place}; name the file in it`
+  }
+  throw new LorafuseError('LORA_NOT_FOUND', `Expected a LoRA file for ${shown(name)} but received ${received}`)
 }
 
 /** Splits prompts into text and LoRAs: first those of the option, then the prompt's own. */
@@ -66,12 +69,6 @@ async function readPrompts({ prompt, lora, loraDir, output }: ResolvedGenerateOp
 
 const stem = (path: string) => basename(path, extname(path))
 
-/** Returns the sha256 of a LoRA's bytes after the header, from the metadata if kohya or we wrote it there. */
-async function loraHash(path: string): Promise<string> {
-  const { metadata, dataStart } = await readHeader(path)
-  return metadata.sshs_model_hash || hashFiles([path], { start: dataStart })
-}
-
 /** Numbers a path if there are several pictures: `picture.png` → `picture-2.png`. */
 function numbered(path: string, i: number, count: number): string {
   return count === 1 ? path : join(dirname(path), `${stem(path)}-${i + 1}${extname(path)}`)
@@ -80,7 +77,7 @@ function numbered(path: string, i: number, count: number): string {
 /** One call of `generate`. */
 class Drawing {
   private picture = 0
-  /** Hashes of the LoRAs, each computed once however many prompts name it. */
+  /** The sha256 of each LoRA's bytes after the header, by path. */
   private readonly hashes = new Map<string, string>()
 
   constructor(
@@ -91,9 +88,13 @@ class Drawing {
     private readonly size: { width: number; height: number },
   ) {}
 
+  private warn(warning: Omit<WarningEvent, 'type'>): void {
+    this.context.onEvent?.({ type: 'warning', ...warning, message: printable(warning.message) })
+  }
+
   /** Says what of the prompts is not used. */
-  private warn(): void {
-    const { options, prompts, pipeline, context } = this
+  private checkPrompts(): void {
+    const { options, prompts, pipeline } = this
     const { tokenizers, family } = pipeline.model
     const tokenizer = tokenizers[family.text.encoder]!
     // Without BOS and EOS.
@@ -101,7 +102,19 @@ class Drawing {
     for (const text of new Set([...prompts.map(({ text }) => text), options.negativePrompt])) {
       const count = tokenizer.count(text)
       const message = `Expected at most ${most} tokens for the prompt ${shown(text)} but received ${count}; those beyond are not used`
-      if (count > most) context.onEvent?.({ type: 'warning', code: 'PROMPT_TOO_LONG', message })
+      if (count > most) this.warn({ code: 'PROMPT_TOO_LONG', message })
+    }
+  }
+
+  /** Hashes the LoRAs, and compares with the hashes that kohya, or we, wrote into them. */
+  private async hashLoras(): Promise<void> {
+    for (const path of new Set(this.prompts.flatMap(({ loras }) => loras.map((lora) => lora.path)))) {
+      const { metadata, dataStart } = await readHeader(path, 'a LoRA')
+      const hash = await hashFiles([path], { start: dataStart, signal: this.context.signal })
+      this.hashes.set(path, hash)
+      const { sshs_model_hash: stored = hash } = metadata
+      const message = `Expected the hash ${shown(stored)} that ${path} holds but its tensors have ${hash}; it was changed or damaged`
+      if (stored.toLowerCase() !== hash) this.warn({ code: 'HASH_MISMATCH', message, path })
     }
   }
 
@@ -113,7 +126,7 @@ class Drawing {
     for (const { text, loras } of prompts) {
       const wanted = withLoras ? loras : []
       // Other LoRAs mean another graph, so they are applied only when they change.
-      if (applied !== JSON.stringify(wanted)) await pipeline.apply(wanted)
+      if (applied !== JSON.stringify(wanted)) await pipeline.apply(wanted, (warning) => this.warn(warning))
       applied = JSON.stringify(wanted)
       this.picture += 1
       const { picture } = this
@@ -125,12 +138,7 @@ class Drawing {
   private async parameters({ text, loras }: Prompt): Promise<string> {
     const { options, pipeline, size } = this
     const { model } = pipeline
-    const hashed = []
-    for (const { path, weight } of loras) {
-      const hash = this.hashes.get(path) ?? (await loraHash(path))
-      this.hashes.set(path, hash)
-      hashed.push({ name: stem(path), weight, hash })
-    }
+    const hashed = loras.map(({ path, weight }) => ({ name: stem(path), weight, hash: this.hashes.get(path) as string }))
     const modelHash = await model.legacyHash()
     return infotext({ ...options, ...size, prompt: text, loras: hashed, model: model.name, modelHash })
   }
@@ -150,7 +158,8 @@ class Drawing {
     const { options, prompts, size } = this
     const { output, compare } = options
     if (output !== undefined) await makeOutputFolder(dirname(output))
-    this.warn()
+    this.checkPrompts()
+    await this.hashLoras()
     if (compare) {
       const rows: Picture[][] = []
       for await (const picture of this.draw(false)) rows.push([picture])

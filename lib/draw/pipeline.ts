@@ -1,9 +1,10 @@
 /** Draws with a model: text → embeddings → DDIM over the UNet → VAE → pixels. */
-import { attachStack } from '../adapters/adapter.js'
+import { attachStack, type Warn } from '../adapters/adapter.js'
 import { readAdapters } from '../adapters/files.js'
 import { type LoraPart, lora } from '../adapters/lora.js'
 import { computation } from '../device.js'
-import { throwIfAborted } from '../errors.js'
+import { LorafuseError, throwIfAborted } from '../errors.js'
+import { allFinite } from '../files/floats.js'
 import { readModel } from '../models/diffusers.js'
 import { loraPrefixes, type Model, openSession } from '../models/model.js'
 import { encodeText } from '../models/text.js'
@@ -27,6 +28,13 @@ export interface DrawContext {
   signal?: AbortSignal | undefined
   /** Called after each step, counted from 1. */
   onStep?: ((step: number) => void) | undefined
+}
+
+/** Throws `NAN_PICTURE` for what would be a blank picture. */
+function checkFinite(data: Float32Array, what: string): void {
+  if (allFinite(data)) return
+  const advice = 'use smaller weights for LoRAs, or --precision bf16 or f32; else the model is damaged'
+  throw new LorafuseError('NAN_PICTURE', `Expected finite numbers from ${what} but received NaN or infinity; ${advice}`)
 }
 
 /** An open model, which holds its memory until disposal. */
@@ -64,13 +72,14 @@ export class Pipeline implements AsyncDisposable {
     }
   }
 
-  /** Applies these LoRAs to all later images, instead of earlier ones. Throws as `readAdapters`. */
-  async apply(references: { path: string; weight: number }[]): Promise<void> {
+  /** Applies these LoRAs to all later images, instead of earlier ones. `warn`: as in `readAdapters`, and throws as it and `attachStack`. */
+  async apply(references: { path: string; weight: number }[], warn?: Warn): Promise<void> {
     const { family } = this.model
     const layers = this.session.layers(family.trained).filter(lora.carries)
+    const target = { network: family.trained, layers, prefixes: loraPrefixes(family), baseModelVersion: family.metadata.baseModelVersion }
     const stack = []
     for (const { path, weight } of references) {
-      const part = this.loras.get(path) ?? (await readAdapters(lora, path, family.trained, layers, loraPrefixes(family)))
+      const part = this.loras.get(path) ?? (await readAdapters(lora, path, target, warn))
       this.loras.set(path, part)
       stack.push({ part, weight })
     }
@@ -86,7 +95,7 @@ export class Pipeline implements AsyncDisposable {
     if (steps > numTrainTimesteps) throw invalidOption(`at most ${numTrainTimesteps}`, 'steps with this model', steps)
   }
 
-  /** Draws an image. The initial noise `[h, w, C]` depends only on the seed. Throws `OPTION_INVALID`, an `AbortError`. */
+  /** Draws an image. The initial noise `[h, w, C]` depends only on the seed. Throws `OPTION_INVALID`, `NAN_PICTURE`, an `AbortError`. */
   async draw(request: DrawRequest, { signal, onStep }: DrawContext = {}): Promise<Picture> {
     throwIfAborted(signal, 'The image')
     this.check(request)
@@ -103,12 +112,14 @@ export class Pipeline implements AsyncDisposable {
       for (let n = 0; n < count; n++) input.data.set(latents, n * latents.length)
       const timesteps = { shape: [count], data: new Float32Array(count).fill(step.timestep) }
       const { data: noise } = await this.session.run(family.trained, 'predict', { latents: input, timesteps, context })
+      checkFinite(noise, 'the UNet')
       ddimStep(latents, guided ? guide(noise, cfg) : noise, step, scheduler.clipSample)
       onStep?.(i + 1)
     }
     throwIfAborted(signal, 'The image')
     const unscaled = { shape: [1, h, w, latentChannels], data: latents.map((value) => value / scalingFactor + shiftFactor) }
     const pixels = await this.session.run(family.vae, 'decode', { latents: unscaled })
+    checkFinite(pixels.data, 'the VAE')
     return toPicture(pixels.data, width, height)
   }
 }

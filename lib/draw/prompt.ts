@@ -1,5 +1,5 @@
 /** Reads and writes prompts as A1111 does: `<lora:name:weight>` in the text, and the `parameters` of a picture. */
-import { LorafuseError } from '../errors.js'
+import { LorafuseError, shown } from '../errors.js'
 import { version } from '../version.js'
 import type { DrawRequest } from './pipeline.js'
 
@@ -9,21 +9,51 @@ export interface PromptLora {
   weight: number
 }
 
+/** What follows the name of a LoRA. */
+const PLACES = ['te', 'unet', 'dyn']
+const TAG = /<(?:lora|lyco):([^<>]*)>/g
+const HALF_TAG = /<(?:lora|lyco):.*/s
+
+function invalid(received: string, problem = ''): LorafuseError {
+  return new LorafuseError('PROMPT_INVALID', `Expected <lora:name:weight> in the prompt but received ${shown(received)}${problem}`)
+}
+
+function weightOf(tag: string, text: string): number {
+  const weight = text === '' ? Number.NaN : Number(text)
+  if (!Number.isFinite(weight)) throw invalid(tag)
+  return weight
+}
+
+/** Reads what stands between the brackets of a tag: weights in their order, or by name, which counts more. */
+function parseTag(tag: string, body: string): PromptLora {
+  const [name, ...parts] = body.split(':').map((part) => part.trim())
+  const [named, placed]: [Record<string, string>, string[]] = [{}, []]
+  for (const part of parts) {
+    const [, key, value] = /^(\w+)=(.*)$/s.exec(part) ?? []
+    if (key === undefined) placed.push(part)
+    else named[key] = value as string
+  }
+  const odd = placed.length > PLACES.length || Object.keys(named).some((key) => !PLACES.includes(key))
+  if (!name || odd) throw invalid(tag)
+  const [te, unet, dyn] = PLACES.map((key, place) => named[key] ?? placed[place])
+  if (dyn !== undefined) throw invalid(tag, ', and a rank to cut it to (dyn) is not supported')
+  const both = te === undefined ? 1 : weightOf(tag, te)
+  return { name, weight: unet === undefined ? both : weightOf(tag, unet) }
+}
+
 /**
- * Takes the `<lora:…>` tags out of a prompt. As in A1111, the second weight of a tag, if there is one, is the UNet's
- * (AUTOMATIC1111/stable-diffusion-webui:extensions-builtin/Lora/extra_networks_lora.py). Throws `PROMPT_INVALID`.
+ * Takes the tags of LoRAs out of a prompt. As in A1111 `<lora:name:te:unet>` has a weight for the text encoder and one for the UNet, which
+ * is the first where it is left out; only the UNet's has an effect, as LoRAs of text encoders are refused
+ * (AUTOMATIC1111/stable-diffusion-webui:extensions-builtin/Lora/extra_networks_lora.py). Throws `PROMPT_INVALID`, also for a tag without end.
  */
 export function parsePrompt(prompt: string): { text: string; loras: PromptLora[] } {
   const loras: PromptLora[] = []
-  const text = prompt.replace(/<lora:([^>]*)>/g, (tag: string, body: string) => {
-    const [name, ...weights] = body.split(':').map((part) => part.trim())
-    const weight = weights.length === 0 ? 1 : Number(weights.at(-1) || Number.NaN)
-    if (!name || !Number.isFinite(weight)) {
-      throw new LorafuseError('PROMPT_INVALID', `Expected <lora:name:weight> in the prompt but received ${tag}`)
-    }
-    loras.push({ name, weight })
+  const text = prompt.replace(TAG, (tag: string, body: string) => {
+    loras.push(parseTag(tag, body))
     return ''
   })
+  const [half] = HALF_TAG.exec(text) ?? []
+  if (half !== undefined) throw invalid(half, ', which has no end')
   return { text, loras }
 }
 

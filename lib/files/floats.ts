@@ -1,22 +1,40 @@
-/** Converts the float types of weight files: F16 and BF16 widen to f32 exactly, f32 rounds to the nearest, ties to even. */
+/** Converts the number types of weight files: f32 rounds to the nearest of 16 bits, ties to even, and every type widens to f32. */
 export type FloatType = 'F32' | 'F16' | 'BF16'
+
+/** Floats of 8 bits: F8_E4M3 has no infinities, F8_E5M2 is the upper half of an F16. */
+type SmallFloat = 'F16' | 'F8_E4M3' | 'F8_E5M2'
 
 // A float and its bits share this memory.
 const number = new Float32Array(1)
 const bits = new Uint32Array(number.buffer)
-let halves: Float32Array | undefined
 
-/** Computes all 65,536 values of IEEE binary16: a sign, 5 exponent bits (bias 15), 10 mantissa bits. */
-function halfTable(): Float32Array {
-  const table = new Float32Array(0x10000)
-  for (let half = 0; half < 0x10000; half++) {
-    const exponent = (half >> 10) & 0x1f
-    const mantissa = half & 0x3ff
-    let magnitude = (1 + mantissa / 1024) * 2 ** (exponent - 15)
-    if (exponent === 0) magnitude = mantissa * 2 ** -24
-    if (exponent === 31) magnitude = mantissa ? Number.NaN : Infinity
-    table[half] = half & 0x8000 ? -magnitude : magnitude
+/** By type: bits of the exponent and of the mantissa, and whether all ones alone are no number, as there are no infinities. */
+const LAYOUTS: Record<SmallFloat, [exponent: number, mantissa: number, finite: boolean]> = {
+  F16: [5, 10, false],
+  F8_E4M3: [4, 3, true],
+  F8_E5M2: [5, 2, false],
+}
+const tables = new Map<SmallFloat, Float32Array>()
+
+/** Computes all values of a type: a sign, an exponent with a bias of half its range, a mantissa. */
+function tableOf(type: SmallFloat): Float32Array {
+  const known = tables.get(type)
+  if (known) return known
+  const [exponentBits, mantissaBits, finite] = LAYOUTS[type]
+  const [top, ones, bias] = [2 ** exponentBits - 1, 2 ** mantissaBits - 1, 2 ** (exponentBits - 1) - 1]
+  const half = 2 ** (exponentBits + mantissaBits)
+  const table = new Float32Array(2 * half)
+  for (let word = 0; word < half; word++) {
+    const exponent = word >> mantissaBits
+    const mantissa = word & ones
+    const fraction = mantissa / 2 ** mantissaBits
+    let magnitude = exponent === 0 ? fraction * 2 ** (1 - bias) : (1 + fraction) * 2 ** (exponent - bias)
+    if (exponent === top && !finite) magnitude = mantissa ? Number.NaN : Infinity
+    if (exponent === top && finite && mantissa === ones) magnitude = Number.NaN
+    table[word] = magnitude
+    table[half + word] = -magnitude
   }
+  tables.set(type, table)
   return table
 }
 
@@ -47,20 +65,62 @@ export function toBfloat(value: number): number {
   return (x + 0x7fff + ((x >>> 16) & 1)) >>> 16
 }
 
-/** Converts little-endian bytes of `type` to f32. For F32 the result shares memory with the bytes if they are aligned. */
-export function widen(bytes: Uint8Array, type: FloatType): Float32Array {
-  const aligned = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice()
-  if (type === 'F32') return new Float32Array(aligned.buffer, aligned.byteOffset, aligned.byteLength / 4)
-  const words = new Uint16Array(aligned.buffer, aligned.byteOffset, aligned.byteLength / 2)
+/** Views bytes as elements of a type; a copy if they are not aligned. */
+function elements<View>(
+  bytes: Uint8Array,
+  View: { new (buffer: ArrayBufferLike, offset: number, length: number): View; BYTES_PER_ELEMENT: number },
+): View {
+  const size = View.BYTES_PER_ELEMENT
+  const { buffer, byteOffset, byteLength } = bytes.byteOffset % size === 0 ? bytes : bytes.slice()
+  return new View(buffer, byteOffset, byteLength / size)
+}
+
+function widenBfloat(bytes: Uint8Array): Float32Array {
+  const words = elements(bytes, Uint16Array)
   const data = new Float32Array(words.length)
-  if (type === 'BF16') {
-    const wide = new Uint32Array(data.buffer)
-    for (let i = 0; i < words.length; i++) wide[i] = (words[i] as number) << 16
-  } else {
-    halves ??= halfTable()
-    for (let i = 0; i < words.length; i++) data[i] = halves[words[i] as number] as number
-  }
+  const wide = new Uint32Array(data.buffer)
+  for (let i = 0; i < words.length; i++) wide[i] = (words[i] as number) << 16
   return data
+}
+
+function look(words: Uint8Array | Uint16Array, table: Float32Array): Float32Array {
+  const data = new Float32Array(words.length)
+  for (let i = 0; i < words.length; i++) data[i] = table[words[i] as number] as number
+  return data
+}
+
+/** How each type becomes f32: floats of up to 32 bits exactly, all else rounded to the nearest. */
+const WIDEN = {
+  F32: (bytes: Uint8Array) => elements(bytes, Float32Array),
+  F16: (bytes: Uint8Array) => look(elements(bytes, Uint16Array), tableOf('F16')),
+  BF16: widenBfloat,
+  F8_E4M3: (bytes: Uint8Array) => look(bytes, tableOf('F8_E4M3')),
+  F8_E5M2: (bytes: Uint8Array) => look(bytes, tableOf('F8_E5M2')),
+  F64: (bytes: Uint8Array) => Float32Array.from(elements(bytes, Float64Array)),
+  I64: (bytes: Uint8Array) => Float32Array.from(elements(bytes, BigInt64Array), Number),
+  I32: (bytes: Uint8Array) => Float32Array.from(elements(bytes, Int32Array)),
+}
+
+/** The types that can be read as numbers. */
+export type NumberType = keyof typeof WIDEN
+
+export const NUMBER_TYPES = Object.keys(WIDEN)
+
+export function isNumberType(dtype: string): dtype is NumberType {
+  return Object.hasOwn(WIDEN, dtype)
+}
+
+/** Converts little-endian bytes of `type` to f32. For F32 the result shares memory with the bytes if they are aligned. */
+export function widen(bytes: Uint8Array, type: NumberType): Float32Array {
+  return WIDEN[type](bytes)
+}
+
+/** Whether all are finite. */
+export function allFinite(data: Float32Array): boolean {
+  // Zero times what is not finite is no number, and stays none.
+  let sum = 0
+  for (let i = 0; i < data.length; i++) sum += (data[i] as number) * 0
+  return sum === 0
 }
 
 /**

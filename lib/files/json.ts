@@ -1,5 +1,12 @@
 /** JSON objects, as files of any origin hold them. */
+import type { LorafuseError } from '../errors.js'
+import { disguiseOf } from './disguise.js'
+import { readWhole } from './read.js'
+
 export type Json = Record<string, unknown>
+
+/** More than any config or vocabulary has. */
+const MOST_BYTES = 2 ** 26
 
 export function isRecord(value: unknown): value is Json {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
@@ -13,4 +20,17 @@ export function parseRecord(text: string): Json | undefined {
   } catch {
     return undefined
   }
+}
+
+/** Reads a file that holds a JSON object. `what`: what was expected; `invalid`: makes the error of another content. Throws as `readWhole`. */
+export async function readRecord(path: string, what: string, invalid: (received: string) => LorafuseError): Promise<Json> {
+  const bytes = await readWhole(path, what, MOST_BYTES)
+  let text = ''
+  try {
+    text = new TextDecoder('utf-8', { fatal: true }).decode(bytes)
+  } catch {}
+  const record = parseRecord(text)
+  if (record) return record
+  const disguise = disguiseOf(bytes)
+  throw invalid(disguise ? `${disguise.kind}; ${disguise.advice}` : 'something else')
 }

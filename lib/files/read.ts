@@ -120,3 +120,22 @@ export async function listEntries(path: string, what: string): Promise<{ files: 
   }
   return { files: await sortInTurns(files), folders: await sortInTurns(folders) }
 }
+
+/** Whether a path is that of a folder; undefined if there is nothing. Throws as `openFile` where the system does not say. */
+export async function isFolder(path: string, what: string): Promise<boolean | undefined> {
+  const found = stat(path).catch((cause: unknown) => Promise.reject(pathError(what, path, cause)))
+  return (await unlessMissing(found))?.isDirectory()
+}
+
+/** Whether there is anything of this name. Throws as `isFolder`. */
+export async function exists(path: string, what: string): Promise<boolean> {
+  return (await isFolder(path, what)) !== undefined
+}
+
+/** Waits for what reads a file; undefined where there is none of that name. */
+export async function unlessMissing<Result>(reading: Promise<Result>): Promise<Result | undefined> {
+  return reading.catch((error: unknown) => {
+    if (error instanceof LorafuseError && error.code === missing.code) return undefined
+    throw error
+  })
+}

@@ -2,7 +2,8 @@
 import type { FileHandle } from 'node:fs/promises'
 import { LorafuseError, shown } from '../errors.js'
 import { writeAtomically } from './atomic.js'
-import { type FloatType, narrow, widen } from './floats.js'
+import { DISGUISE_BYTES, disguiseOf } from './disguise.js'
+import { type FloatType, isNumberType, NUMBER_TYPES, type NumberType, narrow, widen } from './floats.js'
 import { isRecord } from './json.js'
 import { openFile, pathError, readRange } from './read.js'
 
@@ -25,18 +26,22 @@ export interface SafetensorsHeader {
   size: number
 }
 
-/** A tensor in memory: widened to f32 when read, rounded to `dtype` when written. */
+/** A tensor of a file, widened to f32. */
 export interface Tensor {
-  dtype: FloatType
+  dtype: NumberType
   shape: number[]
   data: Float32Array
 }
 
+/** A tensor to be written, rounded to `dtype`. */
 export interface NamedTensor extends Tensor {
   name: string
+  dtype: FloatType
 }
 
 const WHAT = 'a safetensors file'
+/** `{`, with which a header begins. */
+const BRACE = 0x7b
 const MAX_HEADER_BYTES = 100_000_000
 const BYTES: Record<string, number> = {
   ...{ BOOL: 1, U8: 1, I8: 1, F8_E5M2: 1, F8_E4M3: 1, F8_E8M0: 1, U16: 2, I16: 2, F16: 2, BF16: 2 },
@@ -112,8 +117,15 @@ function checkCoverage(tensors: TensorEntry[], dataStart: number, size: number, 
 async function parseHeader(file: FileHandle, path: string): Promise<SafetensorsHeader> {
   const { size } = await file.stat()
   if (size < 8) throw invalid(path, `Expected a safetensors file but received ${size} bytes`)
-  const prefix = await readBytes(file, path, 0, 8)
-  const length = Number(new DataView(prefix.buffer).getBigUint64(0, true))
+  const begin = await readBytes(file, path, 0, Math.min(size, DISGUISE_BYTES))
+  const disguise = begin[8] === BRACE ? undefined : disguiseOf(begin)
+  if (disguise) {
+    throw new LorafuseError(
+      'SAFETENSORS_INVALID',
+      `Expected a safetensors file at ${path} but received ${disguise.kind}; ${disguise.advice}`,
+    )
+  }
+  const length = Number(new DataView(begin.buffer).getBigUint64(0, true))
   if (length > MAX_HEADER_BYTES) throw invalid(path, `Expected a header of at most ${MAX_HEADER_BYTES} bytes but it claims ${length}`)
   const dataStart = 8 + length
   if (dataStart > size) throw invalid(path, `Expected a header of ${length} bytes but the file has ${size}`)
@@ -142,7 +154,7 @@ export async function readHeader(path: string, what = WHAT): Promise<Safetensors
 
 /**
  * Reads the tensors in `names`, or all, widened to f32. `header`: the file's own, where it has been read already. Throws as `readHeader`;
- * `SAFETENSORS_INVALID` also for a name that is not there and for a dtype other than F32, F16, BF16.
+ * `SAFETENSORS_INVALID` also for a name that is not there and for a dtype that is no `NumberType`.
  */
 export async function readTensors(path: string, names?: string[], header?: SafetensorsHeader): Promise<Map<string, Tensor>> {
   return withFile(path, WHAT, async (file) => {
@@ -151,10 +163,11 @@ export async function readTensors(path: string, names?: string[], header?: Safet
     const tensors = new Map<string, Tensor>()
     for (const name of names ?? byName.keys()) {
       const entry = byName.get(name)
-      if (!entry) throw invalid(path, `Expected a tensor named ${name} but the file has none`)
+      if (!entry) throw invalid(path, `Expected a tensor named ${shown(name)} but the file has none`)
       const { dtype, shape, offset, byteLength } = entry
-      if (dtype !== 'F32' && dtype !== 'F16' && dtype !== 'BF16') {
-        throw invalid(path, `Expected F32, F16 or BF16 for tensor ${shown(name)} but received ${dtype}`)
+      if (!isNumberType(dtype)) {
+        const problem = `Expected ${NUMBER_TYPES.join(', ')} for tensor ${shown(name)} in ${path} but received ${dtype}`
+        throw new LorafuseError('SAFETENSORS_INVALID', `${problem}, which is not supported`)
       }
       tensors.set(name, { dtype, shape, data: widen(await readBytes(file, path, offset, byteLength), dtype) })
     }

@@ -3,7 +3,8 @@
  * a field stands here and in the network that uses it. Throws `MODEL_UNSUPPORTED` for what the networks here do not compute and
  * `MODEL_INVALID` for a value that makes no sense.
  */
-import { LorafuseError } from '../errors.js'
+import { isDeepStrictEqual } from 'node:util'
+import { LorafuseError, shown } from '../errors.js'
 import type { Json } from '../files/json.js'
 import type { NetworkConfig } from '../native.js'
 
@@ -26,6 +27,12 @@ export function unsupported(problem: string): LorafuseError {
   return new LorafuseError('MODEL_UNSUPPORTED', `${problem}. Use a Stable Diffusion 1.x model`)
 }
 
+/** No size of a network comes near; the products of a few such numbers can still be counted. */
+const MOST = 2 ** 20
+/** Levels of a network, and layers of one level or of a text encoder. */
+const MOST_LEVELS = 8
+const MOST_LAYERS = 128
+
 /** Typed reads of a JSON config: null counts as absent, an absent key has its default, and an error names file and key. */
 export class ConfigReader {
   constructor(
@@ -33,34 +40,38 @@ export class ConfigReader {
     readonly json: Json,
   ) {}
 
-  private fail(key: string, what: string): LorafuseError {
-    return new LorafuseError('MODEL_INVALID', `Expected ${what} for ${key} in ${this.path} but received ${JSON.stringify(this.json[key])}`)
-  }
-
   private read<Value>(key: string, fallback: Value, what: string, valid: (value: unknown) => boolean): Value {
     const value = this.json[key] ?? fallback
-    if (!valid(value)) throw this.fail(key, what)
-    return value as Value
+    if (valid(value)) return value as Value
+    throw new LorafuseError('MODEL_INVALID', `Expected ${what} for ${key} in ${this.path} but received ${shown(this.json[key])}`)
   }
 
-  number(key: string, fallback: number): number {
-    return this.read(key, fallback, 'a number', (value) => typeof value === 'number' && Number.isFinite(value))
+  number(key: string, fallback: number, least: number, most: number): number {
+    return this.read(key, fallback, `a number from ${least} to ${most}`, (value) => inRange(value, least, most))
   }
 
-  count(key: string, fallback: number): number {
-    return this.read(key, fallback, 'a whole number of 1 or more', isCount)
+  /** Reads a whole number. */
+  integer(key: string, fallback: number, least: number, most: number): number {
+    const valid = (value: unknown) => Number.isInteger(value) && inRange(value, least, most)
+    return this.read(key, fallback, `a whole number from ${least} to ${most}`, valid)
   }
 
-  counts(key: string, fallback: number[]): number[] {
-    return this.read(key, fallback, 'a list of whole numbers', (value) => Array.isArray(value) && value.length > 0 && value.every(isCount))
+  count(key: string, fallback: number, most = MOST): number {
+    return this.integer(key, fallback, 1, most)
   }
 
-  /** Reads one number per block: from a list, or the same number for all. */
-  countPerBlock(key: string, fallback: number, length: number): number[] {
-    const value = this.json[key] ?? fallback
-    if (!Array.isArray(value)) return new Array<number>(length).fill(this.count(key, fallback))
-    if (value.length !== length) throw this.fail(key, `${length} numbers`)
-    return this.counts(key, [])
+  /** Reads a list of counts, of 1 to `longest`; `shortest`: the least of them that make sense. */
+  counts(key: string, fallback: number[], shortest = 1, longest = MOST_LEVELS, most = MOST): number[] {
+    const length = shortest === longest ? `${shortest}` : `${shortest} to ${longest}`
+    const valid = (value: unknown) =>
+      Array.isArray(value) && value.length >= shortest && value.length <= longest && value.every((item) => isCount(item, most))
+    return this.read(key, fallback, `a list of ${length} whole numbers from 1 to ${most}`, valid)
+  }
+
+  /** Reads `length` counts: from a list, or the same number for all. */
+  countEach(key: string, fallback: number, length: number, most = MOST): number[] {
+    if (Array.isArray(this.json[key])) return this.counts(key, [], length, length, most)
+    return new Array<number>(length).fill(this.count(key, fallback, most))
   }
 
   flag(key: string, fallback: boolean): boolean {
@@ -74,16 +85,27 @@ export class ConfigReader {
   /** Throws `MODEL_UNSUPPORTED` unless the key is absent or has one of the values, the first of which is the default. */
   only<Value>(key: string, ...values: Value[]): Value {
     const value = this.json[key] ?? values[0]
-    if (!values.some((allowed) => JSON.stringify(allowed) === JSON.stringify(value))) {
-      const wanted = values.map((allowed) => JSON.stringify(allowed)).join(' or ')
-      throw unsupported(`Expected ${wanted} for ${key} in ${this.path} but received ${JSON.stringify(value)}, which is not supported`)
+    if (!values.some((allowed) => isDeepStrictEqual(allowed, value))) {
+      const wanted = values.map(shown).join(' or ')
+      throw unsupported(`Expected ${wanted} for ${key} in ${this.path} but received ${shown(value)}, which is not supported`)
     }
     return value as Value
   }
+
+  /** Throws `MODEL_INVALID` unless all the widths can be split into `parts`, e.g. `heads`. */
+  checkDivides(parts: string, count: number, widths: number[]): void {
+    const odd = widths.find((width) => width % count !== 0)
+    if (odd === undefined) return
+    throw new LorafuseError('MODEL_INVALID', `Expected ${parts} that divide ${odd} channels in ${this.path} but received ${count}`)
+  }
 }
 
-function isCount(value: unknown): value is number {
-  return Number.isSafeInteger(value) && (value as number) >= 1
+function inRange(value: unknown, least: number, most: number): boolean {
+  return typeof value === 'number' && value >= least && value <= most
+}
+
+function isCount(value: unknown, most: number): value is number {
+  return Number.isInteger(value) && inRange(value, 1, most)
 }
 
 /** The values that keys of a UNet's config may have. */
@@ -113,35 +135,31 @@ export function unetConfig(config: ConfigReader) {
     const types = config.names(key, fallback)
     const odd = types.find((type) => type !== cross && type !== plain)
     if (odd !== undefined || types.length !== blocks) {
-      const received = odd ?? `${types.length} of them`
+      const received = odd === undefined ? `${types.length} of them` : shown(odd)
       throw unsupported(`Expected ${blocks} of ${cross} or ${plain} for ${key} in ${config.path} but received ${received}`)
     }
     return types
   }
   const [down, up] = ['CrossAttnDownBlock2D', 'CrossAttnUpBlock2D']
   const headsKey = config.json.num_attention_heads == null ? 'attention_head_dim' : 'num_attention_heads'
-  const heads = config.countPerBlock(headsKey, 8, blocks)
+  const heads = config.countEach(headsKey, 8, blocks)
+  for (const [i, channels] of block_out_channels.entries()) config.checkDivides('heads', heads[i] as number, [channels])
   const norm_num_groups = config.count('norm_num_groups', 32)
-  block_out_channels.forEach((channels, i) => {
-    for (const [name, parts] of [['heads', heads[i] as number] as const, ['groups', norm_num_groups] as const]) {
-      if (channels % parts === 0) continue
-      throw new LorafuseError('MODEL_INVALID', `Expected ${name} that divide ${channels} channels in ${config.path} but received ${parts}`)
-    }
-  })
+  config.checkDivides('groups', norm_num_groups, block_out_channels)
   return {
     in_channels: config.count('in_channels', 4),
     out_channels: config.count('out_channels', 4),
     block_out_channels,
     down_block_types: blockTypes('down_block_types', down, 'DownBlock2D', [down, down, down, 'DownBlock2D']),
     up_block_types: blockTypes('up_block_types', up, 'UpBlock2D', ['UpBlock2D', up, up, up]),
-    layers_per_block: config.count('layers_per_block', 2),
+    layers_per_block: config.count('layers_per_block', 2, MOST_LAYERS),
     num_attention_heads: heads,
     transformer_layers_per_block: new Array<number>(blocks).fill(1),
     cross_attention_dim: config.count('cross_attention_dim', 1280),
     norm_num_groups,
-    norm_eps: config.number('norm_eps', 1e-5),
+    norm_eps: config.number('norm_eps', 1e-5, 0, 1),
     flip_sin_to_cos: config.flag('flip_sin_to_cos', true),
-    freq_shift: config.number('freq_shift', 0),
+    freq_shift: config.only('freq_shift', 0, 1),
   } satisfies NetworkConfig
 }
 
@@ -150,14 +168,17 @@ export type UNetConfig = ReturnType<typeof unetConfig>
 /** transformers' CLIPTextConfig. */
 export function textEncoderConfig(config: ConfigReader) {
   config.only('model_type', 'clip_text_model')
+  const hidden_size = config.count('hidden_size', 512)
+  const num_attention_heads = config.count('num_attention_heads', 8)
+  config.checkDivides('heads', num_attention_heads, [hidden_size])
   return {
-    hidden_size: config.count('hidden_size', 512),
+    hidden_size,
     intermediate_size: config.count('intermediate_size', 2048),
-    num_hidden_layers: config.count('num_hidden_layers', 12),
-    num_attention_heads: config.count('num_attention_heads', 8),
+    num_hidden_layers: config.count('num_hidden_layers', 12, MOST_LAYERS),
+    num_attention_heads,
     max_position_embeddings: config.count('max_position_embeddings', 77),
     vocab_size: config.count('vocab_size', 49408),
-    layer_norm_eps: config.number('layer_norm_eps', 1e-5),
+    layer_norm_eps: config.number('layer_norm_eps', 1e-5, 0, 1),
     hidden_act: config.only('hidden_act', 'quick_gelu', 'gelu'),
   } satisfies NetworkConfig
 }
@@ -173,29 +194,35 @@ export function vaeConfig(config: ConfigReader) {
   const block_out_channels = config.counts('block_out_channels', [64])
   config.only('down_block_types', new Array<string>(block_out_channels.length).fill('DownEncoderBlock2D'))
   config.only('up_block_types', new Array<string>(block_out_channels.length).fill('UpDecoderBlock2D'))
+  const norm_num_groups = config.count('norm_num_groups', 32)
+  config.checkDivides('groups', norm_num_groups, block_out_channels)
   return {
     in_channels: config.only('in_channels', 3),
     out_channels: config.only('out_channels', 3),
     latent_channels: config.count('latent_channels', 4),
     block_out_channels,
-    layers_per_block: config.count('layers_per_block', 1),
-    norm_num_groups: config.count('norm_num_groups', 32),
+    layers_per_block: config.count('layers_per_block', 1, MOST_LAYERS),
+    norm_num_groups,
   } satisfies NetworkConfig
 }
 
 export type VaeConfig = ReturnType<typeof vaeConfig>
 
+/** At 0 nothing is learned, at 1 nothing of the image is left. */
+const [LEAST_BETA, MOST_BETA] = [1e-9, 0.999]
+
 /** `predictionTypes`: those that the model's family may have, the default first. */
 export function schedulerConfig(config: ConfigReader, predictionTypes: PredictionType[]): SchedulerConfig {
   config.only('trained_betas', null)
   for (const key of ['rescale_betas_zero_snr', 'thresholding']) config.only(key, false)
+  const numTrainTimesteps = config.count('num_train_timesteps', 1000)
   return {
-    numTrainTimesteps: config.count('num_train_timesteps', 1000),
-    betaStart: config.number('beta_start', 0.0001),
-    betaEnd: config.number('beta_end', 0.02),
+    numTrainTimesteps,
+    betaStart: config.number('beta_start', 0.0001, LEAST_BETA, MOST_BETA),
+    betaEnd: config.number('beta_end', 0.02, LEAST_BETA, MOST_BETA),
     betaSchedule: config.only('beta_schedule', 'linear', 'scaled_linear'),
     predictionType: config.only('prediction_type', ...predictionTypes),
-    stepsOffset: config.number('steps_offset', 0),
+    stepsOffset: config.integer('steps_offset', 0, 0, numTrainTimesteps - 1),
     setAlphaToOne: config.flag('set_alpha_to_one', true),
     // Clipping harms latents; it is the default of DDIM alone, so a config written for another scheduler does not ask for it.
     clipSample: config.flag('clip_sample', config.json._class_name === 'DDIMScheduler'),

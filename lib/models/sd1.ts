@@ -1,11 +1,20 @@
-import { textEncoderConfig, unetConfig, vaeConfig } from './configs.js'
+import { type ConfigReader, textEncoderConfig, type UNetConfig, unetConfig, unsupported, vaeConfig } from './configs.js'
 import type { Family } from './model.js'
+
+/** Reads the UNet's config. Throws `MODEL_UNSUPPORTED` for that of Stable Diffusion 2.x, which differs in few keys. */
+function readUNet(config: ConfigReader): UNetConfig {
+  if (config.json.cross_attention_dim === 1024) {
+    throw unsupported(`Expected Stable Diffusion 1.x but received 2.x: cross_attention_dim is 1024 in ${config.path}`)
+  }
+  config.only('use_linear_projection', false)
+  return unetConfig(config)
+}
 
 /** Stable Diffusion 1.x: a UNet, CLIP ViT-L/14 and a VAE. */
 export const sd1: Family = {
-  matches: (names) => !names.includes('text_encoder_2'),
+  matches: (names) => !['text_encoder_2', 'transformer', 'prior'].some((part) => names.includes(part)),
   networks: {
-    unet: { architecture: 'unet', title: 'the UNet', readConfig: unetConfig, loraPrefix: 'lora_unet' },
+    unet: { architecture: 'unet', title: 'the UNet', readConfig: readUNet, loraPrefix: 'lora_unet' },
     text_encoder: {
       architecture: 'clip',
       title: 'the text encoder',

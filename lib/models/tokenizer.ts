@@ -2,13 +2,15 @@
  * CLIP's tokenizer: lower-cased text, byte-level BPE. The algorithm is @huggingface/tokenizers'; this file reads a model's tokenizer folder
  * and describes CLIP's pipeline as huggingface/transformers:src/transformers/models/clip/tokenization_clip.py does.
  */
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Tokenizer as Pipeline } from '@huggingface/tokenizers'
-import { LorafuseError } from '../errors.js'
-import { type Json, parseRecord } from '../files/json.js'
+import { LorafuseError, shown } from '../errors.js'
+import { isRecord, type Json, readRecord } from '../files/json.js'
+import { readText, unlessMissing } from '../files/read.js'
 
 export interface Tokenizer {
+  /** One more than the largest id. */
+  vocabulary: number
   /** Tokens of an encoded prompt, BOS, EOS and padding included: 77. */
   length: number
   /** `[length]`: BOS, as many ids of the text as fit, EOS, padding. */
@@ -23,48 +25,63 @@ interface Vocabulary {
   merges: unknown[]
 }
 
+const WHAT = 'a tokenizer'
+/** Ids are i32. */
+const MOST_ID = 2 ** 31 - 2
+const MOST_MERGES_BYTES = 2 ** 26
+
 function invalid(path: string, problem: string): LorafuseError {
   return new LorafuseError('TOKENIZER_INVALID', `Expected CLIP's byte-level BPE for ${path} but received ${problem}`)
 }
 
-async function readText(path: string): Promise<string | undefined> {
-  return readFile(path, 'utf8').catch((cause: NodeJS.ErrnoException) => {
-    if (cause.code !== 'ENOENT') throw cause
-    return undefined
-  })
-}
-
-function parse(text: string, path: string): Json {
-  const value = parseRecord(text)
-  if (!value) throw invalid(path, 'something that is not a JSON object')
-  return value
-}
+const readJson = (path: string) => unlessMissing(readRecord(path, WHAT, (received) => invalid(path, received)))
 
 function checkVocab(value: unknown, path: string): Record<string, number> {
-  const ids = Object.values((value ?? {}) as Record<string, unknown>)
-  if (ids.length === 0 || !ids.every(Number.isSafeInteger)) throw invalid(path, 'no vocabulary of token ids')
+  const ids = isRecord(value) ? Object.values(value) : []
+  if (ids.length === 0) throw invalid(path, 'no vocabulary')
+  const odd = ids.find((id) => !Number.isInteger(id) || (id as number) < 0 || (id as number) > MOST_ID)
+  if (odd !== undefined) throw invalid(path, `the token id ${shown(odd)}`)
   return value as Record<string, number>
+}
+
+/** Checks that ids are ids, and that each merge makes a token of the vocabulary. */
+function checked(vocab: unknown, vocabPath: string, merges: unknown, path: string): Vocabulary {
+  const known = checkVocab(vocab, vocabPath)
+  if (!Array.isArray(merges)) throw invalid(path, 'no list of merges')
+  const isMerge = (merge: unknown) => {
+    const pair = typeof merge === 'string' ? merge.split(' ') : merge
+    if (!Array.isArray(pair) || pair.length !== 2) return false
+    return pair.every((token) => typeof token === 'string') && Object.hasOwn(known, pair.join(''))
+  }
+  const odd = merges.findIndex((merge) => !isMerge(merge))
+  if (odd >= 0) throw invalid(path, `the merge ${shown(merges[odd])}, which makes no token of the vocabulary`)
+  return { vocab: known, merges }
+}
+
+/** Reads the lines of `merges.txt`; undefined if there is none. */
+async function readMerges(path: string): Promise<string[] | undefined> {
+  const text = await unlessMissing(readText(path, WHAT, MOST_MERGES_BYTES)).catch((cause: unknown) => {
+    throw cause instanceof TypeError ? invalid(path, 'bytes that are no UTF-8') : cause
+  })
+  return text?.split(/\r?\n/).filter((line) => line !== '' && !line.startsWith('#version'))
 }
 
 /** Reads `vocab.json` and `merges.txt`, or else `tokenizer.json`. */
 async function readVocabulary(folder: string): Promise<Vocabulary> {
-  const vocabPath = join(folder, 'vocab.json')
-  const [vocab, merges] = await Promise.all([readText(vocabPath), readText(join(folder, 'merges.txt'))])
-  if (vocab !== undefined && merges !== undefined) {
-    const lines = merges.split(/\r?\n/).filter((line) => line !== '' && !line.startsWith('#version'))
-    return { vocab: checkVocab(parse(vocab, vocabPath), vocabPath), merges: lines }
-  }
+  const [vocabPath, mergesPath] = [join(folder, 'vocab.json'), join(folder, 'merges.txt')]
+  const [vocab, merges] = await Promise.all([readJson(vocabPath), readMerges(mergesPath)])
+  if (vocab && merges) return checked(vocab, vocabPath, merges, mergesPath)
   const path = join(folder, 'tokenizer.json')
-  const text = await readText(path)
-  if (text === undefined) {
+  const whole = await readJson(path)
+  if (!whole) {
     throw new LorafuseError(
       'MODEL_INCOMPLETE',
       `Expected vocab.json and merges.txt, or tokenizer.json, for the tokenizer but received none in ${folder}`,
     )
   }
-  const model = (parse(text, path).model ?? {}) as Record<string, unknown>
-  if (model.end_of_word_suffix !== '</w>' || !Array.isArray(model.merges)) throw invalid(path, 'another kind of tokenizer')
-  return { vocab: checkVocab(model.vocab, path), merges: model.merges }
+  const model = isRecord(whole.model) ? whole.model : {}
+  if (model.end_of_word_suffix !== '</w>') throw invalid(path, 'another kind of tokenizer')
+  return checked(model.vocab, path, model.merges, path)
 }
 
 /** Finds a special token in `tokenizer_config.json` or `special_tokens_map.json`: a string, or an object with `content`. */
@@ -113,14 +130,11 @@ function clipPipeline({ vocab, merges }: Vocabulary, specials: string[], unknown
 /** Loads a model's `tokenizer` folder. Throws `MODEL_INCOMPLETE` where its files are missing, `TOKENIZER_INVALID`. */
 export async function loadTokenizer(folder: string): Promise<Tokenizer> {
   const vocabulary = await readVocabulary(folder)
-  const configs = await Promise.all(
-    ['tokenizer_config.json', 'special_tokens_map.json'].map(async (name) =>
-      parse((await readText(join(folder, name))) ?? '{}', join(folder, name)),
-    ),
-  )
+  const names = ['tokenizer_config.json', 'special_tokens_map.json']
+  const configs = await Promise.all(names.map(async (name) => (await readJson(join(folder, name))) ?? {}))
   const idOf = (token: string): number => {
     const id = Object.hasOwn(vocabulary.vocab, token) ? vocabulary.vocab[token] : undefined
-    if (id === undefined) throw invalid(folder, `a vocabulary without ${token}`)
+    if (id === undefined) throw invalid(folder, `a vocabulary without ${shown(token)}`)
     return id
   }
   const bos = special(configs, 'bos_token') ?? '<|startoftext|>'
@@ -128,10 +142,14 @@ export async function loadTokenizer(folder: string): Promise<Tokenizer> {
   const [bosId, eosId, padId] = [idOf(bos), idOf(eos), idOf(special(configs, 'pad_token') ?? eos)]
   const unknown = special(configs, 'unk_token') ?? eos
   const maximum = configs[0]?.model_max_length
-  const length = typeof maximum === 'number' && maximum >= 2 && maximum < 1e6 ? maximum : 77
+  // transformers writes 1e30 where no length is known.
+  const known = maximum !== undefined && maximum !== null && !(typeof maximum === 'number' && maximum > MOST_ID)
+  const length = known ? (maximum as number) : 77
+  if (!Number.isInteger(length) || length < 2) throw invalid(folder, `${shown(maximum)} as model_max_length`)
   const pipeline = new Pipeline(clipPipeline(vocabulary, [bos, eos], Object.hasOwn(vocabulary.vocab, unknown) ? unknown : eos), {})
   const idsOf = (text: string) => pipeline.encode(text).ids
   return {
+    vocabulary: Object.values(vocabulary.vocab).reduce((most, id) => Math.max(most, id), 0) + 1,
     length,
     encode(text) {
       const encoded = new Int32Array(length).fill(padId)

@@ -87,7 +87,7 @@ const mistakes: { words: string[]; error: string }[] = [
   },
   {
     words: ['generate', '--model', tiny, '--prompt', 'x <lora:a:b>'],
-    error: 'error PROMPT_INVALID: Expected <lora:name:weight> in the prompt but received <lora:a:b>',
+    error: 'error PROMPT_INVALID: Expected <lora:name:weight> in the prompt but received "<lora:a:b>"',
   },
   {
     words: ['train', '--network_dims', '4'],
@@ -123,7 +123,7 @@ test('a LoRA that is not there is named with the places that were tried, and not
   ]) {
     const { code, stderr } = await lorafuse([...words, ...rest])
     assert.equal(code, 1)
-    assert.match(stderr, /^error LORA_NOT_FOUND: Expected a LoRA file for .*none but received none of /)
+    assert.match(stderr, /^error LORA_NOT_FOUND: Expected a LoRA file for ".*none" but received none of /)
     assert.ok(stderr.includes(`${folder}/none, ${folder}/none.safetensors`), stderr)
   }
   assert.deepEqual(await readdir(folder), [])

@@ -80,6 +80,15 @@ test("names are diffusers' and PEFT's", () => {
       assert.deepEqual(parsePeftName(`${network}.${path}.${matrix}.weight`), { network, layer, role })
   }
   assert.deepEqual(parsePeftName(`base_model.model.${path}.lora_B.default.weight`), { network: 'unet', layer, role: 'up' })
+  // save_lora_adapter writes no prefix; diffusers' first files have processors.
+  assert.deepEqual(parsePeftName(`${path}.lora_A.weight`), { network: 'unet', layer, role: 'down' })
+  assert.deepEqual(parsePeftName(`unet.${path}.alpha`), { network: 'unet', layer, role: 'alpha' })
+  const processor = `${block}.attn1.processor`
+  assert.deepEqual(parsePeftName(`unet.${processor}.to_out_lora.down.weight`), { network: 'unet', layer, role: 'down' })
+  assert.deepEqual(parsePeftName(`${processor}.to_q_lora.up.weight`)?.layer, `${block}.attn1.to_q`.replaceAll('.', '_'))
+  const text = 'text_model.encoder.layers.0.mlp.fc1'
+  for (const prefix of ['', 'base_model.model.', 'text_encoder.'])
+    assert.equal(parsePeftName(`${prefix}${text}.lora_A.weight`)?.network, 'text_encoder')
   assert.equal(parsePeftName(kohyaName(prefixes, 'unet', path, 'up')), undefined)
 })
 

@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict'
+import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
+import fc from 'fast-check'
 import { type Adapters, attachStack, parameterCount } from '../../../lib/adapters/adapter.js'
 import { kohyaTensors, readAdapters } from '../../../lib/adapters/files.js'
 import { kohyaLayer } from '../../../lib/adapters/kohya.js'
@@ -10,6 +12,7 @@ import { loraPrefixes } from '../../../lib/models/model.js'
 import { sd1 } from '../../../lib/models/sd1.js'
 import type { Layer } from '../../../lib/native.js'
 import { FakeSession, parametersOf } from '../../fixtures/fake-session.js'
+import { writeRaw } from '../../fixtures/safetensors.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 import { pattern } from '../../train/pattern.js'
 
@@ -22,7 +25,8 @@ const modules: Layer[] = [
 
 const prefixes = loraPrefixes(sd1)
 const kohyaName = (path: string) => kohyaLayer(prefixes, 'unet', path)
-const readLora = (path: string) => readAdapters(kind, path, 'unet', modules, prefixes)
+const target = { network: 'unet', layers: modules, prefixes, baseModelVersion: 'sd_v1' }
+const readLora = (path: string) => readAdapters(kind, path, target)
 type Lora = Map<string, LoraPart>
 
 function attached(layers: Layer[], rank: number, alpha: number): Adapters {
@@ -83,7 +87,7 @@ test("diffusers' and PEFT's layouts say the same as kohya's", async (t) => {
   const layouts: [string, string, Record<string, string>, number][] = [
     [`unet.${path}.lora_A.weight`, `unet.${path}.lora_B.weight`, {}, 1],
     [`unet.${path}.lora.down.weight`, `unet.${path}.lora.up.weight`, {}, 1],
-    [`base_model.model.${path}.lora_A.weight`, `base_model.model.${path}.lora_B.weight`, {}, 1],
+    [`${path}.lora_A.weight`, `${path}.lora_B.weight`, { lora_adapter_metadata: '{"r":2,"lora_alpha":5}' }, 2.5],
     [`unet.${path}.lora_A.weight`, `unet.${path}.lora_B.weight`, { lora_adapter_metadata: '{"unet.r":2,"unet.lora_alpha":5}' }, 2.5],
     [`${kohyaName(path)}.lora_down.weight`, `${kohyaName(path)}.lora_up.weight`, {}, 1],
   ]
@@ -147,39 +151,103 @@ const matrix = (name: string, rows: number, columns: number): NamedTensor => ({
   data: new Float32Array(rows * columns),
 })
 const to_out = kohyaName(modules[1]!.path)
-const refused: { what: string; tensors: NamedTensor[]; metadata?: Record<string, string>; code: string; says: RegExp }[] = [
+const pair = (rank: number, inputs = 6) => [matrix(`${to_out}.lora_down.weight`, rank, inputs), matrix(`${to_out}.lora_up.weight`, 6, rank)]
+const refused: { what: string; tensors: NamedTensor[]; code: string; says: RegExp }[] = [
   { what: 'nothing', tensors: [], code: 'LORA_UNSUPPORTED', says: /received none/ },
+  { what: 'half of a layer', tensors: [pair(1)[0]!], code: 'LORA_UNSUPPORTED', says: /both matrices beside ".*lora_down\.weight"/ },
   {
-    what: "the text encoder's layers",
-    tensors: [matrix('lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight', 1, 6)],
+    what: 'a layer in two layouts',
+    tensors: [...pair(1), matrix(`unet.${modules[1]!.path}.lora_A.weight`, 1, 6)],
     code: 'LORA_UNSUPPORTED',
-    says: /received the tensor lora_te_/,
-  },
-  { what: 'another kind of adapter', tensors: [matrix(`${to_out}.hada_w1_a`, 1, 6)], code: 'LORA_UNSUPPORTED', says: /hada_w1_a/ },
-  { what: 'half of a layer', tensors: [matrix(`${to_out}.lora_down.weight`, 1, 6)], code: 'LORA_UNSUPPORTED', says: /both matrices/ },
-  {
-    what: 'ranks by layer in the metadata',
-    tensors: [matrix(`unet.${modules[1]!.path}.lora_A.weight`, 1, 6), matrix(`unet.${modules[1]!.path}.lora_B.weight`, 6, 1)],
-    metadata: { lora_adapter_metadata: '{"unet.r":1,"unet.lora_alpha":1,"unet.rank_pattern":{"a":2}}' },
-    code: 'LORA_UNSUPPORTED',
-    says: /rank_pattern/,
+    says: /one LoRA in .* but received two: ".*" and ".*"/,
   },
   {
     what: 'a layer the model lacks',
-    tensors: [matrix('lora_unet_input_blocks_4_1_proj_in.lora_down.weight', 1, 6)],
+    tensors: [matrix('lora_unet_mid_block_attentions_7_proj_in.lora_down.weight', 1, 6)],
     code: 'LORA_MISMATCH',
-    says: /received lora_unet_input_blocks_4_1_proj_in/,
+    says: /received "lora_unet_mid_block_attentions_7_proj_in/,
   },
   {
     what: 'a layer of another size',
-    tensors: [matrix(`${to_out}.lora_down.weight`, 1, 8), matrix(`${to_out}.lora_up.weight`, 8, 1)],
+    tensors: pair(1, 8),
     code: 'LORA_MISMATCH',
-    says: /Expected \[rank, 6\] for .* but received \[1, 8\]/,
+    says: /Expected \[rank, 6\] for .* but received \[ 1, 8 \]/,
   },
+  { what: 'rank 0', tensors: pair(0), code: 'LORA_INVALID', says: /a rank of 1 or more in .* but received \[ 0, 6 \]/ },
+  ...[Number.NaN, Infinity, -Infinity].map((value) => ({
+    what: `${value} among its numbers`,
+    tensors: pair(1).map((tensor, i) => (i ? { ...tensor, data: tensor.data.map((zero, at) => (at === 3 ? value : zero)) } : tensor)),
+    code: 'LORA_INVALID',
+    says: /finite numbers in .* but received NaN or infinity for ".*lora_up\.weight"; its training failed/,
+  })),
+  ...[[Number.NaN], [Infinity], [1, 2], []].map((values) => ({
+    what: `an alpha of [${values}]`,
+    tensors: [...pair(1), { name: `${to_out}.alpha`, dtype: 'F32' as const, shape: [values.length], data: Float32Array.from(values) }],
+    code: 'LORA_INVALID',
+    says: /one finite number for ".*alpha" in /,
+  })),
 ]
 
-for (const { what, tensors, metadata, code, says } of refused) {
+for (const { what, tensors, code, says } of refused) {
   test(`a file with ${what} is refused`, async (t) => {
-    await assert.rejects(readLora(await write(t, tensors, metadata)), { code, message: says })
+    await assert.rejects(readLora(await write(t, tensors)), { code, message: says })
   })
 }
+
+test('a weight that makes a LoRA overflow is refused', () => {
+  const { path, inFeatures, outFeatures } = modules[0]!
+  const part = { rank: 1, scale: 1, down: new Float32Array(inFeatures).fill(1), up: new Float32Array(outFeatures).fill(1e30) }
+  assert.throws(() => stackLoras([{ part: new Map([[path, part]]), weight: 1e30 }]), {
+    code: 'LORA_INVALID',
+    message: /use smaller weights/,
+  })
+})
+
+test('matrices of 8 bits are read, and alphas of any type', async (t) => {
+  // 2, −1 and 448 in both types of 8 bits; the largest of F8_E5M2 is 57,344.
+  const bytes = { F8_E4M3: [0x40, 0xb8, 0x7e], F8_E5M2: [0x40, 0xbc, 0x5f] }
+  const alphas: [string, ArrayBufferView][] = [
+    ['I64', BigInt64Array.of(3n)],
+    ['I32', Int32Array.of(3)],
+    ['F64', Float64Array.of(3)],
+    ['BF16', Uint16Array.of(0x4040)],
+  ]
+  for (const [dtype, [two, minusOne, large]] of Object.entries(bytes) as [string, [number, number, number]][]) {
+    for (const [type, alpha] of alphas) {
+      const file = join(await temporaryFolder(t), 'x.safetensors')
+      await writeRaw(file, [
+        { name: `${to_out}.lora_down.weight`, dtype, shape: [2, 6], data: Uint8Array.of(two, minusOne, large, 0, 0, 0, 0, 0, 0, 0, 0, 0) },
+        { name: `${to_out}.lora_up.weight`, dtype, shape: [6, 2], data: new Uint8Array(12).fill(minusOne) },
+        { name: `${to_out}.alpha`, dtype: type, shape: [], data: alpha },
+      ])
+      const part = (await readLora(file)).get(modules[1]!.path)!
+      assert.equal(part.scale, 1.5, `${dtype} ${type}`)
+      assert.deepEqual([...part.down.subarray(0, 4), part.up[11]], [2, -1, 448, 0, -1], dtype)
+    }
+  }
+})
+
+test('matrices of whole numbers are refused, not called damaged', async (t) => {
+  const file = join(await temporaryFolder(t), 'x.safetensors')
+  await writeRaw(file, [{ name: `${to_out}.lora_down.weight`, dtype: 'I8', shape: [1, 6], data: new Uint8Array(6) }])
+  await assert.rejects(readLora(file), { code: 'LORA_UNSUPPORTED', message: /Expected floats in .* but received I8 for/ })
+})
+
+test('damaged LoRAs are refused by a code, or give finite numbers', async (t) => {
+  const adapters = attached(modules, 2, 3)
+  const whole = await readFile(await write(t, kohyaTensors(adapters, random('c', adapters), 'F16', prefixes)))
+  const file = join(await temporaryFolder(t), 'x.safetensors')
+  const damage = fc.array(fc.tuple(fc.nat(whole.length - 1), fc.constantFrom(0, 0x22, 0x7c, 0x7f, 0xff)), { minLength: 1, maxLength: 3 })
+  const codes = ['SAFETENSORS_INVALID', 'LORA_INVALID', 'LORA_UNSUPPORTED', 'LORA_MISMATCH']
+  await fc.assert(
+    fc.asyncProperty(damage, async (changes) => {
+      const bytes = Uint8Array.from(whole)
+      for (const [at, value] of changes) bytes[at] = value
+      await writeFile(file, bytes)
+      const found = await readLora(file).catch((error: { code?: string }) => String(error.code))
+      if (typeof found === 'string') assert.ok(codes.includes(found), found)
+      else assert.ok(stackLoras([{ part: found, weight: 1 }]).weights.every(Number.isFinite))
+    }),
+    { numRuns: 300 },
+  )
+})

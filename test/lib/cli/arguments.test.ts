@@ -128,3 +128,17 @@ test('an option is taken out with its value', () => {
   assert.deepEqual(without(['--a', '1', '--resume', 'x', '--b'], '--resume'), ['--a', '1', '--b'])
   assert.deepEqual(without(['--resume', '--b', '--resume=y', 'c'], '--resume'), ['--b', 'c'])
 })
+
+test('words of any length make a short sentence', () => {
+  const long = 'x'.repeat(100_000)
+  for (const words of [[long], [`--${long}`], [`--${long}=1`], ['--', long], [`-${long}`]]) {
+    assert.throws(
+      () => train(...words),
+      (error: Error) => error.name === 'LorafuseError' && error.message.length < 400,
+    )
+  }
+  assert.throws(
+    () => read(long),
+    (error: Error) => error.name === 'LorafuseError' && error.message.length < 400,
+  )
+})

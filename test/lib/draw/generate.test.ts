@@ -1,14 +1,19 @@
 import assert from 'node:assert/strict'
-import { readdir, readFile, writeFile } from 'node:fs/promises'
+import { execFile } from 'node:child_process'
+import { readdir, readFile, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { promisify } from 'node:util'
 import sharp from 'sharp'
 import { type GeneratedImage, type GenerateEvent, generate } from '../../../lib/draw/generate.js'
 import { Pipeline } from '../../../lib/draw/pipeline.js'
 import { readTexts } from '../../../lib/draw/png.js'
-import { writeSafetensors } from '../../../lib/files/safetensors.js'
+import { LorafuseError } from '../../../lib/errors.js'
+import { hashFiles } from '../../../lib/files/hashes.js'
+import { readHeader, readTensors, writeSafetensors } from '../../../lib/files/safetensors.js'
 import type { GenerateOptions } from '../../../lib/options/resolve.js'
 import { tiny, writeLora } from '../../fixtures/lora.js'
+import { alteredModel } from '../../fixtures/models.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 
 const small = { model: tiny, steps: 3, cfg: 4, seed: 1, width: 64, height: 64 }
@@ -153,7 +158,10 @@ test('a LoRA of layers outside the transformers is refused', async (t) => {
   const lora = join(await temporaryFolder(t), 'a.safetensors')
   const name = 'lora_unet_time_embedding_linear_1.lora_down.weight'
   await writeSafetensors(lora, [{ name, dtype: 'F32', shape: [1, 64], data: new Float32Array(64) }])
-  await assert.rejects(generate({ ...small, prompt: 'x', lora }), { code: 'LORA_MISMATCH', message: /received lora_unet_time_embedding/ })
+  await assert.rejects(generate({ ...small, prompt: 'x', lora }), {
+    code: 'LORA_UNSUPPORTED',
+    message: /received a LoCon.*lora_unet_time_embedding/,
+  })
 })
 
 test('a LoRA of another model is refused', async (t) => {
@@ -174,4 +182,64 @@ test('an open pipeline draws one picture after another, and after its disposal n
   assert.deepEqual(Buffer.from(first.data), await draw())
   await pipeline[Symbol.asyncDispose]()
   await assert.rejects(pipeline.draw(request), { code: 'DISPOSED' })
+})
+
+test('a LoRA that was changed after it was written is told, once, and drawn', async (t) => {
+  const folder = await temporaryFolder(t)
+  const lora = join(folder, 'a.safetensors')
+  await writeLora(lora, 1)
+  const { metadata, dataStart } = await readHeader(lora)
+  const tensors = [...(await readTensors(lora))].map(([name, tensor]) => ({ name, ...tensor, dtype: 'F32' as const }))
+  const hash = await hashFiles([lora], { start: dataStart })
+  const warningsOf = async (stored: string) => {
+    await writeSafetensors(lora, tensors, { ...metadata, sshs_model_hash: stored })
+    const warnings: string[] = []
+    const onEvent = (event: GenerateEvent) => event.type === 'warning' && warnings.push(`${event.code} ${event.message}`)
+    const [image] = await generate({ ...small, prompt: ['an apple', 'a house'], lora, steps: 1 }, { onEvent })
+    assert.match(image!.parameters, new RegExp(`a: ${hash.slice(0, 12)}`))
+    return warnings
+  }
+  assert.deepEqual(await warningsOf(hash.toUpperCase()), [])
+  const [warning = '', ...more] = await warningsOf('0'.repeat(64))
+  assert.match(warning, new RegExp(`^HASH_MISMATCH Expected the hash "0{64}" that ${lora} holds but its tensors have ${hash}`))
+  assert.deepEqual(more, [])
+})
+
+test("PEFT's file without its config is drawn, and told", async (t) => {
+  const lora = join(await temporaryFolder(t), 'adapter_model.safetensors')
+  const path = 'base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q'
+  await writeSafetensors(lora, [
+    { name: `${path}.lora_A.weight`, dtype: 'F32', shape: [1, 192], data: new Float32Array(192) },
+    { name: `${path}.lora_B.weight`, dtype: 'F32', shape: [192, 1], data: new Float32Array(192) },
+  ])
+  const codes: string[] = []
+  const onEvent = (event: GenerateEvent) => event.type === 'warning' && codes.push(event.code)
+  await generate({ ...small, prompt: ['x', 'y'], lora, steps: 1 }, { onEvent })
+  assert.deepEqual(codes, ['LORA_SCALE_UNKNOWN'])
+})
+
+test('a picture of no numbers is an error, not blank', async (t) => {
+  const model = await alteredModel(await temporaryFolder(t), Uint8Array.of(0, 0x7e))
+  await assert.rejects(generate({ ...small, model, prompt: 'x' }), { code: 'NAN_PICTURE', message: /from the UNet but received NaN/ })
+  const lora = join(await temporaryFolder(t), 'a.safetensors')
+  await writeLora(lora, 1, 3e38)
+  await assert.rejects(generate({ ...small, prompt: 'x', lora }), { code: 'LORA_INVALID', message: /use smaller weights/ })
+})
+
+test('a LoRA that is a pipe, or lies behind a circle of links, does not hang', async (t) => {
+  const folder = await temporaryFolder(t)
+  const lora = join(folder, 'a.safetensors')
+  await promisify(execFile)('mkfifo', [lora])
+  await assert.rejects(generate({ ...small, prompt: 'x', lora }), {
+    code: 'FILE_UNREADABLE',
+    message: /Expected a LoRA at .* received a pipe/,
+  })
+  await symlink(join(folder, 'b'), join(folder, 'b'))
+  await assert.rejects(generate({ ...small, prompt: 'x', lora: join(folder, 'b') }), { code: 'FILE_UNREADABLE', message: /links/ })
+  const message = /Expected a LoRA file for ".*" but received the folder .*; name the file in it$/
+  await assert.rejects(generate({ ...small, prompt: 'x', lora: folder }), { code: 'LORA_NOT_FOUND', message })
+  for (const name of ['none', 'n'.repeat(100_000)]) {
+    const error = await generate({ ...small, prompt: `<lora:${name}:1>`, loraDir: folder }).catch((cause: unknown) => cause)
+    assert.ok(error instanceof LorafuseError && error.code === 'LORA_NOT_FOUND' && error.message.length < 700, String(error).slice(0, 500))
+  }
 })

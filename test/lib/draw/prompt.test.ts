@@ -13,15 +13,53 @@ test('LoRAs are taken out of a prompt', () => {
   assert.deepEqual(parsePrompt('plain <3 <hyper:x:1>').loras, [])
 })
 
-test("of two weights the second is the UNet's", () => {
-  assert.deepEqual(parsePrompt('<lora:a:1:-0.5>').loras, [{ name: 'a', weight: -0.5 }])
+test("as in A1111, weights are the text encoder's and the UNet's, in this order or by name", () => {
+  const tags = {
+    '1:-0.5': -0.5,
+    '1:te=0.2': 0.2,
+    '0.3:unet=0.7': 0.7,
+    'unet=0.7': 0.7,
+    'te=2': 2,
+    'te=2:0.5': 2,
+    'te=2:0.1:0.5': 0.5,
+    ' 1e-1 ': 0.1,
+  }
+  for (const [weights, weight] of Object.entries(tags)) {
+    assert.deepEqual(parsePrompt(`<lora:a:${weights}>`), { text: '', loras: [{ name: 'a', weight }] }, weights)
+  }
+  assert.deepEqual(parsePrompt('<lyco:a:0.5>').loras, [{ name: 'a', weight: 0.5 }])
 })
 
 test('a tag without name or number is refused', () => {
-  for (const tag of ['<lora:>', '<lora:a:much>', '<lora:a:>', '<lora::1>']) {
-    const message = `Expected <lora:name:weight> in the prompt but received ${tag}`
+  for (const tag of [
+    '<lora:>',
+    '<lora:a:much>',
+    '<lora:a:>',
+    '<lora::1>',
+    '<lora:a:1:x>',
+    '<lora:a:lbw=MIDD>',
+    '<lora:a:NaN>',
+    '<lora:a:1:2:3:4>',
+  ]) {
+    const message = `Expected <lora:name:weight> in the prompt but received "${tag}"`
     assert.throws(() => parsePrompt(`x ${tag}`), { code: 'PROMPT_INVALID', message })
   }
+})
+
+test('a rank to cut a LoRA to is refused, not taken for a weight', () => {
+  for (const tag of ['<lora:a:1:0.5:8>', '<lora:a:1:dyn=8>']) {
+    assert.throws(() => parsePrompt(tag), { code: 'PROMPT_INVALID', message: /a rank to cut it to \(dyn\) is not supported/ })
+  }
+})
+
+test('a tag without its end is refused, not drawn', () => {
+  for (const prompt of ['a cat <lora:zz', '<lora:a <lora:b:1>', 'a <lora:', '<lyco:a\n']) {
+    assert.throws(() => parsePrompt(prompt), { code: 'PROMPT_INVALID', message: /received "<.*", which has no end$/ }, prompt)
+  }
+  assert.throws(
+    () => parsePrompt(`<lora:${'z'.repeat(1e5)}`),
+    (error: Error) => error.message.length < 300,
+  )
 })
 
 const info = {

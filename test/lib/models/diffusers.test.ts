@@ -1,44 +1,15 @@
 import assert from 'node:assert/strict'
-import { mkdir, readFile, rename, rm, truncate, writeFile } from 'node:fs/promises'
+import { readFile, rename, rm, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { type TestContext, test } from 'node:test'
-import { fileURLToPath } from 'node:url'
+import { test } from 'node:test'
 import { toHalf } from '../../../lib/files/floats.js'
 import { hashFiles } from '../../../lib/files/hashes.js'
-import { type NamedTensor, readTensors, writeSafetensors } from '../../../lib/files/safetensors.js'
+import { readTensors, writeSafetensors } from '../../../lib/files/safetensors.js'
 import { readModel } from '../../../lib/models/diffusers.js'
 import { ourName } from '../../../lib/models/names.js'
 import { sd1 } from '../../../lib/models/sd1.js'
-import { temporaryFolder } from '../../fixtures/temporary.js'
-
-const root = fileURLToPath(new URL('../../../..', import.meta.url))
-const tiny = join(root, 'examples/tiny-sd')
-const unetFile = 'unet/diffusion_pytorch_model.safetensors'
-const vaeFile = 'vae/diffusion_pytorch_model.safetensors'
-
-const configs = ['unet/config.json', 'text_encoder/config.json', 'vae/config.json', 'scheduler/scheduler_config.json']
-const tokenizer = ['tokenizer/vocab.json', 'tokenizer/merges.txt']
-const weights = [unetFile, vaeFile, 'text_encoder/model.safetensors']
-
-/** The bundled model's configs with a tensor each for weights. Written anew, not copied: a copied link would lead back to the original. */
-async function copyModel(t: TestContext): Promise<string> {
-  const folder = join(await temporaryFolder(t), 'model')
-  for (const part of ['unet', 'text_encoder', 'vae', 'scheduler', 'tokenizer']) await mkdir(join(folder, part), { recursive: true })
-  for (const file of [...configs, ...tokenizer]) await writeFile(join(folder, file), await readFile(join(tiny, file)))
-  for (const file of weights) await writeSafetensors(join(folder, file), [tensor('conv_in.weight')])
-  return folder
-}
-
-function tensor(name: string, dtype: NamedTensor['dtype'] = 'F32'): NamedTensor {
-  return { name, dtype, shape: [3], data: Float32Array.of(1, 2, 3) }
-}
-
-/** Changes keys of a config; undefined removes one. */
-async function change(folder: string, file: string, changes: Record<string, unknown>): Promise<void> {
-  const path = join(folder, file)
-  const json = JSON.parse(await readFile(path, 'utf8')) as Record<string, unknown>
-  await writeFile(path, JSON.stringify({ ...json, ...changes }))
-}
+import { tiny } from '../../fixtures/lora.js'
+import { changeConfig as change, copyModel, tensor, unetFile, vaeFile } from '../../fixtures/models.js'
 
 test('the bundled model reads, every size from its configs', async () => {
   const model = await readModel(tiny)
@@ -172,66 +143,6 @@ test('what is not there is named', async (t) => {
   await rm(join(folder, unetFile))
   await writeFile(join(folder, 'unet/diffusion_pytorch_model.bin'), '')
   await assert.rejects(readModel(folder), { code: 'MODEL_INCOMPLETE', message: /pickle/ })
-})
-
-const foreign: [string, string, Record<string, unknown>][] = [
-  ['scale-shift norms', 'unet/config.json', { resnet_time_scale_shift: 'scale_shift' }],
-  ['class embeddings', 'unet/config.json', { class_embed_type: 'timestep' }],
-  ['dual cross attention', 'unet/config.json', { dual_cross_attention: true }],
-  ['upcast attention', 'unet/config.json', { upcast_attention: true }],
-  ['added embeddings', 'unet/config.json', { addition_embed_type: 'text_time' }],
-  ['an unknown block', 'unet/config.json', { down_block_types: ['CrossAttnDownBlock2D', 'AttnDownBlock2D', 'DownBlock2D'] }],
-  ['a missing block', 'unet/config.json', { up_block_types: ['UpBlock2D', 'CrossAttnUpBlock2D'] }],
-  ['another middle', 'unet/config.json', { mid_block_type: 'UNetMidBlock2D' }],
-  ['another network', 'unet/config.json', { _class_name: 'Transformer2DModel' }],
-  ['inpainting', 'unet/config.json', { in_channels: 9 }],
-  ['another text encoder', 'unet/config.json', { cross_attention_dim: 64 }],
-  ['another activation', 'text_encoder/config.json', { hidden_act: 'relu' }],
-  ['another kind of text encoder', 'text_encoder/config.json', { model_type: 't5' }],
-  [
-    'a VAE with attention blocks',
-    'vae/config.json',
-    { down_block_types: ['AttnDownEncoderBlock2D', 'DownEncoderBlock2D', 'DownEncoderBlock2D', 'DownEncoderBlock2D'] },
-  ],
-  ['shifted latents', 'vae/config.json', { shift_factor: 0.1 }],
-  ['v-prediction', 'scheduler/scheduler_config.json', { prediction_type: 'v_prediction' }],
-  ['zero terminal SNR', 'scheduler/scheduler_config.json', { rescale_betas_zero_snr: true }],
-  ['cosine betas', 'scheduler/scheduler_config.json', { beta_schedule: 'squaredcos_cap_v2' }],
-]
-for (const [name, file, changes] of foreign) {
-  test(`${name} is refused by key and value`, async (t) => {
-    const folder = await copyModel(t)
-    await change(folder, file, changes)
-    const [key] = Object.keys(changes) as [string]
-    await assert.rejects(readModel(folder), { code: 'MODEL_UNSUPPORTED', message: new RegExp(key) })
-  })
-}
-
-test('SDXL is refused', async (t) => {
-  const folder = await copyModel(t)
-  await mkdir(join(folder, 'text_encoder_2'))
-  await assert.rejects(readModel(folder), { code: 'MODEL_UNSUPPORTED', message: /SDXL/ })
-})
-
-test('nonsense in a config is refused by key', async (t) => {
-  const cases: [string, Record<string, unknown>][] = [
-    ['unet/config.json', { block_out_channels: 'many' }],
-    ['unet/config.json', { layers_per_block: 1.5 }],
-    ['unet/config.json', { norm_eps: '1e-5' }],
-    ['unet/config.json', { attention_head_dim: [4, 4] }],
-    ['unet/config.json', { attention_head_dim: 7 }],
-    ['unet/config.json', { flip_sin_to_cos: 1 }],
-    ['text_encoder/config.json', { hidden_size: 0 }],
-    ['vae/config.json', { scaling_factor: null, latent_channels: 'four' }],
-  ]
-  for (const [file, changes] of cases) {
-    const folder = await copyModel(t)
-    await change(folder, file, changes)
-    await assert.rejects(readModel(folder), { code: 'MODEL_INVALID', message: new RegExp(file) }, JSON.stringify(changes))
-  }
-  const folder = await copyModel(t)
-  await writeFile(join(folder, 'vae/config.json'), '{')
-  await assert.rejects(readModel(folder), { code: 'MODEL_INVALID', message: /vae\/config\.json/ })
 })
 
 test('a truncated weight file is refused', async (t) => {

@@ -99,9 +99,27 @@ test('broken or foreign tokenizers are refused', async (t) => {
   const folder = await temporaryFolder(t)
   const path = join(folder, 'tokenizer.json')
   const cases = ['{', '[]', '{}', JSON.stringify({ model: { type: 'WordPiece', vocab: { a: 0 } } })]
-  cases.push(JSON.stringify({ model: { end_of_word_suffix: '</w>', merges: [], vocab: { a: 0 } } }))
+  const bpe = (model: object) => JSON.stringify({ model: { end_of_word_suffix: '</w>', merges: [], vocab: { a: 0 }, ...model } })
+  const ends = { '<|startoftext|>': 0, '<|endoftext|>': 1 }
+  cases.push(bpe({}), bpe({ vocab: { ...ends, a: -1 } }), bpe({ vocab: { ...ends, a: 2 ** 40 } }), bpe({ vocab: 'a' }))
+  for (const merges of ['a b', {}, [1], [['a']], ['a'], ['a b c'], [[1, 2]], [null]]) cases.push(bpe({ vocab: ends, merges }))
   for (const text of cases) {
     await writeFile(path, text)
     await assert.rejects(loadTokenizer(folder), { code: 'TOKENIZER_INVALID' }, text)
+  }
+})
+
+test('what stands in place of merges.txt is not taken for merges', async (t) => {
+  const folder = await temporaryFolder(t)
+  await copyFile(join(tiny, 'vocab.json'), join(folder, 'vocab.json'))
+  const others = [
+    'version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n',
+    '<!doctype html>\n<html>',
+    'Entry not found',
+    'zz qq',
+  ]
+  for (const text of others) {
+    await writeFile(join(folder, 'merges.txt'), text)
+    await assert.rejects(loadTokenizer(folder), { code: 'TOKENIZER_INVALID', message: /merges\.txt but received the merge "/ }, text)
   }
 })

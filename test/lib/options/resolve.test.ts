@@ -147,3 +147,8 @@ test('whatever is passed, the answer is options or an error with a code', () => 
     }),
   )
 })
+
+test('names of any length make a short sentence, at once', () => {
+  const long = 'x'.repeat(1_000_000)
+  refuses({ [long]: 1 }, 'OPTION_UNKNOWN', `Expected an option of train but received ${'x'.repeat(80)}…`)
+})

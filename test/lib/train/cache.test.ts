@@ -171,7 +171,7 @@ test('each different caption is encoded once', async () => {
       return { shape: [1, 1, 1], data: Float32Array.from(ids!.data) }
     },
   }
-  const tokenizer = { length: 1, encode: (text: string) => Int32Array.of(text.length), count: (text: string) => text.length }
+  const tokenizer = { vocabulary: 1, length: 1, encode: (text: string) => Int32Array.of(text.length), count: (text: string) => text.length }
   const model = { family: sd1, tokenizers: { text_encoder: tokenizer } }
   const seen: number[][] = []
   const cached = await cacheText(session, model, ['cat', '', 'cat', 'bird'], 2, (done, total) => void seen.push([done, total]))

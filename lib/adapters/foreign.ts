@@ -1,0 +1,107 @@
+/** Tells what a file is that cannot be applied as a LoRA: by the names and shapes of its tensors, and its metadata. */
+import { LorafuseError, shown } from '../errors.js'
+import type { SafetensorsHeader } from '../files/safetensors.js'
+import { shownName } from './adapter.js'
+
+type Header = Pick<SafetensorsHeader, 'tensors' | 'metadata'>
+
+/** A kind of file, by a name that one of its tensors has. */
+type Kind = [name: RegExp, kind: string, advice: string]
+
+const MERGE = 'merge it into the model with the tool that made it, or use a plain LoRA of the UNet'
+const ELSEWHERE = 'use a LoRA of the UNet'
+
+/** Adapters as LyCORIS and PEFT name them (KohakuBlueleaf/LyCORIS:lycoris/modules), and what is often kept beside LoRAs. */
+const KINDS: Kind[] = [
+  [/\.hada_[wt][12]/, 'a LoHa', MERGE],
+  [/\.lokr_[wt][12]/, 'a LoKr', MERGE],
+  [/\.(dora_scale$|lora_magnitude_vector)/, 'a DoRA', MERGE],
+  [/\.(boft_[RS]|oft_(blocks|diag|R|S))\b/, 'an OFT or BOFT', MERGE],
+  [/\.(a[12]|b[12])\.weight$/, 'a GLoRA', MERGE],
+  [/\.(on_input|ia3_l)$/, 'an (IA)³', MERGE],
+  [/\.lora_(mid|cp)\./, 'a LoCon with a core tensor', MERGE],
+  [/^lllite_/, 'a ControlNet-LLLite', ELSEWHERE],
+  [/\.(diff|diff_b|w_norm|b_norm)$/, 'differences of whole weights', MERGE],
+  [/^(control_model\.|controlnet_|lora_controlnet$|input_hint_block\.)/, 'a ControlNet', ELSEWHERE],
+  [/^(ip_adapter|image_proj)\./, 'an IP-Adapter', ELSEWHERE],
+  [/(^|[._])(motion_modules|temporal_transformer)[._]/, 'a motion module', ELSEWHERE],
+  [/^(emb_params|string_to_param|clip_[lg]$|<.+>$)/, 'an embedding of textual inversion', ELSEWHERE],
+  [/^(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner)\./, 'a whole checkpoint', ELSEWHERE],
+  [
+    /^((unet\.)?(conv_in|conv_out)|(encoder|decoder)\.conv_in|(text_model\.)?embeddings\.\w+)\.(weight|bias)$/,
+    "a model's own weights",
+    ELSEWHERE,
+  ],
+]
+
+/** LoRAs of layers that have no adapter here; what else a file may be comes first. */
+const LAYERS: Kind[] = [
+  [
+    /[._](resnets|downsamplers|upsamplers)[._]|^lora_unet_(conv_in|conv_out|time_embedding)/,
+    'a LoCon, which changes layers outside the transformers',
+    MERGE,
+  ],
+  [
+    /^(lora_te|text_encoder\.|(base_model\.model\.)?text_model\.)/,
+    'a LoRA that also changes the text encoder',
+    'train or extract one of the UNet alone, in kohya with --network_train_unet_only',
+  ],
+]
+
+/** Families: their names in kohya's `ss_base_model_version` and in `modelspec.architecture`, and in names of tensors. */
+const FAMILIES: [title: string, version: RegExp, name?: RegExp][] = [
+  ['Stable Diffusion 1.x', /^(sd|stable[-_ ]?diffusion)[-_ ]?v?1/i],
+  ['Stable Diffusion 2.x', /^(sd|stable[-_ ]?diffusion)[-_ ]?v?2/i],
+  [
+    'Stable Diffusion XL (SDXL)',
+    /^(sdxl|stable[-_ ]?diffusion[-_ ]?xl)/i,
+    /^(lora_te[12]_|text_encoder_2\.|lora_unet_(label_emb|(input|middle|output)_blocks?_))/,
+  ],
+  ['Stable Diffusion 3', /^(sd|stable[-_ ]?diffusion)[-_ ]?v?3/i, /^lora_te3_|joint_blocks/],
+  ['Flux', /^flux/i, /^lora_unet_(double|single)_blocks_|single_transformer_blocks/],
+  ['a transformer model', /^$/, /^(lora_transformer_|transformer\.|diffusion_model\.)/],
+]
+/** The width of the text that cross attention takes. */
+const TEXT_WIDTHS = new Map([
+  [768, 'Stable Diffusion 1.x'],
+  [1024, 'Stable Diffusion 2.x'],
+  [2048, 'Stable Diffusion XL (SDXL)'],
+])
+
+/** Names the family that a version stands for. */
+function titleOf(version: string | undefined): string | undefined {
+  if (version === undefined || version === '') return undefined
+  return FAMILIES.find(([, versions]) => versions.test(version))?.[0] ?? shown(version)
+}
+
+/** Names the family that a file was made for, if that is another than `baseModelVersion` (kohya's word, e.g. `sd_v1`), as far as it tells. */
+export function otherFamily({ tensors, metadata }: Header, baseModelVersion: string): string | undefined {
+  const { ss_base_model_version: version, ss_v2: second, 'modelspec.architecture': architecture } = metadata
+  const told = titleOf(version ?? (second === 'True' ? 'sd_v2' : architecture))
+  const named = FAMILIES.find(([, , pattern]) => pattern && tensors.some(({ name }) => pattern.test(name)))?.[0]
+  const keys = tensors.find(({ name }) => /attn2[._]to_k[._](lora_down|lora_A|lora\.down)/.test(name))
+  const own = titleOf(baseModelVersion)
+  return [named, told, TEXT_WIDTHS.get(keys?.shape[1] ?? 0)].find((family) => family !== undefined && family !== own)
+}
+
+function kindIn(kinds: Kind[], { tensors }: Header): { kind: string; advice: string } | undefined {
+  for (const [pattern, kind, advice] of kinds) {
+    const found = tensors.find(({ name }) => pattern.test(name))
+    if (found) return { kind: `${kind} (${shownName(found.name)})`, advice }
+  }
+  return undefined
+}
+
+/** Makes the error of a file with tensors that cannot be applied, which says what the file is; undefined if that is not known. */
+export function explain(path: string, header: Header, baseModelVersion: string): LorafuseError | undefined {
+  const state = 'lorafuse_state' in header.metadata ? { kind: 'a training state', advice: 'use the LoRA of the same run' } : undefined
+  const kind = state ?? kindIn(KINDS, header)
+  const family = otherFamily(header, baseModelVersion)
+  if (!kind && family !== undefined) {
+    const own = titleOf(baseModelVersion)
+    return new LorafuseError('LORA_MISMATCH', `Expected a LoRA for ${own} at ${path} but received one for ${family}; use one for ${own}`)
+  }
+  const known = kind ?? kindIn(LAYERS, header)
+  if (!known) return undefined
+  return new LorafuseError('LORA_UNSUPPORTED', `Expected a LoRA of the UNet alone at ${path} but received ${known.kind}; ${known.advice}`)
+}

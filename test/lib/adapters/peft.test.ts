@@ -1,0 +1,108 @@
+import assert from 'node:assert/strict'
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { type TestContext, test } from 'node:test'
+import { readAdapters } from '../../../lib/adapters/files.js'
+import { lora } from '../../../lib/adapters/lora.js'
+import { writeSafetensors } from '../../../lib/files/safetensors.js'
+import { loraPrefixes } from '../../../lib/models/model.js'
+import { sd1 } from '../../../lib/models/sd1.js'
+import type { Layer } from '../../../lib/native.js'
+import { temporaryFolder } from '../../fixtures/temporary.js'
+
+const block = 'mid_block.attentions.0.transformer_blocks.0'
+const paths = [`${block}.attn1.to_q`, `${block}.attn2.to_q`, `${block}.attn1.to_out.0`, 'down_blocks.0.attentions.0.proj_in']
+const layers: Layer[] = paths.map((path) => ({ path, kind: 'linear', inFeatures: 6, outFeatures: 6 }))
+const target = { network: 'unet', layers, prefixes: loraPrefixes(sd1), baseModelVersion: 'sd_v1' }
+
+interface File {
+  /** What comes before the layers' paths: PEFT's own files have `base_model.model.`. */
+  prefix?: string
+  ranks?: number[]
+  metadata?: Record<string, string>
+  /** The text of adapter_config.json. */
+  config?: string
+}
+
+async function read(t: TestContext, { prefix = 'base_model.model.', ranks = [4, 4, 4, 4], metadata = {}, config }: File) {
+  const folder = await temporaryFolder(t)
+  const tensors = paths.flatMap((path, i) => {
+    const rank = ranks[i]!
+    const data = new Float32Array(rank * 6)
+    return [
+      { name: `${prefix}${path}.lora_A.weight`, dtype: 'F32' as const, shape: [rank, 6], data },
+      { name: `${prefix}${path}.lora_B.weight`, dtype: 'F32' as const, shape: [6, rank], data },
+    ]
+  })
+  const file = join(folder, 'adapter_model.safetensors')
+  await writeSafetensors(file, tensors, metadata)
+  if (config !== undefined) await writeFile(join(folder, 'adapter_config.json'), config)
+  const warnings: string[] = []
+  const parts = await readAdapters(lora, file, target, ({ code }) => warnings.push(code))
+  return { scales: paths.map((path) => parts.get(path)?.scale), warnings }
+}
+
+const config = (values: object) =>
+  JSON.stringify({ peft_type: 'LORA', r: 4, lora_alpha: 6, use_rslora: false, init_lora_weights: true, ...values })
+
+test("the scale of PEFT's file stands in adapter_config.json beside it", async (t) => {
+  assert.deepEqual(await read(t, { config: config({}) }), { scales: [1.5, 1.5, 1.5, 1.5], warnings: [] })
+  assert.deepEqual((await read(t, { config: config({ use_rslora: true }) })).scales, [3, 3, 3, 3])
+})
+
+test('the first pattern that fits the end of a path decides, as in PEFT', async (t) => {
+  const patterns = {
+    rank_pattern: { 'attn1.to_q': 8, to_q: 2, '^down_blocks.0.attentions.0.proj_in': 3, q: 7 },
+    alpha_pattern: { '.*attn[12]\\.to_q': 4, 'attn1.to_q': 100, 'attentions.0.proj_in|none': 9, 'o_out.0': 50 },
+  }
+  const { scales } = await read(t, { ranks: [8, 2, 4, 3], config: config(patterns) })
+  assert.deepEqual(scales, [4 / 8, 4 / 2, 6 / 4, 9 / 3])
+  const stabilised = await read(t, { ranks: [8, 2, 4, 3], config: config({ ...patterns, use_rslora: true }) })
+  assert.deepEqual(stabilised.scales, [4 / Math.sqrt(8), 4 / Math.sqrt(2), 6 / 2, 9 / Math.sqrt(3)])
+})
+
+test("diffusers' metadata holds the same config, with or without the network's name", async (t) => {
+  const values = { r: 4, lora_alpha: 6, alpha_pattern: { to_q: 2 } }
+  const named = Object.fromEntries(Object.entries(values).map(([key, value]) => [`unet.${key}`, value]))
+  for (const [prefix, about] of [
+    ['unet.', { ...named, 'text_encoder.r': 9, 'text_encoder.lora_alpha': 9 }],
+    ['', values],
+  ] as const) {
+    const { scales, warnings } = await read(t, { prefix, metadata: { lora_adapter_metadata: JSON.stringify(about) } })
+    assert.deepEqual([scales, warnings], [[0.5, 0.5, 1.5, 1.5], []])
+  }
+})
+
+test("without a config, PEFT's file is read with scale 1 and a warning, diffusers' without one", async (t) => {
+  assert.deepEqual(await read(t, {}), { scales: [1, 1, 1, 1], warnings: ['LORA_SCALE_UNKNOWN'] })
+  assert.deepEqual(await read(t, { prefix: 'unet.', config: config({}) }), { scales: [1, 1, 1, 1], warnings: [] })
+})
+
+const refused: [what: string, file: File, code: string, says: RegExp][] = [
+  ['another rank', { config: config({ r: 8 }) }, 'LORA_INVALID', /rank 8, as .*adapter_config\.json says, .* received 4 for/],
+  ['rank 0', { config: config({ r: 0 }) }, 'LORA_INVALID', /rank 0/],
+  ['an alpha of words', { config: config({ lora_alpha: 'big' }) }, 'LORA_INVALID', /a number for "lora_alpha" .* received "big"/],
+  ['a pattern of words', { config: config({ rank_pattern: { to_q: 'x'.repeat(1e5) } }) }, 'LORA_INVALID', /a number for "to_q"/],
+  ['patterns in a list', { config: config({ alpha_pattern: [1] }) }, 'LORA_INVALID', /an object for alpha_pattern .* received \[ 1 \]/],
+  ['a pattern that is none', { config: config({ rank_pattern: { '(': 4 } }) }, 'LORA_UNSUPPORTED', /patterns that JavaScript reads/],
+  ['a pattern without end', { config: config({ rank_pattern: { '(([a-z_0-9.]+)+)+x': 4 } }) }, 'LORA_UNSUPPORTED', /timed out/],
+  ['DoRA', { config: config({ use_dora: true }) }, 'LORA_UNSUPPORTED', /a DoRA, as .* says/],
+  [
+    'PiSSA',
+    { config: config({ init_lora_weights: 'pissa_niter_4' }) },
+    'LORA_UNSUPPORTED',
+    /"pissa_niter_4" changed, .* convert it with PEFT/,
+  ],
+  ['a web page', { config: '<!doctype html>' }, 'LORA_INVALID', /received a web page/],
+  [
+    'no JSON',
+    { prefix: '', metadata: { lora_adapter_metadata: 'r=4' } },
+    'LORA_INVALID',
+    /a JSON object for lora_adapter_metadata .* received "r=4"/,
+  ],
+]
+for (const [what, file, code, message] of refused) {
+  test(`a config with ${what} is refused`, async (t) => {
+    await assert.rejects(read(t, file), { code, message })
+  })
+}
