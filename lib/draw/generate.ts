@@ -91,9 +91,10 @@ class Drawing {
     private readonly size: { width: number; height: number },
   ) {}
 
-  /** Says what of the prompts is not used. */
+  /** Says what is not used: threads, parts of the prompts. */
   private warn(): void {
     const { options, prompts, pipeline, context } = this
+    for (const warning of pipeline.warnings) context.onEvent?.(warning)
     const { tokenizers, family } = pipeline.model
     const tokenizer = tokenizers[family.text.encoder]!
     // Without BOS and EOS.

@@ -4,7 +4,7 @@ import { adapterCount, attachAdapters, initialWeights, parameterCount } from '..
 import { lora } from '../adapters/lora.js'
 import type { Batches } from '../data/batches.js'
 import { scanDataset } from '../data/dataset.js'
-import { computation } from '../device.js'
+import { computation, threadWarnings } from '../device.js'
 import { LorafuseError, throwIfAborted } from '../errors.js'
 import type { TrainEvent } from '../events.js'
 import { readModel } from '../models/diffusers.js'
@@ -132,6 +132,7 @@ export class Training {
     const session = this.open(model, chosen)
     let output: OutputFolder | undefined
     try {
+      for (const warning of threadWarnings(options.threads, session)) this.emit(warning)
       const adapters = attachAdapters(session, lora, model.family.trained, options, optimizer.spec)
       const memory = await planMemory({ session, model, items, chosen, label: this.label }, options)
       output = new OutputFolder(options, adapters, loraPrefixes(model.family))
