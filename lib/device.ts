@@ -3,7 +3,6 @@
 import { readFileSync } from 'node:fs'
 import { availableParallelism, freemem } from 'node:os'
 import { join } from 'node:path'
-import type { WarningEvent } from './events.js'
 import { native, type Session, type SessionOptions } from './native.js'
 import type { ResolvedTrainOptions } from './options/resolve.js'
 
@@ -18,8 +17,8 @@ export function computation({ device, precision, threads }: Pick<ResolvedTrainOp
   return { device: chosen, precision: precision === 'auto' ? (chosen === 'cuda' ? 'fp16' : 'f32') : precision, threads }
 }
 
-/** Makes the warning of a session in which fewer threads compute than were asked for; none where it has them all. */
-export function threadWarnings(asked: number, session: Pick<Session, 'threads'>): WarningEvent[] {
+/** Makes the event of a session in which fewer threads compute than were asked for; none where it has them all. */
+export function threadWarnings(asked: number, session: Pick<Session, 'threads'>): { type: 'warning'; code: string; message: string }[] {
   const threads = session.threads()
   if (threads >= asked) return []
   const why = threads < availableParallelism() ? 'the system starts no more' : 'there are no more processors'

@@ -53,14 +53,14 @@ class Job : public Napi::AsyncWorker {
  private:
   // With its result, or with what kept it from being a value.
   void settle(Napi::Env env) {
-    if (!failure_) {
+    if (result_) {
       try {
         return deferred_.Resolve(result_(env));
       } catch (const Napi::Error& error) { return deferred_.Reject(error.Value()); } catch (...) {
         failure_ = failure();
       }
     }
-    fail(*failure_);
+    fail(failure_.value_or(Error("OUT_OF_MEMORY", "The system has no more memory")));  // not even for a failure
   }
 
   const std::shared_ptr<Shared> shared_;

@@ -1,8 +1,11 @@
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import { readModel } from '../../lib/models/diffusers.js'
 import { type Network, native, type OptimizerSpec, type Session, type SessionOptions } from '../../lib/native.js'
 import { tiny } from '../fixtures/lora.js'
+import { temporaryFolder } from '../fixtures/temporary.js'
 
 const { networks } = await readModel(tiny)
 const options: SessionOptions = { device: 'cpu', threads: 1, precision: 'f32', networks }
@@ -109,4 +112,32 @@ test('a buffer is read into an array that is given', () => {
   for (const other of [there.subarray(1), new Float64Array(count), [1]])
     assert.throws(() => session.read('weights', other as Float32Array), { code: 'ARGUMENT_INVALID' })
   session.dispose()
+})
+
+test('where JavaScript has no memory for a result, the call says so and the session goes on', async () => {
+  const session = open()
+  attach(session)
+  const ids = { ids: { shape: [1, 77], data: new Int32Array(77) } }
+  const real = globalThis.Float32Array
+  const none = { code: 'OUT_OF_MEMORY' }
+  globalThis.Float32Array = class {
+    constructor() {
+      throw new RangeError('Array buffer allocation failed')
+    }
+  } as unknown as typeof Float32Array
+  try {
+    assert.throws(() => session.read('weights'), none)
+    await assert.rejects(session.run('text_encoder', 'encode', ids), none)
+  } finally {
+    globalThis.Float32Array = real
+  }
+  assert.equal((await session.run('text_encoder', 'encode', ids)).data.constructor, Float32Array)
+  session.dispose()
+})
+
+test('a pipe without a writer in place of a weight file is refused at once', async (t) => {
+  const path = join(await temporaryFolder(t), 'pipe')
+  assert.equal(spawnSync('mkfifo', [path]).status, 0)
+  const unet = { ...networks.unet!, files: [{ path, tensors: [] }] }
+  assert.throws(() => new (native().Session)({ ...options, networks: { unet } }), { code: 'FILE_UNREADABLE' })
 })

@@ -1,6 +1,6 @@
 /**
  * Terminates Workers in the middle of their work: `node terminated.js seed rounds`. Prints as JSON what the process holds after a few of
- * them and at the end.
+ * them and at the end. `node terminated.js seed exit` works in the main thread and ends with 7 in the middle of it.
  */
 import { readdirSync, readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -13,8 +13,8 @@ import { randomFrom } from './odd-values.js'
 
 const floats = (...shape: number[]) => ({ shape, data: new Float32Array(shape.reduce((a, b) => a * b, 1)).fill(0.1) })
 
-/** Trains until it is terminated, with calls that wait behind the one that runs. */
-async function work(): Promise<void> {
+/** Trains until it is terminated, with calls that wait behind the one that runs; calls `tell` once it has begun and after each step. */
+async function work(tell: (what: 'opened' | 'step') => void): Promise<void> {
   const { networks } = await readModel(tiny)
   const { cross_attention_dim: dim } = networks.unet!.config as { cross_attention_dim: number }
   const session = new (native().Session)({ device: 'cpu', threads: 2, precision: 'f32', networks })
@@ -26,11 +26,11 @@ async function work(): Promise<void> {
     ...{ latents: floats(1, 16, 16, 4), noise: floats(1, 16, 16, 4), coefficients: floats(1, 2), target_coefficients: floats(1, 2) },
     ...{ timesteps: floats(1), context: floats(1, 7, dim) },
   }
-  parentPort!.postMessage('opened')
+  tell('opened')
   for (;;) {
     const calls = [session.load(batch), session.step(new Float32Array([1]), update), session.norm(), session.losses()]
     await Promise.all(calls)
-    parentPort!.postMessage('step')
+    tell('step')
   }
 }
 
@@ -56,5 +56,8 @@ async function terminate(rounds: number, random: () => number): Promise<void> {
   process.stdout.write(JSON.stringify({ early, late: held() }))
 }
 
-if (isMainThread) await terminate(Number(process.argv[3] ?? 30), randomFrom(Number(process.argv[2] ?? 1)))
-else await work()
+const [seed = '1', rounds = '30'] = process.argv.slice(2)
+const random = randomFrom(Number(seed))
+if (!isMainThread) await work((what) => parentPort!.postMessage(what))
+else if (rounds === 'exit') await work((what) => void (what === 'step' && setTimeout(() => process.exit(7), 20 * random())))
+else await terminate(Number(rounds), random)

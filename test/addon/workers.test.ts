@@ -15,3 +15,10 @@ test('a Worker that is terminated in the middle of a step leaves no file mapped,
   // A session that is left behind takes 10 MB and more.
   assert.ok(late!.rss - early!.rss < 60 * 2 ** 20, stdout)
 })
+
+test('process.exit in the middle of a step ends the process with its own code', { timeout: 300_000 }, () => {
+  for (let seed = 0; seed < 8; seed++) {
+    const { stdout, stderr, status, signal } = spawnSync(process.execPath, [program, String(seed), 'exit'], { encoding: 'utf8' })
+    assert.deepEqual({ stdout, stderr, status, signal }, { stdout: '', stderr: '', status: 7, signal: null }, `seed ${seed}`)
+  }
+})
