@@ -1,7 +1,7 @@
 // The thread pool. Each backend library has its own inside, so the pool is compiled into this file.
 #include "cpu/threads.cc"
 
-#include "limits.h"
+#include "process_limits.h"
 #include "test.h"
 
 namespace lorafuse::test {

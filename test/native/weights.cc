@@ -9,7 +9,7 @@
 #include "backends.h"
 #include "checkpoint.h"
 #include "graphs.h"
-#include "limits.h"
+#include "process_limits.h"
 
 namespace lorafuse::test {
 namespace {
