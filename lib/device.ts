@@ -1,9 +1,9 @@
 /** Where to compute, in what precision, and how much memory there is. */
 
 import { readFileSync } from 'node:fs'
-import { freemem } from 'node:os'
+import { availableParallelism, freemem } from 'node:os'
 import { join } from 'node:path'
-import { native, type SessionOptions } from './native.js'
+import { native, type Session, type SessionOptions } from './native.js'
 import type { ResolvedTrainOptions } from './options/resolve.js'
 
 export type Computation = Pick<SessionOptions, 'device' | 'precision' | 'threads'>
@@ -15,6 +15,14 @@ export type Computation = Pick<SessionOptions, 'device' | 'precision' | 'threads
 export function computation({ device, precision, threads }: Pick<ResolvedTrainOptions, 'device' | 'precision' | 'threads'>): Computation {
   const chosen = device === 'auto' ? (native().info().cuda.available ? 'cuda' : 'cpu') : device
   return { device: chosen, precision: precision === 'auto' ? (chosen === 'cuda' ? 'fp16' : 'f32') : precision, threads }
+}
+
+/** Makes the event of a session in which fewer threads compute than were asked for; none where it has them all. */
+export function threadWarnings(asked: number, session: Pick<Session, 'threads'>): { type: 'warning'; code: string; message: string }[] {
+  const threads = session.threads()
+  if (threads >= asked) return []
+  const why = threads < availableParallelism() ? 'the system starts no more' : 'there are no more processors'
+  return [{ type: 'warning', code: 'THREADS_LIMITED', message: `Expected ${asked} threads but received ${threads}, as ${why}` }]
 }
 
 /** Reads a file of /proc or /sys; empty if there is none. */

@@ -44,7 +44,7 @@ export interface Network {
 export interface SessionOptions {
   /** `cuda`: the first GPU; throws `NO_DEVICE` without one, `BACKEND_MISSING` where this build has no CUDA backend. */
   device: 'cpu' | 'cuda'
-  /** Worker threads of the CPU, 1 or more. Results do not depend on it. */
+  /** Threads of the CPU, 1 or more; see `Session.threads`. Results do not depend on it. */
   threads: number
   /**
    * On a GPU: the type of activations and frozen weights; throws `PRECISION_UNSUPPORTED` for bf16 before Ampere. On the CPU, which
@@ -123,6 +123,8 @@ export interface BufferInfo {
  * call returns, and later calls reject with code `DISPOSED`.
  */
 export interface Session {
+  /** Returns how many threads of the CPU compute: no more than were asked for, than there are processors, and than the system starts. */
+  threads(): number
   /** Lists the layers of a network that can carry an adapter, in the order of its graph. */
   layers(network: string): Layer[]
   /**
@@ -132,8 +134,8 @@ export interface Session {
    */
   attach(adapters: AdapterSpec[], optimizer?: OptimizerSpec): Parameter[]
   buffers(): BufferInfo[]
-  /** `into`: where it is read to, of the buffer's length, and what is returned; new memory where it is left out. */
-  read(buffer: string, into?: Float32Array): Float32Array
+  /** Reads a buffer into `to`, which has its length, or into a new array. With `to` no memory is needed. */
+  read(buffer: string, to?: Float32Array): Float32Array
   write(buffer: string, data: Float32Array): void
   /** Plans the memory of a training step whose inputs have these shapes; nothing is loaded or allocated. */
   planStep(shapes: Record<string, number[]>): MemoryPlan

@@ -92,9 +92,10 @@ class Drawing {
     this.context.onEvent?.({ type: 'warning', ...warning, message: printable(warning.message) })
   }
 
-  /** Says what of the prompts is not used. */
-  private checkPrompts(): void {
+  /** Says what is not used: threads, parts of the prompts. */
+  private warnOfUnused(): void {
     const { options, prompts, pipeline } = this
+    for (const warning of pipeline.warnings) this.warn(warning)
     const { tokenizers, family } = pipeline.model
     const tokenizer = tokenizers[family.text.encoder]!
     // Without BOS and EOS.
@@ -158,7 +159,7 @@ class Drawing {
     const { options, prompts, size } = this
     const { output, compare } = options
     if (output !== undefined) await makeOutputFolder(dirname(output))
-    this.checkPrompts()
+    this.warnOfUnused()
     await this.hashLoras()
     if (compare) {
       const rows: Picture[][] = []

@@ -2,8 +2,9 @@
 import { attachStack, type Warn } from '../adapters/adapter.js'
 import { readAdapters } from '../adapters/files.js'
 import { type LoraPart, lora } from '../adapters/lora.js'
-import { computation } from '../device.js'
+import { computation, threadWarnings } from '../device.js'
 import { LorafuseError, throwIfAborted } from '../errors.js'
+import type { WarningEvent } from '../events.js'
 import { allFinite } from '../files/floats.js'
 import { readModel } from '../models/diffusers.js'
 import { loraPrefixes, type Model, openSession } from '../models/model.js'
@@ -44,12 +45,15 @@ export class Pipeline implements AsyncDisposable {
   private constructor(
     readonly model: Model,
     private readonly session: Session,
+    /** What is to be told about how it computes. */
+    readonly warnings: WarningEvent[],
   ) {}
 
   /** Throws as `readModel` and `openSession`. */
   static async open({ model: path, ...options }: PipelineOptions): Promise<Pipeline> {
     const model = await readModel(path)
-    return new Pipeline(model, openSession(model, computation(options)))
+    const session = openSession(model, computation(options))
+    return new Pipeline(model, session, threadWarnings(options.threads, session))
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

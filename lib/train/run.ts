@@ -4,7 +4,7 @@ import { adapterCount, attachAdapters, initialWeights, parameterCount } from '..
 import { lora } from '../adapters/lora.js'
 import type { Batches } from '../data/batches.js'
 import { scanDataset } from '../data/dataset.js'
-import { computation } from '../device.js'
+import { computation, threadWarnings } from '../device.js'
 import { LorafuseError, printable, throwIfAborted } from '../errors.js'
 import { Listener, type TrainEvent } from '../events.js'
 import { readModel } from '../models/diffusers.js'
@@ -137,6 +137,7 @@ export class Training {
     const session = this.open(model, chosen)
     let output: OutputFolder | undefined
     try {
+      for (const warning of threadWarnings(options.threads, session)) this.emit(warning)
       const adapters = attachAdapters(session, lora, model.family.trained, options, optimizer.spec)
       const saved = stateBuffers(session)
       const saving = chosen.device === 'cpu' ? bytesToSave(saved, adapters, options) : 0

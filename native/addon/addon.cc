@@ -9,8 +9,8 @@ WeightEntry weight_entry(const Napi::Value& value, const std::string& name) {
   const Fields from(value, name);
   return {.name = from.get("name", string),
           .dtype = from.get("dtype", one_of<DType>({{"F32", DType::f32}, {"F16", DType::f16}, {"BF16", DType::bf16}})),
-          .shape = Shape(from.get("shape", list(integer))),
-          .offset = static_cast<size_t>(from.get("offset", integer))};
+          .shape = from.get("shape", shape<0>),
+          .offset = static_cast<size_t>(from.get("offset", whole))};
 }
 
 WeightFile weight_file(const Napi::Value& value, const std::string& name) {
@@ -32,7 +32,7 @@ SessionOptions session_options(const Napi::Value& value) {
   const int64_t threads = options.get("threads", integer);
   CHECK(threads >= 1 && threads <= 1024, "ARGUMENT_INVALID", "Expected 1 to 1024 threads but received ", threads);
   return {.device = options.get("device", one_of<Device>({{"cpu", Device::cpu}, {"cuda", Device::cuda}})),
-          .threads = static_cast<int>(threads),
+          .threads = to_int(threads, "threads"),
           .precision = options.get("precision", one_of<DType>({{"f32", DType::f32}, {"fp16", DType::f16}, {"bf16", DType::bf16}})),
           .networks = options.get("networks", record(network_options))};
 }
@@ -73,7 +73,7 @@ std::optional<Update> update(const Napi::Value& value) {
   return update;
 }
 
-Shapes shapes(const Napi::Value& value) { return record(shape)(value, "shapes"); }
+Shapes shapes(const Napi::Value& value) { return record(shape<1>)(value, "shapes"); }
 Inputs inputs(const Napi::Value& value) { return record(tensor)(value, "inputs"); }
 Config settings(const Napi::Value& value) { return value.IsUndefined() ? Config() : config(value, "settings"); }
 
@@ -90,18 +90,16 @@ auto attach(const Arguments& args) {
 auto buffers(const Arguments&) {
   return [](Session& s) { return s.buffers(); };
 }
+// Into the array that is given, or into a new one.
 auto read(const Arguments& args) {
-  return [buffer = string(args[0], "buffer"), into = args[1]](Session& s) {
-    const size_t count = s.count(buffer);
-    auto array = into.IsUndefined() ? Napi::Float32Array::New(into.Env(), count) : typed_array<float>(into, "into");
-    CHECK(array.ElementLength() == count, "ARGUMENT_INVALID", "Expected ", count, " elements for into but received ",
-          array.ElementLength());
-    return s.read(buffer, array.Data()), Napi::Value(array);
+  return [buffer = string(args[0], "buffer"), to = args[1]](Session& s) -> Napi::Value {
+    if (to.IsUndefined()) return to_js(to.Env(), s.read(buffer));
+    s.read(buffer, view<float>(to, "to"));
+    return to;
   };
 }
 auto write(const Arguments& args) {
-  return
-      [buffer = string(args[0], "buffer"), data = elements<float>(args[1], "data")](Session& s) { return s.write(buffer, data), Done(); };
+  return [buffer = string(args[0], "buffer"), data = view<float>(args[1], "data")](Session& s) { return s.write(buffer, data), Done(); };
 }
 auto plan_step(const Arguments& args) {
   return [key = ProgramKey::step(shapes(args[0]))](Session& s) { return s.plan(key); };
@@ -132,6 +130,9 @@ auto step(const Arguments& args) {
     return s.step(weights, with ? &*with : nullptr), Done();
   };
 }
+auto threads(const Arguments&) {
+  return [](Session& s) { return static_cast<double>(s.threads()); };
+}
 auto losses(const Arguments&) {
   return [](Session& s) { return s.losses(); };
 }
@@ -148,9 +149,9 @@ class JsSession : public Napi::ObjectWrap<JsSession> {
   static Napi::Function define(Napi::Env env) {
     return DefineClass(env, "Session",
                        {InstanceMethod<&JsSession::now<layers>>("layers"), InstanceMethod<&JsSession::now<attach>>("attach"),
-                        InstanceMethod<&JsSession::now<buffers>>("buffers"), InstanceMethod<&JsSession::now<read>>("read"),
-                        InstanceMethod<&JsSession::now<write>>("write"), InstanceMethod<&JsSession::now<plan_step>>("planStep"),
-                        InstanceMethod<&JsSession::now<plan_run>>("planRun"),
+                        InstanceMethod<&JsSession::now<threads>>("threads"), InstanceMethod<&JsSession::now<buffers>>("buffers"),
+                        InstanceMethod<&JsSession::now<read>>("read"), InstanceMethod<&JsSession::now<write>>("write"),
+                        InstanceMethod<&JsSession::now<plan_step>>("planStep"), InstanceMethod<&JsSession::now<plan_run>>("planRun"),
                         InstanceMethod<&JsSession::now<available_bytes>>("availableBytes"), InstanceMethod<&JsSession::later<run>>("run"),
                         InstanceMethod<&JsSession::later<prepare>>("prepare"), InstanceMethod<&JsSession::later<load>>("load"),
                         InstanceMethod<&JsSession::later<step>>("step"), InstanceMethod<&JsSession::later<losses>>("losses"),
@@ -158,45 +159,50 @@ class JsSession : public Napi::ObjectWrap<JsSession> {
   }
 
  private:
-  // After the arguments: a getter among them may have disposed of the session.
-  void alive() const { CHECK(shared_, "DISPOSED", "This session was disposed"); }
+  // Looked at after all arguments are read: a getter among them may dispose of the session.
+  const std::shared_ptr<Shared>& alive() const {
+    CHECK(shared_, "DISPOSED", "This session was disposed");
+    return shared_;
+  }
 
   // A method that answers at once: refused while a job runs or waits.
   template <auto method> Napi::Value now(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
       const auto call = method(info);
-      alive();
-      CHECK(!shared_->running && shared_->waiting.empty(), "BUSY", "Expected no call in progress on this session: await it first");
-      return to_js(info.Env(), call(shared_->session));
+      const auto shared = alive();
+      CHECK(!shared->running && shared->waiting.empty(), "BUSY", "Expected no call in progress on this session: await it first");
+      return to_js(info.Env(), call(shared->session));
     });
   }
 
-  // A method that is queued; what its arguments lack rejects the promise.
+  // A method that is queued; what is wrong with its arguments rejects the promise.
   template <auto method> Napi::Value later(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
+    const auto rejected = Napi::Promise::Deferred::New(env);
     try {
       auto call = method(info);
-      alive();
-      auto* job = new Job(env, shared_, [call = std::move(call)](Session& session) -> Job::Result {
+      const auto shared = alive();
+      auto job = std::make_unique<Job>(env, shared, [call = std::move(call)](Session& session) -> Job::Result {
         return [result = call(session)](Napi::Env env) { return to_js(env, result); };
       });
       const auto promise = job->promise();
-      shared_->waiting.push_back(job);
-      shared_->next();
+      shared->waiting.push_back(job.get());
+      job.release();
+      shared->next();
       return promise;
-    } catch (const Napi::Error&) { throw; } catch (...) {
-      const Error why = failure();
-      const auto rejected = Napi::Promise::Deferred::New(env);
-      rejected.Reject(js_error(env, why).Value());
-      return rejected.Promise();
+    } catch (const Napi::Error& error) { rejected.Reject(error.Value()); } catch (...) {
+      rejected.Reject(js_error(env, failure()).Value());
     }
+    return rejected.Promise();
   }
 
-  void dispose(const Napi::CallbackInfo&) {
-    if (!shared_) return;
-    shared_->disposed = true;
-    shared_->next();  // rejects what waits; the running call keeps the session until it returns
-    shared_.reset();
+  void dispose(const Napi::CallbackInfo& info) {
+    guarded(info.Env(), [&] {
+      const auto shared = std::exchange(shared_, nullptr);
+      if (!shared) return;
+      shared->disposed = true;
+      shared->next();  // rejects what waits; the running call keeps the session until it returns
+    });
   }
 
   std::shared_ptr<Shared> shared_;

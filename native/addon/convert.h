@@ -3,6 +3,7 @@
 #include <napi.h>
 
 #include <cstring>
+#include <span>
 
 #include "../train/session.h"
 
@@ -19,6 +20,12 @@ inline int64_t integer(const Napi::Value& value, const std::string& name) {
   CHECK(std::abs(x) <= 0x1p53 && x == std::floor(x), "ARGUMENT_INVALID", "Expected an integer for ", name, " but received ", x);
   return static_cast<int64_t>(x);
 }
+// 0 or more.
+inline int64_t whole(const Napi::Value& value, const std::string& name) {
+  const int64_t x = integer(value, name);
+  CHECK(x >= 0, "ARGUMENT_INVALID", "Expected a whole number for ", name, " but received ", x);
+  return x;
+}
 inline bool boolean(const Napi::Value& value, const std::string& name) {
   CHECK(value.IsBoolean(), "ARGUMENT_INVALID", "Expected true or false for ", name);
   return value.As<Napi::Boolean>().Value();
@@ -32,13 +39,16 @@ inline Napi::Object object(const Napi::Value& value, const std::string& name) {
   return value.As<Napi::Object>();
 }
 
-// Converts lists whose items `convert` converts.
+// Converts lists whose items `convert` converts. A getter among them may make the list longer or shorter: it is as long as it was.
 template <class Convert> auto list(Convert convert) {
+  constexpr uint32_t kMostItems = 1 << 20;
   return [=](const Napi::Value& value, const std::string& name) {
     CHECK(value.IsArray(), "ARGUMENT_INVALID", "Expected an array for ", name);
     const auto array = value.As<Napi::Array>();
+    const uint32_t length = array.Length();
+    CHECK(length <= kMostItems, "ARGUMENT_INVALID", "Expected at most ", kMostItems, " items for ", name, " but received ", length);
     std::vector<decltype(convert(value, name))> out;
-    for (uint32_t i = 0; i < array.Length(); i++) out.push_back(convert(array.Get(i), text(name, "[", i, "]")));
+    for (uint32_t i = 0; i < length; i++) out.push_back(convert(array.Get(i), text(name, "[", i, "]")));
     return out;
   };
 }
@@ -67,24 +77,30 @@ struct Fields {
   template <class Convert> auto get(const char* key, Convert convert) const { return convert(object.Get(key), prefix + key); }
 };
 
-template <class Element> Napi::TypedArrayOf<Element> typed_array(const Napi::Value& value, const std::string& name) {
+// The elements of a typed array, where JavaScript holds them: valid until it runs again.
+template <class Element> std::span<Element> view(const Napi::Value& value, const std::string& name) {
   constexpr bool kFloats = std::is_same_v<Element, float>;
   const auto type = kFloats ? napi_float32_array : napi_int32_array;
   CHECK(value.IsTypedArray() && value.As<Napi::TypedArray>().TypedArrayType() == type, "ARGUMENT_INVALID", "Expected ",
         kFloats ? "a Float32Array" : "an Int32Array", " for ", name);
-  return value.As<Napi::TypedArrayOf<Element>>();
+  auto array = value.As<Napi::TypedArrayOf<Element>>();
+  return {array.Data(), array.ElementLength()};
 }
 template <class Element> std::vector<Element> elements(const Napi::Value& value, const std::string& name) {
-  const auto array = typed_array<Element>(value, name);
-  return {array.Data(), array.Data() + array.ElementLength()};
+  const std::span<Element> all = view<Element>(value, name);
+  return {all.begin(), all.end()};
 }
 
-inline Shape shape(const Napi::Value& value, const std::string& name) {
+// A tensor of a file may have extents of 0, inputs may not.
+template <int64_t kLeast> Shape shape(const Napi::Value& value, const std::string& name) {
+  constexpr size_t kMostExtents = 8;
   auto extents = list(integer)(value, name);
+  CHECK(extents.size() <= kMostExtents, "ARGUMENT_INVALID", "Expected at most ", kMostExtents, " extents for ", name, " but received ",
+        extents.size());
   double product = 1;
   for (int64_t extent : extents) {
-    CHECK(extent > 0, "ARGUMENT_INVALID", "Expected positive extents for ", name, " but received ", extent);
-    product *= static_cast<double>(extent);
+    CHECK(extent >= kLeast, "ARGUMENT_INVALID", "Expected extents of ", kLeast, " or more for ", name, " but received ", extent);
+    product *= static_cast<double>(std::max<int64_t>(extent, 1));
   }
   CHECK(product <= 0x1p40, "ARGUMENT_INVALID", "Expected at most 2^40 elements for ", name, " but received ", product);
   return Shape(std::move(extents));
@@ -92,7 +108,7 @@ inline Shape shape(const Napi::Value& value, const std::string& name) {
 
 inline HostTensor tensor(const Napi::Value& value, const std::string& name) {
   const Fields from(value, name);
-  HostTensor t{from.get("shape", shape), {}};
+  HostTensor t{from.get("shape", shape<1>), {}};
   const Napi::Value data = from.object.Get("data");
   const bool ids = data.IsTypedArray() && data.As<Napi::TypedArray>().TypedArrayType() == napi_int32_array;
   if (ids) t.data = elements<int32_t>(data, name + ".data");
@@ -137,12 +153,21 @@ template <class Value> auto one_of(std::vector<std::pair<const char*, Value>> wo
 
 // ---- to JavaScript ----
 
-inline Napi::Value to_js(Napi::Env, Napi::Value value) { return value; }
+inline Napi::Value to_js(Napi::Env, const Napi::Value& value) { return value; }
 inline Napi::Value to_js(Napi::Env env, double x) { return Napi::Number::New(env, x); }
 inline Napi::Value to_js(Napi::Env env, std::optional<double> x) { return x ? to_js(env, *x) : env.Undefined(); }
+// By JavaScript's own constructor: where there is no memory it throws a RangeError, and N-API's function ends the process.
 inline Napi::Value to_js(Napi::Env env, const std::vector<float>& data) {
-  auto array = Napi::Float32Array::New(env, data.size());
-  std::copy(data.begin(), data.end(), array.Data());
+  const auto make = env.Global().Get("Float32Array").As<Napi::Function>();
+  Napi::Value array;
+  try {
+    array = make.New({to_js(env, static_cast<double>(data.size()))});
+  } catch (const Napi::Error&) {
+    throw Error("OUT_OF_MEMORY", text("Expected memory for a result of ", data.size(), " numbers but the system has no more"));
+  }
+  const std::span<float> to = view<float>(array, "a result");
+  CHECK(to.size() == data.size(), "INTERNAL", "Expected a Float32Array of ", data.size(), " elements but received ", to.size());
+  std::copy(data.begin(), data.end(), to.begin());
   return array;
 }
 inline Napi::Value to_js(Napi::Env env, const Shape& shape) {

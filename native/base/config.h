@@ -51,7 +51,7 @@ class Config {
     return *value;
   }
   int64_t whole(const std::string& name, double x, int64_t least) const {
-    constexpr double kMost = 1 << 30;  // so that what is narrowed to int stays what it is
+    constexpr double kMost = 1 << 30;  // an int holds it, and products of two do not overflow
     CHECK(x >= static_cast<double>(least) && x <= kMost && x == std::floor(x), "CONFIG_INVALID", "Expected a whole number from ", least,
           " to ", kMost, " for ", name, " of ", where_, " but received ", x);
     return static_cast<int64_t>(x);

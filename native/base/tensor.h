@@ -1,6 +1,7 @@
 // Element types, shapes and non-owning views of memory.
 // Dimension letters, everywhere: B batch, H height, W width, C channels, T tokens, N output features, K input features, R rank.
 #pragma once
+#include <algorithm>
 #include <compare>
 #include <cstddef>
 #include <cstdint>
@@ -26,27 +27,32 @@ constexpr size_t kAlignment = 128;
 constexpr size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 // Row-major extents, the last one contiguous. NHWC images and [B, T, C] tokens are the same bytes.
+// No product of a shape's extents is more than kMost, so sizes computed from it do not overflow; making a larger one throws OUT_OF_MEMORY.
 class Shape {
  public:
+  static constexpr int64_t kMost = int64_t{1} << 44;
+
   Shape() = default;
-  Shape(std::initializer_list<int64_t> extents) : extents_(extents) {}
-  explicit Shape(std::vector<int64_t> extents) : extents_(std::move(extents)) {}
+  Shape(std::initializer_list<int64_t> extents) : Shape(std::vector<int64_t>(extents)) {}
+  explicit Shape(std::vector<int64_t> extents) : extents_(std::move(extents)) {
+    int64_t product = 1;
+    for (int64_t extent : extents_) {
+      CHECK(extent >= 0 && extent <= kMost / product, "OUT_OF_MEMORY", "Expected a tensor of at most 2^44 elements but received ", str());
+      product *= std::max<int64_t>(extent, 1);
+    }
+  }
 
   int rank() const { return static_cast<int>(extents_.size()); }
   // Negative positions count from the end: shape[-1] is the channels.
   int64_t operator[](int position) const { return extents_.at(position < 0 ? position + rank() : position); }
-  int64_t elements() const {
-    int64_t product = 1;
-    for (int64_t extent : extents_) product *= extent;
-    return product;
-  }
+  int64_t elements() const { return product_of(extents_.size()); }
   // Everything but the last extent, multiplied: a tensor is rows() × channels.
-  int64_t rows() const { return rank() == 0 ? 1 : elements() / extents_.back(); }
+  int64_t rows() const { return rank() == 0 ? 1 : product_of(extents_.size() - 1); }
   // The same shape with another last extent.
   Shape with_channels(int64_t channels) const {
-    Shape other = *this;
-    other.extents_.back() = channels;
-    return other;
+    std::vector<int64_t> extents = extents_;
+    extents.back() = channels;
+    return Shape(std::move(extents));
   }
   auto operator<=>(const Shape& other) const = default;
   std::string str() const {
@@ -56,6 +62,12 @@ class Shape {
   }
 
  private:
+  int64_t product_of(size_t count) const {
+    int64_t product = 1;
+    for (size_t i = 0; i < count; i++) product *= extents_[i];
+    return product;
+  }
+
   std::vector<int64_t> extents_;
 };
 

@@ -44,6 +44,33 @@ template <class From, class To> void sum_taps(const unsigned char* from, To* to,
     }
 }
 
+// What the system's refusal of a file means.
+Error refusal(const std::string& path, int error) {
+  const bool missing = error == ENOENT || error == ENOTDIR || error == ENAMETOOLONG;
+  const char* code = missing                              ? "FILE_NOT_FOUND"
+                     : error == EMFILE || error == ENFILE ? "TOO_MANY_FILES"
+                     : error == ENOMEM || error == EAGAIN ? "OUT_OF_MEMORY"
+                                                          : "FILE_UNREADABLE";
+  return {code, text("Expected a readable weight file at ", path, " but received: ", std::strerror(error))};
+}
+
+// A mapping of a whole file. Nothing but a regular file is opened to the end: a pipe would wait for its writer.
+std::span<unsigned char> map_file(const std::string& path) {
+  CHECK(path.find('\0') == std::string::npos, "FILE_NOT_FOUND", "Expected the path of a weight file but received one with a zero byte");
+  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (file < 0) throw refusal(path, errno);
+  struct stat info{};
+  void* data = MAP_FAILED;
+  const bool known = fstat(file, &info) == 0, is_regular = known && S_ISREG(info.st_mode);
+  if (is_regular && info.st_size > 0) data = mmap(nullptr, info.st_size, PROT_READ, MAP_PRIVATE, file, 0);
+  const int error = errno;
+  close(file);
+  CHECK(!known || is_regular, "FILE_UNREADABLE", "Expected a weight file at ", path, " but received a folder, a pipe or a device");
+  CHECK(!known || info.st_size > 0, "WEIGHTS_TRUNCATED", "Expected tensors in ", path, " but the file is empty");
+  if (data == MAP_FAILED) throw refusal(path, error);
+  return {static_cast<unsigned char*>(data), static_cast<size_t>(info.st_size)};
+}
+
 }  // namespace
 
 Weights::~Weights() {
@@ -51,15 +78,9 @@ Weights::~Weights() {
 }
 
 void Weights::add(const std::string& path, const std::vector<WeightEntry>& entries) {
-  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  CHECK(file >= 0, "FILE_NOT_FOUND", "Expected a readable weight file at ", path, " but received: ", std::strerror(errno));
-  struct stat info{};
-  const bool known = fstat(file, &info) == 0 && info.st_size > 0;
-  void* data = known ? mmap(nullptr, info.st_size, PROT_READ, MAP_PRIVATE, file, 0) : MAP_FAILED;
-  close(file);
-  CHECK(data != MAP_FAILED, "WEIGHTS_TRUNCATED", "Expected tensors in ", path, " but the file is empty or cannot be mapped");
-  const size_t size = info.st_size;
-  const auto& mapping = mappings_.emplace_back(static_cast<unsigned char*>(data), size);
+  mappings_.reserve(mappings_.size() + 1);  // what is mapped is kept, whatever happens
+  const auto& mapping = mappings_.emplace_back(map_file(path));
+  const size_t size = mapping.size();
   for (const WeightEntry& e : entries) {
     const size_t bytes = static_cast<size_t>(e.shape.elements()) * size_of(e.dtype);
     CHECK(e.offset <= size && bytes <= size - e.offset, "WEIGHTS_TRUNCATED", "Expected tensor ", e.name, " at bytes ", e.offset, "…",

@@ -29,7 +29,8 @@ class Weights {
   Weights(const Weights&) = delete;
   Weights& operator=(const Weights&) = delete;
 
-  // Maps a file. Throws FILE_NOT_FOUND, or WEIGHTS_TRUNCATED where an entry lies outside of it.
+  // Maps a regular file, which must stay as it is: the system ends a process that reads beyond the end of a file cut short meanwhile.
+  // Throws FILE_NOT_FOUND, FILE_UNREADABLE, TOO_MANY_FILES, OUT_OF_MEMORY, and WEIGHTS_TRUNCATED where an entry lies outside of it.
   void add(const std::string& path, const std::vector<WeightEntry>& entries);
 
   const WeightEntry* find(const std::string& name) const;

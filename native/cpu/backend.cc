@@ -22,6 +22,7 @@ class CpuBackend : public Backend {
   explicit CpuBackend(int threads) : threads_(threads) {}
 
   std::string describe() const override { return text("the CPU, ", threads_.count(), " threads"); }
+  int threads() const override { return threads_.count(); }
   bool computes_in(DType activations) const override { return activations == DType::f32; }
   bool reads_host_memory() const override { return true; }
   void* allocate(size_t bytes) override {

@@ -1,6 +1,7 @@
 #include "threads.h"
 
-#include <algorithm>
+#include <new>
+#include <system_error>
 
 namespace lorafuse::cpu {
 
@@ -14,7 +15,10 @@ inline void relax() {
 }  // namespace
 
 Threads::Threads(int count) {
-  for (int i = 1; i < std::max(1, count); i++) workers_.emplace_back([this, i] { work(i); });
+  try {
+    for (int i = 1; i < count; i++) workers_.emplace_back([this, i] { work(i); });
+  } catch (const std::system_error&) {  // a limit of the process or the system: those that there are do the work
+  } catch (const std::bad_alloc&) {}
 }
 
 Threads::~Threads() {

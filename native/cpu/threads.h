@@ -13,6 +13,7 @@ namespace lorafuse::cpu {
 
 class Threads {
  public:
+  // As many threads as the system gives, at most `count`.
   explicit Threads(int count);
   ~Threads();
   Threads(const Threads&) = delete;

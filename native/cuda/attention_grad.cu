@@ -205,8 +205,9 @@ constexpr int kQueryStep = 32;  // splits are multiples of it
 // Into how many splits the queries are cut so that blocks of keys occupy the GPU, and queries of a split.
 struct Splits { int count, queries; };
 Splits splits_of(const Heads& h, const Gpu& gpu) {
-  const int blocks = ceil_div(h.keys, 16 * kMostWarps) * h.batch * h.heads, tiles = ceil_div(h.queries, kQueryStep);
-  const int wanted = std::clamp(3 * gpu.multiprocessors / blocks, 1, std::max(1, tiles / 4));
+  const int64_t blocks = int64_t{ceil_div(h.keys, 16 * kMostWarps)} * h.batch * h.heads;
+  const int tiles = ceil_div(h.queries, kQueryStep);
+  const int wanted = std::clamp(static_cast<int>(3 * gpu.multiprocessors / blocks), 1, std::max(1, tiles / 4));
   const int queries = ceil_div(tiles, wanted) * kQueryStep;
   return {ceil_div(h.queries, queries), queries};
 }

@@ -28,7 +28,8 @@ struct Groups {
 
   // `n` channels are a vector, as for_groups() finds it.
   Groups(const Shape& x, int groups, int n)
-      : positions(x.rows() / x[0]), vectors(x[-1] / n), groups(groups), width(x[-1] / groups), part(width) {
+      : positions(to_int(x.rows() / x[0], "positions")), vectors(to_int(x[-1] / n, "vectors")), groups(groups), width(x[-1] / groups),
+        part(width) {
     const auto unit = [&] { return std::lcm(part, n) / n; };  // the fewest columns of whole parts
     while (unit() > kThreads) {
       do part--;

@@ -28,6 +28,8 @@ class Backend {
   virtual ~Backend() = default;
 
   virtual std::string describe() const = 0;  // the processor or GPU, for people
+  // Threads of the host that compute: fewer than were asked for where the system gives no more.
+  virtual int threads() const { return 1; }
   virtual bool computes_in(DType activations) const = 0;
   // Whether kernels read host memory in place; if not, what they read has to be uploaded first.
   virtual bool reads_host_memory() const = 0;

@@ -39,7 +39,7 @@ using Optimizer = Optimizers<>;
 // The optimizer of that name. Throws ARGUMENT_INVALID where there is none, CONFIG_INVALID where a number is missing.
 template <size_t I = 0> Optimizer make_optimizer(const std::string& name, const Config& numbers) {
   if constexpr (I == std::variant_size_v<Optimizer>) {
-    throw Error("ARGUMENT_INVALID", "Expected the name of an optimizer but received " + name);
+    throw Error("ARGUMENT_INVALID", text("Expected the name of an optimizer but received ", name));
   } else {
     using Kind = std::variant_alternative_t<I, Optimizer>;
     return name == Kind::name ? Optimizer(Kind(numbers)) : make_optimizer<I + 1>(name, numbers);

@@ -103,8 +103,9 @@ template <> Shapes shapes_of(const Conv2d& op, const Shapes& in) {
   EXPECT(in[0].rank() == 4, "expected x [B, H, W, C] but received ", in[0]);
   EXPECT(in[1].rank() == 3 && in[1][0] == op.kernel * op.kernel && in[1][2] == in[0][3], "expected weights [", op.kernel * op.kernel,
          ", N, ", in[0][3], "] but received ", in[1]);
-  const Shape out{in[0][0], extent(op, in[0][1]), extent(op, in[0][2]), in[1][1]};
-  EXPECT(out[1] > 0 && out[2] > 0, in[0], " is smaller than the kernel");
+  const int64_t height = extent(op, in[0][1]), width = extent(op, in[0][2]);
+  EXPECT(height > 0 && width > 0, in[0], " is smaller than the kernel");
+  const Shape out{in[0][0], height, width, in[1][1]};
   EXPECT(op.epilogue.gate == Gate::none, "a convolution has no gate");
   return finished(op, in, out);
 }

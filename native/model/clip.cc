@@ -22,7 +22,7 @@ ValueId clip(Builder& b, ValueId ids, int64_t skip) {
     ValueId n = b.layer_norm(layer + ".layer_norm1", x, eps);
     const ValueId q = b.linear(attention + ".q_proj", n, width), k = b.linear(attention + ".k_proj", n, width);
     const ValueId v = b.linear(attention + ".v_proj", n, width);
-    x = b.emit(Add{}, {x, b.linear(attention + ".out_proj", b.emit(Attention{static_cast<int>(heads), true}, {q, k, v}), width)});
+    x = b.emit(Add{}, {x, b.linear(attention + ".out_proj", b.emit(Attention{to_int(heads, "heads"), true}, {q, k, v}), width)});
     n = b.layer_norm(layer + ".layer_norm2", x, eps);
     n = b.activation(function, b.linear(layer + ".mlp.fc1", n, config.count("intermediate_size")));
     x = b.emit(Add{}, {x, b.linear(layer + ".mlp.fc2", n, width)});

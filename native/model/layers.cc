@@ -72,7 +72,7 @@ ValueId Builder::conv(const std::string& path, ValueId x, int64_t out_channels, 
 ValueId Builder::group_norm(const std::string& path, ValueId x, int64_t groups, float eps, bool silu) {
   const Scope scope(*this, path);
   const int64_t channels = shape(x)[-1];
-  return emit(GroupNorm{static_cast<int>(groups), eps, silu},
+  return emit(GroupNorm{to_int(groups, "groups"), eps, silu},
               {x, weight(path + ".weight", {channels}), weight(path + ".bias", {channels})});
 }
 
@@ -88,7 +88,7 @@ ValueId Builder::attention(const std::string& path, ValueId x, ValueId source, i
   const ValueId k = linear(path + ".to_k", source, width, bias);
   const ValueId v = linear(path + ".to_v", source, width, bias);
   const Scope scope(*this, path);
-  return linear(path + ".to_out.0", emit(Attention{static_cast<int>(heads)}, {q, k, v}), width);
+  return linear(path + ".to_out.0", emit(Attention{to_int(heads, "heads")}, {q, k, v}), width);
 }
 
 // diffusers:models/resnet.py, ResnetBlock2D

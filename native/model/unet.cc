@@ -73,7 +73,10 @@ Text text_inputs(Builder& b, int64_t batch) {
   Text text{b.activations("context", {batch, kAny, config.count("cross_attention_dim")})};
   if (has_text_time(config)) {
     const int64_t sinusoids = kTimeIds * config.count("addition_time_embed_dim");
-    text.pooled = b.activations("pooled", {batch, config.count("projection_class_embeddings_input_dim") - sinusoids});
+    const int64_t width = config.count("projection_class_embeddings_input_dim") - sinusoids;
+    CHECK(width > 0, "CONFIG_INVALID", "Expected more than ", sinusoids,
+          " for projection_class_embeddings_input_dim of the UNet, which time ids take, but received ", sinusoids + width);
+    text.pooled = b.activations("pooled", {batch, width});
   }
   return text;
 }

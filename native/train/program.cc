@@ -20,8 +20,11 @@ size_t Program::workspace_bytes() const { return workspaces_.empty() ? 0 : *std:
 
 void Program::place(void* arena) {
   if (arena_ == arena) return;
-  if (tensors_.empty())
-    for (const Value& v : graph_.values) tensors_.push_back(v.is_planned() ? Tensor{nullptr, v.dtype, v.shape} : bind_(v));
+  if (tensors_.empty()) {
+    std::vector<Tensor> all;
+    for (const Value& v : graph_.values) all.push_back(v.is_planned() ? Tensor{nullptr, v.dtype, v.shape} : bind_(v));
+    tensors_ = std::move(all);
+  }
   arena_ = static_cast<unsigned char*>(arena);
   for (size_t v = 0; v < tensors_.size(); v++)
     if (graph_.values[v].is_planned()) tensors_[v].data = arena_ + plan_.offsets[v];

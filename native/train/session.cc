@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <thread>
 
 #include "debug.h"
 #include "library.h"
@@ -21,6 +22,13 @@ Weights::StorageTypes storage_types(const SessionOptions& o, const NetworkOption
   return {matrices == DType::f32 ? std::nullopt : std::optional(matrices), std::nullopt};
 }
 
+// More threads than processors only wait for each other.
+SessionOptions with_threads(SessionOptions options) {
+  const auto processors = static_cast<int>(std::thread::hardware_concurrency());  // 0: not known
+  if (processors > 0) options.threads = std::min(options.threads, processors);
+  return options;
+}
+
 }  // namespace
 
 Session::Part::Part(const std::string& name, const NetworkOptions& network, const SessionOptions& session, Backend& backend)
@@ -30,7 +38,8 @@ Session::Part::Part(const std::string& name, const NetworkOptions& network, cons
 }
 
 Session::Session(SessionOptions options)
-    : options_(std::move(options)), backend_(options_.device == Device::cuda ? open_cuda_backend() : open_cpu_backend(options_.threads)) {
+    : options_(with_threads(std::move(options))),
+      backend_(options_.device == Device::cuda ? open_cuda_backend() : open_cpu_backend(options_.threads)) {
   const DType computes = options_.device == Device::cuda ? options_.precision : DType::f32;
   CHECK(backend_->computes_in(computes), "PRECISION_UNSUPPORTED", "Expected fp16 or f32 for precision, as this GPU does not compute in ",
         name_of(computes));
@@ -157,22 +166,26 @@ size_t Session::buffer_index(const std::string& name) const {
   return found - buffers().begin();
 }
 
-std::vector<float> Session::read(const std::string& buffer) {
-  std::vector<float> data(count(buffer));
-  read(buffer, data.data());
+// Its memory, which has `elements`.
+void* Session::buffer(const std::string& name, size_t elements) const {
+  const size_t i = buffer_index(name);
+  CHECK(static_cast<int64_t>(elements) == buffers()[i].count, "ARGUMENT_INVALID", "Expected ", buffers()[i].count,
+        " elements for the buffer ", name, " but received ", elements);
+  return attached_.memory[i].data();
+}
+
+void Session::read(const std::string& name, std::span<float> to) {
+  backend_->download(to.data(), buffer(name, to.size()), to.size_bytes());
+}
+
+std::vector<float> Session::read(const std::string& name) {
+  std::vector<float> data(buffers()[buffer_index(name)].count);
+  read(name, data);
   return data;
 }
 
-void Session::read(const std::string& buffer, float* data) {
-  const size_t i = buffer_index(buffer);
-  backend_->download(data, attached_.memory[i].data(), buffers()[i].count * sizeof(float));
-}
-
-void Session::write(const std::string& buffer, const std::vector<float>& data) {
-  const size_t i = buffer_index(buffer);
-  CHECK(static_cast<int64_t>(data.size()) == buffers()[i].count, "ARGUMENT_INVALID", "Expected ", buffers()[i].count,
-        " elements for the buffer ", buffer, " but received ", data.size());
-  backend_->upload(attached_.memory[i].data(), data.data(), data.size() * sizeof(float));
+void Session::write(const std::string& name, std::span<const float> data) {
+  backend_->upload(buffer(name, data.size()), data.data(), data.size_bytes());
 }
 
 // ---- running ----

@@ -3,6 +3,7 @@
 #pragma once
 #include <array>
 #include <deque>
+#include <span>
 #include <tuple>
 
 #include "../model/networks.h"
@@ -70,6 +71,8 @@ class Session {
   explicit Session(SessionOptions options);
   Session(const Session&) = delete;
 
+  // How many threads there are: no more than processors, and than the system gives.
+  int threads() const { return options_.device == Device::cpu ? backend_->threads() : options_.threads; }
   std::vector<Layer> layers(const std::string& network);
 
   // Parameters in the order of the buffers: that of the graph, group after group. Throws MODULE_UNKNOWN or RANK_INVALID and changes nothing
@@ -78,10 +81,9 @@ class Session {
   // weights, gradients, then the optimizer's.
   const std::vector<BufferSpec>& buffers() const { return attached_.buffers; }
   int64_t parameter_count() const { return attached_.trained.count(); }
-  size_t count(const std::string& buffer) const { return buffers()[buffer_index(buffer)].count; }
+  void read(const std::string& buffer, std::span<float> to);
   std::vector<float> read(const std::string& buffer);
-  void read(const std::string& buffer, float* data);  // allocates nothing
-  void write(const std::string& buffer, const std::vector<float>& data);
+  void write(const std::string& buffer, std::span<const float> data);
 
   MemoryPlan plan(const ProgramKey& key);
   size_t available_bytes() const { return backend_->available_bytes(); }
@@ -118,6 +120,7 @@ class Session {
   void place(Program& program);
   Tensor bind(const Value& value);
   size_t buffer_index(const std::string& name) const;
+  void* buffer(const std::string& name, size_t elements) const;
   void collect_losses();
 
   // Inputs of a batch, outside the arena.

@@ -1,6 +1,8 @@
 // A session over a small random model: adapters that attach or leave things as they were, steps that add up, updates, memory.
 #include "train/session.h"
 
+#include <thread>
+
 #include "checkpoint.h"
 #include "golden.h"
 #include "graphs.h"
@@ -242,6 +244,21 @@ SUITE(session) {
     EXPECT(session.buffers().size() == 1 && session.buffers()[0].name == std::string("weights"), "more buffers than weights");
     expect_error("NO_ADAPTERS", [&] { train(session, input({1, 4, 4}, 1)); });
     expect_error("ARGUMENT_INVALID", [&] { session.read("gradients"); });
+  });
+  test_case("a buffer is read into memory that is there already, if it has its size", [] {
+    Model model;
+    Ready ready(model.options);
+    std::vector<float> there(ready.session.parameter_count());
+    ready.session.read("weights", there);
+    EXPECT(there == ready.session.read("weights"), "other numbers");
+    there.pop_back();
+    expect_error("ARGUMENT_INVALID", [&] { ready.session.read("weights", there); });
+  });
+  test_case("there are as many threads as processors at most", [] {
+    Model model(1024);
+    EXPECT(Session(model.options).threads() == static_cast<int>(std::thread::hardware_concurrency()), "other threads");
+    Model alone(1);
+    EXPECT(Session(alone.options).threads() == 1, "other threads");
   });
   test_case("a step without adapters is refused", [] {
     Model model;

@@ -65,6 +65,34 @@ SUITE(shapes) {
   refuses("noise of another shape", AddNoise{}, {{1, 2, 2, 4}, {1, 2, 2, 3}, {1, 2}}, {"[1, 2, 2, 4]", "[1, 2, 2, 3]"});
   refuses("weights of another batch", MseLoss{}, {{2, 4}, {2, 4}, {3}}, {"[2]", "[3]"});
 
+  test_case("sizes that no machine holds are refused before a product of them overflows", [] {
+    constexpr int64_t most = Shape::kMost;
+    for (const std::vector<int64_t>& extents : std::vector<std::vector<int64_t>>{{most + 1},
+                                                                                 {most, 2},
+                                                                                 {2, most},
+                                                                                 {INT64_MAX},
+                                                                                 {int64_t{1} << 32, int64_t{1} << 32},
+                                                                                 {int64_t{1} << 62, 4, 4},
+                                                                                 {0, most, most},
+                                                                                 {-1}})
+      expect_error("OUT_OF_MEMORY", [&] { Shape{extents}; });
+    EXPECT(Shape({most}).elements() == most && Shape({most, 1}).rows() == most, "the largest");
+    EXPECT(Shape({3, 0}).rows() == 3 && Shape({3, 0}).elements() == 0, "without channels");
+    const Shape wide{1, int64_t{1} << 20, int64_t{1} << 20, 4};
+    expect_error("OUT_OF_MEMORY", [&] { wide.with_channels(320); });
+    expect_error("OUT_OF_MEMORY", [&] { output_shapes(Op(Upsample{}), {{1, int64_t{1} << 21, int64_t{1} << 21, 4}}); });
+  });
+  test_case("a number that an int does not hold is refused, not cut", [] {
+    EXPECT(to_int(INT32_MAX, "heads") == INT32_MAX, "the largest");
+    const std::string message = expect_error("NOT_SUPPORTED", [] { to_int(int64_t{1} << 32, "heads"); });
+    EXPECT(message.find("heads") != std::string::npos && message.find("4294967296") != std::string::npos, message);
+  });
+  test_case("names of any length leave a short sentence, cut between characters", [] {
+    std::string name;
+    for (int i = 0; i < 50000; i++) name += "ä";
+    const std::string cut = text("Expected ", name, " to be short");
+    EXPECT(cut.size() < 300 && cut.ends_with("ä… to be short"), cut);
+  });
   test_case("convolutions give the sizes of diffusers' layers", [] {
     gives(Conv2d{}, {{2, 64, 48, 4}, {9, 320, 4}}, {{2, 64, 48, 320}});
     gives(Conv2d{3, 2, 1, 1}, {{1, 64, 63, 8}, {9, 8, 8}}, {{1, 32, 32, 8}});

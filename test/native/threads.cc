@@ -1,6 +1,7 @@
 // The thread pool. Each backend library has its own inside, so the pool is compiled into this file.
 #include "cpu/threads.cc"
 
+#include "process_limits.h"
 #include "test.h"
 
 namespace lorafuse::test {
@@ -83,6 +84,18 @@ SUITE(threads) {
     for (auto& user : users) user.join();
     EXPECT(wrong == 0, wrong.load(), " loops lost or repeated a job");
   });
+#ifdef LORAFUSE_LIMITS_ADDRESSES
+  test_case("a pool works with the threads that the system gives", [] {
+    const WithAddresses limit(rlim_t{256} << 20);
+    for (int i = 0; i < 3; i++) {
+      Threads threads(5000);
+      EXPECT(threads.count() >= 1 && threads.count() < 5000, threads.count(), " threads");
+      std::atomic<int64_t> sum = 0;
+      threads.for_each(1000, [&](int64_t job, int) { sum += job; });
+      EXPECT(sum == 499500, sum.load());
+    }
+  });
+#endif
   test_case("pools end whether they were used or not, 500 times", [] {
     for (int i = 0; i < 500; i++) {
       Threads threads(1 + i % 4);

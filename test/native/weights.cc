@@ -1,12 +1,15 @@
 // 16-bit floats bit by bit, and weights as they come out of a mapped file.
 #include "base/weights.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <set>
 
 #include "backends.h"
 #include "checkpoint.h"
 #include "graphs.h"
+#include "process_limits.h"
 
 namespace lorafuse::test {
 namespace {
@@ -216,6 +219,30 @@ SUITE(weights) {
     expect_error("WEIGHTS_TRUNCATED", [&] { weights.add(folder.file("empty"), {{"t", DType::f32, {1}, 0}}); });
     const std::string message = expect_error("FILE_NOT_FOUND", [&] { weights.add(folder.file("none"), {}); });
     EXPECT(message.find(folder.file("none")) != std::string::npos, message);
+  });
+  test_case("what is no regular file is refused at once, a pipe without a writer too", [] {
+    TemporaryFolder folder;
+    EXPECT(mkfifo(folder.file("pipe").c_str(), 0600) == 0, "no pipe");
+    Weights weights(Weights::StorageTypes{});
+    for (const std::string& path : {folder.file("pipe"), folder.file("."), std::string("/dev/zero")}) {
+      const std::string message = expect_error("FILE_UNREADABLE", [&] { weights.add(path, {}); });
+      EXPECT(message.find(path) != std::string::npos, message);
+    }
+    expect_error("FILE_NOT_FOUND", [&] { weights.add(folder.file("pipe") + "/file", {}); });
+    expect_error("FILE_NOT_FOUND", [&] { weights.add(std::string("/dev/null\0", 10), {}); });
+  });
+  test_case("a file that finds no room or no descriptor is told from an empty one", [] {
+    TemporaryFolder folder;
+    write_sparse(folder.file("large"), {.entries = {}, .bytes = size_t{1} << 31});
+    Weights weights(Weights::StorageTypes{});
+#ifdef LORAFUSE_LIMITS_ADDRESSES
+    {
+      const WithAddresses limit(rlim_t{1} << 28);
+      expect_error("OUT_OF_MEMORY", [&] { weights.add(folder.file("large"), {}); });
+    }
+#endif
+    const WithLimit limit(RLIMIT_NOFILE, 0);
+    expect_error("TOO_MANY_FILES", [&] { weights.add(folder.file("large"), {}); });
   });
   test_case("a model that lacks a tensor, or has it in another shape, is refused by the tensor's name", [] {
     TemporaryFolder folder;
