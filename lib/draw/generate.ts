@@ -2,7 +2,8 @@
 import { basename, dirname, extname, join, resolve } from 'node:path'
 import { cut, LorafuseError, listed, printable, shown } from '../errors.js'
 import type { WarningEvent } from '../events.js'
-import { makeFolder, writeAtomically } from '../files/atomic.js'
+import { Listener } from '../events.js'
+import { makeFolder, writeAtomically, writeError } from '../files/atomic.js'
 import { hashFiles } from '../files/hashes.js'
 import { isFolder } from '../files/read.js'
 import { readHeader } from '../files/safetensors.js'
@@ -182,8 +183,7 @@ async function makeOutputFolder(path: string): Promise<void> {
   try {
     await makeFolder(path)
   } catch (cause) {
-    const { code } = cause as NodeJS.ErrnoException
-    throw new LorafuseError('OUTPUT_NOT_WRITABLE', `Expected to be able to make the folder ${path} but received ${code}`, { cause })
+    throw writeError(path, cause, 'to be able to make the folder')
   }
 }
 
@@ -205,7 +205,11 @@ export async function runGeneration(options: ResolvedGenerateOptions, context: G
   const pipeline = await Pipeline.open(options)
   try {
     const size = await pipeline.size(options.width, options.height)
-    return await new Drawing(options, prompts, pipeline, context, size).run()
+    const listener = new Listener(context.onEvent)
+    const drawing = new Drawing(options, prompts, pipeline, { ...context, onEvent: (event) => listener.emit(event) }, size)
+    const images = await drawing.run()
+    await listener.settled()
+    return images
   } finally {
     await pipeline[Symbol.asyncDispose]()
   }

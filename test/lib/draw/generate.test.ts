@@ -243,3 +243,13 @@ test('a LoRA that is a pipe, or lies behind a circle of links, does not hang', a
     assert.ok(error instanceof LorafuseError && error.code === 'LORA_NOT_FOUND' && error.message.length < 700, String(error).slice(0, 500))
   }
 })
+
+test('a promise of the listener that rejects comes back as what it throws does', async () => {
+  for (const type of ['step', 'image']) {
+    const onEvent = async (event: GenerateEvent) => {
+      await Promise.resolve()
+      if (event.type === type) throw new RangeError('mine')
+    }
+    await assert.rejects(generate({ model: tiny, prompt: 'a cat', steps: 2 }, { onEvent }), RangeError)
+  }
+})
