@@ -43,9 +43,13 @@ function target(path: string): string {
   }
 }
 
-/** Reads when a thread started; empty if there is no such thread. Field 22 of /proc/…/stat; the name, field 2, may hold anything. */
+/**
+ * Reads when a thread started; empty if it does not run, be it that nobody has asked for its end. These are fields 22 and 3 of /proc/…/stat;
+ * the name, field 2, may hold anything.
+ */
 function startOf(process: number, thread: number): string {
-  return read(`/proc/${process}/task/${thread}/stat`).split(') ').at(-1)?.split(' ')[19] ?? ''
+  const [state = '', ...fields] = read(`/proc/${process}/task/${thread}/stat`).split(') ').at(-1)!.split(' ')
+  return 'ZX'.includes(state) ? '' : (fields[18] ?? '')
 }
 
 /** This thread; of a Worker it is another than the process's first. */

@@ -4,8 +4,8 @@ import { turns } from '../turns.js'
 import type { TrainingImage } from './training-images.js'
 
 /**
- * The most bytes that the counts of tags take in a header, and the lists of folders and of buckets. ComfyUI shows nothing of a file whose header is longer than 1 MiB,
- * of which the tensors of Stable Diffusion 1.x take a tenth, and those of SDXL a third.
+ * The most bytes that the counts of tags take in a header, and the lists of folders and of buckets. ComfyUI shows nothing of a file whose
+ * header is longer than 1 MiB, of which the tensors of Stable Diffusion 1.x take a tenth, and those of SDXL a third.
  */
 const TAG_BYTES = 448 * 1024
 const LIST_BYTES = 64 * 1024
@@ -32,8 +32,8 @@ interface Counted {
 }
 
 /**
- * Chooses entries, those with the largest counts first, whose JSON takes at most `most` bytes of a header, names of the outer objects included.
- * Returns undefined if all do.
+ * Chooses entries, those with the largest counts first, whose JSON takes at most `most` bytes of a header, names of the outer objects
+ * included. Returns undefined if all do.
  */
 async function mostFrequent(entries: Counted[], most: number, turn: Turn): Promise<Set<Counted> | undefined> {
   const byTimes = new Map<number, Counted[]>()

@@ -187,7 +187,7 @@ export class Training {
  * Trains a LoRA. Resolves once its file is written; rejects with one of the documented codes or, once `signal` aborts, with an error named
  * `AbortError` after the current step, whose state is saved (before the first step there is none). Throws `OPTION_REQUIRED`,
  * `OPTION_INVALID`, `OPTION_UNKNOWN`, what reading the model and the images throws, `RANK_TOO_LARGE`, `OUT_OF_MEMORY`,
- * `OUTPUT_NOT_WRITABLE`, `DISK_FULL`, `STATE_NOT_FOUND`, `STATE_INVALID`, `STATE_MISMATCH`, `NAN_LATENTS`, `NAN_LOSS`.
+ * `OUTPUT_NOT_WRITABLE`, `OUTPUT_LOCKED`, `DISK_FULL`, `STATE_NOT_FOUND`, `STATE_INVALID`, `STATE_MISMATCH`, `NAN_LATENTS`, `NAN_LOSS`.
  */
 export async function train(input: TrainOptions, context: TrainContext = {}): Promise<TrainResult> {
   return runTraining(resolveTrainOptions(input), context)

@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import { readdir, readFile, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { setTimeout } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import { Lock } from '../../../lib/files/lock.js'
@@ -38,6 +39,20 @@ test('the lock of a process that lives is kept, that of a dead one is taken over
   await assert.rejects(Lock.take(path, 'test'), held)
   child.kill('SIGKILL')
   await once(child, 'exit')
+  await (await Lock.take(path, 'test')).release()
+})
+
+test('the lock of a dead process for whose end nobody has asked is taken over', async (t) => {
+  const path = join(await temporaryFolder(t), 'x.lock')
+  // Its parent becomes a program that never asks.
+  const parent = spawn('bash', ['-c', '"$0" -e "$1" & exec sleep 60', process.execPath, holder(path)], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
+  t.after(() => parent.kill('SIGKILL'))
+  await once(parent.stdout, 'data')
+  const { process: pid } = JSON.parse(await readFile(path, 'utf8')) as { process: number }
+  process.kill(pid, 'SIGKILL')
+  while (!(await readFile(`/proc/${pid}/stat`, 'utf8')).includes(') Z ')) await setTimeout(5)
   await (await Lock.take(path, 'test')).release()
 })
 

@@ -3,66 +3,20 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { cp, mkdir, readdir, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { type TestContext, test } from 'node:test'
+import { test } from 'node:test'
 import { setTimeout } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
-import { Worker } from 'node:worker_threads'
 import { readAdapters } from '../../../lib/adapters/files.js'
 import { lora as kind } from '../../../lib/adapters/lora.js'
 import type { TrainEvent } from '../../../lib/events.js'
-import { readHeader, readTensors } from '../../../lib/files/safetensors.js'
+import { readHeader } from '../../../lib/files/safetensors.js'
 import { loraPrefixes } from '../../../lib/models/model.js'
 import { sd1 } from '../../../lib/models/sd1.js'
 import type { Layer } from '../../../lib/native.js'
 import type { TrainOptions } from '../../../lib/options/resolve.js'
 import { train } from '../../../lib/train/run.js'
-import { copyImages } from '../../fixtures/images.js'
 import { tiny } from '../../fixtures/lora.js'
 import { alteredModel } from '../../fixtures/models.js'
-import { temporaryFolder } from '../../fixtures/temporary.js'
-
-const runPath = fileURLToPath(new URL('../../../lib/train/run.js', import.meta.url))
-
-interface Place extends TrainOptions {
-  folder: string
-  output: string
-}
-
-async function place(t: TestContext, images = 2): Promise<Place> {
-  const folder = await temporaryFolder(t)
-  return { folder, ...small(await copyImages(folder, images), join(folder, 'out')) }
-}
-
-const small = (images: string, output: string) => ({
-  model: tiny,
-  images,
-  output,
-  resolution: 64,
-  rank: 2,
-  saveEvery: 0,
-  steps: 3,
-  learningRate: 1e-3,
-})
-
-/** Trains without the fixture's own folder. */
-function run({ folder: _, ...options }: Place, onEvent?: (event: TrainEvent) => void, signal?: AbortSignal) {
-  return train(options, { onEvent, signal })
-}
-
-const tensors = async (path: string) => [...(await readTensors(path))]
-const files = (folder: string) =>
-  readdir(folder).then(
-    (names) => names.sort(),
-    () => [],
-  )
-
-/** Every file there is can be read, and no temporary is left. */
-async function assertWhole(output: string): Promise<void> {
-  for (const name of await files(output)) {
-    assert.match(name, /\.(safetensors|state)$/)
-    await readTensors(join(output, name))
-  }
-}
+import { assertWhole, files, place, run, runPath, tensors } from '../../fixtures/training.js'
 
 test('a training tells what it caches, starts, steps and ends with, and leaves a LoRA that is read back', async (t) => {
   const given = await place(t)
@@ -138,69 +92,6 @@ test('the seed decides, the number of threads does not', async (t) => {
   }
   assert.deepEqual(results[1], results[0])
   assert.notDeepEqual(results[2], results[0])
-})
-
-test('two trainings at once, and one in a worker, end as each does alone', async (t) => {
-  const [first, second] = [await place(t, 1), { ...(await place(t, 2)), seed: 3 }]
-  const alone = [await tensors((await run(first)).path), await tensors((await run(second)).path)]
-  const again = [first, second].map((given) => ({ ...given, name: 'again' }))
-  const both = await Promise.all(again.map((given) => run(given)))
-  assert.deepEqual(await Promise.all(both.map(({ path }) => tensors(path))), alone)
-
-  const { folder: _, ...options } = { ...second, name: 'worker' }
-  const code = `
-    const { parentPort, workerData } = require('node:worker_threads')
-    import(workerData.runPath).then(({ train }) => train(workerData.options)).then(({ path }) => parentPort.postMessage(path))`
-  const worker = new Worker(code, { eval: true, workerData: { runPath, options } })
-  const [[path]] = (await Promise.all([once(worker, 'message'), once(worker, 'exit')])) as [[string], unknown]
-  assert.deepEqual(await tensors(path), alone[1])
-})
-
-test('a worker may be ended in the middle of a training', async (t) => {
-  const { folder: _, ...options } = { ...(await place(t)), steps: 100_000 }
-  const code = `
-    const { parentPort, workerData } = require('node:worker_threads')
-    const onEvent = (event) => event.type === 'step' && parentPort.postMessage(event.step)
-    import(workerData.runPath).then(({ train }) => train(workerData.options, { onEvent }))`
-  const worker = new Worker(code, { eval: true, workerData: { runPath, options } })
-  await once(worker, 'message')
-  await worker.terminate()
-  // Its lock is left; nobody holds it.
-  await train({ ...options, steps: 1 })
-  await assertWhole(options.output)
-})
-
-test('a second training of the same name and folder is refused while the first runs, in one process and between two', async (t) => {
-  const { folder: _, ...options } = { ...(await place(t)), steps: 1000 }
-  const refused = { code: 'OUTPUT_LOCKED', message: /^Expected no other training of lora in .* but received one that runs, of process \d+/ }
-  const controller = new AbortController()
-  let second: Promise<unknown> | undefined
-  const onEvent = (event: TrainEvent) => {
-    if (event.type === 'start') second = assert.rejects(train(options), refused).finally(() => controller.abort())
-  }
-  await assert.rejects(train(options, { onEvent, signal: controller.signal }), { name: 'AbortError' })
-  await second
-  const code = `const onEvent = ({ type }) => type === 'step' && console.log(type)
-    import(${JSON.stringify(runPath)}).then(({ train }) => train(${JSON.stringify(options)}, { onEvent }))`
-  const child = spawn(process.execPath, ['-e', code], { stdio: ['ignore', 'pipe', 'inherit'] })
-  await once(child.stdout, 'data')
-  await assert.rejects(train(options), refused)
-  child.kill('SIGKILL')
-  await once(child, 'exit')
-  await train({ ...options, steps: 1 })
-  await assertWhole(options.output)
-})
-
-test('two Workers train to one folder under two names', async (t) => {
-  const { folder: _, ...options } = { ...(await place(t)), saveEvery: 1 }
-  const code = `
-    const { workerData } = require('node:worker_threads')
-    import(workerData.runPath).then(({ train }) => train(workerData.options))`
-  const workers = ['a', 'b'].map((name) => new Worker(code, { eval: true, workerData: { runPath, options: { ...options, name } } }))
-  await Promise.all(workers.map((worker) => once(worker, 'exit')))
-  const loras = (await files(options.output)).filter((name) => name.endsWith('.safetensors'))
-  assert.equal(loras.length, 8)
-  await assertWhole(options.output)
 })
 
 test('abortion at any event rejects with an AbortError and leaves whole files or none', async (t) => {
