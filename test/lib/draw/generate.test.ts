@@ -137,6 +137,12 @@ test('an aborted picture rejects with an AbortError and writes nothing', async (
     cause: reason,
   })
   const controller = new AbortController()
+  const lora = join(await temporaryFolder(t), 'a.safetensors')
+  await writeLora(lora, 1)
+  await assert.rejects(generate({ ...small, prompt: 'x', lora }, { signal: AbortSignal.abort(reason) }), {
+    name: 'AbortError',
+    cause: reason,
+  })
   let steps = 0
   const onEvent = () => {
     steps += 1
@@ -242,4 +248,16 @@ test('a LoRA that is a pipe, or lies behind a circle of links, does not hang', a
     const error = await generate({ ...small, prompt: `<lora:${name}:1>`, loraDir: folder }).catch((cause: unknown) => cause)
     assert.ok(error instanceof LorafuseError && error.code === 'LORA_NOT_FOUND' && error.message.length < 700, String(error).slice(0, 500))
   }
+})
+
+test('a listener that throws or rejects stops the picture with what it says', async () => {
+  const failure = new Error('no more')
+  const listeners = [
+    () => {
+      throw failure
+    },
+    async () => Promise.reject(failure),
+    async (event: GenerateEvent) => event.type === 'image' && Promise.reject(failure),
+  ]
+  for (const onEvent of listeners) await assert.rejects(generate({ ...small, prompt: 'x' }, { onEvent }), failure)
 })
