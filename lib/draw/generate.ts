@@ -1,8 +1,7 @@
 /** `generate`: prompts and LoRAs in, PNG out, with the settings in its text. */
 import { basename, dirname, extname, join, resolve } from 'node:path'
-import { cut, LorafuseError, listed, printable, shown } from '../errors.js'
-import type { WarningEvent } from '../events.js'
-import { Listener } from '../events.js'
+import { cut, LorafuseError, listed, printable, shown, throwIfAborted } from '../errors.js'
+import { Listener, type WarningEvent } from '../events.js'
 import { makeFolder, writeAtomically, writeError } from '../files/atomic.js'
 import { hashFiles } from '../files/hashes.js'
 import { isFolder } from '../files/read.js'
@@ -78,6 +77,7 @@ function numbered(path: string, i: number, count: number): string {
 /** One call of `generate`. */
 class Drawing {
   private picture = 0
+  private readonly listener: Listener<GenerateEvent>
   /** The sha256 of each LoRA's bytes after the header, by path. */
   private readonly hashes = new Map<string, string>()
 
@@ -87,10 +87,12 @@ class Drawing {
     private readonly pipeline: Pipeline,
     private readonly context: GenerateContext,
     private readonly size: { width: number; height: number },
-  ) {}
+  ) {
+    this.listener = new Listener(context.onEvent)
+  }
 
   private warn(warning: Omit<WarningEvent, 'type'>): void {
-    this.context.onEvent?.({ type: 'warning', ...warning, message: printable(warning.message) })
+    this.listener.emit({ type: 'warning', ...warning, message: printable(warning.message) })
   }
 
   /** Says what is not used: threads, parts of the prompts. */
@@ -110,9 +112,13 @@ class Drawing {
 
   /** Hashes the LoRAs, and compares with the hashes that kohya, or we, wrote into them. */
   private async hashLoras(): Promise<void> {
+    const { signal } = this.context
     for (const path of new Set(this.prompts.flatMap(({ loras }) => loras.map((lora) => lora.path)))) {
       const { metadata, dataStart } = await readHeader(path, 'a LoRA')
-      const hash = await hashFiles([path], { start: dataStart, signal: this.context.signal })
+      const hash = await hashFiles([path], { start: dataStart, signal }).catch((cause: unknown) => {
+        throwIfAborted(signal, 'The image')
+        throw cause
+      })
       this.hashes.set(path, hash)
       const { sshs_model_hash: stored = hash } = metadata
       const message = `Expected the hash ${shown(stored)} that ${path} holds but its tensors have ${hash}; it was changed or damaged`
@@ -132,7 +138,7 @@ class Drawing {
       applied = JSON.stringify(wanted)
       this.picture += 1
       const { picture } = this
-      const onStep = (step: number) => context.onEvent?.({ type: 'step', picture, pictures, step, steps: options.steps })
+      const onStep = (step: number) => this.listener.emit({ type: 'step', picture, pictures, step, steps: options.steps })
       yield await pipeline.draw({ ...options, ...size, prompt: text }, { signal: context.signal, onStep })
     }
   }
@@ -152,16 +158,27 @@ class Drawing {
     const { width, height } = picture
     const png = await encodePng(picture, parameters)
     if (path !== undefined) await writeAtomically(path, png)
-    this.context.onEvent?.({ type: 'image', path, width, height, parameters })
+    this.listener.emit({ type: 'image', path, width, height, parameters })
     return { png, width, height, path, parameters }
   }
 
   async run(): Promise<GeneratedImage[]> {
-    const { options, prompts, size } = this
-    const { output, compare } = options
-    if (output !== undefined) await makeOutputFolder(dirname(output))
+    const { output } = this.options
+    if (output !== undefined) {
+      await makeFolder(dirname(output)).catch((cause: unknown) => {
+        throw writeError(dirname(output), cause, 'to be able to make the folder')
+      })
+    }
     this.warnOfUnused()
     await this.hashLoras()
+    const images = await this.drawAll()
+    await this.listener.settled()
+    return images
+  }
+
+  private async drawAll(): Promise<GeneratedImage[]> {
+    const { options, prompts, size } = this
+    const { output, compare } = options
     if (compare) {
       const rows: Picture[][] = []
       for await (const picture of this.draw(false)) rows.push([picture])
@@ -179,18 +196,11 @@ class Drawing {
   }
 }
 
-async function makeOutputFolder(path: string): Promise<void> {
-  try {
-    await makeFolder(path)
-  } catch (cause) {
-    throw writeError(path, cause, 'to be able to make the folder')
-  }
-}
-
 /**
  * Draws a picture per prompt; with `compare`, one picture of all, without the LoRAs on the left and with them on the right. Writes files if
  * `output` is given. Throws `OPTION_REQUIRED`, `OPTION_INVALID`, `OPTION_UNKNOWN`, `PROMPT_INVALID`, `LORA_NOT_FOUND`,
- * what reading the model and the LoRAs throws, `OUTPUT_NOT_WRITABLE`, `DISK_FULL`, and an error named `AbortError`.
+ * what reading the model and the LoRAs throws, `OUTPUT_NOT_WRITABLE`, `DISK_FULL`, `NAN_PICTURE`, an error named `AbortError`, and what
+ * `onEvent` throws or rejects with.
  */
 export async function generate(input: GenerateOptions, context: GenerateContext = {}): Promise<GeneratedImage[]> {
   return runGeneration(resolveGenerateOptions(input), context)
@@ -205,11 +215,7 @@ export async function runGeneration(options: ResolvedGenerateOptions, context: G
   const pipeline = await Pipeline.open(options)
   try {
     const size = await pipeline.size(options.width, options.height)
-    const listener = new Listener(context.onEvent)
-    const drawing = new Drawing(options, prompts, pipeline, { ...context, onEvent: (event) => listener.emit(event) }, size)
-    const images = await drawing.run()
-    await listener.settled()
-    return images
+    return await new Drawing(options, prompts, pipeline, context, size).run()
   } finally {
     await pipeline[Symbol.asyncDispose]()
   }

@@ -34,7 +34,7 @@ function parseTag(tag: string, body: string): PromptLora {
     else named[key] = value as string
   }
   const odd = placed.length > PLACES.length || Object.keys(named).some((key) => !PLACES.includes(key))
-  if (!name || odd) throw invalid(tag)
+  if (!name || name.includes('\0') || odd) throw invalid(tag)
   const [te, unet, dyn] = PLACES.map((key, place) => named[key] ?? placed[place])
   if (dyn !== undefined) throw invalid(tag, ', and a rank to cut it to (dyn) is not supported')
   const both = te === undefined ? 1 : weightOf(tag, te)

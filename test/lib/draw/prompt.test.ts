@@ -46,6 +46,10 @@ test('a tag without name or number is refused', () => {
   }
 })
 
+test('a name that no file can have is refused', () => {
+  assert.throws(() => parsePrompt('<lora:a\0:1>'), { code: 'PROMPT_INVALID', message: /received "<lora:a\\u0000:1>"/ })
+})
+
 test('a rank to cut a LoRA to is refused, not taken for a weight', () => {
   for (const tag of ['<lora:a:1:0.5:8>', '<lora:a:1:dyn=8>']) {
     assert.throws(() => parsePrompt(tag), { code: 'PROMPT_INVALID', message: /a rank to cut it to \(dyn\) is not supported/ })
