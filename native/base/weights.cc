@@ -46,11 +46,11 @@ template <class From, class To> void sum_taps(const unsigned char* from, To* to,
 
 // What the system's refusal of a file means.
 Error refusal(const std::string& path, int error) {
+  if (error == ENOMEM || error == EAGAIN)
+    return {"OUT_OF_MEMORY", text("Expected room to map the weight file ", path, " but the system has no more")};
   const bool missing = error == ENOENT || error == ENOTDIR || error == ENAMETOOLONG;
-  const char* code = missing                              ? "FILE_NOT_FOUND"
-                     : error == EMFILE || error == ENFILE ? "TOO_MANY_FILES"
-                     : error == ENOMEM || error == EAGAIN ? "OUT_OF_MEMORY"
-                                                          : "FILE_UNREADABLE";
+  const bool exhausted = error == EMFILE || error == ENFILE;
+  const char* code = missing ? "FILE_NOT_FOUND" : exhausted ? "TOO_MANY_FILES" : "FILE_UNREADABLE";
   return {code, text("Expected a readable weight file at ", path, " but received: ", std::strerror(error))};
 }
 

@@ -20,8 +20,15 @@ std::string own_folder() {
 CreateBackend open_library(const std::string& name, const std::string& path) {
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   auto* create = library ? reinterpret_cast<CreateBackend>(dlsym(library, "lorafuse_create_backend")) : nullptr;
-  CHECK(create, "BACKEND_MISSING", "Expected the ", name, " at ", path, " but it could not be opened: ", dlerror());
-  return create;
+  if (create) return create;
+  const char* error = dlerror();
+  const std::string why = error ? error : "it has no such symbol";
+  const auto says = [&](const char* words) { return why.find(words) != std::string::npos; };
+  const bool no_memory = says("Cannot allocate memory") || says("failed to map");
+  throw Error(no_memory                     ? "OUT_OF_MEMORY"
+              : says("Too many open files") ? "TOO_MANY_FILES"
+                                            : "BACKEND_MISSING",
+              text("Expected the ", name, " at ", path, " but it could not be opened: ", why.c_str()));  // not cut
 }
 
 }  // namespace

@@ -13,7 +13,8 @@ std::string cpu_variant();
 // Processor features that matter here and are present, e.g. avx2, avx512f, avx512_bf16.
 std::vector<std::string> cpu_features();
 
-// Throws BACKEND_MISSING where the library is not there. The library stays open while the process lives.
+// Throws BACKEND_MISSING where the library is not there, OUT_OF_MEMORY or TOO_MANY_FILES where it finds no room. The library stays open
+// while the process lives.
 std::shared_ptr<Backend> open_cpu_backend(int threads, const std::string& variant = cpu_variant());
 
 // The CUDA backend on the first GPU. Throws BACKEND_MISSING where this build has none, NO_DEVICE where the machine has no GPU for it.

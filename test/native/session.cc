@@ -6,6 +6,8 @@
 #include "checkpoint.h"
 #include "golden.h"
 #include "graphs.h"
+#include "process_limits.h"
+#include "train/library.h"
 
 namespace lorafuse::test {
 namespace {
@@ -253,6 +255,11 @@ SUITE(session) {
     EXPECT(there == ready.session.read("weights"), "other numbers");
     there.pop_back();
     expect_error("ARGUMENT_INVALID", [&] { ready.session.read("weights", there); });
+  });
+  test_case("a library that is not there is told from one that finds no descriptor", [] {
+    expect_error("BACKEND_MISSING", [] { open_cpu_backend(1, "x86-64-v0"); });
+    const WithLimit limit(RLIMIT_NOFILE, 0);
+    expect_error("TOO_MANY_FILES", [] { open_cpu_backend(1, "x86-64-v0"); });
   });
   test_case("there are as many threads as processors at most", [] {
     Model model(1024);
