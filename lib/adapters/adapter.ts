@@ -11,6 +11,14 @@ import type { ResolvedTrainOptions } from '../options/resolve.js'
 
 export type AdapterOptions = Pick<ResolvedTrainOptions, 'targets' | 'rank' | 'alpha'>
 
+/** What PEFT's config says about a layer. */
+export interface LayerConfig {
+  /** Where that stands. */
+  source: string
+  rank: number
+  scale: number
+}
+
 /** What a file says about the adapter of one layer. */
 export interface FilePart {
   /** The file. */
@@ -21,8 +29,8 @@ export interface FilePart {
   names: Record<string, string>
   /** All tensors of the file. */
   tensors: Map<string, Tensor>
-  /** What PEFT's config, where there is one, says about the layer. */
-  config: { source: string; rank: number; scale: number } | undefined
+  /** Undefined without a config. */
+  config: LayerConfig | undefined
   /** The family of models that the file was made for, if that is known to be another. */
   family: string | undefined
 }

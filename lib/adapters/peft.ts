@@ -7,7 +7,7 @@ import { runInNewContext } from 'node:vm'
 import { shown } from '../errors.js'
 import { isRecord, type Json, parseRecord, readRecord } from '../files/json.js'
 import { unlessMissing } from '../files/read.js'
-import { invalidLora, unsupported, type Warn } from './adapter.js'
+import { invalidLora, type LayerConfig, unsupported, type Warn } from './adapter.js'
 import type { TensorName } from './kohya.js'
 
 const ROLES: Record<string, string> = { lora_A: 'down', lora_B: 'up', 'lora.down': 'down', 'lora.up': 'up' }
@@ -28,14 +28,6 @@ export function parsePeftName(name: string): TensorName | undefined {
   const alone = path.startsWith('text_model.') ? 'text_encoder' : 'unet'
   const network = prefix === undefined || prefix === PREFIX ? alone : prefix
   return { network, layer: path.replaceAll('.', '_'), role: matrix === undefined ? 'alpha' : (ROLES[matrix] as string) }
-}
-
-/** What PEFT's config says about a layer. */
-export interface PeftLayer {
-  /** Where that stands. */
-  source: string
-  rank: number
-  scale: number
 }
 
 const MATCH = `
@@ -94,7 +86,7 @@ export async function readPeftLayers(
   { path, network, metadata, names }: { path: string; network: string; metadata: Record<string, string>; names: string[] },
   paths: string[],
   warn: Warn,
-): Promise<((layer: string) => PeftLayer) | undefined> {
+): Promise<((layer: string) => LayerConfig) | undefined> {
   const isPeft = names.some((name) => name.startsWith(`${PREFIX}.`))
   const found = await readConfig(path, network, metadata, isPeft)
   if (!found) {
