@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
-import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
+import { copyFile, mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import sharp from 'sharp'
@@ -7,6 +8,7 @@ import type { TrainEvent } from '../../lib/events.js'
 import { readHeader, readTensors } from '../../lib/files/safetensors.js'
 import type { TrainOptions } from '../../lib/options/resolve.js'
 import { train } from '../../lib/train/run.js'
+import { newestState } from '../../lib/train/states.js'
 import { copyImages } from '../fixtures/images.js'
 import { tiny } from '../fixtures/lora.js'
 import { alteredModel } from '../fixtures/models.js'
@@ -134,4 +136,23 @@ test('a state that is missing or damaged is refused; without any the training st
   })
   await mkdir(join(given.output, 'folder'))
   await assert.rejects(train({ ...given, resume: join(given.output, 'folder') }), { code: 'FILE_UNREADABLE', message: /a folder$/ })
+})
+
+test('after an older state was resumed, each new state is there when its event comes, and the last is the newest', async (t) => {
+  const given = { ...(await options(t)), saveEvery: 1 }
+  await train({ ...given, steps: 2 })
+  const older = join(given.output, 'older.state')
+  await copyFile(join(given.output, 'lora.state'), older)
+  await train({ ...given, steps: 6, resume: true })
+  const seen: [number, boolean][] = []
+  const onEvent = (event: TrainEvent) => event.type === 'checkpoint' && seen.push([event.step, existsSync(event.statePath)])
+  const { statePath } = await train({ ...given, steps: 5, resume: older }, { onEvent })
+  assert.deepEqual(seen, [
+    [3, true],
+    [4, true],
+    [5, true],
+  ])
+  assert.equal(await newestState(given.output, 'lora'), statePath)
+  const states = (await readdir(given.output)).filter((name) => name.startsWith('lora') && name.endsWith('.state'))
+  assert.deepEqual(states.sort(), ['lora-step00000005.state', 'lora.state'])
 })
