@@ -55,7 +55,7 @@ export function temporaries(folder) {
 
 /** Reads all whole files of tensors in a folder; throws if one is not whole. */
 export async function readAll(folder) {
-  const names = filesOf(folder).filter((name) => name.endsWith('.safetensors'))
+  const names = filesOf(folder).filter((name) => /\.(safetensors|state)$/.test(name))
   for (const name of names) await readTensors(join(folder, name))
   return names.length
 }

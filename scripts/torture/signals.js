@@ -6,7 +6,8 @@ import { eventsOf, judgeEnd, run } from './process.js'
 
 const EXITS = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }
 const SIGNALS = ['SIGKILL', 'SIGTERM', 'SIGHUP', 'SIGINT']
-const STEPS = 12
+/** Fewer on a GPU, which may be emulated. */
+const stepsOn = (device) => (device === 'cpu' ? 12 : 4)
 /** As many signals a round, at most. */
 const MOST = 4
 
@@ -58,15 +59,16 @@ export const signals = {
 
   async begin(folder, { device }) {
     const images = await makeImages(folder)
-    const expected = await undisturbed(folder, images, { steps: STEPS, device })
-    const given = options(images, freshFolder(folder, 'span'), { steps: STEPS, device })
+    const steps = stepsOn(device)
+    const expected = await undisturbed(folder, images, { steps, device })
+    const given = options(images, freshFolder(folder, 'span'), { steps, device })
     const { milliseconds, stdout } = await run(['train', ...words(given), '--json'])
     return { folder, images, expected, device, span: milliseconds, events: eventsOf(stdout).length }
   },
 
   async round({ folder, images, expected, device, span, events }, index, random, count, lane) {
     const output = freshFolder(folder, `output ${lane}`)
-    const given = options(images, output, { steps: STEPS, device, saveEvery: index % 2, resume: true })
+    const given = options(images, output, { steps: stepsOn(device), device, saveEvery: index % 2, resume: true })
     let saved
     for (let sent = 0; ; sent++) {
       const signal = sent < MOST ? SIGNALS[(index + sent) % SIGNALS.length] : undefined
