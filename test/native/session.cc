@@ -258,8 +258,10 @@ SUITE(session) {
   });
   test_case("a library that is not there is told from one that finds no descriptor", [] {
     expect_error("BACKEND_MISSING", [] { open_cpu_backend(1, "x86-64-v0"); });
-    const WithLimit limit(RLIMIT_NOFILE, 0);
-    expect_error("TOO_MANY_FILES", [] { open_cpu_backend(1, "x86-64-v0"); });
+    expect_error("TOO_MANY_FILES", [] {
+      const WithLimit limit(RLIMIT_NOFILE, 0);
+      open_cpu_backend(1, "x86-64-v0");
+    });
   });
   test_case("there are as many threads as processors at most", [] {
     Model model(1024);

@@ -241,8 +241,10 @@ SUITE(weights) {
       expect_error("OUT_OF_MEMORY", [&] { weights.add(folder.file("large"), {}); });
     }
 #endif
-    const WithLimit limit(RLIMIT_NOFILE, 0);
-    expect_error("TOO_MANY_FILES", [&] { weights.add(folder.file("large"), {}); });
+    expect_error("TOO_MANY_FILES", [&] {
+      const WithLimit limit(RLIMIT_NOFILE, 0);
+      weights.add(folder.file("large"), {});
+    });
   });
   test_case("a model that lacks a tensor, or has it in another shape, is refused by the tensor's name", [] {
     TemporaryFolder folder;
