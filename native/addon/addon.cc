@@ -178,7 +178,12 @@ class JsSession : public Napi::ObjectWrap<JsSession> {
   // A method that is queued; what is wrong with its arguments rejects the promise.
   template <auto method> Napi::Value later(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
-    const auto rejected = Napi::Promise::Deferred::New(env);
+    // Trap: only what settles a deferred frees it.
+    const auto rejected = [&](Napi::Value reason) -> Napi::Value {
+      const auto deferred = Napi::Promise::Deferred::New(env);
+      deferred.Reject(reason);
+      return deferred.Promise();
+    };
     try {
       auto call = method(info);
       const auto shared = alive();
@@ -190,10 +195,9 @@ class JsSession : public Napi::ObjectWrap<JsSession> {
       job.release();
       shared->next();
       return promise;
-    } catch (const Napi::Error& error) { rejected.Reject(error.Value()); } catch (...) {
-      rejected.Reject(js_error(env, failure()).Value());
+    } catch (const Napi::Error& error) { return rejected(error.Value()); } catch (...) {
+      return rejected(js_error(env, failure()).Value());
     }
-    return rejected.Promise();
   }
 
   void dispose(const Napi::CallbackInfo& info) {

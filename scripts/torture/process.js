@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { setFlagsFromString } from 'node:v8'
+import { getHeapStatistics, setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { cli } from './place.js'
 import { judge } from './rig.js'
@@ -26,7 +26,7 @@ export function holds(pid = 'self') {
 setFlagsFromString('--expose-gc')
 const collect = runInNewContext('gc')
 
-/** What this process holds once garbage is collected and nothing changes any more. */
+/** What this process holds once garbage is collected and nothing changes any more; `handles`: bytes of those that keep values alive. */
 export async function holdsAtRest() {
   let last
   for (let i = 0; i < 20; i++) {
@@ -34,7 +34,7 @@ export async function holdsAtRest() {
     await sleep(100)
     const now = holds()
     const same = last && ['threads', 'descriptors', 'files'].every((name) => now[name] === last[name])
-    last = now
+    last = { ...now, handles: getHeapStatistics().used_global_handles_size }
     if (same && i > 3) break
   }
   return last
@@ -58,6 +58,7 @@ export function grown(before, after, rounds, slack) {
     descriptors: before.descriptors + rounds * slack.descriptors,
     threads: before.threads,
     files: 0,
+    handles: before.handles + 2 ** 16 + rounds * 2 ** 10,
   }
   return Object.entries(limits).flatMap(([name, limit]) =>
     after[name] <= limit ? [] : [`${name} from ${before[name]} to ${after[name]} in ${rounds} rounds`],

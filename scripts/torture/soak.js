@@ -2,6 +2,7 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { generate, train, trainEvents } from '../../dist/lib/index.js'
+import { native } from '../../dist/lib/native.js'
 import { differs, freshFolder, makeImages, model, options, undisturbed } from './place.js'
 import { grown, holdsAtRest, shown } from './process.js'
 import { judgeError } from './rig.js'
@@ -66,6 +67,17 @@ async function thrownBy(given, random, fail) {
 }
 
 const kinds = {
+  /** So many that what one of them leaves is more than the slack. */
+  async calls() {
+    const session = new (native().Session)({ device: 'cpu', threads: 1, precision: 'f32', networks: {} })
+    try {
+      for (let i = 0; i < 20_000; i++) await session.losses()
+    } finally {
+      session.dispose()
+    }
+    return undefined
+  },
+
   async whole({ images, output, expected }) {
     await train(options(images, output, { threads: 2 }))
     return differs(output, expected.trajectory)
@@ -161,7 +173,7 @@ function hearRejections(context) {
 export const soak = {
   name: 'soak',
   lanes: 1,
-  short: 22,
+  short: 24,
 
   async begin(folder) {
     const images = await makeImages(folder)

@@ -2,6 +2,8 @@ import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { getHeapStatistics, setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { readModel } from '../../lib/models/diffusers.js'
 import { type Network, native, type OptimizerSpec, type Session, type SessionOptions } from '../../lib/native.js'
 import { tiny } from '../fixtures/lora.js'
@@ -132,6 +134,26 @@ test('where JavaScript has no memory for a result, the call says so and the sess
     globalThis.Float32Array = real
   }
   assert.equal((await session.run('text_encoder', 'encode', ids)).data.constructor, Float32Array)
+  session.dispose()
+})
+
+test('calls leave nothing behind, whether they succeed or fail', async () => {
+  setFlagsFromString('--expose-gc')
+  const collect = runInNewContext('gc') as () => void
+  const session = open()
+  attach(session)
+  const many = async (count: number) => {
+    for (let i = 0; i < count; i++) await session.losses()
+    for (let i = 0; i < count / 10; i++) await session.load(i as never).catch(() => undefined)
+    collect()
+    const { used_global_handles_size: handles, used_heap_size: heap } = getHeapStatistics()
+    return { handles, heap }
+  }
+  await many(1000)
+  const before = await many(1000)
+  const after = await many(50_000)
+  assert.ok(after.handles <= before.handles + 4096, `handles: ${before.handles} bytes, then ${after.handles}`)
+  assert.ok(after.heap <= before.heap + 2 ** 20, `heap: ${before.heap} bytes, then ${after.heap}`)
   session.dispose()
 })
 
