@@ -32,9 +32,11 @@ export function pathError(what: string, path: string, cause: unknown): unknown {
   return new LorafuseError(code, `Expected ${what} at ${path} but received ${reason}`, { cause })
 }
 
-/** Names what is not a regular file. */
+/** Names the kind of what was found. */
 export function kindOf(found: Stats): string {
   if (found.isDirectory()) return 'a folder'
+  if (found.isFile()) return 'a file'
+  if (found.isSymbolicLink()) return 'a link'
   if (found.isFIFO()) return 'a pipe'
   return found.isSocket() ? 'a socket' : 'a device'
 }

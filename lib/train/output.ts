@@ -71,7 +71,7 @@ export class OutputFolder {
    * saving needs. `buffers`: those that a state holds. Throws `OUTPUT_NOT_WRITABLE`, `OUTPUT_LOCKED`, `DISK_FULL` (a checkpoint and its state
    * would not fit).
    */
-  async prepare(buffers: BufferInfo[]): Promise<void> {
+  async prepare(buffers: BufferInfo[], signal?: AbortSignal): Promise<void> {
     const { output, name, savePrecision } = this.options
     // The longest name of all.
     const probe = temporaryOf(join(output, `${name}${suffixOf({ step: 0 })}.safetensors`))
@@ -83,7 +83,7 @@ export class OutputFolder {
     } catch (cause) {
       throw writeError(probe, cause, 'to be able to write a file like')
     }
-    this.lock = await Lock.take(join(output, `${name}.lock`), `training of ${name} in ${output}`)
+    this.lock = await Lock.take(join(output, `${name}.lock`), `training of ${name} in ${output}`, signal)
     await this.removeTemporaries()
     // The LoRA in f32, its largest type, and its state.
     const needed = 4 * buffers.reduce((sum, { count }) => sum + count, parameterCount(this.adapters.parameters))
@@ -110,10 +110,14 @@ export class OutputFolder {
     }
   }
 
-  /** Writes a LoRA, then its state, and removes old states. Throws `DISK_FULL`, `OUTPUT_NOT_WRITABLE`; earlier files stay intact. */
+  /**
+   * Writes a LoRA, then its state, and removes old states. Throws `DISK_FULL`, `OUTPUT_NOT_WRITABLE`, `OUTPUT_LOCKED` (another took the lock);
+   * earlier files stay intact.
+   */
   async save(checkpoint: CheckpointName, state: TrainingState, metadata: Record<string, string>): Promise<Saved> {
     const { output, name, savePrecision } = this.options
     const path = join(output, `${name}${suffixOf(checkpoint)}.safetensors`)
+    await this.lock?.check()
     const named = kohyaTensors(this.adapters, state.buffers.weights!, DTYPES[savePrecision], this.prefixes)
     const tensors = packTensors(named, this.room)
     const { model, legacy } = hashTensors(tensors, metadata)

@@ -143,7 +143,7 @@ export class Training {
       const saving = chosen.device === 'cpu' ? bytesToSave(saved, adapters, options) : 0
       const memory = await planMemory({ session, model, items, chosen, label: this.label, saving }, options)
       output = new OutputFolder(options, adapters, loraPrefixes(model.family))
-      await output.prepare(saved)
+      await output.prepare(saved, signal)
       const found = await assignBuckets(items, options)
       const resumed = await this.readResumed(model, session, found)
       const { images, samples, hashes } = await this.cache(model, session, found)

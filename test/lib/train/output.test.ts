@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
-import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, readFile, stat, unlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { type Adapters, parameterCount } from '../../../lib/adapters/adapter.js'
@@ -152,3 +152,18 @@ for (const [alpha, dtype] of [
     assert.deepEqual((await readTensors(path)).get('lora_unet_a_b.alpha'), { dtype, shape: [], data: Float32Array.of(alpha) })
   })
 }
+
+test('nothing is saved once another has taken the name', async (t) => {
+  const output = await temporaryFolder(t)
+  const folder = () => new OutputFolder({ output, name: 'x', savePrecision: 'fp16' }, adapters, prefixes)
+  const [first, second] = [folder(), folder()]
+  await first.prepare(infos(count))
+  await unlink(join(output, 'x.lock'))
+  await second.prepare(infos(count))
+  const message = /^Expected this training of x in .* to have its lock .*x\.lock but received another's; nothing more is saved, as /
+  await assert.rejects(first.save({ step: 100 }, state, {}), { code: 'OUTPUT_LOCKED', message })
+  await first.close()
+  assert.deepEqual(await readdir(output), ['x.lock'])
+  await second.save({ step: 100 }, state, {})
+  await second.close()
+})
