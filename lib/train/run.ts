@@ -141,10 +141,10 @@ export class Training {
       const adapters = attachAdapters(session, lora, model.family.trained, options, optimizer.spec)
       const saved = stateBuffers(session)
       const saving = chosen.device === 'cpu' ? bytesToSave(saved, adapters, options) : 0
-      const memory = await planMemory({ session, model, items, chosen, label: this.label, saving }, options)
+      const memory = await planMemory({ session, model, items, chosen, label: this.label, saving, signal: this.signal }, options)
       output = new OutputFolder(options, adapters, loraPrefixes(model.family))
       await output.prepare(saved)
-      const found = await assignBuckets(items, options)
+      const found = await assignBuckets(items, options, this.signal)
       const resumed = await this.readResumed(model, session, found)
       const { images, samples, hashes } = await this.cache(model, session, found)
       const identity = { model: hashes.hash, images: await hashImages(images, this.signal), settings: fixedOptions(options) }
