@@ -87,7 +87,7 @@ export class Pipeline implements AsyncDisposable {
       this.loras.set(path, part)
       stack.push({ part, weight })
     }
-    attachStack(this.session, lora, family.trained, stack)
+    await attachStack(this.session, lora, family.trained, stack)
   }
 
   private check(request: DrawRequest): void {

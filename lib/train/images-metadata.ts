@@ -1,6 +1,6 @@
 /** What a LoRA's metadata says of its images, as kohya's (kohya-ss/sd-scripts:library/train_util.py): the same in every file of a run. */
 import { type BucketOptions, bucketSides } from '../data/buckets.js'
-import { turns } from '../turns.js'
+import { type Turn, turns } from '../turns.js'
 import type { TrainingImage } from './training-images.js'
 
 /**
@@ -14,8 +14,6 @@ interface Folder {
   n_repeats: number
   img_count: number
 }
-
-type Turn = () => Promise<void>
 
 function count<Key>(counts: Map<Key, number>, key: Key, more = 1): void {
   counts.set(key, (counts.get(key) ?? 0) + more)

@@ -6,7 +6,7 @@ import type { Model } from '../models/model.js'
 import type { MemoryPlan, Session } from '../native.js'
 import type { Label, ResolvedTrainOptions } from '../options/resolve.js'
 import { trainTable } from '../options/table.js'
-import { turns } from '../turns.js'
+import { type Turn, turns } from '../turns.js'
 import { stepShapes } from './inputs.js'
 import { assignBuckets, makeBatches } from './training-images.js'
 
@@ -48,7 +48,7 @@ interface Shape {
 }
 
 /** Leaves out the steps that need no more than another, whose batch, width and height are all at least theirs. */
-async function largestShapes(shapes: Shape[], turn: () => Promise<void>): Promise<Shape[]> {
+async function largestShapes(shapes: Shape[], turn: Turn): Promise<Shape[]> {
   const kept: Shape[] = []
   // A step that covers another comes before it.
   for (const shape of shapes.sort((a, b) => b.count - a.count || b.width - a.width || b.height - a.height)) {

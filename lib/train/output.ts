@@ -115,8 +115,8 @@ export class OutputFolder {
     const { output, name, savePrecision } = this.options
     const path = join(output, `${name}${suffixOf(checkpoint)}.safetensors`)
     const named = kohyaTensors(this.adapters, state.buffers.weights!, DTYPES[savePrecision], this.prefixes)
-    const tensors = packTensors(named, this.room)
-    const { model, legacy } = hashTensors(tensors, metadata)
+    const tensors = await packTensors(named, this.room)
+    const { model, legacy } = await hashTensors(tensors, metadata)
     await writeSafetensors(path, tensors, { ...metadata, sshs_model_hash: model, sshs_legacy_hash: legacy })
     const statePath = statePathOf(path)
     await writeState(statePath, state, await timeToWrite(output, name))

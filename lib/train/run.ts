@@ -19,6 +19,7 @@ import {
   resolveTrainOptions,
   type TrainOptions,
 } from '../options/resolve.js'
+import { turns } from '../turns.js'
 import { cacheLatents, cacheText, type OnProgress } from './cache.js'
 import { captionWarnings } from './captions.js'
 import { imagesMetadata } from './images-metadata.js'
@@ -153,7 +154,7 @@ export class Training {
       const batches = makeBatches(images, options)
       const steps = this.stepsOf(batches)
       const from = resumed?.step ?? 0
-      const buffers = resumed?.buffers ?? { weights: initialWeights(adapters, options.seed) }
+      const buffers = resumed?.buffers ?? { weights: await initialWeights(adapters, options.seed, turns(this.signal)) }
       for (const [name, data] of Object.entries(buffers)) session.write(name, data)
       const inputs = new StepInputs({ ...options, samples, batches, model })
       if (from < steps) await session.prepare(inputs.shapesOf((await batches.of(from + 1))[0]!))
