@@ -135,9 +135,12 @@ export async function readAbout(path: string): Promise<{ about: About; header: S
   const about = parseRecord(text)
   if (!about) throw invalid(path, 'a damaged file: its description is no JSON')
   const { version } = about
-  if (version !== 1 && version !== VERSION) throw invalid(path, `version ${shown(version)}; update lorafuse`)
-  if (version !== 1 && header.metadata[CHECKSUM] !== (await hashParts([text])))
+  const checksum = header.metadata[CHECKSUM]
+  if (checksum === undefined ? version === VERSION : checksum !== (await hashParts([text])))
     throw invalid(path, 'a damaged file: the checksum of its description differs')
+  if (version !== 1 && version !== VERSION) throw invalid(path, `version ${shown(version)}; update lorafuse`)
+  if (version === 1 && (checksum !== undefined || about.writtenAt !== undefined || path.endsWith(EXTENSION)))
+    throw invalid(path, 'a damaged file: its description says version 1, the rest of it a later one')
   const wrong = wrongIn(about)
   if (wrong.length > 0) throw invalid(path, `a damaged file: without valid ${wrong.join(', ')}`)
   return { about: about as Json & About, header }
