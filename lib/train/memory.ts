@@ -23,13 +23,6 @@ export interface Planned {
   signal?: AbortSignal
 }
 
-/** Turns JavaScript's error of an array for which there is no memory into an `OUT_OF_MEMORY`; others, the core's included, stay as they are. */
-export function memoryError(error: unknown): unknown {
-  if (!(error instanceof RangeError && error.message.includes('allocation failed'))) return error
-  const message = `Expected memory for an array but received none: ${error.message}; close other programs, or raise the limit`
-  return new LorafuseError('OUT_OF_MEMORY', message, { cause: error })
-}
-
 const largest = (plans: MemoryPlan[]) => plans.reduce((most, plan) => (plan.total > most.total ? plan : most))
 
 /**
