@@ -51,3 +51,20 @@ export function throwIfAborted(signal: AbortSignal | undefined, what: string): v
   if (!signal?.aborted) return
   throw Object.assign(new LorafuseError('ABORTED', `${what} was stopped`, { cause: signal.reason }), { name: 'AbortError' })
 }
+
+/** Turns JavaScript's error of an array for which there is no memory into an `OUT_OF_MEMORY`; others, the core's included, stay as they are. */
+export function memoryError(error: unknown): unknown {
+  if (!(error instanceof RangeError && error.message.includes('allocation failed'))) return error
+  const message = `Expected memory for an array but received none: ${error.message}; close other programs, or raise the limit`
+  return new LorafuseError('OUT_OF_MEMORY', message, { cause: error })
+}
+
+/** Waits for what a caller asked for, whose errors become documented ones: whatever the signal stopped ends as `throwIfAborted`. */
+export async function rejecting<Result>(work: Promise<Result>, signal?: AbortSignal, what = ''): Promise<Result> {
+  try {
+    return await work
+  } catch (error) {
+    if (signal?.aborted && error === signal.reason) throwIfAborted(signal, what)
+    throw memoryError(error)
+  }
+}

@@ -95,9 +95,19 @@ export class Listener<Event> {
     this.waiting.add(settled)
   }
 
-  /** Waits until the listener has done all its work. Throws as `emit`. */
-  async settled(): Promise<void> {
-    await Promise.all(this.waiting)
+  /** Waits until the listener has done all its work. Throws as `emit`, or the signal's reason: what never ends can be stopped. */
+  async settled(signal?: AbortSignal): Promise<void> {
+    if (this.waiting.size > 0) {
+      await new Promise<void>((resolve, reject) => {
+        const stop = () => reject(signal?.reason)
+        if (signal?.aborted) stop()
+        signal?.addEventListener('abort', stop)
+        void Promise.all(this.waiting).then(() => {
+          signal?.removeEventListener('abort', stop)
+          resolve()
+        })
+      })
+    }
     this.check()
   }
 }

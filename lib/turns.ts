@@ -2,9 +2,14 @@
 import { setImmediate } from 'node:timers/promises'
 
 const LONGEST_MS = 10
+/** How many numbers are worked on between two turns: a few milliseconds. */
+const PIECE = 16384
+
+/** What is awaited between pieces of work. */
+export type Turn = () => Promise<void>
 
 /** Returns a function to await between pieces: where the last turn of the event loop is long ago, it makes one. It throws the signal's reason. */
-export function turns(signal?: AbortSignal): () => Promise<void> {
+export function turns(signal?: AbortSignal): Turn {
   let began = performance.now()
   return async () => {
     if (performance.now() - began < LONGEST_MS) return
@@ -14,8 +19,16 @@ export function turns(signal?: AbortSignal): () => Promise<void> {
   }
 }
 
+/** Does work on `length` numbers, of which each call gets a few, and awaits `turn` after each. Pieces begin at multiples of 4. */
+export async function inPieces(length: number, turn: Turn, work: (begin: number, end: number) => void): Promise<void> {
+  for (let begin = 0; begin < length; begin += PIECE) {
+    work(begin, Math.min(length, begin + PIECE))
+    await turn()
+  }
+}
+
 /** Sorts texts by code units. */
-export async function sortInTurns(texts: string[], turn = turns()): Promise<string[]> {
+export async function sortInTurns(texts: string[], turn: Turn = turns()): Promise<string[]> {
   if (texts.length <= 4096) return texts.sort()
   const half = texts.length >> 1
   const left = await sortInTurns(texts.slice(0, half), turn)

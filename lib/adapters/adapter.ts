@@ -8,6 +8,7 @@ import { allFinite } from '../files/floats.js'
 import type { Tensor } from '../files/safetensors.js'
 import type { AdapterSpec, Layer, OptimizerSpec, Parameter, Session } from '../native.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
+import { inPieces, type Turn, turns } from '../turns.js'
 
 export type AdapterOptions = Pick<ResolvedTrainOptions, 'targets' | 'rank' | 'alpha'>
 
@@ -47,16 +48,16 @@ export interface AdapterKind<Part = unknown> {
   carries(layer: Layer): boolean
   /** Chooses the layers of a network that get an adapter. Throws `RANK_TOO_LARGE`. */
   specs(network: string, layers: Layer[], options: AdapterOptions): AdapterSpec[]
-  /** Returns a parameter's initial values, undefined if they are zero. `index` counts the adapters in order. */
-  initial(role: string, shape: number[], seed: number, index: number): Float32Array | undefined
+  /** Fills a part of a parameter, all zeros, with its initial values from the one numbered `first`, a multiple of 4. */
+  initial(part: Float32Array, view: Pick<ParameterView, 'role' | 'shape' | 'index'>, seed: number, first: number): void
   /** Returns the shape that a parameter has in a file. */
   fileShape(shape: number[], layer: Layer): number[]
   /** Reads a layer's adapter. Throws `LORA_UNSUPPORTED`, `LORA_INVALID`, `LORA_MISMATCH`. */
   read(part: FilePart): Part
   /** Returns the one adapter that does what several do at a layer. */
   stackSpec(network: string, layer: Layer, parts: Weighted<Part>[]): AdapterSpec
-  /** Fills a parameter of that adapter. */
-  stack(view: ParameterView, parts: Weighted<Part>[]): void
+  /** Fills a parameter of that adapter, in pieces. */
+  stack(view: ParameterView, parts: Weighted<Part>[], turn: Turn): Promise<void>
 }
 
 /** Is told what looks wrong in a file that is used all the same. */
@@ -140,26 +141,26 @@ export function adapterCount({ parameters }: Adapters): number {
   return (parameterViews(parameters, new Float32Array(0)).at(-1)?.index ?? -1) + 1
 }
 
-/** Makes the initial contents of the buffer `weights`. */
-export function initialWeights({ kind, parameters }: Adapters, seed: number): Float32Array {
+/** Makes the initial contents of the buffer `weights`, in pieces. */
+export async function initialWeights({ kind, parameters }: Adapters, seed: number, turn: Turn = turns()): Promise<Float32Array> {
   const flat = new Float32Array(parameterCount(parameters))
-  for (const { role, shape, data, index } of parameterViews(parameters, flat)) {
-    const values = kind.initial(role, shape, seed, index)
-    if (values) data.set(values)
+  for (const view of parameterViews(parameters, flat)) {
+    await inPieces(view.data.length, turn, (begin, end) => kind.initial(view.data.subarray(begin, end), view, seed, begin))
   }
   return flat
 }
 
 /**
- * Attaches adapters that were read from files, by layer, each with its weight, instead of earlier ones. Throws `LORA_INVALID` where a weight
- * makes them too large for f32, `OUT_OF_MEMORY`.
+ * Attaches adapters that were read from files, by layer, each with its weight, instead of earlier ones, in pieces. Throws `LORA_INVALID` where a
+ * weight makes them too large for f32, `OUT_OF_MEMORY`.
  */
-export function attachStack<Part>(
+export async function attachStack<Part>(
   session: Pick<Session, 'layers' | 'attach' | 'write'>,
   kind: AdapterKind<Part>,
   network: string,
   stack: Weighted<Map<string, Part>>[],
-): void {
+  turn: Turn = turns(),
+): Promise<void> {
   const partsAt = (path: string) =>
     stack.flatMap(({ part: file, weight }) => {
       const part = weight === 0 ? undefined : file.get(path)
@@ -169,8 +170,10 @@ export function attachStack<Part>(
   const parameters = session.attach(layers.map((layer) => kind.stackSpec(network, layer, partsAt(layer.path))))
   if (parameters.length === 0) return
   const flat = new Float32Array(parameterCount(parameters))
-  for (const view of parameterViews(parameters, flat)) kind.stack(view, partsAt(view.path))
-  if (!allFinite(flat))
-    throw new LorafuseError('LORA_INVALID', 'Expected finite LoRAs but they overflow times their weights; use smaller weights')
+  for (const view of parameterViews(parameters, flat)) {
+    await kind.stack(view, partsAt(view.path), turn)
+    if (!allFinite(view.data))
+      throw new LorafuseError('LORA_INVALID', 'Expected finite LoRAs but they overflow times their weights; use smaller weights')
+  }
   session.write('weights', flat)
 }

@@ -3,6 +3,7 @@ import { LorafuseError, shown } from '../errors.js'
 import { allFinite } from '../files/floats.js'
 import type { Tensor } from '../files/safetensors.js'
 import { uniform } from '../random.js'
+import { inPieces } from '../turns.js'
 import { type AdapterKind, type AdapterOptions, type FilePart, invalidLora, shownName, unsupported } from './adapter.js'
 
 /** One layer's LoRA in a file. */
@@ -78,11 +79,11 @@ export const lora: AdapterKind<LoraPart> = {
   },
 
   /** down is uniform in ±1/√in, kaiming_uniform with a = √5, and up is zero (kohya-ss/sd-scripts:networks/lora.py). */
-  initial(role, [rank = 0, inFeatures = 0], seed, index) {
-    if (role !== 'down') return undefined
+  initial(part, { role, shape: [, inFeatures = 0], index }, seed, first) {
+    if (role !== 'down') return
     const bound = 1 / Math.sqrt(inFeatures)
-    const drawn = uniform({ seed, stream: 'adapters', index }, rank * inFeatures)
-    return Float32Array.from(drawn, (value) => (2 * value - 1) * bound)
+    const drawn = uniform({ seed, stream: 'adapters', index }, part.length, first)
+    for (const [i, value] of drawn.entries()) part[i] = (2 * value - 1) * bound
   },
 
   fileShape: (shape, { kind }) => (kind === 'conv' ? [...shape, 1, 1] : shape),
@@ -101,13 +102,17 @@ export const lora: AdapterKind<LoraPart> = {
   },
 
   /** Matrices lie side by side; scales and weights are multiplied into up. */
-  stack({ role, shape: [rows = 0, columns = 0], data }, parts) {
+  async stack({ role, shape: [, columns = 0], data }, parts, turn) {
     let at = 0
     for (const { part, weight } of parts) {
       const { rank, down, up } = part
       const scale = part.scale * weight
+      const begins = at
+      const fill = (begin: number, end: number) => {
+        for (let i = begin; i < end; i++) data[Math.floor(i / rank) * columns + begins + (i % rank)] = scale * (up[i] as number)
+      }
       if (role === 'down') data.set(down, at * columns)
-      else for (let i = 0; i < rows * rank; i++) data[Math.floor(i / rank) * columns + at + (i % rank)] = scale * (up[i] as number)
+      else await inPieces(up.length, turn, fill)
       at += rank
     }
   },

@@ -1,6 +1,6 @@
 /** `generate`: prompts and LoRAs in, PNG out, with the settings in its text. */
 import { basename, dirname, extname, join, resolve } from 'node:path'
-import { cut, LorafuseError, listed, printable, shown, throwIfAborted } from '../errors.js'
+import { cut, LorafuseError, listed, printable, rejecting, shown } from '../errors.js'
 import { Listener, type WarningEvent } from '../events.js'
 import { makeFolder, writeAtomically, writeError } from '../files/atomic.js'
 import { hashFiles } from '../files/hashes.js'
@@ -77,7 +77,6 @@ function numbered(path: string, i: number, count: number): string {
 /** One call of `generate`. */
 class Drawing {
   private picture = 0
-  private readonly listener: Listener<GenerateEvent>
   /** The sha256 of each LoRA's bytes after the header, by path. */
   private readonly hashes = new Map<string, string>()
 
@@ -85,11 +84,10 @@ class Drawing {
     private readonly options: ResolvedGenerateOptions,
     private readonly prompts: Prompt[],
     private readonly pipeline: Pipeline,
-    private readonly context: GenerateContext,
+    private readonly listener: Listener<GenerateEvent>,
+    private readonly signal: AbortSignal | undefined,
     private readonly size: { width: number; height: number },
-  ) {
-    this.listener = new Listener(context.onEvent)
-  }
+  ) {}
 
   private warn(warning: Omit<WarningEvent, 'type'>): void {
     this.listener.emit({ type: 'warning', ...warning, message: printable(warning.message) })
@@ -112,13 +110,10 @@ class Drawing {
 
   /** Hashes the LoRAs, and compares with the hashes that kohya, or we, wrote into them. */
   private async hashLoras(): Promise<void> {
-    const { signal } = this.context
+    const { signal } = this
     for (const path of new Set(this.prompts.flatMap(({ loras }) => loras.map((lora) => lora.path)))) {
       const { metadata, dataStart } = await readHeader(path, 'a LoRA')
-      const hash = await hashFiles([path], { start: dataStart, signal }).catch((cause: unknown) => {
-        throwIfAborted(signal, 'The image')
-        throw cause
-      })
+      const hash = await hashFiles([path], { start: dataStart, signal })
       this.hashes.set(path, hash)
       const { sshs_model_hash: stored = hash } = metadata
       const message = `Expected the hash ${shown(stored)} that ${path} holds but its tensors have ${hash}; it was changed or damaged`
@@ -128,7 +123,7 @@ class Drawing {
 
   /** Draws one picture per prompt, in order. */
   private async *draw(withLoras: boolean): AsyncGenerator<Picture> {
-    const { options, prompts, pipeline, context, size } = this
+    const { options, prompts, pipeline, signal, size } = this
     const pictures = prompts.length * (options.compare ? 2 : 1)
     let applied: string | undefined
     for (const { text, loras } of prompts) {
@@ -139,7 +134,7 @@ class Drawing {
       this.picture += 1
       const { picture } = this
       const onStep = (step: number) => this.listener.emit({ type: 'step', picture, pictures, step, steps: options.steps })
-      yield await pipeline.draw({ ...options, ...size, prompt: text }, { signal: context.signal, onStep })
+      yield await pipeline.draw({ ...options, ...size, prompt: text }, { signal, onStep })
     }
   }
 
@@ -163,7 +158,7 @@ class Drawing {
   }
 
   async run(): Promise<GeneratedImage[]> {
-    const { output } = this.options
+    const { output, compare } = this.options
     if (output !== undefined) {
       await makeFolder(dirname(output)).catch((cause: unknown) => {
         throw writeError(dirname(output), cause, 'to be able to make the folder')
@@ -171,14 +166,7 @@ class Drawing {
     }
     this.warnOfUnused()
     await this.hashLoras()
-    const images = await this.drawAll()
-    await this.listener.settled()
-    return images
-  }
-
-  private async drawAll(): Promise<GeneratedImage[]> {
-    const { options, prompts, size } = this
-    const { output, compare } = options
+    const { prompts, size } = this
     if (compare) {
       const rows: Picture[][] = []
       for await (const picture of this.draw(false)) rows.push([picture])
@@ -199,24 +187,33 @@ class Drawing {
 /**
  * Draws a picture per prompt; with `compare`, one picture of all, without the LoRAs on the left and with them on the right. Writes files if
  * `output` is given. Throws `OPTION_REQUIRED`, `OPTION_INVALID`, `OPTION_UNKNOWN`, `PROMPT_INVALID`, `LORA_NOT_FOUND`,
- * what reading the model and the LoRAs throws, `OUTPUT_NOT_WRITABLE`, `DISK_FULL`, `NAN_PICTURE`, an error named `AbortError`, and what
+ * what reading the model and the LoRAs throws, `OUTPUT_NOT_WRITABLE`, `DISK_FULL`, `NAN_PICTURE`, `OUT_OF_MEMORY`, an error named `AbortError`, and what
  * `onEvent` throws or rejects with.
  */
 export async function generate(input: GenerateOptions, context: GenerateContext = {}): Promise<GeneratedImage[]> {
   return runGeneration(resolveGenerateOptions(input), context)
 }
 
-/** Draws with options that have been checked. */
-export async function runGeneration(options: ResolvedGenerateOptions, context: GenerateContext): Promise<GeneratedImage[]> {
+async function drawing(options: ResolvedGenerateOptions, { signal, onEvent }: GenerateContext): Promise<GeneratedImage[]> {
   const prompts = await readPrompts(options)
   if (options.compare && prompts.every(({ loras }) => loras.length === 0)) {
     throw new LorafuseError('OPTION_INVALID', 'Expected a LoRA to compare with but received none')
   }
+  const listener = new Listener(onEvent)
   const pipeline = await Pipeline.open(options)
+  let images: GeneratedImage[]
   try {
     const size = await pipeline.size(options.width, options.height)
-    return await new Drawing(options, prompts, pipeline, context, size).run()
+    images = await new Drawing(options, prompts, pipeline, listener, signal, size).run()
   } finally {
     await pipeline[Symbol.asyncDispose]()
   }
+  // Its memory is given back by now: the listener may take its time.
+  await listener.settled(signal)
+  return images
+}
+
+/** Draws with options that have been checked. */
+export async function runGeneration(options: ResolvedGenerateOptions, context: GenerateContext): Promise<GeneratedImage[]> {
+  return rejecting(drawing(options, context), context.signal, 'The image')
 }

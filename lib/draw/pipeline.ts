@@ -3,7 +3,7 @@ import { attachStack, type Warn } from '../adapters/adapter.js'
 import { readAdapters } from '../adapters/files.js'
 import { type LoraPart, lora } from '../adapters/lora.js'
 import { computation, threadWarnings } from '../device.js'
-import { LorafuseError, throwIfAborted } from '../errors.js'
+import { LorafuseError, rejecting, throwIfAborted } from '../errors.js'
 import type { WarningEvent } from '../events.js'
 import { allFinite } from '../files/floats.js'
 import { readModel } from '../models/diffusers.js'
@@ -78,6 +78,10 @@ export class Pipeline implements AsyncDisposable {
 
   /** Applies these LoRAs to all later images, instead of earlier ones. `warn`: as in `readAdapters`, and throws as it and `attachStack`. */
   async apply(references: { path: string; weight: number }[], warn?: Warn): Promise<void> {
+    return rejecting(this.stack(references, warn))
+  }
+
+  private async stack(references: { path: string; weight: number }[], warn: Warn | undefined): Promise<void> {
     const { family } = this.model
     const layers = this.session.layers(family.trained).filter(lora.carries)
     const target = { network: family.trained, layers, prefixes: loraPrefixes(family), baseModelVersion: family.metadata.baseModelVersion }
@@ -87,7 +91,7 @@ export class Pipeline implements AsyncDisposable {
       this.loras.set(path, part)
       stack.push({ part, weight })
     }
-    attachStack(this.session, lora, family.trained, stack)
+    await attachStack(this.session, lora, family.trained, stack)
   }
 
   private check(request: DrawRequest): void {
@@ -99,8 +103,15 @@ export class Pipeline implements AsyncDisposable {
     if (steps > numTrainTimesteps) throw invalidOption(`at most ${numTrainTimesteps}`, 'steps with this model', steps)
   }
 
-  /** Draws an image. The initial noise `[h, w, C]` depends only on the seed. Throws `OPTION_INVALID`, `NAN_PICTURE`, an `AbortError`. */
-  async draw(request: DrawRequest, { signal, onStep }: DrawContext = {}): Promise<Picture> {
+  /**
+   * Draws an image. The initial noise `[h, w, C]` depends only on the seed. Throws `OPTION_INVALID`, `NAN_PICTURE`,
+   * `OUT_OF_MEMORY`, an `AbortError`.
+   */
+  async draw(request: DrawRequest, context: DrawContext = {}): Promise<Picture> {
+    return rejecting(this.picture(request, context))
+  }
+
+  private async picture(request: DrawRequest, { signal, onStep }: DrawContext): Promise<Picture> {
     throwIfAborted(signal, 'The image')
     this.check(request)
     const { prompt, negativePrompt, steps, cfg, seed, width, height, clipSkip } = request

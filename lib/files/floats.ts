@@ -124,12 +124,10 @@ export function allFinite(data: Float32Array): boolean {
 }
 
 /**
- * Converts f32 to little-endian bytes of `type`. For F32 they share memory with `data`; else they are put into `room`, or into new memory where
- * that is missing or too short.
+ * Converts f32 to little-endian bytes of `type`. For F32 they share memory with `data`; else they are put into `words`, of the same length.
  */
-export function narrow(data: Float32Array, type: FloatType, room?: Uint16Array): Uint8Array {
+export function narrow(data: Float32Array, type: FloatType, words = new Uint16Array(data.length)): Uint8Array {
   if (type === 'F32') return new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
-  const words = room && room.length >= data.length ? room.subarray(0, data.length) : new Uint16Array(data.length)
   const convert = type === 'F16' ? toHalf : toBfloat
   for (let i = 0; i < data.length; i++) words[i] = convert(data[i] as number)
   return new Uint8Array(words.buffer, words.byteOffset, words.byteLength)

@@ -1,6 +1,7 @@
 /** Reads, checks and writes safetensors files. Format: https://github.com/huggingface/safetensors (`safetensors/src/tensor.rs`). */
 import type { FileHandle } from 'node:fs/promises'
 import { LorafuseError, shown } from '../errors.js'
+import { inPieces, type Turn, turns } from '../turns.js'
 import { writeAtomically } from './atomic.js'
 import { DISGUISE_BYTES, disguiseOf } from './disguise.js'
 import { type FloatType, isNumberType, NUMBER_TYPES, type NumberType, narrow, widen } from './floats.js'
@@ -183,10 +184,10 @@ export interface PackedTensors {
 }
 
 /**
- * Rounds tensors to their dtypes, the widest dtype first, then by name, as the reference writer orders them. `room`: for what is rounded to
- * 16 bits, instead of new memory.
+ * Rounds tensors to their dtypes, the widest dtype first, then by name, as the reference writer orders them, in pieces. `room`: for what is
+ * rounded to 16 bits, instead of new memory.
  */
-export function packTensors(tensors: NamedTensor[], room = new Uint16Array(0)): PackedTensors {
+export async function packTensors(tensors: NamedTensor[], room = new Uint16Array(0), turn: Turn = turns()): Promise<PackedTensors> {
   const order = (a: NamedTensor, b: NamedTensor) => BYTES[b.dtype]! - BYTES[a.dtype]! || (a.name < b.name ? -1 : 1)
   const packed: PackedTensors = { entries: {}, data: [] }
   let [end, rounded] = [0, 0]
@@ -195,8 +196,13 @@ export function packTensors(tensors: NamedTensor[], room = new Uint16Array(0)): 
     if (count !== data.length) {
       throw new LorafuseError('INTERNAL', `Expected ${count} values for tensor ${name} [${shape.join(', ')}] but received ${data.length}`)
     }
-    const bytes = narrow(data, dtype, room.subarray(rounded))
-    if (dtype !== 'F32') rounded += data.length
+    let bytes = narrow(data, 'F32')
+    if (dtype !== 'F32') {
+      const words = room.length - rounded >= count ? room.subarray(rounded, rounded + count) : new Uint16Array(count)
+      await inPieces(count, turn, (begin, end) => narrow(data.subarray(begin, end), dtype, words.subarray(begin, end)))
+      bytes = new Uint8Array(words.buffer, words.byteOffset, words.byteLength)
+      rounded += count
+    }
     packed.entries[name] = { dtype, shape, data_offsets: [end, end + bytes.length] }
     packed.data.push(bytes)
     end += bytes.length
@@ -221,6 +227,6 @@ export async function writeSafetensors(
   tensors: NamedTensor[] | PackedTensors,
   metadata: Record<string, string> = {},
 ): Promise<void> {
-  const packed = Array.isArray(tensors) ? packTensors(tensors) : tensors
+  const packed = Array.isArray(tensors) ? await packTensors(tensors) : tensors
   await writeAtomically(path, [headerBytes(packed, metadata), ...packed.data])
 }

@@ -1,6 +1,6 @@
 /** What a LoRA's metadata says of its images, as kohya's (kohya-ss/sd-scripts:library/train_util.py): the same in every file of a run. */
 import { type BucketOptions, bucketSides } from '../data/buckets.js'
-import { turns } from '../turns.js'
+import { type Turn, turns } from '../turns.js'
 import type { TrainingImage } from './training-images.js'
 
 /**
@@ -14,8 +14,6 @@ interface Folder {
   n_repeats: number
   img_count: number
 }
-
-type Turn = () => Promise<void>
 
 function count<Key>(counts: Map<Key, number>, key: Key, more = 1): void {
   counts.set(key, (counts.get(key) ?? 0) + more)
@@ -68,20 +66,27 @@ export async function tagFrequency(
   for (const { folder, caption } of images) {
     const tags = folders.get(folder) ?? new Map<string, number>()
     folders.set(folder, tags)
-    for (const tag of caption.split(',')) if (tag.trim() !== '') count(tags, tag.trim().toLowerCase())
-    await turn()
+    for (const tag of caption.split(',')) {
+      if (tag.trim() !== '') count(tags, tag.trim().toLowerCase())
+      await turn()
+    }
   }
   const entries: Counted[] = []
-  for (const [outer, tags] of folders) for (const [inner, times] of tags) entries.push({ outer, inner, times })
+  for (const [outer, tags] of folders) {
+    for (const [inner, times] of tags) {
+      entries.push({ outer, inner, times })
+      await turn()
+    }
+  }
   const chosen = await mostFrequent(entries, TAG_BYTES, turn)
   if (chosen) {
     folders.clear()
     for (const entry of entries) {
+      await turn()
       if (!chosen.has(entry)) continue
       const { outer, inner, times } = entry
       const tags = folders.get(outer) ?? new Map<string, number>()
       folders.set(outer, tags.set(inner, times))
-      await turn()
     }
   }
   return Object.fromEntries([...folders].map(([folder, tags]) => [folder, Object.fromEntries(tags)]))
@@ -102,10 +107,12 @@ export async function bucketInfo(
     error += Math.abs(bucket.width / bucket.height - width / height)
     await turn()
   }
-  const entries = [...sizes].map(([size, times]) => {
+  const entries: (Counted & { bucket: { resolution: number[]; count: number } })[] = []
+  for (const [size, times] of sizes) {
     const bucket = { resolution: size.split('x').map(Number), count: times }
-    return { outer: '', inner: JSON.stringify(bucket), times, bucket }
-  })
+    entries.push({ outer: '', inner: JSON.stringify(bucket), times, bucket })
+    await turn()
+  }
   const chosen = await mostFrequent(entries, LIST_BYTES, turn)
   const buckets = (chosen ? entries.filter((entry) => chosen.has(entry)) : entries)
     .map(({ bucket }) => bucket)

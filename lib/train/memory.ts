@@ -6,6 +6,7 @@ import type { Model } from '../models/model.js'
 import type { MemoryPlan, Session } from '../native.js'
 import type { Label, ResolvedTrainOptions } from '../options/resolve.js'
 import { trainTable } from '../options/table.js'
+import { type Turn, turns } from '../turns.js'
 import { stepShapes } from './inputs.js'
 import { assignBuckets, makeBatches } from './training-images.js'
 
@@ -18,13 +19,8 @@ export interface Planned {
   label: Label
   /** Bytes of this memory that saving needs. */
   saving: number
-}
-
-/** Turns JavaScript's error of an array for which there is no memory into an `OUT_OF_MEMORY`; others, the core's included, stay as they are. */
-export function memoryError(error: unknown): unknown {
-  if (!(error instanceof RangeError && error.message.includes('allocation failed'))) return error
-  const message = `Expected memory for an array but received none: ${error.message}; close other programs, or raise the limit`
-  return new LorafuseError('OUT_OF_MEMORY', message, { cause: error })
+  /** Stops the planning, which then throws the signal's reason. */
+  signal?: AbortSignal
 }
 
 const largest = (plans: MemoryPlan[]) => plans.reduce((most, plan) => (plan.total > most.total ? plan : most))
@@ -37,17 +33,39 @@ function missing({ weights, mapped, activations, workspace }: MemoryPlan): numbe
   return weights - mapped + activations + workspace
 }
 
+/** The batch size and the bucket of a step. */
+interface Shape {
+  count: number
+  width: number
+  height: number
+}
+
+/** Leaves out the steps that need no more than another, whose batch, width and height are all at least theirs. */
+async function largestShapes(shapes: Shape[], turn: Turn): Promise<Shape[]> {
+  const kept: Shape[] = []
+  // A step that covers another comes before it.
+  for (const shape of shapes.sort((a, b) => b.count - a.count || b.width - a.width || b.height - a.height)) {
+    const covered = kept.some(({ count, width, height }) => count >= shape.count && width >= shape.width && height >= shape.height)
+    if (!covered) kept.push(shape)
+    await turn()
+  }
+  return kept
+}
+
 /** Returns the plan of the largest bucket's step, and the peak of what is still to be allocated. */
 async function requirement(
-  { session, model, items, saving }: Planned,
+  { session, model, items, saving, signal }: Planned,
   options: ResolvedTrainOptions,
 ): Promise<{ step: MemoryPlan; bytes: number }> {
-  const images = await assignBuckets(items, options)
+  const turn = turns(signal)
+  const images = await assignBuckets(items, options, signal)
+  const fullest = makeBatches(images, options).fullest()
+  const shapes = fullest.map((batch) => ({ ...images[batch[0]!]!.bucket, count: batch.length }))
   const steps: MemoryPlan[] = []
   const encoders: MemoryPlan[] = []
-  for (const batch of makeBatches(images, options).fullest()) {
-    const { width, height } = images[batch[0]!]!.bucket
-    steps.push(session.planStep(stepShapes(model, batch.length, height / model.factor, width / model.factor)))
+  for (const { count, width, height } of await largestShapes(shapes, turn)) {
+    await turn()
+    steps.push(session.planStep(stepShapes(model, count, height / model.factor, width / model.factor)))
     encoders.push(session.planRun(model.family.vae, 'encode', { pixels: [1, height, width, 3] }))
   }
   const { encoder, droppedLayers } = model.family.text
@@ -88,7 +106,7 @@ async function advice(
   return `no ${label('batchSize')} or ${label('resolution')} would fit${lower}`
 }
 
-/** Plans the memory of a training whose adapters are attached. Throws `OUT_OF_MEMORY` with what would fit. */
+/** Plans the memory of a training whose adapters are attached. Throws `OUT_OF_MEMORY` with what would fit, or the signal's reason. */
 export async function planMemory(planned: Planned, options: ResolvedTrainOptions): Promise<MemoryPlan> {
   const { session, chosen } = planned
   const available = session.availableBytes() ?? availableMemory()

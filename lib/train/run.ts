@@ -5,7 +5,7 @@ import { lora } from '../adapters/lora.js'
 import type { Batches } from '../data/batches.js'
 import { scanDataset } from '../data/dataset.js'
 import { computation, threadWarnings } from '../device.js'
-import { LorafuseError, printable, throwIfAborted } from '../errors.js'
+import { LorafuseError, printable, rejecting, throwIfAborted } from '../errors.js'
 import { Listener, type TrainEvent } from '../events.js'
 import { readModel } from '../models/diffusers.js'
 import { loraPrefixes, type Model, openSession } from '../models/model.js'
@@ -19,12 +19,13 @@ import {
   resolveTrainOptions,
   type TrainOptions,
 } from '../options/resolve.js'
+import { turns } from '../turns.js'
 import { cacheLatents, cacheText, type OnProgress } from './cache.js'
 import { captionWarnings } from './captions.js'
 import { imagesMetadata } from './images-metadata.js'
 import { StepInputs } from './inputs.js'
 import { LossScale } from './loss-scale.js'
-import { memoryError, planMemory } from './memory.js'
+import { planMemory } from './memory.js'
 import { optimizers } from './optimizers.js'
 import { bytesToSave, OutputFolder } from './output.js'
 import { checkIdentity, readState, stateBuffers, type TrainingState } from './state.js'
@@ -126,6 +127,15 @@ export class Training {
   }
 
   async train(): Promise<TrainResult> {
+    const finished = await this.run()
+    const seconds = (performance.now() - this.started) / 1000
+    // Memory and name are given back by now: the listener may train again, or take its time.
+    this.emit({ type: 'done', step: finished.step, path: finished.path, seconds })
+    await this.listener.settled(this.context.signal)
+    return { ...finished, seconds }
+  }
+
+  private async run(): Promise<Finished> {
     const { options } = this
     const { signal } = this.context
     throwIfAborted(signal, 'The training')
@@ -141,10 +151,10 @@ export class Training {
       const adapters = attachAdapters(session, lora, model.family.trained, options, optimizer.spec)
       const saved = stateBuffers(session)
       const saving = chosen.device === 'cpu' ? bytesToSave(saved, adapters, options) : 0
-      const memory = await planMemory({ session, model, items, chosen, label: this.label, saving }, options)
+      const memory = await planMemory({ session, model, items, chosen, label: this.label, saving, signal: this.signal }, options)
       output = new OutputFolder(options, adapters, loraPrefixes(model.family))
-      await output.prepare(saved, signal)
-      const found = await assignBuckets(items, options)
+      await output.prepare(saved, this.signal)
+      const found = await assignBuckets(items, options, this.signal)
       const resumed = await this.readResumed(model, session, found)
       const { images, samples, hashes } = await this.cache(model, session, found)
       const identity = { model: hashes.hash, images: await hashImages(images, this.signal), settings: fixedOptions(options) }
@@ -153,7 +163,7 @@ export class Training {
       const batches = makeBatches(images, options)
       const steps = this.stepsOf(batches)
       const from = resumed?.step ?? 0
-      const buffers = resumed?.buffers ?? { weights: initialWeights(adapters, options.seed) }
+      const buffers = resumed?.buffers ?? { weights: await initialWeights(adapters, options.seed, turns(this.signal)) }
       for (const [name, data] of Object.entries(buffers)) session.write(name, data)
       const inputs = new StepInputs({ ...options, samples, batches, model })
       if (from < steps) await session.prepare(inputs.shapesOf((await batches.of(from + 1))[0]!))
@@ -170,11 +180,7 @@ export class Training {
         { session, batches, inputs, output, info, identity, lossScale, from },
         { signal, onEvent: (event) => this.emit(event) },
       )
-      const finished = await trainer.train()
-      const seconds = (performance.now() - this.started) / 1000
-      this.emit({ type: 'done', step: finished.step, path: finished.path, seconds })
-      await this.listener.settled()
-      return { ...finished, seconds }
+      return await trainer.train()
     } finally {
       this.ended.abort()
       session.dispose()
@@ -195,11 +201,5 @@ export async function train(input: TrainOptions, context: TrainContext = {}): Pr
 
 /** Trains with options that have been checked. */
 export async function runTraining(options: ResolvedTrainOptions, context: TrainContext, label: Label = asIs): Promise<TrainResult> {
-  try {
-    return await new Training(options, context, label).train()
-  } catch (error) {
-    // Whatever the signal stopped, e.g. a scan, ends with the same error.
-    if (context.signal?.aborted && error === context.signal.reason) throwIfAborted(context.signal, 'The training')
-    throw memoryError(error)
-  }
+  return rejecting(new Training(options, context, label).train(), context.signal, 'The training')
 }

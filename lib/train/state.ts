@@ -1,6 +1,6 @@
 /** Training states: a session's buffers in f32, and what identifies the run that may continue from them. Everything else is derived. */
-import { createHash } from 'node:crypto'
 import { LorafuseError, listed, shown } from '../errors.js'
+import { hashParts } from '../files/hashes.js'
 import { isRecord, type Json, parseRecord } from '../files/json.js'
 import { readHeader, readTensors, type SafetensorsHeader, writeSafetensors } from '../files/safetensors.js'
 import type { BufferInfo, Session } from '../native.js'
@@ -66,12 +66,6 @@ export function statePathOf(path: string): string {
   return path.replace(/\.safetensors$/, EXTENSION)
 }
 
-function sha256(parts: Iterable<string | Float32Array>): string {
-  const hash = createHash('sha256')
-  for (const part of parts) hash.update(part)
-  return hash.digest('hex')
-}
-
 function invalid(path: string, problem: string, cause?: unknown): LorafuseError {
   return new LorafuseError('STATE_INVALID', `Expected ${WHAT} at ${path} but received ${problem}`, { cause })
 }
@@ -84,10 +78,10 @@ export function stateBuffers(session: Pick<Session, 'buffers'>): BufferInfo[] {
 /** Writes a state. `writtenAt`: see `About`. Throws as `writeAtomically`. */
 export async function writeState(path: string, state: TrainingState, writtenAt: number): Promise<void> {
   const { step, run, identity, lossScale, buffers } = state
-  const about = { version: VERSION, step, ...run, writtenAt, identity, lossScale, sha256: sha256(Object.values(buffers)) }
+  const about = { version: VERSION, step, ...run, writtenAt, identity, lossScale, sha256: await hashParts(Object.values(buffers)) }
   const tensors = Object.entries(buffers).map(([name, data]) => ({ name, dtype: 'F32' as const, shape: [data.length], data }))
   const text = JSON.stringify(about)
-  await writeSafetensors(path, tensors, { [KEY]: text, [CHECKSUM]: sha256([text]) })
+  await writeSafetensors(path, tensors, { [KEY]: text, [CHECKSUM]: await hashParts([text]) })
 }
 
 const isCount = (value: unknown, least = 0) => Number.isSafeInteger(value) && (value as number) >= least
@@ -141,9 +135,12 @@ export async function readAbout(path: string): Promise<{ about: About; header: S
   const about = parseRecord(text)
   if (!about) throw invalid(path, 'a damaged file: its description is no JSON')
   const { version } = about
-  if (version !== 1 && version !== VERSION) throw invalid(path, `version ${shown(version)}; update lorafuse`)
-  if (version !== 1 && header.metadata[CHECKSUM] !== sha256([text]))
+  const checksum = header.metadata[CHECKSUM]
+  if (checksum === undefined ? version === VERSION : checksum !== (await hashParts([text])))
     throw invalid(path, 'a damaged file: the checksum of its description differs')
+  if (version !== 1 && version !== VERSION) throw invalid(path, `version ${shown(version)}; update lorafuse`)
+  if (version === 1 && (checksum !== undefined || about.writtenAt !== undefined || path.endsWith(EXTENSION)))
+    throw invalid(path, 'a damaged file: its description says version 1, the rest of it a later one')
   const wrong = wrongIn(about)
   if (wrong.length > 0) throw invalid(path, `a damaged file: without valid ${wrong.join(', ')}`)
   return { about: about as Json & About, header }
@@ -181,7 +178,7 @@ export async function readState(path: string, now: Partial<Identity>, infos: Buf
     throw damaged ? invalid(path, `a damaged file: ${cause.message}`, cause) : cause
   })
   const buffers: Buffers = Object.fromEntries(names.map((name) => [name, tensors.get(name)!.data]))
-  if (sha256(Object.values(buffers)) !== about.sha256) throw invalid(path, 'a damaged file: the checksum of its tensors differs')
+  if ((await hashParts(Object.values(buffers))) !== about.sha256) throw invalid(path, 'a damaged file: the checksum of its tensors differs')
   for (const { name, count } of infos) {
     const { length } = buffers[name]!
     if (length !== count) throw invalid(path, `${length} numbers of ${name} where this run has ${count}`)

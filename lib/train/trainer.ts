@@ -1,18 +1,17 @@
 /** The training loop: batches, optimizer updates, and early ends that save what is done. */
 import type { Batches } from '../data/batches.js'
-import { LorafuseError, throwIfAborted } from '../errors.js'
+import { LorafuseError, memoryError, throwIfAborted } from '../errors.js'
 import type { StepEvent, TrainEvent } from '../events.js'
 import type { Inputs, Session } from '../native.js'
 import { learningRateAt } from '../options/lr-schedulers.js'
 import { Checkpoints, type CheckpointsOptions } from './checkpoints.js'
 import type { StepInputs } from './inputs.js'
-import { memoryError } from './memory.js'
 import type { Saved } from './output.js'
 
 export interface TrainContext {
   /** Stops the training after the current step and saves its state; `train` then rejects with an error named `AbortError`. */
   signal?: AbortSignal | undefined
-  /** Its errors, thrown or of a promise it returns, end the training and come back; `train` waits for its promises before it resolves. */
+  /** Its errors, thrown or of a promise it returns, end the training and come back; `train` waits for its promises before it resolves, unless stopped. */
   onEvent?: ((event: TrainEvent) => void) | undefined
 }
 

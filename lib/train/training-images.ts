@@ -13,9 +13,9 @@ export interface TrainingImage extends DatasetItem {
   bucket: Bucket
 }
 
-export async function assignBuckets(items: DatasetItem[], options: BucketOptions): Promise<TrainingImage[]> {
+export async function assignBuckets(items: DatasetItem[], options: BucketOptions, signal?: AbortSignal): Promise<TrainingImage[]> {
   const sizes = bucketSizes(options)
-  const turn = turns()
+  const turn = turns(signal)
   const images: TrainingImage[] = []
   for (const item of items) {
     images.push({ ...item, bucket: selectBucket(item, options, sizes) })

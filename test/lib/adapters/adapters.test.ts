@@ -8,6 +8,7 @@ import { parsePeftName } from '../../../lib/adapters/peft.js'
 import { loraPrefixes } from '../../../lib/models/model.js'
 import { sd1 } from '../../../lib/models/sd1.js'
 import type { Layer } from '../../../lib/native.js'
+import { uniform } from '../../../lib/random.js'
 import { parametersOf } from '../../fixtures/fake-session.js'
 
 const block = 'down_blocks.0.attentions.1.transformer_blocks.0'
@@ -92,9 +93,9 @@ test("names are diffusers' and PEFT's", () => {
   assert.equal(parsePeftName(kohyaName(prefixes, 'unet', path, 'up')), undefined)
 })
 
-test('down begins uniform within one over the root of its inputs, up at zero, and the seed decides', () => {
+test('down begins uniform within one over the root of its inputs, up at zero, and the seed decides', async () => {
   const adapters = attached(16, 16)
-  const flat = initialWeights(adapters, 5)
+  const flat = await initialWeights(adapters, 5)
   assert.equal(flat.length, parameterCount(adapters.parameters))
   assert.equal(adapterCount(adapters), transformer.length)
   const firsts = new Set<number>()
@@ -113,8 +114,21 @@ test('down begins uniform within one over the root of its inputs, up at zero, an
     firsts.add(data[0]! / bound)
   }
   assert.equal(firsts.size, transformer.length)
-  assert.deepEqual(initialWeights(adapters, 5), flat)
-  assert.notDeepEqual(initialWeights(adapters, 6), flat)
+  assert.deepEqual(await initialWeights(adapters, 5), flat)
+  assert.notDeepEqual(await initialWeights(adapters, 6), flat)
+})
+
+test('in pieces, a large adapter begins with the numbers that it has in one', async () => {
+  const [inFeatures, rank] = [1000, 50]
+  const adapters = attached(rank, 1, [linear(`${block}.attn1.to_q`, inFeatures, 64)])
+  let turns = 0
+  const flat = await initialWeights(adapters, 5, async () => void turns++)
+  const drawn = uniform({ seed: 5, stream: 'adapters', index: 0 }, rank * inFeatures)
+  const down = Float32Array.from(drawn, (value) => (2 * value - 1) / Math.sqrt(inFeatures))
+  assert.ok(flat.subarray(0, down.length).every((value, i) => Math.abs(value - down[i]!) < 1e-8))
+  assert.equal(flat[40_001], Math.fround((2 * drawn[40_001]! - 1) * (1 / Math.sqrt(inFeatures))))
+  // Four of down, one of up.
+  assert.equal(turns, 5)
 })
 
 test("tensors have kohya's keys and shapes, 4-D for convolutions, and lie in the buffer as the native side has them", () => {

@@ -38,9 +38,9 @@ function random(name: string, { parameters }: Adapters): Float32Array {
 }
 
 /** As a pipeline stacks: what is attached, and the weights that are written. */
-function stackLoras(loras: { part: Lora; weight: number }[]) {
+async function stackLoras(loras: { part: Lora; weight: number }[]) {
   const session = new FakeSession(modules)
-  attachStack(session, kind, 'unet', loras)
+  await attachStack(session, kind, 'unet', loras)
   return { specs: session.adapters, weights: session.read('weights') }
 }
 
@@ -71,7 +71,7 @@ test('what training writes is read back', async (t) => {
   const flat = random('a', adapters)
   const lora = await readLora(await write(t, kohyaTensors(adapters, flat, 'F32', prefixes)))
   assert.deepEqual([...lora.keys()].sort(), modules.map(({ path }) => path).sort())
-  const { weights, specs } = stackLoras([{ part: lora, weight: 1 }])
+  const { weights, specs } = await stackLoras([{ part: lora, weight: 1 }])
   assert.deepEqual(
     specs.map(({ path, rank, scale }) => [path, rank, scale]),
     modules.map(({ path }) => [path, 2, 1]),
@@ -110,7 +110,7 @@ test('an alpha of 0 means the rank', async (t) => {
   assert.equal(lora.get(modules[1]!.path)?.scale, 1)
 })
 
-test('a stack of LoRAs of different ranks and layers adds what each adds, times its weight', () => {
+test('a stack of LoRAs of different ranks and layers adds what each adds, times its weight', async () => {
   const layer = (module: Layer, rank: number, scale: number) => ({
     ...{ rank, scale },
     down: pattern(`${rank}${module.path}down`, rank * module.inFeatures),
@@ -124,7 +124,7 @@ test('a stack of LoRAs of different ranks and layers adds what each adds, times 
     { part: second, weight: -1.5 },
     { part: third, weight: 0 },
   ]
-  const { specs, weights } = stackLoras(parts)
+  const { specs, weights } = await stackLoras(parts)
   assert.deepEqual(
     specs.map(({ rank }) => rank),
     [2, 5, 3],
@@ -143,7 +143,7 @@ test('a stack of LoRAs of different ranks and layers adds what each adds, times 
     at = end
   }
   assert.equal(at, weights.length)
-  assert.deepEqual(stackLoras([]), { specs: [], weights: new Float32Array(0) })
+  assert.deepEqual(await stackLoras([]), { specs: [], weights: new Float32Array(0) })
 })
 
 const matrix = (name: string, rows: number, columns: number): NamedTensor => ({
@@ -194,10 +194,10 @@ for (const { what, tensors, code, says } of refused) {
   })
 }
 
-test('a weight that makes a LoRA overflow is refused', () => {
+test('a weight that makes a LoRA overflow is refused', async () => {
   const { path, inFeatures, outFeatures } = modules[0]!
   const part = { rank: 1, scale: 1, down: new Float32Array(inFeatures).fill(1), up: new Float32Array(outFeatures).fill(1e30) }
-  assert.throws(() => stackLoras([{ part: new Map([[path, part]]), weight: 1e30 }]), {
+  await assert.rejects(stackLoras([{ part: new Map([[path, part]]), weight: 1e30 }]), {
     code: 'LORA_INVALID',
     message: /use smaller weights/,
   })
@@ -246,8 +246,21 @@ test('damaged LoRAs are refused by a code, or give finite numbers', async (t) =>
       await writeFile(file, bytes)
       const found = await readLora(file).catch((error: { code?: string }) => String(error.code))
       if (typeof found === 'string') assert.ok(codes.includes(found), found)
-      else assert.ok(stackLoras([{ part: found, weight: 1 }]).weights.every(Number.isFinite))
+      else assert.ok((await stackLoras([{ part: found, weight: 1 }])).weights.every(Number.isFinite))
     }),
     { numRuns: 300 },
   )
+})
+
+test('large LoRAs are stacked in pieces', async () => {
+  const [rank, inFeatures, outFeatures] = [64, 40, 5000]
+  const large: Layer = { path: `${block}.attn1.to_q`, kind: 'linear', inFeatures, outFeatures }
+  const [down, up] = [pattern('down', rank * inFeatures), pattern('up', outFeatures * rank)]
+  const part: Lora = new Map([[large.path, { rank, scale: 1, down, up }]])
+  const session = new FakeSession([large])
+  let turns = 0
+  await attachStack(session, kind, 'unet', [{ part, weight: 1 }], async () => void turns++)
+  assert.deepEqual(session.read('weights').subarray(0, down.length), down)
+  assert.deepEqual(session.read('weights').subarray(down.length), up)
+  assert.equal(turns, Math.ceil((outFeatures * rank) / 16384))
 })

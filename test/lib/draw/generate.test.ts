@@ -11,6 +11,7 @@ import { readTexts } from '../../../lib/draw/png.js'
 import { LorafuseError } from '../../../lib/errors.js'
 import { hashFiles } from '../../../lib/files/hashes.js'
 import { readHeader, readTensors, writeSafetensors } from '../../../lib/files/safetensors.js'
+import type { Session } from '../../../lib/native.js'
 import type { GenerateOptions } from '../../../lib/options/resolve.js'
 import { tiny, writeLora } from '../../fixtures/lora.js'
 import { alteredModel } from '../../fixtures/models.js'
@@ -260,4 +261,31 @@ test('a listener that throws or rejects stops the picture with what it says', as
     async (event: GenerateEvent) => event.type === 'image' && Promise.reject(failure),
   ]
   for (const onEvent of listeners) await assert.rejects(generate({ ...small, prompt: 'x' }, { onEvent }), failure)
+})
+
+test('a listener that never ends holds neither the memory nor the caller who stops', async () => {
+  const controller = new AbortController()
+  const reason = new Error('enough')
+  const onEvent = (event: GenerateEvent) => {
+    if (event.type !== 'image') return
+    setTimeout(() => controller.abort(reason), 20)
+    return new Promise<void>(() => {})
+  }
+  const { signal } = controller
+  await assert.rejects(generate({ ...small, prompt: 'x' }, { onEvent, signal }), { name: 'AbortError', cause: reason })
+})
+
+test('where there is no memory for an array, that is said', async () => {
+  const fail = () => {
+    throw new RangeError('Array buffer allocation failed')
+  }
+  const expected = { code: 'OUT_OF_MEMORY', message: /^Expected memory for an array but received none/ }
+  await assert.rejects(generate({ ...small, prompt: 'x' }, { onEvent: fail }), expected)
+  await using pipeline = await Pipeline.open({ model: tiny, device: 'auto', precision: 'auto', threads: 1 })
+  const inner = pipeline as unknown as { session: Pick<Session, 'run' | 'layers' | 'dispose'> }
+  inner.session.dispose()
+  inner.session = { run: fail, layers: fail, dispose: () => {} }
+  const request = { prompt: 'x', negativePrompt: '', steps: 1, cfg: 1, seed: 1, clipSkip: 1, width: 64, height: 64 }
+  await assert.rejects(pipeline.draw(request), expected)
+  await assert.rejects(pipeline.apply([]), expected)
 })

@@ -3,7 +3,8 @@ import { createHash } from 'node:crypto'
 import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { hashFiles, hashTensors, legacyHash } from '../../../lib/files/hashes.js'
+import { narrow } from '../../../lib/files/floats.js'
+import { hashFiles, hashParts, hashTensors, legacyHash } from '../../../lib/files/hashes.js'
 import { type NamedTensor, packTensors, readHeader, writeSafetensors } from '../../../lib/files/safetensors.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 
@@ -18,12 +19,30 @@ test('hashes of tensors are those of the file with only ss_ metadata', async (t)
     await writeSafetensors(path, tensors, { ss_seed: '1' })
     const bytes = await readFile(path)
     const { dataStart } = await readHeader(path)
-    const hashes = hashTensors(packTensors(tensors), { 'modelspec.title': 'x', ss_seed: '1', sshs_model_hash: '' })
+    const hashes = await hashTensors(await packTensors(tensors), { 'modelspec.title': 'x', ss_seed: '1', sshs_model_hash: '' })
     assert.equal(hashes.model, createHash('sha256').update(bytes.subarray(dataStart)).digest('hex'))
     assert.equal(hashes.legacy, createHash('sha256').update(bytes.subarray(0x100000, 0x110000)).digest('hex').slice(0, 8))
     assert.equal(hashes.legacy, await legacyHash(path))
     assert.equal(await hashFiles([path]), createHash('sha256').update(bytes).digest('hex'))
     assert.equal(await hashFiles([path, path]), createHash('sha256').update(bytes).update(bytes).digest('hex'))
+  }
+})
+
+test('large arrays are hashed, and rounded, in pieces to the same bytes', async () => {
+  const data = Float32Array.from({ length: 600_000 }, (_, i) => Math.sin(i))
+  let turns = 0
+  const turn = async () => void turns++
+  const expected = createHash('sha256').update('é').update(data.subarray(1)).digest('hex')
+  assert.equal(await hashParts(['é', data.subarray(1)], turn), expected)
+  // The text, and 2.3 MiB.
+  assert.equal(turns, 4)
+  for (const dtype of ['F16', 'BF16'] as const) {
+    turns = 0
+    const tensors = ['a', 'b'].map((name) => ({ name, dtype, shape: [data.length], data }))
+    // The room takes one of them.
+    const packed = await packTensors(tensors, new Uint16Array(700_000), turn)
+    for (const bytes of packed.data) assert.deepEqual(bytes, narrow(data, dtype))
+    assert.equal(turns, 2 * Math.ceil(data.length / 16384))
   }
 })
 

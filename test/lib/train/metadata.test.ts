@@ -262,3 +262,22 @@ test('of more tags, folders or buckets than a header may hold the most frequent 
   const length = Buffer.byteLength(JSON.stringify(JSON.stringify(info)))
   assert.ok(length > 32 * 1024 && length <= 64 * 1024, `${length}`)
 })
+
+test('counting many tags and buckets lets other work have its turn at each of them, kept or not', async () => {
+  let turns = 0
+  const turn = async () => void turns++
+  const captions = (length: number) => Array.from({ length: 2 }, (_, i) => Array.from({ length }, (_, j) => `tag ${i} ${j}`).join())
+  const of = (length: number) => captions(length).map((caption) => ({ folder: 'x', caption }))
+  // Each tag is counted, listed, sorted and measured; then, where not all fit, those that do are picked.
+  await tagFrequency(of(1000), turn)
+  assert.equal(turns, 4 * 2000)
+  turns = 0
+  await tagFrequency(of(20_000), turn)
+  assert.equal(turns, 5 * 40_000)
+  turns = 0
+  await bucketInfo(
+    Array.from({ length: 1000 }, (_, i) => image('f', '', 1, [8, 8], [8 * (i + 1), 8])),
+    turn,
+  )
+  assert.equal(turns, 4 * 1000)
+})

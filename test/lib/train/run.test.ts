@@ -142,6 +142,29 @@ test('a promise of the listener that rejects ends the training and comes back, a
   }
 })
 
+test('who hears that a training is done may train again under its name, and the first waits for it', async (t) => {
+  const given = await place(t, 1)
+  const ends: number[] = []
+  const onEvent = async (event: TrainEvent) => {
+    if (event.type !== 'done') return
+    ends.push((await run({ ...given, steps: 1 })).step)
+  }
+  const { step } = await run(given, onEvent)
+  assert.deepEqual([...ends, step], [1, 3])
+})
+
+test('a listener that never ends can be stopped, and holds no name', async (t) => {
+  const given = await place(t, 1)
+  const controller = new AbortController()
+  const onEvent = (event: TrainEvent) => {
+    if (event.type !== 'done') return
+    globalThis.setTimeout(() => controller.abort(), 20)
+    return new Promise<void>(() => {})
+  }
+  await assert.rejects(run(given, onEvent, controller.signal), { name: 'AbortError' })
+  assert.deepEqual(await files(given.output), ['lora.safetensors', 'lora.state'])
+})
+
 const bad: [string, Partial<TrainOptions>, string, RegExp][] = [
   ['a rank above a layer', { rank: 4000 }, 'RANK_TOO_LARGE', /Expected at most \d+ for rank, as \S+ is \d+ × \d+, but received 4000$/],
   ['rank 0', { rank: 0 }, 'OPTION_INVALID', /for rank but received 0$/],

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { test } from 'node:test'
-import { writeSafetensors } from '../../../lib/files/safetensors.js'
+import { readHeader, writeSafetensors } from '../../../lib/files/safetensors.js'
 import type { BufferInfo } from '../../../lib/native.js'
 import { checkIdentity, type Identity, readState, statePathOf, type TrainingState, writeState } from '../../../lib/train/state.js'
 import { newestState, removeOldStates, timeToWrite } from '../../../lib/train/states.js'
@@ -87,6 +87,29 @@ test('a state that is damaged in any bit is refused', async (t) => {
     codes.set(code, (codes.get(code) ?? 0) + 1)
   }
   assert.deepEqual([...codes], [['STATE_INVALID', bytes.length * 8]])
+})
+
+test('a state whose description says version 1, but not all the rest of it, is refused', async (t) => {
+  const folder = await temporaryFolder(t)
+  const path = join(folder, 'x-state.safetensors')
+  await writeState(path, state(), 200)
+  const { metadata } = await readHeader(path)
+  const { lorafuse_state: text, lorafuse_state_sha256: checksum } = metadata as Record<string, string>
+  const older = text!.replace('"version":2,"step":7', '"version":1,"step":9')
+  assert.notEqual(older, text)
+  const tensors = infos().map(({ name }) => ({ name, dtype: 'F32' as const, shape: [9], data: state().buffers[name]! }))
+  const descriptions: [string, Record<string, string>, RegExp][] = [
+    ['x-state.safetensors', { lorafuse_state: older, lorafuse_state_sha256: checksum! }, /checksum of its description differs/],
+    ['x-state.safetensors', { lorafuse_state: text! }, /checksum of its description differs/],
+    ['x-state.safetensors', { lorafuse_state: older }, /says version 1/],
+    ['x-state.safetensors', { lorafuse_state: text!.replace('"version":2', '"version":9'), lorafuse_state_sha256: checksum! }, /checksum/],
+  ]
+  for (const [file, description, message] of descriptions) {
+    await writeSafetensors(join(folder, file), tensors, description)
+    await assert.rejects(readState(join(folder, file), identity, infos()), { code: 'STATE_INVALID', message })
+  }
+  await writeOld(join(folder, 'x.state'))
+  await assert.rejects(readState(join(folder, 'x.state'), identity, infos()), { code: 'STATE_INVALID', message: /says version 1/ })
 })
 
 test('what is not known yet is checked later', async (t) => {
