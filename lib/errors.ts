@@ -5,8 +5,9 @@ import { inspect } from 'node:util'
 export class LorafuseError extends Error {
   readonly code: string
 
-  constructor(code: string, message: string, options?: ErrorOptions) {
-    super(printable(message), options)
+  /** `lines`: a list below the sentence, whose line breaks are the only ones. */
+  constructor(code: string, message: string, { lines = [], ...options }: ErrorOptions & { lines?: string[] } = {}) {
+    super([message, ...lines].map(printable).join('\n  '), options)
     this.name = 'LorafuseError'
     this.code = code
   }
@@ -33,17 +34,22 @@ export function cut(name: string, longest = LONGEST): string {
 
 /**
  * Escapes what a file's name may hold but a line of a log or terminal may not: control characters and those that change the direction of
- * writing. The line breaks of a list stay, as its items are indented.
+ * writing.
  */
 export function printable(text: string): string {
   const hex = (character: string) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`
-  return text.replace(/(?!\n {2})[\p{Cc}\p{Zl}\p{Zp}\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu, hex)
+  return text.replace(/[\p{Cc}\p{Zl}\p{Zp}\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu, hex)
 }
 
-/** Writes a list for a sentence: the first `most`, then how many more. `separator`: between them. */
-export function listed(items: string[], separator = ', ', most = LISTED): string {
+/** Shortens a list: the first `most`, then how many more. */
+export function shortened(items: string[], most = LISTED): string[] {
   const rest = items.length - most
-  return [...items.slice(0, most), ...(rest > 0 ? [`and ${rest} more`] : [])].join(separator)
+  return rest > 0 ? [...items.slice(0, most), `and ${rest} more`] : items
+}
+
+/** Writes a list for a sentence, shortened. `separator`: between its items. */
+export function listed(items: string[], separator = ', ', most = LISTED): string {
+  return shortened(items, most).join(separator)
 }
 
 /** Throws an error named `AbortError` (code `ABORTED`) whose cause is the signal's reason. `what`: what was stopped, for its sentence. */

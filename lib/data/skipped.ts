@@ -1,6 +1,6 @@
 /** What a scan passes over: warnings, or errors where nothing may be passed over or nothing is left. */
 import { join } from 'node:path'
-import { LorafuseError, listed } from '../errors.js'
+import { LorafuseError, listed, shortened } from '../errors.js'
 import type { WarningEvent } from '../events.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
 import { IMAGE_EXTENSIONS } from './formats.js'
@@ -59,17 +59,17 @@ export function warningOf({ code, message, path, count }: Skipped): DatasetWarni
 
 /** Throws `DATASET_NOT_CLEAN` if files are skipped in spite of `strict`, `NO_IMAGES` if no image is usable. */
 export function checkUsable({ images, strict }: Pick<ResolvedTrainOptions, 'images' | 'strict'>, usable: number, skipped: Skipped[]): void {
-  const list = listed(reasons(skipped), '\n  ')
+  const lines = shortened(reasons(skipped))
   if (strict && skipped.length > 0) {
-    const message = `Expected nothing to skip in ${images} (strict) but received ${total(skipped)} bad files:\n  ${list}`
-    throw new LorafuseError('DATASET_NOT_CLEAN', message)
+    const message = `Expected nothing to skip in ${images} (strict) but received ${total(skipped)} bad files:`
+    throw new LorafuseError('DATASET_NOT_CLEAN', message, { lines })
   }
   if (usable > 0) return
   const kinds = Object.entries(KINDS).flatMap(([code, [word, rest]]) => {
     const count = total(skipped.filter((one) => one.code === code))
     return count > 0 ? [counted(count, word) + rest] : []
   })
-  const seen = kinds.length > 0 ? `${kinds.join(', ')}:\n  ${list}` : 'nothing'
+  const seen = kinds.length > 0 ? `${kinds.join(', ')}:` : 'nothing'
   const wanted = `at least one image (${IMAGE_EXTENSIONS.join(' ')}) in ${images} or its N_class folders`
-  throw new LorafuseError('NO_IMAGES', `Expected ${wanted} but received ${seen}`)
+  throw new LorafuseError('NO_IMAGES', `Expected ${wanted} but received ${seen}`, { lines })
 }
