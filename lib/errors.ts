@@ -14,7 +14,8 @@ export class LorafuseError extends Error {
 }
 
 const LONGEST = 80
-const LISTED = 5
+/** How many items a list has before it is shortened. */
+export const LISTED = 5
 
 /** Writes a value that came from outside for a sentence: on one line, cut to 80 characters, whatever it is. */
 export function shown(value: unknown): string {

@@ -7,7 +7,7 @@ import { mapAtOnce } from '../turns.js'
 import { CAPTION_EXTENSIONS, type Caption, captionOf, matchCaptions } from './captions.js'
 import { listSources, type Source, unusedConcept } from './folders.js'
 import { checkImage, isBadImage, probeImage } from './images.js'
-import { checkUsable, counted, type DatasetWarning, type Skipped, several, warningOf } from './skipped.js'
+import { checkUsable, counted, type DatasetWarning, type Skipped, several, skippedFile, warningsOf } from './skipped.js'
 
 export interface DatasetItem {
   path: string
@@ -42,11 +42,20 @@ async function readCaption(path: string): Promise<Caption> {
   try {
     return captionOf(await readText(path, 'a caption file', LARGEST_CAPTION))
   } catch (cause) {
-    const { code, message } = cause as LorafuseError
-    if (code === 'TOO_MANY_FILES') throw cause
-    const reason = cause instanceof LorafuseError ? message : `Expected UTF-8 for the caption file ${path} but received other bytes`
-    throw new LorafuseError('CAPTION_UNREADABLE', reason, { cause })
+    const reason = captionFault(path, cause)
+    throw reason === undefined ? cause : new LorafuseError('CAPTION_UNREADABLE', reason, { cause })
   }
+}
+
+/** Says what is wrong with a caption file, if that is why it was not read. */
+function captionFault(path: string, cause: unknown): string | undefined {
+  // The decoder's error.
+  if (cause instanceof TypeError) return `Expected UTF-8 for the caption file ${path} but received other bytes`
+  return cause instanceof LorafuseError && cause.code !== 'TOO_MANY_FILES' ? cause.message : undefined
+}
+
+function isBadCaption(error: unknown): error is LorafuseError & { code: 'CAPTION_UNREADABLE' } {
+  return error instanceof LorafuseError && error.code === 'CAPTION_UNREADABLE'
 }
 
 /** Reads the headers of a folder's images, and their captions. */
@@ -61,9 +70,7 @@ async function scanSource(source: Source, extensions: string[], signal: AbortSig
       const caption = file === undefined ? { text: classTokens, cut: false } : await readCaption(join(folder, file))
       return { path, caption: caption.text, ...(caption.cut ? { captionCut: true } : {}), repeats, ...size, folder: basename(folder) }
     } catch (error) {
-      if (isBadImage(error)) return { code: error.code, message: error.message, path, count: 1 }
-      const { code, message } = error as LorafuseError
-      if (code === 'CAPTION_UNREADABLE') return { code, message, path, count: 1 }
+      if (isBadImage(error) || isBadCaption(error)) return skippedFile(path, error)
       throw error
     }
   }
@@ -85,7 +92,7 @@ async function damaged(items: DatasetItem[], signal: AbortSignal | undefined): P
       return []
     } catch (error) {
       if (!isBadImage(error)) throw error
-      return [{ code: error.code, message: error.message, path, count: 1 }]
+      return [skippedFile(path, error)]
     }
   }
   return (await mapAtOnce(items, AT_ONCE / 2, check, signal)).flat()
@@ -139,5 +146,5 @@ export async function scanDataset(options: DatasetOptions, signal?: AbortSignal)
   if (strict && skipped.length > 0) skipped.push(...(await damaged(items, signal)))
   checkUsable(options, items.length, skipped)
   checkEpoch(images, items)
-  return { items, warnings: [...skipped.map(warningOf), ...unusedName(images, sources)] }
+  return { items, warnings: [...warningsOf(skipped), ...unusedName(images, sources)] }
 }
