@@ -136,7 +136,7 @@ export async function scanDataset(options: DatasetOptions, signal?: AbortSignal)
   const { images, strict } = options
   const extensions = options.captionExtension === undefined ? CAPTION_EXTENSIONS : [options.captionExtension.replace(/^\.?/, '.')]
   signal?.throwIfAborted()
-  const { sources, skipped } = await listSources(images, extensions, signal)
+  const { sources, skipped, unseen } = await listSources(images, extensions, signal)
   const items: DatasetItem[] = []
   for (const source of sources) {
     const found = await scanSource(source, extensions, signal)
@@ -146,5 +146,5 @@ export async function scanDataset(options: DatasetOptions, signal?: AbortSignal)
   if (strict && skipped.length > 0) skipped.push(...(await damaged(items, signal)))
   checkUsable(options, items.length, skipped)
   checkEpoch(images, items)
-  return { items, warnings: [...warningsOf(skipped), ...unusedName(images, sources)] }
+  return { items, warnings: [...warningsOf(skipped), ...unseen, ...unusedName(images, sources)] }
 }
