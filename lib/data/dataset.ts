@@ -1,4 +1,5 @@
 /** Lists what to train on: a folder of images and captions, or kohya's parent folder of `N_class` folders. */
+import { stat } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
 import { LorafuseError, shown } from '../errors.js'
 import { readText } from '../files/read.js'
@@ -37,6 +38,16 @@ const MOST_SAMPLES = 10_000_000
 const LARGEST_CAPTION = 2 ** 20
 /** Files that are read at once; libuv has four threads for them. */
 const AT_ONCE = 8
+/** How many bytes of files, or of decoded images, are held at once; a larger one is alone. */
+const MOST_BYTES = 2 ** 28
+
+/** The size of a file; what is wrong with it is found when it is read. */
+async function sizeOf(path: string): Promise<number> {
+  return stat(path).then(
+    ({ size }) => size,
+    () => 0,
+  )
+}
 
 async function readCaption(path: string): Promise<Caption> {
   try {
@@ -74,7 +85,7 @@ async function scanSource(source: Source, extensions: string[], signal: AbortSig
       throw error
     }
   }
-  const found = await mapAtOnce(images, AT_ONCE, read, signal)
+  const found = await mapAtOnce(images, AT_ONCE, read, signal, { most: MOST_BYTES, of: (name) => sizeOf(join(folder, name)) })
   const expected = 'an image for each caption'
   const received = (count: number) => `${counted(count, 'caption')} without one`
   const unused = several({ code: 'CAPTION_UNUSED', folder, names: left, expected, received })
@@ -83,6 +94,9 @@ async function scanSource(source: Source, extensions: string[], signal: AbortSig
     skipped: [...found.filter((one): one is Skipped => 'code' in one), ...unused],
   }
 }
+
+/** Of a decoded image. */
+const CHANNELS = 4
 
 /** Finds the images that are damaged behind their headers. */
 async function damaged(items: DatasetItem[], signal: AbortSignal | undefined): Promise<Skipped[]> {
@@ -95,7 +109,8 @@ async function damaged(items: DatasetItem[], signal: AbortSignal | undefined): P
       return [skippedFile(path, error)]
     }
   }
-  return (await mapAtOnce(items, AT_ONCE / 2, check, signal)).flat()
+  const decoded = ({ width, height }: DatasetItem) => width * height * CHANNELS
+  return (await mapAtOnce(items, AT_ONCE / 2, check, signal, { most: MOST_BYTES, of: decoded })).flat()
 }
 
 /** Refuses an epoch that no run could reach the end of. */
