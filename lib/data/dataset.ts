@@ -1,12 +1,13 @@
 /** Lists what to train on: a folder of images and captions, or kohya's parent folder of `N_class` folders. */
 import { stat } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
-import { LorafuseError, shown } from '../errors.js'
+import { cut, LorafuseError, shown } from '../errors.js'
 import { readText } from '../files/read.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
 import { mapAtOnce } from '../turns.js'
 import { CAPTION_EXTENSIONS, type Caption, captionOf, matchCaptions } from './captions.js'
 import { listSources, type Source, unusedConcept } from './folders.js'
+import { isImage, unsupportedName } from './formats.js'
 import { checkImage, isBadImage, probeImage } from './images.js'
 import { checkUsable, counted, type DatasetWarning, type Skipped, several, skippedFile, warningsOf } from './skipped.js'
 
@@ -141,15 +142,28 @@ function unusedName(images: string, sources: Source[]): DatasetWarning[] {
   return [{ code: 'REPEATS_UNUSED', message, path: images }]
 }
 
+/** Lists the extensions of caption files. */
+function extensionsOf({ captionExtension }: DatasetOptions): string[] {
+  if (captionExtension === undefined) return CAPTION_EXTENSIONS
+  const extension = captionExtension.replace(/^\.?/, '.')
+  if (isImage(`a${extension}`) || unsupportedName(`a${extension}`)) {
+    throw new LorafuseError(
+      'OPTION_INVALID',
+      `Expected an extension of text files for captions but received ${cut(extension)}, one of images`,
+    )
+  }
+  return [extension]
+}
+
 /**
  * Lists the images of a folder with captions, repeats and sizes. Reads headers alone: a file whose header is not an image's is skipped and
  * listed in `warnings`, damage behind the header is found by `loadImage`. Throws `IMAGES_NOT_FOUND` (no such folder), `NO_IMAGES` (no usable
  * image), `EPOCH_TOO_LARGE`, `DATASET_NOT_CLEAN` (strict; the list includes damage behind the header), `FILE_UNREADABLE` (a folder),
- * `TOO_MANY_FILES`.
+ * `TOO_MANY_FILES`, `OPTION_INVALID` (an extension of images for captions).
  */
 export async function scanDataset(options: DatasetOptions, signal?: AbortSignal): Promise<Dataset> {
   const { images, strict } = options
-  const extensions = options.captionExtension === undefined ? CAPTION_EXTENSIONS : [options.captionExtension.replace(/^\.?/, '.')]
+  const extensions = extensionsOf(options)
   signal?.throwIfAborted()
   const { sources, skipped, unseen } = await listSources(images, extensions, signal)
   const items: DatasetItem[] = []

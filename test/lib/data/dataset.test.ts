@@ -38,6 +38,15 @@ test('the caption extension can be chosen', async (t) => {
   }
 })
 
+test('an extension of images is refused for captions', async (t) => {
+  const images = await temporaryFolder(t)
+  await write(images, { 'a.png': 'image' })
+  for (const captionExtension of ['png', '.PNG', '.bmp']) {
+    const message = `Expected an extension of text files for captions but received .${captionExtension.replace('.', '')}, one of images`
+    await assert.rejects(scan({ images, captionExtension }), { code: 'OPTION_INVALID', message })
+  }
+})
+
 test('one image without a caption is enough', async (t) => {
   const images = await temporaryFolder(t)
   await write(images, { 'a.png': 'image' })

@@ -110,6 +110,8 @@ test('an epoch that no run could end is refused, with the folder and the reason'
     code: 'EPOCH_TOO_LARGE',
     message: /at most 10000000 samples .* received 20240118: the folder 20240115_holiday has 1 image × 20240115 repeats, .* date .*rename/,
   })
+  await write(images, { '20240115123045123_x/a.png': 'image' })
+  await assert.rejects(scan({ images }), { code: 'EPOCH_TOO_LARGE', message: /the folder 20240115123045123_x has 1 image × .* date / })
 })
 
 test('images of formats that are not supported are counted, not called damaged', async (t) => {
