@@ -17,18 +17,18 @@ const LONGEST = 80
 /** How many items a list has before it is shortened. */
 export const LISTED = 5
 
-/** Writes a value that came from outside for a sentence: on one line, cut to 80 characters, whatever it is. */
-export function shown(value: unknown): string {
+/** Writes a value that came from outside for a sentence: on one line, cut, whatever it is. Texts get quotes; see `cut` for names without. */
+export function shown(value: unknown, longest = LONGEST): string {
   if (value === '') return 'an empty text'
   let written = 'a value that cannot be shown'
   try {
-    const options = { depth: 1, breakLength: Infinity, maxArrayLength: LONGEST, maxStringLength: LONGEST, customInspect: false }
-    written = typeof value === 'string' ? JSON.stringify(value.slice(0, LONGEST + 1)) : inspect(value, options)
+    const options = { depth: 1, breakLength: Infinity, maxArrayLength: longest, maxStringLength: longest, customInspect: false }
+    written = typeof value === 'string' ? JSON.stringify(value.slice(0, longest + 1)) : inspect(value, options)
   } catch {}
-  return cut(written.replace(/\s+/g, ' '))
+  return cut(written.replace(/\s+/g, ' '), longest)
 }
 
-/** Cuts a name that came from outside. */
+/** Writes a name that came from outside for a sentence that needs no quotes around it: cut. */
 export function cut(name: string, longest = LONGEST): string {
   return name.length > longest ? `${name.slice(0, longest).replace(/[\ud800-\udbff]$/, '')}…` : name
 }
