@@ -5,45 +5,52 @@ import { inspect } from 'node:util'
 export class LorafuseError extends Error {
   readonly code: string
 
-  constructor(code: string, message: string, options?: ErrorOptions) {
-    super(printable(message), options)
+  /** `lines`: a list below the sentence, whose line breaks are the only ones. */
+  constructor(code: string, message: string, { lines = [], ...options }: ErrorOptions & { lines?: string[] } = {}) {
+    super([message, ...lines].map(printable).join('\n  '), options)
     this.name = 'LorafuseError'
     this.code = code
   }
 }
 
 const LONGEST = 80
-const LISTED = 5
+/** How many items a list has before it is shortened. */
+export const LISTED = 5
 
-/** Writes a value that came from outside for a sentence: on one line, cut to 80 characters, whatever it is. */
-export function shown(value: unknown): string {
+/** Writes a value that came from outside for a sentence: on one line, cut, whatever it is. Texts get quotes; see `cut` for names without. */
+export function shown(value: unknown, longest = LONGEST): string {
   if (value === '') return 'an empty text'
   let written = 'a value that cannot be shown'
   try {
-    const options = { depth: 1, breakLength: Infinity, maxArrayLength: LONGEST, maxStringLength: LONGEST, customInspect: false }
-    written = typeof value === 'string' ? JSON.stringify(value.slice(0, LONGEST + 1)) : inspect(value, options)
+    const options = { depth: 1, breakLength: Infinity, maxArrayLength: longest, maxStringLength: longest, customInspect: false }
+    written = typeof value === 'string' ? JSON.stringify(value.slice(0, longest + 1)) : inspect(value, options)
   } catch {}
-  return cut(written.replace(/\s+/g, ' '))
+  return cut(written.replace(/\s+/g, ' '), longest)
 }
 
-/** Cuts a name that came from outside. */
+/** Writes a name that came from outside for a sentence that needs no quotes around it: cut. */
 export function cut(name: string, longest = LONGEST): string {
   return name.length > longest ? `${name.slice(0, longest).replace(/[\ud800-\udbff]$/, '')}…` : name
 }
 
 /**
  * Escapes what a file's name may hold but a line of a log or terminal may not: control characters and those that change the direction of
- * writing. The line breaks of a list stay, as its items are indented.
+ * writing.
  */
 export function printable(text: string): string {
   const hex = (character: string) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`
-  return text.replace(/(?!\n {2})[\p{Cc}\p{Zl}\p{Zp}\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu, hex)
+  return text.replace(/[\p{Cc}\p{Zl}\p{Zp}\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu, hex)
 }
 
-/** Writes a list for a sentence: the first `most`, then how many more. `separator`: between them. */
-export function listed(items: string[], separator = ', ', most = LISTED): string {
+/** Shortens a list: the first `most`, then how many more. */
+export function shortened(items: string[], most = LISTED): string[] {
   const rest = items.length - most
-  return [...items.slice(0, most), ...(rest > 0 ? [`and ${rest} more`] : [])].join(separator)
+  return rest > 0 ? [...items.slice(0, most), `and ${rest} more`] : items
+}
+
+/** Writes a list for a sentence, shortened. `separator`: between its items. */
+export function listed(items: string[], separator = ', ', most = LISTED): string {
+  return shortened(items, most).join(separator)
 }
 
 /** Throws an error named `AbortError` (code `ABORTED`) whose cause is the signal's reason. `what`: what was stopped, for its sentence. */

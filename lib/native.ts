@@ -188,6 +188,12 @@ export interface NativeAddon {
 const root = fileURLToPath(new URL('../..', import.meta.url))
 let loaded: NativeAddon | undefined
 
+const ADVICE = [
+  '1. Install script skipped? Run: npx lorafuse-build',
+  '2. Building needs cmake, make and g++ 11 or newer: apt-get install cmake make g++',
+  '3. glibc older than 2.34? Use a newer distribution, or build there as above.',
+]
+
 /** Loads the addon once per thread. Throws `NATIVE_NOT_FOUND` with what to do. */
 export function native(): NativeAddon {
   if (loaded) return loaded
@@ -198,11 +204,8 @@ export function native(): NativeAddon {
   } catch (cause) {
     throw new LorafuseError(
       'NATIVE_NOT_FOUND',
-      `The native addon could not be loaded: ${cause instanceof Error ? cause.message.split('\n')[0] : String(cause)}\n` +
-        '  1. Install script skipped? Run: npx lorafuse-build\n' +
-        '  2. Building needs cmake, make and g++ 11 or newer: apt-get install cmake make g++\n' +
-        '  3. glibc older than 2.34? Use a newer distribution, or build there as above.',
-      { cause },
+      `The native addon could not be loaded: ${cause instanceof Error ? cause.message.split('\n')[0] : String(cause)}`,
+      { cause, lines: ADVICE },
     )
   }
 }

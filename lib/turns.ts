@@ -42,25 +42,71 @@ export async function sortInTurns(texts: string[], turn: Turn = turns()): Promis
   return sorted
 }
 
-/** Does work on items, `width` of them at a time, and returns the results in the items' order. The first failure, or the signal, stops it. */
+/** Shares out what there is little of, such as memory, in the order in which it is asked for. */
+class Supply {
+  private used = 0
+  private readonly waiting: { amount: number; begin: () => void }[] = []
+
+  constructor(private readonly most: number) {}
+
+  /** Does work when this much is free; what needs more than there is does it alone. */
+  async use<Result>(amount: number, work: () => Promise<Result>): Promise<Result> {
+    const needed = Math.min(amount, this.most)
+    await new Promise<void>((begin) => {
+      this.waiting.push({ amount: needed, begin })
+      this.serve()
+    })
+    try {
+      return await work()
+    } finally {
+      this.used -= needed
+      this.serve()
+    }
+  }
+
+  private serve(): void {
+    for (let next = this.waiting[0]; next && this.used + next.amount <= this.most; next = this.waiting[0]) {
+      this.waiting.shift()
+      this.used += next.amount
+      next.begin()
+    }
+  }
+}
+
+/** How many bytes items need, and how many they may need together; one alone may need more. */
+export interface Memory<Item> {
+  most: number
+  of(item: Item): number | Promise<number>
+}
+
+/**
+ * Does work on items, `width` of them at a time, fewer where they need much memory, and returns the results in the items' order. The first
+ * failure, or the signal, stops it.
+ */
 export async function mapAtOnce<Item, Result>(
   items: Item[],
   width: number,
   work: (item: Item) => Promise<Result>,
   signal?: AbortSignal,
+  memory?: Memory<Item>,
 ): Promise<Result[]> {
+  const supply = new Supply(memory?.most ?? Infinity)
   const results = new Array<Result>(items.length)
-  let next = 0
+  let [next, failed] = [0, false]
+  const step = async (i: number) => {
+    try {
+      signal?.throwIfAborted()
+      // Another may have failed while this one waited for memory.
+      if (!failed) results[i] = await work(items[i] as Item)
+    } catch (error) {
+      failed = true
+      throw error
+    }
+  }
   const worker = async () => {
-    while (next < items.length) {
+    while (next < items.length && !failed) {
       const i = next++
-      try {
-        signal?.throwIfAborted()
-        results[i] = await work(items[i] as Item)
-      } catch (error) {
-        next = items.length
-        throw error
-      }
+      await supply.use(memory ? await memory.of(items[i] as Item) : 0, () => step(i))
     }
   }
   await Promise.all(Array.from({ length: width }, worker))

@@ -2,7 +2,7 @@
  * What all kinds of adapters have in common. Everything follows one list: the parameters that `Session.attach` returns, in the order of the
  * session's flat buffers.
  */
-import { cut, LorafuseError } from '../errors.js'
+import { LorafuseError, shown } from '../errors.js'
 import type { WarningEvent } from '../events.js'
 import { allFinite } from '../files/floats.js'
 import type { Tensor } from '../files/safetensors.js'
@@ -63,12 +63,11 @@ export interface AdapterKind<Part = unknown> {
 /** Is told what looks wrong in a file that is used all the same. */
 export type Warn = (warning: Omit<WarningEvent, 'type'>) => void
 
+/** How much of a tensor's name a sentence shows: kohya's are longer than most values, and their ends tell most. */
 const LONGEST_NAME = 160
 
-/** Writes a tensor's name for a sentence: kohya's are longer than most values, and their ends tell most. */
-export function shownName(name: string): string {
-  return cut(JSON.stringify(name), LONGEST_NAME)
-}
+/** Writes a tensor's name for a sentence. */
+export const shownName = (name: string) => shown(name, LONGEST_NAME)
 
 /** Makes the error of a file whose adapters are of a kind that cannot be read. */
 export function unsupported(path: string, expected: string, received: string): LorafuseError {

@@ -2,7 +2,7 @@
 import yargs, { type Argv, type FallbackCompletionFunction, type Options } from 'yargs'
 import { cut, LorafuseError, shown } from '../errors.js'
 import { describeCommand, describeOption, usage } from '../options/help.js'
-import { invalidOption, kebab, type Label, nearest, unknownOption } from '../options/resolve.js'
+import { invalidOption, kebab, type Label, nearest, unknownOptions } from '../options/resolve.js'
 import { type Row, rowsOf, type Table } from '../options/table.js'
 import { version } from '../version.js'
 import type { Arguments, Command, Commands } from './command.js'
@@ -39,10 +39,12 @@ function misspelt(command: string, table: Table, words: string[]): LorafuseError
   const known = spellings(table)
   // yargs would ignore what follows `--`.
   if (words.includes('--')) return strayWord(command, '--')
-  for (const { spelling, inline } of words.map(typed)) {
-    if (spelling === undefined) continue
-    const option = known.get(spelling)
-    if (!option) return unknownOption(command, spelling, [...known.keys()], flagOf)
+  const options = words.map(typed)
+  const unknown = options.flatMap(({ spelling }) => (spelling === undefined || known.has(spelling) ? [] : [spelling]))
+  if (unknown.length > 0) return unknownOptions(command, unknown, [...known.keys()], flagOf)
+  for (const { spelling, inline } of options) {
+    const option = spelling === undefined ? undefined : known.get(spelling)
+    if (spelling === undefined || !option) continue
     if (inline === undefined || !isSwitch(option.row)) continue
     if (option.negated) return invalidOption('no value', flagOf(spelling), inline)
     if (inline !== 'true' && inline !== 'false') return invalidOption(option.row.kind.expected, flagOf(spelling), inline)

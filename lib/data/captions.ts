@@ -31,7 +31,7 @@ export function conceptOf(folder: string): Concept | undefined {
   const [count, ...rest] = folder.split('_')
   if (!/^\s*\+?\d+\s*$/.test(count as string)) return undefined
   const repeats = Number(count)
-  return repeats >= 1 && Number.isSafeInteger(repeats) ? { repeats, classTokens: rest.join('_').trim() } : undefined
+  return repeats >= 1 ? { repeats, classTokens: rest.join('_').trim() } : undefined
 }
 
 /** A name as file systems that ignore case and Unicode's forms see it. */

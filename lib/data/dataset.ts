@@ -1,13 +1,15 @@
 /** Lists what to train on: a folder of images and captions, or kohya's parent folder of `N_class` folders. */
+import { stat } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
-import { LorafuseError, shown } from '../errors.js'
+import { cut, LorafuseError, shown } from '../errors.js'
 import { readText } from '../files/read.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
 import { mapAtOnce } from '../turns.js'
 import { CAPTION_EXTENSIONS, type Caption, captionOf, matchCaptions } from './captions.js'
 import { listSources, type Source, unusedConcept } from './folders.js'
+import { isImage, unsupportedName } from './formats.js'
 import { checkImage, isBadImage, probeImage } from './images.js'
-import { checkUsable, counted, type DatasetWarning, type Skipped, several, warningOf } from './skipped.js'
+import { checkUsable, counted, type DatasetWarning, type Skipped, several, skippedFile, warningsOf } from './skipped.js'
 
 export interface DatasetItem {
   path: string
@@ -37,16 +39,35 @@ const MOST_SAMPLES = 10_000_000
 const LARGEST_CAPTION = 2 ** 20
 /** Files that are read at once; libuv has four threads for them. */
 const AT_ONCE = 8
+/** How many bytes of files, or of decoded images, are held at once; a larger one is alone. */
+const MOST_BYTES = 2 ** 28
+
+/** The size of a file; what is wrong with it is found when it is read. */
+async function sizeOf(path: string): Promise<number> {
+  return stat(path).then(
+    ({ size }) => size,
+    () => 0,
+  )
+}
 
 async function readCaption(path: string): Promise<Caption> {
   try {
     return captionOf(await readText(path, 'a caption file', LARGEST_CAPTION))
   } catch (cause) {
-    const { code, message } = cause as LorafuseError
-    if (code === 'TOO_MANY_FILES') throw cause
-    const reason = cause instanceof LorafuseError ? message : `Expected UTF-8 for the caption file ${path} but received other bytes`
-    throw new LorafuseError('CAPTION_UNREADABLE', reason, { cause })
+    const reason = captionFault(path, cause)
+    throw reason === undefined ? cause : new LorafuseError('CAPTION_UNREADABLE', reason, { cause })
   }
+}
+
+/** Says what is wrong with a caption file, if that is why it was not read. */
+function captionFault(path: string, cause: unknown): string | undefined {
+  // The decoder's error.
+  if (cause instanceof TypeError) return `Expected UTF-8 for the caption file ${path} but received other bytes`
+  return cause instanceof LorafuseError && cause.code !== 'TOO_MANY_FILES' ? cause.message : undefined
+}
+
+function isBadCaption(error: unknown): error is LorafuseError & { code: 'CAPTION_UNREADABLE' } {
+  return error instanceof LorafuseError && error.code === 'CAPTION_UNREADABLE'
 }
 
 /** Reads the headers of a folder's images, and their captions. */
@@ -61,13 +82,11 @@ async function scanSource(source: Source, extensions: string[], signal: AbortSig
       const caption = file === undefined ? { text: classTokens, cut: false } : await readCaption(join(folder, file))
       return { path, caption: caption.text, ...(caption.cut ? { captionCut: true } : {}), repeats, ...size, folder: basename(folder) }
     } catch (error) {
-      if (isBadImage(error)) return { code: error.code, message: error.message, path, count: 1 }
-      const { code, message } = error as LorafuseError
-      if (code === 'CAPTION_UNREADABLE') return { code, message, path, count: 1 }
+      if (isBadImage(error) || isBadCaption(error)) return skippedFile(path, error)
       throw error
     }
   }
-  const found = await mapAtOnce(images, AT_ONCE, read, signal)
+  const found = await mapAtOnce(images, AT_ONCE, read, signal, { most: MOST_BYTES, of: (name) => sizeOf(join(folder, name)) })
   const expected = 'an image for each caption'
   const received = (count: number) => `${counted(count, 'caption')} without one`
   const unused = several({ code: 'CAPTION_UNUSED', folder, names: left, expected, received })
@@ -77,6 +96,9 @@ async function scanSource(source: Source, extensions: string[], signal: AbortSig
   }
 }
 
+/** Of a decoded image. */
+const CHANNELS = 4
+
 /** Finds the images that are damaged behind their headers. */
 async function damaged(items: DatasetItem[], signal: AbortSignal | undefined): Promise<Skipped[]> {
   const check = async ({ path }: DatasetItem): Promise<Skipped[]> => {
@@ -85,10 +107,11 @@ async function damaged(items: DatasetItem[], signal: AbortSignal | undefined): P
       return []
     } catch (error) {
       if (!isBadImage(error)) throw error
-      return [{ code: error.code, message: error.message, path, count: 1 }]
+      return [skippedFile(path, error)]
     }
   }
-  return (await mapAtOnce(items, AT_ONCE / 2, check, signal)).flat()
+  const decoded = ({ width, height }: DatasetItem) => width * height * CHANNELS
+  return (await mapAtOnce(items, AT_ONCE / 2, check, signal, { most: MOST_BYTES, of: decoded })).flat()
 }
 
 /** Refuses an epoch that no run could reach the end of. */
@@ -119,17 +142,30 @@ function unusedName(images: string, sources: Source[]): DatasetWarning[] {
   return [{ code: 'REPEATS_UNUSED', message, path: images }]
 }
 
+/** Lists the extensions of caption files. */
+function extensionsOf({ captionExtension }: DatasetOptions): string[] {
+  if (captionExtension === undefined) return CAPTION_EXTENSIONS
+  const extension = captionExtension.replace(/^\.?/, '.')
+  if (isImage(`a${extension}`) || unsupportedName(`a${extension}`)) {
+    throw new LorafuseError(
+      'OPTION_INVALID',
+      `Expected an extension of text files for captions but received ${cut(extension)}, one of images`,
+    )
+  }
+  return [extension]
+}
+
 /**
  * Lists the images of a folder with captions, repeats and sizes. Reads headers alone: a file whose header is not an image's is skipped and
  * listed in `warnings`, damage behind the header is found by `loadImage`. Throws `IMAGES_NOT_FOUND` (no such folder), `NO_IMAGES` (no usable
  * image), `EPOCH_TOO_LARGE`, `DATASET_NOT_CLEAN` (strict; the list includes damage behind the header), `FILE_UNREADABLE` (a folder),
- * `TOO_MANY_FILES`.
+ * `TOO_MANY_FILES`, `OPTION_INVALID` (an extension of images for captions).
  */
 export async function scanDataset(options: DatasetOptions, signal?: AbortSignal): Promise<Dataset> {
   const { images, strict } = options
-  const extensions = options.captionExtension === undefined ? CAPTION_EXTENSIONS : [options.captionExtension.replace(/^\.?/, '.')]
+  const extensions = extensionsOf(options)
   signal?.throwIfAborted()
-  const { sources, skipped } = await listSources(images, extensions, signal)
+  const { sources, skipped, unseen } = await listSources(images, extensions, signal)
   const items: DatasetItem[] = []
   for (const source of sources) {
     const found = await scanSource(source, extensions, signal)
@@ -139,5 +175,5 @@ export async function scanDataset(options: DatasetOptions, signal?: AbortSignal)
   if (strict && skipped.length > 0) skipped.push(...(await damaged(items, signal)))
   checkUsable(options, items.length, skipped)
   checkEpoch(images, items)
-  return { items, warnings: [...skipped.map(warningOf), ...unusedName(images, sources)] }
+  return { items, warnings: [...warningsOf(skipped), ...unseen, ...unusedName(images, sources)] }
 }

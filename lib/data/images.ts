@@ -14,7 +14,7 @@ const FORMATS = ['png', 'jpeg', 'webp', 'avif', 'heif', 'gif', 'tiff']
 const LARGEST_FILE = 2 ** 30
 /** libvips' own limit. */
 const MOST_PIXELS = 0x3fff ** 2
-/** The headers of PNG and JPEG, which come before the pixels, are looked for in this many bytes. */
+/** The headers of PNG, JPEG and AVIF, which come before the pixels, are looked for in this many bytes. */
 const HEAD = 2 ** 18
 
 /** Most channels, alpha included, of the colour spaces that do not have 4; files with more channels do not convert to sRGB. */
@@ -93,14 +93,18 @@ function converted(image: Sharp, [r, g, b]: Colour): Sharp {
   return image.flatten({ background: { r, g, b } }).toColourspace('srgb').removeAlpha().raw({ depth: 'uchar' })
 }
 
-/** Reads the header of a file that begins as a PNG or JPEG from its first bytes; undefined where that does not do. */
+/**
+ * Reads the header of a file that begins as a PNG, JPEG or AVIF from its first bytes; undefined where that does not do. The decoders of WebP,
+ * GIF and TIFF want the whole file.
+ */
 async function headOf(path: string): Promise<Metadata | undefined> {
   const file = await openFile(path, 'an image').catch((cause: unknown) => {
     throw notRead(cause)
   })
   try {
     const bytes = await readRange(file, 0, HEAD)
-    if (bytes[0] !== 0x89 && bytes[0] !== 0xff) return undefined
+    const isAvif = Buffer.from(bytes.subarray(4, 8)).toString('latin1') === 'ftyp'
+    if (bytes[0] !== 0x89 && bytes[0] !== 0xff && !isAvif) return undefined
     return await sharp(bytes, { failOn: 'error', autoOrient: true, limitInputPixels: MOST_PIXELS }).metadata()
   } catch {
     return undefined

@@ -1,11 +1,12 @@
 /** What a scan passes over: warnings, or errors where nothing may be passed over or nothing is left. */
-import { join } from 'node:path'
-import { LorafuseError, listed } from '../errors.js'
+import { basename, dirname, join } from 'node:path'
+import { cut, LISTED, LorafuseError, listed, shortened } from '../errors.js'
 import type { WarningEvent } from '../events.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
 import { IMAGE_EXTENSIONS } from './formats.js'
 
-export type DatasetWarning = Omit<WarningEvent, 'type'>
+/** `paths`: the files of a warning that is about several, all of them; its `path` is their folder. */
+export type DatasetWarning = Omit<WarningEvent, 'type'> & { paths?: string[] }
 
 /** Files that are left out for one reason. */
 export interface Skipped {
@@ -14,6 +15,14 @@ export interface Skipped {
   message: string
   path: string
   count: number
+  /** What is wrong with a file that was found bad by itself. */
+  fault?: string
+}
+
+/** A file that is left out for what its error says: `Expected … but received …`. */
+export function skippedFile(path: string, { code, message }: { code: Skipped['code']; message: string }): Skipped {
+  const fault = message.slice(message.lastIndexOf(' but received') + ' but received'.length).replace(/^:? /, '')
+  return { code, message, path, count: 1, fault: cut(fault) }
 }
 
 /** What is counted where no image is left: a word, and what stands behind it and its plural. */
@@ -53,23 +62,45 @@ export const counted = (count: number, word: string) => `${count} ${word}${count
 const total = (skipped: Skipped[]) => skipped.reduce((sum, { count }) => sum + count, 0)
 const reasons = (skipped: Skipped[]) => skipped.map(({ message }) => message)
 
-export function warningOf({ code, message, path, count }: Skipped): DatasetWarning {
+function warningOf({ code, message, path, count }: Skipped): DatasetWarning {
   return { code, message: `${message}; ${count === 1 ? 'it is' : 'they are'} skipped`, path }
+}
+
+/** Makes one warning of files of one folder and code. */
+function warningOfAll(files: Skipped[]): DatasetWarning {
+  const [{ code, path }] = files as [Skipped]
+  const [word, rest] = KINDS[code]
+  const received = (count: number) => counted(count, word) + rest
+  const [names, notes] = [files.map(({ path }) => basename(path)), files.map(({ fault }) => ` (${fault})`)]
+  const [all] = several({ code, folder: dirname(path), names, notes, expected: 'files that can be used', received })
+  return { ...warningOf(all as Skipped), paths: files.map(({ path }) => path) }
+}
+
+/** Makes the warnings: each bad file has its own, but where a folder has more than five of one code, they have one together. */
+export function warningsOf(skipped: Skipped[]): DatasetWarning[] {
+  const groups = new Map<string, Skipped[]>()
+  for (const one of skipped) {
+    const key = one.fault === undefined ? one.message : JSON.stringify([one.code, dirname(one.path)])
+    const group = groups.get(key)
+    if (group) group.push(one)
+    else groups.set(key, [one])
+  }
+  return [...groups.values()].flatMap((group) => (group.length > LISTED ? [warningOfAll(group)] : group.map(warningOf)))
 }
 
 /** Throws `DATASET_NOT_CLEAN` if files are skipped in spite of `strict`, `NO_IMAGES` if no image is usable. */
 export function checkUsable({ images, strict }: Pick<ResolvedTrainOptions, 'images' | 'strict'>, usable: number, skipped: Skipped[]): void {
-  const list = listed(reasons(skipped), '\n  ')
+  const lines = shortened(reasons(skipped))
   if (strict && skipped.length > 0) {
-    const message = `Expected nothing to skip in ${images} (strict) but received ${total(skipped)} bad files:\n  ${list}`
-    throw new LorafuseError('DATASET_NOT_CLEAN', message)
+    const message = `Expected nothing to skip in ${images} (strict) but received ${total(skipped)} bad files:`
+    throw new LorafuseError('DATASET_NOT_CLEAN', message, { lines })
   }
   if (usable > 0) return
   const kinds = Object.entries(KINDS).flatMap(([code, [word, rest]]) => {
     const count = total(skipped.filter((one) => one.code === code))
     return count > 0 ? [counted(count, word) + rest] : []
   })
-  const seen = kinds.length > 0 ? `${kinds.join(', ')}:\n  ${list}` : 'nothing'
+  const seen = kinds.length > 0 ? `${kinds.join(', ')}:` : 'nothing'
   const wanted = `at least one image (${IMAGE_EXTENSIONS.join(' ')}) in ${images} or its N_class folders`
-  throw new LorafuseError('NO_IMAGES', `Expected ${wanted} but received ${seen}`)
+  throw new LorafuseError('NO_IMAGES', `Expected ${wanted} but received ${seen}`, { lines })
 }

@@ -102,9 +102,8 @@ class Drawing {
     // Without BOS and EOS.
     const most = tokenizer.length - 2
     for (const text of new Set([...prompts.map(({ text }) => text), options.negativePrompt])) {
-      const count = tokenizer.count(text)
-      const message = `Expected at most ${most} tokens for the prompt ${shown(text)} but received ${count}; those beyond are not used`
-      if (count > most) this.warn({ code: 'PROMPT_TOO_LONG', message })
+      const message = `Expected at most ${most} tokens for the prompt ${shown(text)} but received more; those beyond are not used`
+      if (tokenizer.count(text) > most) this.warn({ code: 'PROMPT_TOO_LONG', message })
     }
   }
 

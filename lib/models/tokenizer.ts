@@ -15,7 +15,7 @@ export interface Tokenizer {
   length: number
   /** `[length]`: BOS, as many ids of the text as fit, EOS, padding. */
   encode(text: string): Int32Array
-  /** Counts the tokens of a text, without BOS, EOS and padding, and however many fit. */
+  /** Counts the tokens of a text, without BOS, EOS and padding; `length - 1`, one more than fit, stands for any number of them. */
   count(text: string): number
 }
 
@@ -94,6 +94,22 @@ function special(configs: Json[], key: string): string | undefined {
   return undefined
 }
 
+const BLANK = /\p{White_Space}/u
+
+/**
+ * Cuts a long text behind its first `most` characters and the word that they end in, since tokenizing takes time and only the first tokens
+ * are used. Blanks do not count: any number of them makes no token. A word that is longer again is cut, too.
+ */
+function beginning(text: string, most: number): string {
+  if (text.length <= most) return text
+  const isBlank = (i: number) => BLANK.test(text[i] as string)
+  let end = 0
+  for (let seen = 0; end < text.length && seen < most; end++) if (!isBlank(end)) seen += 1
+  const last = Math.min(text.length, end + most)
+  while (end < last && !isBlank(end)) end += 1
+  return text.slice(0, end)
+}
+
 const WORDS = "'s|'t|'re|'ve|'m|'ll|'d|\\p{L}+|\\p{N}|[^\\p{White_Space}\\p{L}\\p{N}]+"
 const split = (pattern: string) => ({ type: 'Split', pattern: { Regex: pattern }, behavior: 'Removed', invert: true })
 
@@ -147,13 +163,16 @@ export async function loadTokenizer(folder: string): Promise<Tokenizer> {
   const length = known ? (maximum as number) : 77
   if (!Number.isInteger(length) || length < 2) throw invalid(folder, `${shown(maximum)} as model_max_length`)
   const pipeline = new Pipeline(clipPipeline(vocabulary, [bos, eos], Object.hasOwn(vocabulary.vocab, unknown) ? unknown : eos), {})
-  const idsOf = (text: string) => pipeline.encode(text).ids
+  const fitting = length - 2
+  // A token stands for no more bytes than its name has characters, and normalizing at most halves them.
+  const longest = Object.keys(vocabulary.vocab).reduce((most, token) => Math.max(most, token.length), 0)
+  const idsOf = (text: string) => pipeline.encode(beginning(text, 2 * longest * (fitting + 1))).ids.slice(0, fitting + 1)
   return {
     vocabulary: Object.values(vocabulary.vocab).reduce((most, id) => Math.max(most, id), 0) + 1,
     length,
     encode(text) {
       const encoded = new Int32Array(length).fill(padId)
-      encoded.set([bosId, ...idsOf(text).slice(0, length - 2), eosId])
+      encoded.set([bosId, ...idsOf(text).slice(0, fitting), eosId])
       return encoded
     },
     count: (text) => idsOf(text).length,

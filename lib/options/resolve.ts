@@ -1,5 +1,6 @@
 /** Checks options against their rows. */
-import { cut, LorafuseError, shown } from '../errors.js'
+import { cut, LorafuseError, shortened, shown } from '../errors.js'
+import { insteadOf } from './kohya.js'
 import { lrSchedulers } from './lr-schedulers.js'
 import { fixed, generateTable, type Presence, type Row, type Table, trainTable } from './table.js'
 import type { Kind } from './values.js'
@@ -59,12 +60,22 @@ export function nearest(name: string, names: string[]): string | undefined {
   return near && near.edits <= Math.max(1, Math.floor(name.length / 3)) ? near.known : undefined
 }
 
-/** Makes an `OPTION_UNKNOWN` that suggests the nearest name. */
-export function unknownOption(command: string, name: string, names: string[], label: Label): LorafuseError {
-  const received = cut(name)
-  const meant = nearest(received, names)
-  const hint = meant === undefined ? '' : `; did you mean ${label(meant)}?`
-  return new LorafuseError('OPTION_UNKNOWN', `Expected an option of ${command} but received ${label(received)}${hint}`)
+/** Most unknown options that an error names. */
+const MOST_UNKNOWN = 30
+
+/** Makes an `OPTION_UNKNOWN` of all names that are not known, with what to do instead, or the nearest name. */
+export function unknownOptions(command: string, unknown: string[], names: string[], label: Label): LorafuseError {
+  const spelt = (option: string) => label(names.includes(option) ? option : kebab(option))
+  const hints = [...new Set(unknown)].map((name) => {
+    const received = cut(name)
+    const advice = command === 'train' ? insteadOf(name, spelt) : undefined
+    const meant = nearest(received, names)
+    const hint = advice ?? (meant === undefined ? undefined : `did you mean ${label(meant)}?`)
+    return label(received) + (hint === undefined ? '' : `; ${hint}`)
+  })
+  if (hints.length === 1) return new LorafuseError('OPTION_UNKNOWN', `Expected an option of ${command} but received ${hints[0]}`)
+  const message = `Expected options of ${command} but received ${hints.length} that it does not have:`
+  return new LorafuseError('OPTION_UNKNOWN', message, { lines: shortened(hints, MOST_UNKNOWN) })
 }
 
 /** Makes an `OPTION_INVALID`; leave `value` out if no value came. */
@@ -78,7 +89,8 @@ export function resolve<T extends Table>(command: string, table: T, input: unkno
     throw new LorafuseError('OPTION_INVALID', `Expected an object for the options of ${command} but received ${shown(input)}`)
   }
   const given = input as Record<string, unknown>
-  for (const name of Object.keys(given)) if (!Object.hasOwn(table, name)) throw unknownOption(command, name, Object.keys(table), label)
+  const unknown = Object.keys(given).filter((name) => !Object.hasOwn(table, name))
+  if (unknown.length > 0) throw unknownOptions(command, unknown, Object.keys(table), label)
   const resolved: Record<string, unknown> = {}
   for (const [name, { kind, presence, default: fallback }] of Object.entries(table)) {
     const value = given[name]

@@ -1,6 +1,6 @@
 /** Encodes images and captions once, with the frozen encoders, and holds the results in memory. */
 import { isBadImage, loadImage } from '../data/images.js'
-import { checkUsable, type DatasetWarning, type Skipped, warningOf } from '../data/skipped.js'
+import { checkUsable, type DatasetWarning, type Skipped, skippedFile, warningsOf } from '../data/skipped.js'
 import { LorafuseError } from '../errors.js'
 import type { Model } from '../models/model.js'
 import { encodeText } from '../models/text.js'
@@ -43,7 +43,7 @@ export function samplePosterior(moments: Float32Array, channels: number, noise: 
 
 /**
  * Encodes every image, with `flip` its mirror image too, and draws one posterior sample of each, as kohya does when it caches latents. A
- * random crop is drawn once per image, not once per step. A damaged image is reported to `onSkipped` and left out; the random numbers of
+ * random crop is drawn once per image, not once per step. Damaged images are left out, and told to `onSkipped` at the end; the random numbers of
  * the others are those of a folder without it. Throws `DATASET_NOT_CLEAN` (`strict`, one is damaged), `NO_IMAGES` (all are), `NAN_LATENTS`.
  */
 export async function cacheLatents(
@@ -80,9 +80,7 @@ export async function cacheLatents(
     const pixels = await loadImage(path, { bucket, background, mirrored: flip, ...(randomCrop ? { crop: { x, y } } : {}) }).catch(
       (error: unknown) => {
         if (!isBadImage(error)) throw error
-        const skipped = { code: error.code, message: error.message, path, count: 1 } as const
-        damaged.push(skipped)
-        if (!strict) onSkipped(warningOf(skipped))
+        damaged.push(skippedFile(path, error))
       },
     )
     // A strict run goes on only to name every damaged image in its error below.
@@ -100,6 +98,7 @@ export async function cacheLatents(
     cached.push(latents)
   }
   checkUsable(options, cached.length, damaged)
+  for (const warning of warningsOf(damaged)) onSkipped(warning)
   onProgress(total, total)
   return { images: usable, latents: cached }
 }

@@ -3,7 +3,7 @@ import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
-import { LorafuseError } from '../../lib/errors.js'
+import { LorafuseError, shown } from '../../lib/errors.js'
 
 const root = fileURLToPath(new URL('../../..', import.meta.url))
 
@@ -30,7 +30,16 @@ test('every code has a meaning and, but for faults of the package, a remedy', as
   assert.ok(rows(faults).every((row) => /^\| `[A-Z_]+` \| \S.*\. \|$/.test(row)))
 })
 
-test('control characters of a name are escaped in a sentence, the lines of a list are not', () => {
-  const { message } = new LorafuseError('NO_IMAGES', 'received:\n  a\nb.png\n  c\x1b[2Jd \u202egnp.e, é 🎨')
-  assert.equal(message, 'received:\n  a\\u000ab.png\n  c\\u001b[2Jd \\u202egnp.e, é 🎨')
+test('control characters of names are escaped in a sentence and its list, so that no line can be forged', () => {
+  const { message } = new LorafuseError('NO_IMAGES', 'in a\n  b received:', { lines: ['a\n  error b.png', 'c\x1b[2Jd \u202egnp.e, é 🎨'] })
+  assert.equal(message, 'in a\\u000a  b received:\n  a\\u000a  error b.png\n  c\\u001b[2Jd \\u202egnp.e, é 🎨')
+  assert.equal(new LorafuseError('NO_IMAGES', 'x', { cause: 1 }).cause, 1)
+  assert.ok(!('cause' in new LorafuseError('NO_IMAGES', 'x')))
+})
+
+test('values are shown on one line and cut, however long they may be', () => {
+  assert.equal(shown('a\nb'), '"a\\nb"')
+  assert.equal(shown(''), 'an empty text')
+  assert.deepEqual([shown('x'.repeat(1e6)).length, shown('x'.repeat(1e6), 160).length], [81, 161])
+  assert.equal(shown([1, 'a'], 160), "[ 1, 'a' ]")
 })

@@ -54,3 +54,28 @@ test('the first failure, or a signal, stops what has not begun', async () => {
   await assert.rejects(mapAtOnce(items, 2, work, AbortSignal.abort()), { name: 'AbortError' })
   assert.ok(begun.length <= 5)
 })
+
+test('items that need much memory are done with few others, or alone', async () => {
+  const sizes = [5, 1, 1, 30, 4, 4, 4, 1, 10, 1]
+  let [held, most, done] = [0, 0, 0]
+  const work = async (size: number) => {
+    held += Math.min(size, 10)
+    most = Math.max(most, held)
+    await setTimeout(size % 4)
+    held -= Math.min(size, 10)
+    done += 1
+    return size
+  }
+  assert.deepEqual(await mapAtOnce(sizes, 4, work, undefined, { most: 10, of: async (size) => size }), sizes)
+  assert.deepEqual([held, done], [0, 10])
+  assert.ok(most <= 10 && most > 5, `${most}`)
+  const begun: number[] = []
+  const failing = async (size: number) => {
+    begun.push(size)
+    await setTimeout(1)
+    throw new Error('one')
+  }
+  await assert.rejects(mapAtOnce([10, 9, 8], 3, failing, undefined, { most: 10, of: (size) => size }), /one/)
+  await setTimeout(10)
+  assert.deepEqual(begun, [10])
+})

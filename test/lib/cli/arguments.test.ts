@@ -142,3 +142,29 @@ test('words of any length make a short sentence', () => {
     (error: Error) => error.name === 'LorafuseError' && error.message.length < 400,
   )
 })
+
+test("all of kohya's options that are none here are named at once, with what to do instead", () => {
+  const line = [
+    '--network_module',
+    'networks.lora',
+    '--xformers',
+    '--mixed_precision=fp16',
+    '--unet_lr',
+    '1e-4',
+    '--rnak',
+    '4',
+    '--xformers',
+    '--zzzzz',
+  ]
+  refuses(
+    line,
+    'OPTION_UNKNOWN',
+    'Expected options of train but received 5 that it does not have:\n' +
+      '  --network_module; leave it out: what is trained is a LoRA, as by networks.lora\n' +
+      "  --xformers; leave it out: attention's scores are never in memory as a whole\n" +
+      '  --unet_lr; use --learning-rate\n' +
+      '  --rnak; did you mean --rank?\n' +
+      '  --zzzzz',
+  )
+  refuses(['--unet_lr=1'], 'OPTION_UNKNOWN', 'Expected an option of train but received --unet_lr; use --learning-rate')
+})

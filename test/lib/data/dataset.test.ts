@@ -38,6 +38,15 @@ test('the caption extension can be chosen', async (t) => {
   }
 })
 
+test('an extension of images is refused for captions', async (t) => {
+  const images = await temporaryFolder(t)
+  await write(images, { 'a.png': 'image' })
+  for (const captionExtension of ['png', '.PNG', '.bmp']) {
+    const message = `Expected an extension of text files for captions but received .${captionExtension.replace('.', '')}, one of images`
+    await assert.rejects(scan({ images, captionExtension }), { code: 'OPTION_INVALID', message })
+  }
+})
+
 test('one image without a caption is enough', async (t) => {
   const images = await temporaryFolder(t)
   await write(images, { 'a.png': 'image' })
@@ -114,9 +123,9 @@ test('bad files among good ones are skipped and listed, and refused when strict'
     [
       ['NOT_AN_IMAGE', 'notes.md'],
       ['IMAGE_UNREADABLE', 'empty.png'],
-      ['CAPTION_UNREADABLE', 'latin.png'],
       ['IMAGE_UNREADABLE', 'text.jpg'],
       ['IMAGE_UNREADABLE', 'truncated.jpg'],
+      ['CAPTION_UNREADABLE', 'latin.png'],
     ],
   )
   for (const { message, path } of warnings)
@@ -126,6 +135,21 @@ test('bad files among good ones are skipped and listed, and refused when strict'
     for (const name of ['empty.png', 'latin.txt', 'notes.md', 'text.jpg', 'truncated.jpg']) assert.ok(error.message.includes(name))
     return true
   })
+})
+
+test('more than five bad files of one kind in a folder have one warning, with all their paths', async (t) => {
+  const images = await temporaryFolder(t)
+  const bad = Array.from({ length: 30 }, (_, i) => `bad${String(i).padStart(2, '0')}.png`)
+  await write(images, { '1_a/good.png': 'image', '2_b/empty.png': '', ...Object.fromEntries(bad.map((name) => [`1_a/${name}`, ''])) })
+  const { warnings } = await scan({ images })
+  const [all, one, ...others] = warnings
+  const folder = join(images, '1_a')
+  assert.deepEqual(others, [])
+  assert.deepEqual([all?.code, all?.path, all?.paths], ['IMAGE_UNREADABLE', folder, bad.map((name) => join(folder, name))])
+  const first = bad.slice(0, 5).map((name) => `${name} (an empty file)`)
+  const received = `30 unreadable images: ${first.join(', ')}, and 25 more; they are skipped`
+  assert.equal(all?.message, `Expected files that can be used in ${folder} but received ${received}`)
+  assert.deepEqual([one?.code, one?.path, one?.paths], ['IMAGE_UNREADABLE', join(images, '2_b/empty.png'), undefined])
 })
 
 test('an image that is damaged behind its header is listed: it is found when it is loaded', async (t) => {

@@ -43,16 +43,47 @@ test('folders with images are named with counts, and refused when strict; those 
   assert.deepEqual(concepts, [
     ['FOLDER_SKIPPED', basename(images)],
     ['IMAGE_OUTSIDE', 'a.png'],
+    ['NOT_AN_IMAGE', 'broken'],
     ['FOLDER_SKIPPED', 'sub'],
   ])
 })
 
 test('folders that are not searched are not counted to their end, however many files they hold', async (t) => {
   const images = await temporaryFolder(t)
-  await write(images, { 'a.png': 'image', 'big/0.png': 'x', 'other/a.png': 'x' })
-  for (let i = 1; i <= 20_000; i++) linkSync(join(images, 'big/0.png'), join(images, `big/${i}.png`))
+  await write(images, { 'a.png': 'image', 'big/0.png': 'x', 'other/a.png': 'x', 'third/a.txt': 'x' })
+  for (let i = 1; i < 20_000; i++) linkSync(join(images, 'big/0.png'), join(images, `big/${i}.png`))
+  const messages = async () => (await scan({ images })).warnings.map(({ message }) => message.replace(/^.* but received /, ''))
+  const unseen = 'folders of more than 20000 files: 2 folders were not looked at for images'
+  assert.deepEqual(await messages(), ['1 folder: big (20000 images); it is skipped', unseen])
+  linkSync(join(images, 'big/0.png'), join(images, 'big/more.png'))
+  assert.deepEqual(await messages(), ['1 folder: big (20000 images or more); it is skipped', unseen])
+})
+
+test('a strict scan does not refuse folders that were not looked at, but tells', async (t) => {
+  const images = await temporaryFolder(t)
+  await write(images, { 'a.png': 'image', 'big/0.txt': 'x', 'other/a.txt': 'x' })
+  for (let i = 1; i <= 20_000; i++) linkSync(join(images, 'big/0.txt'), join(images, `big/${i}.txt`))
+  const { warnings } = await scan({ images, strict: true })
+  assert.deepEqual(
+    warnings.map(({ code }) => code),
+    ['FOLDER_SKIPPED'],
+  )
+  assert.match(warnings[0]!.message, /2 folders were not looked at/)
+})
+
+test('captions and other files beside N_class folders are told, and refused when strict', async (t) => {
+  const images = await temporaryFolder(t)
+  await write(images, { '2_x/a.png': 'image', 'stray.txt': 'x', 'notes.md': 'x', 'meta.json': '{}', '.hidden': 'x', 'b.bmp': 'BM' })
   const { warnings } = await scan({ images })
-  assert.match(warnings[0]!.message, / 2 folders: big \(20000 images or more\), other \(0 images or more\); they are skipped$/)
+  assert.deepEqual(
+    warnings.map(({ code, path }) => [code, basename(path as string)]),
+    [
+      ['IMAGE_OUTSIDE', 'b.bmp'],
+      ['CAPTION_UNUSED', 'stray.txt'],
+      ['NOT_AN_IMAGE', 'notes.md'],
+    ],
+  )
+  await assert.rejects(scan({ images, strict: true }), { code: 'DATASET_NOT_CLEAN', message: /3 bad files/ })
 })
 
 test('the N_class folder given itself trains once an epoch, and the name that is not used is told', async (t) => {
@@ -79,6 +110,8 @@ test('an epoch that no run could end is refused, with the folder and the reason'
     code: 'EPOCH_TOO_LARGE',
     message: /at most 10000000 samples .* received 20240118: the folder 20240115_holiday has 1 image × 20240115 repeats, .* date .*rename/,
   })
+  await write(images, { '20240115123045123_x/a.png': 'image' })
+  await assert.rejects(scan({ images }), { code: 'EPOCH_TOO_LARGE', message: /the folder 20240115123045123_x has 1 image × .* date / })
 })
 
 test('images of formats that are not supported are counted, not called damaged', async (t) => {

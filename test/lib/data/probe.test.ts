@@ -53,7 +53,13 @@ test('an image of more pixels than libvips takes is found by the probe and named
 test('the header of a large file is enough', async (t) => {
   const path = join(await temporaryFolder(t), 'a')
   const noise = sharp(randomBytes(600 * 500 * 3), { raw: { width: 600, height: 500, channels: 3 } })
-  for (const image of [noise.png(), noise.jpeg({ quality: 100 }), noise.webp({ lossless: true }), noise.tiff({ compression: 'lzw' })]) {
+  for (const image of [
+    noise.png(),
+    noise.jpeg({ quality: 100 }),
+    noise.webp({ lossless: true }),
+    noise.tiff({ compression: 'lzw' }),
+    noise.avif({ quality: 100, effort: 0 }),
+  ]) {
     await image.withMetadata({ orientation: 8 }).toFile(path)
     assert.ok((await stat(path)).size > 2 ** 18)
     assert.deepEqual(await probeImage(path), { width: 500, height: 600 })

@@ -5,6 +5,7 @@ import { dirname, join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { gunzipSync } from 'node:zlib'
+import fc from 'fast-check'
 import { loadTokenizer, type Tokenizer } from '../../../lib/models/tokenizer.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 
@@ -53,12 +54,62 @@ test('ids equal CLIPTokenizer on 1,000 strings with the bundled vocabulary', asy
   assertEqualIds(await loadTokenizer(tiny), golden.ids.tiny)
 })
 
-test('the tokens of a text are counted however many they are', async () => {
+test('the tokens of a text are counted up to one more than fit', async () => {
   const tokenizer = await loadTokenizer(tiny)
   assert.equal(tokenizer.count(''), 0)
-  const [one, many] = [tokenizer.count('cat'), tokenizer.count('cat '.repeat(100))]
+  const one = tokenizer.count('cat')
   assert.ok(one >= 1)
-  assert.equal(many, 100 * one)
+  assert.equal(tokenizer.count('cat '.repeat(20)), 20 * one)
+  assert.equal(tokenizer.count('cat '.repeat(100)), 76)
+})
+
+/** Writes the bundled vocabulary with the length of a tokenizer that takes a whole text. */
+async function writeWhole(folder: string): Promise<Tokenizer> {
+  for (const name of ['vocab.json', 'merges.txt']) await copyFile(join(tiny, name), join(folder, name))
+  await writeFile(join(folder, 'tokenizer_config.json'), JSON.stringify({ model_max_length: 20_000 }))
+  return loadTokenizer(folder)
+}
+
+test('the ids of a long text are those that it has when all of it is tokenized', async (t) => {
+  const [tokenizer, whole] = [await loadTokenizer(tiny), await writeWhole(await temporaryFolder(t))]
+  const words = [
+    'cat',
+    "it's",
+    "''s",
+    ' ',
+    '\u2003',
+    '\n',
+    '\ufeff',
+    '\u0301',
+    '猫猫',
+    'é',
+    'ᾂ',
+    'Σς',
+    '한',
+    '2024',
+    ',,',
+    '<|endoftext|>',
+    '🎨',
+  ]
+  const piece = fc.oneof(fc.constantFrom(...words), fc.string({ unit: 'grapheme', maxLength: 8 }))
+  const part = fc.tuple(piece, fc.integer({ min: 1, max: 400 })).map(([text, times]) => text.repeat(times))
+  const property = fc.property(fc.array(part, { minLength: 1, maxLength: 12 }), (parts) => {
+    const text = parts.join('')
+    const [ids, all] = [tokenizer.encode(text), whole.encode(text)]
+    const count = Math.min(76, whole.count(text))
+    assert.deepEqual(ids.subarray(0, 1 + Math.min(75, count)), all.subarray(0, 1 + Math.min(75, count)))
+    assert.equal(tokenizer.count(text), count)
+  })
+  fc.assert(property, { numRuns: 60 })
+})
+
+test('a text of any length takes little time', async () => {
+  const tokenizer = await loadTokenizer(tiny)
+  for (const text of ['cat, '.repeat(2e5), 'cat'.repeat(3e5), '猫'.repeat(1e6), ' '.repeat(1e6)]) {
+    const began = performance.now()
+    tokenizer.encode(text)
+    assert.ok(performance.now() - began < 500, `${text.slice(0, 3)} takes ${performance.now() - began} ms`)
+  }
 })
 
 test('tokenizer.json alone gives the same ids', async (t) => {

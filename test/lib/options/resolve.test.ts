@@ -56,6 +56,8 @@ test('a missing option is named', () => {
 
 test('a mistyped option is refused with the nearest name', () => {
   refuses({ ...train, rnak: 4 }, 'OPTION_UNKNOWN', 'Expected an option of train but received rnak; did you mean rank?')
+  refuses({ ...train, unet_lr: 1 }, 'OPTION_UNKNOWN', 'Expected an option of train but received unet_lr; use learningRate')
+  refuses({ ...train, a: 1, b: 2 }, 'OPTION_UNKNOWN', /2 that it does not have:\n {2}a.*\n {2}b/)
   refuses({ ...train, batch_size: 4 }, 'OPTION_UNKNOWN', /did you mean batchSize\?$/)
   refuses({ ...train, toString: 4 }, 'OPTION_UNKNOWN', 'Expected an option of train but received toString')
   refuses({ ...train, ['x'.repeat(1e6)]: 4 }, 'OPTION_UNKNOWN', `Expected an option of train but received ${'x'.repeat(80)}…`)

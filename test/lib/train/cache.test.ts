@@ -141,6 +141,19 @@ test('a damaged image is told and left out: what is random is as if it had never
   )
 })
 
+test('many damaged images have one warning', async (t) => {
+  const folder = await temporaryFolder(t)
+  const bad = await Promise.all(['a', 'b', 'c', 'd', 'e', 'f'].map((name) => damaged(folder, `${name}.png`)))
+  const warnings: DatasetWarning[] = []
+  const flat = session(() => new Float32Array(8))
+  await cacheLatents(flat, model, [...bad, await halves(folder)], options, silent, (warning) => void warnings.push(warning))
+  assert.deepEqual(
+    warnings.map(({ code, path, paths }) => [code, path, paths?.length]),
+    [['IMAGE_UNREADABLE', folder, 6]],
+  )
+  assert.match(warnings[0]!.message, / 6 unreadable images: a\.png \(.*\), .*, and 1 more; they are skipped$/)
+})
+
 test('where damage is not tolerated all damaged images are named, and where all are damaged too', async (t) => {
   const folder = await temporaryFolder(t)
   const bad = [await damaged(folder, 'a.png'), await damaged(folder, 'b.png')]
