@@ -20,6 +20,8 @@ export interface WarningEvent {
   code: string
   message: string
   path?: string
+  /** The files of a warning that is about several, all of them; its `path` is their folder. */
+  paths?: string[]
 }
 
 /** Latents or text embeddings being computed ahead of training. */

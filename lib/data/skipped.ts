@@ -5,8 +5,7 @@ import type { WarningEvent } from '../events.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
 import { IMAGE_EXTENSIONS } from './formats.js'
 
-/** `paths`: the files of a warning that is about several, all of them; its `path` is their folder. */
-export type DatasetWarning = Omit<WarningEvent, 'type'> & { paths?: string[] }
+export type DatasetWarning = Omit<WarningEvent, 'type'>
 
 /** Files that are left out for one reason. */
 export interface Skipped {

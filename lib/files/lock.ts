@@ -4,7 +4,7 @@ import { readFileSync, readlinkSync, type Stats } from 'node:fs'
 import { type FileHandle, lstat, mkdir, open, rm, rmdir, unlink } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { setTimeout } from 'node:timers/promises'
-import { LorafuseError, throwIfAborted } from '../errors.js'
+import { cut, LorafuseError, throwIfAborted } from '../errors.js'
 import { temporaryOf, writeError } from './atomic.js'
 import { type Json, parseRecord } from './json.js'
 import { kindOf, readWhole, unlessMissing } from './read.js'
@@ -240,7 +240,7 @@ async function written(path: string, file: FileHandle, text: string): Promise<Fi
 
 /** `seen`: whether the holder was seen to run, or cannot be seen. */
 function held(path: string, what: string, { host, process: pid }: Json, seen: boolean | undefined): LorafuseError {
-  const who = typeof host === 'string' && Number.isSafeInteger(pid) ? `process ${pid} on ${host.slice(0, 64)}` : 'another process'
+  const who = typeof host === 'string' && Number.isSafeInteger(pid) ? `process ${pid} on ${cut(host, 64)}` : 'another process'
   const [runs, advice] = seen
     ? ['runs', 'wait for it, stop it']
     : ['may still run', `if it does not, delete this file or wait ${DEAD_MS / 60_000} minutes; otherwise wait for it, stop it`]

@@ -78,8 +78,11 @@ export class OutputFolder {
     try {
       this.made = await makeFolder(output)
       const file = await open(probe, 'wx')
-      await file.writeFile('x').finally(() => file.close())
-      await rm(probe, { force: true })
+      try {
+        await file.writeFile('x').finally(() => file.close())
+      } finally {
+        await rm(probe, { force: true })
+      }
     } catch (cause) {
       throw writeError(probe, cause, 'to be able to write a file like')
     }

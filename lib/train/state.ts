@@ -1,5 +1,5 @@
 /** Training states: a session's buffers in f32, and what identifies the run that may continue from them. Everything else is derived. */
-import { LorafuseError, listed, shown } from '../errors.js'
+import { cut, LorafuseError, listed, shown } from '../errors.js'
 import { hashParts } from '../files/hashes.js'
 import { isRecord, type Json, parseRecord } from '../files/json.js'
 import { readHeader, readTensors, type SafetensorsHeader, writeSafetensors } from '../files/safetensors.js'
@@ -156,7 +156,7 @@ export function checkIdentity(path: string, saved: Identity, now: Partial<Identi
     const [before, after] = [saved.settings[name], settings[name]]
     if (JSON.stringify(before) === JSON.stringify(after)) continue
     const [old, current] = [before, after].map((value) => (value === undefined ? 'none' : shown(value)))
-    found.push(`${shown(name).slice(1, -1)} ${old} instead of ${current}`)
+    found.push(`${cut(name)} ${old} instead of ${current}`)
   }
   if (found.length === 0) return
   const differences = listed(found, ', ', DIFFERENCES)

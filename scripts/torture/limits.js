@@ -32,7 +32,6 @@ function smallDisk(folder, kibibytes) {
 const between = (random, least, most) => Math.round(least + random.next() * (most - least))
 
 const NO_MEMORY = ['OUT_OF_MEMORY']
-const NO_THREADS = ['OUT_OF_MEMORY', 'TOO_MANY_THREADS']
 const NO_DISK = ['DISK_FULL']
 
 /**
@@ -57,12 +56,12 @@ const kinds = {
   }),
 
   memoryOfThreads: ({ most }, random) => ({
-    ...{ codes: NO_THREADS, limits: { as: most.space + between(random, 0, 2000) * MEBIBYTE }, more: { threads: random.pick([64, 1024]) } },
+    ...{ codes: NO_MEMORY, limits: { as: most.space + between(random, 0, 2000) * MEBIBYTE }, more: { threads: random.pick([64, 1024]) } },
   }),
 
   /** Node and sharp have their threads, and we a few. */
   processes: ({ most, user }, random) => ({
-    ...{ codes: NO_THREADS, limits: { nproc: threadsOf(user ?? process.getuid()) + most.threads + random.below(20) } },
+    ...{ codes: NO_MEMORY, limits: { nproc: threadsOf(user ?? process.getuid()) + most.threads + random.below(20) } },
     ...{ more: { threads: random.pick([16, 64, 1024]) }, user },
   }),
 
