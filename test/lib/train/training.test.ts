@@ -144,7 +144,8 @@ test('an image that turns out damaged is skipped with a warning, and the trainin
   await writeDamaged(damaged)
   const { session, events } = await run({ ...given, steps: 4, flip: true, batchSize: 2 })
   const types = briefly(events)
-  assert.deepEqual(types.slice(types.indexOf('latents 0/6'), types.indexOf('latents 2/6')), ['latents 0/6', 'warning'])
+  // Of all damaged images together, so after the last.
+  assert.ok(types.indexOf('warning') > types.indexOf('latents 4/6') && types.indexOf('warning') < types.indexOf('start'), types.join())
   const warning = events.find((event) => event.type === 'warning')
   assert.deepEqual([warning!.code, warning!.path], ['IMAGE_UNREADABLE', damaged])
   assert.match(warning!.message, /; it is skipped$/)
