@@ -14,7 +14,7 @@ import { packTensors, writeSafetensors } from '../files/safetensors.js'
 import type { BufferInfo } from '../native.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
 import { STATE_SUFFIX, statePathOf, type TrainingState, writeState } from './state.js'
-import { removeOldStates, timeToWrite } from './states.js'
+import { listStates, removeOldStates, timeToWrite } from './states.js'
 
 const DTYPES = { fp16: 'F16', bf16: 'BF16', f32: 'F32' } as const satisfies Record<string, FloatType>
 
@@ -126,8 +126,9 @@ export class OutputFolder {
     const { model, legacy } = await hashTensors(tensors, metadata)
     await writeSafetensors(path, tensors, { ...metadata, sshs_model_hash: model, sshs_legacy_hash: legacy })
     const statePath = statePathOf(path)
-    await writeState(statePath, state, await timeToWrite(output, name))
-    await removeOldStates(output, name, state.run)
+    const before = await listStates(output, name)
+    await writeState(statePath, state, timeToWrite(before))
+    await removeOldStates(before, state.run, statePath)
     return { path, statePath }
   }
 }

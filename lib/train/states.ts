@@ -1,5 +1,5 @@
 /** The states in a folder: which is the newest, and which are no longer needed. */
-import { unlink } from 'node:fs/promises'
+import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { LorafuseError } from '../errors.js'
 import { writeError } from '../files/atomic.js'
@@ -9,16 +9,19 @@ import { type About, type RunId, readAbout, STATE_SUFFIX } from './state.js'
 /** How many states of a run are kept. */
 const KEPT = 2
 
-type Listed = About & { path: string }
+/** In the order in which they were written, and the errors of those that cannot be read. */
+interface States {
+  states: (About & { path: string })[]
+  damaged: LorafuseError[]
+}
 
 /** Those of version 1 do not know when they were written, which was after their run began. */
 const writtenAt = (state: About) => state.writtenAt ?? state.startedAt
 
-/** Lists the states of a name in the order in which they were written, and the errors of those that cannot be read. */
-async function list(output: string, name: string): Promise<{ states: Listed[]; damaged: LorafuseError[] }> {
+/** Lists the states of a name. */
+export async function listStates(output: string, name: string): Promise<States> {
   const files = await listFolder(output, 'a folder of training states')
-  const states: Listed[] = []
-  const damaged: LorafuseError[] = []
+  const { states, damaged }: States = { states: [], damaged: [] }
   for (const file of files.filter((file) => file.startsWith(name) && STATE_SUFFIX.test(file.slice(name.length)))) {
     const path = join(output, file)
     try {
@@ -37,23 +40,25 @@ async function list(output: string, name: string): Promise<{ states: Listed[]; d
  * may have been the newest.
  */
 export async function newestState(output: string, name: string): Promise<string | undefined> {
-  const { states, damaged } = await list(output, name)
+  const { states, damaged } = await listStates(output, name)
   if (damaged[0]) throw damaged[0]
   return states.at(-1)?.path
 }
 
-/** Returns the time at which a state is written now: the clock's, but later than that of every state of this name. */
-export async function timeToWrite(output: string, name: string): Promise<number> {
-  const last = (await list(output, name)).states.at(-1)
+/** Returns the time at which a state is written now: the clock's, but later than that of every state that is there. */
+export function timeToWrite({ states }: States): number {
+  const last = states.at(-1)
   return Math.max(Date.now() / 1000, last === undefined ? 0 : writtenAt(last) + 0.001)
 }
 
-/** Removes all but the last two states that a run has written; those of other runs stay. Throws `OUTPUT_NOT_WRITABLE`. */
-export async function removeOldStates(output: string, name: string, { sessionId }: RunId): Promise<void> {
-  const { states } = await list(output, name)
-  const own = states.filter((state) => state.sessionId === sessionId)
-  for (const { path } of own.slice(0, -KEPT)) {
-    await unlink(path).catch((cause: unknown) => {
+/**
+ * Removes the states of a run that were there before it wrote another, `written`, but for the last, so that two are kept; those of other
+ * runs stay. Throws `OUTPUT_NOT_WRITABLE`.
+ */
+export async function removeOldStates({ states }: States, { sessionId }: RunId, written: string): Promise<void> {
+  const before = states.filter((state) => state.sessionId === sessionId && state.path !== written)
+  for (const { path } of before.slice(0, Math.max(0, before.length - KEPT + 1))) {
+    await rm(path, { force: true }).catch((cause: unknown) => {
       throw writeError(path, cause)
     })
   }

@@ -6,7 +6,7 @@ import { test } from 'node:test'
 import { readHeader, writeSafetensors } from '../../../lib/files/safetensors.js'
 import type { BufferInfo } from '../../../lib/native.js'
 import { checkIdentity, type Identity, readState, statePathOf, type TrainingState, writeState } from '../../../lib/train/state.js'
-import { newestState, removeOldStates, timeToWrite } from '../../../lib/train/states.js'
+import { listStates, newestState, removeOldStates, timeToWrite } from '../../../lib/train/states.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 import { pattern } from '../../train/pattern.js'
 
@@ -186,10 +186,10 @@ test('the newest state is the one that was written last, whatever the names, ste
   assert.equal(await newest(), 'x-000002-state.safetensors')
   await write('x.state', 100, state(5, 1, 50))
   assert.equal(await newest(), 'x.state')
-  assert.ok((await timeToWrite(folder, 'x')) > 1.7e9)
+  assert.ok(timeToWrite(await listStates(folder, 'x')) > 1.7e9)
   await write('x-000001.state', 1e11, state(3, 1, 50))
   // A clock that was wrong once does not make later states the older ones.
-  assert.ok((await timeToWrite(folder, 'x')) > 1e11)
+  assert.ok(timeToWrite(await listStates(folder, 'x')) > 1e11)
   assert.equal(await newest(), 'x-000001.state')
   await writeFile(join(folder, 'x-step00000040.state'), 'half')
   await assert.rejects(newest(), { code: 'STATE_INVALID' })
@@ -207,7 +207,7 @@ test("of a run's states the two written last stay; other runs' and damaged ones 
   await writeState(join(folder, 'x-000001.state'), state(1, 9, 200), 200)
   await writeFile(join(folder, 'x-000002.state'), 'half')
   await writeFile(join(folder, 'x-step000000003.safetensors'), '')
-  await removeOldStates(folder, 'x', { sessionId: 1, startedAt: 100.5 })
+  await removeOldStates(await listStates(folder, 'x'), { sessionId: 1, startedAt: 100.5 }, join(folder, 'x-step00000003.state'))
   const left = ['x-000001.state', 'x-000002.state', 'x-step000000003.safetensors', 'x-step000000020.state', 'x-step00000003.state']
   assert.deepEqual((await readdir(folder)).sort(), left)
 })
