@@ -1,8 +1,8 @@
 /** Where to compute, in what precision, and how much memory there is. */
 
-import { readFileSync } from 'node:fs'
 import { availableParallelism, freemem } from 'node:os'
 import { join } from 'node:path'
+import { readSystem } from './files/read.js'
 import { native, type Session, type SessionOptions } from './native.js'
 import type { ResolvedTrainOptions } from './options/resolve.js'
 
@@ -23,15 +23,6 @@ export function threadWarnings(asked: number, session: Pick<Session, 'threads'>)
   if (threads >= asked) return []
   const why = threads < availableParallelism() ? 'the system starts no more' : 'there are no more processors'
   return [{ type: 'warning', code: 'THREADS_LIMITED', message: `Expected ${asked} threads but received ${threads}, as ${why}` }]
-}
-
-/** Reads a file of /proc or /sys; empty if there is none. */
-function readSystem(path: string): string {
-  try {
-    return readFileSync(path, 'utf8')
-  } catch {
-    return ''
-  }
 }
 
 /** Reads the memory statistics of this process's cgroup, version 1 or 2; in a container, that may be the root of what is mounted. */

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { type FileHandle, mkdir, open, rename, stat, unlink, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { LorafuseError } from '../errors.js'
-import { kindOf, pathError } from './read.js'
+import { kindOf, pathError, reasonOf } from './read.js'
 
 /**
  * Makes a folder and its parents, and returns those that it made, parents first. Trap: Node's recursive mkdir never returns below a folder
@@ -22,16 +22,13 @@ export async function makeFolder(path: string): Promise<string[]> {
   }
 }
 
-/** What a system's error means where something is to be written. */
+/** What a system's error means where something is to be written, if that is not what it means elsewhere. */
 const REASONS: Record<string, string> = {
   EACCES: 'no right to write there',
   EPERM: 'no right to write there',
   EROFS: 'a file system that is read-only',
   ENOENT: 'a folder that is gone',
-  ENOTDIR: 'a path that leads through a file',
   EEXIST: 'a file of that name',
-  ELOOP: 'links that lead in a circle',
-  ENAMETOOLONG: 'a name that is too long',
 }
 const FULL = ['ENOSPC', 'EDQUOT', 'EFBIG']
 const EXHAUSTED = ['EMFILE', 'ENFILE']
@@ -44,7 +41,7 @@ export function writeError(path: string, cause: unknown, what = 'to be able to w
     return new LorafuseError('DISK_FULL', `Expected room for ${path} but the disk is full (${code}); free some space`, { cause })
   }
   if (EXHAUSTED.includes(code)) return pathError('a file to be written', path, cause)
-  return new LorafuseError('OUTPUT_NOT_WRITABLE', `Expected ${what} ${path} but received ${REASONS[code] ?? `the error ${code}`}`, {
+  return new LorafuseError('OUTPUT_NOT_WRITABLE', `Expected ${what} ${path} but received ${REASONS[code] ?? reasonOf(code)}`, {
     cause,
   })
 }

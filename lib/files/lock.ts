@@ -1,13 +1,13 @@
 /** Locks: files that say who is at work, so that nobody else begins the same. */
 import { randomUUID } from 'node:crypto'
-import { readFileSync, readlinkSync, type Stats } from 'node:fs'
+import { readlinkSync, type Stats } from 'node:fs'
 import { type FileHandle, lstat, mkdir, open, rm, rmdir, unlink } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { setTimeout } from 'node:timers/promises'
 import { cut, LorafuseError, throwIfAborted } from '../errors.js'
 import { temporaryOf, writeError } from './atomic.js'
 import { type Json, parseRecord } from './json.js'
-import { kindOf, readWhole, unlessMissing } from './read.js'
+import { kindOf, readSystem, readWhole, unlessMissing } from './read.js'
 
 /** How often the holder of a lock writes it again, for those who cannot see its process. */
 const BEAT_MS = 5_000
@@ -36,14 +36,6 @@ interface Holder {
   token: string
 }
 
-function read(path: string): string {
-  try {
-    return readFileSync(path, 'utf8').trim()
-  } catch {
-    return ''
-  }
-}
-
 function target(path: string): string {
   try {
     return readlinkSync(path)
@@ -57,14 +49,14 @@ function target(path: string): string {
  * the name, field 2, may hold anything.
  */
 function startOf(process: number, thread: number): string {
-  const [state = '', ...fields] = read(`/proc/${process}/task/${thread}/stat`).split(') ').at(-1)!.split(' ')
+  const [state = '', ...fields] = readSystem(`/proc/${process}/task/${thread}/stat`).split(') ').at(-1)!.split(' ')
   return 'ZX'.includes(state) ? '' : (fields[18] ?? '')
 }
 
 /** This thread; of a Worker it is another than the process's first. */
 function self(): Holder {
   const thread = Number(target('/proc/thread-self').split('/').at(-1)) || process.pid
-  const [boot, namespace] = [read('/proc/sys/kernel/random/boot_id'), target('/proc/self/ns/pid')]
+  const [boot, namespace] = [readSystem('/proc/sys/kernel/random/boot_id').trim(), target('/proc/self/ns/pid')]
   const space = boot && namespace ? `${boot} ${namespace}` : ''
   return { host: hostname(), space, process: process.pid, thread, started: startOf(process.pid, thread), token: randomUUID() }
 }
@@ -83,7 +75,7 @@ function runs({ space, process: pid, thread, started }: Json, here: Holder): boo
   if (here.space === '' || space !== here.space || !Number.isSafeInteger(pid) || !Number.isSafeInteger(thread)) return undefined
   if (!exists(pid as number)) return false
   // Some systems hide the processes of other users.
-  if (read(`/proc/${pid}/stat`) === '') return undefined
+  if (readSystem(`/proc/${pid}/stat`) === '') return undefined
   return startOf(pid as number, thread as number) === started
 }
 

@@ -1,5 +1,5 @@
-/** Opens what a user names: the only way from a user's path to bytes. */
-import { constants, type Stats } from 'node:fs'
+/** Opens what a user names, the only way from a user's path to bytes, and reads what the system tells. */
+import { constants, readFileSync, type Stats } from 'node:fs'
 import { type FileHandle, open, opendir, readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { LorafuseError } from '../errors.js'
@@ -22,14 +22,19 @@ const REASONS: Record<string, { code: string; reason: string }> = {
   ENFILE: { ...exhausted, reason: 'too many open files on this machine; close other programs' },
 }
 
+/** What a system's error means, in words. */
+export function reasonOf(system: string): string {
+  return REASONS[system]?.reason ?? `the error ${system}`
+}
+
 const MEBIBYTE = 2 ** 20
 
 /** The error of a path that the system refuses; others stay as they are. `what`: what was expected, e.g. `a safetensors file`. */
 export function pathError(what: string, path: string, cause: unknown): unknown {
   const { code: system } = cause as NodeJS.ErrnoException
   if (cause instanceof LorafuseError || system === undefined) return cause
-  const { code, reason } = REASONS[system] ?? { ...unreadable, reason: `the error ${system}` }
-  return new LorafuseError(code, `Expected ${what} at ${path} but received ${reason}`, { cause })
+  const { code } = REASONS[system] ?? unreadable
+  return new LorafuseError(code, `Expected ${what} at ${path} but received ${reasonOf(system)}`, { cause })
 }
 
 /** Names the kind of what was found. */
@@ -140,4 +145,13 @@ export async function unlessMissing<Result>(reading: Promise<Result>): Promise<R
     if (error instanceof LorafuseError && error.code === missing.code) return undefined
     throw error
   })
+}
+
+/** Reads a file of /proc or /sys; empty if there is none. */
+export function readSystem(path: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch {
+    return ''
+  }
 }
