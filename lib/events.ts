@@ -1,4 +1,5 @@
 /** What a training tells its caller while it runs, and how its caller's errors come back. */
+import { printable } from './errors.js'
 import type { MemoryPlan } from './native.js'
 
 /** Sent once, before the first step. */
@@ -71,7 +72,7 @@ export interface DoneEvent {
 export type TrainEvent = StartEvent | WarningEvent | CacheEvent | StepEvent | CheckpointEvent | DoneEvent
 
 /** Calls a listener, which may be asynchronous: what it rejects with is thrown by a later call, as if it had been thrown there. */
-export class Listener<Event> {
+export class Listener<Event extends { type: string }> {
   private failure: { reason: unknown } | undefined
   private readonly waiting = new Set<Promise<void>>()
 
@@ -81,10 +82,11 @@ export class Listener<Event> {
     if (this.failure) throw this.failure.reason
   }
 
-  /** Throws what the listener throws, or what it has rejected with. */
+  /** Throws what the listener throws, or what it has rejected with. A warning may hold names of files, so it is made printable. */
   emit(event: Event): void {
     this.check()
-    const result = this.onEvent?.(event)
+    const isWarning = event.type === 'warning' && 'message' in event
+    const result = this.onEvent?.(isWarning ? { ...event, message: printable(String(event.message)) } : event)
     if (!(typeof result === 'object' && result !== null && 'then' in result)) return
     const settled = Promise.resolve(result)
       .then(

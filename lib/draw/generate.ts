@@ -1,6 +1,6 @@
 /** `generate`: prompts and LoRAs in, PNG out, with the settings in its text. */
 import { basename, dirname, extname, join, resolve } from 'node:path'
-import { cut, LorafuseError, listed, printable, rejecting, shown } from '../errors.js'
+import { cut, LorafuseError, listed, rejecting, shown } from '../errors.js'
 import { Listener, type WarningEvent } from '../events.js'
 import { makeFolder, writeAtomically, writeError } from '../files/atomic.js'
 import { hashFiles } from '../files/hashes.js'
@@ -90,7 +90,7 @@ class Drawing {
   ) {}
 
   private warn(warning: Omit<WarningEvent, 'type'>): void {
-    this.listener.emit({ type: 'warning', ...warning, message: printable(warning.message) })
+    this.listener.emit({ type: 'warning', ...warning })
   }
 
   /** Says what is not used: threads, parts of the prompts. */

@@ -5,7 +5,7 @@ import { lora } from '../adapters/lora.js'
 import type { Batches } from '../data/batches.js'
 import { scanDataset } from '../data/dataset.js'
 import { computation, threadWarnings } from '../device.js'
-import { LorafuseError, printable, rejecting, throwIfAborted } from '../errors.js'
+import { LorafuseError, rejecting, throwIfAborted } from '../errors.js'
 import { Listener, type TrainEvent } from '../events.js'
 import { readModel } from '../models/diffusers.js'
 import { loraPrefixes, type Model, openSession } from '../models/model.js'
@@ -69,7 +69,7 @@ export class Training {
   }
 
   private emit(event: TrainEvent): void {
-    this.listener.emit(event.type === 'warning' ? { ...event, message: printable(event.message) } : event)
+    this.listener.emit(event)
   }
 
   private stepsOf({ updatesPerEpoch }: Batches): number {
