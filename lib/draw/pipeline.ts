@@ -126,15 +126,16 @@ export class Pipeline implements AsyncDisposable {
       throwIfAborted(signal, 'The image')
       for (let n = 0; n < count; n++) input.data.set(latents, n * latents.length)
       const timesteps = { shape: [count], data: new Float32Array(count).fill(step.timestep) }
-      const { data: noise } = await this.session.run(family.trained, 'predict', { latents: input, timesteps, context })
+      const [predicted] = await this.session.run(family.trained, 'predict', { latents: input, timesteps, context })
+      const noise = predicted!.data
       checkFinite(noise, 'the UNet')
       ddimStep(latents, guided ? guide(noise, cfg) : noise, step, scheduler.clipSample)
       onStep?.(i + 1)
     }
     throwIfAborted(signal, 'The image')
     const unscaled = { shape: [1, h, w, latentChannels], data: latents.map((value) => value / scalingFactor + shiftFactor) }
-    const pixels = await this.session.run(family.vae, 'decode', { latents: unscaled })
-    checkFinite(pixels.data, 'the VAE')
-    return toPicture(pixels.data, width, height)
+    const [pixels] = await this.session.run(family.vae, 'decode', { latents: unscaled })
+    checkFinite(pixels!.data, 'the VAE')
+    return toPicture(pixels!.data, width, height)
   }
 }

@@ -2,7 +2,7 @@ import type { Session, Tensor } from '../native.js'
 import type { Model } from './model.js'
 
 /** Encodes texts to embeddings `[n, tokens, contextDim]`, as the model's family does it. */
-export function encodeText(
+export async function encodeText(
   session: Pick<Session, 'run'>,
   model: Pick<Model, 'family' | 'tokenizers'>,
   texts: string[],
@@ -13,5 +13,6 @@ export function encodeText(
   const ids = new Int32Array(texts.length * tokenizer.length)
   for (const [i, text] of texts.entries()) ids.set(tokenizer.encode(text), i * tokenizer.length)
   const inputs = { ids: { shape: [texts.length, tokenizer.length], data: ids } }
-  return session.run(encoder, 'encode', inputs, { skip: droppedLayers(clipSkip) })
+  const [context] = await session.run(encoder, 'encode', inputs, { skip: droppedLayers(clipSkip) })
+  return context!
 }

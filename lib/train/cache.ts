@@ -59,10 +59,10 @@ export async function cacheLatents(
   const total = images.length * variants
   let done = 0
   const encode = async ({ path, bucket: { width, height } }: TrainingImage, pixels: Float32Array, index: number, mirrored: boolean) => {
-    const moments = await session.run(model.family.vae, 'encode', { pixels: { shape: [1, height, width, 3], data: pixels } })
-    const channels = moments.shape.at(-1)! / 2
-    const noise = normal({ seed, stream: 'posterior', step: Number(mirrored), index }, moments.data.length / 2)
-    const latents = samplePosterior(moments.data, channels, noise, model)
+    const [moments] = await session.run(model.family.vae, 'encode', { pixels: { shape: [1, height, width, 3], data: pixels } })
+    const channels = moments!.shape.at(-1)! / 2
+    const noise = normal({ seed, stream: 'posterior', step: Number(mirrored), index }, moments!.data.length / 2)
+    const latents = samplePosterior(moments!.data, channels, noise, model)
     if (!latents.every(Number.isFinite)) {
       throw new LorafuseError('NAN_LATENTS', `Expected numbers for the latents of ${path} but received NaN; is the model's VAE damaged?`)
     }

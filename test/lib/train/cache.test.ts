@@ -38,7 +38,7 @@ function session(encode: (pixels: Float32Array, shape: number[]) => Float32Array
     async run(network: string, name: string, { pixels }: Inputs) {
       assert.deepEqual([network, name], ['vae', 'encode'])
       const data = encode(pixels!.data as Float32Array, pixels!.shape)
-      return { shape: [1, 1, data.length / 8, 8], data }
+      return [{ shape: [1, 1, data.length / 8, 8], data }]
     },
   }
 }
@@ -181,7 +181,7 @@ test('each different caption is encoded once', async () => {
     async run(network: string, name: string, { ids }: Inputs, settings?: Record<string, number>) {
       assert.deepEqual([network, name, ids!.shape, settings], ['text_encoder', 'encode', [1, 1], { skip: 1 }])
       encoded.push(ids!.data[0]!)
-      return { shape: [1, 1, 1], data: Float32Array.from(ids!.data) }
+      return [{ shape: [1, 1, 1], data: Float32Array.from(ids!.data) }]
     },
   }
   const tokenizer = { vocabulary: 1, length: 1, encode: (text: string) => Int32Array.of(text.length), count: (text: string) => text.length }
