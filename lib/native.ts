@@ -173,7 +173,7 @@ export interface Session {
    * Queues a batch behind the one that waits for its step, if any: `latents` x₀ (scaled), `noise` ε, `coefficients [n, 2]` a, b and
    * `target_coefficients [n, 2]` c, d with x_t = a·x₀ + b·ε and target = c·x₀ + d·ε, `timesteps [n]`, `context`, of SDXL `pooled` and
    * `time_ids` too. On a GPU, it is copied while the previous step is computed.
-   * Where a text encoder has adapters, the step encodes: instead of `context` and `pooled` it takes, for each entry of `SessionOptions.text`
+   * Where a text encoder has adapters that train, the step encodes: instead of `context` and `pooled` it takes, for each entry of `SessionOptions.text`
    * with its network's name before it, `.ids [n·chunks, length]`, `.rows [n, tokens]`, which of the n·chunks·length rows are a sample's text,
    * and with `pooled` `.last [n]`.
    */

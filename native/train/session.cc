@@ -102,7 +102,8 @@ Graph Session::graph(const ProgramKey& key) {
   }
   CHECK(parameter_count() > 0 && attached_.optimizer, "NO_ADAPTERS",
         "Expected adapters and an optimizer to train with but none are attached");
-  const ValueId loss = training_loss(b, text_encoders());
+  // Text that is given is not encoded.
+  const ValueId loss = training_loss(b, key.shapes.contains("context") ? std::vector<TextEncoder>{} : text_encoders());
   b.graph.results = {loss};
   return gradients(b.graph, loss);
 }

@@ -34,7 +34,7 @@ struct SessionOptions {
   // them.
   DType precision = DType::f32;
   std::map<std::string, NetworkOptions> networks;
-  // How a step makes its text where one of these networks has adapters; else it takes `context`, and `pooled`, as inputs.
+  // How a step makes its text where one of these networks has adapters, unless it is given `context`, and `pooled`, as any other step is.
   struct TextOptions {
     std::string network;
     TextStates states;

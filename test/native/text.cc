@@ -287,6 +287,20 @@ SUITE(text) {
     for (size_t i = half; i < gradients.size(); i++) EXPECT(gradients[i] == 0, gradients[i]);
     EXPECT(std::any_of(gradients.begin(), gradients.begin() + static_cast<int64_t>(half), [](float g) { return g != 0; }), "no gradients");
   });
+  test_case("a step that is given its text leaves the encoders' adapters as they are", [] {
+    Model model(true);
+    Session session(model.options);
+    attach(session, {"unet", "text_encoder", "text_encoder_2"});
+    const Inputs tokens = encoded(true, 5), context = precomputed(session, model.options, tokens);
+    const auto loss = train(session, joined(batch(true, 1), tokens));
+    session.write("gradients", std::vector<float>(session.parameter_count()));
+    EXPECT(train(session, joined(batch(true, 1), context)) == loss, "another loss");
+    const auto gradients = session.read("gradients");
+    Session taking(model.options);
+    attach(taking, {"unet"});
+    for (size_t i = taking.parameter_count(); i < gradients.size(); i++) EXPECT(gradients[i] == 0, gradients[i]);
+    EXPECT(train(session, joined(batch(true, 1), tokens)) == loss, "another loss once it encodes again");
+  });
   test_case("inputs of a step that encodes its text are refused by name", [] {
     Model model(true);
     Session session(model.options);
@@ -310,7 +324,7 @@ SUITE(text) {
       refused(name.c_str(), [&](Inputs& in) { std::get<std::vector<int32_t>>(in[name].data)[1] = 40; });
       refused(name.c_str(), [&](Inputs& in) { in[name] = ids({3, 4, 1}, 1, 2); });
     }
-    refused("context", [](Inputs& in) { in["context"] = normal({2, 6, 20}, 1); });
+    refused("text_encoder.ids", [](Inputs& in) { in["context"] = normal({2, 6, 20}, 1); });
     refused("text_encoder_2.rows", [](Inputs& in) { in["text_encoder_2.rows"] = ids({2, 5}, 1, 2); });
     session.load(right);
   });
