@@ -62,11 +62,14 @@ function scaleOf({ path, names, tensors, config }: FilePart, rank: number): numb
   return config.scale
 }
 
+/** In a text encoder, every layer that is listed, as in kohya: q, k, v, out, fc1, fc2. */
+const TEXT = /^text_model\.encoder\./
+
 export const lora: AdapterKind<LoraPart> = {
-  carries: ({ path }) => TARGETS.default.test(path),
+  carries: ({ path }) => TARGETS.default.test(path) || TEXT.test(path),
 
   specs(network, layers, { targets, rank, alpha }) {
-    const selected = layers.filter(({ path }) => TARGETS[targets].test(path))
+    const selected = layers.filter(({ path }) => TARGETS[targets].test(path) || TEXT.test(path))
     for (const { path, inFeatures, outFeatures } of selected) {
       const most = Math.min(inFeatures, outFeatures)
       if (rank <= most) continue

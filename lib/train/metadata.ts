@@ -45,6 +45,11 @@ function epochOf(name: CheckpointName, step: number, epochs: number, updatesPerE
   return 'epoch' in name ? name.epoch : Math.floor((step - 1) / updatesPerEpoch)
 }
 
+/** Writes one rate, or a list of them, as Python writes it. */
+function rates(all: number[]): string {
+  return all.length === 1 ? float(all[0]!) : `[${all.map(float).join(', ')}]`
+}
+
 /** Returns the metadata of the LoRA `name`, saved after update `step` at `savedAt`, Unix time in seconds, without the LoRA's own hashes. */
 export function trainingMetadata(info: TrainingInfo, name: CheckpointName, step: number, savedAt: number): Record<string, string> {
   const { options, precision, optimizer, images, run, steps, batches, model, hashes } = info
@@ -57,7 +62,7 @@ export function trainingMetadata(info: TrainingInfo, name: CheckpointName, step:
     output_name: options.name,
     learning_rate: float(options.learningRate),
     unet_lr: null,
-    text_encoder_lr: null,
+    text_encoder_lr: options.textEncoderLr ? rates(options.textEncoderLr) : null,
     ...images,
     num_validation_images: 0,
     num_reg_images: 0,

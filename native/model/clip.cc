@@ -78,6 +78,9 @@ Text encoded_text(Builder& b, int64_t batch, const std::vector<TextEncoder>& enc
     const ValueId rows = b.input(network.name + ".rows", {batch, kAny}, DType::i32);
     const Text text = clip(b, ids, states.pooled ? b.input(network.name + ".last", {batch}, DType::i32) : kNone, states);
     const ValueId context = b.emit(Gather{}, {text.context, rows});
+    const int64_t tokens = b.shape(context)[1], expected = b.shape(all.context == kNone ? context : all.context)[1];
+    CHECK(tokens == expected, "SHAPE_MISMATCH", "Expected as many tokens for the input ", network.name, ".rows as for ",
+          encoders[0].network.name, ".rows, ", expected, ", but received ", tokens);
     all.context = all.context == kNone ? context : b.emit(Concat{}, {all.context, context});
     if (text.pooled != kNone) all.pooled = text.pooled;
     b.enter(before);

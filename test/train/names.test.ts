@@ -61,7 +61,7 @@ describe("LoRA of Stable Diffusion 1.5's UNet", () => {
     await rm(folder, { recursive: true, force: true })
   })
   const attach = (targets: AdapterOptions['targets'], rank: number) =>
-    attachAdapters(session, lora, 'unet', { targets, rank, alpha: rank }, optimizers.adamw.spec)
+    attachAdapters(session, lora, [{ network: 'unet', group: 0 }], { targets, rank, alpha: rank }, optimizers.adamw.spec)
 
   it('has the 859,520,964 parameters of the real file to stand on', () => {
     const shapes = Object.values(names.unet)

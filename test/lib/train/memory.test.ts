@@ -19,7 +19,16 @@ async function plan(sizes: [width: number, height: number, repeats?: number][], 
   const items = sizes.map(([width, height, repeats = 1], i) => ({ path: `${i}.png`, caption: '', repeats, width, height, folder: 'x' }))
   const options = resolveTrainOptions({ model: tiny, images: 'x', resolution: 256, batchSize: 2, bucketNoUpscale: true })
   const chosen = { device: 'cpu', precision: 'f32', threads: 1 } as const
-  const planned: Planned = { session, model: await readModel(tiny), items, chosen, label: asIs, saving: 0, ...(signal && { signal }) }
+  const planned: Planned = {
+    session,
+    model: await readModel(tiny),
+    items,
+    trainsText: false,
+    chosen,
+    label: asIs,
+    saving: 0,
+    ...(signal && { signal }),
+  }
   return planMemory(planned, options)
 }
 

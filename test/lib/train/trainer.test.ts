@@ -9,13 +9,14 @@ import type { StepEvent, TrainEvent } from '../../../lib/events.js'
 import { loraPrefixes } from '../../../lib/models/model.js'
 import { alphasCumprod } from '../../../lib/models/schedule.js'
 import { sd1 } from '../../../lib/models/sd1.js'
-import { fixedOptions, resolveTrainOptions, type TrainOptions } from '../../../lib/options/resolve.js'
+import { asIs, fixedOptions, resolveTrainOptions, type TrainOptions } from '../../../lib/options/resolve.js'
 import { normal } from '../../../lib/random.js'
 import { imagesMetadata } from '../../../lib/train/images-metadata.js'
 import { isMirrored, StepInputs } from '../../../lib/train/inputs.js'
 import { LossScale } from '../../../lib/train/loss-scale.js'
 import { optimizers } from '../../../lib/train/optimizers.js'
 import { OutputFolder } from '../../../lib/train/output.js'
+import { trainedParts } from '../../../lib/train/parts.js'
 import { readState, stateBuffers } from '../../../lib/train/state.js'
 import { type TrainContext, Trainer } from '../../../lib/train/trainer.js'
 import { FakeSession } from '../../fixtures/fake-session.js'
@@ -46,7 +47,8 @@ async function setUp(t: TestContext, given: Partial<TrainOptions>, context: Trai
     ...given,
   })
   const session = new FakeSession()
-  const adapters = attachAdapters(session, lora, 'unet', options, optimizers.adamw.spec)
+  const parts = trainedParts(options, sd1, asIs)
+  const adapters = attachAdapters(session, lora, parts, options, optimizers.adamw.spec)
   const batches = new Batches([[once(0), once(1)], [once(2)]], options)
   const events: TrainEvent[] = []
   const steps = options.epochs === undefined ? options.steps : options.epochs * batches.updatesPerEpoch
@@ -70,8 +72,12 @@ async function setUp(t: TestContext, given: Partial<TrainOptions>, context: Trai
     events.push(event)
     context.onEvent?.(event)
   }
-  const inputs = new StepInputs({ ...options, samples, batches, model })
-  const trainer = new Trainer({ session, batches, inputs, output: files, info, identity, lossScale, from: 0 }, { ...context, onEvent })
+  const encode = () => assert.fail('captions are encoded')
+  const inputs = new StepInputs({ ...options, samples, batches, model: { ...model, tokenizers: {} }, lastTextStep: 0, encode })
+  const trainer = new Trainer(
+    { session, batches, inputs, parts, lastTextStep: 0, output: files, info, identity, lossScale, from: 0 },
+    { ...context, onEvent },
+  )
   const read = (path: string) => readState(path, identity, stateBuffers(session))
   return { trainer, session, events, output, batches, read }
 }
