@@ -18,6 +18,8 @@ export interface SchedulerConfig {
   betaEnd: number
   betaSchedule: 'linear' | 'scaled_linear'
   predictionType: PredictionType
+  /** Shift and scale √ᾱ so that nothing of the image is left at the last timestep: zero terminal SNR. */
+  rescaleBetasZeroSnr: boolean
   stepsOffset: number
   setAlphaToOne: boolean
   clipSample: boolean
@@ -222,6 +224,7 @@ export function schedulerConfig(config: ConfigReader, predictionTypes: Predictio
     betaEnd: config.number('beta_end', 0.02, LEAST_BETA, MOST_BETA),
     betaSchedule: config.only('beta_schedule', 'linear', 'scaled_linear'),
     predictionType: config.only('prediction_type', ...predictionTypes),
+    rescaleBetasZeroSnr: config.flag('rescale_betas_zero_snr', false),
     stepsOffset: config.integer('steps_offset', 0, 0, numTrainTimesteps - 1),
     setAlphaToOne: config.flag('set_alpha_to_one', true),
     // Clipping harms latents; it is the default of DDIM alone, so a config written for another scheduler does not ask for it.

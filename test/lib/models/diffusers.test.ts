@@ -53,6 +53,7 @@ test('the bundled model reads, every size from its configs', async () => {
     betaEnd: 0.012,
     betaSchedule: 'scaled_linear',
     predictionType: 'epsilon',
+    rescaleBetasZeroSnr: false,
     stepsOffset: 1,
     setAlphaToOne: false,
     clipSample: false,
