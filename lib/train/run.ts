@@ -164,7 +164,7 @@ export class Training {
       const saving = chosen.device === 'cpu' ? bytesToSave(saved, adapters, options) : 0
       const planned = { session, model, items, trainsText, chosen, label: this.label, saving, signal: this.signal }
       const memory = await planMemory(planned, options)
-      output = new OutputFolder(options, adapters, loraPrefixes(model.family))
+      output = new OutputFolder(options, adapters, loraPrefixes(model.family, model.networks))
       await output.prepare(saved, this.signal)
       const found = await assignBuckets(items, options, this.signal)
       const resumed = await this.readResumed(model, session, found)
