@@ -69,3 +69,31 @@ test('planning hears a signal between two buckets', async () => {
   await assert.rejects(plan(sizes, slow, controller.signal), /enough/)
   assert.equal(count, 1)
 })
+
+test('a step that encodes its text is planned with ids, and nothing for captions that are encoded ahead', async () => {
+  const none = { weights: 0, mapped: 0, adapters: 0, activations: 0, workspace: 0, total: 0 }
+  const calls: unknown[] = []
+  const session = {
+    planStep: (shapes: Record<string, number[]>) => {
+      calls.push(Object.entries(shapes).filter(([name]) => /text|context/.test(name)))
+      return none
+    },
+    planRun: (network: string) => {
+      calls.push(network)
+      return none
+    },
+    availableBytes: () => 1,
+  }
+  const items = [{ path: 'a.png', caption: '', repeats: 2, width: 64, height: 64, folder: 'x' }]
+  const options = resolveTrainOptions({ model: tiny, images: 'x', resolution: 64, batchSize: 2, maxTokenLength: 150 })
+  const chosen = { device: 'cpu', precision: 'f32', threads: 1 } as const
+  const shared = { session, model: await readModel(tiny), items, chosen, label: asIs, saving: 0 }
+  await planMemory({ ...shared, trainsText: true }, options)
+  const ids = [
+    ['text_encoder.ids', [4, 77]],
+    ['text_encoder.rows', [2, 152]],
+  ]
+  assert.deepEqual(calls.splice(0), [ids, 'vae'])
+  await planMemory({ ...shared, trainsText: false }, options)
+  assert.deepEqual(calls, [[['context', [2, 152, shared.model.contextDim]]], 'vae', 'text_encoder'])
+})
