@@ -14,7 +14,7 @@ const GROUPS = 32
 /** Sinusoids of each of SDXL's sizes. */
 const TIME_EMBED = 256
 /** Features of OpenCLIP ViT-H/14's tokens: the context of SD2. */
-const SD2_CONTEXT = 1024
+export const SD2_CONTEXT = 1024
 
 /** Counts from 0 what has a shape. */
 function count(has: (i: number) => boolean): number {
@@ -46,15 +46,20 @@ function levelsOf(shapes: Shapes): { channels: number[]; down: number[][]; up: n
   return { channels, down, up }
 }
 
-/** What diffusers calls the layers of transformers: one number a level where that says all, or else a list of each level's. */
-function transformerLayers(down: number[][], up: number[][], middle: number, hasMiddle: boolean): Json {
-  const regular = down.every((depths, i) => [...depths, ...up[up.length - 1 - i]!].every((depth) => depth === depths[0]))
-  if (hasMiddle && middle !== down.at(-1)![0]) {
-    throw unsupported(`Expected ${down.at(-1)![0]} transformer layers in the middle of the UNet, as before it, but received ${middle}`)
+/**
+ * What diffusers calls the layers of transformers: one number a level where that says all, or else a list of each level's. The last level's
+ * is that of the middle too.
+ */
+function transformerLayers(down: number[][], up: number[][], middle: number): Json {
+  const last = down.at(-1)![0]!
+  if (middle > 0 && last > 0 && middle !== last) {
+    throw unsupported(`Expected ${last} transformer layers in the middle of the UNet, as before it, but received ${middle}`)
   }
-  const counts = (levels: number[][]) => levels.map((depths) => depths.map((depth) => Math.max(1, depth)))
-  if (regular) return { transformer_layers_per_block: counts(down).map(([depth]) => depth) }
-  return { transformer_layers_per_block: counts(down), reverse_transformer_layers_per_block: counts(up) }
+  const regular = down.every((depths, i) => [...depths, ...up[up.length - 1 - i]!].every((depth) => depth === depths[0]))
+  const counts = (levels: number[][], end: number) => levels.map((depths, i) => depths.map((depth) => depth || (i === end && middle) || 1))
+  const going = counts(down, down.length - 1)
+  if (regular) return { transformer_layers_per_block: going.map(([depth]) => depth) }
+  return { transformer_layers_per_block: going, reverse_transformer_layers_per_block: counts(up, 0) }
 }
 
 /** What of the middle block is there, in diffusers' words. */
@@ -91,8 +96,6 @@ export function unetLayout(shapes: Shapes, path: string): Json | undefined {
   const isLinear = projection?.[1].length === 2
   const fixedSize = isLinear || context === SD2_CONTEXT || shapes.has('label_emb.0.0.weight')
   const attends = down.map(([depth]) => depth! > 0)
-  const middle = middleBlock(shapes)
-  const hasMiddle = middle.mid_block_type === 'UNetMidBlock2DCrossAttn'
   return {
     _class_name: 'UNet2DConditionModel',
     in_channels: first[1],
@@ -105,8 +108,8 @@ export function unetLayout(shapes: Shapes, path: string): Json | undefined {
     cross_attention_dim: context,
     use_linear_projection: isLinear,
     norm_num_groups: GROUPS,
-    ...transformerLayers(down, up, depthOf(shapes, 'middle_block.1'), hasMiddle),
-    ...middle,
+    ...transformerLayers(down, up, depthOf(shapes, 'middle_block.1')),
+    ...middleBlock(shapes),
     ...additions(shapes, context),
   }
 }
