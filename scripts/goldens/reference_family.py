@@ -83,6 +83,8 @@ class FamilyReference(Reference):
             self.encode_text()
             self.encode_captions()
             self.context, self.added = self.encoded(self.ids)
+            if self.added:
+                self.out["time_ids"] = self.added["time_ids"]
             self.predict("unet", self.unet(None))
             unet = self.unet(DEFAULT)
             self.predict("unet_lora", unet)

@@ -1,0 +1,158 @@
+import assert from 'node:assert/strict'
+import { after, before, describe, it, type TestContext } from 'node:test'
+import type { Inputs, Session } from '../../lib/native.js'
+import {
+  attach,
+  compare,
+  drawnInputs,
+  type Golden,
+  named,
+  openSession,
+  type Place,
+  readGolden,
+  swapped,
+  type Targets,
+  tensor,
+  train,
+} from './golden.js'
+import { goldenModel } from './hollow.js'
+import { pattern } from './pattern.js'
+
+/** A whole model, and how its context is made: of each text encoder the group of the golden that holds it. */
+interface Family {
+  title: string
+  name: string
+  context: [group: string, network: string][]
+  objective: 'epsilon' | 'v'
+}
+
+const families: Family[] = [
+  { title: 'a whole SD1 model', name: 'golden-sd1-model', context: [['text_skip_0', 'text_encoder']], objective: 'epsilon' },
+]
+const place: Place = { title: 'on the CPU', device: 'cpu', computes: 'f32' }
+const LENGTH = 77
+
+/** Joins rows of equal count along their channels. */
+function joinChannels(parts: Float32Array[], rows: number): Float32Array {
+  const widths = parts.map((part) => part.length / rows)
+  const width = widths.reduce((sum, each) => sum + each, 0)
+  const joined = new Float32Array(rows * width)
+  let at = 0
+  for (const [i, part] of parts.entries()) {
+    const own = widths[i]!
+    for (let row = 0; row < rows; row++) joined.set(part.subarray(row * own, (row + 1) * own), row * width + at)
+    at += own
+  }
+  return joined
+}
+
+for (const { title, name, context, objective } of families)
+  describe(`${title}, ${place.title}, against diffusers and peft`, () => {
+    let golden: Golden
+    let session: Session
+
+    before(async () => {
+      golden = await readGolden(name, await goldenModel(name))
+      session = await openSession(golden, place)
+    })
+    after(() => session?.dispose())
+
+    const check = (t: TestContext, group: string, values: Iterable<[string, Float32Array]>) => {
+      const error = compare(golden, place, group, values)
+      t.diagnostic(`relative error ${error.toExponential(1)}, PyTorch ${golden.naive[place.computes][group]?.toExponential(1)}`)
+    }
+
+    /** The text of a step: of the two samples, in the other order at odd ones. */
+    const condition = (step = 0): Inputs => {
+      const n = 2
+      const states = context.map(([group, network]) => golden.tensor(`${group}/${network}`))
+      const joined = joinChannels(states, n * LENGTH)
+      return { context: tensor([n, LENGTH, joined.length / (n * LENGTH)], step % 2 === 0 ? joined : swapped(joined)) }
+    }
+
+    /** v = a·ε − b·x₀, where x_t = a·x₀ + b·ε. */
+    const inputsOf = (step: number, learned = objective): Inputs => {
+      const inputs = { ...drawnInputs(golden, step), ...condition(step) }
+      if (learned === 'epsilon') return inputs
+      const { data, shape } = inputs.coefficients!
+      const target = Float32Array.from(data, (_, i) => (i % 2 === 0 ? -data[i + 1]! : data[i - 1]!))
+      return { ...inputs, target_coefficients: tensor(shape, target) }
+    }
+
+    it('encodes text, with the last layer and without it', async (t) => {
+      for (const network of context.map(([, each]) => each)) {
+        const ids = Int32Array.from(golden.tensor(`ids/${network}`))
+        for (const skip of [0, 1]) {
+          const { data } = await session.run(network, 'encode', { ids: { shape: [2, LENGTH], data: ids } }, { skip })
+          check(t, `text_skip_${skip}`, [[`text_skip_${skip}/${network}`, data]])
+        }
+      }
+    })
+
+    it('encodes images to moments and decodes latents', async (t) => {
+      const [n, height, width] = golden.case.pixels
+      const pixels = tensor([n, height, width, 3], pattern('pixels', n * height * width * 3, 0.5))
+      check(t, 'vae_moments', [['vae_moments', (await session.run('vae', 'encode', { pixels })).data]])
+      const latents = tensor([n, height / 8, width / 8, 4], pattern('vae latents', (n * height * width) / 16))
+      check(t, 'vae_decoded', [['vae_decoded', (await session.run('vae', 'decode', { latents })).data]])
+    })
+
+    const predictions = async (group: string): Promise<[string, Float32Array][]> => {
+      const [n, h, w] = golden.case.latents
+      const found: [string, Float32Array][] = []
+      for (const timesteps of [Float32Array.of(0, 999), Float32Array.of(17, 500)]) {
+        const latents = tensor([n, h, w, 4], pattern(`latents ${timesteps[0]}`, n * h * w * 4))
+        const inputs = { latents, timesteps: tensor([n], timesteps), ...condition() }
+        found.push([`${group}/${timesteps}`, (await session.run('unet', 'predict', inputs)).data])
+      }
+      return found
+    }
+
+    it('predicts at four timesteps, without adapters and with them', async (t) => {
+      session.attach([])
+      check(t, 'unet', await predictions('unet'))
+      attach(session, golden, 'default')
+      check(t, 'unet_lora', await predictions('unet_lora'))
+    })
+
+    it('gives the losses of ten steps for ε and for v', async (t) => {
+      attach(session, golden, 'default')
+      for (const learned of ['epsilon', 'v'] as const) {
+        const losses: number[] = []
+        for (let step = 0; step < golden.case.steps; step++) losses.push(...(await train(session, inputsOf(step, learned))))
+        check(t, `losses_${learned}`, [[`losses_${learned}`, Float32Array.from(losses)]])
+      }
+    })
+
+    for (const targets of ['attention', 'default'] as Targets[])
+      it(`gives the loss and the gradient of every adapter, targets ${targets}`, async (t) => {
+        const parameters = attach(session, golden, targets)
+        check(t, `losses_${targets}`, [[`losses_${targets}`, await train(session, inputsOf(0))]])
+        const gradients = named(parameters, session.read('gradients'))
+        const values = gradients.map(([path, value]): [string, Float32Array] => [`gradients_${targets}/${path}`, value])
+        check(t, `gradients_${targets}`, values)
+      })
+
+    it('trains ten steps to the same losses and adapters', async (t) => {
+      const { case: settings } = golden
+      const parameters = attach(session, golden, 'default')
+      const losses: number[] = []
+      const norms: number[] = []
+      for (let step = 0; step < settings.steps; step++) {
+        const groups = [{ learningRate: settings.learning_rate, weightDecay: settings.weight_decay }]
+        const update = { groups, maxGradNorm: settings.max_grad_norm, lossScale: 1, step: step + 1 }
+        losses.push(...(await train(session, inputsOf(step), 1, update)))
+        norms.push(await session.norm())
+      }
+      const clipped = norms.filter((norm) => norm > settings.max_grad_norm).length
+      assert(clipped > 0 && clipped < settings.steps, `some steps are clipped and some are not: ${norms}`)
+      check(t, 'training_losses', [['training_losses', Float32Array.from(losses)]])
+      check(t, 'training_norms', [['training_norms', Float32Array.from(norms)]])
+      const trained = named(parameters, session.read('weights'))
+      check(
+        t,
+        'trained',
+        trained.map(([path, value]) => [`trained/${path}`, value]),
+      )
+    })
+  })
