@@ -21,6 +21,7 @@ from make import BUILT, FIXTURES
 
 Tensors = dict[str, torch.Tensor]
 FILES = BUILT / "single-files"
+FOLDERS = FILES / "folders"
 HEADS = "cond_stage_model.transformer.text_model."
 SPEC = {
     "modelspec.sai_model_spec": "1.0.0",
@@ -154,7 +155,7 @@ def main(diffusers: Path) -> None:
     scripts = {key: load_script(diffusers / f"scripts/{name}.py") for key, name in names.items()}
     shutil.rmtree(FIXTURES / "single-files", ignore_errors=True)
 
-    folder = BUILT / "golden-sd1-model"
+    folder = FOLDERS / "golden-sd1-model"
     writer = Writer(build_family(folder, FAMILIES["golden-sd1-model"]))
     tensors = sd1(folder, scripts)
     check(folder, tensors)
@@ -167,14 +168,14 @@ def main(diffusers: Path) -> None:
     writer.safetensors("vae.safetensors", vae)
     writer.pickle("vae.pt", vae, {"epoch": 0, "state_dict": vae})
 
-    folder = BUILT / "golden-sd2"
+    folder = FOLDERS / "golden-sd2"
     writer = Writer(build_family(folder, FAMILIES["golden-sd2"]))
     tensors = sd2(folder, scripts)
     check(folder, tensors)
     writer.safetensors("sd2.safetensors", tensors)
     writer.pickle("sd2.ckpt", tensors, {"state_dict": tensors})
 
-    folder = BUILT / "golden-sdxl-model"
+    folder = FOLDERS / "golden-sdxl-model"
     writer = Writer(build_family(folder, FAMILIES["golden-sdxl-model"]))
     tensors = sdxl(folder, scripts)
     check(folder, tensors)

@@ -208,8 +208,8 @@ class Reference:
             if weight.grad is not None:
                 self.out[f"gradients_{name}/{path}"] = rows(weight.grad) / self.loss_scale
 
-    def train(self, unet: UNet2DConditionModel, groups: list[Adapters], rates: list[float], suffix: str = "") -> None:
-        """Clip, AdamW; losses [steps, n] and the gradients' norms [steps] before clipping, then the adapters."""
+    def train(self, unet: UNet2DConditionModel, groups: list[Adapters], rates: list[float], suffix: str = "", keep: bool = True) -> None:
+        """Clip, AdamW; losses [steps, n] and the gradients' norms [steps] before clipping, then, with `keep`, the adapters."""
         case = self.case
         weights = [weight for group in groups for _, weight in group]
         parameters = [{"params": [weight for _, weight in group], "lr": rate} for group, rate in zip(groups, rates, strict=True)]
@@ -227,7 +227,7 @@ class Reference:
             losses.append(loss.detach())
         self.out[f"training_losses{suffix}"] = torch.stack(losses)
         self.out[f"training_norms{suffix}"] = torch.stack(norms)
-        for path, weight in (adapter for group in groups for adapter in group):
+        for path, weight in (adapter for group in groups for adapter in group if keep):
             self.out[f"trained{suffix}/{path}"] = rows(weight.detach())
 
 

@@ -99,7 +99,7 @@ class FamilyReference(Reference):
         self.one_step("conv", [*DEFAULT, *CONVOLUTIONS])
         self.step_with_text()
         unet = self.unet(DEFAULT)
-        self.train(unet, [self.adapters(unet)], [self.case.learning_rate])
+        self.train(unet, [self.adapters(unet)], [self.case.learning_rate], keep=False)
         self.train_all()
 
     def encode_text(self) -> None:
