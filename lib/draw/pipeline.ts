@@ -1,4 +1,4 @@
-/** Draws with a model: text → embeddings → DDIM over the UNet → VAE → pixels. */
+/** Draws with a model: text → embeddings → a sampler over the UNet → VAE → pixels. */
 import { attachStack, type Warn } from '../adapters/adapter.js'
 import { readAdapters } from '../adapters/files.js'
 import { type LoraPart, lora } from '../adapters/lora.js'
@@ -13,12 +13,12 @@ import type { Inputs, Session } from '../native.js'
 import { invalidOption, type ResolvedGenerateOptions } from '../options/resolve.js'
 import { normal } from '../random.js'
 import { type Picture, toPicture } from './png.js'
-import { ddimStep, ddimSteps, guide } from './sampler.js'
+import { guide, trajectory } from './sampler.js'
 
 export type PipelineOptions = Pick<ResolvedGenerateOptions, 'model' | 'device' | 'precision' | 'threads'> & ReadOptions
 
 /** At `cfg` 1, the scale of classifier-free guidance, the negative prompt is not used. */
-export interface DrawRequest extends Pick<ResolvedGenerateOptions, 'negativePrompt' | 'steps' | 'cfg' | 'seed' | 'clipSkip'> {
+export interface DrawRequest extends Pick<ResolvedGenerateOptions, 'negativePrompt' | 'sampler' | 'steps' | 'cfg' | 'seed' | 'clipSkip'> {
   prompt: string
   /** In pixels; multiples of the model's `multiple`. */
   width: number
@@ -126,7 +126,7 @@ export class Pipeline implements AsyncDisposable {
   private async picture(request: DrawRequest, { signal, onStep }: DrawContext): Promise<Picture> {
     throwIfAborted(signal, 'The image')
     this.check(request)
-    const { prompt, negativePrompt, steps, cfg, seed, width, height, clipSkip } = request
+    const { prompt, negativePrompt, sampler, cfg, seed, width, height, clipSkip } = request
     const { family, scheduler, scalingFactor, shiftFactor, factor, latentChannels } = this.model
     const guided = cfg !== 1
     const count = guided ? 2 : 1
@@ -135,15 +135,17 @@ export class Pipeline implements AsyncDisposable {
       texts.push(await encodeText(this.session, this.model, text, { clipSkip, maxTokenLength: 75 }))
     const condition = { ...textInputs(this.model, texts), ...this.sizes(count, width, height) }
     const [h, w] = [height / factor, width / factor]
-    const latents = normal({ seed, stream: 'latents' }, h * w * latentChannels)
+    const { scale: initial, steps } = trajectory(sampler, scheduler, request.steps)
+    const latents = normal({ seed, stream: 'latents' }, h * w * latentChannels).map((value) => value * initial)
     const input = { shape: [count, h, w, latentChannels], data: new Float32Array(count * latents.length) }
-    for (const [i, step] of ddimSteps(scheduler, steps).entries()) {
+    for (const [i, { timestep, scale, advance }] of steps.entries()) {
       throwIfAborted(signal, 'The image')
-      for (let n = 0; n < count; n++) input.data.set(latents, n * latents.length)
-      const timesteps = { shape: [count], data: new Float32Array(count).fill(step.timestep) }
-      const { data: noise } = await this.session.run(family.trained, 'predict', { latents: input, timesteps, ...condition })
-      checkFinite(noise, 'the UNet')
-      ddimStep(latents, guided ? guide(noise, cfg) : noise, step, scheduler.clipSample)
+      for (let n = 0; n < count; n++) for (const [j, value] of latents.entries()) input.data[n * latents.length + j] = value * scale
+      const timesteps = { shape: [count], data: new Float32Array(count).fill(timestep) }
+      const { data: prediction } = await this.session.run(family.trained, 'predict', { latents: input, timesteps, ...condition })
+      checkFinite(prediction, 'the UNet')
+      const noise = () => normal({ seed, stream: 'ancestral', step: i }, latents.length)
+      advance(latents, guided ? guide(prediction, cfg) : prediction, noise)
       onStep?.(i + 1)
     }
     throwIfAborted(signal, 'The image')
