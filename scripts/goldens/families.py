@@ -71,7 +71,8 @@ FAMILIES = {
         pipeline="StableDiffusionXLPipeline",
         unet=dict(
             sample_size=16,
-            block_out_channels=(32, 64, 128),
+            # Two channels to a group at least: one alone would lose what the timestep adds to it.
+            block_out_channels=(64, 64, 128),
             down_block_types=(PLAIN_DOWN, CROSS_DOWN, CROSS_DOWN),
             up_block_types=(CROSS_UP, CROSS_UP, PLAIN_UP),
             transformer_layers_per_block=[1, 1, 2],

@@ -1,12 +1,11 @@
-"""The whole golden models as single files, in names and containers that others wrote: layouts.py DIFFUSERS, a checkout of
-huggingface/diffusers, whose scripts/convert_diffusers_to_original_*.py do the naming. What those leave out is what files on model sites have
+"""The whole golden models as single files, in names and containers that others wrote: layouts.py DIFFUSERS [MODEL…], a
+checkout of huggingface/diffusers, whose scripts/convert_diffusers_to_original_*.py do the naming. What those leave out is what files on model sites have
 beside it: leftovers of training, OpenCLIP's last layer, markers. Each file is read back with diffusers' own converters. Writes
 test/fixtures/single-files/*.hollow.gz (hollow.py); test/train/hollow.ts fills them.
 """
 
 import importlib.util
 import json
-import shutil
 import sys
 import types
 from pathlib import Path
@@ -150,13 +149,7 @@ class Writer:
         self.put(name, tensors)
 
 
-def main(diffusers: Path) -> None:
-    names = {"sd": "convert_diffusers_to_original_stable_diffusion", "sdxl": "convert_diffusers_to_original_sdxl"}
-    scripts = {key: load_script(diffusers / f"scripts/{name}.py") for key, name in names.items()}
-    shutil.rmtree(FIXTURES / "single-files", ignore_errors=True)
-
-    folder = FOLDERS / "golden-sd1-model"
-    writer = Writer(build_family(folder, FAMILIES["golden-sd1-model"]))
+def write_sd1(folder: Path, scripts: dict[str, types.ModuleType], writer: Writer) -> None:
     tensors = sd1(folder, scripts)
     check(folder, tensors)
     writer.safetensors("sd1.safetensors", tensors, {"format": "pt"})
@@ -168,15 +161,15 @@ def main(diffusers: Path) -> None:
     writer.safetensors("vae.safetensors", vae)
     writer.pickle("vae.pt", vae, {"epoch": 0, "state_dict": vae})
 
-    folder = FOLDERS / "golden-sd2"
-    writer = Writer(build_family(folder, FAMILIES["golden-sd2"]))
+
+def write_sd2(folder: Path, scripts: dict[str, types.ModuleType], writer: Writer) -> None:
     tensors = sd2(folder, scripts)
     check(folder, tensors)
     writer.safetensors("sd2.safetensors", tensors)
     writer.pickle("sd2.ckpt", tensors, {"state_dict": tensors})
 
-    folder = FOLDERS / "golden-sdxl-model"
-    writer = Writer(build_family(folder, FAMILIES["golden-sdxl-model"]))
+
+def write_sdxl(folder: Path, scripts: dict[str, types.ModuleType], writer: Writer) -> None:
     tensors = sdxl(folder, scripts)
     check(folder, tensors)
     writer.safetensors("sdxl.safetensors", tensors, SPEC)
@@ -185,5 +178,14 @@ def main(diffusers: Path) -> None:
     writer.safetensors("sdxl-v-e4m3.safetensors", markers | eight)
 
 
+def main(diffusers: Path, models: list[str]) -> None:
+    names = {"sd": "convert_diffusers_to_original_stable_diffusion", "sdxl": "convert_diffusers_to_original_sdxl"}
+    scripts = {key: load_script(diffusers / f"scripts/{name}.py") for key, name in names.items()}
+    writers = {"golden-sd1-model": write_sd1, "golden-sd2": write_sd2, "golden-sdxl-model": write_sdxl}
+    for model in models or writers:
+        folder = FOLDERS / model
+        writers[model](folder, scripts, Writer(build_family(folder, FAMILIES[model])))
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -1,6 +1,7 @@
 """The reference computations: diffusers' networks, peft's LoRA, torch's AdamW. Tensors leave channels-last."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -195,12 +196,13 @@ class Reference:
     def target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         return noise
 
-    def one_step(self, name: str, targets: list[str]) -> None:
+    def one_step(self, name: str, targets: list[str], kept: Callable[[str], bool] = lambda path: True) -> None:
+        """`kept`: of which adapters the gradients are kept."""
         unet = self.unet(targets)
         losses = self.losses(unet, 0)
         (losses.mean() * self.loss_scale).backward()
         self.out[f"losses_{name}"] = losses.detach()
-        self.put_gradients(name, self.adapters(unet))
+        self.put_gradients(name, [(path, weight) for path, weight in self.adapters(unet) if kept(path)])
 
     def put_gradients(self, name: str, adapters: Adapters) -> None:
         """Of all that have one: an adapter on a layer that nothing reads has none."""

@@ -96,7 +96,7 @@ class FamilyReference(Reference):
             self.predict("unet_conv", self.unet([*DEFAULT, *CONVOLUTIONS]))
         self.one_step("attention", ATTENTION)
         self.one_step("default", DEFAULT)
-        self.one_step("conv", [*DEFAULT, *CONVOLUTIONS])
+        self.one_step("conv", [*DEFAULT, *CONVOLUTIONS], lambda path: path.split(".")[-2] in CONVOLUTIONS)
         self.step_with_text()
         unet = self.unet(DEFAULT)
         self.train(unet, [self.adapters(unet)], [self.case.learning_rate], keep=False)
