@@ -9,9 +9,9 @@ import { readHeader } from '../files/safetensors.js'
 import { type GenerateOptions, type ResolvedGenerateOptions, resolveGenerateOptions } from '../options/resolve.js'
 import { isCut } from './context.js'
 import { MOST_CHUNKS, parseEmphasis } from './emphasis.js'
-import { Pipeline } from './pipeline.js'
+import { type LoraWeights, Pipeline } from './pipeline.js'
 import { encodePng, type Picture, tile } from './png.js'
-import { infotext, type LoraWeights, loraTag, parsePrompt } from './prompt.js'
+import { infotext, loraTag, parsePrompt } from './prompt.js'
 
 export type GenerateEvent =
   /** One step of one picture, both counted from 1; `compare` draws two pictures per prompt. */

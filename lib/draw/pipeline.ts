@@ -14,7 +14,6 @@ import { invalidOption, type ResolvedGenerateOptions } from '../options/resolve.
 import { normal } from '../random.js'
 import { encodePrompt } from './context.js'
 import { type Picture, toPicture } from './png.js'
-import type { LoraWeights } from './prompt.js'
 import { guide, trajectory } from './sampler.js'
 
 export type PipelineOptions = Pick<ResolvedGenerateOptions, 'model' | 'device' | 'precision' | 'threads'> & ReadOptions
@@ -25,6 +24,12 @@ export interface DrawRequest extends Pick<ResolvedGenerateOptions, 'negativeProm
   /** In pixels; multiples of the model's `multiple`. */
   width: number
   height: number
+}
+
+/** The weights of a LoRA: its part on text encoders, and that on the UNet. */
+export interface LoraWeights {
+  te: number
+  unet: number
 }
 
 export interface DrawContext {

@@ -2,13 +2,7 @@
 import { LorafuseError, shown } from '../errors.js'
 import { samplers } from '../options/samplers.js'
 import { version } from '../version.js'
-import type { DrawRequest } from './pipeline.js'
-
-/** The weights of a LoRA: its part on text encoders, and that on the UNet. */
-export interface LoraWeights {
-  te: number
-  unet: number
-}
+import type { DrawRequest, LoraWeights } from './pipeline.js'
 
 /** A LoRA that a prompt asks for by name. */
 export interface PromptLora extends LoraWeights {
