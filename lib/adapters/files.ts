@@ -6,7 +6,7 @@ import type { Layer } from '../native.js'
 import { turns } from '../turns.js'
 import { type AdapterKind, type Adapters, parameterViews, shownName, unsupported, type Warn } from './adapter.js'
 import { explain, otherFamily } from './foreign.js'
-import { kohyaName, type Prefixes, parseKohyaName } from './kohya.js'
+import { kohyaName, kohyaShape, type Prefixes, parseKohyaName } from './kohya.js'
 import { parsePeftName, readPeftLayers } from './peft.js'
 
 /**
@@ -20,7 +20,7 @@ export function kohyaTensors(adapters: Adapters, flat: Float32Array, dtype: Name
   const add = (tensor: NamedTensor) => tensors.set(tensor.name, tensor)
   for (const { network, path, role, shape, data } of parameterViews(parameters, flat)) {
     const name = (part: string) => kohyaName(prefixes, network, path, part)
-    add({ name: name(role), dtype, shape: kind.fileShape(shape, byPath.get(path)!), data })
+    add({ name: name(role), dtype, shape: kohyaShape(prefixes, network, path, kind.fileShape(shape, byPath.get(path)!)), data })
     add({ name: name('alpha'), dtype: typeHolding(alpha, dtype), shape: [], data: Float32Array.of(alpha) })
   }
   return [...tensors.values()]

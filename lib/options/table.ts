@@ -1,6 +1,7 @@
 /** Every option of the library, one row each: flags, aliases, checks, types, help and docs/options.md are made from these tables. */
 import { availableParallelism } from 'node:os'
 import { kohyaScheduler, type LrSchedulerName, lrSchedulerNames } from './lr-schedulers.js'
+import { samplerAliases, samplerNames } from './samplers.js'
 import { choice, colour, fileName, flag, integer, type Kind, list, lora, number, path, resolution, resumeFrom, text } from './values.js'
 
 /** An option with `default` always has a value; one that is `optional` may stay undefined. */
@@ -222,7 +223,8 @@ const image = {
 }
 
 const sampling = {
-  steps: defaulted(integer({ min: 1, max: 1000 }), 30, 'Sampling steps (DDIM)'),
+  sampler: defaulted(choice(samplerNames, samplerAliases), 'DDIM', "Sampler, by A1111's name"),
+  steps: defaulted(integer({ min: 1, max: 1000 }), 30, 'Sampling steps'),
   cfg: defaulted(number({ min: 1, max: 100 }), 7, 'CFG scale (classifier-free guidance); 1 turns guidance off'),
   seed: defaulted(integer({ min: 0, max: MAX_SEED }), 0, 'Random seed'),
   width: optional(integer({ min: 8, max: 8192, step: 8 }), 'Width of the image in pixels', { defaultText: "the model's own" }),

@@ -26,7 +26,7 @@ const layers = [
   ...transformer,
   linear('up_blocks.0.resnets.0.conv_shortcut', 64, 32),
 ]
-const prefixes = loraPrefixes(sd1)
+const prefixes = loraPrefixes(sd1, {})
 
 function specs(targets: AdapterOptions['targets'], rank: number, alpha: number, from = layers) {
   return lora.specs('unet', from, { targets, rank, alpha })
