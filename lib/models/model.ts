@@ -1,7 +1,7 @@
 /** What training and drawing know about a model, whatever its layout on disk and its family. */
 import type { Computation } from '../device.js'
 import { hashFiles, legacyHash } from '../files/hashes.js'
-import { type Network, type NetworkConfig, native, type Session } from '../native.js'
+import { type Network, type NetworkConfig, native, type Session, type SessionOptions } from '../native.js'
 import type { ConfigReader, PredictionType, SchedulerConfig } from './configs.js'
 import type { Tokenizer } from './tokenizer.js'
 
@@ -82,6 +82,6 @@ export function loraPrefixes({ networks }: Family): Record<string, string> {
 }
 
 /** Opens a session on a model's networks; their weights are mapped, not read. Throws `NATIVE_NOT_FOUND`. */
-export function openSession({ networks }: Model, options: Computation): Session {
+export function openSession({ networks }: Model, options: Computation & Pick<SessionOptions, 'recompute'>): Session {
   return new (native().Session)({ ...options, networks })
 }
