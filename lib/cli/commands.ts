@@ -29,10 +29,11 @@ export const commands: Commands = {
 
 function showTrain(event: TrainEvent, { progress, print, warn }: Context): void {
   if (event.type === 'start') {
-    const { steps, images, modules, parameters, resumedFrom, gradientCheckpointing, memoryOtherwise } = event
+    const { model, steps, images, modules, parameters, resumedFrom, gradientCheckpointing, memoryOtherwise } = event
     const from = resumedFrom > 0 ? `, from step ${resumedFrom}` : ''
     const otherwise = `${memory(memoryOtherwise)} with${gradientCheckpointing ? 'out' : ''} --gradient-checkpointing`
     const size = `${modules} modules, ${parameters.toLocaleString('en')} parameters, ${memory(event.memory.total)} planned (${otherwise})`
+    progress.line(`model: ${model}`)
     progress.line(`${images} images, ${steps} steps${from}; ${size}`)
   } else if (event.type === 'warning') {
     warn(event.code, event.message)
