@@ -6,7 +6,7 @@ import type { Layer } from '../native.js'
 import { turns } from '../turns.js'
 import { type AdapterKind, type Adapters, fileParameters, shownName, unsupported, type Warn } from './adapter.js'
 import { explain, otherFamily } from './foreign.js'
-import { kohyaName, type Prefixes, parseKohyaName } from './kohya.js'
+import { kohyaName, kohyaShape, type Prefixes, parseKohyaName } from './kohya.js'
 import { parsePeftName, readPeftLayers } from './peft.js'
 
 /**
@@ -24,7 +24,7 @@ export async function kohyaTensors(
   const add = (tensor: NamedTensor) => tensors.set(tensor.name, tensor)
   for (const { network, path, role, shape, data, alpha } of await fileParameters(adapters, flat, room)) {
     const name = (part: string) => kohyaName(prefixes, network, path, part)
-    add({ name: name(role), dtype, shape, data })
+    add({ name: name(role), dtype, shape: kohyaShape(prefixes, network, path, shape), data })
     add({ name: name('alpha'), dtype: typeHolding(alpha, dtype), shape: [], data: Float32Array.of(alpha) })
   }
   return [...tensors.values()]

@@ -87,7 +87,7 @@ export class Pipeline implements AsyncDisposable {
     const target = {
       network: family.trained,
       layers,
-      prefixes: loraPrefixes(family),
+      prefixes: loraPrefixes(family, this.model.networks),
       baseModelVersion: family.metadata(predictsV(this.model)).baseModelVersion,
     }
     const stack = []

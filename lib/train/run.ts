@@ -154,7 +154,7 @@ export class Training {
       const saved = stateBuffers(session)
       const saving = chosen.device === 'cpu' ? bytesToSave(saved, adapters, options) : 0
       const planned = await planMemory({ session, model, items, chosen, label: this.label, saving, signal: this.signal }, options)
-      output = new OutputFolder(options, adapters, loraPrefixes(model.family))
+      output = new OutputFolder(options, adapters, loraPrefixes(model.family, model.networks))
       await output.prepare(saved, this.signal)
       const found = await assignBuckets(items, options, this.signal)
       const resumed = await this.readResumed(model, session, found)

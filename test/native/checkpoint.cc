@@ -107,17 +107,37 @@ Config vae_config(Numbers channels, double layers, double groups) {
 }  // namespace
 
 Config sd15_unet() { return unet_config({}); }
-Config sdxl_unet() {
+
+namespace {
+
+Config sdxl_config(const Config::Values& other) {
   const std::string down = "CrossAttnDownBlock2D", up = "CrossAttnUpBlock2D";
-  return unet_config({{"block_out_channels", Numbers{320, 640, 1280}},
-                      {"down_block_types", Words{"DownBlock2D", down, down}},
-                      {"up_block_types", Words{up, up, "UpBlock2D"}},
-                      {"transformer_layers_per_block", Numbers{1, 2, 10}},
-                      {"num_attention_heads", Numbers{5, 10, 20}},
-                      {"cross_attention_dim", 2048.0},
-                      {"addition_time_embed_dim", 256.0},
-                      {"projection_class_embeddings_input_dim", 2816.0}});
+  Config::Values values = {{"block_out_channels", Numbers{320, 640, 1280}},
+                           {"down_block_types", Words{"DownBlock2D", down, down}},
+                           {"up_block_types", Words{up, up, "UpBlock2D"}},
+                           {"transformer_layers_per_block", Numbers{1, 2, 10}},
+                           {"num_attention_heads", Numbers{5, 10, 20}},
+                           {"cross_attention_dim", 2048.0},
+                           {"addition_time_embed_dim", 256.0},
+                           {"projection_class_embeddings_input_dim", 2816.0}};
+  for (const auto& [name, value] : other) values[name] = value;
+  return unet_config(values);
 }
+
+}  // namespace
+
+Config sdxl_unet() { return sdxl_config({}); }
+Config ssd1b_unet() {
+  return sdxl_config({{"transformer_layers_per_block", Numbers{1, 1, 2, 2, 4, 4}},
+                      {"reverse_transformer_layers_per_block", Numbers{4, 4, 10, 2, 1, 1, 1, 1, 1}},
+                      {"mid_block_type", std::string("UNetMidBlock2D")}});
+}
+Config vega_unet() {
+  return sdxl_config({{"transformer_layers_per_block", Numbers{1, 1, 1, 1, 2, 2}},
+                      {"reverse_transformer_layers_per_block", Numbers{2, 2, 2, 1, 1, 1, 1, 1, 1}},
+                      {"mid_block_type", std::string("UNetMidBlock2D")}});
+}
+Config sdxl_unet_without_middle() { return sdxl_config({{"mid_block_type", std::string("None")}}); }
 Config sd15_text_encoder() { return text_encoder_config(768, 3072, 49408, 77, 12, 12); }
 Config sd15_vae() { return vae_config({128, 256, 512, 512}, 2, 32); }
 

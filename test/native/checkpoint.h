@@ -41,6 +41,10 @@ WeightFile write_sparse(const std::string& path, const Layout& layout);  // all 
 
 Config sd15_unet();
 Config sdxl_unet();
+// SDXL's with fewer layers.
+Config ssd1b_unet();
+Config vega_unet();
+Config sdxl_unet_without_middle();
 Config sd15_text_encoder();
 Config sd15_vae();
 // Two levels, attention in one; every kind of layer of the large one.

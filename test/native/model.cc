@@ -84,6 +84,24 @@ SUITE(model) {
     const Graph graph = train_graph(xl.weights, xl.config, kNoAdapters, {1, 128, 128}, 77);
     expect_all_used({&graph}, xl.layout);
   });
+  struct Kin {
+    const char* name;
+    Config (*config)();
+    int64_t parameters;
+    size_t tensors, layers;
+  };
+  // Counted in diffusers' module trees. segmind/SSD-1B, segmind/Segmind-Vega: irregular blocks, one resnet in the middle.
+  for (const Kin& kin : {Kin{"SSD-1B", ssd1b_unet, 1331334404, 944, 360}, Kin{"Vega", vega_unet, 745225604, 564, 170},
+                         Kin{"SDXL without a middle block", sdxl_unet_without_middle, 2154346244, 1454, 620}})
+    test_case(text(kin.name, ": the UNet has ", kin.tensors, " tensors of ", kin.parameters, " parameters and uses each once"), [=] {
+      Hollow small(kin.config());
+      EXPECT(small.layout.parameters() == kin.parameters, small.layout.parameters());
+      EXPECT(small.layout.entries.size() == kin.tensors, small.layout.entries.size());
+      const Graph graph = train_graph(small.weights, small.config, kNoAdapters, {1, 32, 32}, 77);
+      expect_all_used({&graph}, small.layout);
+      const size_t layers = adaptable(small.weights, small.config).size();
+      EXPECT(layers == kin.layers, layers);
+    });
   // kohya-ss/sd-scripts' counts; 2659840 parameters per unit of rank, 1451520 of them in attention.
   test_case("SDXL's attention blocks have 722 layers that can carry an adapter, 560 of them q, k, v and out", [] {
     Hollow xl(sdxl_unet());

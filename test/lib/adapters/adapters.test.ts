@@ -36,7 +36,7 @@ const convolutions = [
   convolution('down_blocks.0.resnets.0.conv1', 32, 48, 3),
   convolution('down_blocks.0.downsamplers.0.conv', 48, 48, 3, 2),
 ]
-const prefixes = loraPrefixes(sd1)
+const prefixes = loraPrefixes(sd1, {})
 
 function specs(targets: AdapterOptions['targets'], rank: number, alpha: number, from = layers) {
   return lora.specs('unet', from, { targets, rank, alpha })

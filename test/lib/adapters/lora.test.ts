@@ -23,7 +23,7 @@ const modules: Layer[] = [
   linear(`${block}.ff.net.2`, 12, 6),
 ]
 
-const prefixes = loraPrefixes(sd1)
+const prefixes = loraPrefixes(sd1, {})
 const kohyaName = (path: string) => kohyaLayer(prefixes, 'unet', path)
 const target = { network: 'unet', layers: modules, prefixes, baseModelVersion: 'sd_v1' }
 const readLora = (path: string) => readAdapters(kind, path, target)

@@ -19,7 +19,7 @@ const parameters = [
   { network: 'unet', name: 'a.b.up', shape: [3000, 64], group: 0 },
 ]
 const adapters: Adapters = { kind: lora, alpha: 32, layers: [layer], parameters }
-const prefixes = { unet: 'lora_unet' }
+const prefixes = { unet: { prefix: 'lora_unet' } }
 const count = parameterCount(parameters)
 const infos = (count: number): BufferInfo[] => ['weights', 'firstMoment'].map((name) => ({ name, dtype: 'F32', count }))
 const buffers = { weights: pattern('w', count), firstMoment: pattern('m', count), secondMoment: pattern('v', count) }

@@ -65,7 +65,7 @@ async function setUp(t: TestContext, given: Partial<TrainOptions>, context: Trai
   }
   const identity = { model: 'h', images: 'i', settings: fixedOptions(options) }
   const lossScale = new LossScale({ device, precision: 'fp16' })
-  const files = new OutputFolder(options, adapters, loraPrefixes(sd1))
+  const files = new OutputFolder(options, adapters, loraPrefixes(sd1, {}))
   const onEvent = (event: TrainEvent) => {
     events.push(event)
     context.onEvent?.(event)
