@@ -141,7 +141,7 @@ ValueId unet(Builder& b, ValueId latents, const Text& text) {
     skips.push_back(x);
   }
 
-  x = net.middle(x, down.back());
+  x = net.middle(x, down[(levels - 1) * each]);
 
   for (size_t i = 0; i < levels; i++) {
     const std::string block = at("up_blocks.", "", i);

@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import type { PredictionType } from '../../../lib/models/configs.js'
+import type { Family } from '../../../lib/models/model.js'
 import { sd1 } from '../../../lib/models/sd1.js'
+import { sd2 } from '../../../lib/models/sd2.js'
+import { sdxl } from '../../../lib/models/sdxl.js'
 import { resolveTrainOptions, type TrainOptions } from '../../../lib/options/resolve.js'
 import { bucketInfo, datasetDirs, imagesMetadata, tagFrequency } from '../../../lib/train/images-metadata.js'
 import { trainingMetadata } from '../../../lib/train/metadata.js'
@@ -31,12 +34,15 @@ interface Moment {
   name?: CheckpointName
   step?: number
   predictionType?: PredictionType
+  family?: Family
+  rescaleBetasZeroSnr?: boolean
 }
 
 async function metadata(given: Partial<TrainOptions>, moment: Moment = {}): Promise<Record<string, string>> {
-  const { name = 'last', step = 20, predictionType = 'epsilon' } = moment
+  const { name = 'last', step = 20, predictionType = 'epsilon', family = sd1, rescaleBetasZeroSnr = false } = moment
   const options = resolveTrainOptions({ model: 'm', images: 'i', name: 'my style', rank: 8, alpha: 4, ...given })
-  const model = { name: 'sd15', family: sd1, scheduler: { ...schedulerOf(readSchedules().alphas[0]!.config), predictionType } }
+  const scheduler = { ...schedulerOf(readSchedules().alphas[0]!.config), predictionType, rescaleBetasZeroSnr }
+  const model = { name: 'sd15', family, scheduler }
   const hashes = { legacyHash: '6ce01616', hash: 'a'.repeat(64) }
   const run = { sessionId: 77, startedAt: 1_700_000_000.25 }
   const precision = options.precision === 'auto' ? ('f32' as const) : options.precision
@@ -213,6 +219,29 @@ test('floats are written as Python writes them', () => {
 
 test("modelspec's word for v-prediction is v", async () => {
   assert.equal((await metadata({}, { predictionType: 'v_prediction' }))['modelspec.prediction_type'], 'v')
+})
+
+test('each family is called what kohya calls it, and tools tell SD2 and SDXL by it', async () => {
+  const keys = ['ss_base_model_version', 'ss_v2', 'modelspec.architecture', 'modelspec.implementation', 'modelspec.prediction_type']
+  const sgm = 'https://github.com/Stability-AI/generative-models'
+  const cases: [Family, PredictionType, ...string[]][] = [
+    [sd1, 'epsilon', 'sd_v1', 'False', 'stable-diffusion-v1/lora', 'diffusers', 'epsilon'],
+    [sd1, 'v_prediction', 'sd_v1_v', 'False', 'stable-diffusion-v1/lora', 'diffusers', 'v'],
+    [sd2, 'epsilon', 'sd_v2', 'True', 'stable-diffusion-v2-512/lora', 'diffusers', 'epsilon'],
+    [sd2, 'v_prediction', 'sd_v2_v', 'True', 'stable-diffusion-v2-768-v/lora', 'diffusers', 'v'],
+    [sdxl, 'epsilon', 'sdxl_base_v1-0', 'False', 'stable-diffusion-xl-v1-base/lora', sgm, 'epsilon'],
+    [sdxl, 'v_prediction', 'sdxl_base_v1-0', 'False', 'stable-diffusion-xl-v1-base/lora', sgm, 'v'],
+  ]
+  for (const [family, predictionType, ...expected] of cases) {
+    const written = await metadata({ resolution: 1024 }, { family, predictionType })
+    assert.deepEqual(
+      keys.map((key) => written[key]),
+      expected,
+    )
+    assert.equal(written['modelspec.resolution'], '1024x1024')
+  }
+  const long = await metadata({ maxTokenLength: 225 }, { predictionType: 'v_prediction', rescaleBetasZeroSnr: true })
+  assert.deepEqual([long.ss_max_token_length, long.ss_zero_terminal_snr], ['225', 'True'])
 })
 
 test('the keys that PEFT readers take for theirs are not there', async () => {
