@@ -24,7 +24,7 @@ export interface TrainOptions extends Options<typeof trainTable> {}
 export interface GenerateOptions extends Options<typeof generateTable> {}
 
 /** Checked options with their defaults; where `epochs` is given it replaces `steps`. */
-export type ResolvedTrainOptions = Resolved<typeof trainTable> & { alpha: number }
+export type ResolvedTrainOptions = Resolved<typeof trainTable> & { alpha: number; convAlpha: number | undefined }
 export type ResolvedGenerateOptions = Resolved<typeof generateTable>
 
 /** How errors call an option: `batchSize` in the library, `--batch-size` on the command line. */
@@ -56,8 +56,13 @@ function distance(a: string, b: string): number {
 /** Finds the name that was probably meant, if any is near. */
 export function nearest(name: string, names: string[]): string | undefined {
   const plain = (text: string) => text.toLowerCase().replace(/[-_]/g, '')
-  const near = names.map((known) => ({ known, edits: distance(plain(name), plain(known)) })).sort((a, b) => a.edits - b.edits)[0]
-  return near && near.edits <= Math.max(1, Math.floor(name.length / 3)) ? near.known : undefined
+  const [received, most] = [plain(name), Math.max(1, Math.floor(name.length / 3))]
+  const near = names
+    // Every letter too many is an edit: a name of any length is compared with none that it cannot mean.
+    .filter((known) => Math.abs(plain(known).length - received.length) <= most)
+    .map((known) => ({ known, edits: distance(received, plain(known)) }))
+    .sort((a, b) => a.edits - b.edits)[0]
+  return near && near.edits <= most ? near.known : undefined
 }
 
 /** Most unknown options that an error names. */
@@ -138,8 +143,16 @@ export function resolveTrainOptions(input: unknown, label: Label = asIs): Resolv
   }
   checkTextOptions(options, label)
   const alpha = options.alpha || options.rank
-  if (alpha < LEAST_ALPHA) throw invalidOption(`0 or at least ${LEAST_ALPHA}, as files hold it in f32,`, label('alpha'), alpha)
-  return { ...options, alpha }
+  const { convRank } = options
+  if (convRank === undefined && options.convAlpha !== undefined) {
+    throw new LorafuseError('OPTION_INVALID', `Expected ${label('convRank')} beside ${label('convAlpha')} but received none`)
+  }
+  const convAlpha = options.convAlpha || convRank
+  for (const [name, value] of Object.entries({ alpha, convAlpha })) {
+    if (value !== undefined && value < LEAST_ALPHA)
+      throw invalidOption(`0 or at least ${LEAST_ALPHA}, as files hold it in f32,`, label(name), value)
+  }
+  return { ...options, alpha, convAlpha }
 }
 
 /** Checks what `generate` was given. Throws as `resolveTrainOptions`. */

@@ -155,15 +155,16 @@ export class Training {
     const parts = trainedParts(options, model.family, this.label)
     const textUntil = lastTextStep(parts, options)
     const trainsText = textUntil > 0
-    const session = this.open(model, chosen, trainsText ? textEncoders(model, options) : [])
+    const text = trainsText ? textEncoders(model, options) : []
+    const session = this.open(model, { ...chosen, text, recompute: options.gradientCheckpointing })
     let output: OutputFolder | undefined
     try {
       for (const warning of threadWarnings(options.threads, session)) this.emit(warning)
       const adapters = attachAdapters(session, lora, parts, options, optimizer.spec)
       const saved = stateBuffers(session)
       const saving = chosen.device === 'cpu' ? bytesToSave(saved, adapters, options) : 0
-      const planned = { session, model, items, trainsText, chosen, label: this.label, saving, signal: this.signal }
-      const memory = await planMemory(planned, options)
+      const toPlan = { session, model, items, trainsText, chosen, label: this.label, saving, signal: this.signal }
+      const planned = await planMemory(toPlan, options)
       output = new OutputFolder(options, adapters, loraPrefixes(model.family, model.networks))
       await output.prepare(saved, this.signal)
       const found = await assignBuckets(items, options, this.signal)
@@ -191,7 +192,8 @@ export class Training {
       const [modules, parameters] = [adapterCount(adapters), parameterCount(adapters.parameters)]
       this.emit({
         ...{ type: 'start', model: model.foundBy, steps, images: images.length, modules, parameters },
-        ...{ memory, resumedFrom: from, seed: options.seed },
+        ...{ memory: planned.memory, memoryOtherwise: planned.otherwise, gradientCheckpointing: options.gradientCheckpointing },
+        ...{ resumedFrom: from, seed: options.seed },
       })
       const trainer = new Trainer(
         { session, batches, inputs, parts, lastTextStep: textUntil, output, info, identity, lossScale, from },

@@ -151,7 +151,9 @@ static Config small_unet_config(const Config::Values& other) {
   for (const auto& [name, value] : other) values[name] = value;
   return unet_config(values);
 }
-Config small_unet() { return small_unet_config({}); }
+Config small_unet(std::vector<double> transformer_layers) {
+  return small_unet_config({{"transformer_layers_per_block", std::move(transformer_layers)}});
+}
 Config small_text_encoder() { return text_encoder_config(12, 24, 40, 9, 2, 3, {}); }
 Config small_pooled_text_encoder() {
   return text_encoder_config(8, 16, 40, 9, 3, 2, {{"hidden_act", std::string("gelu")}, {"projection_dim", 6.0}});
@@ -168,10 +170,13 @@ Builder builder(const Config& config, const Weights& weights, const Adapters& ad
   return Builder({"net", &config, &weights, &adapters}, dtype, std::move(shapes));
 }
 
-std::vector<Layer> adaptable(const Weights& weights, const Config& config) {
+std::vector<Layer> adaptable(const Weights& weights, const Config& config, bool convolutions) {
   Builder b = builder(config, weights, kNoAdapters);
   find_function("unet", "predict").build(b, {});
-  std::erase_if(b.layers, [](const Layer& l) { return l.path.find(".attentions.") == std::string::npos; });
+  const auto is_in = [](const Layer& l, const char* part) { return l.path.find(part) != std::string::npos; };
+  std::erase_if(b.layers, [&](const Layer& l) {
+    return !is_in(l, ".attentions.") && !(convolutions && (is_in(l, ".resnets.") || is_in(l, "samplers.")));
+  });
   return b.layers;
 }
 

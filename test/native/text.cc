@@ -287,6 +287,22 @@ SUITE(text) {
     for (size_t i = half; i < gradients.size(); i++) EXPECT(gradients[i] == 0, gradients[i]);
     EXPECT(std::any_of(gradients.begin(), gradients.begin() + static_cast<int64_t>(half), [](float g) { return g != 0; }), "no gradients");
   });
+  test_case("a step that encodes its text computes blocks again to the same bits, in less memory", [] {
+    Model model(true);
+    std::vector<std::vector<float>> found;
+    std::vector<size_t> bytes;
+    for (const bool recompute : {false, true}) {
+      model.options.recompute = recompute;
+      Session session(model.options);
+      attach(session, {"unet", "text_encoder", "text_encoder_2"});
+      const Inputs in = joined(batch(true, 1), encoded(true, 5));
+      bytes.push_back(session.plan(ProgramKey::step(input_shapes(in))).activations);
+      found.push_back(train(session, in));
+      found.push_back(session.read("gradients"));
+    }
+    EXPECT(found[0] == found[2] && found[1] == found[3], "other bits");
+    EXPECT(bytes[1] < bytes[0], bytes[1], " instead of ", bytes[0], " bytes");
+  });
   test_case("a step that is given its text leaves the encoders' adapters as they are", [] {
     Model model(true);
     Session session(model.options);
