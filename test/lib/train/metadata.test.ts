@@ -93,6 +93,15 @@ test('every value is a string, and what tools read is there as kohya writes it',
   assert.match(written['modelspec.date'] ?? '', /^2023-11-1[45]T\d\d:\d\d:00$/)
 })
 
+test("adapters of convolutions are kohya's network arguments, and recomputation its gradient checkpointing", async () => {
+  const written = await metadata({ convRank: 4, convAlpha: 1.5, gradientCheckpointing: true })
+  assert.equal(written.ss_network_args, '{"conv_dim": "4", "conv_alpha": "1.5"}')
+  assert.equal(written.ss_gradient_checkpointing, 'True')
+  const without = await metadata({})
+  assert.equal(without.ss_network_args, undefined)
+  assert.equal(without.ss_gradient_checkpointing, 'False')
+})
+
 /** What `train_network.py` of sd-scripts 0.10.1 writes for a run of 3 epochs with `--learning_rate 1e-5 --network_dim 8 --network_alpha 4`. */
 const kohya = {
   ss_adaptive_noise_scale: 'None',
