@@ -1,7 +1,8 @@
+import assert from 'node:assert/strict'
 import { after, before, describe, it, type TestContext } from 'node:test'
 import type { Model } from '../../lib/models/model.js'
 import { readModel } from '../../lib/models/read.js'
-import type { Inputs, Session } from '../../lib/native.js'
+import type { Inputs, Parameter, Session } from '../../lib/native.js'
 import {
   attach,
   compare,
@@ -19,7 +20,11 @@ import {
 import { goldenModel } from './hollow.js'
 import { pattern } from './pattern.js'
 
-const families = [{ title: 'a whole SD1 model', name: 'golden-sd1-model' }]
+const families = [
+  { title: 'a whole SD1 model', name: 'golden-sd1-model' },
+  { title: 'a whole SD2 model', name: 'golden-sd2' },
+  { title: 'a whole SDXL model', name: 'golden-sdxl-model' },
+]
 const place: Place = { title: 'on the CPU', device: 'cpu', computes: 'f32' }
 const LENGTH = 77
 
@@ -109,6 +114,8 @@ for (const { title, name } of families)
       check(t, 'unet', await predictions('unet'))
       attach(session, golden, 'default')
       check(t, 'unet_lora', await predictions('unet_lora'))
+      attach(session, golden, 'default', true)
+      check(t, 'unet_conv', await predictions('unet_conv'))
     })
 
     it('gives the losses of ten steps for ε and for v', async (t) => {
@@ -123,14 +130,28 @@ for (const { title, name } of families)
       }
     })
 
+    const gradients = async (t: TestContext, group: string, parameters: Parameter[], inputs: Inputs) => {
+      check(t, `losses_${group}`, [[`losses_${group}`, await train(session, inputs)]])
+      return new Map(named(parameters, session.read('gradients')))
+    }
+    const checkGradients = (t: TestContext, group: string, values: Iterable<[string, Float32Array]>) =>
+      check(
+        t,
+        `gradients_${group}`,
+        [...values].map(([path, value]) => [`gradients_${group}/${path}`, value]),
+      )
+
     for (const targets of ['attention', 'default'] as Targets[])
       it(`gives the loss and the gradient of every adapter, targets ${targets}`, async (t) => {
-        const parameters = attach(session, golden, targets)
-        check(t, `losses_${targets}`, [[`losses_${targets}`, await train(session, inputsOf(0))]])
-        const gradients = named(parameters, session.read('gradients'))
-        const values = gradients.map(([path, value]): [string, Float32Array] => [`gradients_${targets}/${path}`, value])
-        check(t, `gradients_${targets}`, values)
+        checkGradients(t, targets, await gradients(t, targets, attach(session, golden, targets), inputsOf(0)))
       })
+
+    it('gives the gradient of every adapter on a convolution', async (t) => {
+      const found = [...(await gradients(t, 'conv', attach(session, golden, 'default', true), inputsOf(0)))]
+      const convolutions = found.filter(([path]) => !path.includes('.attentions.'))
+      assert(convolutions.length > 40 && convolutions.length < found.length)
+      checkGradients(t, 'conv', convolutions)
+    })
 
     it('trains ten steps to the same losses and norms', async (t) => {
       const { case: settings } = golden
