@@ -220,8 +220,7 @@ const memory = {
   gradientCheckpointing: defaulted(
     flag,
     false,
-    'Compute parts of the UNet again in the backward pass instead of keeping them: half the memory or less, a third more time; ' +
-      'on the CPU, the same result',
+    'Compute parts of the UNet again in the backward pass instead of keeping them: far less memory, more time; on the CPU, the same result',
     { kohya: ['gradient_checkpointing'] },
   ),
 }
