@@ -10,6 +10,7 @@ import { readModel } from '../../../lib/models/read.js'
 import { sd1 } from '../../../lib/models/sd1.js'
 import { tiny } from '../../fixtures/lora.js'
 import { changeConfig as change, copyModel, tensor, unetFile, vaeFile } from '../../fixtures/models.js'
+import { torchZip } from '../../fixtures/pickles.js'
 
 test('the bundled model reads, every size from its configs', async () => {
   const model = await readModel(tiny)
