@@ -37,7 +37,6 @@ const instead: Instead[] = [
   { names: 'full_fp16 full_bf16 fp8_base fp8_base_unet no_half_vae', advice: use, option: 'precision' },
   { names: 'v2', advice: leaveOut('the family of a model is found from its files') },
   { names: 'v_parameterization', advice: (option) => `${use(option)} v_prediction`, option: 'predictionType' },
-  { names: 'vae', advice: missing('a model has its VAE') },
   {
     names: 'network_weights dim_from_weights base_weights base_weights_multiplier',
     advice: missing('a LoRA is trained from its beginning'),
