@@ -42,6 +42,12 @@ interface Weighted<Part> {
   weight: number
 }
 
+/** What a file has, by network and the layer's path, and its weight on each network. */
+interface Applied<Part> {
+  file: Map<string, Map<string, Part>>
+  weight(network: string): number
+}
+
 /** A kind of adapter, e.g. `lora`; its forward pass is in `native/model/adapters.h`. `Part`: one layer's adapter in a file. */
 export interface AdapterKind<Part = unknown> {
   /** Whether a layer can have an adapter. */
@@ -150,27 +156,30 @@ export async function initialWeights({ kind, parameters }: Adapters, seed: numbe
 }
 
 /**
- * Attaches adapters that were read from files, by layer, each with its weight, instead of earlier ones, in pieces. Throws `LORA_INVALID` where a
+ * Attaches adapters that were read from files, each with its weight, instead of earlier ones, in pieces. Throws `LORA_INVALID` where a
  * weight makes them too large for f32, `OUT_OF_MEMORY`.
  */
 export async function attachStack<Part>(
   session: Pick<Session, 'layers' | 'attach' | 'write'>,
   kind: AdapterKind<Part>,
-  network: string,
-  stack: Weighted<Map<string, Part>>[],
+  stack: Applied<Part>[],
   turn: Turn = turns(),
 ): Promise<void> {
-  const partsAt = (path: string) =>
-    stack.flatMap(({ part: file, weight }) => {
-      const part = weight === 0 ? undefined : file.get(path)
-      return part === undefined ? [] : [{ part, weight }]
+  const partsAt = (network: string, path: string) =>
+    stack.flatMap(({ file, weight: weightOf }) => {
+      const [part, weight] = [file.get(network)?.get(path), weightOf(network)]
+      return part === undefined || weight === 0 ? [] : [{ part, weight }]
     })
-  const layers = session.layers(network).filter(({ path }) => partsAt(path).length > 0)
-  const parameters = session.attach(layers.map((layer) => kind.stackSpec(network, layer, partsAt(layer.path))))
+  const networks = new Set(stack.flatMap(({ file }) => [...file.keys()]))
+  const specs = [...networks].flatMap((network) => {
+    const layers = session.layers(network).filter(({ path }) => partsAt(network, path).length > 0)
+    return layers.map((layer) => kind.stackSpec(network, layer, partsAt(network, layer.path)))
+  })
+  const parameters = session.attach(specs)
   if (parameters.length === 0) return
   const flat = new Float32Array(parameterCount(parameters))
   for (const view of parameterViews(parameters, flat)) {
-    await kind.stack(view, partsAt(view.path), turn)
+    await kind.stack(view, partsAt(view.network, view.path), turn)
     if (!allFinite(view.data))
       throw new LorafuseError('LORA_INVALID', 'Expected finite LoRAs but they overflow times their weights; use smaller weights')
   }

@@ -10,23 +10,29 @@ import { unlessMissing } from '../files/read.js'
 import { invalidLora, type LayerConfig, unsupported, type Warn } from './adapter.js'
 import type { TensorName } from './kohya.js'
 
-const ROLES: Record<string, string> = { lora_A: 'down', lora_B: 'up', 'lora.down': 'down', 'lora.up': 'up' }
+const ROLES: Record<string, string> = { A: 'down', B: 'up', down: 'down', up: 'up' }
 const PREFIX = 'base_model.model'
 const NAME =
-  /^(?:(base_model\.model|unet|text_encoder\w*|transformer)\.)?(.+?)\.(?:(lora_A|lora_B|lora\.down|lora\.up)(?:\.default)?\.weight|alpha)$/
+  /^(?:(base_model\.model|unet|text_encoder\w*|transformer|clip_[lg])\.)?(.+?)\.(?:lora[._](A|B|down|up)(?:\.default)?\.weight|alpha)$/
+/** OneTrainer's names of text encoders. */
+const ENCODERS: Record<string, string> = { clip_l: 'text_encoder', clip_g: 'text_encoder_2' }
 
-/** Writes diffusers' first names, `attn1.processor.to_out_lora.down`, as its later ones, `attn1.to_out.0.lora.down`. */
+/**
+ * Writes diffusers' first names as its later ones: `attn1.processor.to_out_lora.down` as `attn1.to_out.0.lora.down`, of text encoders
+ * `self_attn.to_q_lora.down` and `self_attn.q_proj.lora_linear_layer.down` as `self_attn.q_proj.lora.down`.
+ */
 function laterName(name: string): string {
-  const plain = name.replace('.processor.', '.')
-  return plain.replace(/\.to_(q|k|v|out)_lora\.(?=down|up)/, (_, part: string) => `.to_${part === 'out' ? 'out.0' : part}.lora.`)
+  const plain = name.replace('.processor.', '.').replace('.lora_linear_layer.', '.lora.')
+  const text = plain.replace(/\.self_attn\.to_(q|k|v|out)_lora\.(?=down|up)/, '.self_attn.$1_proj.lora.')
+  return text.replace(/\.to_(q|k|v|out)_lora\.(?=down|up)/, (_, part: string) => `.to_${part === 'out' ? 'out.0' : part}.lora.`)
 }
 
-/** Parses a tensor's name; undefined if it is neither diffusers' nor PEFT's. Without diffusers' prefix, the UNet is meant. */
+/** Parses a tensor's name; undefined if it is neither diffusers' nor PEFT's, nor OneTrainer's. Without diffusers' prefix, the UNet is meant. */
 export function parsePeftName(name: string): TensorName | undefined {
   const [, prefix, path, matrix] = NAME.exec(laterName(name)) ?? []
   if (path === undefined) return undefined
-  const alone = path.startsWith('text_model.') ? 'text_encoder' : 'unet'
-  const network = prefix === undefined || prefix === PREFIX ? alone : prefix
+  const alone = /^(text_model\.)?encoder\.layers\./.test(path) ? 'text_encoder' : 'unet'
+  const network = prefix === undefined || prefix === PREFIX ? alone : (ENCODERS[prefix] ?? prefix)
   return { network, layer: path.replaceAll('.', '_'), role: matrix === undefined ? 'alpha' : (ROLES[matrix] as string) }
 }
 

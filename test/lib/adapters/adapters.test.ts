@@ -66,11 +66,11 @@ test("names are kohya's, and lead back", () => {
     for (const [role, suffix] of Object.entries({ down: 'lora_down.weight', up: 'lora_up.weight', alpha: 'alpha' })) {
       const name = kohyaName(prefixes, network, path, role)
       assert.equal(name, `${prefix}_${layer}.${suffix}`)
-      assert.deepEqual(parseKohyaName(prefixes, name), { network, layer, role })
+      assert.deepEqual(parseKohyaName(name), { network, layer, role })
     }
   }
   for (const name of [`lora_unet_${layer}`, `lora_unet_${layer}.lora_down`, `lora_prior_${layer}.alpha`, `unet.${path}.lora_A.weight`])
-    assert.equal(parseKohyaName(prefixes, name), undefined, name)
+    assert.equal(parseKohyaName(name), undefined, name)
 })
 
 test("names are diffusers' and PEFT's", () => {

@@ -25,8 +25,8 @@ const modules: Layer[] = [
 
 const prefixes = loraPrefixes(sd1, {})
 const kohyaName = (path: string) => kohyaLayer(prefixes, 'unet', path)
-const target = { network: 'unet', layers: modules, prefixes, baseModelVersion: 'sd_v1' }
-const readLora = (path: string) => readAdapters(kind, path, target)
+const target = { layers: { unet: modules }, prefixes, baseModelVersion: 'sd_v1' }
+const readLora = async (path: string) => (await readAdapters(kind, path, target)).get('unet')!
 type Lora = Map<string, LoraPart>
 
 function attached(layers: Layer[], rank: number, alpha: number): Adapters {
@@ -40,7 +40,8 @@ function random(name: string, { parameters }: Adapters): Float32Array {
 /** As a pipeline stacks: what is attached, and the weights that are written. */
 async function stackLoras(loras: { part: Lora; weight: number }[]) {
   const session = new FakeSession(modules)
-  await attachStack(session, kind, 'unet', loras)
+  const stack = loras.map(({ part, weight }) => ({ file: new Map([['unet', part]]), weight: () => weight }))
+  await attachStack(session, kind, stack)
   return { specs: session.adapters, weights: session.read('weights') }
 }
 
@@ -259,7 +260,7 @@ test('large LoRAs are stacked in pieces', async () => {
   const part: Lora = new Map([[large.path, { rank, scale: 1, down, up }]])
   const session = new FakeSession([large])
   let turns = 0
-  await attachStack(session, kind, 'unet', [{ part, weight: 1 }], async () => void turns++)
+  await attachStack(session, kind, [{ file: new Map([['unet', part]]), weight: () => 1 }], async () => void turns++)
   assert.deepEqual(session.read('weights').subarray(0, down.length), down)
   assert.deepEqual(session.read('weights').subarray(down.length), up)
   assert.equal(turns, Math.ceil((outFeatures * rank) / 16384))

@@ -13,7 +13,7 @@ import { temporaryFolder } from '../../fixtures/temporary.js'
 const block = 'mid_block.attentions.0.transformer_blocks.0'
 const paths = [`${block}.attn1.to_q`, `${block}.attn2.to_q`, `${block}.attn1.to_out.0`, 'down_blocks.0.attentions.0.proj_in']
 const layers: Layer[] = paths.map((path) => ({ path, kind: 'linear', inFeatures: 6, outFeatures: 6 }))
-const target = { network: 'unet', layers, prefixes: loraPrefixes(sd1, {}), baseModelVersion: 'sd_v1' }
+const target = { layers: { unet: layers }, prefixes: loraPrefixes(sd1, {}), baseModelVersion: 'sd_v1' }
 
 interface File {
   /** What comes before the layers' paths: PEFT's own files have `base_model.model.`. */
@@ -39,7 +39,7 @@ async function read(t: TestContext, { prefix = 'base_model.model.', ranks = [4, 
   if (config !== undefined) await writeFile(join(folder, 'adapter_config.json'), config)
   const warnings: string[] = []
   const parts = await readAdapters(lora, file, target, ({ code }) => warnings.push(code))
-  return { scales: paths.map((path) => parts.get(path)?.scale), warnings }
+  return { scales: paths.map((path) => parts.get('unet')?.get(path)?.scale), warnings }
 }
 
 const config = (values: object) =>
