@@ -31,7 +31,7 @@ export interface Saved {
 const digits = (value: number, count: number) => String(value).padStart(count, '0')
 
 /** What comes after the name of a run in the names of its other files; the states' is `STATE_SUFFIX`. */
-const SUFFIX = /^((-step\d{8,}|-\d{6,})?\.safetensors|\.lock)$/
+const SUFFIX = /^(-step\d{8,}|-\d{6,})?\.safetensors$|^\.lock$/
 
 function full(output: string, reason: string): LorafuseError {
   return new LorafuseError('DISK_FULL', `Expected room for the LoRA and its state in ${output} but received ${reason}; free some space`)
@@ -103,12 +103,15 @@ export class OutputFolder {
     for (const folder of this.made.toReversed()) await rmdir(folder).catch(() => undefined)
   }
 
-  /** Nobody else writes files of this name now, as it is locked. */
+  /** Nobody else writes files of this name now, as it is locked; but another run may be named as one of its checkpoints, `x-000001`. */
   private async removeTemporaries(): Promise<void> {
     const { output, name } = this.options
-    for (const file of await listFolder(output, 'a folder to write to')) {
-      const rest = file.startsWith(name) ? targetOf(file)?.slice(name.length) : undefined
-      if (rest === undefined || !(SUFFIX.test(rest) || STATE_SUFFIX.test(rest))) continue
+    const files = await listFolder(output, 'a folder to write to')
+    for (const file of files) {
+      const rest = file.startsWith(name) ? (targetOf(file)?.slice(name.length) ?? '') : ''
+      const found = SUFFIX.exec(rest) ?? STATE_SUFFIX.exec(rest)
+      const another = found?.[1] === undefined ? undefined : `${name}${found[1]}.lock`
+      if (!found || (another !== undefined && files.includes(another))) continue
       await rm(join(output, file), { force: true }).catch(() => undefined)
     }
   }
@@ -127,7 +130,7 @@ export class OutputFolder {
     await writeSafetensors(path, tensors, { ...metadata, sshs_model_hash: model, sshs_legacy_hash: legacy })
     const statePath = statePathOf(path)
     const before = await listStates(output, name)
-    await writeState(statePath, state, timeToWrite(before))
+    await writeState(statePath, state, { name, writtenAt: timeToWrite(before) })
     await removeOldStates(before, state.run, statePath)
     return { path, statePath }
   }
