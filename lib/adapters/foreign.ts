@@ -42,7 +42,11 @@ const LAYERS: Kind[] = [
     'a LoRA that also changes what comes before or after the blocks of the UNet',
     'train it without these layers',
   ],
-  [/text_projection|(token|position)_embedding/, 'a LoRA that also changes embeddings or the projection of the text', 'train it without them'],
+  [
+    /text_projection|(token|position)_embedding/,
+    'a LoRA that also changes embeddings or the projection of the text',
+    'train it without them',
+  ],
 ]
 
 /** Families: their names in kohya's `ss_base_model_version` and in `modelspec.architecture`, and in names of tensors. */
