@@ -13,7 +13,7 @@ import type { TensorName } from './kohya.js'
 const ROLES: Record<string, string> = { A: 'down', B: 'up', down: 'down', up: 'up' }
 const PREFIX = 'base_model.model'
 const NAME =
-  /^(?:(base_model\.model|unet|text_encoder\w*|transformer|clip_[lg])\.)?(.+?)\.(?:lora[._](A|B|down|up)(?:\.default)?\.weight|alpha)$/
+  /^(?!lora_)(?:(base_model\.model|unet|text_encoder\w*|transformer|clip_[lg])\.)?(.+?)\.(?:lora[._](A|B|down|up)(?:\.default)?\.weight|alpha)$/
 /** OneTrainer's names of text encoders. */
 const ENCODERS: Record<string, string> = { clip_l: 'text_encoder', clip_g: 'text_encoder_2' }
 

@@ -2,7 +2,7 @@
 import type { Computation } from '../device.js'
 import type { LorafuseError } from '../errors.js'
 import { hashFiles, legacyHash } from '../files/hashes.js'
-import { type Network, type NetworkConfig, native, type Session, type WeightFile } from '../native.js'
+import { type Network, type NetworkConfig, native, type Session, type SessionOptions, type WeightFile } from '../native.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
 import type { ConfigReader, PredictionType, SchedulerConfig } from './configs.js'
 import type { Tokenizer } from './tokenizer.js'
@@ -140,6 +140,6 @@ export function loraPrefixes({ networks }: Family, models: Record<string, Pick<N
 export const predictsV = ({ scheduler }: Pick<Model, 'scheduler'>) => scheduler.predictionType === 'v_prediction'
 
 /** Opens a session on a model's networks; their weights are mapped, not read. Throws `NATIVE_NOT_FOUND`. */
-export function openSession({ networks }: Model, options: Computation): Session {
+export function openSession({ networks }: Model, options: Computation & Pick<SessionOptions, 'recompute'>): Session {
   return new (native().Session)({ ...options, networks })
 }

@@ -1,7 +1,7 @@
 /** The folder a training writes to: LoRA files under kohya's names, and their states beside them. */
 import { open, rm, rmdir, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
-import { type Adapters, parameterCount } from '../adapters/adapter.js'
+import { type Adapters, parameterCount, reorderedCount } from '../adapters/adapter.js'
 import { kohyaTensors } from '../adapters/files.js'
 import type { Prefixes } from '../adapters/kohya.js'
 import { LorafuseError } from '../errors.js'
@@ -37,9 +37,10 @@ function full(output: string, reason: string): LorafuseError {
   return new LorafuseError('DISK_FULL', `Expected room for the LoRA and its state in ${output} but received ${reason}; free some space`)
 }
 
-/** Counts the bytes that saving needs besides the disk's: the buffers of the state, and the LoRA in its type. */
+/** Counts the bytes that saving needs besides the disk's: the buffers of the state, and the LoRA in its order and type. */
 export function bytesToSave(buffers: BufferInfo[], adapters: Adapters, { savePrecision }: Pick<OutputOptions, 'savePrecision'>): number {
-  return 4 * buffers.reduce((sum, { count }) => sum + count, 0) + 2 * roundedCount(adapters, savePrecision)
+  const floats = buffers.reduce((sum, { count }) => sum + count, reorderedCount(adapters))
+  return 4 * floats + 2 * roundedCount(adapters, savePrecision)
 }
 
 /** In f32 a LoRA is written from the buffers. */
@@ -56,7 +57,8 @@ export class OutputFolder {
   /** The folders that `prepare` made, parents first. */
   private made: string[] = []
   private lock: Lock | undefined
-  /** Where the LoRA is rounded. */
+  /** Where the LoRA is put into a file's order, and rounded. */
+  private ordered = new Float32Array(0)
   private room = new Uint16Array(0)
 
   /** `prefixes`: see `loraPrefixes`. */
@@ -94,6 +96,7 @@ export class OutputFolder {
     const { blocks, bavail, bsize } = await statfs(output).catch(() => ({ blocks: 0, bavail: 0, bsize: 0 }))
     if (blocks > 0 && bavail * bsize < needed)
       throw full(output, `${Math.floor((bavail * bsize) / 2 ** 20)} of ${Math.ceil(needed / 2 ** 20)} MiB`)
+    this.ordered = new Float32Array(reorderedCount(this.adapters))
     this.room = new Uint16Array(roundedCount(this.adapters, savePrecision))
   }
 
@@ -124,7 +127,7 @@ export class OutputFolder {
     const { output, name, savePrecision } = this.options
     const path = join(output, `${name}${suffixOf(checkpoint)}.safetensors`)
     await this.lock?.check()
-    const named = kohyaTensors(this.adapters, state.buffers.weights!, DTYPES[savePrecision], this.prefixes)
+    const named = await kohyaTensors(this.adapters, state.buffers.weights!, DTYPES[savePrecision], this.prefixes, this.ordered)
     const tensors = await packTensors(named, this.room)
     const { model, legacy } = await hashTensors(tensors, metadata)
     await writeSafetensors(path, tensors, { ...metadata, sshs_model_hash: model, sshs_legacy_hash: legacy })

@@ -127,7 +127,7 @@ ValueId unet(Builder& b, ValueId latents, const Text& text) {
   const size_t each = static_cast<size_t>(net.layers);
   const std::vector<int64_t> down = depths(b.config(), depth_name, levels, each), up = up_depths(b.config(), depth_name, levels, each + 1);
 
-  ValueId x = b.conv("conv_in", latents, channels[0]);
+  ValueId x = b.frozen_conv("conv_in", latents, channels[0]);
   std::vector<ValueId> skips = {x};
   for (size_t i = 0; i < levels; i++) {
     const std::string block = at("down_blocks.", "", i);
@@ -141,19 +141,23 @@ ValueId unet(Builder& b, ValueId latents, const Text& text) {
     skips.push_back(x);
   }
 
-  x = net.middle(x, down.back());
+  x = net.middle(x, down[(levels - 1) * each]);
 
   for (size_t i = 0; i < levels; i++) {
     const std::string block = at("up_blocks.", "", i);
     const size_t level = levels - 1 - i;
     for (int64_t j = 0; j <= net.layers; j++) {
-      x = net.resnet(at(block, ".resnets.", j), b.emit(Concat{}, {x, skips.back()}), channels[level]);
+      {
+        const std::string resnet = at(block, ".resnets.", j);
+        const Builder::Block with_skip(b, resnet);
+        x = net.resnet(resnet, b.emit(Concat{}, {x, skips.back()}), channels[level]);
+      }
       skips.pop_back();
       if (net.up_types[i] == "CrossAttnUpBlock2D") x = net.transformer(at(block, ".attentions.", j), x, level, up[i * (each + 1) + j]);
     }
     if (i + 1 < levels) x = b.upsample(block + ".upsamplers.0.conv", x);
   }
-  return b.conv("conv_out", b.group_norm("conv_norm_out", x, net.groups, net.eps, true), b.config().count("out_channels"));
+  return b.frozen_conv("conv_out", b.group_norm("conv_norm_out", x, net.groups, net.eps, true), b.config().count("out_channels"));
 }
 
 }  // namespace lorafuse

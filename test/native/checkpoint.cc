@@ -141,13 +141,13 @@ Config sdxl_unet_without_middle() { return sdxl_config({{"mid_block_type", std::
 Config sd15_text_encoder() { return text_encoder_config(768, 3072, 49408, 77, 12, 12); }
 Config sd15_vae() { return vae_config({128, 256, 512, 512}, 2, 32); }
 
-Config small_unet() {
+Config small_unet(std::vector<double> transformer_layers) {
   return unet_config({{"block_out_channels", Numbers{8, 16}},
                       {"down_block_types", Words{"CrossAttnDownBlock2D", "DownBlock2D"}},
                       {"up_block_types", Words{"UpBlock2D", "CrossAttnUpBlock2D"}},
                       {"layers_per_block", 1.0},
                       {"num_attention_heads", Numbers{2, 2}},
-                      {"transformer_layers_per_block", Numbers{1, 1}},
+                      {"transformer_layers_per_block", std::move(transformer_layers)},
                       {"cross_attention_dim", 12.0},
                       {"norm_num_groups", 4.0}});
 }
@@ -160,10 +160,13 @@ Builder builder(const Config& config, const Weights& weights, const Adapters& ad
   return Builder({"net", &config, &weights, &adapters}, dtype, std::move(shapes));
 }
 
-std::vector<Layer> adaptable(const Weights& weights, const Config& config) {
+std::vector<Layer> adaptable(const Weights& weights, const Config& config, bool convolutions) {
   Builder b = builder(config, weights, kNoAdapters);
   find_function("unet", "predict").build(b, {});
-  std::erase_if(b.layers, [](const Layer& l) { return l.path.find(".attentions.") == std::string::npos; });
+  const auto is_in = [](const Layer& l, const char* part) { return l.path.find(part) != std::string::npos; };
+  std::erase_if(b.layers, [&](const Layer& l) {
+    return !is_in(l, ".attentions.") && !(convolutions && (is_in(l, ".resnets.") || is_in(l, "samplers.")));
+  });
   return b.layers;
 }
 

@@ -77,7 +77,7 @@ Layout unet_layout(const Config& config, DType dtype) {
   }
   if (middle != "None") resnet(l, "mid_block.resnets.0", channels.back(), channels.back(), time);
   if (middle == "UNetMidBlock2DCrossAttn") {
-    transformer(l, "mid_block.attentions.0", config, levels - 1, depths.back());
+    transformer(l, "mid_block.attentions.0", config, levels - 1, depths[irregular ? (levels - 1) * each : levels - 1]);
     resnet(l, "mid_block.resnets.1", channels.back(), channels.back(), time);
   }
   for (int64_t i = 0; i < levels; i++) {

@@ -22,7 +22,7 @@ async function shapesOf(name: string): Promise<Shapes> {
 }
 
 /** The LoRA of rank 1 that a family's UNet of real size gets. */
-async function loraOf(t: TestContext, family: Family, shapes: Shapes, json: Record<string, unknown>) {
+async function loraOf(t: TestContext, family: Family, shapes: Shapes, json: Record<string, unknown>, convRank?: number) {
   const path = join(await temporaryFolder(t), 'unet.safetensors')
   await writeHollow(path, shapes)
   const { tensors } = await readHeader(path)
@@ -30,19 +30,44 @@ async function loraOf(t: TestContext, family: Family, shapes: Shapes, json: Reco
   const networks = { unet: { architecture: 'unet' as const, config: unetConfig(new ConfigReader('config.json', json)), files } }
   const session = new (native().Session)({ device: 'cpu', threads: 1, precision: 'f32', networks })
   t.after(() => session.dispose())
-  const adapters = attachAdapters(session, lora, 'unet', { targets: 'default', rank: 1, alpha: 1 }, optimizers.adamw.spec)
+  const adapters = attachAdapters(
+    session,
+    lora,
+    'unet',
+    { targets: 'default', rank: 1, alpha: 1, convRank, convAlpha: convRank },
+    optimizers.adamw.spec,
+  )
   const written = await kohyaTensors(adapters, session.read('weights'), 'F16', loraPrefixes(family, networks))
   return { modules: adapterCount(adapters), parameters: parameterCount(adapters.parameters), written }
 }
 
+const sdxlJson = {
+  ...{ block_out_channels: [320, 640, 1280], attention_head_dim: [5, 10, 20], cross_attention_dim: 2048 },
+  down_block_types: ['DownBlock2D', 'CrossAttnDownBlock2D', 'CrossAttnDownBlock2D'],
+  up_block_types: ['CrossAttnUpBlock2D', 'CrossAttnUpBlock2D', 'UpBlock2D'],
+  ...{ transformer_layers_per_block: [1, 2, 10], use_linear_projection: true },
+  ...{ addition_embed_type: 'text_time', addition_time_embed_dim: 256, projection_class_embeddings_input_dim: 2816 },
+}
+
+test("SDXL's LoRA with convolutions has the 788 modules of kohya, under SGM's names", async (t) => {
+  const { modules, parameters, written } = await loraOf(t, sdxl, await shapesOf('sdxl'), sdxlJson, 2)
+  assert.deepEqual([modules, parameters], [788, 2_659_840 + 2 * 355_840 + 58_560])
+  const downs = new Map(written.flatMap(({ name, shape }) => (name.endsWith('.lora_down.weight') ? [[name.split('.')[0], shape]] : [])))
+  for (const [name, shape] of Object.entries({
+    input_blocks_1_0_in_layers_2: [2, 320, 3, 3],
+    input_blocks_1_0_emb_layers_1: [1, 1280],
+    input_blocks_4_0_out_layers_3: [2, 640, 3, 3],
+    input_blocks_4_0_skip_connection: [1, 320, 1, 1],
+    input_blocks_3_0_op: [2, 320, 3, 3],
+    middle_block_2_in_layers_2: [2, 1280, 3, 3],
+    output_blocks_2_2_conv: [2, 1280, 3, 3],
+    output_blocks_5_2_conv: [2, 640, 3, 3],
+  }))
+    assert.deepEqual(downs.get(`lora_unet_${name}`), shape, name)
+})
+
 test("SDXL's LoRA has the 722 modules of kohya, under SGM's names", async (t) => {
-  const { modules, parameters, written } = await loraOf(t, sdxl, await shapesOf('sdxl'), {
-    ...{ block_out_channels: [320, 640, 1280], attention_head_dim: [5, 10, 20], cross_attention_dim: 2048 },
-    down_block_types: ['DownBlock2D', 'CrossAttnDownBlock2D', 'CrossAttnDownBlock2D'],
-    up_block_types: ['CrossAttnUpBlock2D', 'CrossAttnUpBlock2D', 'UpBlock2D'],
-    ...{ transformer_layers_per_block: [1, 2, 10], use_linear_projection: true },
-    ...{ addition_embed_type: 'text_time', addition_time_embed_dim: 256, projection_class_embeddings_input_dim: 2816 },
-  })
+  const { modules, parameters, written } = await loraOf(t, sdxl, await shapesOf('sdxl'), sdxlJson)
   assert.deepEqual([modules, parameters], [722, 2_659_840])
   const names = [...new Set(written.map(({ name }) => name.slice(0, name.indexOf('.'))))].sort()
   assert.ok(names.includes('lora_unet_input_blocks_4_1_proj_in') && names.includes('lora_unet_middle_block_1_proj_out'))

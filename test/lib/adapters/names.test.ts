@@ -9,7 +9,7 @@ import { loraPrefixes } from '../../../lib/models/model.js'
 import { sd1 } from '../../../lib/models/sd1.js'
 import { sdxl } from '../../../lib/models/sdxl.js'
 import type { Layer } from '../../../lib/native.js'
-import { layerOf } from '../../fixtures/layers.js'
+import { convolution, linear } from '../../fixtures/fake-session.js'
 import { writeRaw } from '../../fixtures/safetensors.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 
@@ -55,11 +55,11 @@ const text = [
 ]
 
 const kernels: Partial<Record<keyof typeof unet, number>> = { conv: 3, down: 3, up: 3 }
-const unetLayers = keys.map((key) => layerOf(unet[key], 4, 6, kernels[key]))
+const unetLayers = keys.map((key) => (kernels[key] ? convolution(unet[key], 4, 6, kernels[key]) : linear(unet[key], 4, 6)))
 const layers: Record<string, Layer[]> = {
   unet: unetLayers,
-  text_encoder: text.map((path) => layerOf(path, 4, 6)),
-  text_encoder_2: text.map((path) => layerOf(path, 4, 6)),
+  text_encoder: text.map((path) => linear(path, 4, 6)),
+  text_encoder_2: text.map((path) => linear(path, 4, 6)),
 }
 
 /** Writes two matrices of each of these names and reads them; `roles` says what follows the names. */

@@ -8,11 +8,12 @@ import { lora } from '../../../lib/adapters/lora.js'
 import { readHeader, readTensors, writeSafetensors } from '../../../lib/files/safetensors.js'
 import type { BufferInfo } from '../../../lib/native.js'
 import { OutputFolder } from '../../../lib/train/output.js'
+import { linear } from '../../fixtures/fake-session.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 import { pattern } from '../../train/pattern.js'
 
 /** Large enough for the hash of what lies beyond the first mebibyte. */
-const layer = { path: 'a.b', kind: 'linear' as const, inFeatures: 2000, outFeatures: 3000 }
+const layer = linear('a.b', 2000, 3000)
 const parameters = [
   { network: 'unet', name: 'a.b.down', shape: [64, 2000], group: 0 },
   { network: 'unet', name: 'a.b.up', shape: [3000, 64], group: 0 },
