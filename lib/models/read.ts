@@ -1,5 +1,5 @@
 /** Reads a model of any layout and family: picks the reader, finds the family and checks that the parts fit together. */
-import { basename, resolve } from 'node:path'
+import { resolve } from 'node:path'
 import { LorafuseError } from '../errors.js'
 import { isFolder } from '../files/read.js'
 import type { Network, NetworkConfig } from '../native.js'
@@ -15,6 +15,7 @@ import {
 import { invalidPart, readDiffusers } from './diffusers.js'
 import { familyOf } from './families.js'
 import { type Family, lazyHashes, type Model, type Parts, type ReadOptions } from './model.js'
+import { readSingleFile } from './single-file.js'
 import { TIME_IDS } from './text.js'
 import type { Tokenizer } from './tokenizer.js'
 
@@ -27,8 +28,7 @@ async function readParts(path: string): Promise<Parts> {
   const found = await isFolder(place, 'a model')
   if (found === undefined)
     throw new LorafuseError('MODEL_NOT_FOUND', `Expected a model folder at ${place} but received nothing: there is no such folder`)
-  if (!found) throw unsupported(`Expected a diffusers folder for model but received the file ${basename(place)}, ${place}`)
-  return readDiffusers(place)
+  return found ? readDiffusers(place) : readSingleFile(place)
 }
 
 /** Checks that what the networks say about each other agrees. */
