@@ -1,33 +1,70 @@
-/** Adapter files: written in kohya's layout, read in kohya's or in diffusers' and PEFT's. */
+/** Adapter files: read and written in kohya's layout, and in diffusers' and PEFT's. */
 import { LorafuseError } from '../errors.js'
 import { isNumberType, typeHolding } from '../files/floats.js'
 import { type NamedTensor, readHeader, readTensors, type SafetensorsHeader } from '../files/safetensors.js'
-import type { Layer } from '../native.js'
+import type { Layer, Parameter } from '../native.js'
+import type { ResolvedTrainOptions } from '../options/resolve.js'
 import { turns } from '../turns.js'
-import { type AdapterKind, type Adapters, fileParameters, shownName, unsupported, type Warn } from './adapter.js'
+import {
+  type AdapterKind,
+  type Adapters,
+  type AlphaPlace,
+  type FileParameter,
+  fileParameters,
+  shownName,
+  unsupported,
+  type Warn,
+} from './adapter.js'
 import { explain, otherFamily } from './foreign.js'
 import { kohyaName, kohyaShape, type Prefixes, parseKohyaName } from './kohya.js'
-import { parsePeftName, readPeftLayers } from './peft.js'
+import { parsePeftName, peftConfig, peftName, readPeftLayers } from './peft.js'
 
-/**
- * Makes the tensors of a file: every parameter, and each layer's alpha, in f32 where `dtype` does not hold it. `flat` and `room`: see
- * `fileParameters`.
- */
-export async function kohyaTensors(
+type NetworkFormat = ResolvedTrainOptions['networkFormat']
+
+/** A layout of the files that a training writes. */
+export interface Layout {
+  alpha: AlphaPlace
+  /** Names and shapes the tensors of a file; f32 where `dtype` does not hold an alpha. */
+  tensors(parameters: FileParameter[], dtype: NamedTensor['dtype'], prefixes: Prefixes): NamedTensor[]
+  /** What else is to stand in the file's metadata. */
+  metadata(parameters: Parameter[]): Record<string, string>
+}
+
+/** By the words of `--network-format`. */
+export const layouts: Record<NetworkFormat, Layout> = {
+  kohya: {
+    alpha: 'beside',
+    tensors(parameters, dtype, prefixes) {
+      const tensors = new Map<string, NamedTensor>()
+      const add = (tensor: NamedTensor) => tensors.set(tensor.name, tensor)
+      for (const { network, path, role, shape, data, alpha } of parameters) {
+        const name = (part: string) => kohyaName(prefixes, network, path, part)
+        add({ name: name(role), dtype, shape: kohyaShape(prefixes, network, path, shape), data })
+        add({ name: name('alpha'), dtype: typeHolding(alpha, dtype), shape: [], data: Float32Array.of(alpha) })
+      }
+      return [...tensors.values()]
+    },
+    metadata: () => ({}),
+  },
+  peft: {
+    alpha: 'baked',
+    tensors: (parameters, dtype) =>
+      parameters.map(({ network, path, role, shape, data }) => ({ name: peftName(network, path, role), dtype, shape, data })),
+    metadata: (parameters) => ({ format: 'pt', lora_adapter_metadata: JSON.stringify(peftConfig(parameters)) }),
+  },
+}
+
+/** Makes the tensors of a file. `flat` and `room`: see `fileParameters`. */
+export async function fileTensors(
+  format: NetworkFormat,
   adapters: Adapters,
   flat: Float32Array,
   dtype: NamedTensor['dtype'],
   prefixes: Prefixes,
   room?: Float32Array,
 ): Promise<NamedTensor[]> {
-  const tensors = new Map<string, NamedTensor>()
-  const add = (tensor: NamedTensor) => tensors.set(tensor.name, tensor)
-  for (const { network, path, role, shape, data, alpha } of await fileParameters(adapters, flat, room)) {
-    const name = (part: string) => kohyaName(prefixes, network, path, part)
-    add({ name: name(role), dtype, shape: kohyaShape(prefixes, network, path, shape), data })
-    add({ name: name('alpha'), dtype: typeHolding(alpha, dtype), shape: [], data: Float32Array.of(alpha) })
-  }
-  return [...tensors.values()]
+  const { alpha, tensors } = layouts[format]
+  return tensors(await fileParameters(adapters, flat, alpha, room), dtype, prefixes)
 }
 
 /** What adapters are read for. */

@@ -128,6 +128,8 @@ export const lora: AdapterKind<LoraPart> = {
     })
   },
 
+  bakedScale: ({ role, shape }, alpha) => (role === 'up' ? alpha / (shape.at(-1) as number) : 1),
+
   read(part) {
     const { inFeatures, outFeatures, kernel } = part.layer
     const down = matrix(part, 'down', undefined, inFeatures, kernel)

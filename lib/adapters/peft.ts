@@ -7,6 +7,7 @@ import { runInNewContext } from 'node:vm'
 import { shown } from '../errors.js'
 import { isRecord, type Json, parseRecord, readRecord } from '../files/json.js'
 import { unlessMissing } from '../files/read.js'
+import type { Parameter } from '../native.js'
 import { invalidLora, type LayerConfig, unsupported, type Warn } from './adapter.js'
 import type { TensorName } from './kohya.js'
 
@@ -34,6 +35,39 @@ export function parsePeftName(name: string): TensorName | undefined {
   const alone = /^(text_model\.)?encoder\.layers\./.test(path) ? 'text_encoder' : 'unet'
   const network = prefix === undefined || prefix === PREFIX ? alone : (ENCODERS[prefix] ?? prefix)
   return { network, layer: path.replaceAll('.', '_'), role: matrix === undefined ? 'alpha' : (ROLES[matrix] as string) }
+}
+
+/** Names a tensor as diffusers and PEFT do: `unet.mid_block.attentions.0.proj_in.lora_A.weight`. */
+export function peftName(network: string, path: string, role: string): string {
+  return `${network}.${path}.lora_${role === 'down' ? 'A' : 'B'}.weight`
+}
+
+/** Returns the value that most have. */
+function commonest(values: number[]): number {
+  const counts = new Map<number, number>()
+  for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1)
+  return [...counts].reduce((most, one) => (one[1] > most[1] ? one : most))[0]
+}
+
+/**
+ * Makes the config of adapters with alpha multiplied in, so that their scale is 1: what diffusers reads from `lora_adapter_metadata` and makes a
+ * LoraConfig of, by network (huggingface/diffusers:src/diffusers/loaders/lora_base.py).
+ */
+export function peftConfig(parameters: Parameter[]): Json {
+  const ranks = new Map<string, Map<string, number>>()
+  for (const { network, name, shape } of parameters) {
+    if (!name.endsWith('.up')) continue
+    const own = ranks.get(network) ?? new Map<string, number>()
+    // Text encoders of transformers 5 have no `text_model`; PEFT compares ends.
+    ranks.set(network, own.set(name.replace(/\.up$/, '').replace(/^text_model\./, ''), shape.at(-1) as number))
+  }
+  const configs = [...ranks].map(([network, own]) => {
+    const r = commonest([...own.values()])
+    const others = Object.fromEntries([...own].filter(([, rank]) => rank !== r).map(([path, rank]) => [path, rank]))
+    const config = { r, lora_alpha: r, rank_pattern: others, alpha_pattern: others, target_modules: [...own.keys()] }
+    return Object.entries(config).map(([key, value]) => [`${network}.${key}`, value])
+  })
+  return Object.fromEntries(configs.flat())
 }
 
 const MATCH = `

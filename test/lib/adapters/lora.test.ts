@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import fc from 'fast-check'
 import { type Adapters, attachStack, parameterCount } from '../../../lib/adapters/adapter.js'
-import { kohyaTensors, readAdapters } from '../../../lib/adapters/files.js'
+import { fileTensors, readAdapters } from '../../../lib/adapters/files.js'
 import { kohyaLayer } from '../../../lib/adapters/kohya.js'
 import { lora as kind, type LoraPart } from '../../../lib/adapters/lora.js'
 import { type NamedTensor, writeSafetensors } from '../../../lib/files/safetensors.js'
@@ -73,7 +73,7 @@ async function write(t: TestContext, tensors: NamedTensor[], metadata: Record<st
 test('what training writes is read back', async (t) => {
   const adapters = attached(modules, 2, 3)
   const flat = random('a', adapters)
-  const lora = await readLora(await write(t, await kohyaTensors(adapters, flat, 'F32', prefixes)))
+  const lora = await readLora(await write(t, await fileTensors('kohya', adapters, flat, 'F32', prefixes)))
   assert.deepEqual([...lora.keys()].sort(), modules.map(({ path }) => path).sort())
   const { weights, specs } = await stackLoras([{ part: lora, weight: 1 }])
   assert.deepEqual(
@@ -99,7 +99,7 @@ test('kernels of convolutions are read into the order of the session, and stacke
       parameters: parametersOf([conv], kind.specs('unet', [conv], options)),
     }
     const flat = random(`conv ${rank}`, adapters)
-    const file = await write(t, await kohyaTensors(adapters, flat, 'F32', prefixes))
+    const file = await write(t, await fileTensors('kohya', adapters, flat, 'F32', prefixes))
     const part = (await readAdapters(kind, file, { ...target, layers: { unet: [conv] } })).get('unet')!
     const { down, up, scale } = part.get(conv.path)!
     assert.deepEqual([...down, ...up], [...flat])
@@ -165,7 +165,7 @@ test("diffusers' and PEFT's layouts say the same as kohya's", async (t) => {
 
 test('an alpha of 0 means the rank', async (t) => {
   const adapters = attached([modules[1]!], 2, 0)
-  const lora = await readLora(await write(t, await kohyaTensors(adapters, random('b', adapters), 'F32', prefixes)))
+  const lora = await readLora(await write(t, await fileTensors('kohya', adapters, random('b', adapters), 'F32', prefixes)))
   assert.equal(lora.get(modules[1]!.path)?.scale, 1)
 })
 
@@ -294,7 +294,7 @@ test('matrices of whole numbers are refused, not called damaged', async (t) => {
 
 test('damaged LoRAs are refused by a code, or give finite numbers', async (t) => {
   const adapters = attached(modules, 2, 3)
-  const whole = await readFile(await write(t, await kohyaTensors(adapters, random('c', adapters), 'F16', prefixes)))
+  const whole = await readFile(await write(t, await fileTensors('kohya', adapters, random('c', adapters), 'F16', prefixes)))
   const file = join(await temporaryFolder(t), 'x.safetensors')
   const damage = fc.array(fc.tuple(fc.nat(whole.length - 1), fc.constantFrom(0, 0x22, 0x7c, 0x7f, 0xff)), { minLength: 1, maxLength: 3 })
   const codes = ['SAFETENSORS_INVALID', 'LORA_INVALID', 'LORA_UNSUPPORTED', 'LORA_MISMATCH']
