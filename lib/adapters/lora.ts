@@ -28,6 +28,9 @@ const TARGETS: Record<AdapterOptions['targets'], RegExp> = {
 /** Layers outside of the transformers: kohya's rule, where convolutions are adapted. */
 const CONVOLUTIONS = /\.(resnets|downsamplers|upsamplers)\./
 
+/** In a text encoder, every layer that is listed, as in kohya: q, k, v, out, fc1, fc2. */
+const TEXT = /^text_model\.encoder\./
+
 /** Returns the rank of a layer: kernels larger than 1×1 have their own. */
 function rankOf({ rank, convRank = rank }: AdapterOptions, { kernel }: Layer): number {
   return kernel > 1 ? convRank : rank
@@ -81,7 +84,7 @@ function tapsOf(shape: number[]): [taps: number, rows: number, columns: number] 
 }
 
 export const lora: AdapterKind<LoraPart> = {
-  carries: ({ path }) => TARGETS.default.test(path) || CONVOLUTIONS.test(path),
+  carries: ({ path }) => TARGETS.default.test(path) || CONVOLUTIONS.test(path) || TEXT.test(path),
 
   specs(network, layers, options) {
     const { targets, convRank } = options
