@@ -3,6 +3,7 @@ import { resolve } from 'node:path'
 import { LorafuseError } from '../errors.js'
 import { isFolder } from '../files/read.js'
 import type { Network, NetworkConfig } from '../native.js'
+import { readComponents } from './components.js'
 import {
   type pooledTextEncoderConfig,
   type SchedulerConfig,
@@ -107,7 +108,8 @@ function readNetworks(family: Family, parts: Parts): Record<string, Network> {
  * part, where), `MODEL_INVALID` (a config), `MODEL_UNSUPPORTED`, `TOKENIZER_INVALID`, `SAFETENSORS_INVALID`, and as `openFile`.
  */
 export async function readModel(path: string, options: ReadOptions = {}): Promise<Model> {
-  const parts = await readParts(path)
+  const found = await readParts(path)
+  const parts = { ...found, networks: { ...found.networks, ...(await readComponents(options)) } }
   const family = familyOf(parts)
   const networks = readNetworks(family, parts)
   const configOf = <Config>(name: string) => networks[name]!.config as Config
