@@ -40,7 +40,7 @@ for (const { name } of parameters) {
 }
 session.write('weights', adapters)
 
-const names = ['latents', 'noise', 'coefficients', 'timesteps', 'context']
+const names = ['latents', 'noise', 'coefficients', 'timesteps', 'context', 'pooled', 'time_ids'].filter((name) => inputs.has(name))
 const [batch] = inputs.get('latents').shape
 const input = {
   ...Object.fromEntries(names.map((name) => [name, { shape: inputs.get(name).shape, data: data(name) }])),
