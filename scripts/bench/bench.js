@@ -1,7 +1,7 @@
 // Training steps of SD1.5, SD2.1 or SDXL (random weights, LoRA on attention, batch 1), ours against PyTorch + diffusers + peft, both in f32
 // on the CPU or in mixed precision of fp16 on a GPU: both processes hold the same model and inputs and step in turn, A B A B, so that the
 // machine's moods fall on both.
-//   npm run bench -- [--family sdxl] --resolution 512 --steps 7 [--device cuda]
+//   npm run bench -- [--family sdxl] --resolution 512 --steps 7 [--gradient-checkpointing] [--device cuda]
 import { spawn } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
 import { availableParallelism, cpus, loadavg, tmpdir, totalmem } from 'node:os'
@@ -21,6 +21,8 @@ const { values: options } = parseArgs({
     steps: { type: 'string', default: '7' },
     warmups: { type: 'string', default: '2' },
     rank: { type: 'string', default: '16' },
+    // Blocks are computed again for their gradients, on both sides.
+    'gradient-checkpointing': { type: 'boolean', default: false },
     threads: { type: 'string', default: String(availableParallelism()) },
     family: { type: 'string', default: 'sd1' },
     // A folder with unet/: made with random weights where there is none.
@@ -123,6 +125,7 @@ await writeInputs(inputs, unet)
 
 const [load] = loadavg()
 const settings = JSON.stringify({
+  recompute: options['gradient-checkpointing'],
   ...{ unet, inputs, device: options.device, computes, rank: number('rank'), threads: number('threads'), learningRate: 1e-4 },
   // Fixed on both sides, so that they compute the same.
   lossScale: onGpu ? 1024 : 1,
@@ -162,7 +165,7 @@ const features = flags.filter((flag) => /^(avx2|fma|avx512(f|_bf16|_vnni)|amx_bf
 console.log(`${cpus()[0]?.model.trim()}, ${features.join(' ')}; ${options.threads} threads, ${Math.round(totalmem() / 2 ** 30)} GiB`)
 for (const { name, ready } of sides) console.log(`${name}: ${ready.about}`)
 console.log(
-  `${families[options.family]} (${model}), ${options.resolution} px, batch 1, rank ${options.rank} on attention (${ours.ready.adapters} parameters), ${computes}`,
+  `${families[options.family]} (${model}), ${options.resolution} px, batch 1, rank ${options.rank} on attention (${ours.ready.adapters} parameters), ${computes}${options['gradient-checkpointing'] ? ', gradient checkpointing' : ''}`,
 )
 console.log(
   `${options.steps} steps each in turn after ${options.warmups} warm-ups; matrix product ${gflops.toFixed(0)} GFLOP/s; load before ${load?.toFixed(1)}`,

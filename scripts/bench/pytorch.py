@@ -50,6 +50,8 @@ first = {name: inputs[name].permute(0, 3, 1, 2).contiguous() for name in ("laten
 unet = diffusers.UNet2DConditionModel.from_pretrained(settings["unet"], dtype=torch.float16 if mixed else torch.float32).to(device)
 rank = settings["rank"]
 unet.requires_grad_(False)
+if settings["recompute"]:
+    unet.enable_gradient_checkpointing()
 unet.add_adapter(peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
 adapters = []
 with torch.no_grad():

@@ -23,6 +23,7 @@ const { values: options } = parseArgs({
     steps: { type: 'string', default: '20' },
     cfg: { type: 'string', default: '4' },
     'train-steps': { type: 'string', default: '20' },
+    targets: { type: 'string' },
     // With it convolutions are trained, too.
     'conv-rank': { type: 'string' },
     limit: { type: 'string', default: '1e-5' },
@@ -109,6 +110,8 @@ try {
     steps: number('train-steps'),
     rank: 4,
     alpha: 2,
+    // kohya writes SD2's linear projections as 1×1 convolutions, and so do we; diffusers refuses these.
+    targets: options.targets ?? (options.family === 'sd2' ? 'attention' : 'default'),
     ...(options['conv-rank'] === undefined ? {} : { convRank: number('conv-rank'), convAlpha: 1 }),
     learningRate: 2e-3,
     seed: 1,
