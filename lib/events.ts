@@ -5,6 +5,8 @@ import type { MemoryPlan } from './native.js'
 /** Sent once, before the first step. */
 export interface StartEvent {
   type: 'start'
+  /** The model's family, what it predicts, and what says so: `SDXL, v-prediction, found by the key v_pred`. */
+  model: string
   steps: number
   images: number
   modules: number

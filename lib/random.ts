@@ -5,13 +5,13 @@
 import { turns } from './turns.js'
 
 /** One for each use: never reused, never renumbered. */
-const STREAMS = { adapters: 1, posterior: 2, crop: 3, order: 4, flip: 5, timesteps: 6, noise: 7, latents: 8 } as const
+const STREAMS = { adapters: 1, posterior: 2, crop: 3, order: 4, flip: 5, timesteps: 6, noise: 7, latents: 8, ancestral: 9 } as const
 
 /** Names a sequence of numbers. */
 export interface Place {
   /** 0 to 2³² − 1. */
   seed: number
-  /** `latents`: where `generate` starts; the others are a training's. */
+  /** `latents`: where `generate` starts, `ancestral`: what its samplers add; the others are a training's. */
   stream: keyof typeof STREAMS
   /** Step, epoch, or whatever repeats; default 0. */
   step?: number

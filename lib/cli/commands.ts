@@ -41,9 +41,10 @@ function showTrain(event: TrainEvent, context: Context): void {
   const { progress, print } = context
   if (showModel(event, context)) return
   if (event.type === 'start') {
-    const { steps, images, modules, parameters, resumedFrom } = event
+    const { model, steps, images, modules, parameters, resumedFrom } = event
     const from = resumedFrom > 0 ? `, from step ${resumedFrom}` : ''
     const size = `${modules} modules, ${parameters.toLocaleString('en')} parameters, ${memory(event.memory.total)} planned`
+    progress.line(`model: ${model}`)
     progress.line(`${images} images, ${steps} steps${from}; ${size}`)
   } else if (event.type === 'cache') {
     progress.update(`${event.kind} ${event.done}/${event.total}`, event.done === event.total)

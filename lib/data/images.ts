@@ -190,6 +190,12 @@ export async function loadImage(path: string, { bucket, background, crop, mirror
   })
 }
 
+/** Where the bucket is cut out of an image that is resized for it, and out of its mirror image; `crop`: as in `LoadOptions`. */
+export function cropOf({ resized, width, height }: Bucket, crop: LoadOptions['crop']) {
+  const [left, top] = [cropStart(resized.width, width, crop?.x), cropStart(resized.height, height, crop?.y)]
+  return { plain: { left, top }, mirrored: { left: resized.width - width - left, top } }
+}
+
 /** Where a crop of `length` begins on a side of `total`: kohya floors the centre and draws a random crop uniformly from 0…excess. */
 function cropStart(total: number, length: number, fraction: number | undefined): number {
   const excess = total - length

@@ -98,7 +98,7 @@ class Drawing {
     const { options, prompts, pipeline } = this
     for (const warning of pipeline.warnings) this.warn(warning)
     const { tokenizers, family } = pipeline.model
-    const tokenizer = tokenizers[family.text.encoder]!
+    const tokenizer = tokenizers[family.text[0]!.network]!
     // Without BOS and EOS.
     const most = tokenizer.length - 2
     for (const text of new Set([...prompts.map(({ text }) => text), options.negativePrompt])) {

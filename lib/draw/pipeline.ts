@@ -1,4 +1,4 @@
-/** Draws with a model: text → embeddings → DDIM over the UNet → VAE → pixels. */
+/** Draws with a model: text → embeddings → a sampler over the UNet → VAE → pixels. */
 import { attachStack, type Warn } from '../adapters/adapter.js'
 import { readAdapters } from '../adapters/files.js'
 import { type LoraPart, lora } from '../adapters/lora.js'
@@ -6,19 +6,19 @@ import { computation, threadWarnings } from '../device.js'
 import { LorafuseError, rejecting, throwIfAborted } from '../errors.js'
 import type { WarningEvent } from '../events.js'
 import { allFinite } from '../files/floats.js'
-import { readModel } from '../models/diffusers.js'
-import { loraPrefixes, type Model, openSession } from '../models/model.js'
-import { encodeText } from '../models/text.js'
-import type { Session } from '../native.js'
+import { loraPrefixes, type Model, openSession, predictsV, type ReadOptions } from '../models/model.js'
+import { readModel } from '../models/read.js'
+import { encodeText, join, textInputs, timeIds } from '../models/text.js'
+import type { Inputs, Session } from '../native.js'
 import { invalidOption, type ResolvedGenerateOptions } from '../options/resolve.js'
 import { normal } from '../random.js'
 import { type Picture, toPicture } from './png.js'
-import { ddimStep, ddimSteps, guide } from './sampler.js'
+import { guide, trajectory } from './sampler.js'
 
-export type PipelineOptions = Pick<ResolvedGenerateOptions, 'model' | 'device' | 'precision' | 'threads'>
+export type PipelineOptions = Pick<ResolvedGenerateOptions, 'model' | 'device' | 'precision' | 'threads'> & ReadOptions
 
 /** At `cfg` 1, the scale of classifier-free guidance, the negative prompt is not used. */
-export interface DrawRequest extends Pick<ResolvedGenerateOptions, 'negativePrompt' | 'steps' | 'cfg' | 'seed' | 'clipSkip'> {
+export interface DrawRequest extends Pick<ResolvedGenerateOptions, 'negativePrompt' | 'sampler' | 'steps' | 'cfg' | 'seed' | 'clipSkip'> {
   prompt: string
   /** In pixels; multiples of the model's `multiple`. */
   width: number
@@ -51,7 +51,7 @@ export class Pipeline implements AsyncDisposable {
 
   /** Throws as `readModel` and `openSession`. */
   static async open({ model: path, ...options }: PipelineOptions): Promise<Pipeline> {
-    const model = await readModel(path)
+    const model = await readModel(path, options)
     const session = openSession(model, computation(options))
     return new Pipeline(model, session, threadWarnings(options.threads, session))
   }
@@ -84,7 +84,12 @@ export class Pipeline implements AsyncDisposable {
   private async stack(references: { path: string; weight: number }[], warn: Warn | undefined): Promise<void> {
     const { family } = this.model
     const layers = this.session.layers(family.trained).filter(lora.carries)
-    const target = { network: family.trained, layers, prefixes: loraPrefixes(family), baseModelVersion: family.metadata.baseModelVersion }
+    const target = {
+      network: family.trained,
+      layers,
+      prefixes: loraPrefixes(family),
+      baseModelVersion: family.metadata(predictsV(this.model)).baseModelVersion,
+    }
     const stack = []
     for (const { path, weight } of references) {
       const part = this.loras.get(path) ?? (await readAdapters(lora, path, target, warn))
@@ -97,9 +102,9 @@ export class Pipeline implements AsyncDisposable {
   private check(request: DrawRequest): void {
     const { clipSkip, steps } = request
     this.checkSize(request)
-    const { textLayers, scheduler } = this.model
+    const { mostClipSkip, scheduler } = this.model
     const { numTrainTimesteps } = scheduler
-    if (clipSkip > textLayers) throw invalidOption(`at most ${textLayers}`, 'clipSkip with this model', clipSkip)
+    if (clipSkip > mostClipSkip) throw invalidOption(`at most ${mostClipSkip}`, 'clipSkip with this model', clipSkip)
     if (steps > numTrainTimesteps) throw invalidOption(`at most ${numTrainTimesteps}`, 'steps with this model', steps)
   }
 
@@ -111,24 +116,36 @@ export class Pipeline implements AsyncDisposable {
     return rejecting(this.picture(request, context))
   }
 
+  /** SDXL's sizes of pictures that are whole images. */
+  private sizes(count: number, width: number, height: number): Inputs {
+    if (!this.model.timeIds) return {}
+    const ids = timeIds({ original: { width, height }, crop: { left: 0, top: 0 }, target: { width, height } })
+    return { time_ids: { shape: [count, ids.length], data: join(new Array<Float32Array>(count).fill(ids)) } }
+  }
+
   private async picture(request: DrawRequest, { signal, onStep }: DrawContext): Promise<Picture> {
     throwIfAborted(signal, 'The image')
     this.check(request)
-    const { prompt, negativePrompt, steps, cfg, seed, width, height, clipSkip } = request
+    const { prompt, negativePrompt, sampler, cfg, seed, width, height, clipSkip } = request
     const { family, scheduler, scalingFactor, shiftFactor, factor, latentChannels } = this.model
     const guided = cfg !== 1
     const count = guided ? 2 : 1
-    const context = await encodeText(this.session, this.model, guided ? [negativePrompt, prompt] : [prompt], clipSkip)
+    const texts = []
+    for (const text of guided ? [negativePrompt, prompt] : [prompt])
+      texts.push(await encodeText(this.session, this.model, text, { clipSkip, maxTokenLength: 75 }))
+    const condition = { ...textInputs(this.model, texts), ...this.sizes(count, width, height) }
     const [h, w] = [height / factor, width / factor]
-    const latents = normal({ seed, stream: 'latents' }, h * w * latentChannels)
+    const { scale: initial, steps } = trajectory(sampler, scheduler, request.steps)
+    const latents = normal({ seed, stream: 'latents' }, h * w * latentChannels).map((value) => value * initial)
     const input = { shape: [count, h, w, latentChannels], data: new Float32Array(count * latents.length) }
-    for (const [i, step] of ddimSteps(scheduler, steps).entries()) {
+    for (const [i, { timestep, scale, advance }] of steps.entries()) {
       throwIfAborted(signal, 'The image')
-      for (let n = 0; n < count; n++) input.data.set(latents, n * latents.length)
-      const timesteps = { shape: [count], data: new Float32Array(count).fill(step.timestep) }
-      const { data: noise } = await this.session.run(family.trained, 'predict', { latents: input, timesteps, context })
-      checkFinite(noise, 'the UNet')
-      ddimStep(latents, guided ? guide(noise, cfg) : noise, step, scheduler.clipSample)
+      for (let n = 0; n < count; n++) for (const [j, value] of latents.entries()) input.data[n * latents.length + j] = value * scale
+      const timesteps = { shape: [count], data: new Float32Array(count).fill(timestep) }
+      const { data: prediction } = await this.session.run(family.trained, 'predict', { latents: input, timesteps, ...condition })
+      checkFinite(prediction, 'the UNet')
+      const noise = () => normal({ seed, stream: 'ancestral', step: i }, latents.length)
+      advance(latents, guided ? guide(prediction, cfg) : prediction, noise)
       onStep?.(i + 1)
     }
     throwIfAborted(signal, 'The image')

@@ -1,5 +1,6 @@
 /** Reads and writes prompts as A1111 does: `<lora:name:weight>` in the text, and the `parameters` of a picture. */
 import { LorafuseError, shown } from '../errors.js'
+import { samplers } from '../options/samplers.js'
 import { version } from '../version.js'
 import type { DrawRequest } from './pipeline.js'
 
@@ -71,7 +72,8 @@ export function infotext(info: PictureInfo): string {
   const { prompt, negativePrompt, loras, width, height } = info
   const fields: [string, string | number | undefined][] = [
     ['Steps', info.steps],
-    ['Sampler', 'DDIM'],
+    ['Sampler', samplers[info.sampler].title],
+    ['Schedule type', samplers[info.sampler].schedule],
     ['CFG scale', info.cfg],
     ['Seed', info.seed],
     ['Size', `${width}x${height}`],

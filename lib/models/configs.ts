@@ -18,13 +18,15 @@ export interface SchedulerConfig {
   betaEnd: number
   betaSchedule: 'linear' | 'scaled_linear'
   predictionType: PredictionType
+  /** Shift and scale √ᾱ so that nothing of the image is left at the last timestep: zero terminal SNR. */
+  rescaleBetasZeroSnr: boolean
   stepsOffset: number
   setAlphaToOne: boolean
   clipSample: boolean
 }
 
 export function unsupported(problem: string): LorafuseError {
-  return new LorafuseError('MODEL_UNSUPPORTED', `${problem}. Use a Stable Diffusion 1.x model`)
+  return new LorafuseError('MODEL_UNSUPPORTED', `${problem}. Use a model of Stable Diffusion 1.x, 2.x or XL`)
 }
 
 /** No size of a network comes near; the products of a few such numbers can still be counted. */
@@ -74,6 +76,23 @@ export class ConfigReader {
     return new Array<number>(length).fill(this.count(key, fallback, most))
   }
 
+  /**
+   * Reads `each` counts for each of `blocks`: a list whose items are lists, or the same number for all. Blocks without transformers have 0
+   * in some files.
+   */
+  nestedCounts(key: string, fallback: number, blocks: number, each: number, most: number): number[] {
+    const valid = (value: unknown) => isCount(value, most) || value === 0
+    const fits = (item: unknown) => (Array.isArray(item) ? item.length === each && item.every(valid) : valid(item))
+    const list = this.read<unknown[]>(
+      key,
+      new Array(blocks).fill(fallback),
+      `a list of ${blocks}, each a whole number from 1 to ${most} or ${each} of them,`,
+      (value) => Array.isArray(value) && value.length === blocks && value.every(fits),
+    )
+    const numbers = list.flatMap((item) => (Array.isArray(item) ? (item as number[]) : new Array<number>(each).fill(item as number)))
+    return numbers.map((number) => Math.max(1, number))
+  }
+
   flag(key: string, fallback: boolean): boolean {
     return this.read(key, fallback, 'true or false', (value) => typeof value === 'boolean')
   }
@@ -111,17 +130,47 @@ function isCount(value: unknown, most: number): value is number {
 /** The values that keys of a UNet's config may have. */
 const UNET_ONLY: [unknown, keys: string][] = [
   ['UNet2DConditionModel', '_class_name'],
-  [null, 'class_embed_type num_class_embeds addition_embed_type encoder_hid_dim encoder_hid_dim_type time_cond_proj_dim'],
+  [null, 'class_embed_type num_class_embeds encoder_hid_dim encoder_hid_dim_type time_cond_proj_dim'],
   [null, 'time_embedding_dim time_embedding_act_fn timestep_post_act cross_attention_norm'],
-  [false, 'dual_cross_attention only_cross_attention mid_block_only_cross_attention upcast_attention center_input_sample'],
+  [false, 'dual_cross_attention only_cross_attention mid_block_only_cross_attention center_input_sample'],
   [false, 'resnet_skip_time_act class_embeddings_concat'],
-  [1, 'mid_block_scale_factor resnet_out_scale_factor downsample_padding transformer_layers_per_block'],
+  [1, 'mid_block_scale_factor resnet_out_scale_factor downsample_padding'],
   [3, 'conv_in_kernel conv_out_kernel'],
   ['default', 'resnet_time_scale_shift attention_type'],
   ['silu', 'act_fn'],
   ['positional', 'time_embedding_type'],
-  ['UNetMidBlock2DCrossAttn', 'mid_block_type'],
 ]
+
+const MID_BLOCK = 'UNetMidBlock2DCrossAttn'
+/** Most transformer layers of one attention block; SDXL has 10. */
+const MOST_TRANSFORMER_LAYERS = 64
+
+/**
+ * Reads how many layers each transformer has: one number, one per block, or one per transformer of each block, for the way up in lists of
+ * their own (SSD-1B, Vega). Regular ones are returned one per block; irregular ones one per transformer, block after block.
+ */
+function transformerLayers(config: ConfigReader, blocks: number, layers: number): NetworkConfig {
+  const [key, upKey] = ['transformer_layers_per_block', 'reverse_transformer_layers_per_block']
+  const counts = (name: string, each: number) => config.nestedCounts(name, 1, blocks, each, MOST_TRANSFORMER_LAYERS)
+  if (config.json[upKey] == null) return { [key]: config.countEach(key, 1, blocks, MOST_TRANSFORMER_LAYERS) }
+  return { [key]: counts(key, layers), [upKey]: counts(upKey, layers + 1) }
+}
+
+/** Reads what SDXL's UNet takes beside the text: pooled text and sizes. */
+function textTime(config: ConfigReader): NetworkConfig {
+  if (config.only('addition_embed_type', null, 'text_time') === null) return {}
+  return {
+    addition_time_embed_dim: config.count('addition_time_embed_dim', 256),
+    projection_class_embeddings_input_dim: config.count('projection_class_embeddings_input_dim', 2816),
+  }
+}
+
+/** Reads the middle block, if it is another than usual: one resnet, or none at all. */
+function midBlock(config: ConfigReader): NetworkConfig {
+  if (config.json.mid_block_type === null) return { mid_block_type: 'None' }
+  const type = config.only('mid_block_type', MID_BLOCK, 'UNetMidBlock2D')
+  return type === MID_BLOCK ? {} : { mid_block_type: type }
+}
 
 /**
  * diffusers' UNet2DConditionModel; `attention_head_dim` counts heads
@@ -146,15 +195,18 @@ export function unetConfig(config: ConfigReader) {
   for (const [i, channels] of block_out_channels.entries()) config.checkDivides('heads', heads[i] as number, [channels])
   const norm_num_groups = config.count('norm_num_groups', 32)
   config.checkDivides('groups', norm_num_groups, block_out_channels)
+  const layers_per_block = config.count('layers_per_block', 2, MOST_LAYERS)
   return {
     in_channels: config.count('in_channels', 4),
     out_channels: config.count('out_channels', 4),
     block_out_channels,
     down_block_types: blockTypes('down_block_types', down, 'DownBlock2D', [down, down, down, 'DownBlock2D']),
     up_block_types: blockTypes('up_block_types', up, 'UpBlock2D', ['UpBlock2D', up, up, up]),
-    layers_per_block: config.count('layers_per_block', 2, MOST_LAYERS),
+    layers_per_block,
     num_attention_heads: heads,
-    transformer_layers_per_block: new Array<number>(blocks).fill(1),
+    ...transformerLayers(config, blocks, layers_per_block),
+    ...midBlock(config),
+    ...textTime(config),
     cross_attention_dim: config.count('cross_attention_dim', 1280),
     norm_num_groups,
     norm_eps: config.number('norm_eps', 1e-5, 0, 1),
@@ -185,6 +237,11 @@ export function textEncoderConfig(config: ConfigReader) {
 
 export type TextEncoderConfig = ReturnType<typeof textEncoderConfig>
 
+/** transformers' CLIPTextConfig of a text encoder with a projection of the pooled text. */
+export function pooledTextEncoderConfig(config: ConfigReader) {
+  return { ...textEncoderConfig(config), projection_dim: config.count('projection_dim', 512) } satisfies NetworkConfig
+}
+
 /** diffusers' AutoencoderKL. */
 export function vaeConfig(config: ConfigReader) {
   config.only('_class_name', 'AutoencoderKL')
@@ -214,7 +271,7 @@ const [LEAST_BETA, MOST_BETA] = [1e-9, 0.999]
 /** `predictionTypes`: those that the model's family may have, the default first. */
 export function schedulerConfig(config: ConfigReader, predictionTypes: PredictionType[]): SchedulerConfig {
   config.only('trained_betas', null)
-  for (const key of ['rescale_betas_zero_snr', 'thresholding']) config.only(key, false)
+  config.only('thresholding', false)
   const numTrainTimesteps = config.count('num_train_timesteps', 1000)
   return {
     numTrainTimesteps,
@@ -222,6 +279,7 @@ export function schedulerConfig(config: ConfigReader, predictionTypes: Predictio
     betaEnd: config.number('beta_end', 0.02, LEAST_BETA, MOST_BETA),
     betaSchedule: config.only('beta_schedule', 'linear', 'scaled_linear'),
     predictionType: config.only('prediction_type', ...predictionTypes),
+    rescaleBetasZeroSnr: config.flag('rescale_betas_zero_snr', false),
     stepsOffset: config.integer('steps_offset', 0, 0, numTrainTimesteps - 1),
     setAlphaToOne: config.flag('set_alpha_to_one', true),
     // Clipping harms latents; it is the default of DDIM alone, so a config written for another scheduler does not ask for it.

@@ -1,19 +1,15 @@
-/** Reads a model in diffusers' folder layout: sizes from its configs, weights as places in its files. */
-import { basename, join, resolve } from 'node:path'
+/** Reads a model in diffusers' folder layout: its configs, and weights as places in its files. */
+import { basename, join } from 'node:path'
 import { LorafuseError, shown } from '../errors.js'
 import { isRecord, type Json, readRecord } from '../files/json.js'
-import { exists, isFolder, listFolder, unlessMissing } from '../files/read.js'
+import { exists, listFolder, unlessMissing } from '../files/read.js'
 import { readHeader } from '../files/safetensors.js'
 import type { Network, WeightEntry, WeightFile } from '../native.js'
-import { ConfigReader, schedulerConfig, type TextEncoderConfig, type UNetConfig, unsupported, type VaeConfig } from './configs.js'
-import { type Family, lazyHashes, type Model } from './model.js'
+import { ConfigReader, unsupported } from './configs.js'
+import { foreignModel, foreignPipeline } from './families.js'
+import type { Parts } from './model.js'
 import { ourName } from './names.js'
-import { sd1 } from './sd1.js'
-import { loadTokenizer, type Tokenizer } from './tokenizer.js'
-
-const families: Family[] = [sd1]
-/** Latents of a side of the size that a model was trained at. */
-const MOST_LATENTS = 1024
+import { loadTokenizer } from './tokenizer.js'
 
 function incomplete(what: string, where: string): LorafuseError {
   return new LorafuseError(
@@ -22,13 +18,13 @@ function incomplete(what: string, where: string): LorafuseError {
   )
 }
 
-function invalid(path: string, expected: string, received: string): LorafuseError {
+export function invalidPart(path: string, expected: string, received: string): LorafuseError {
   return new LorafuseError('MODEL_INVALID', `Expected ${expected} for ${path} but received ${received}`)
 }
 
 async function readConfig(path: string, what: string): Promise<ConfigReader> {
   const title = `${what}'s config`
-  const json = await unlessMissing(readRecord(path, title, (received) => invalid(path, 'a JSON object', received)))
+  const json = await unlessMissing(readRecord(path, title, (received) => invalidPart(path, 'a JSON object', received)))
   if (!json) throw incomplete(title, path)
   return new ConfigReader(path, json)
 }
@@ -38,14 +34,17 @@ async function readShards(index: string, what: string): Promise<string[]> {
   const { weight_map: map } = (await readConfig(index, what)).json
   const shards = isRecord(map) ? [...new Set(Object.values(map))] : []
   const odd = shards.find((shard) => typeof shard !== 'string' || !/^[^/\\\0]+\.safetensors$/.test(shard))
-  if (shards.length === 0 || odd !== undefined) throw invalid(index, 'names of .safetensors files in a weight_map', shown(odd ?? map))
+  if (shards.length === 0 || odd !== undefined) throw invalidPart(index, 'names of .safetensors files in a weight_map', shown(odd ?? map))
   return (shards as string[]).sort()
 }
 
-/** Finds a network's weight files: one, or the shards that an index lists; the `fp16` variant only if there is no other. */
+/** Variants of weights, as their names have them; the first that is there is taken. */
+const VARIANTS = ['', '.fp32', '.fp16', '.bf16', '.non_ema']
+
+/** Finds a network's weight files: one, or the shards that an index lists. */
 async function weightPaths(folder: string, stem: string, what: string): Promise<string[]> {
   const title = `${what}'s weights`
-  for (const variant of ['', '.fp16']) {
+  for (const variant of VARIANTS) {
     const single = join(folder, `${stem}${variant}.safetensors`)
     if (await exists(single, title)) return [single]
     const index = join(folder, `${stem}.safetensors.index${variant}.json`)
@@ -75,96 +74,48 @@ async function readWeights(folder: string, architecture: Network['architecture']
   return files
 }
 
-/** Names what the parts of a folder make, if it is not a model of a known family. */
-async function foreignName(folder: string, names: string[]): Promise<string> {
-  if (names.includes('text_encoder_2') && names.includes('unet')) return 'Stable Diffusion XL (SDXL)'
+/** Refuses what is no diffusers folder of a model with a UNet, naming it as its index does. */
+async function checkKind(folder: string, names: string[]): Promise<void> {
   const path = join(folder, 'model_index.json')
-  const index: Json = (await unlessMissing(readRecord(path, 'a model', (received) => invalid(path, 'a JSON object', received)))) ?? {}
-  return index._class_name === undefined ? 'parts of another model' : shown(index._class_name)
+  const index: Json = (await unlessMissing(readRecord(path, 'a model', (received) => invalidPart(path, 'a JSON object', received)))) ?? {}
+  const className = typeof index._class_name === 'string' ? index._class_name : undefined
+  const foreign = className && foreignPipeline(className)
+  if (foreign) throw foreignModel(folder, foreign)
+  // Without a UNet, and with what other models have instead of one.
+  if (names.includes('unet') || !['transformer', 'prior', 'decoder'].some((part) => names.includes(part))) return
+  throw foreignModel(folder, className === undefined ? 'parts of another model' : shown(className))
 }
 
-/** Finds out which family the model in a folder belongs to, and whether all its parts are there. */
-async function familyOf(folder: string): Promise<Family> {
-  const found = await isFolder(folder, 'a model folder')
-  if (found === undefined)
-    throw new LorafuseError('MODEL_NOT_FOUND', `Expected a model folder at ${folder} but received nothing: there is no such folder`)
-  if (!found) throw unsupported(`Expected a diffusers folder for model but received the file ${folder}`)
+/** Each network's architecture and title, and the folder of the tokenizer that makes its ids. */
+const PARTS: Record<string, { architecture: Network['architecture']; title: string; tokenizer?: string }> = {
+  unet: { architecture: 'unet', title: 'the UNet' },
+  text_encoder: { architecture: 'clip', title: 'the text encoder', tokenizer: 'tokenizer' },
+  text_encoder_2: { architecture: 'clip', title: 'the second text encoder', tokenizer: 'tokenizer_2' },
+  vae: { architecture: 'vae', title: 'the VAE' },
+}
+
+/** Reads configs and weight headers of a folder in diffusers' layout. Throws as `readModel`. */
+export async function readDiffusers(folder: string): Promise<Parts> {
   const names = await listFolder(folder, 'a model folder')
-  const family = families.find(({ matches }) => matches(names))
-  if (!family) {
-    throw unsupported(
-      `Expected a model of a known family in ${folder} but received ${await foreignName(folder, names)}, which is not supported`,
-    )
+  await checkKind(folder, names)
+  const networks: Parts['networks'] = {}
+  for (const [name, { architecture, title }] of Object.entries(PARTS)) {
+    if (!names.includes(name)) continue
+    const config = await readConfig(join(folder, name, 'config.json'), title)
+    networks[name] = { config, files: await readWeights(join(folder, name), architecture, title) }
   }
-  const tokenizers = Object.values(family.networks).flatMap(({ tokenizer = [] }) => tokenizer)
-  for (const name of [...Object.keys(family.networks), ...tokenizers, 'scheduler']) {
-    if (!names.includes(name)) throw incomplete(`the ${name.replace('_', ' ')}`, join(folder, name))
-  }
-  return family
-}
-
-/** Checks that what the networks and the tokenizer say about each other agrees. */
-function checkAgreement(folder: string, unet: UNetConfig, text: TextEncoderConfig, vae: VaeConfig, tokenizer: Tokenizer): void {
-  const widths: [string, number, string, number][] = [
-    ["the UNet's cross_attention_dim", unet.cross_attention_dim, "the text encoder's hidden_size", text.hidden_size],
-    ["the UNet's in_channels", unet.in_channels, "the VAE's latent_channels", vae.latent_channels],
-    ["the UNet's out_channels", unet.out_channels, "the VAE's latent_channels", vae.latent_channels],
-  ]
-  for (const [name, value, otherName, other] of widths) {
-    if (value !== other) throw unsupported(`Expected ${otherName}, ${other}, for ${name} in ${folder} but received ${value}`)
-  }
-  const limits: [string, number, string, number][] = [
-    ['model_max_length', tokenizer.length, 'max_position_embeddings', text.max_position_embeddings],
-    ['token ids', tokenizer.vocabulary, 'vocab_size', text.vocab_size],
-  ]
-  for (const [name, value, limitName, limit] of limits) {
-    if (value <= limit) continue
-    throw invalid(folder, `at most the text encoder's ${limitName}, ${limit}, as the tokenizer's ${name}`, `${value}`)
-  }
-}
-
-/**
- * Reads and checks a model's configs, tokenizer and weight headers, but no weights. Throws `MODEL_NOT_FOUND`, `MODEL_INCOMPLETE` (which
- * part, where), `MODEL_INVALID` (a config), `MODEL_UNSUPPORTED`, `TOKENIZER_INVALID`, `SAFETENSORS_INVALID`, and as `openFile`.
- */
-export async function readModel(path: string): Promise<Model> {
-  const folder = resolve(path)
-  const family = await familyOf(folder)
-  const networks: Record<string, Network> = {}
-  const readers: Record<string, ConfigReader> = {}
-  const tokenizers: Record<string, Tokenizer> = {}
-  for (const [name, { title, architecture, readConfig: read, tokenizer, f32 = false }] of Object.entries(family.networks)) {
-    const reader = await readConfig(join(folder, name, 'config.json'), title)
-    const config = read(reader)
-    networks[name] = { architecture, config, files: await readWeights(join(folder, name), architecture, title), f32 }
-    readers[name] = reader
-    if (tokenizer) tokenizers[name] = await loadTokenizer(join(folder, tokenizer))
-  }
-  const unet = networks[family.trained]!.config as UNetConfig
-  const text = networks[family.text.encoder]!.config as TextEncoderConfig
-  const vae = networks[family.vae]!.config as VaeConfig
-  checkAgreement(folder, unet, text, vae, tokenizers[family.text.encoder]!)
-  const scheduler = await readConfig(join(folder, 'scheduler', 'scheduler_config.json'), 'the scheduler')
-  const factor = 2 ** (vae.block_out_channels.length - 1)
-  const [height, width] = readers[family.trained]!.countEach('sample_size', 64, 2, MOST_LATENTS).map((side) => side * factor) as [
-    number,
-    number,
-  ]
+  const scheduler = 'scheduler/scheduler_config.json'
   return {
     name: basename(folder),
-    family,
+    path: folder,
     networks,
-    tokenizers,
-    textLayers: text.num_hidden_layers,
-    contextDim: unet.cross_attention_dim,
-    contextLength: tokenizers[family.text.encoder]!.length,
-    latentChannels: vae.latent_channels,
-    scheduler: schedulerConfig(scheduler, family.predictionTypes),
-    factor,
-    multiple: factor * 2 ** (unet.block_out_channels.length - 1),
-    sampleSize: { width, height },
-    scalingFactor: readers[family.vae]!.number('scaling_factor', family.scalingFactor, 1e-6, 1e6),
-    shiftFactor: family.shiftFactor,
-    ...lazyHashes(networks[family.trained]!.files.map(({ path }) => path)),
+    missing: (network, title) => incomplete(title, join(folder, network)),
+    tokenizer: async (network, padId) => {
+      const tokenizer = PARTS[network]!.tokenizer!
+      if (!names.includes(tokenizer)) throw incomplete(`the tokenizer of ${PARTS[network]!.title}`, join(folder, tokenizer))
+      return loadTokenizer(join(folder, tokenizer), padId)
+    },
+    scheduler: await readConfig(join(folder, scheduler), 'the scheduler'),
+    schedulerBy: scheduler,
   }
 }

@@ -1,10 +1,17 @@
 /** How much noise each timestep stands for. */
 import type { SchedulerConfig } from './configs.js'
 
-type Betas = Pick<SchedulerConfig, 'numTrainTimesteps' | 'betaStart' | 'betaEnd' | 'betaSchedule'>
+type Betas = Pick<SchedulerConfig, 'numTrainTimesteps' | 'betaStart' | 'betaEnd' | 'betaSchedule' | 'rescaleBetasZeroSnr'>
+
+/** Shifts √ᾱ so that the last is 0, and scales it so that the first stays (arXiv:2305.08891, algorithm 1). */
+function rescaleZeroSnr(alphas: Float64Array): Float64Array {
+  const roots = alphas.map(Math.sqrt)
+  const [first = 0, last = 0] = [roots[0], roots.at(-1)]
+  return first === last ? alphas : roots.map((root) => (((root - last) * first) / (first - last)) ** 2)
+}
 
 /** Returns ᾱ of each timestep, the product of 1 − β up to it (huggingface/diffusers:src/diffusers/schedulers/scheduling_ddpm.py). */
-export function alphasCumprod({ numTrainTimesteps, betaStart, betaEnd, betaSchedule }: Betas): Float64Array {
+export function alphasCumprod({ numTrainTimesteps, betaStart, betaEnd, betaSchedule, rescaleBetasZeroSnr }: Betas): Float64Array {
   const power = betaSchedule === 'scaled_linear' ? 2 : 1
   const [first, last] = [betaStart ** (1 / power), betaEnd ** (1 / power)]
   const alphas = new Float64Array(numTrainTimesteps)
@@ -14,5 +21,5 @@ export function alphasCumprod({ numTrainTimesteps, betaStart, betaEnd, betaSched
     product *= 1 - beta
     alphas[t] = product
   }
-  return alphas
+  return rescaleBetasZeroSnr ? rescaleZeroSnr(alphas) : alphas
 }

@@ -1,17 +1,130 @@
-import type { Session, Tensor } from '../native.js'
-import type { Model } from './model.js'
+/** Text, and the sizes that SDXL takes beside it, as a UNet takes them: for caching and for drawing. */
+import type { Inputs, Session, Tensor } from '../native.js'
+import type { ResolvedTrainOptions } from '../options/resolve.js'
+import type { Model, TextEncoding } from './model.js'
+import type { Tokenizer } from './tokenizer.js'
 
-/** Encodes texts to embeddings `[n, tokens, contextDim]`, as the model's family does it. */
-export function encodeText(
+/** One text: `context` [tokens, contextDim], and `pooled` [pooledDim] where the model takes it. */
+export interface EncodedText {
+  context: Float32Array
+  pooled?: Float32Array
+}
+
+export type TextOptions = Pick<ResolvedTrainOptions, 'clipSkip' | 'maxTokenLength'>
+
+type TextModel = Pick<Model, 'family' | 'tokenizers'>
+
+/** Tokens of a chunk without BOS and EOS, in words of the option. */
+const CHUNK = 75
+
+/** How many chunks a text has, each encoded apart. */
+export function chunksOf({ maxTokenLength }: Pick<TextOptions, 'maxTokenLength'>): number {
+  return Number(maxTokenLength) / CHUNK
+}
+
+/** Tokens of a context: the chunks' own, and one BOS and EOS around them all. */
+export function contextLength({ family, tokenizers }: TextModel, options: Pick<TextOptions, 'maxTokenLength'>): number {
+  return chunksOf(options) * (tokenizers[family.text[0]!.network]!.length - 2) + 2
+}
+
+/** Returns the settings with which the native side encodes text for a family. */
+export function encodeSettings({ skip, norm, pooled }: TextEncoding, clipSkip: number): Record<string, number> {
+  return { skip: skip(clipSkip), norm: Number(norm), pooled: Number(pooled) }
+}
+
+/**
+ * Lists which of the `chunks · length` tokens make a context: the first BOS, each chunk's own tokens, the end of the last
+ * (kohya-ss/sd-scripts:library/strategy_sd.py, strategy_sdxl.py).
+ */
+export function contextRows(chunks: number, length: number): number[] {
+  const content = length - 2
+  const own = Array.from({ length: chunks * content }, (_, i) => Math.floor(i / content) * length + 1 + (i % content))
+  return [0, ...own, chunks * length - 1]
+}
+
+/** Where the text of the first chunk ends: its pooled state is that of the first EOS, as in kohya. */
+export function pooledRow(ids: Int32Array, { eosId }: Pick<Tokenizer, 'eosId'>): number {
+  return Math.max(0, ids.indexOf(eosId))
+}
+
+/** What one text encoder makes of a text's chunks of ids `[chunks, length]`: hidden states `[tokens, width]`, and the pooled text. */
+async function encodeIds(session: Pick<Session, 'run'>, encoding: TextEncoding, tokenizer: Tokenizer, ids: Int32Array, clipSkip: number) {
+  const { network, pooled } = encoding
+  const chunks = ids.length / tokenizer.length
+  const inputs: Inputs = { ids: { shape: [chunks, tokenizer.length], data: ids } }
+  if (pooled) inputs.last = { shape: [1], data: Int32Array.of(pooledRow(ids, tokenizer)) }
+  const [states, pool] = [await session.run(network, 'encode', inputs, encodeSettings(encoding, clipSkip))].flat()
+  const { shape, data } = states!
+  const width = shape.at(-1)!
+  if (chunks === 1) return { width, states: data, pool: pool?.data }
+  const rows = contextRows(chunks, tokenizer.length)
+  const joined = new Float32Array(rows.length * width)
+  for (const [i, row] of rows.entries()) joined.set(data.subarray(row * width, (row + 1) * width), i * width)
+  return { width, states: joined, pool: pool?.data }
+}
+
+/** Puts parts `[tokens, width]` side by side along their channels. */
+function beside(parts: { width: number; states: Float32Array }[]): Float32Array {
+  const [first] = parts
+  if (parts.length === 1) return first!.states
+  const width = parts.reduce((sum, part) => sum + part.width, 0)
+  const tokens = first!.states.length / first!.width
+  const joined = new Float32Array(tokens * width)
+  let at = 0
+  for (const { width: own, states } of parts) {
+    for (let t = 0; t < tokens; t++) joined.set(states.subarray(t * own, (t + 1) * own), t * width + at)
+    at += own
+  }
+  return joined
+}
+
+/** Encodes a text as the model's family does it. */
+export async function encodeText(
   session: Pick<Session, 'run'>,
-  model: Pick<Model, 'family' | 'tokenizers'>,
-  texts: string[],
-  clipSkip: number,
-): Promise<Tensor<Float32Array>> {
-  const { encoder, droppedLayers } = model.family.text
-  const tokenizer = model.tokenizers[encoder]!
-  const ids = new Int32Array(texts.length * tokenizer.length)
-  for (const [i, text] of texts.entries()) ids.set(tokenizer.encode(text), i * tokenizer.length)
-  const inputs = { ids: { shape: [texts.length, tokenizer.length], data: ids } }
-  return session.run(encoder, 'encode', inputs, { skip: droppedLayers(clipSkip) })
+  model: TextModel,
+  text: string,
+  options: TextOptions,
+): Promise<EncodedText> {
+  const parts = []
+  for (const encoding of model.family.text) {
+    const tokenizer = model.tokenizers[encoding.network]!
+    parts.push(await encodeIds(session, encoding, tokenizer, tokenizer.encode(text, chunksOf(options)), options.clipSkip))
+  }
+  const pooled = parts.find(({ pool }) => pool)?.pool
+  return { context: beside(parts), ...(pooled ? { pooled } : {}) }
+}
+
+/** Concatenates arrays of equal length; a single one is returned as it is. */
+export function join(parts: Float32Array[]): Float32Array {
+  const first = parts[0]!
+  if (parts.length === 1) return first
+  const joined = new Float32Array(first.length * parts.length)
+  for (const [i, part] of parts.entries()) joined.set(part, i * first.length)
+  return joined
+}
+
+/** Makes the inputs of a UNet that are its texts: `context` `[n, tokens, contextDim]`, and `pooled` `[n, pooledDim]`. */
+export function textInputs({ contextDim }: Pick<Model, 'contextDim'>, texts: EncodedText[]): Record<string, Tensor> {
+  const n = texts.length
+  const { context, pooled } = texts[0]!
+  return {
+    context: { shape: [n, context.length / contextDim, contextDim], data: join(texts.map((text) => text.context)) },
+    ...(pooled && { pooled: { shape: [n, pooled.length], data: join(texts.map((text) => text.pooled!)) } }),
+  }
+}
+
+/** Where a picture of `[height, width]` comes from, as SDXL's UNet takes it: the sizes are in pixels. */
+export interface Sizes {
+  original: { width: number; height: number }
+  /** Where the picture was cut out of the resized image. */
+  crop: { left: number; top: number }
+  target: { width: number; height: number }
+}
+
+/** Numbers of sizes for each picture. */
+export const TIME_IDS = 6
+
+/** Writes sizes in SDXL's order (huggingface/diffusers:src/diffusers/pipelines/stable_diffusion_xl, `_get_add_time_ids`). */
+export function timeIds({ original, crop, target }: Sizes): Float32Array {
+  return Float32Array.of(original.height, original.width, crop.top, crop.left, target.height, target.width)
 }

@@ -13,10 +13,18 @@ export interface Tokenizer {
   vocabulary: number
   /** Tokens of an encoded prompt, BOS, EOS and padding included: 77. */
   length: number
-  /** `[length]`: BOS, as many ids of the text as fit, EOS, padding. */
-  encode(text: string): Int32Array
-  /** Counts the tokens of a text, without BOS, EOS and padding; `length - 1`, one more than fit, stands for any number of them. */
-  count(text: string): number
+  bosId: number
+  eosId: number
+  padId: number
+  /** Returns the first ids of a text, at most `most`, without BOS and EOS. */
+  ids(text: string, most: number): number[]
+  /**
+   * `[chunks, length]`: each chunk is BOS, the next `length − 2` ids of the text, EOS, padding; what does not fit is left out. Texts of several
+   * chunks are cut as kohya cuts them: after the text, chunks are padding alone, with EOS first where EOS and padding differ.
+   */
+  encode(text: string, chunks?: number): Int32Array
+  /** Counts the tokens of a text, without BOS, EOS and padding; one more than fit into the chunks stands for any number of them. */
+  count(text: string, chunks?: number): number
 }
 
 interface Vocabulary {
@@ -143,8 +151,32 @@ function clipPipeline({ vocab, merges }: Vocabulary, specials: string[], unknown
   }
 }
 
-/** Loads a model's `tokenizer` folder. Throws `MODEL_INCOMPLETE` where its files are missing, `TOKENIZER_INVALID`. */
-export async function loadTokenizer(folder: string): Promise<Tokenizer> {
+/**
+ * Cuts BOS, ids, EOS, padding into chunks, each with BOS and an end of its own (kohya-ss/sd-scripts:library/strategy_base.py,
+ * `_get_input_ids`).
+ */
+function chunked(ids: number[], chunks: number, length: number, { bosId, eosId, padId }: Pick<Tokenizer, 'bosId' | 'eosId' | 'padId'>) {
+  const content = length - 2
+  const whole = new Int32Array(chunks * content + 2).fill(padId)
+  whole.set([bosId, ...ids.slice(0, chunks * content), eosId])
+  if (chunks === 1) return whole
+  const cut = new Int32Array(chunks * length)
+  for (let i = 0; i < chunks; i++) {
+    const chunk = cut.subarray(i * length, (i + 1) * length)
+    chunk.set(whole.subarray(1 + i * content, 1 + (i + 1) * content), 1)
+    chunk[0] = bosId
+    chunk[length - 1] = whole.at(-1) as number
+    if (chunk[length - 2] !== eosId && chunk[length - 2] !== padId) chunk[length - 1] = eosId
+    if (chunk[1] === padId) chunk[1] = eosId
+  }
+  return cut
+}
+
+/**
+ * Loads a model's `tokenizer` folder. `padId`: where its files do not say, EOS if it is left out. Throws `MODEL_INCOMPLETE` where its files
+ * are missing, `TOKENIZER_INVALID`.
+ */
+export async function loadTokenizer(folder: string, padId?: number): Promise<Tokenizer> {
   const vocabulary = await readVocabulary(folder)
   const names = ['tokenizer_config.json', 'special_tokens_map.json']
   const configs = await Promise.all(names.map(async (name) => (await readJson(join(folder, name))) ?? {}))
@@ -155,7 +187,9 @@ export async function loadTokenizer(folder: string): Promise<Tokenizer> {
   }
   const bos = special(configs, 'bos_token') ?? '<|startoftext|>'
   const eos = special(configs, 'eos_token') ?? '<|endoftext|>'
-  const [bosId, eosId, padId] = [idOf(bos), idOf(eos), idOf(special(configs, 'pad_token') ?? eos)]
+  const pad = special(configs, 'pad_token')
+  const [bosId, eosId] = [idOf(bos), idOf(eos)]
+  const specials = { bosId, eosId, padId: pad === undefined ? (padId ?? eosId) : idOf(pad) }
   const unknown = special(configs, 'unk_token') ?? eos
   const maximum = configs[0]?.model_max_length
   // transformers writes 1e30 where no length is known.
@@ -163,18 +197,16 @@ export async function loadTokenizer(folder: string): Promise<Tokenizer> {
   const length = known ? (maximum as number) : 77
   if (!Number.isInteger(length) || length < 2) throw invalid(folder, `${shown(maximum)} as model_max_length`)
   const pipeline = new Pipeline(clipPipeline(vocabulary, [bos, eos], Object.hasOwn(vocabulary.vocab, unknown) ? unknown : eos), {})
-  const fitting = length - 2
   // A token stands for no more bytes than its name has characters, and normalizing at most halves them.
   const longest = Object.keys(vocabulary.vocab).reduce((most, token) => Math.max(most, token.length), 0)
-  const idsOf = (text: string) => pipeline.encode(beginning(text, 2 * longest * (fitting + 1))).ids.slice(0, fitting + 1)
+  const idsOf = (text: string, most: number) => pipeline.encode(beginning(text, 2 * longest * most)).ids.slice(0, most)
+  const fitting = (chunks: number) => chunks * (length - 2)
   return {
     vocabulary: Object.values(vocabulary.vocab).reduce((most, id) => Math.max(most, id), 0) + 1,
     length,
-    encode(text) {
-      const encoded = new Int32Array(length).fill(padId)
-      encoded.set([bosId, ...idsOf(text).slice(0, fitting), eosId])
-      return encoded
-    },
-    count: (text) => idsOf(text).length,
+    ...specials,
+    ids: idsOf,
+    encode: (text, chunks = 1) => chunked(idsOf(text, fitting(chunks)), chunks, length, specials),
+    count: (text, chunks = 1) => idsOf(text, fitting(chunks) + 1).length,
   }
 }

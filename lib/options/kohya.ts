@@ -36,7 +36,9 @@ const instead: Instead[] = [
   { names: 'caption_extention', advice: use, option: 'captionExtension' },
   { names: 'full_fp16 full_bf16 fp8_base fp8_base_unet no_half_vae', advice: use, option: 'precision' },
   { names: 'text_encoder_lr network_train_text_encoder_only', advice: missing('the text encoder stays as it is') },
-  { names: 'v2 v_parameterization vae', advice: missing('models are Stable Diffusion 1.x folders, with their VAE') },
+  { names: 'v2', advice: leaveOut('the family of a model is found from its files') },
+  { names: 'v_parameterization', advice: (option) => `${use(option)} v_prediction`, option: 'predictionType' },
+  { names: 'vae', advice: missing('a model has its VAE') },
   {
     names: 'network_weights dim_from_weights base_weights base_weights_multiplier',
     advice: missing('a LoRA is trained from its beginning'),
@@ -48,13 +50,12 @@ const instead: Instead[] = [
       'caption_dropout_rate caption_dropout_every_n_epochs caption_tag_dropout_rate token_warmup_min token_warmup_step weighted_captions',
     advice: missing('captions are used as they are'),
   },
-  { names: 'max_token_length', advice: missing('captions have at most 75 tokens') },
   { names: 'color_aug face_crop_aug_range', advice: missing('images are flipped and cropped alone') },
   { names: 'alpha_mask masked_loss conditioning_data_dir', advice: missing('masks') },
   {
     names:
       'noise_offset noise_offset_random_strength multires_noise_iterations multires_noise_discount adaptive_noise_scale ip_noise_gamma ' +
-      'zero_terminal_snr min_snr_gamma debiased_estimation_loss min_timestep max_timestep loss_type huber_schedule huber_c',
+      'min_snr_gamma debiased_estimation_loss min_timestep max_timestep loss_type huber_schedule huber_c',
     advice: missing('the loss is the plain mean squared error of the noise'),
   },
   {

@@ -1,6 +1,7 @@
 /** Every option of the library, one row each: flags, aliases, checks, types, help and docs/options.md are made from these tables. */
 import { availableParallelism } from 'node:os'
 import { kohyaScheduler, type LrSchedulerName, lrSchedulerNames } from './lr-schedulers.js'
+import { samplerAliases, samplerNames } from './samplers.js'
 import { choice, colour, fileName, flag, integer, type Kind, list, lora, number, path, resolution, resumeFrom, text } from './values.js'
 
 /** An option with `default` always has a value; one that is `optional` may stay undefined. */
@@ -78,7 +79,9 @@ const machine = {
 }
 
 const files = {
-  model: required(path, 'Base model: a Stable Diffusion 1.x folder in the diffusers layout', { kohya: ['pretrained_model_name_or_path'] }),
+  model: required(path, 'Base model: a folder of Stable Diffusion 1.x, 2.x or XL in the diffusers layout', {
+    kohya: ['pretrained_model_name_or_path'],
+  }),
   images: required(path, 'Folder of training images with .txt or .caption files beside them, or with N_class subfolders (N repeats)', {
     kohya: ['train_data_dir'],
   }),
@@ -114,6 +117,18 @@ const length = {
   epochs: optional(integer({ min: 1 }), 'Epochs to train, instead of steps', { kohya: ['max_train_epochs'] }),
 }
 
+const prediction = {
+  predictionType: optional(
+    choice(['epsilon', 'v_prediction'], { v: 'v_prediction', 'v-prediction': 'v_prediction', eps: 'epsilon' }),
+    'What the model predicts: the noise, or v',
+    { defaultText: 'what the model says' },
+  ),
+  zeroTerminalSnr: optional(flag, 'Zero terminal SNR: nothing of an image is left at the last timestep', {
+    defaultText: 'what the model says',
+    kohya: ['zero_terminal_snr'],
+  }),
+}
+
 /** All of them change the result: see `fixed`. */
 const training = {
   batchSize: defaulted(integer({ min: 1, max: 1024 }), 1, 'Images per batch', { kohya: ['train_batch_size'] }),
@@ -145,9 +160,19 @@ const training = {
   maxGradNorm: defaulted(number({ min: 0, max: 1e9 }), 1, 'Maximum gradient norm for clipping; 0 turns clipping off', {
     kohya: ['max_grad_norm'],
   }),
-  clipSkip: defaulted(integer({ min: 1, max: 64 }), 1, 'Use the output of this layer of the text encoder, counted from the last', {
-    kohya: ['clip_skip'],
-  }),
+  clipSkip: defaulted(
+    integer({ min: 1, max: 64 }),
+    1,
+    'Use the output of this layer of the text encoder, counted from the last; SDXL always takes the last but one, for which 1 and 2 stand',
+    { kohya: ['clip_skip'] },
+  ),
+  maxTokenLength: defaulted(
+    integer({ min: 75, max: 225, step: 75 }),
+    75,
+    'Tokens of a caption that are used: 75, 150 or 225, in chunks of 75 that are encoded apart',
+    { kohya: ['max_token_length'] },
+  ),
+  ...prediction,
   seed: defaulted(integer({ min: 0, max: MAX_SEED }), 0, 'Random seed', { kohya: ['seed'] }),
 }
 
@@ -198,12 +223,14 @@ const image = {
 }
 
 const sampling = {
-  steps: defaulted(integer({ min: 1, max: 1000 }), 30, 'Sampling steps (DDIM)'),
+  sampler: defaulted(choice(samplerNames, samplerAliases), 'DDIM', "Sampler, by A1111's name"),
+  steps: defaulted(integer({ min: 1, max: 1000 }), 30, 'Sampling steps'),
   cfg: defaulted(number({ min: 1, max: 100 }), 7, 'CFG scale (classifier-free guidance); 1 turns guidance off'),
   seed: defaulted(integer({ min: 0, max: MAX_SEED }), 0, 'Random seed'),
   width: optional(integer({ min: 8, max: 8192, step: 8 }), 'Width of the image in pixels', { defaultText: "the model's own" }),
   height: optional(integer({ min: 8, max: 8192, step: 8 }), 'Height of the image in pixels', { defaultText: "the model's own" }),
   clipSkip: training.clipSkip,
+  ...prediction,
 }
 
 export const generateGroups = { Image: image, Sampling: sampling, Machine: machine }

@@ -1,20 +1,21 @@
 /** Encodes images and captions once, with the frozen encoders, and holds the results in memory. */
-import { isBadImage, loadImage } from '../data/images.js'
+import { cropOf, isBadImage, loadImage } from '../data/images.js'
 import { checkUsable, type DatasetWarning, type Skipped, skippedFile, warningsOf } from '../data/skipped.js'
 import { LorafuseError } from '../errors.js'
 import type { Model } from '../models/model.js'
-import { encodeText } from '../models/text.js'
+import { type EncodedText, encodeText, type Sizes, type TextOptions } from '../models/text.js'
 import type { Session } from '../native.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
 import { normal, uniform } from '../random.js'
 import type { TrainingImage } from './training-images.js'
 
-/** An image's scaled latents `[h, w, C]`, and those of its mirror image with `flip`. */
+/** An image's scaled latents `[h, w, C]`, and those of its mirror image with `flip`; where each comes from. */
 export interface Latents {
   height: number
   width: number
   plain: Float32Array
   mirrored?: Float32Array
+  sizes: { plain: Sizes; mirrored: Sizes }
 }
 
 /** `images` is for messages alone; `strict` refuses damaged images instead of skipping them. */
@@ -41,6 +42,13 @@ export function samplePosterior(moments: Float32Array, channels: number, noise: 
   return latents
 }
 
+/** SDXL's sizes of an image and its mirror image: the crop is the real one, where kohya takes one in the middle of a letterboxed image. */
+function sizesOf({ width, height, bucket }: TrainingImage, crop: { x: number; y: number } | undefined): Latents['sizes'] {
+  const { plain, mirrored } = cropOf(bucket, crop)
+  const sizes = { original: { width, height }, target: { width: bucket.width, height: bucket.height } }
+  return { plain: { ...sizes, crop: plain }, mirrored: { ...sizes, crop: mirrored } }
+}
+
 /**
  * Encodes every image, with `flip` its mirror image too, and draws one posterior sample of each, as kohya does when it caches latents. A
  * random crop is drawn once per image, not once per step. Damaged images are left out, and told to `onSkipped` at the end; the random numbers of
@@ -64,7 +72,8 @@ export async function cacheLatents(
     const noise = normal({ seed, stream: 'posterior', step: Number(mirrored), index }, moments.data.length / 2)
     const latents = samplePosterior(moments.data, channels, noise, model)
     if (!latents.every(Number.isFinite)) {
-      throw new LorafuseError('NAN_LATENTS', `Expected numbers for the latents of ${path} but received NaN; is the model's VAE damaged?`)
+      const remedy = "the model's VAE is damaged: download it again, or use another file of the model"
+      throw new LorafuseError('NAN_LATENTS', `Expected numbers for the latents of ${path} but received NaN or infinity; ${remedy}`)
     }
     return latents
   }
@@ -77,18 +86,18 @@ export async function cacheLatents(
     onProgress(done, total)
     done += variants
     const [x = 0, y = 0] = randomCrop ? uniform({ seed, stream: 'crop', index }, 2) : []
-    const pixels = await loadImage(path, { bucket, background, mirrored: flip, ...(randomCrop ? { crop: { x, y } } : {}) }).catch(
-      (error: unknown) => {
-        if (!isBadImage(error)) throw error
-        damaged.push(skippedFile(path, error))
-      },
-    )
+    const crop = randomCrop ? { crop: { x, y } } : {}
+    const pixels = await loadImage(path, { bucket, background, mirrored: flip, ...crop }).catch((error: unknown) => {
+      if (!isBadImage(error)) throw error
+      damaged.push(skippedFile(path, error))
+    })
     // A strict run goes on only to name every damaged image in its error below.
     if (!pixels || (strict && damaged.length > 0)) continue
     const latents: Latents = {
       height: bucket.height / model.factor,
       width: bucket.width / model.factor,
       plain: await encode(image, pixels.plain, index, false),
+      sizes: sizesOf(image, crop.crop),
     }
     if (pixels.mirrored) {
       onProgress(done - 1, total)
@@ -103,19 +112,19 @@ export async function cacheLatents(
   return { images: usable, latents: cached }
 }
 
-/** Encodes each distinct caption to embeddings `[tokens, contextDim]`. */
+/** Encodes each distinct caption. */
 export async function cacheText(
   session: Pick<Session, 'run'>,
   model: Pick<Model, 'family' | 'tokenizers'>,
   captions: Iterable<string>,
-  clipSkip: number,
+  options: TextOptions,
   onProgress: OnProgress,
-): Promise<Map<string, Float32Array>> {
+): Promise<Map<string, EncodedText>> {
   const different = [...new Set(captions)]
-  const cached = new Map<string, Float32Array>()
+  const cached = new Map<string, EncodedText>()
   for (const caption of different) {
     onProgress(cached.size, different.length)
-    cached.set(caption, (await encodeText(session, model, [caption], clipSkip)).data)
+    cached.set(caption, await encodeText(session, model, caption, options))
   }
   onProgress(cached.size, cached.size)
   return cached

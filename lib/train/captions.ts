@@ -4,21 +4,22 @@ import type { DatasetWarning } from '../data/skipped.js'
 import type { Tokenizer } from '../models/tokenizer.js'
 import { turns } from '../turns.js'
 
-/** Makes the warnings of the images that train: captions that are missing, of several lines, or longer than the tokenizer's 75 tokens. */
+/** Makes the warnings of the images that train: captions that are missing, of several lines, or longer than the tokens of its chunks. */
 export async function captionWarnings(
   items: Pick<DatasetItem, 'caption' | 'captionCut'>[],
   folder: string,
   tokenizer: Pick<Tokenizer, 'length' | 'count'>,
+  chunks: number,
   signal?: AbortSignal,
 ): Promise<DatasetWarning[]> {
   const turn = turns(signal)
   // Without BOS and EOS.
-  const most = tokenizer.length - 2
+  const most = chunks * (tokenizer.length - 2)
   const long = new Map<string, boolean>()
   let [bare, cut, tooLong] = [0, 0, 0]
   for (const { caption, captionCut } of items) {
     await turn()
-    if (!long.has(caption)) long.set(caption, tokenizer.count(caption) > most)
+    if (!long.has(caption)) long.set(caption, tokenizer.count(caption, chunks) > most)
     if (caption === '') bare += 1
     if (captionCut) cut += 1
     if (long.get(caption)) tooLong += 1

@@ -1,38 +1,37 @@
 /** Makes the inputs of training steps: noise and timesteps as in kohya-ss/sd-scripts:train_network.py, drawn from (seed, step, sample). */
 import type { Batch, Batches } from '../data/batches.js'
 import type { Model } from '../models/model.js'
-import type { Inputs, Tensor } from '../native.js'
+import { type EncodedText, join, TIME_IDS, textInputs, timeIds } from '../models/text.js'
+import type { Inputs } from '../native.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
 import { integer, normal } from '../random.js'
 import type { Latents } from './cache.js'
 import { objectives } from './objective.js'
 
-/** A cached image with its caption's embeddings. */
+/** A cached image with its encoded caption. */
 export interface Sample {
   latents: Latents
-  /** `[contextLength, contextDim]` */
-  context: Float32Array
+  text: EncodedText
 }
 
-/** The sizes that all steps of a run have in common. */
-type StepSizes = Pick<Model, 'latentChannels' | 'contextDim' | 'contextLength'>
+/** The sizes that all steps of a run have in common; `contextLength` counts the tokens of a context. */
+export type StepSizes = Pick<Model, 'latentChannels' | 'contextDim' | 'pooledDim' | 'timeIds'> & { contextLength: number }
 
 /** Returns the shapes of a step's inputs, named as the native side's graph declares them. `height` and `width` count latents. */
-export function stepShapes({ latentChannels, contextDim, contextLength }: StepSizes, n: number, height: number, width: number) {
+export function stepShapes(sizes: StepSizes, n: number, height: number, width: number): StepShapes {
+  const { latentChannels, contextDim, contextLength, pooledDim, timeIds } = sizes
   const latents = [n, height, width, latentChannels]
   const [coefficients, timesteps, context] = [[n, 2], [n], [n, contextLength, contextDim]]
-  return { latents, noise: latents, coefficients, target_coefficients: coefficients, timesteps, context }
+  return {
+    ...{ latents, noise: latents, coefficients, target_coefficients: coefficients, timesteps, context },
+    ...(pooledDim > 0 && { pooled: [n, pooledDim] }),
+    ...(timeIds && { time_ids: [n, TIME_IDS] }),
+  }
 }
 
-type StepShapes = ReturnType<typeof stepShapes>
-
-/** Concatenates arrays of equal length; a single one is returned as it is. */
-function join(parts: Float32Array[]): Float32Array {
-  const first = parts[0]!
-  if (parts.length === 1) return first
-  const joined = new Float32Array(first.length * parts.length)
-  for (const [i, part] of parts.entries()) joined.set(part, i * first.length)
-  return joined
+type StepShapes = Record<'latents' | 'noise' | 'coefficients' | 'target_coefficients' | 'timesteps' | 'context', number[]> & {
+  pooled?: number[]
+  time_ids?: number[]
 }
 
 /** Decides whether sample `index` of an update is mirrored. */
@@ -60,12 +59,12 @@ export class StepInputs {
   }
 
   /** Makes the inputs of a batch; `offset` counts the samples of update `step` before it. */
-  private of(batch: Batch, step: number, offset: number): Record<keyof StepShapes, Tensor> {
+  private of(batch: Batch, step: number, offset: number): Inputs {
     const { samples, model, seed, flip } = this.options
     const chosen = batch.map((i) => samples[i]!)
     const place = (i: number) => ({ seed, step, index: offset + i })
-    const mirrored = (i: number) => flip && isMirrored(seed, step, offset + i)
-    const latents = join(chosen.map(({ latents }, i) => (mirrored(i) ? latents.mirrored! : latents.plain)))
+    const side = (i: number) => (flip && isMirrored(seed, step, offset + i) ? 'mirrored' : 'plain')
+    const latents = join(chosen.map(({ latents }, i) => latents[side(i)]!))
     const timesteps = batch.map((_, i) => integer({ ...place(i), stream: 'timesteps' }, this.levels.length))
     const coefficients = timesteps.map((t) => objectives[model.scheduler.predictionType].coefficients(this.levels[t]!))
     const noise = batch.map((_, i) => normal({ ...place(i), stream: 'noise' }, latents.length / batch.length))
@@ -76,7 +75,13 @@ export class StepInputs {
       coefficients: { shape: shapes.coefficients, data: Float32Array.from(coefficients.flatMap(({ noisy }) => noisy)) },
       target_coefficients: { shape: shapes.target_coefficients, data: Float32Array.from(coefficients.flatMap(({ target }) => target)) },
       timesteps: { shape: shapes.timesteps, data: Float32Array.from(timesteps) },
-      context: { shape: shapes.context, data: join(chosen.map(({ context }) => context)) },
+      ...textInputs(
+        model,
+        chosen.map(({ text }) => text),
+      ),
+      ...(shapes.time_ids && {
+        time_ids: { shape: shapes.time_ids, data: join(chosen.map(({ latents: { sizes } }, i) => timeIds(sizes[side(i)]!))) },
+      }),
     }
   }
 

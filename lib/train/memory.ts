@@ -3,6 +3,7 @@ import type { DatasetItem } from '../data/dataset.js'
 import { availableMemory, type Computation } from '../device.js'
 import { LorafuseError } from '../errors.js'
 import type { Model } from '../models/model.js'
+import { chunksOf, contextLength, encodeSettings } from '../models/text.js'
 import type { MemoryPlan, Session } from '../native.js'
 import type { Label, ResolvedTrainOptions } from '../options/resolve.js'
 import { trainTable } from '../options/table.js'
@@ -61,19 +62,25 @@ async function requirement(
   const images = await assignBuckets(items, options, signal)
   const fullest = makeBatches(images, options).fullest()
   const shapes = fullest.map((batch) => ({ ...images[batch[0]!]!.bucket, count: batch.length }))
+  const sizes = { ...model, contextLength: contextLength(model, options) }
   const steps: MemoryPlan[] = []
   const encoders: MemoryPlan[] = []
   for (const { count, width, height } of await largestShapes(shapes, turn)) {
     await turn()
-    steps.push(session.planStep(stepShapes(model, count, height / model.factor, width / model.factor)))
+    steps.push(session.planStep(stepShapes(sizes, count, height / model.factor, width / model.factor)))
     encoders.push(session.planRun(model.family.vae, 'encode', { pixels: [1, height, width, 3] }))
   }
-  const { encoder, droppedLayers } = model.family.text
-  const text = session.planRun(encoder, 'encode', { ids: [1, model.contextLength] }, { skip: droppedLayers(options.clipSkip) })
-  const [step, vae] = [largest(steps), largest(encoders)]
-  // While images and captions are cached, both encoders are loaded and share the larger arena; both are released before training.
-  const [small, large] = [text, vae].sort((a, b) => a.activations + a.workspace - (b.activations + b.workspace)) as [MemoryPlan, MemoryPlan]
-  const caching = { ...large, weights: small.weights + large.weights, mapped: small.mapped + large.mapped }
+  const texts = model.family.text.map((encoding) => {
+    const { network, pooled } = encoding
+    const ids = [chunksOf(options), model.tokenizers[network]!.length]
+    return session.planRun(network, 'encode', { ids, ...(pooled && { last: [1] }) }, encodeSettings(encoding, options.clipSkip))
+  })
+  const step = largest(steps)
+  // While images and captions are cached, all encoders are loaded and share the largest arena; they are released before training.
+  const caching = [...texts, largest(encoders)].reduce((all, one) => {
+    const larger = one.activations + one.workspace > all.activations + all.workspace ? one : all
+    return { ...larger, weights: all.weights + one.weights, mapped: all.mapped + one.mapped }
+  })
   return { step, bytes: Math.max(missing(step), missing(caching)) + saving }
 }
 

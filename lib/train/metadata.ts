@@ -4,7 +4,7 @@
  */
 
 import type { Batches } from '../data/batches.js'
-import type { Model } from '../models/model.js'
+import { type Model, predictsV } from '../models/model.js'
 import type { SessionOptions } from '../native.js'
 import { kohyaScheduler } from '../options/lr-schedulers.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
@@ -48,7 +48,7 @@ function epochOf(name: CheckpointName, step: number, epochs: number, updatesPerE
 /** Returns the metadata of the LoRA `name`, saved after update `step` at `savedAt`, Unix time in seconds, without the LoRA's own hashes. */
 export function trainingMetadata(info: TrainingInfo, name: CheckpointName, step: number, savedAt: number): Record<string, string> {
   const { options, precision, optimizer, images, run, steps, batches, model, hashes } = info
-  const { baseModelVersion, v2, architecture } = model.family.metadata
+  const { baseModelVersion, v2, architecture, implementation } = model.family.metadata(predictsV(model))
   const epochs = Math.ceil(steps / batches.updatesPerEpoch)
   const values: Record<string, Value> = {
     session_id: run.sessionId,
@@ -89,7 +89,7 @@ export function trainingMetadata(info: TrainingInfo, name: CheckpointName, step:
     sd_model_hash: hashes.legacyHash,
     new_sd_model_hash: hashes.hash,
     clip_skip: options.clipSkip > 1 ? options.clipSkip : null,
-    max_token_length: null,
+    max_token_length: options.maxTokenLength > 75 ? options.maxTokenLength : null,
     cache_latents: true,
     seed: options.seed,
     noise_offset: null,
@@ -99,7 +99,7 @@ export function trainingMetadata(info: TrainingInfo, name: CheckpointName, step:
     adaptive_noise_scale: null,
     ip_noise_gamma: null,
     ip_noise_gamma_random_strength: false,
-    zero_terminal_snr: false,
+    zero_terminal_snr: model.scheduler.rescaleBetasZeroSnr,
     min_snr_gamma: null,
     debiased_estimation: false,
     scale_weight_norms: null,
@@ -132,12 +132,12 @@ export function trainingMetadata(info: TrainingInfo, name: CheckpointName, step:
   const spec: Record<string, string> = {
     sai_model_spec: '1.0.1',
     architecture,
-    implementation: 'diffusers',
+    implementation,
     implementation_version: `lorafuse/${version()}`,
     title: options.name,
     resolution: `${options.resolution}x${options.resolution}`,
     date: localDate(savedAt),
-    prediction_type: model.scheduler.predictionType === 'v_prediction' ? 'v' : model.scheduler.predictionType,
+    prediction_type: predictsV(model) ? 'v' : model.scheduler.predictionType,
     ...(options.clipSkip > 1 ? { encoder_layer: String(options.clipSkip) } : {}),
   }
   return Object.fromEntries([

@@ -7,8 +7,9 @@ import { scanDataset } from '../data/dataset.js'
 import { computation, threadWarnings } from '../device.js'
 import { LorafuseError, rejecting, throwIfAborted } from '../errors.js'
 import { Listener, type TrainEvent } from '../events.js'
-import { readModel } from '../models/diffusers.js'
 import { loraPrefixes, type Model, openSession } from '../models/model.js'
+import { readModel } from '../models/read.js'
+import { chunksOf, contextLength } from '../models/text.js'
 import type { Session } from '../native.js'
 import {
   asIs,
@@ -39,8 +40,8 @@ export interface TrainResult extends Finished {
 }
 
 /** Checks options that depend on the model. Throws `OPTION_INVALID`. */
-function checkOptions({ clipSkip, bucketStep }: ResolvedTrainOptions, { multiple, textLayers }: Model, label: Label): void {
-  if (clipSkip > textLayers) throw invalidOption(`at most ${textLayers}`, `${label('clipSkip')} with this model`, clipSkip)
+function checkOptions({ clipSkip, bucketStep }: ResolvedTrainOptions, { multiple, mostClipSkip }: Model, label: Label): void {
+  if (clipSkip > mostClipSkip) throw invalidOption(`at most ${mostClipSkip}`, `${label('clipSkip')} with this model`, clipSkip)
   if (bucketStep % multiple !== 0) throw invalidOption(`a multiple of ${multiple}`, `${label('bucketStep')} with this model`, bucketStep)
 }
 
@@ -114,14 +115,15 @@ export class Training {
     // Awaited after the caching; until then its rejection must not count as unhandled.
     hashing.catch(() => undefined)
     const captions = found.map(({ caption }) => caption)
-    const texts = await cacheText(session, model, captions, options.clipSkip, this.progress('text'))
+    const texts = await cacheText(session, model, captions, options, this.progress('text'))
     const { images, latents } = await cacheLatents(session, model, found, options, this.progress('latents'), (warning) =>
       this.emit({ type: 'warning', ...warning }),
     )
-    const samples = images.map(({ caption }, i) => ({ latents: latents[i]!, context: texts.get(caption)! }))
-    const tokenizer = model.tokenizers[model.family.text.encoder]!
+    const samples = images.map(({ caption }, i) => ({ latents: latents[i]!, text: texts.get(caption)! }))
+    const tokenizer = model.tokenizers[model.family.text[0]!.network]!
     // Of the images that train, so after all that can be skipped has been.
-    for (const warning of await captionWarnings(images, options.images, tokenizer, this.signal)) this.emit({ type: 'warning', ...warning })
+    const unused = await captionWarnings(images, options.images, tokenizer, chunksOf(options), this.signal)
+    for (const warning of unused) this.emit({ type: 'warning', ...warning })
     const [hash, legacyHash] = await hashing
     return { images, samples, hashes: { hash, legacyHash } }
   }
@@ -139,7 +141,7 @@ export class Training {
     const { options } = this
     const { signal } = this.context
     throwIfAborted(signal, 'The training')
-    const model = await readModel(options.model)
+    const model = await readModel(options.model, options)
     checkOptions(options, model, this.label)
     const { items, warnings } = await scanDataset(options, this.signal)
     for (const warning of warnings) this.emit({ type: 'warning', ...warning })
@@ -165,7 +167,7 @@ export class Training {
       const from = resumed?.step ?? 0
       const buffers = resumed?.buffers ?? { weights: await initialWeights(adapters, options.seed, turns(this.signal)) }
       for (const [name, data] of Object.entries(buffers)) session.write(name, data)
-      const inputs = new StepInputs({ ...options, samples, batches, model })
+      const inputs = new StepInputs({ ...options, samples, batches, model: { ...model, contextLength: contextLength(model, options) } })
       if (from < steps) await session.prepare(inputs.shapesOf((await batches.of(from + 1))[0]!))
       const run = resumed?.run ?? { sessionId: randomInt(2 ** 32), startedAt: Date.now() / 1000 }
       const described = await imagesMetadata(images, options, this.signal)
@@ -173,7 +175,7 @@ export class Training {
       const lossScale = new LossScale(chosen, resumed?.lossScale)
       const [modules, parameters] = [adapterCount(adapters), parameterCount(adapters.parameters)]
       this.emit({
-        ...{ type: 'start', steps, images: images.length, modules, parameters },
+        ...{ type: 'start', model: model.foundBy, steps, images: images.length, modules, parameters },
         ...{ memory, resumedFrom: from, seed: options.seed },
       })
       const trainer = new Trainer(

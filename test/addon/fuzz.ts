@@ -4,7 +4,7 @@
  */
 import { inspect } from 'node:util'
 import type { LorafuseError } from '../../lib/errors.js'
-import { readModel } from '../../lib/models/diffusers.js'
+import { readModel } from '../../lib/models/read.js'
 import { type AdapterSpec, native, type Session, type SessionOptions } from '../../lib/native.js'
 import { tiny } from '../fixtures/lora.js'
 import { Oddities, randomFrom, thrown } from './odd-values.js'

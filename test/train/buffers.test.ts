@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { readModel } from '../../lib/models/diffusers.js'
 import { openSession } from '../../lib/models/model.js'
+import { readModel } from '../../lib/models/read.js'
 import { optimizers } from '../../lib/train/optimizers.js'
 import { tiny } from '../fixtures/lora.js'
 import { pattern } from './pattern.js'

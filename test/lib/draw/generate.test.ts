@@ -13,6 +13,7 @@ import { hashFiles } from '../../../lib/files/hashes.js'
 import { readHeader, readTensors, writeSafetensors } from '../../../lib/files/safetensors.js'
 import type { Session } from '../../../lib/native.js'
 import type { GenerateOptions } from '../../../lib/options/resolve.js'
+import { samplerNames } from '../../../lib/options/samplers.js'
 import { tiny, writeLora } from '../../fixtures/lora.js'
 import { alteredModel } from '../../fixtures/models.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
@@ -44,7 +45,7 @@ test("a picture has the model's own size and says what it was made from", async 
   assert.equal(readTexts(png).get('parameters'), parameters)
   assert.match(
     parameters,
-    /^an apple\nNegative prompt: red\nSteps: 2, Sampler: DDIM, CFG scale: 7, Seed: 0, Size: 128x128, Model hash: [0-9a-f]{8}, Model: tiny-sd, Version: lorafuse /,
+    /^an apple\nNegative prompt: red\nSteps: 2, Sampler: DDIM, Schedule type: Automatic, CFG scale: 7, Seed: 0, Size: 128x128, Model hash: [0-9a-f]{8}, Model: tiny-sd, Version: lorafuse /,
   )
 })
 
@@ -61,6 +62,15 @@ test('prompt, negative prompt, guidance, clip skip and size change the picture',
   }
   const [wide] = await generate({ prompt: 'an apple', ...small, width: 96 })
   assert.deepEqual([wide?.width, wide?.height], [96, 64])
+})
+
+test('each sampler draws its own picture, the same one each time', async () => {
+  const pictures = await Promise.all(samplerNames.map((sampler) => draw({ sampler })))
+  for (const [i, picture] of pictures.entries()) {
+    assert.deepEqual(await draw({ sampler: samplerNames[i] }), picture)
+    for (const other of pictures.slice(0, i)) assert.ok(difference(other, picture) > 0.01, samplerNames[i])
+  }
+  assert.deepEqual(await draw(), pictures[0])
 })
 
 test('without guidance the negative prompt has no part', async () => {
@@ -182,7 +192,7 @@ test('a LoRA of another model is refused', async (t) => {
 
 test('an open pipeline draws one picture after another, and after its disposal no more', async () => {
   const pipeline = await Pipeline.open({ model: tiny, device: 'auto', precision: 'auto', threads: 1 })
-  const request = { ...small, prompt: 'an apple', negativePrompt: '', clipSkip: 1 }
+  const request = { ...small, prompt: 'an apple', negativePrompt: '', sampler: 'DDIM' as const, clipSkip: 1 }
   const first = await pipeline.draw(request)
   await pipeline.draw({ ...request, seed: 5, width: 96 })
   assert.deepEqual(await pipeline.draw(request), first)
@@ -285,7 +295,17 @@ test('where there is no memory for an array, that is said', async () => {
   const inner = pipeline as unknown as { session: Pick<Session, 'run' | 'layers' | 'dispose'> }
   inner.session.dispose()
   inner.session = { run: fail, layers: fail, dispose: () => {} }
-  const request = { prompt: 'x', negativePrompt: '', steps: 1, cfg: 1, seed: 1, clipSkip: 1, width: 64, height: 64 }
+  const request = {
+    prompt: 'x',
+    negativePrompt: '',
+    sampler: 'DDIM' as const,
+    steps: 1,
+    cfg: 1,
+    seed: 1,
+    clipSkip: 1,
+    width: 64,
+    height: 64,
+  }
   await assert.rejects(pipeline.draw(request), expected)
   await assert.rejects(pipeline.apply([]), expected)
 })

@@ -70,6 +70,7 @@ const info = {
   prompt: 'a cat ',
   negativePrompt: '',
   loras: [],
+  sampler: 'DDIM' as const,
   steps: 30,
   cfg: 4,
   seed: 1,
@@ -82,7 +83,7 @@ const info = {
 
 test('a picture carries what it was made from', () => {
   const parameters =
-    'Steps: 30, Sampler: DDIM, CFG scale: 4, Seed: 1, Size: 128x64, Model hash: 0123456789, Model: tiny-sd, Version: lorafuse 0.1.0'
+    'Steps: 30, Sampler: DDIM, Schedule type: Automatic, CFG scale: 4, Seed: 1, Size: 128x64, Model hash: 0123456789, Model: tiny-sd, Version: lorafuse 0.1.0'
   assert.equal(infotext(info), `a cat\n${parameters}`)
 })
 

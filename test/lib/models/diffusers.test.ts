@@ -5,8 +5,8 @@ import { test } from 'node:test'
 import { toHalf } from '../../../lib/files/floats.js'
 import { hashFiles } from '../../../lib/files/hashes.js'
 import { readTensors, writeSafetensors } from '../../../lib/files/safetensors.js'
-import { readModel } from '../../../lib/models/diffusers.js'
 import { ourName } from '../../../lib/models/names.js'
+import { readModel } from '../../../lib/models/read.js'
 import { sd1 } from '../../../lib/models/sd1.js'
 import { tiny } from '../../fixtures/lora.js'
 import { changeConfig as change, copyModel, tensor, unetFile, vaeFile } from '../../fixtures/models.js'
@@ -53,13 +53,14 @@ test('the bundled model reads, every size from its configs', async () => {
     betaEnd: 0.012,
     betaSchedule: 'scaled_linear',
     predictionType: 'epsilon',
+    rescaleBetasZeroSnr: false,
     stepsOffset: 1,
     setAlphaToOne: false,
     clipSample: false,
   })
-  const { name, family, scalingFactor, shiftFactor, textLayers, contextDim, latentChannels, factor, multiple, sampleSize } = model
+  const { name, family, scalingFactor, shiftFactor, mostClipSkip, contextDim, latentChannels, factor, multiple, sampleSize } = model
   assert.deepEqual([name, family, scalingFactor, shiftFactor], ['tiny-sd', sd1, 0.30835, 0])
-  assert.deepEqual([textLayers, contextDim, latentChannels, factor, multiple], [4, 128, 4, 8, 32])
+  assert.deepEqual([mostClipSkip, contextDim, latentChannels, factor, multiple], [4, 128, 4, 8, 32])
   assert.deepEqual(sampleSize, { width: 128, height: 128 })
   assert.equal(model.tokenizers.text_encoder!.length, 77)
   assert.deepEqual(

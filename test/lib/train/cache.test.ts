@@ -179,17 +179,25 @@ test('each different caption is encoded once', async () => {
   const encoded: number[] = []
   const session = {
     async run(network: string, name: string, { ids }: Inputs, settings?: Record<string, number>) {
-      assert.deepEqual([network, name, ids!.shape, settings], ['text_encoder', 'encode', [1, 1], { skip: 1 }])
+      assert.deepEqual([network, name, ids!.shape, settings], ['text_encoder', 'encode', [1, 3], { skip: 1, norm: 1, pooled: 0 }])
       encoded.push(ids!.data[0]!)
-      return { shape: [1, 1, 1], data: Float32Array.from(ids!.data) }
+      return { shape: [1, 3, 1], data: Float32Array.from(ids!.data) }
     },
   }
-  const tokenizer = { vocabulary: 1, length: 1, encode: (text: string) => Int32Array.of(text.length), count: (text: string) => text.length }
+  const encode = (text: string) => Int32Array.of(text.length, 0, 0)
+  const specials = { vocabulary: 1, bosId: 0, eosId: 0, padId: 0 }
+  const tokenizer = { ...specials, length: 3, encode, count: (text: string) => text.length, ids: () => [] }
   const model = { family: sd1, tokenizers: { text_encoder: tokenizer } }
   const seen: number[][] = []
-  const cached = await cacheText(session, model, ['cat', '', 'cat', 'bird'], 2, (done, total) => void seen.push([done, total]))
+  const cached = await cacheText(
+    session,
+    model,
+    ['cat', '', 'cat', 'bird'],
+    { clipSkip: 2, maxTokenLength: 75 },
+    (done, total) => void seen.push([done, total]),
+  )
   assert.deepEqual(encoded, [3, 0, 4])
-  assert.deepEqual(cached.get('bird'), Float32Array.of(4))
+  assert.deepEqual(cached.get('bird'), { context: Float32Array.of(4, 0, 0) })
   assert.deepEqual(
     seen,
     [0, 1, 2, 3].map((done) => [done, 3]),

@@ -18,7 +18,7 @@ test('captions that are missing, cut or too long are counted, by image, once eac
     { caption: 'a b c', captionCut: true },
     { caption: '', captionCut: true },
   ]
-  const warnings = await captionWarnings(items, 'x', tokenizer)
+  const warnings = await captionWarnings(items, 'x', tokenizer, 1)
   assert.deepEqual(
     warnings.map(({ code, message, path }) => [code, message.replace(/ images .*/, ''), path]),
     [
@@ -29,5 +29,7 @@ test('captions that are missing, cut or too long are counted, by image, once eac
   )
   assert.match(warnings[2]!.message, /more than 3 tokens/)
   assert.equal(counted, 3)
-  assert.deepEqual(await captionWarnings([{ caption: 'a' }], 'x', tokenizer), [])
+  const [long] = await captionWarnings([{ caption: 'a b c d' }, { caption: 'a b c d e f g' }], 'x', tokenizer, 2)
+  assert.match(long!.message, /^1 of 2 images have a caption of more than 6 tokens/)
+  assert.deepEqual(await captionWarnings([{ caption: 'a' }], 'x', tokenizer, 1), [])
 })

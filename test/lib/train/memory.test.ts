@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { readModel } from '../../../lib/models/diffusers.js'
+import { readModel } from '../../../lib/models/read.js'
 import { asIs, resolveTrainOptions } from '../../../lib/options/resolve.js'
 import { type Planned, planMemory } from '../../../lib/train/memory.js'
 import { tiny } from '../../fixtures/lora.js'

@@ -23,15 +23,17 @@ import { schedulerOf } from '../../fixtures/schedules.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 
 const scheduler = schedulerOf({ num_train_timesteps: 1000, beta_start: 0.00085, beta_end: 0.012, beta_schedule: 'scaled_linear' })
-const model = { name: 'm', family: sd1, scheduler, latentChannels: 4, contextDim: 3, contextLength: 2 }
+const model = { name: 'm', family: sd1, scheduler, latentChannels: 4, contextDim: 3, contextLength: 2, pooledDim: 0, timeIds: false }
+const square = { width: 8, height: 8 }
+const sizes = { original: square, crop: { left: 0, top: 0 }, target: square }
 
 /** Three images, whose latents are all 1, 2 or 3, mirrored negative; the third is of another size. */
 const samples = [1, 2, 3].map((value) => {
   const size = value === 3 ? 2 : 1
   const latents = (each: number) => new Float32Array(size * 4).fill(each)
   return {
-    latents: { height: 1, width: size, plain: latents(value), mirrored: latents(-value) },
-    context: new Float32Array(model.contextLength * model.contextDim).fill(value * 10),
+    latents: { height: 1, width: size, plain: latents(value), mirrored: latents(-value), sizes: { plain: sizes, mirrored: sizes } },
+    text: { context: new Float32Array(model.contextLength * model.contextDim).fill(value * 10) },
   }
 })
 
@@ -87,9 +89,9 @@ test('a step takes the noise of its place, the coefficients of its timestep and 
     assert.deepEqual([n, h, w], [batch!.length, 1, batch![0] === 2 ? 2 : 1])
     batch!.forEach((image, index) => {
       const part = (values: Float32Array) => values.subarray((index * values.length) / n, ((index + 1) * values.length) / n)
-      const { latents, context } = samples[image]!
+      const { latents, text } = samples[image]!
       assert.deepEqual(part(input.latents!), isMirrored(9, step, index) ? latents.mirrored : latents.plain)
-      assert.deepEqual(part(input.context!), context)
+      assert.deepEqual(part(input.context!), text.context)
       assert.deepEqual(part(input.noise!), normal({ seed: 9, stream: 'noise', step, index }, 4 * w))
       const alpha = alphas[input.timesteps![index]!]!
       assert.deepEqual(part(input.coefficients!), Float32Array.of(Math.sqrt(alpha), Math.sqrt(1 - alpha)))

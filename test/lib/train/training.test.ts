@@ -74,7 +74,8 @@ test('memory is planned before anything is cached, and the first batch prepared 
   assert.deepEqual(briefly(events), [...cached, 'start', 'step', 'step', 'done'])
   const start = events.find((event) => event.type === 'start')
   assert.deepEqual(start, {
-    ...{ type: 'start', steps: 2, images: 2, modules: 1, parameters: 5, resumedFrom: 0, seed: 0 },
+    ...{ type: 'start', model: 'SD 1.x, ε-prediction, found by scheduler/scheduler_config.json' },
+    ...{ steps: 2, images: 2, modules: 1, parameters: 5, resumedFrom: 0, seed: 0 },
     // The square has the most latents, 16 × 16 × 4.
     memory: { weights: 100, adapters: 10, mapped: 0, activations: 1024, workspace: 1, total: 1135 },
   })

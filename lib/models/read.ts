@@ -1,0 +1,148 @@
+/** Reads a model of any layout and family: picks the reader, finds the family and checks that the parts fit together. */
+import { basename, resolve } from 'node:path'
+import { LorafuseError } from '../errors.js'
+import { isFolder } from '../files/read.js'
+import type { Network, NetworkConfig } from '../native.js'
+import {
+  type pooledTextEncoderConfig,
+  type SchedulerConfig,
+  schedulerConfig,
+  type TextEncoderConfig,
+  type UNetConfig,
+  unsupported,
+  type VaeConfig,
+} from './configs.js'
+import { invalidPart, readDiffusers } from './diffusers.js'
+import { familyOf } from './families.js'
+import { type Family, lazyHashes, type Model, type Parts, type ReadOptions } from './model.js'
+import { TIME_IDS } from './text.js'
+import type { Tokenizer } from './tokenizer.js'
+
+/** Latents of a side of the size that a model was trained at. */
+const MOST_LATENTS = 1024
+
+/** Picks the reader of what is at a path. */
+async function readParts(path: string): Promise<Parts> {
+  const place = resolve(path)
+  const found = await isFolder(place, 'a model')
+  if (found === undefined)
+    throw new LorafuseError('MODEL_NOT_FOUND', `Expected a model folder at ${place} but received nothing: there is no such folder`)
+  if (!found) throw unsupported(`Expected a diffusers folder for model but received the file ${basename(place)}, ${place}`)
+  return readDiffusers(place)
+}
+
+/** Checks that what the networks say about each other agrees. */
+function checkWidths(path: string, family: Family, unet: UNetConfig, texts: TextEncoderConfig[], vae: VaeConfig): void {
+  const context = texts.reduce((sum, { hidden_size }) => sum + hidden_size, 0)
+  const encoders = texts.length > 1 ? "the text encoders' hidden_sizes" : "the text encoder's hidden_size"
+  const widths: [string, number, string, number][] = [
+    ["the UNet's cross_attention_dim", unet.cross_attention_dim, encoders, context],
+    ["the UNet's in_channels", unet.in_channels, "the VAE's latent_channels", vae.latent_channels],
+    ["the UNet's out_channels", unet.out_channels, "the VAE's latent_channels", vae.latent_channels],
+  ]
+  const pooled = pooledWidth(unet)
+  if (pooled !== undefined) {
+    const projected = texts[family.text.findIndex((text) => text.pooled)] as ReturnType<typeof pooledTextEncoderConfig>
+    const name = "the UNet's projection_class_embeddings_input_dim without sizes"
+    widths.push([name, pooled, "the second text encoder's projection_dim", projected.projection_dim])
+  }
+  for (const [name, value, otherName, other] of widths) {
+    if (value !== other) throw unsupported(`Expected ${otherName}, ${other}, for ${name} in ${path} but received ${value}`)
+  }
+}
+
+function checkTokenizer(path: string, tokenizer: Tokenizer, text: TextEncoderConfig): void {
+  const limits: [string, number, string, number][] = [
+    ['model_max_length', tokenizer.length, 'max_position_embeddings', text.max_position_embeddings],
+    ['token ids', tokenizer.vocabulary, 'vocab_size', text.vocab_size],
+  ]
+  for (const [name, value, limitName, limit] of limits) {
+    if (value <= limit) continue
+    throw invalidPart(path, `at most the text encoder's ${limitName}, ${limit}, as the tokenizer's ${name}`, `${value}`)
+  }
+}
+
+/** Features of the pooled text; undefined where the UNet takes none. */
+function pooledWidth(unet: NetworkConfig): number | undefined {
+  const { addition_time_embed_dim: each, projection_class_embeddings_input_dim: all } = unet
+  return typeof each === 'number' && typeof all === 'number' ? all - TIME_IDS * each : undefined
+}
+
+/** What the model predicts, in the words of a start line. */
+const PREDICTIONS: Record<SchedulerConfig['predictionType'], string> = {
+  epsilon: 'ε-prediction',
+  v_prediction: 'v-prediction',
+  flow: 'flow',
+}
+
+/** Changes what a scheduler's config says to what the options say. Throws `MODEL_UNSUPPORTED` where the two do not go together. */
+function chosenScheduler(path: string, config: SchedulerConfig, options: ReadOptions): SchedulerConfig {
+  const { predictionType = config.predictionType, zeroTerminalSnr: rescaleBetasZeroSnr = config.rescaleBetasZeroSnr } = options
+  if (rescaleBetasZeroSnr && predictionType === 'epsilon') {
+    throw unsupported(
+      `Expected v_prediction with zero terminal SNR for ${path} but received epsilon, which says nothing of an image that is noise alone`,
+    )
+  }
+  return { ...config, predictionType, rescaleBetasZeroSnr }
+}
+
+/** Names a model for the start of a run: `SDXL, v-prediction with zero terminal SNR, found by scheduler/scheduler_config.json`. */
+function phrase(family: Family, parts: Parts, scheduler: SchedulerConfig, options: ReadOptions): string {
+  const zero = scheduler.rescaleBetasZeroSnr ? ' with zero terminal SNR' : ''
+  const by = options.predictionType === undefined ? `found by ${parts.schedulerBy}` : 'as asked for'
+  return `${family.title}, ${PREDICTIONS[scheduler.predictionType]}${zero}, ${by}`
+}
+
+/** Reads the networks of a family with their configs. */
+function readNetworks(family: Family, parts: Parts): Record<string, Network> {
+  const read = ([name, { architecture, readConfig, f32 = false }]: [string, Family['networks'][string]]): [string, Network] => {
+    const { config, files } = parts.networks[name]!
+    return [name, { architecture, config: readConfig(config), files, f32 }]
+  }
+  return Object.fromEntries(Object.entries(family.networks).map(read))
+}
+
+/**
+ * Reads and checks a model's configs, tokenizers and weight headers, but no weights. Throws `MODEL_NOT_FOUND`, `MODEL_INCOMPLETE` (which
+ * part, where), `MODEL_INVALID` (a config), `MODEL_UNSUPPORTED`, `TOKENIZER_INVALID`, `SAFETENSORS_INVALID`, and as `openFile`.
+ */
+export async function readModel(path: string, options: ReadOptions = {}): Promise<Model> {
+  const parts = await readParts(path)
+  const family = familyOf(parts)
+  const networks = readNetworks(family, parts)
+  const configOf = <Config>(name: string) => networks[name]!.config as Config
+  const unet = configOf<UNetConfig>(family.trained)
+  const vae = configOf<VaeConfig>(family.vae)
+  const texts = family.text.map(({ network }) => configOf<TextEncoderConfig>(network))
+  checkWidths(parts.path, family, unet, texts, vae)
+  const tokenizers: Record<string, Tokenizer> = {}
+  for (const [i, { network, padId }] of family.text.entries()) {
+    const tokenizer = await parts.tokenizer(network, padId)
+    checkTokenizer(parts.path, tokenizer, texts[i]!)
+    tokenizers[network] = tokenizer
+  }
+  const scheduler = chosenScheduler(parts.path, schedulerConfig(parts.scheduler, family.predictionTypes), options)
+  const factor = 2 ** (vae.block_out_channels.length - 1)
+  const sides = parts.networks[family.trained]!.config.countEach('sample_size', family.sampleSize, 2, MOST_LATENTS)
+  const [height, width] = sides.map((side) => side * factor) as [number, number]
+  const pooled = pooledWidth(unet)
+  return {
+    name: parts.name,
+    family,
+    foundBy: phrase(family, parts, scheduler, options),
+    networks,
+    tokenizers,
+    mostClipSkip: family.mostClipSkip ?? Math.min(...texts.map(({ num_hidden_layers }) => num_hidden_layers)),
+    contextDim: unet.cross_attention_dim,
+    pooledDim: pooled ?? 0,
+    timeIds: pooled !== undefined,
+    latentChannels: vae.latent_channels,
+    scheduler,
+    factor,
+    multiple: factor * 2 ** (unet.block_out_channels.length - 1),
+    sampleSize: { width, height },
+    scalingFactor: parts.networks[family.vae]!.config.number('scaling_factor', family.scalingFactor, 1e-6, 1e6),
+    shiftFactor: family.shiftFactor,
+    ...lazyHashes(networks[family.trained]!.files.map(({ path }) => path)),
+  }
+}
