@@ -199,7 +199,7 @@ async function drawing(options: ResolvedGenerateOptions, { signal, onEvent }: Ge
     throw new LorafuseError('OPTION_INVALID', 'Expected a LoRA to compare with but received none')
   }
   const listener = new Listener(onEvent)
-  const pipeline = await Pipeline.open(options)
+  const pipeline = await Pipeline.open(options, { signal, onEvent: (event) => listener.emit(event) })
   let images: GeneratedImage[]
   try {
     const size = await pipeline.size(options.width, options.height)

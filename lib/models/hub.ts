@@ -8,6 +8,8 @@ import { makeFolder, writeError } from '../files/atomic.js'
 import { type Json, readRecord } from '../files/json.js'
 import { Lock } from '../files/lock.js'
 import { exists, unlessMissing } from '../files/read.js'
+import { ConfigReader } from './configs.js'
+import { foreignModel, foreignPipeline, foreignUNet } from './families.js'
 import { CachedRepository, sizeOf } from './hub/cache.js'
 import { HubClient, type HubFile } from './hub/client.js'
 import { fetchBlob, fetchedBytes } from './hub/download.js'
@@ -110,7 +112,7 @@ class Resolution {
     for (const { path, etag, size } of files.values()) if (await this.cached.has(etag, size)) here.add(path)
     const chosen = chooseFiles(paths, (path) => here.has(path))
     if ('files' in chosen) {
-      // Small ones first: what is refused is refused early.
+      // Small ones first, so that a refusal comes early.
       return chosen.files.map((path) => files.get(path)!).sort((a, b) => a.size - b.size)
     }
     const [checkpoint] = paths.filter((path) => /^[^/]+\.(safetensors|ckpt)$/.test(path))
@@ -128,11 +130,22 @@ class Resolution {
     throw new LorafuseError('DISK_FULL', `${message}; free some space, or set HF_HOME to another disk`)
   }
 
+  /** Refuses a model of no known family before its weights are fetched. */
+  private async checkUNet(commit: string): Promise<void> {
+    if (this.name.file !== undefined) return
+    const path = join(this.path(commit), 'unet', 'config.json')
+    const invalid = (received: string) => new LorafuseError('MODEL_INVALID', `Expected a JSON object for ${path} but received ${received}`)
+    const foreign = foreignUNet(new ConfigReader(path, await readRecord(path, "the UNet's config", invalid)))
+    if (foreign !== undefined) throw foreignModel(this.name.repository, foreign)
+  }
+
   private async fetch(): Promise<string> {
     const { cached, client } = this
     const { signal, onEvent } = this.context
     const { repository, revision } = this.name
-    const commit = await client.commitOf(revision)
+    const { commit, pipeline } = await client.about(revision)
+    const foreign = pipeline === undefined ? undefined : foreignPipeline(pipeline)
+    if (foreign !== undefined && this.name.file === undefined) throw foreignModel(repository, foreign)
     const wanted = await this.wanted(commit)
     const rest: HubFile[] = []
     const [blobs, snapshot] = [join(cached.folder, 'blobs'), cached.snapshot(commit)]
@@ -149,7 +162,9 @@ class Resolution {
       onEvent?.({ type: 'download-start', repository, commit, files: rest.length, bytes, resumedBytes, folder: cached.folder })
       const meter = new Meter(resumedBytes, bytes, onEvent)
       const details = { client, signal, stallMs: this.settings.stallMs, onBytes: (count: number) => meter.add(count) }
-      for (const file of rest) {
+      const weights = rest.filter(({ path }) => /\.(safetensors|ckpt|pt)$/i.test(path))
+      for (const file of [...rest.filter((file) => !weights.includes(file)), ...weights]) {
+        if (file === weights[0]) await this.checkUNet(commit)
         meter.file = file.path
         await fetchBlob(file, client.address(commit, file.path), cached.blob(file.etag), details)
         await cached.link(commit, file.path, file.etag)
@@ -198,7 +213,7 @@ class Resolution {
 /**
  * Returns the path of a model of the Hub (a diffusers folder, or a checkpoint where the name is that of a file) in the cache, which it is
  * fetched into if it is not there; undefined for what cannot be a name on the Hub. Throws `HUB_NOT_FOUND`, `HUB_DENIED`, `HUB_UNREACHABLE`,
- * `HUB_OFFLINE`, `HUB_FAILED`, `HUB_INTERRUPTED`, `HUB_DAMAGED`, `HUB_NO_MODEL`, `DISK_FULL`, `OUTPUT_NOT_WRITABLE`, `OPTION_INVALID`, and the
+ * `HUB_OFFLINE`, `HUB_FAILED`, `HUB_INTERRUPTED`, `HUB_DAMAGED`, `HUB_NO_MODEL`, `MODEL_UNSUPPORTED`, `DISK_FULL`, `OUTPUT_NOT_WRITABLE`, `OPTION_INVALID`, and the
  * signal's reason.
  */
 export async function resolveHubModel(text: string, context: HubContext = {}): Promise<string | undefined> {

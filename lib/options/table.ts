@@ -79,9 +79,13 @@ const machine = {
 }
 
 const files = {
-  model: required(path, 'Base model: a folder of Stable Diffusion 1.x, 2.x or XL in the diffusers layout', {
-    kohya: ['pretrained_model_name_or_path'],
-  }),
+  model: required(
+    path,
+    'Base model: a folder of Stable Diffusion 1.x, 2.x or XL in the diffusers layout, or owner/name on the Hugging Face Hub',
+    {
+      kohya: ['pretrained_model_name_or_path'],
+    },
+  ),
   images: required(path, 'Folder of training images with .txt or .caption files beside them, or with N_class subfolders (N repeats)', {
     kohya: ['train_data_dir'],
   }),

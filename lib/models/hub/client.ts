@@ -4,6 +4,7 @@
  */
 import { setTimeout } from 'node:timers/promises'
 import { cut, LorafuseError, shown } from '../../errors.js'
+import { isRecord } from '../../files/json.js'
 import { version } from '../../version.js'
 import { COMMIT } from './cache.js'
 import type { HubSettings } from './settings.js'
@@ -210,16 +211,18 @@ export class HubClient {
     return new LorafuseError('HUB_UNREACHABLE', `${expected}; ${advice}`)
   }
 
-  /** Returns the commit of a revision. Throws as `get`, and `HUB_UNREACHABLE`. */
-  async commitOf(revision: string): Promise<string> {
+  /** Returns the commit of a revision, and the class of diffusers that draws with it. Throws as `get`, and `HUB_UNREACHABLE`. */
+  async about(revision: string): Promise<{ commit: string; pipeline: string | undefined }> {
     const { modelInfo } = await import('@huggingface/hub')
     const [name, hubUrl] = [this.repository, this.settings.endpoint]
-    const { sha } = await this.persist(() => modelInfo({ name, revision, hubUrl, fetch: this.fetch, additionalFields: ['sha'] }))
-    if (typeof sha === 'string' && COMMIT.test(sha)) return sha
+    const ask = () => modelInfo({ name, revision, hubUrl, fetch: this.fetch, additionalFields: ['sha', 'config'] })
+    const { sha, config } = await this.persist(ask)
+    const { _class_name: pipeline } = (isRecord(config) && isRecord(config.diffusers) ? config.diffusers : {}) as { _class_name?: unknown }
+    if (typeof sha === 'string' && COMMIT.test(sha)) return { commit: sha, pipeline: typeof pipeline === 'string' ? pipeline : undefined }
     throw failed(`Expected the commit of ${this.repository} from ${hubUrl} but received ${shown(sha)}`)
   }
 
-  /** Lists the files of a commit. Throws as `commitOf`. */
+  /** Lists the files of a commit. Throws as `about`. */
   async filesOf(commit: string): Promise<Map<string, HubFile>> {
     const { listFiles } = await import('@huggingface/hub')
     const repo = { type: 'model', name: this.repository } as const

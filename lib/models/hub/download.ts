@@ -176,6 +176,8 @@ export async function fetchBlob(file: HubFile, address: string, blob: string, co
     }
     await rename(path, blob)
   } catch (cause) {
+    // Its reason may have a code, which is none of the system's.
+    context.signal?.throwIfAborted()
     if ((cause as { code?: string }).code === 'HUB_DAMAGED') await rm(path, { force: true })
     throw writeError(blob, cause)
   }

@@ -27,10 +27,10 @@ const PARTS: Record<string, Part> = {
 const ALWAYS = ['unet', 'vae', 'text_encoder', 'tokenizer', 'scheduler']
 export const INDEX: string = 'model_index.json'
 /**
- * Half the bytes come first: the frozen weights are used in 16 bits by GPUs and, as files, by the CPU. diffusers takes `fp16` only where it is
- * asked to.
+ * Variants of weights, the one that is fetched first. fp16 has half the bytes, and frozen weights are used in 16 bits anyway; diffusers takes it
+ * only where it is asked to. The others are for caches and repositories without it.
  */
-const VARIANTS = ['.fp16', '']
+const VARIANTS = ['.fp16', '', '.bf16', '.fp32', '.non_ema']
 
 /** Finds the sets of files that each hold all weights of a part, in one variant: one file, or an index and its shards. */
 function weightSets(paths: string[], folder: string, stem: string): string[][] {
