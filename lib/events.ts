@@ -12,6 +12,9 @@ export interface StartEvent {
   modules: number
   parameters: number
   memory: MemoryPlan
+  /** As the option; `memoryOtherwise`: the total of `memory` were it the other way. */
+  gradientCheckpointing: boolean
+  memoryOtherwise: number
   /** The step a resumed run goes on from; 0 = new. */
   resumedFrom: number
   seed: number

@@ -51,6 +51,8 @@ export interface SessionOptions {
    * computes in f32: how frozen weights are held, `f32` = exactly as the file has them, widened when used, else rounded to 16 bits first.
    */
   precision: 'f32' | 'fp16' | 'bf16'
+  /** A step computes blocks of the network again for their gradients, instead of keeping all that they made: on the CPU to the same bits. */
+  recompute?: boolean
   /** By name; `load` and `step` train `unet`. */
   networks: Record<string, Network>
 }
@@ -58,10 +60,13 @@ export interface SessionOptions {
 /** A layer that can carry an adapter; `path` is its module's path in the checkpoint. */
 export interface Layer {
   path: string
-  /** `conv`: the checkpoint holds a 1×1 convolution, so its LoRA tensors are 4-D. */
+  /** `conv`: the checkpoint holds a convolution, so its LoRA tensors are 4-D. */
   kind: 'linear' | 'conv'
   inFeatures: number
   outFeatures: number
+  /** Of a convolution; a linear layer has 1. */
+  kernel: number
+  stride: number
 }
 
 /** y += scale · up(down(x)) at a layer of a network; the kinds are those of `native/model/adapters.h`. */
@@ -75,7 +80,7 @@ export interface AdapterSpec {
   group: number
 }
 
-/** A trainable tensor, as the graph names it: `<path>.down`, `<path>.up`. */
+/** A trainable tensor, as the graph names it: `<path>.down`, `<path>.up`. At a kernel larger than 1, down is `[kernel·kernel, rank, in]`. */
 export interface Parameter {
   network: string
   name: string
@@ -137,8 +142,11 @@ export interface Session {
   /** Reads a buffer into `to`, which has its length, or into a new array. With `to` no memory is needed. */
   read(buffer: string, to?: Float32Array): Float32Array
   write(buffer: string, data: Float32Array): void
-  /** Plans the memory of a training step whose inputs have these shapes; nothing is loaded or allocated. */
-  planStep(shapes: Record<string, number[]>): MemoryPlan
+  /**
+   * Plans the memory of a training step whose inputs have these shapes; nothing is loaded or allocated. `recompute`: as in the session's
+   * options, which it replaces.
+   */
+  planStep(shapes: Record<string, number[]>, recompute?: boolean): MemoryPlan
   /** Plans the memory of a `run` whose inputs have these shapes. */
   planRun(network: string, functionName: string, shapes: Record<string, number[]>, settings?: Record<string, number>): MemoryPlan
   /** Returns how many bytes can still be allocated on the GPU; undefined on the CPU, where the system knows. */

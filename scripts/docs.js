@@ -1,14 +1,14 @@
 // Writes docs/options.md from the table of commands; with --check, fails unless the file is up to date. Run `npm run build` first.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { commands } from '../dist/lib/cli/commands.js'
-import { defaultText, usage } from '../dist/lib/options/help.js'
+import { defaultText, kohyaSpellings, usage } from '../dist/lib/options/help.js'
 
 const cell = (text) => text.replaceAll('|', '\\|').replaceAll('<', '&lt;')
 const code = (text) => `\`${text.replaceAll('|', '\\|')}\``
 
 function row([name, option]) {
   const fallback = option.presence === 'required' ? '**required**' : cell(defaultText(option))
-  const aliases = (option.kohya ?? []).map((alias) => code(`--${alias}`)).join(' ')
+  const aliases = kohyaSpellings(option).map(code).join(' ')
   return `| ${code(usage(name, option))} | ${code(name)} | ${cell(option.kind.expected)} | ${fallback} | ${aliases} | ${cell(option.help)} |`
 }
 

@@ -10,7 +10,9 @@ import type { AdapterSpec, Layer, OptimizerSpec, Parameter, Session } from '../n
 import type { ResolvedTrainOptions } from '../options/resolve.js'
 import { inPieces, type Turn, turns } from '../turns.js'
 
-export type AdapterOptions = Pick<ResolvedTrainOptions, 'targets' | 'rank' | 'alpha'>
+/** `convRank` and `convAlpha`: of larger kernels; undefined, convolutions have no adapters. */
+export type AdapterOptions = Pick<ResolvedTrainOptions, 'targets' | 'rank' | 'alpha'> &
+  Partial<Pick<ResolvedTrainOptions, 'convRank' | 'convAlpha'>>
 
 /** What PEFT's config says about a layer. */
 export interface LayerConfig {
@@ -51,7 +53,11 @@ export interface AdapterKind<Part = unknown> {
   /** Fills a part of a parameter, all zeros, with its initial values from the one numbered `first`, a multiple of 4. */
   initial(part: Float32Array, view: Pick<ParameterView, 'role' | 'shape' | 'index'>, seed: number, first: number): void
   /** Returns the shape that a parameter has in a file. */
-  fileShape(shape: number[], layer: Layer): number[]
+  fileShape(view: Pick<ParameterView, 'role' | 'shape'>, layer: Layer): number[]
+  /** Whether a parameter's numbers have another order in a file. */
+  reorders(view: Pick<ParameterView, 'role' | 'shape'>): boolean
+  /** Puts them into that order, in pieces. */
+  reorder(view: ParameterView, to: Float32Array, turn: Turn): Promise<void>
   /** Reads a layer's adapter. Throws `LORA_UNSUPPORTED`, `LORA_INVALID`, `LORA_MISMATCH`. */
   read(part: FilePart): Part
   /** Returns the one adapter that does what several do at a layer. */
@@ -115,9 +121,8 @@ export function parameterViews(parameters: Parameter[], flat: Float32Array): Par
 }
 
 /** The adapters that are attached to a session. */
-export interface Adapters {
+export interface Adapters extends Pick<AdapterOptions, 'alpha' | 'convAlpha'> {
   kind: AdapterKind
-  alpha: number
   parameters: Parameter[]
   layers: Layer[]
 }
@@ -132,7 +137,50 @@ export function attachAdapters(
 ): Adapters {
   const layers = session.layers(network).filter(kind.carries)
   const parameters = session.attach(kind.specs(network, layers, options), optimizer)
-  return { kind, alpha: options.alpha, parameters, layers }
+  return { kind, alpha: options.alpha, convAlpha: options.convAlpha, parameters, layers }
+}
+
+/** Returns the alpha of a layer: kernels larger than 1×1 have their own. */
+export function alphaOf({ alpha, convAlpha = alpha }: Pick<AdapterOptions, 'alpha' | 'convAlpha'>, { kernel }: Layer): number {
+  return kernel > 1 ? convAlpha : alpha
+}
+
+/** One parameter as files hold it. */
+export interface FileParameter extends Omit<ParameterView, 'index'> {
+  alpha: number
+}
+
+/** Counts the numbers that have another order in a file. */
+export function reorderedCount({ kind, parameters }: Adapters): number {
+  const views = parameterViews(parameters, new Float32Array(0))
+  return views.reduce((sum, view) => sum + (kind.reorders(view) ? elements(view.shape) : 0), 0)
+}
+
+/**
+ * Returns the adapters' parameters as files hold them. `flat`: the session's buffer `weights`. `room`: for `reorderedCount` numbers, instead of
+ * new memory.
+ */
+export async function fileParameters(
+  { kind, layers, parameters, ...alphas }: Adapters,
+  flat: Float32Array,
+  room: Float32Array = new Float32Array(0),
+  turn: Turn = turns(),
+): Promise<FileParameter[]> {
+  const byPath = new Map(layers.map((layer) => [layer.path, layer]))
+  const found: FileParameter[] = []
+  let used = 0
+  for (const view of parameterViews(parameters, flat)) {
+    const { network, path, role } = view
+    let { data } = view
+    if (kind.reorders(view)) {
+      data = room.length - used >= data.length ? room.subarray(used, used + data.length) : new Float32Array(data.length)
+      used += data.length
+      await kind.reorder(view, data, turn)
+    }
+    const layer = byPath.get(path)!
+    found.push({ network, path, role, shape: kind.fileShape(view, layer), data, alpha: alphaOf(alphas, layer) })
+  }
+  return found
 }
 
 /** Counts the layers that carry an adapter. */

@@ -4,23 +4,27 @@ import { isNumberType, typeHolding } from '../files/floats.js'
 import { type NamedTensor, readHeader, readTensors, type SafetensorsHeader } from '../files/safetensors.js'
 import type { Layer } from '../native.js'
 import { turns } from '../turns.js'
-import { type AdapterKind, type Adapters, parameterViews, shownName, unsupported, type Warn } from './adapter.js'
+import { type AdapterKind, type Adapters, fileParameters, shownName, unsupported, type Warn } from './adapter.js'
 import { explain, otherFamily } from './foreign.js'
-import { kohyaName, type Prefixes, parseKohyaName } from './kohya.js'
+import { kohyaName, kohyaShape, type Prefixes, parseKohyaName } from './kohya.js'
 import { parsePeftName, readPeftLayers } from './peft.js'
 
 /**
- * Makes the tensors of a file: every parameter, and each layer's alpha, in f32 where `dtype` does not hold it. `flat`: the session's buffer
- * `weights`.
+ * Makes the tensors of a file: every parameter, and each layer's alpha, in f32 where `dtype` does not hold it. `flat` and `room`: see
+ * `fileParameters`.
  */
-export function kohyaTensors(adapters: Adapters, flat: Float32Array, dtype: NamedTensor['dtype'], prefixes: Prefixes): NamedTensor[] {
-  const { kind, alpha, parameters, layers } = adapters
-  const byPath = new Map(layers.map((layer) => [layer.path, layer]))
+export async function kohyaTensors(
+  adapters: Adapters,
+  flat: Float32Array,
+  dtype: NamedTensor['dtype'],
+  prefixes: Prefixes,
+  room?: Float32Array,
+): Promise<NamedTensor[]> {
   const tensors = new Map<string, NamedTensor>()
   const add = (tensor: NamedTensor) => tensors.set(tensor.name, tensor)
-  for (const { network, path, role, shape, data } of parameterViews(parameters, flat)) {
+  for (const { network, path, role, shape, data, alpha } of await fileParameters(adapters, flat, room)) {
     const name = (part: string) => kohyaName(prefixes, network, path, part)
-    add({ name: name(role), dtype, shape: kind.fileShape(shape, byPath.get(path)!), data })
+    add({ name: name(role), dtype, shape: kohyaShape(prefixes, network, path, shape), data })
     add({ name: name('alpha'), dtype: typeHolding(alpha, dtype), shape: [], data: Float32Array.of(alpha) })
   }
   return [...tensors.values()]

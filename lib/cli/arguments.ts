@@ -2,6 +2,7 @@
 import yargs, { type Argv, type FallbackCompletionFunction, type Options } from 'yargs'
 import { cut, LorafuseError, shown } from '../errors.js'
 import { describeCommand, describeOption, usage } from '../options/help.js'
+import { withoutNetworkArgs } from '../options/kohya.js'
 import { invalidOption, kebab, type Label, nearest, unknownOptions } from '../options/resolve.js'
 import { type Row, rowsOf, type Table } from '../options/table.js'
 import { version } from '../version.js'
@@ -143,6 +144,12 @@ function takesFreeValue(commands: Commands, words: string[]): boolean {
   return row !== undefined && !isSwitch(row) && !row.kind.words
 }
 
+/** Lists the options that kohya's `--network_args` sets, by kohya's names. */
+function networkArgs(command: Command | undefined): Map<string, string> {
+  const rows = Object.entries<Row>(command ? rowsOf(command.options) : {})
+  return new Map(rows.flatMap(([name, { networkArg }]) => (networkArg === undefined ? [] : [[networkArg, kebab(name)]])))
+}
+
 /** Rewrites `help train` to `train --help`, `-h` to `--help`, `-V` and `version` to `--version`. */
 function plain(words: string[]): string[] {
   const [first, ...rest] = words
@@ -158,10 +165,12 @@ function plain(words: string[]): string[] {
  * for, which are then on stdout. Throws `COMMAND_UNKNOWN`, `OPTION_UNKNOWN`, `OPTION_INVALID`; `resolve` checks the values.
  */
 export function parseArguments(commands: Commands, line: string[], columns?: number): Arguments | undefined {
-  const words = plain(line)
-  const [first = '', ...rest] = words
+  const typedWords = plain(line)
+  const first = typedWords[0] ?? ''
   const isCommand = Object.hasOwn(commands, first)
-  const purpose: Purpose = first === COMPLETE ? 'complete' : words.includes('--help') ? 'help' : 'run'
+  const purpose: Purpose = first === COMPLETE ? 'complete' : typedWords.includes('--help') ? 'help' : 'run'
+  const words = purpose === 'run' ? withoutNetworkArgs(typedWords, networkArgs(isCommand ? commands[first] : undefined)) : typedWords
+  const rest = words.slice(1)
   if (purpose === 'help' && first !== '--help' && !isCommand && first !== 'completion') throw unknownCommand(commands, first)
   let found: Arguments | undefined
   const parser = yargs()

@@ -41,9 +41,10 @@ function showTrain(event: TrainEvent, context: Context): void {
   const { progress, print } = context
   if (showModel(event, context)) return
   if (event.type === 'start') {
-    const { model, steps, images, modules, parameters, resumedFrom } = event
+    const { model, steps, images, modules, parameters, resumedFrom, gradientCheckpointing, memoryOtherwise } = event
     const from = resumedFrom > 0 ? `, from step ${resumedFrom}` : ''
-    const size = `${modules} modules, ${parameters.toLocaleString('en')} parameters, ${memory(event.memory.total)} planned`
+    const otherwise = `${memory(memoryOtherwise)} with${gradientCheckpointing ? 'out' : ''} --gradient-checkpointing`
+    const size = `${modules} modules, ${parameters.toLocaleString('en')} parameters, ${memory(event.memory.total)} planned (${otherwise})`
     progress.line(`model: ${model}`)
     progress.line(`${images} images, ${steps} steps${from}; ${size}`)
   } else if (event.type === 'cache') {

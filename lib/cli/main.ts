@@ -1,6 +1,6 @@
 /** Runs a command for a shell: exit codes and signals. Results go to stdout, everything else to stderr. */
 import { readFileSync } from 'node:fs'
-import { LorafuseError, shown } from '../errors.js'
+import { cut, LorafuseError, shown } from '../errors.js'
 import { parseArguments } from './arguments.js'
 import type { Commands, Context } from './command.js'
 import { Progress } from './progress.js'
@@ -73,7 +73,7 @@ function checkEncoding(words: string[]): void {
     try {
       before = decoder.decode(Buffer.from(bytes, 'latin1'))
     } catch (cause) {
-      const received = shown(Buffer.from(bytes, 'latin1').toString())
+      const received = cut(bytes.replace(/[\x80-\xff]/g, (byte) => `\\x${byte.charCodeAt(0).toString(16)}`))
       throw new LorafuseError('OPTION_INVALID', `Expected UTF-8 after ${shown(before)} but received the bytes ${received}; rename it`, {
         cause,
       })

@@ -132,10 +132,13 @@ function checkEpoch(images: string, items: DatasetItem[]): void {
   )
 }
 
+/** More are a date or a count. */
+const MOST_REPEATS = 10_000
+
 /** Says what the name of a folder that was given itself is not taken for. */
 function unusedName(images: string, sources: Source[]): DatasetWarning[] {
   const concept = unusedConcept(images, sources)
-  if (!concept) return []
+  if (!concept || concept.repeats > MOST_REPEATS) return []
   const { repeats, classTokens } = concept
   const meaning = `${counted(repeats, 'repeat')} and the class tokens ${shown(classTokens)}`
   const message = `The name of ${resolve(images)} is not used: its images train once an epoch; for ${meaning} give the folder that holds it`

@@ -6,10 +6,12 @@ import { makeFolder, writeAtomically, writeError } from '../files/atomic.js'
 import { hashFiles } from '../files/hashes.js'
 import { isFolder } from '../files/read.js'
 import { readHeader } from '../files/safetensors.js'
-import { type GenerateOptions, type LoraReference, type ResolvedGenerateOptions, resolveGenerateOptions } from '../options/resolve.js'
-import { Pipeline } from './pipeline.js'
+import { type GenerateOptions, type ResolvedGenerateOptions, resolveGenerateOptions } from '../options/resolve.js'
+import { isCut } from './context.js'
+import { MOST_CHUNKS, parseEmphasis } from './emphasis.js'
+import { type LoraWeights, Pipeline } from './pipeline.js'
 import { encodePng, type Picture, tile } from './png.js'
-import { infotext, parsePrompt } from './prompt.js'
+import { infotext, loraTag, parsePrompt } from './prompt.js'
 
 export type GenerateEvent =
   /** One step of one picture, both counted from 1; `compare` draws two pictures per prompt. */
@@ -33,9 +35,17 @@ export interface GenerateContext {
   onEvent?: ((event: GenerateEvent) => void) | undefined
 }
 
+/** A LoRA to apply, as its tag names it. */
+interface AppliedLora extends LoraWeights {
+  name: string
+  path: string
+}
+
 interface Prompt {
+  /** With the tags of all its LoRAs. */
+  whole: string
   text: string
-  loras: LoraReference[]
+  loras: AppliedLora[]
 }
 
 const LONGEST_LIST = 500
@@ -52,22 +62,28 @@ async function findLora(name: string, folders: string[]): Promise<string> {
   throw new LorafuseError('LORA_NOT_FOUND', `Expected a LoRA file for ${shown(name)} but received ${received}`)
 }
 
+const stem = (path: string) => basename(path, extname(path))
+
 /** Splits prompts into text and LoRAs: first those of the option, then the prompt's own. */
-async function readPrompts({ prompt, lora, loraDir, output }: ResolvedGenerateOptions): Promise<Prompt[]> {
-  const shared: LoraReference[] = []
-  for (const { path, weight } of lora) shared.push({ path: await findLora(path, ['.']), weight })
+async function readPrompts({ prompt, negativePrompt, lora, loraDir, output }: ResolvedGenerateOptions): Promise<Prompt[]> {
+  const shared: AppliedLora[] = []
+  for (const { path, weight } of lora) {
+    const found = await findLora(path, ['.'])
+    shared.push({ name: stem(found), path: found, te: weight, unet: weight })
+  }
+  const tags = shared.map((one) => ` ${loraTag(one.name, one)}`).join('')
+  parseEmphasis(negativePrompt)
   const folders = loraDir === undefined ? [...(output === undefined ? [] : [dirname(output)]), '.', 'output'] : [loraDir]
   const prompts: Prompt[] = []
   for (const words of prompt) {
     const { text, loras } = parsePrompt(words)
-    const own: LoraReference[] = []
-    for (const { name, weight } of loras) own.push({ path: await findLora(name, folders), weight })
-    prompts.push({ text, loras: [...shared, ...own] })
+    parseEmphasis(text)
+    const own: AppliedLora[] = []
+    for (const one of loras) own.push({ ...one, path: await findLora(one.name, folders) })
+    prompts.push({ whole: `${words.trim()}${tags}`, text, loras: [...shared, ...own] })
   }
   return prompts
 }
-
-const stem = (path: string) => basename(path, extname(path))
 
 /** Numbers a path if there are several pictures: `picture.png` → `picture-2.png`. */
 function numbered(path: string, i: number, count: number): string {
@@ -97,13 +113,9 @@ class Drawing {
   private warnOfUnused(): void {
     const { options, prompts, pipeline } = this
     for (const warning of pipeline.warnings) this.warn(warning)
-    const { tokenizers, family } = pipeline.model
-    const tokenizer = tokenizers[family.text[0]!.network]!
-    // Without BOS and EOS.
-    const most = tokenizer.length - 2
     for (const text of new Set([...prompts.map(({ text }) => text), options.negativePrompt])) {
-      const message = `Expected at most ${most} tokens for the prompt ${shown(text)} but received more; those beyond are not used`
-      if (tokenizer.count(text) > most) this.warn({ code: 'PROMPT_TOO_LONG', message })
+      const message = `Expected at most ${MOST_CHUNKS} chunks of tokens for the prompt ${shown(text)} but received more; those beyond are not used`
+      if (isCut(pipeline.model, text)) this.warn({ code: 'PROMPT_TOO_LONG', message })
     }
   }
 
@@ -137,12 +149,12 @@ class Drawing {
     }
   }
 
-  private async parameters({ text, loras }: Prompt): Promise<string> {
+  private async parameters({ whole, loras }: Prompt): Promise<string> {
     const { options, pipeline, size } = this
     const { model } = pipeline
-    const hashed = loras.map(({ path, weight }) => ({ name: stem(path), weight, hash: this.hashes.get(path) as string }))
+    const hashed = loras.map(({ path, name }) => ({ name, hash: this.hashes.get(path) as string }))
     const modelHash = await model.legacyHash()
-    return infotext({ ...options, ...size, prompt: text, loras: hashed, model: model.name, modelHash })
+    return infotext({ ...options, ...size, prompt: whole, loras: hashed, model: model.name, modelHash })
   }
 
   private async finish(picture: Picture, prompts: Prompt[], path: string | undefined): Promise<GeneratedImage> {

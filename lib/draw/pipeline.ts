@@ -9,10 +9,11 @@ import { allFinite } from '../files/floats.js'
 import type { HubContext } from '../models/hub.js'
 import { loraPrefixes, type Model, openSession, predictsV, type ReadOptions } from '../models/model.js'
 import { readModel } from '../models/read.js'
-import { encodeText, join, textInputs, timeIds } from '../models/text.js'
-import type { Inputs, Session } from '../native.js'
+import { type EncodedText, join, textInputs, timeIds } from '../models/text.js'
+import type { Inputs, Session, Tensor } from '../native.js'
 import { invalidOption, type ResolvedGenerateOptions } from '../options/resolve.js'
 import { normal } from '../random.js'
+import { encodePrompt } from './context.js'
 import { type Picture, toPicture } from './png.js'
 import { guide, trajectory } from './sampler.js'
 
@@ -24,6 +25,12 @@ export interface DrawRequest extends Pick<ResolvedGenerateOptions, 'negativeProm
   /** In pixels; multiples of the model's `multiple`. */
   width: number
   height: number
+}
+
+/** The weights of a LoRA: its part on text encoders, and that on the UNet. */
+export interface LoraWeights {
+  te: number
+  unet: number
 }
 
 export interface DrawContext {
@@ -78,24 +85,24 @@ export class Pipeline implements AsyncDisposable {
   }
 
   /** Applies these LoRAs to all later images, instead of earlier ones. `warn`: as in `readAdapters`, and throws as it and `attachStack`. */
-  async apply(references: { path: string; weight: number }[], warn?: Warn): Promise<void> {
+  async apply(references: ({ path: string } & LoraWeights)[], warn?: Warn): Promise<void> {
     return rejecting(this.stack(references, warn))
   }
 
-  private async stack(references: { path: string; weight: number }[], warn: Warn | undefined): Promise<void> {
+  private async stack(references: ({ path: string } & LoraWeights)[], warn: Warn | undefined): Promise<void> {
     const { family } = this.model
     const layers = this.session.layers(family.trained).filter(lora.carries)
     const target = {
       network: family.trained,
       layers,
-      prefixes: loraPrefixes(family),
+      prefixes: loraPrefixes(family, this.model.networks),
       baseModelVersion: family.metadata(predictsV(this.model)).baseModelVersion,
     }
     const stack = []
-    for (const { path, weight } of references) {
+    for (const { path, unet } of references) {
       const part = this.loras.get(path) ?? (await readAdapters(lora, path, target, warn))
       this.loras.set(path, part)
-      stack.push({ part, weight })
+      stack.push({ part, weight: unet })
     }
     await attachStack(this.session, lora, family.trained, stack)
   }
@@ -117,11 +124,40 @@ export class Pipeline implements AsyncDisposable {
     return rejecting(this.picture(request, context))
   }
 
-  /** SDXL's sizes of pictures that are whole images. */
-  private sizes(count: number, width: number, height: number): Inputs {
-    if (!this.model.timeIds) return {}
-    const ids = timeIds({ original: { width, height }, crop: { left: 0, top: 0 }, target: { width, height } })
-    return { time_ids: { shape: [count, ids.length], data: join(new Array<Float32Array>(count).fill(ids)) } }
+  /** Encodes a prompt. An empty negative one is zeros for SDXL, as in A1111 and diffusers. */
+  private async encode(prompt: string, clipSkip: number, isNegative: boolean): Promise<EncodedText> {
+    const { context, pooled } = await encodePrompt(this.session, this.model, prompt, clipSkip)
+    if (pooled === undefined) return { context }
+    return isNegative && prompt === '' ? { context: context.fill(0), pooled: pooled.fill(0) } : { context, pooled }
+  }
+
+  /**
+   * Makes what the UNet takes beside latents and timesteps, one call after the other: texts of one length go into one call, as in A1111. SDXL's
+   * sizes are those of pictures that are whole images.
+   */
+  private conditions(texts: EncodedText[], width: number, height: number): { count: number; inputs: Inputs }[] {
+    const alike = texts.every(({ context }) => context.length === texts[0]!.context.length)
+    const sizes = timeIds({ original: { width, height }, crop: { left: 0, top: 0 }, target: { width, height } })
+    return (alike ? [texts] : texts.map((text) => [text])).map((group) => {
+      const count = group.length
+      const ids = { shape: [count, sizes.length], data: join(group.map(() => sizes)) }
+      return { count, inputs: { ...textInputs(this.model, group), ...(this.model.timeIds && { time_ids: ids }) } }
+    })
+  }
+
+  /** Returns the UNet's predictions for each text `[n, …]`; it gets the latents `[1, h, w, C]` times `scale`. */
+  private async predict(latents: Tensor<Float32Array>, scale: number, timestep: number, conditions: { count: number; inputs: Inputs }[]) {
+    const scaled = scale === 1 ? latents.data : latents.data.map((value) => value * scale)
+    const predictions: Float32Array[] = []
+    for (const { count, inputs } of conditions) {
+      const repeated = { shape: [count, ...latents.shape.slice(1)], data: join(new Array<Float32Array>(count).fill(scaled)) }
+      const timesteps = { shape: [count], data: new Float32Array(count).fill(timestep) }
+      const run = this.session.run(this.model.family.trained, 'predict', { latents: repeated, timesteps, ...inputs })
+      predictions.push([await run].flat()[0]!.data)
+    }
+    const all = join(predictions)
+    checkFinite(all, 'the UNet')
+    return all
   }
 
   private async picture(request: DrawRequest, { signal, onStep }: DrawContext): Promise<Picture> {
@@ -130,29 +166,25 @@ export class Pipeline implements AsyncDisposable {
     const { prompt, negativePrompt, sampler, cfg, seed, width, height, clipSkip } = request
     const { family, scheduler, scalingFactor, shiftFactor, factor, latentChannels } = this.model
     const guided = cfg !== 1
-    const count = guided ? 2 : 1
-    const texts = []
-    for (const text of guided ? [negativePrompt, prompt] : [prompt])
-      texts.push(await encodeText(this.session, this.model, text, { clipSkip, maxTokenLength: 75 }))
-    const condition = { ...textInputs(this.model, texts), ...this.sizes(count, width, height) }
-    const [h, w] = [height / factor, width / factor]
+    const texts: EncodedText[] = []
+    if (guided) texts.push(await this.encode(negativePrompt, clipSkip, true))
+    texts.push(await this.encode(prompt, clipSkip, false))
+    const conditions = this.conditions(texts, width, height)
+    const shape = [1, height / factor, width / factor, latentChannels]
+    const size = shape.reduce((product, length) => product * length)
     const { scale: initial, steps } = trajectory(sampler, scheduler, request.steps)
-    const latents = normal({ seed, stream: 'latents' }, h * w * latentChannels).map((value) => value * initial)
-    const input = { shape: [count, h, w, latentChannels], data: new Float32Array(count * latents.length) }
+    const latents = normal({ seed, stream: 'latents' }, size).map((value) => value * initial)
     for (const [i, { timestep, scale, advance }] of steps.entries()) {
       throwIfAborted(signal, 'The image')
-      for (let n = 0; n < count; n++) for (const [j, value] of latents.entries()) input.data[n * latents.length + j] = value * scale
-      const timesteps = { shape: [count], data: new Float32Array(count).fill(timestep) }
-      const { data: prediction } = await this.session.run(family.trained, 'predict', { latents: input, timesteps, ...condition })
-      checkFinite(prediction, 'the UNet')
-      const noise = () => normal({ seed, stream: 'ancestral', step: i }, latents.length)
+      const prediction = await this.predict({ shape, data: latents }, scale, timestep, conditions)
+      const noise = () => normal({ seed, stream: 'ancestral', step: i }, size)
       advance(latents, guided ? guide(prediction, cfg) : prediction, noise)
       onStep?.(i + 1)
     }
     throwIfAborted(signal, 'The image')
-    const unscaled = { shape: [1, h, w, latentChannels], data: latents.map((value) => value / scalingFactor + shiftFactor) }
-    const pixels = await this.session.run(family.vae, 'decode', { latents: unscaled })
-    checkFinite(pixels.data, 'the VAE')
-    return toPicture(pixels.data, width, height)
+    const unscaled = { shape, data: latents.map((value) => value / scalingFactor + shiftFactor) }
+    const pixels = [await this.session.run(family.vae, 'decode', { latents: unscaled })].flat()[0]!.data
+    checkFinite(pixels, 'the VAE')
+    return toPicture(pixels, width, height)
   }
 }

@@ -2,12 +2,11 @@
 import { LorafuseError, shown } from '../errors.js'
 import { samplers } from '../options/samplers.js'
 import { version } from '../version.js'
-import type { DrawRequest } from './pipeline.js'
+import type { DrawRequest, LoraWeights } from './pipeline.js'
 
 /** A LoRA that a prompt asks for by name. */
-export interface PromptLora {
+export interface PromptLora extends LoraWeights {
   name: string
-  weight: number
 }
 
 /** What follows the name of a LoRA. */
@@ -39,13 +38,13 @@ function parseTag(tag: string, body: string): PromptLora {
   const [te, unet, dyn] = PLACES.map((key, place) => named[key] ?? placed[place])
   if (dyn !== undefined) throw invalid(tag, ', and a rank to cut it to (dyn) is not supported')
   const both = te === undefined ? 1 : weightOf(tag, te)
-  return { name, weight: unet === undefined ? both : weightOf(tag, unet) }
+  return { name, te: both, unet: unet === undefined ? both : weightOf(tag, unet) }
 }
 
 /**
- * Takes the tags of LoRAs out of a prompt. As in A1111 `<lora:name:te:unet>` has a weight for the text encoder and one for the UNet, which
- * is the first where it is left out; only the UNet's has an effect, as LoRAs of text encoders are refused
- * (AUTOMATIC1111/stable-diffusion-webui:extensions-builtin/Lora/extra_networks_lora.py). Throws `PROMPT_INVALID`, also for a tag without end.
+ * Takes the tags of LoRAs out of a prompt. As in A1111 `<lora:name:te:unet>` has a weight for text encoders and one for the UNet, which is
+ * the first where it is left out (AUTOMATIC1111/stable-diffusion-webui:extensions-builtin/Lora/extra_networks_lora.py). Throws
+ * `PROMPT_INVALID`, also for a tag without end.
  */
 export function parsePrompt(prompt: string): { text: string; loras: PromptLora[] } {
   const loras: PromptLora[] = []
@@ -58,10 +57,15 @@ export function parsePrompt(prompt: string): { text: string; loras: PromptLora[]
   return { text, loras }
 }
 
-/** The prompt is without tags. */
+/** Writes the tag of a LoRA, so that others apply it, too. */
+export function loraTag(name: string, { te, unet }: LoraWeights): string {
+  return te === unet ? `<lora:${name}:${unet}>` : `<lora:${name}:${te}:${unet}>`
+}
+
+/** The prompt is with tags. */
 export interface PictureInfo extends DrawRequest {
-  /** `hash`: sha256 of the file's bytes after the header, as kohya's `sshs_model_hash`. */
-  loras: { name: string; weight: number; hash: string }[]
+  /** As the tags name them. `hash`: sha256 of the file's bytes after the header, as kohya's `sshs_model_hash`. */
+  loras: { name: string; hash: string }[]
   model: string
   /** A1111's old hash of the UNet's weights, 8 hex digits. */
   modelHash: string
@@ -80,13 +84,12 @@ export function infotext(info: PictureInfo): string {
     ['Model hash', info.modelHash.slice(0, 10)],
     ['Model', info.model],
     ['Clip skip', info.clipSkip > 1 ? info.clipSkip : undefined],
-    ['Lora hashes', loras.map(({ name, hash }) => `${name}: ${hash.slice(0, 12)}`).join(', ') || undefined],
+    ['Lora hashes', loras.map(({ name, hash }) => `${name.replace(/[:,]/g, '')}: ${hash.slice(0, 12)}`).join(', ') || undefined],
     ['Version', `lorafuse ${version()}`],
   ]
   const quote = (value: string | number) => (/[,\n:]/.test(String(value)) ? JSON.stringify(value) : value)
-  const tags = loras.map(({ name, weight }) => ` <lora:${name}:${weight}>`)
   return [
-    `${prompt.trim()}${tags.join('')}`,
+    prompt.trim(),
     ...(negativePrompt === '' ? [] : [`Negative prompt: ${negativePrompt}`]),
     fields.flatMap(([key, value]) => (value === undefined ? [] : [`${key}: ${quote(value)}`])).join(', '),
   ].join('\n')

@@ -31,7 +31,8 @@ const REASONS: Record<string, string> = {
   EEXIST: 'a file of that name',
 }
 const FULL = ['ENOSPC', 'EDQUOT', 'EFBIG']
-const EXHAUSTED = ['EMFILE', 'ENFILE']
+/** Says nothing about the place. */
+const EXHAUSTED = ['EMFILE', 'ENFILE', 'ENOMEM']
 
 /** The error of something that the system does not write; others stay as they are. `what`: what was expected. */
 export function writeError(path: string, cause: unknown, what = 'to be able to write'): unknown {
@@ -75,7 +76,8 @@ export async function syncFolder(path: string): Promise<void> {
 
 /**
  * Writes a file so that readers, and a crash, see either the old file or the whole new one: writes and syncs a temporary file beside it,
- * renames it, syncs the folder. Removes the temporary file on failure. Throws `DISK_FULL`, `OUTPUT_NOT_WRITABLE`, `TOO_MANY_FILES`.
+ * renames it, syncs the folder. Removes the temporary file on failure. Throws `DISK_FULL`, `OUTPUT_NOT_WRITABLE`, `TOO_MANY_FILES`,
+ * `OUT_OF_MEMORY`.
  */
 export async function writeAtomically(path: string, content: Uint8Array | string | Iterable<Uint8Array>): Promise<void> {
   const temporary = temporaryOf(path)

@@ -19,6 +19,9 @@ const REASONS: Record<string, { code: string; reason: string }> = {
   EPERM: { ...unreadable, reason: 'no right to read it' },
   EISDIR: { ...unreadable, reason: 'a folder' },
   EMFILE: { ...exhausted, reason: 'too many open files; raise the limit with ulimit -n' },
+  ENOMEM: { code: 'OUT_OF_MEMORY', reason: 'too little memory; close other programs, or raise the limit' },
+  // Node's own, for a path with a zero byte.
+  ERR_INVALID_ARG_VALUE: { ...missing, reason: 'a name that no file can have' },
   ENFILE: { ...exhausted, reason: 'too many open files on this machine; close other programs' },
 }
 

@@ -49,6 +49,11 @@ const BYTES: Record<string, number> = {
   ...{ U32: 4, I32: 4, F32: 4, U64: 8, I64: 8, F64: 8, C64: 8 },
 }
 
+/** Returns the bytes of an element; undefined where a safetensors file has no such dtype. */
+export function byteWidth(dtype: string): number | undefined {
+  return Object.hasOwn(BYTES, dtype) ? BYTES[dtype] : undefined
+}
+
 function invalid(path: string, problem: string): LorafuseError {
   return new LorafuseError('SAFETENSORS_INVALID', `${problem} (${path}). The file is damaged or incomplete; fetch or write it again`)
 }
@@ -83,7 +88,7 @@ function parseMetadata(value: unknown, path: string): Record<string, string> {
 
 function parseTensor(name: string, value: unknown, dataStart: number, size: number, path: string): TensorEntry {
   const { dtype, shape, data_offsets: offsets } = isRecord(value) ? value : {}
-  const width = typeof dtype === 'string' && Object.hasOwn(BYTES, dtype) ? BYTES[dtype] : undefined
+  const width = typeof dtype === 'string' ? byteWidth(dtype) : undefined
   const tensor = `tensor ${shown(name)}`
   if (width === undefined) throw invalid(path, `Expected a known dtype for ${tensor} but received ${shown(dtype)}`)
   if (!Array.isArray(shape) || !shape.every(isCount)) {

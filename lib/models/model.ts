@@ -2,7 +2,7 @@
 import type { Computation } from '../device.js'
 import type { LorafuseError } from '../errors.js'
 import { hashFiles, legacyHash } from '../files/hashes.js'
-import { type Network, type NetworkConfig, native, type Session, type WeightFile } from '../native.js'
+import { type Network, type NetworkConfig, native, type Session, type SessionOptions, type WeightFile } from '../native.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
 import type { ConfigReader, PredictionType, SchedulerConfig } from './configs.js'
 import type { Tokenizer } from './tokenizer.js'
@@ -12,8 +12,8 @@ interface FamilyNetwork extends Pick<Network, 'architecture' | 'f32'> {
   /** Names it in errors. */
   title: string
   readConfig(config: ConfigReader): NetworkConfig
-  /** Begins kohya's names of its LoRA tensors. */
-  loraPrefix?: string
+  /** How kohya names its LoRA tensors, see `loraPrefixes`; `spell` is made for a config. */
+  lora?: { prefix: string; spell?(config: NetworkConfig): (path: string) => string; isConv?(path: string): boolean }
 }
 
 /** One text encoder's part of a context; the parts of all are joined along the channels. */
@@ -125,15 +125,21 @@ export function lazyHashes(paths: string[]): Pick<Model, 'hash' | 'legacyHash'> 
   }
 }
 
-/** Returns kohya's prefix of each network that can have a LoRA. */
-export function loraPrefixes({ networks }: Family): Record<string, string> {
-  return Object.fromEntries(Object.entries(networks).flatMap(([name, { loraPrefix }]) => (loraPrefix ? [[name, loraPrefix]] : [])))
+/** How kohya names the layers of each network that can have a LoRA: `Prefixes` of `lib/adapters/kohya.ts`. `models`: the model's networks. */
+export function loraPrefixes({ networks }: Family, models: Record<string, Pick<Network, 'config'>>) {
+  const prefixes: Record<string, Omit<NonNullable<FamilyNetwork['lora']>, 'spell'> & { spell?(path: string): string }> = {}
+  for (const [name, { lora }] of Object.entries(networks)) {
+    if (!lora) continue
+    const { spell, ...rest } = lora
+    prefixes[name] = { ...rest, ...(spell && { spell: spell(models[name]!.config) }) }
+  }
+  return prefixes
 }
 
 /** Whether a model predicts v, which names of base models and metadata tell apart. */
 export const predictsV = ({ scheduler }: Pick<Model, 'scheduler'>) => scheduler.predictionType === 'v_prediction'
 
 /** Opens a session on a model's networks; their weights are mapped, not read. Throws `NATIVE_NOT_FOUND`. */
-export function openSession({ networks }: Model, options: Computation): Session {
+export function openSession({ networks }: Model, options: Computation & Pick<SessionOptions, 'recompute'>): Session {
   return new (native().Session)({ ...options, networks })
 }

@@ -1,5 +1,5 @@
 /** Reads a model of any layout and family: picks the reader, finds the family and checks that the parts fit together. */
-import { basename, resolve } from 'node:path'
+import { resolve } from 'node:path'
 import { LorafuseError } from '../errors.js'
 import { isFolder } from '../files/read.js'
 import type { Network, NetworkConfig } from '../native.js'
@@ -16,6 +16,7 @@ import { invalidPart, readDiffusers } from './diffusers.js'
 import { familyOf } from './families.js'
 import { type HubContext, locateModel } from './hub.js'
 import { type Family, lazyHashes, type Model, type Parts, type ReadOptions } from './model.js'
+import { readSingleFile } from './single-file.js'
 import { TIME_IDS } from './text.js'
 import type { Tokenizer } from './tokenizer.js'
 
@@ -29,7 +30,7 @@ async function readParts(model: string, context: HubContext): Promise<Parts> {
   const found = await isFolder(place, 'a model')
   if (found === undefined)
     throw new LorafuseError('MODEL_NOT_FOUND', `Expected a model folder at ${place} but received nothing: there is no such folder`)
-  if (!found) throw unsupported(`Expected a diffusers folder for model but received the file ${basename(place)}, ${place}`)
+  if (!found) return readSingleFile(place)
   const parts = await readDiffusers(place)
   return name === undefined ? parts : { ...parts, name }
 }

@@ -1,8 +1,16 @@
-import { pooledTextEncoderConfig } from './configs.js'
+import type { NetworkConfig } from '../native.js'
+import { pooledTextEncoderConfig, type UNetConfig } from './configs.js'
+import { unetNames } from './ldm-names.js'
 import type { Family } from './model.js'
 import { sd1 } from './sd1.js'
 
 const { unet, text_encoder, vae } = sd1.networks as Required<typeof sd1.networks>
+
+/** Spells the paths of a UNet's modules as SGM does. */
+function sgmSpelling(config: NetworkConfig): (path: string) => string {
+  const names = unetNames(config as UNetConfig)
+  return (path) => names.ldm(path) ?? path
+}
 
 /** The layer before the last, without the final norm. */
 const PENULTIMATE = { skip: () => 1, norm: false }
@@ -17,13 +25,13 @@ export const sdxl: Family = {
   title: 'SDXL',
   matches: ({ json }) => json.addition_embed_type === 'text_time',
   networks: {
-    unet: unet!,
-    text_encoder: { ...text_encoder!, loraPrefix: 'lora_te1' },
+    unet: { ...unet!, lora: { prefix: 'lora_unet', spell: sgmSpelling } },
+    text_encoder: { ...text_encoder!, lora: { prefix: 'lora_te1' } },
     text_encoder_2: {
       architecture: 'clip',
       title: 'the second text encoder',
       readConfig: pooledTextEncoderConfig,
-      loraPrefix: 'lora_te2',
+      lora: { prefix: 'lora_te2' },
     },
     vae: vae!,
   },

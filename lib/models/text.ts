@@ -47,20 +47,14 @@ export function pooledRow(ids: Int32Array, { eosId }: Pick<Tokenizer, 'eosId'>):
   return Math.max(0, ids.indexOf(eosId))
 }
 
-/** What one text encoder makes of a text's chunks of ids `[chunks, length]`: hidden states `[tokens, width]`, and the pooled text. */
-async function encodeIds(session: Pick<Session, 'run'>, encoding: TextEncoding, tokenizer: Tokenizer, ids: Int32Array, clipSkip: number) {
-  const { network, pooled } = encoding
-  const chunks = ids.length / tokenizer.length
-  const inputs: Inputs = { ids: { shape: [chunks, tokenizer.length], data: ids } }
-  if (pooled) inputs.last = { shape: [1], data: Int32Array.of(pooledRow(ids, tokenizer)) }
-  const [states, pool] = [await session.run(network, 'encode', inputs, encodeSettings(encoding, clipSkip))].flat()
-  const { shape, data } = states!
-  const width = shape.at(-1)!
-  if (chunks === 1) return { width, states: data, pool: pool?.data }
-  const rows = contextRows(chunks, tokenizer.length)
+/** Joins a text's chunks of hidden states `[chunks · length, width]` to the tokens of one text. */
+function joinChunks(states: Float32Array, width: number, { length }: Tokenizer): Float32Array {
+  const chunks = states.length / (length * width)
+  if (chunks === 1) return states
+  const rows = contextRows(chunks, length)
   const joined = new Float32Array(rows.length * width)
-  for (const [i, row] of rows.entries()) joined.set(data.subarray(row * width, (row + 1) * width), i * width)
-  return { width, states: joined, pool: pool?.data }
+  for (const [i, row] of rows.entries()) joined.set(states.subarray(row * width, (row + 1) * width), i * width)
+  return joined
 }
 
 /** Puts parts `[tokens, width]` side by side along their channels. */
@@ -78,27 +72,46 @@ function beside(parts: { width: number; states: Float32Array }[]): Float32Array 
   return joined
 }
 
-/** Encodes a text as the model's family does it. */
-export async function encodeText(
+/** How a text becomes chunks of ids `[chunks, length]`, and what is made of their hidden states `[chunks · length, width]`. */
+export interface Chunking {
+  ids(tokenizer: Tokenizer): Int32Array
+  arrange(states: Float32Array, width: number, tokenizer: Tokenizer): Float32Array
+}
+
+/** Encodes a text with all encoders of the model's family; its pooled text is the first chunk's. */
+export async function encodeChunks(
   session: Pick<Session, 'run'>,
-  model: TextModel,
-  text: string,
-  options: TextOptions,
+  { family, tokenizers }: TextModel,
+  clipSkip: number,
+  { ids: idsOf, arrange }: Chunking,
 ): Promise<EncodedText> {
   const parts = []
-  for (const encoding of model.family.text) {
-    const tokenizer = model.tokenizers[encoding.network]!
-    parts.push(await encodeIds(session, encoding, tokenizer, tokenizer.encode(text, chunksOf(options)), options.clipSkip))
+  let pooled: Float32Array | undefined
+  for (const encoding of family.text) {
+    const { network } = encoding
+    const tokenizer = tokenizers[network]!
+    const ids = idsOf(tokenizer)
+    const inputs: Inputs = { ids: { shape: [ids.length / tokenizer.length, tokenizer.length], data: ids } }
+    if (encoding.pooled) inputs.last = { shape: [1], data: Int32Array.of(pooledRow(ids, tokenizer)) }
+    const [states, pool] = [await session.run(network, 'encode', inputs, encodeSettings(encoding, clipSkip))].flat()
+    const width = states!.shape.at(-1)!
+    parts.push({ width, states: arrange(states!.data, width, tokenizer) })
+    pooled ??= pool?.data
   }
-  const pooled = parts.find(({ pool }) => pool)?.pool
   return { context: beside(parts), ...(pooled ? { pooled } : {}) }
 }
 
+/** Encodes a text as the model's family does it. */
+export function encodeText(session: Pick<Session, 'run'>, model: TextModel, text: string, options: TextOptions): Promise<EncodedText> {
+  const ids = (tokenizer: Tokenizer) => tokenizer.encode(text, chunksOf(options))
+  return encodeChunks(session, model, options.clipSkip, { ids, arrange: joinChunks })
+}
+
 /** Concatenates arrays of equal length; a single one is returned as it is. */
-export function join(parts: Float32Array[]): Float32Array {
+export function join<Data extends Float32Array | Int32Array>(parts: Data[]): Data {
   const first = parts[0]!
   if (parts.length === 1) return first
-  const joined = new Float32Array(first.length * parts.length)
+  const joined = new (first.constructor as new (length: number) => Data)(first.length * parts.length)
   for (const [i, part] of parts.entries()) joined.set(part, i * first.length)
   return joined
 }

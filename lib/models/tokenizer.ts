@@ -7,6 +7,7 @@ import { Tokenizer as Pipeline } from '@huggingface/tokenizers'
 import { LorafuseError, shown } from '../errors.js'
 import { isRecord, type Json, readRecord } from '../files/json.js'
 import { readText, unlessMissing } from '../files/read.js'
+import { clipVocabulary } from './clip-vocabulary.js'
 
 export interface Tokenizer {
   /** One more than the largest id. */
@@ -172,14 +173,8 @@ function chunked(ids: number[], chunks: number, length: number, { bosId, eosId, 
   return cut
 }
 
-/**
- * Loads a model's `tokenizer` folder. `padId`: where its files do not say, EOS if it is left out. Throws `MODEL_INCOMPLETE` where its files
- * are missing, `TOKENIZER_INVALID`.
- */
-export async function loadTokenizer(folder: string, padId?: number): Promise<Tokenizer> {
-  const vocabulary = await readVocabulary(folder)
-  const names = ['tokenizer_config.json', 'special_tokens_map.json']
-  const configs = await Promise.all(names.map(async (name) => (await readJson(join(folder, name))) ?? {}))
+/** `folder`: names the tokenizer in errors; `configs`: its settings, the first that has one counts. */
+function makeTokenizer(vocabulary: Vocabulary, folder: string, configs: Json[], padId?: number): Tokenizer {
   const idOf = (token: string): number => {
     const id = Object.hasOwn(vocabulary.vocab, token) ? vocabulary.vocab[token] : undefined
     if (id === undefined) throw invalid(folder, `a vocabulary without ${shown(token)}`)
@@ -209,4 +204,20 @@ export async function loadTokenizer(folder: string, padId?: number): Promise<Tok
     encode: (text, chunks = 1) => chunked(idsOf(text, fitting(chunks)), chunks, length, specials),
     count: (text, chunks = 1) => idsOf(text, fitting(chunks) + 1).length,
   }
+}
+
+/**
+ * Loads a model's `tokenizer` folder. `padId`: where its files do not say, EOS if it is left out. Throws `MODEL_INCOMPLETE` where its files
+ * are missing, `TOKENIZER_INVALID`.
+ */
+export async function loadTokenizer(folder: string, padId?: number): Promise<Tokenizer> {
+  const vocabulary = await readVocabulary(folder)
+  const names = ['tokenizer_config.json', 'special_tokens_map.json']
+  const configs = await Promise.all(names.map(async (name) => (await readJson(join(folder, name))) ?? {}))
+  return makeTokenizer(vocabulary, folder, configs, padId)
+}
+
+/** Makes CLIP's own tokenizer, for a model that brings none. `padId`: as in `loadTokenizer`. */
+export async function clipTokenizer(padId?: number): Promise<Tokenizer> {
+  return makeTokenizer(await clipVocabulary(), 'CLIP', [], padId)
 }

@@ -17,12 +17,17 @@ export function usage(name: string, { kind, default: value }: Row): string {
   return `--${kebab(name)} ${valueOptional ? `[${placeholder}]` : placeholder}`
 }
 
+/** Lists how kohya's command lines give an option: `--network_dim`, `--network_args conv_dim=`. */
+export function kohyaSpellings({ kohya = [], networkArg }: Row): string[] {
+  return [...kohya.map((name) => `--${name}`), ...(networkArg === undefined ? [] : [`--network_args ${networkArg}=`])]
+}
+
 /** Writes an option's help with its default and kohya's names. */
 export function describeOption(row: Row): string {
   const notes = [
     row.presence === 'required' ? 'required' : '',
     defaultText(row) && row.kind.type !== 'boolean' && `default ${defaultText(row)}`,
-    row.kohya && `kohya --${row.kohya.join(', --')}`,
+    kohyaSpellings(row).length > 0 && `kohya ${kohyaSpellings(row).join(', ')}`,
   ].filter(Boolean)
   return `${row.help}${notes.length > 0 ? ` (${notes.join('; ')})` : ''}`
 }

@@ -1,4 +1,5 @@
 /** What to do instead of kohya's options that are not options here (kohya-ss/sd-scripts:train_network.py, library/train_util.py). */
+import { LorafuseError, shown } from '../errors.js'
 
 interface Instead {
   /** Names of options, separated by blanks. */
@@ -26,7 +27,7 @@ const instead: Instead[] = [
   { names: 'save_state save_state_on_train_end', advice: leaveOut('a state is saved with each checkpoint') },
   { names: 'max_data_loader_n_workers persistent_data_loader_workers', advice: leaveOut('what is trained on is in memory') },
   {
-    names: 'lowram highvram gradient_checkpointing cpu_offload_checkpointing',
+    names: 'lowram highvram cpu_offload_checkpointing',
     advice: leaveOut('memory is planned before the first step'),
   },
   { names: 'prior_loss_weight reg_data_dir', advice: missing('regularization images') },
@@ -43,7 +44,8 @@ const instead: Instead[] = [
     names: 'network_weights dim_from_weights base_weights base_weights_multiplier',
     advice: missing('a LoRA is trained from its beginning'),
   },
-  { names: 'network_args network_dropout scale_weight_norms', advice: missing('a LoRA has a rank, an alpha and targets') },
+  { names: 'network_dropout scale_weight_norms', advice: missing('a LoRA has a rank, an alpha and targets') },
+  { names: 'network_args', advice: (option) => `${use(option)} and what else it sets, each by itself`, option: 'convRank' },
   {
     names:
       'shuffle_caption keep_tokens keep_tokens_separator caption_separator secondary_separator enable_wildcard caption_prefix caption_suffix ' +
@@ -69,6 +71,29 @@ const instead: Instead[] = [
   { names: 'logging_dir log_with log_prefix log_tracker_name wandb_run_name wandb_api_key', advice: leaveOut('a loss curve is written') },
   { names: 'dataset_config config_file in_json', advice: () => 'give each option by itself' },
 ]
+
+const NETWORK_ARGS = 'network_args'
+
+/**
+ * Writes kohya's `--network_args conv_dim=4 conv_alpha=1` as options of their own, `--conv-rank=4 --conv-alpha=1`; `options`: the name of
+ * the option for each of kohya's. Throws `OPTION_UNKNOWN`.
+ */
+export function withoutNetworkArgs(words: string[], options: Map<string, string>): string[] {
+  const at = words.findIndex((word) => word === `--${NETWORK_ARGS}` || word.startsWith(`--${NETWORK_ARGS}=`))
+  if (at < 0 || options.size === 0) return words
+  const [word, ...rest] = words.slice(at) as [string, ...string[]]
+  const inline = word.includes('=') ? [word.slice(word.indexOf('=') + 1)] : []
+  const next = rest.findIndex((other) => other.startsWith('--'))
+  const [own, others] = next < 0 ? [rest, []] : [rest.slice(0, next), rest.slice(next)]
+  const written = [...inline, ...own].map((pair) => {
+    const [, name = pair, value] = /^([^=]*)=(.*)$/s.exec(pair) ?? []
+    const option = options.get(name)
+    if (option !== undefined && value !== undefined) return `--${option}=${value}`
+    const known = [...options.keys()].map((key) => `${key}=`).join(' or ')
+    throw new LorafuseError('OPTION_UNKNOWN', `Expected ${known} after --${NETWORK_ARGS} but received ${shown(pair)}`)
+  })
+  return [...words.slice(0, at), ...written, ...withoutNetworkArgs(others, options)]
+}
 
 /** Says what to do instead of an option that kohya has. `spelt`: writes the name of an option here. */
 export function insteadOf(name: string, spelt: (option: string) => string): string | undefined {

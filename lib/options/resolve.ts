@@ -24,7 +24,7 @@ export interface TrainOptions extends Options<typeof trainTable> {}
 export interface GenerateOptions extends Options<typeof generateTable> {}
 
 /** Checked options with their defaults; where `epochs` is given it replaces `steps`. */
-export type ResolvedTrainOptions = Resolved<typeof trainTable> & { alpha: number }
+export type ResolvedTrainOptions = Resolved<typeof trainTable> & { alpha: number; convAlpha: number | undefined }
 export type ResolvedGenerateOptions = Resolved<typeof generateTable>
 
 /** How errors call an option: `batchSize` in the library, `--batch-size` on the command line. */
@@ -121,8 +121,16 @@ export function resolveTrainOptions(input: unknown, label: Label = asIs): Resolv
     throw new LorafuseError('OPTION_INVALID', `Expected ${most} for ${label('bucketStep')} but received ${options.bucketStep}`)
   }
   const alpha = options.alpha || options.rank
-  if (alpha < LEAST_ALPHA) throw invalidOption(`0 or at least ${LEAST_ALPHA}, as files hold it in f32,`, label('alpha'), alpha)
-  return { ...options, alpha }
+  const { convRank } = options
+  if (convRank === undefined && options.convAlpha !== undefined) {
+    throw new LorafuseError('OPTION_INVALID', `Expected ${label('convRank')} beside ${label('convAlpha')} but received none`)
+  }
+  const convAlpha = options.convAlpha || convRank
+  for (const [name, value] of Object.entries({ alpha, convAlpha })) {
+    if (value !== undefined && value < LEAST_ALPHA)
+      throw invalidOption(`0 or at least ${LEAST_ALPHA}, as files hold it in f32,`, label(name), value)
+  }
+  return { ...options, alpha, convAlpha }
 }
 
 /** Checks what `generate` was given. Throws as `resolveTrainOptions`. */

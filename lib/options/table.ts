@@ -16,6 +16,8 @@ export interface Row<Input = unknown, Value = unknown, P extends Presence = Pres
   help: string
   /** kohya's names for it (kohya-ss/sd-scripts:train_network.py, library/train_util.py). */
   kohya?: string[]
+  /** Its name among those that kohya's `--network_args` sets, as `conv_dim=4` (kohya-ss/sd-scripts:networks/lora.py). */
+  networkArg?: string
 }
 
 export type Table = Record<string, Row>
@@ -30,7 +32,7 @@ export function rowsOf<G extends Groups>(groups: G): Together<G[keyof G]> {
   return Object.assign({}, ...Object.values(groups)) as Together<G[keyof G]>
 }
 
-type Details = Pick<Row, 'kohya' | 'defaultText'>
+type Details = Pick<Row, 'kohya' | 'networkArg' | 'defaultText'>
 
 export function required<Input, Value>(kind: Kind<Input, Value>, help: string, details: Details = {}): Row<Input, Value, 'required'> {
   return { kind, presence: 'required', help, ...details }
@@ -144,6 +146,15 @@ const training = {
     defaultText: 'the rank',
     kohya: ['network_alpha'],
   }),
+  convRank: optional(
+    integer({ min: 1, max: 4096 }),
+    'Rank of the LoRA on 3×3 convolutions (LoCon); with it the other layers of the resnets get a LoRA, too, of the rank',
+    { defaultText: 'none: convolutions get no LoRA', networkArg: 'conv_dim' },
+  ),
+  convAlpha: optional(number({ min: 0, max: 1e6 }), 'Alpha of the LoRA on 3×3 convolutions; 0 means their rank', {
+    defaultText: 'the rank of convolutions',
+    networkArg: 'conv_alpha',
+  }),
   targets: defaulted(
     choice(['default', 'attention']),
     'default',
@@ -198,12 +209,22 @@ const saving = {
   }),
 }
 
+const memory = {
+  gradientCheckpointing: defaulted(
+    flag,
+    false,
+    'Compute parts of the UNet again in the backward pass instead of keeping them: half the memory or less, a third more time; ' +
+      'on the CPU, the same result',
+    { kohya: ['gradient_checkpointing'] },
+  ),
+}
+
 export const trainGroups = {
   Files: files,
   Images: { ...images, ...captions },
   Training: { ...length, ...training },
   Saving: saving,
-  Machine: machine,
+  Machine: { ...machine, ...memory },
 }
 export const trainTable = rowsOf(trainGroups)
 

@@ -24,7 +24,8 @@ export interface Planned {
   signal?: AbortSignal
 }
 
-const largest = (plans: MemoryPlan[]) => plans.reduce((most, plan) => (plan.total > most.total ? plan : most))
+const largest = <Plan extends Pick<MemoryPlan, 'total'>>(plans: Plan[]) =>
+  plans.reduce((most, plan) => (plan.total > most.total ? plan : most))
 
 /**
  * Returns how many bytes of a plan are still to be allocated. The adapters have been; pages of mapped files are dropped and read again when
@@ -53,21 +54,25 @@ async function largestShapes(shapes: Shape[], turn: Turn): Promise<Shape[]> {
   return kept
 }
 
+/** A plan, and the shapes of its step's inputs. */
+type StepPlan = MemoryPlan & { shapes: Record<string, number[]> }
+
 /** Returns the plan of the largest bucket's step, and the peak of what is still to be allocated. */
 async function requirement(
   { session, model, items, saving, signal }: Planned,
   options: ResolvedTrainOptions,
-): Promise<{ step: MemoryPlan; bytes: number }> {
+): Promise<{ step: StepPlan; bytes: number }> {
   const turn = turns(signal)
   const images = await assignBuckets(items, options, signal)
   const fullest = makeBatches(images, options).fullest()
   const shapes = fullest.map((batch) => ({ ...images[batch[0]!]!.bucket, count: batch.length }))
   const sizes = { ...model, contextLength: contextLength(model, options) }
-  const steps: MemoryPlan[] = []
+  const steps: StepPlan[] = []
   const encoders: MemoryPlan[] = []
   for (const { count, width, height } of await largestShapes(shapes, turn)) {
     await turn()
-    steps.push(session.planStep(stepShapes(sizes, count, height / model.factor, width / model.factor)))
+    const inputs = stepShapes(sizes, count, height / model.factor, width / model.factor)
+    steps.push({ ...session.planStep(inputs, options.gradientCheckpointing), shapes: inputs })
     encoders.push(session.planRun(model.family.vae, 'encode', { pixels: [1, height, width, 3] }))
   }
   const texts = model.family.text.map((encoding) => {
@@ -102,23 +107,40 @@ async function advice(
   fits: (change: Partial<ResolvedTrainOptions>) => Promise<boolean>,
 ): Promise<string> {
   const lower = device === 'cuda' && precision === 'f32' ? `, or try ${label('precision')} fp16` : ''
-  const batchSize = await largestFitting(options.batchSize - 1, (value) => fits({ batchSize: value }))
-  if (batchSize > 0) return `${label('batchSize')} ${batchSize} would fit${lower}`
+  const saving = { gradientCheckpointing: true }
+  if (!options.gradientCheckpointing && (await fits(saving))) return `${label('gradientCheckpointing')} would fit${lower}`
+  const named = async (change: Partial<ResolvedTrainOptions>, others: string[]) => {
+    const more = (await fits(change)) ? others : [...others, label('gradientCheckpointing')]
+    return `${more.length > 0 ? ` with ${more.join(' and ')}` : ''} would fit${lower}`
+  }
+  const batchSize = await largestFitting(options.batchSize - 1, (value) => fits({ ...saving, batchSize: value }))
+  if (batchSize > 0) return `${label('batchSize')} ${batchSize}${await named({ batchSize }, [])}`
   const { bucketStep } = options
   const most = Math.ceil(options.resolution / bucketStep) - 1
-  const resolution = bucketStep * (await largestFitting(most, (value) => fits({ batchSize: 1, resolution: value * bucketStep })))
-  const batch = options.batchSize > 1 ? ` with ${label('batchSize')} 1` : ''
+  const of = (steps: number) => ({ batchSize: 1, resolution: steps * bucketStep })
+  const { resolution } = of(await largestFitting(most, (value) => fits({ ...saving, ...of(value) })))
+  const batch = options.batchSize > 1 ? [`${label('batchSize')} 1`] : []
   // What fits may be less than the option can be.
-  if (resolution >= trainTable.resolution.kind.min!) return `${label('resolution')} ${resolution}${batch} would fit${lower}`
+  if (resolution >= trainTable.resolution.kind.min!)
+    return `${label('resolution')} ${resolution}${await named({ batchSize: 1, resolution }, batch)}`
   return `no ${label('batchSize')} or ${label('resolution')} would fit${lower}`
 }
 
+/** What a training takes, and the total were `gradientCheckpointing` the other way. */
+export interface PlannedMemory {
+  memory: MemoryPlan
+  otherwise: number
+}
+
 /** Plans the memory of a training whose adapters are attached. Throws `OUT_OF_MEMORY` with what would fit, or the signal's reason. */
-export async function planMemory(planned: Planned, options: ResolvedTrainOptions): Promise<MemoryPlan> {
+export async function planMemory(planned: Planned, options: ResolvedTrainOptions): Promise<PlannedMemory> {
   const { session, chosen } = planned
   const available = session.availableBytes() ?? availableMemory()
-  const { step, bytes } = await requirement(planned, options)
-  if (bytes <= available) return step
+  const {
+    step: { shapes, ...memory },
+    bytes,
+  } = await requirement(planned, options)
+  if (bytes <= available) return { memory, otherwise: session.planStep(shapes, !options.gradientCheckpointing).total }
   const fits = async (change: Partial<ResolvedTrainOptions>) => (await requirement(planned, { ...options, ...change })).bytes <= available
   const place = chosen.device === 'cuda' ? ' on the GPU' : ''
   const [needed, free] = [Math.ceil(bytes / 2 ** 20), Math.floor(available / 2 ** 20)]

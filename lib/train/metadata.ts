@@ -45,6 +45,12 @@ function epochOf(name: CheckpointName, step: number, epochs: number, updatesPerE
   return 'epoch' in name ? name.epoch : Math.floor((step - 1) / updatesPerEpoch)
 }
 
+/** Returns what kohya writes of `--network_args`, whose values are texts; nothing where there are none. */
+function networkArgs({ convRank, convAlpha }: ResolvedTrainOptions): Record<string, Value> {
+  if (convRank === undefined) return {}
+  return { network_args: `{"conv_dim": "${convRank}", "conv_alpha": "${convAlpha}"}` }
+}
+
 /** Returns the metadata of the LoRA `name`, saved after update `step` at `savedAt`, Unix time in seconds, without the LoRA's own hashes. */
 export function trainingMetadata(info: TrainingInfo, name: CheckpointName, step: number, savedAt: number): Record<string, string> {
   const { options, precision, optimizer, images, run, steps, batches, model, hashes } = info
@@ -69,7 +75,7 @@ export function trainingMetadata(info: TrainingInfo, name: CheckpointName, step:
     batch_size_per_device: options.batchSize,
     total_batch_size: options.batchSize * options.gradientAccumulation,
     gradient_accumulation_steps: options.gradientAccumulation,
-    gradient_checkpointing: false,
+    gradient_checkpointing: options.gradientCheckpointing,
     lr_scheduler: kohyaScheduler(options.lrScheduler, options.lrWarmupSteps),
     lr_warmup_steps: options.lrWarmupSteps,
     optimizer: optimizer.title(options),
@@ -78,6 +84,7 @@ export function trainingMetadata(info: TrainingInfo, name: CheckpointName, step:
     network_dim: options.rank,
     network_alpha: float(options.alpha),
     network_dropout: null,
+    ...networkArgs(options),
     mixed_precision: precision === 'f32' ? 'no' : precision,
     full_fp16: false,
     fp8_base: false,

@@ -1,7 +1,7 @@
 /** The folder a training writes to: LoRA files under kohya's names, and their states beside them. */
 import { open, rm, rmdir, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
-import { type Adapters, parameterCount } from '../adapters/adapter.js'
+import { type Adapters, parameterCount, reorderedCount } from '../adapters/adapter.js'
 import { kohyaTensors } from '../adapters/files.js'
 import type { Prefixes } from '../adapters/kohya.js'
 import { LorafuseError } from '../errors.js'
@@ -31,15 +31,16 @@ export interface Saved {
 const digits = (value: number, count: number) => String(value).padStart(count, '0')
 
 /** What comes after the name of a run in the names of its other files; the states' is `STATE_SUFFIX`. */
-const SUFFIX = /^((-step\d{8,}|-\d{6,})?\.safetensors|\.lock)$/
+const SUFFIX = /^(-step\d{8,}|-\d{6,})?\.safetensors$|^\.lock$/
 
 function full(output: string, reason: string): LorafuseError {
   return new LorafuseError('DISK_FULL', `Expected room for the LoRA and its state in ${output} but received ${reason}; free some space`)
 }
 
-/** Counts the bytes that saving needs besides the disk's: the buffers of the state, and the LoRA in its type. */
+/** Counts the bytes that saving needs besides the disk's: the buffers of the state, and the LoRA in its order and type. */
 export function bytesToSave(buffers: BufferInfo[], adapters: Adapters, { savePrecision }: Pick<OutputOptions, 'savePrecision'>): number {
-  return 4 * buffers.reduce((sum, { count }) => sum + count, 0) + 2 * roundedCount(adapters, savePrecision)
+  const floats = buffers.reduce((sum, { count }) => sum + count, reorderedCount(adapters))
+  return 4 * floats + 2 * roundedCount(adapters, savePrecision)
 }
 
 /** In f32 a LoRA is written from the buffers. */
@@ -56,7 +57,8 @@ export class OutputFolder {
   /** The folders that `prepare` made, parents first. */
   private made: string[] = []
   private lock: Lock | undefined
-  /** Where the LoRA is rounded. */
+  /** Where the LoRA is put into a file's order, and rounded. */
+  private ordered = new Float32Array(0)
   private room = new Uint16Array(0)
 
   /** `prefixes`: see `loraPrefixes`. */
@@ -94,6 +96,7 @@ export class OutputFolder {
     const { blocks, bavail, bsize } = await statfs(output).catch(() => ({ blocks: 0, bavail: 0, bsize: 0 }))
     if (blocks > 0 && bavail * bsize < needed)
       throw full(output, `${Math.floor((bavail * bsize) / 2 ** 20)} of ${Math.ceil(needed / 2 ** 20)} MiB`)
+    this.ordered = new Float32Array(reorderedCount(this.adapters))
     this.room = new Uint16Array(roundedCount(this.adapters, savePrecision))
   }
 
@@ -103,12 +106,15 @@ export class OutputFolder {
     for (const folder of this.made.toReversed()) await rmdir(folder).catch(() => undefined)
   }
 
-  /** Nobody else writes files of this name now, as it is locked. */
+  /** Nobody else writes files of this name now, as it is locked; but another run may be named as one of its checkpoints, `x-000001`. */
   private async removeTemporaries(): Promise<void> {
     const { output, name } = this.options
-    for (const file of await listFolder(output, 'a folder to write to')) {
-      const rest = file.startsWith(name) ? targetOf(file)?.slice(name.length) : undefined
-      if (rest === undefined || !(SUFFIX.test(rest) || STATE_SUFFIX.test(rest))) continue
+    const files = await listFolder(output, 'a folder to write to')
+    for (const file of files) {
+      const rest = file.startsWith(name) ? (targetOf(file)?.slice(name.length) ?? '') : ''
+      const found = SUFFIX.exec(rest) ?? STATE_SUFFIX.exec(rest)
+      const another = found?.[1] === undefined ? undefined : `${name}${found[1]}.lock`
+      if (!found || (another !== undefined && files.includes(another))) continue
       await rm(join(output, file), { force: true }).catch(() => undefined)
     }
   }
@@ -121,13 +127,13 @@ export class OutputFolder {
     const { output, name, savePrecision } = this.options
     const path = join(output, `${name}${suffixOf(checkpoint)}.safetensors`)
     await this.lock?.check()
-    const named = kohyaTensors(this.adapters, state.buffers.weights!, DTYPES[savePrecision], this.prefixes)
+    const named = await kohyaTensors(this.adapters, state.buffers.weights!, DTYPES[savePrecision], this.prefixes, this.ordered)
     const tensors = await packTensors(named, this.room)
     const { model, legacy } = await hashTensors(tensors, metadata)
     await writeSafetensors(path, tensors, { ...metadata, sshs_model_hash: model, sshs_legacy_hash: legacy })
     const statePath = statePathOf(path)
     const before = await listStates(output, name)
-    await writeState(statePath, state, timeToWrite(before))
+    await writeState(statePath, state, { name, writtenAt: timeToWrite(before) })
     await removeOldStates(before, state.run, statePath)
     return { path, statePath }
   }

@@ -146,15 +146,15 @@ export class Training {
     const { items, warnings } = await scanDataset(options, this.signal)
     for (const warning of warnings) this.emit({ type: 'warning', ...warning })
     const chosen = computation(options)
-    const session = this.open(model, chosen)
+    const session = this.open(model, { ...chosen, recompute: options.gradientCheckpointing })
     let output: OutputFolder | undefined
     try {
       for (const warning of threadWarnings(options.threads, session)) this.emit(warning)
       const adapters = attachAdapters(session, lora, model.family.trained, options, optimizer.spec)
       const saved = stateBuffers(session)
       const saving = chosen.device === 'cpu' ? bytesToSave(saved, adapters, options) : 0
-      const memory = await planMemory({ session, model, items, chosen, label: this.label, saving, signal: this.signal }, options)
-      output = new OutputFolder(options, adapters, loraPrefixes(model.family))
+      const planned = await planMemory({ session, model, items, chosen, label: this.label, saving, signal: this.signal }, options)
+      output = new OutputFolder(options, adapters, loraPrefixes(model.family, model.networks))
       await output.prepare(saved, this.signal)
       const found = await assignBuckets(items, options, this.signal)
       const resumed = await this.readResumed(model, session, found)
@@ -176,7 +176,8 @@ export class Training {
       const [modules, parameters] = [adapterCount(adapters), parameterCount(adapters.parameters)]
       this.emit({
         ...{ type: 'start', model: model.foundBy, steps, images: images.length, modules, parameters },
-        ...{ memory, resumedFrom: from, seed: options.seed },
+        ...{ memory: planned.memory, memoryOtherwise: planned.otherwise, gradientCheckpointing: options.gradientCheckpointing },
+        ...{ resumedFrom: from, seed: options.seed },
       })
       const trainer = new Trainer(
         { session, batches, inputs, output, info, identity, lossScale, from },

@@ -37,6 +37,8 @@ export interface TrainingState {
 
 /** What a state says of itself. */
 export interface About extends RunId {
+  /** The run's; early states have none. */
+  name?: string
   /** Version 1 had neither `writtenAt` nor a checksum of this description. */
   version: 1 | 2
   step: number
@@ -75,10 +77,14 @@ export function stateBuffers(session: Pick<Session, 'buffers'>): BufferInfo[] {
   return session.buffers().filter(({ name }) => name !== 'gradients')
 }
 
-/** Writes a state. `writtenAt`: see `About`. Throws as `writeAtomically`. */
-export async function writeState(path: string, state: TrainingState, writtenAt: number): Promise<void> {
+/** Writes a state. `name`, `writtenAt`: see `About`. Throws as `writeAtomically`. */
+export async function writeState(
+  path: string,
+  state: TrainingState,
+  { name, writtenAt }: Required<Pick<About, 'name' | 'writtenAt'>>,
+): Promise<void> {
   const { step, run, identity, lossScale, buffers } = state
-  const about = { version: VERSION, step, ...run, writtenAt, identity, lossScale, sha256: await hashParts(Object.values(buffers)) }
+  const about = { version: VERSION, name, step, ...run, writtenAt, identity, lossScale, sha256: await hashParts(Object.values(buffers)) }
   const tensors = Object.entries(buffers).map(([name, data]) => ({ name, dtype: 'F32' as const, shape: [data.length], data }))
   const text = JSON.stringify(about)
   await writeSafetensors(path, tensors, { [KEY]: text, [CHECKSUM]: await hashParts([text]) })
@@ -112,6 +118,7 @@ function isLossScale(value: unknown, step: number): boolean {
 /** Returns the names of what is missing in a description, of another type or out of range. */
 function wrongIn(about: Json): string[] {
   const valid = {
+    name: about.name === undefined || isText(about.name),
     step: isCount(about.step, 1),
     sessionId: isCount(about.sessionId),
     startedAt: isTime(about.startedAt),

@@ -18,14 +18,15 @@ interface States {
 /** Those of version 1 do not know when they were written, which was after their run began. */
 const writtenAt = (state: About) => state.writtenAt ?? state.startedAt
 
-/** Lists the states of a name. */
+/** Lists the states of the run of a name. The file of epoch 1 of a run `x` is named as the last of one `x-000001`: there, they say whose they are. */
 export async function listStates(output: string, name: string): Promise<States> {
   const files = await listFolder(output, 'a folder of training states')
   const { states, damaged }: States = { states: [], damaged: [] }
   for (const file of files.filter((file) => file.startsWith(name) && STATE_SUFFIX.test(file.slice(name.length)))) {
     const path = join(output, file)
     try {
-      states.push({ ...(await readAbout(path)).about, path })
+      const { about } = await readAbout(path)
+      if ((about.name ?? name) === name) states.push({ ...about, path })
     } catch (error) {
       if (!(error instanceof LorafuseError)) throw error
       damaged.push(error)

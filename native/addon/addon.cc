@@ -34,6 +34,7 @@ SessionOptions session_options(const Napi::Value& value) {
   return {.device = options.get("device", one_of<Device>({{"cpu", Device::cpu}, {"cuda", Device::cuda}})),
           .threads = to_int(threads, "threads"),
           .precision = options.get("precision", one_of<DType>({{"f32", DType::f32}, {"fp16", DType::f16}, {"bf16", DType::bf16}})),
+          .recompute = options.has("recompute") && options.get("recompute", boolean),
           .networks = options.get("networks", record(network_options))};
 }
 
@@ -102,7 +103,8 @@ auto write(const Arguments& args) {
   return [buffer = string(args[0], "buffer"), data = view<float>(args[1], "data")](Session& s) { return s.write(buffer, data), Done(); };
 }
 auto plan_step(const Arguments& args) {
-  return [key = ProgramKey::step(shapes(args[0]))](Session& s) { return s.plan(key); };
+  const std::optional<bool> recompute = args[1].IsUndefined() ? std::nullopt : std::optional(boolean(args[1], "recompute"));
+  return [key = ProgramKey::step(shapes(args[0])), recompute](Session& s) { return s.plan(key, recompute); };
 }
 auto plan_run(const Arguments& args) {
   return [key = ProgramKey{string(args[0], "network"), string(args[1], "function"), shapes(args[2]), settings(args[3])}](Session& s) {

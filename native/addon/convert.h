@@ -187,6 +187,8 @@ inline Napi::Value to_js(Napi::Env env, const Layer& layer) {
   out.Set("kind", layer.is_conv ? "conv" : "linear");
   out.Set("inFeatures", static_cast<double>(layer.in_features));
   out.Set("outFeatures", static_cast<double>(layer.out_features));
+  out.Set("kernel", static_cast<double>(layer.window.kernel));
+  out.Set("stride", static_cast<double>(layer.window.stride));
   return out;
 }
 inline Napi::Value to_js(Napi::Env env, const Parameter& parameter) {

@@ -5,7 +5,7 @@ namespace lorafuse {
 namespace {
 
 // How far (in nodes) a producer may be moved down to the Add that absorbs it: moving it keeps its inputs alive longer.
-constexpr int kReach = 6;
+constexpr int kResidualReach = 6;
 
 // The residual attribute of a node's op; null where it cannot have one.
 bool* residual_of(Node& node) {
@@ -24,7 +24,7 @@ struct AddFuser : Rewrite {
   // Position of the node that made `v` and may absorb the Add: nothing else reads v. Otherwise −1.
   int maker(ValueId v, int add) {
     const int i = producer[v];
-    return i >= 0 && !removed(i) && uses[v] == 1 && add - i <= kReach && residual_of(node(i)) ? i : -1;
+    return i >= 0 && !removed(i) && uses[v] == 1 && add - i <= kResidualReach && residual_of(node(i)) ? i : -1;
   }
 
   // `merged` does the work of the Add and of the node that it absorbed.

@@ -1,5 +1,6 @@
 // Reverse-mode differentiation: one short rule for each op that can stand between a parameter and the loss.
 #include <algorithm>
+#include <set>
 
 #include "rules.h"
 
@@ -77,7 +78,16 @@ template <> void gradient(const MseLoss&, Backward& b) { b.add(0, b.emit(MseLoss
 
 // ---- what runs them ----
 
-Backward::Backward(const Graph& forward) : graph_(forward), needed_(forward.values.size(), false), grads_(forward.values.size(), kNone) {
+Backward::Backward(const Graph& forward, bool recompute)
+    : graph_(forward), forward_(forward.nodes), block_of_(forward.nodes.size(), 0), maker_(forward.values.size(), -1),
+      again_(forward.values.size(), kNone), needed_(forward.values.size(), false), grads_(forward.values.size(), kNone) {
+  // Blocks nest: what an outer one does before and after an inner one are two.
+  int blocks = 0;
+  for (size_t i = 0; i < forward_.size(); i++) {
+    if (i == 0 || forward_[i].block != forward_[i - 1].block) blocks++;
+    if (recompute && !forward_[i].block.empty()) block_of_[i] = blocks;
+    for (ValueId v : forward_[i].outputs) maker_[v] = static_cast<int>(i);
+  }
   for (size_t v = 0; v < forward.values.size(); v++) needed_[v] = forward.values[v].storage == Storage::parameter;
   for (const Node& node : forward.nodes)
     for (ValueId in : node.inputs)
@@ -92,7 +102,42 @@ void Backward::add(size_t i, ValueId dx) {
   sum = sum == kNone ? dx : emit(Add{}, {sum, dx});
 }
 
-void Backward::accumulate(size_t i, Op op, std::vector<ValueId> inputs) {
+// Whether a rule that names v gets it computed again: where it is made in the block of the rule's node. What other blocks made is kept.
+bool Backward::is_recomputed(ValueId v) const {
+  if (v >= static_cast<ValueId>(maker_.size()) || maker_[v] < 0) return false;
+  const int block = block_of_[maker_[v]];
+  return block > 0 && block == block_of_[node_ - forward_.data()];
+}
+
+std::vector<ValueId> Backward::held(std::vector<ValueId> values) {
+  for (ValueId& v : values)
+    if (is_recomputed(v)) {
+      if (again_[v] == kNone) recompute(v);
+      v = again_[v];
+    }
+  return values;
+}
+
+// Emits again what makes v in its block, in the order of the forward pass, so that it is fused alike.
+void Backward::recompute(ValueId v) {
+  std::set<int> nodes;
+  for (std::vector<ValueId> wanted = {v}; !wanted.empty();) {
+    const ValueId next = wanted.back();
+    wanted.pop_back();
+    if (!is_recomputed(next) || again_[next] != kNone || !nodes.insert(maker_[next]).second) continue;
+    const auto& inputs = forward_[maker_[next]].inputs;
+    wanted.insert(wanted.end(), inputs.begin(), inputs.end());
+  }
+  for (int i : nodes) {
+    Node again = forward_[i];
+    for (ValueId& in : again.inputs)
+      if (is_recomputed(in)) in = again_[in];
+    for (ValueId& out : again.outputs) out = again_[out] = graph_.value(Value(graph_.values[out]));
+    graph_.nodes.push_back(std::move(again));
+  }
+}
+
+void Backward::accumulate(size_t i, Op op, const std::vector<ValueId>& inputs) {
   handled_[i] = true;
   auto [found, is_new] = parameters_.try_emplace(in(i), kNone);
   if (is_new) {
@@ -100,7 +145,7 @@ void Backward::accumulate(size_t i, Op op, std::vector<ValueId> inputs) {
     gradient.dtype = DType::f32, gradient.storage = Storage::gradient;
     found->second = graph_.value(std::move(gradient));
   }
-  graph_.accumulate(std::move(op), std::move(inputs), {found->second});
+  graph_.accumulate(std::move(op), held(inputs), {found->second});
 }
 
 // A parameter that v depends on.
@@ -120,8 +165,7 @@ void Backward::refuse(const Node& node, const char* what, size_t position, Value
 
 Graph Backward::run(ValueId loss) {
   CHECK(needed_.at(loss), "NO_GRADIENT", "[gradients] the loss depends on no parameter");
-  const std::vector<Node> forward = graph_.nodes;
-  for (auto n = forward.rbegin(); n != forward.rend(); ++n) {
+  for (auto n = forward_.rbegin(); n != forward_.rend(); ++n) {
     for (size_t i = 1; i < n->outputs.size(); i++)
       if (grads_[n->outputs[i]] != kNone) refuse(*n, "output", i, n->outputs[i]);
     if (n->outputs[0] != loss && (!needed_[n->outputs[0]] || grads_[n->outputs[0]] == kNone)) continue;
@@ -143,6 +187,6 @@ Graph Backward::run(ValueId loss) {
   return std::move(graph_);
 }
 
-Graph gradients(const Graph& forward, ValueId loss) { return Backward(forward).run(loss); }
+Graph gradients(const Graph& forward, ValueId loss, bool recompute) { return Backward(forward, recompute).run(loss); }
 
 }  // namespace lorafuse

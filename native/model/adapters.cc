@@ -9,9 +9,13 @@ void check(const Lora& lora, const Layer& layer) {
 }
 
 ValueId apply(const Lora& lora, Builder& b, const Layer& layer, ValueId x, const std::function<ValueId()>& frozen) {
-  const ValueId down = b.parameter(layer.path + ".down", {lora.rank, layer.in_features});
+  const bool is_product = layer.is_product();
+  const int64_t taps = int64_t{layer.window.kernel} * layer.window.kernel;
+  const Shape shape = is_product ? Shape{lora.rank, layer.in_features} : Shape{taps, lora.rank, layer.in_features};
+  const ValueId down = b.parameter(layer.path + ".down", shape);
   const ValueId up = b.parameter(layer.path + ".up", {layer.out_features, lora.rank});
-  const ValueId t = b.emit(MatMul{}, {x, down}), y = frozen();
+  if (layer.doubles) x = b.emit(Upsample{}, {x});
+  const ValueId t = is_product ? b.emit(MatMul{}, {x, down}) : b.emit(layer.window, {x, down}), y = frozen();
   return b.emit(Add{}, {y, b.emit(MatMul{{{lora.scale, false}}}, {t, up})});
 }
 

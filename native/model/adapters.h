@@ -12,14 +12,19 @@ namespace lorafuse {
 
 class Builder;
 
-// A layer that can carry an adapter: y [.., N] = x [.., K] · wᵀ.
+// A layer that can carry an adapter: y [.., N] = x [.., K] · wᵀ, or a convolution of x [B, H, W, K].
 struct Layer {
   std::string path;
-  bool is_conv = false;  // a 1×1 convolution in the model's files
+  bool is_conv = false;  // in the model's files
   int64_t in_features = 0, out_features = 0;
+  Conv2d window{.kernel = 1, .stride = 1, .before = 0, .after = 0};
+  bool doubles = false;  // convolves x twice as high and wide, nearest neighbour
+
+  bool is_product() const { return window.kernel == 1 && window.stride == 1; }
 };
 
-// y += scale · up(down(x)) (arXiv:2106.09685); parameters down [rank, K], up [N, rank].
+// y += scale · up(down(x)) (arXiv:2106.09685); parameters down [rank, K], up [N, rank]. At a convolution down has its window, as in kohya's
+// LoCon: [kernel·kernel, rank, K].
 struct Lora {
   int64_t rank = 0;
   float scale = 1;

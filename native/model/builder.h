@@ -28,7 +28,7 @@ class Builder {
   Builder(Network network, DType dtype, Shapes shapes = {});
 
   Graph graph;
-  std::vector<Layer> layers;  // that could carry an adapter, as linear() meets them
+  std::vector<Layer> layers;  // that could carry an adapter, as they are met
 
   const Config& config() const { return *network_.config; }
   // Whose weights and adapters the layers that follow read.
@@ -47,7 +47,10 @@ class Builder {
 
   // A linear layer or 1×1 convolution with the adapter that is attached to it: x [.., K] → [.., N].
   ValueId linear(const std::string& path, ValueId x, int64_t out_features, bool bias = true);
+  // The same of a larger convolution.
   ValueId conv(const std::string& path, ValueId x, int64_t out_channels, Conv2d op = {});
+  // That never has an adapter: kohya's and diffusers' LoRAs leave out a network's first and last convolution.
+  ValueId frozen_conv(const std::string& path, ValueId x, int64_t out_channels, Conv2d op = {});
   ValueId group_norm(const std::string& path, ValueId x, int64_t groups, float eps, bool silu);
   ValueId layer_norm(const std::string& path, ValueId x, float eps);
   ValueId activation(Function function, ValueId x) { return emit(Activation{function}, {x}); }
@@ -55,7 +58,7 @@ class Builder {
   ValueId attention(const std::string& path, ValueId x, ValueId source, int64_t heads, bool bias);
   // x + convolutions; `embedding` [B, K] = SiLU of the time embedding, or kNone.
   ValueId resnet(const std::string& path, ValueId x, ValueId embedding, int64_t out_channels, int64_t groups, float eps);
-  // Twice as high and wide, nearest neighbour, then a 3×3 convolution: one op.
+  // Twice as high and wide, nearest neighbour, then a 3×3 convolution: one op, and the adapter that is attached to it.
   ValueId upsample(const std::string& path, ValueId x);
 
   // Names the layer, and the block of layers, of the nodes that are emitted while it lives.
@@ -81,6 +84,9 @@ class Builder {
   };
 
  private:
+  // What the adapter that is attached to a layer makes of it; `frozen` emits the layer as the model has it.
+  ValueId adapted(const Layer& layer, ValueId x, const std::function<ValueId()>& frozen);
+
   Network network_;
   const Shapes shapes_;
   uint8_t group_ = 0;                                               // of the parameters that are made

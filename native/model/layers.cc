@@ -45,24 +45,32 @@ ValueId Builder::parameter(const std::string& name, Shape shape) {
   return graph.value({name, std::move(shape), DType::f32, Storage::parameter, network_.name, Form::as_is, group_});
 }
 
-ValueId Builder::linear(const std::string& path, ValueId x, int64_t out_features, bool bias) {
-  const Scope scope(*this, path);
-  const WeightEntry* entry = network_.weights->find(path + ".weight");
-  const Layer layer{path, entry && entry->shape.rank() == 4, shape(x)[-1], out_features};
+ValueId Builder::adapted(const Layer& layer, ValueId x, const std::function<ValueId()>& frozen) {
   layers.push_back(layer);
-  const auto frozen = [&] {
-    MatMul op;
-    std::vector<ValueId> inputs = {x, weight(path + ".weight", {out_features, layer.in_features})};
-    if ((op.epilogue.bias = bias)) inputs.push_back(weight(path + ".bias", {out_features}));
-    return emit(std::move(op), std::move(inputs));
-  };
-  const auto adapter = network_.adapters->find(path);
+  const auto adapter = network_.adapters->find(layer.path);
   if (adapter == network_.adapters->end()) return frozen();
   group_ = adapter->second.group;
   return std::visit([&](const auto& kind) { return apply(kind, *this, layer, x, frozen); }, adapter->second.kind);
 }
 
+ValueId Builder::linear(const std::string& path, ValueId x, int64_t out_features, bool bias) {
+  const Scope scope(*this, path);
+  const WeightEntry* entry = network_.weights->find(path + ".weight");
+  const Layer layer{path, entry && entry->shape.rank() == 4, shape(x)[-1], out_features};
+  return adapted(layer, x, [&] {
+    MatMul op;
+    std::vector<ValueId> inputs = {x, weight(path + ".weight", {out_features, layer.in_features})};
+    if ((op.epilogue.bias = bias)) inputs.push_back(weight(path + ".bias", {out_features}));
+    return emit(std::move(op), std::move(inputs));
+  });
+}
+
 ValueId Builder::conv(const std::string& path, ValueId x, int64_t out_channels, Conv2d op) {
+  const Scope scope(*this, path);
+  return adapted({path, true, shape(x)[-1], out_channels, op}, x, [&] { return frozen_conv(path, x, out_channels, op); });
+}
+
+ValueId Builder::frozen_conv(const std::string& path, ValueId x, int64_t out_channels, Conv2d op) {
   const Scope scope(*this, path);
   op.epilogue.bias = true;
   return emit(op, {x, weight(path + ".weight", {out_channels, shape(x)[-1], op.kernel, op.kernel}, Form::taps_first),
@@ -105,8 +113,11 @@ ValueId Builder::resnet(const std::string& path, ValueId x, ValueId embedding, i
 ValueId Builder::upsample(const std::string& path, ValueId x) {
   const Scope scope(*this, path);
   const Shape s = shape(x);
-  return emit(ConvTranspose2d{.kernel = 4, .stride = 2, .height = 2 * s[1], .width = 2 * s[2], .epilogue = {.bias = true}},
-              {x, weight(path + ".weight", {s[3], s[3], 3, 3}, Form::summed_taps), weight(path + ".bias", {s[3]})});
+  const Layer layer{.path = path, .is_conv = true, .in_features = s[3], .out_features = s[3], .window = {}, .doubles = true};
+  return adapted(layer, x, [&] {
+    return emit(ConvTranspose2d{.kernel = 4, .stride = 2, .height = 2 * s[1], .width = 2 * s[2], .epilogue = {.bias = true}},
+                {x, weight(path + ".weight", {s[3], s[3], 3, 3}, Form::summed_taps), weight(path + ".bias", {s[3]})});
+  });
 }
 
 }  // namespace lorafuse

@@ -10,26 +10,60 @@ std::string at(const std::string& path, const char* kind, size_t index) { return
 
 bool has_text_time(const Config& config) { return config.has("addition_time_embed_dim"); }
 
+// How many layers each transformer has, block after block, `each` in a block: a config has a number for each block, or for each
+// transformer.
+std::vector<int64_t> depths(const Config& config, const std::string& name, size_t blocks, size_t each) {
+  const std::vector<int64_t> counts = config.counts(name);
+  if (counts.size() != blocks) config.expect_length(name, counts.size(), blocks * each);
+  if (counts.size() == blocks * each) return counts;
+  std::vector<int64_t> all;
+  for (int64_t count : counts) all.insert(all.end(), each, count);
+  return all;
+}
+
+// Of the way up: the same as of the way down, unless a list of its own says otherwise (SSD-1B, Vega).
+std::vector<int64_t> up_depths(const Config& config, const std::string& name, size_t blocks, size_t each) {
+  const std::string own = "reverse_" + name;
+  if (config.has(own)) return depths(config, own, blocks, each);
+  const std::vector<int64_t> counts = config.counts(name);
+  config.expect_length(name, counts.size(), blocks);
+  std::vector<int64_t> all;
+  for (size_t i = blocks; i-- > 0;) all.insert(all.end(), each, counts[i]);
+  return all;
+}
+
 struct UNet {
   Builder& b;
   ValueId embedding, context;  // SiLU(time + text_time) [B, 4·C0], text [B, T, D]
   const Config& config = b.config();
   const int64_t groups = config.count("norm_num_groups"), layers = config.count("layers_per_block");
   const float eps = static_cast<float>(config.real("norm_eps"));
-  const std::vector<int64_t> channels = config.counts("block_out_channels"), heads = config.counts("num_attention_heads"),
-                             transformer_layers = config.counts("transformer_layers_per_block");
+  const std::vector<int64_t> channels = config.counts("block_out_channels"), heads = config.counts("num_attention_heads");
   const std::vector<std::string> down_types = config.words("down_block_types"), up_types = config.words("up_block_types");
 
   ValueId resnet(const std::string& path, ValueId x, int64_t width) { return b.resnet(path, x, embedding, width, groups, eps); }
 
+  // Two resnets around a transformer, or one alone (UNetMidBlock2D), or nothing (None).
+  ValueId middle(ValueId x, int64_t depth) {
+    const std::string kCross = "UNetMidBlock2DCrossAttn", type = config.has("mid_block_type") ? config.word("mid_block_type") : kCross;
+    const bool crosses = type == kCross;
+    CHECK(crosses || type == "UNetMidBlock2D" || type == "None", "CONFIG_INVALID", "Expected ", kCross,
+          ", UNetMidBlock2D or None for mid_block_type of the UNet but received ", type);
+    if (type == "None") return x;
+    x = resnet("mid_block.resnets.0", x, channels.back());
+    if (!crosses) return x;
+    x = transformer("mid_block.attentions.0", x, channels.size() - 1, depth);
+    return resnet("mid_block.resnets.1", x, channels.back());
+  }
+
   // diffusers:models/transformers/transformer_2d.py; x [B, H, W, C] is at once an image and H·W tokens
-  ValueId transformer(const std::string& path, ValueId x, size_t level) {
+  ValueId transformer(const std::string& path, ValueId x, size_t level, int64_t depth) {
     const Builder::Block block(b, path);
     const int64_t width = b.shape(x)[-1];
     CHECK(width % heads[level] == 0, "CONFIG_INVALID", "Expected heads that divide ", width, " channels of the UNet but received ",
           heads[level]);
     ValueId h = b.linear(path + ".proj_in", b.group_norm(path + ".norm", x, groups, 1e-6f, false), width);
-    for (int64_t i = 0; i < transformer_layers[level]; i++) {
+    for (int64_t i = 0; i < depth; i++) {
       const std::string layer = at(path, ".transformer_blocks.", i);
       const Builder::Block inner(b, layer);
       const ValueId n = b.layer_norm(layer + ".norm1", h, 1e-5f);
@@ -87,17 +121,19 @@ ValueId unet(Builder& b, ValueId latents, const Text& text) {
   const size_t levels = channels.size();
   const auto expect_length = [&](const char* name, size_t length) { b.config().expect_length(name, length, levels); };
   expect_length("num_attention_heads", net.heads.size());
-  expect_length("transformer_layers_per_block", net.transformer_layers.size());
   expect_length("down_block_types", net.down_types.size());
   expect_length("up_block_types", net.up_types.size());
+  const std::string depth_name = "transformer_layers_per_block";
+  const size_t each = static_cast<size_t>(net.layers);
+  const std::vector<int64_t> down = depths(b.config(), depth_name, levels, each), up = up_depths(b.config(), depth_name, levels, each + 1);
 
-  ValueId x = b.conv("conv_in", latents, channels[0]);
+  ValueId x = b.frozen_conv("conv_in", latents, channels[0]);
   std::vector<ValueId> skips = {x};
   for (size_t i = 0; i < levels; i++) {
     const std::string block = at("down_blocks.", "", i);
     for (int64_t j = 0; j < net.layers; j++) {
       x = net.resnet(at(block, ".resnets.", j), x, channels[i]);
-      if (net.down_types[i] == "CrossAttnDownBlock2D") x = net.transformer(at(block, ".attentions.", j), x, i);
+      if (net.down_types[i] == "CrossAttnDownBlock2D") x = net.transformer(at(block, ".attentions.", j), x, i, down[i * each + j]);
       skips.push_back(x);
     }
     if (i + 1 == levels) continue;
@@ -105,21 +141,23 @@ ValueId unet(Builder& b, ValueId latents, const Text& text) {
     skips.push_back(x);
   }
 
-  x = net.resnet("mid_block.resnets.0", x, channels.back());
-  x = net.transformer("mid_block.attentions.0", x, levels - 1);
-  x = net.resnet("mid_block.resnets.1", x, channels.back());
+  x = net.middle(x, down[(levels - 1) * each]);
 
   for (size_t i = 0; i < levels; i++) {
     const std::string block = at("up_blocks.", "", i);
     const size_t level = levels - 1 - i;
     for (int64_t j = 0; j <= net.layers; j++) {
-      x = net.resnet(at(block, ".resnets.", j), b.emit(Concat{}, {x, skips.back()}), channels[level]);
+      {
+        const std::string resnet = at(block, ".resnets.", j);
+        const Builder::Block with_skip(b, resnet);
+        x = net.resnet(resnet, b.emit(Concat{}, {x, skips.back()}), channels[level]);
+      }
       skips.pop_back();
-      if (net.up_types[i] == "CrossAttnUpBlock2D") x = net.transformer(at(block, ".attentions.", j), x, level);
+      if (net.up_types[i] == "CrossAttnUpBlock2D") x = net.transformer(at(block, ".attentions.", j), x, level, up[i * (each + 1) + j]);
     }
     if (i + 1 < levels) x = b.upsample(block + ".upsamplers.0.conv", x);
   }
-  return b.conv("conv_out", b.group_norm("conv_norm_out", x, net.groups, net.eps, true), b.config().count("out_channels"));
+  return b.frozen_conv("conv_out", b.group_norm("conv_norm_out", x, net.groups, net.eps, true), b.config().count("out_channels"));
 }
 
 }  // namespace lorafuse

@@ -68,7 +68,7 @@ Builder Session::layers_builder(const std::string& network, const Adapters& adap
 
 std::vector<Layer> Session::layers(const std::string& network) { return layers_builder(network, {}).layers; }
 
-Graph Session::graph(const ProgramKey& key) {
+Graph Session::graph(const ProgramKey& key, bool recompute) {
   const std::string network = key.is_step() ? kTrained : key.network;
   Builder b = builder(network, part(network).adapters, key.shapes);
   if (!key.is_step()) {
@@ -79,11 +79,11 @@ Graph Session::graph(const ProgramKey& key) {
         "Expected adapters and an optimizer to train with but none are attached");
   const ValueId loss = training_loss(b);
   b.graph.results = {loss};
-  return gradients(b.graph, loss);
+  return gradients(b.graph, loss, recompute);
 }
 
-Program Session::make_program(const ProgramKey& key) {
-  Graph g = graph(key);
+Program Session::make_program(const ProgramKey& key, bool recompute) {
+  Graph g = graph(key, recompute);
   check_names(g, key.shapes, key.is_step() ? kSampleWeights : "");
   return Program(*backend_, fuse(g, backend_->fusions()), [this](const Value& v) { return bind(v); });
 }
@@ -91,7 +91,7 @@ Program Session::make_program(const ProgramKey& key) {
 Program& Session::program(const ProgramKey& key) {
   const auto found = programs_.find(key);
   if (found != programs_.end()) return found->second;
-  Program& made = programs_.emplace(key, make_program(key)).first->second;
+  Program& made = programs_.emplace(key, make_program(key, options_.recompute)).first->second;
   debug(key.is_step() ? "step" : key.network + "." + key.function, made);
   return made;
 }
@@ -190,8 +190,8 @@ void Session::write(const std::string& name, std::span<const float> data) {
 
 // ---- running ----
 
-MemoryPlan Session::plan(const ProgramKey& key) {
-  const Program program = make_program(key);
+MemoryPlan Session::plan(const ProgramKey& key, std::optional<bool> recompute) {
+  const Program program = make_program(key, recompute.value_or(options_.recompute));
   MemoryPlan plan;
   for (const Value& v : program.graph().values) {
     if (v.storage != Storage::weight) continue;

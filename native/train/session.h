@@ -33,6 +33,7 @@ struct SessionOptions {
   // On a GPU: the type of activations and weight matrices. On the CPU, which computes in f32: of weight matrices; f32: as the file has
   // them.
   DType precision = DType::f32;
+  bool recompute = false;  // a step computes blocks again for their backward instead of keeping all that they make
   std::map<std::string, NetworkOptions> networks;
 };
 
@@ -85,7 +86,8 @@ class Session {
   std::vector<float> read(const std::string& buffer);
   void write(const std::string& buffer, std::span<const float> data);
 
-  MemoryPlan plan(const ProgramKey& key);
+  // recompute: of a step, if not as the session does.
+  MemoryPlan plan(const ProgramKey& key, std::optional<bool> recompute = std::nullopt);
   size_t available_bytes() const { return backend_->available_bytes(); }
 
   HostTensor run(const std::string& network, const std::string& function, const Inputs& inputs, const Config& settings = {});
@@ -113,8 +115,8 @@ class Session {
   Part& part(const std::string& network);
   Builder builder(const std::string& network, const Adapters& adapters, const Shapes& shapes = {});
   Builder layers_builder(const std::string& network, const Adapters& adapters);
-  Graph graph(const ProgramKey& key);
-  Program make_program(const ProgramKey& key);
+  Graph graph(const ProgramKey& key, bool recompute);
+  Program make_program(const ProgramKey& key, bool recompute);
   Program& program(const ProgramKey& key);
   Program& step_program(const Shapes& shapes);
   void place(Program& program);

@@ -1,4 +1,5 @@
-"""Goldens: what diffusers + peft compute for three models, checked against in test/train/golden.test.ts and test/native/goldens.cc.
+"""Goldens: what diffusers + peft compute for small models, checked against in test/train/golden.test.ts, test/train/families.test.ts and
+test/native/goldens.cc: make.py [NAME…], all without a name.
 
 The outputs are computed in f64 on the stored f16 weights and kept as f32; the same in f32 gives the error that the
 reference itself makes, and so does mixed precision in fp16; both are kept in the metadata. Inputs are made from their names on both sides (pattern.py).
@@ -7,20 +8,27 @@ Run it again (`npm run goldens`) whenever a model changes: each file names the s
 
 import hashlib
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import torch
 from diffusers.utils import logging
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
 import model
 import names
+from families import FAMILIES, build_family, write_index
+from hollow import hollow
 from reference import Case, Reference, ReferenceXL
+from reference_family import FamilyCase, FamilyReference
 
 ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "test/fixtures"
 TINY = ROOT / "examples/tiny-sd"
+# Whole models, as diffusers reads them; the fixtures are hollow.
+BUILT = ROOT / "build/goldens"
 
 
 def relative(value: torch.Tensor, truth: torch.Tensor) -> float:
@@ -57,19 +65,45 @@ def write(folder: Path, checkpoint: Path, case: Case, reference: type[Reference]
         print(f"  {name:24} {error:.1e} {mixed[name]:.1e}")
 
 
-def main() -> None:
-    logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    names.main()
-    torch.manual_seed(0)
+def sd1() -> None:
     small = FIXTURES / "golden-sd1/model"
     model.build(small, TINY)
     write(FIXTURES / "golden-sd1", small, Case(rank=4, alpha=2, deviation=0.08, latents=(2, 8, 12), pixels=(2, 32, 48), max_grad_norm=0.56))
+
+
+def sdxl() -> None:
     xl = FIXTURES / "golden-sdxl/model"
     model.build_unet(xl, model.SDXL_UNET)
     drawn = Case(rank=2, alpha=1, deviation=0.08, latents=(2, 8, 12), pixels=(0, 0, 0))
     write(FIXTURES / "golden-sdxl", xl, drawn, ReferenceXL)
+
+
+def tiny_sd() -> None:
     write(FIXTURES / "golden-tiny-sd", TINY, Case(rank=2, alpha=3, deviation=0.05, latents=(2, 16, 12), pixels=(1, 64, 48), max_grad_norm=0.07))
+
+
+def family(name: str) -> None:
+    folder, built = FIXTURES / name, BUILT / name
+    drawn = build_family(built, FAMILIES[name])
+    shutil.rmtree(folder, ignore_errors=True)
+    for config in built.glob("*/config.json"):
+        part = config.parent.name
+        (folder / "model" / part).mkdir(parents=True)
+        shutil.copyfile(config, folder / "model" / part / config.name)
+        for weights in config.parent.glob("*.safetensors"):
+            hollow(weights, folder / "model" / part / f"{weights.name}.hollow.gz", load_file(weights).values(), drawn)
+    write_index(folder / "model", FAMILIES[name])
+    write(folder, built, FamilyCase(rank=2, alpha=1, deviation=0.08, latents=(2, 8, 16), pixels=(1, 32, 48)), FamilyReference)
+
+
+def main() -> None:
+    logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    torch.manual_seed(0)
+    makers = {"golden-names": names.main, "golden-sd1": sd1, "golden-sdxl": sdxl, "golden-tiny-sd": tiny_sd}
+    makers |= {name: lambda name=name: family(name) for name in FAMILIES}
+    for name in sys.argv[1:] or makers:
+        makers[name]()
 
 
 if __name__ == "__main__":

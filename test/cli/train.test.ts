@@ -147,7 +147,7 @@ test('words whose bytes are no UTF-8 are refused, as Node would make another nam
   const { folder, words } = await place(t)
   const run = (bytes: string) => inBash(`"$0" "$@" --output "${folder}/$(printf '${bytes}')" --steps 1 2>&1; echo $?`, words)
   const { stdout } = await run('caf\\351')
-  assert.match(stdout, /^error OPTION_INVALID: Expected UTF-8 after "--output" but received the bytes ".*caf.*"; rename it\n1\n$/)
+  assert.match(stdout, /^error OPTION_INVALID: Expected UTF-8 after "--output" but received the bytes \S*caf\\xe9; rename it\n1\n$/)
   assert.deepEqual((await readdir(folder)).sort(), ['images'])
   await run('caf\\303\\251')
   await run('odd\\357\\277\\275')

@@ -107,27 +107,47 @@ Config vae_config(Numbers channels, double layers, double groups) {
 }  // namespace
 
 Config sd15_unet() { return unet_config({}); }
-Config sdxl_unet() {
+
+namespace {
+
+Config sdxl_config(const Config::Values& other) {
   const std::string down = "CrossAttnDownBlock2D", up = "CrossAttnUpBlock2D";
-  return unet_config({{"block_out_channels", Numbers{320, 640, 1280}},
-                      {"down_block_types", Words{"DownBlock2D", down, down}},
-                      {"up_block_types", Words{up, up, "UpBlock2D"}},
-                      {"transformer_layers_per_block", Numbers{1, 2, 10}},
-                      {"num_attention_heads", Numbers{5, 10, 20}},
-                      {"cross_attention_dim", 2048.0},
-                      {"addition_time_embed_dim", 256.0},
-                      {"projection_class_embeddings_input_dim", 2816.0}});
+  Config::Values values = {{"block_out_channels", Numbers{320, 640, 1280}},
+                           {"down_block_types", Words{"DownBlock2D", down, down}},
+                           {"up_block_types", Words{up, up, "UpBlock2D"}},
+                           {"transformer_layers_per_block", Numbers{1, 2, 10}},
+                           {"num_attention_heads", Numbers{5, 10, 20}},
+                           {"cross_attention_dim", 2048.0},
+                           {"addition_time_embed_dim", 256.0},
+                           {"projection_class_embeddings_input_dim", 2816.0}};
+  for (const auto& [name, value] : other) values[name] = value;
+  return unet_config(values);
 }
+
+}  // namespace
+
+Config sdxl_unet() { return sdxl_config({}); }
+Config ssd1b_unet() {
+  return sdxl_config({{"transformer_layers_per_block", Numbers{1, 1, 2, 2, 4, 4}},
+                      {"reverse_transformer_layers_per_block", Numbers{4, 4, 10, 2, 1, 1, 1, 1, 1}},
+                      {"mid_block_type", std::string("UNetMidBlock2D")}});
+}
+Config vega_unet() {
+  return sdxl_config({{"transformer_layers_per_block", Numbers{1, 1, 1, 1, 2, 2}},
+                      {"reverse_transformer_layers_per_block", Numbers{2, 2, 2, 1, 1, 1, 1, 1, 1}},
+                      {"mid_block_type", std::string("UNetMidBlock2D")}});
+}
+Config sdxl_unet_without_middle() { return sdxl_config({{"mid_block_type", std::string("None")}}); }
 Config sd15_text_encoder() { return text_encoder_config(768, 3072, 49408, 77, 12, 12); }
 Config sd15_vae() { return vae_config({128, 256, 512, 512}, 2, 32); }
 
-Config small_unet() {
+Config small_unet(std::vector<double> transformer_layers) {
   return unet_config({{"block_out_channels", Numbers{8, 16}},
                       {"down_block_types", Words{"CrossAttnDownBlock2D", "DownBlock2D"}},
                       {"up_block_types", Words{"UpBlock2D", "CrossAttnUpBlock2D"}},
                       {"layers_per_block", 1.0},
                       {"num_attention_heads", Numbers{2, 2}},
-                      {"transformer_layers_per_block", Numbers{1, 1}},
+                      {"transformer_layers_per_block", std::move(transformer_layers)},
                       {"cross_attention_dim", 12.0},
                       {"norm_num_groups", 4.0}});
 }
@@ -140,10 +160,13 @@ Builder builder(const Config& config, const Weights& weights, const Adapters& ad
   return Builder({"net", &config, &weights, &adapters}, dtype, std::move(shapes));
 }
 
-std::vector<Layer> adaptable(const Weights& weights, const Config& config) {
+std::vector<Layer> adaptable(const Weights& weights, const Config& config, bool convolutions) {
   Builder b = builder(config, weights, kNoAdapters);
   find_function("unet", "predict").build(b, {});
-  std::erase_if(b.layers, [](const Layer& l) { return l.path.find(".attentions.") == std::string::npos; });
+  const auto is_in = [](const Layer& l, const char* part) { return l.path.find(part) != std::string::npos; };
+  std::erase_if(b.layers, [&](const Layer& l) {
+    return !is_in(l, ".attentions.") && !(convolutions && (is_in(l, ".resnets.") || is_in(l, "samplers.")));
+  });
   return b.layers;
 }
 

@@ -41,10 +41,14 @@ WeightFile write_sparse(const std::string& path, const Layout& layout);  // all 
 
 Config sd15_unet();
 Config sdxl_unet();
+// SDXL's with fewer layers.
+Config ssd1b_unet();
+Config vega_unet();
+Config sdxl_unet_without_middle();
 Config sd15_text_encoder();
 Config sd15_vae();
 // Two levels, attention in one; every kind of layer of the large one.
-Config small_unet();
+Config small_unet(std::vector<double> transformer_layers = {1, 1});
 Config small_text_encoder();
 Config small_vae();
 bool has_text_time(const Config& unet);
@@ -53,8 +57,8 @@ bool has_text_time(const Config& unet);
 Builder builder(const Config& config, const Weights& weights, const Adapters& adapters, DType dtype = DType::f32, Shapes shapes = {});
 inline const Adapters kNoAdapters;
 
-// The layers of a UNet's attention blocks.
-std::vector<Layer> adaptable(const Weights& weights, const Config& config);
+// The layers of a UNet's attention blocks; with convolutions those of its resnets and between its levels, too.
+std::vector<Layer> adaptable(const Weights& weights, const Config& config, bool convolutions = false);
 Adapters adapters_for(const std::vector<Layer>& layers, int64_t rank, float scale = 0.5f);
 
 struct LatentShape { int64_t batch = 1, height = 0, width = 0; };

@@ -22,7 +22,7 @@ SUITE(conv_weight_grad) {
     gradient_row(op, {2, 6, 4, 8}, 16);
     gradient_row(op, {1, 5, 7, 3}, 9);
   }
-  for (int64_t outputs : {1, 7, 16, 33, 64, 72}) gradient_row({}, {1, 8, 8, 40}, outputs);
+  for (int64_t outputs : {1, 3, 4, 7, 16, 33, 64, 72}) gradient_row({}, {1, 8, 8, 40}, outputs);
   for (int64_t inputs : {1, 17, 31, 32, 33, 136}) gradient_row({}, {1, 3, 5, inputs}, 4);
   gradient_row({}, {2, 20, 17, 24}, 16);  // k in splits
   gradient_row({}, {1, 64, 64, 8}, 8);    // k in splits that are added up
@@ -31,7 +31,8 @@ SUITE(conv_weight_grad) {
 }
 
 SUITE(convolutions_with_trained_kernels) {
-  for (const auto& [channels, outputs] : {std::pair<int64_t, int64_t>{16, 24}, {7, 5}, {320, 16}}) {
+  // The last ones as adapters of rank 1, 3, 4, 16.
+  for (const auto& [channels, outputs] : {std::pair<int64_t, int64_t>{16, 24}, {7, 5}, {320, 16}, {320, 1}, {40, 3}, {64, 4}}) {
     op_row({Conv2d{}, {{Shape{2, 5, 6, channels}}, trained({9, outputs, channels})}});
     op_row({Conv2d{3, 2, 1, 1, {true, true}},
             {{Shape{1, 6, 6, channels}}, trained({9, outputs, channels}), {Shape{outputs}}, {Shape{1, 3, 3, outputs}}}});

@@ -11,11 +11,12 @@ struct SmallUNet {
   Weights weights{Weights::StorageTypes{}};
   Graph forward, backward;
 
-  explicit SmallUNet(DType dtype = DType::f32) {
+  // convolutions: adapters on them, too.
+  explicit SmallUNet(DType dtype = DType::f32, bool convolutions = false, bool recompute = false) {
     const WeightFile file = write_random(folder.file("unet"), unet_layout(config, dtype), 7);
     weights.add(file.path, file.entries);
-    forward = train_graph(weights, config, adapters_for(adaptable(weights, config), 3), {2, 4, 6}, 5);
-    backward = gradients(forward, forward.results[0]);
+    forward = train_graph(weights, config, adapters_for(adaptable(weights, config, convolutions), 3), {2, 4, 6}, 5);
+    backward = gradients(forward, forward.results[0], recompute);
   }
 };
 
@@ -92,6 +93,14 @@ SUITE(fuse) {
         expect_same_meaning(net.backward, options, [&](uint64_t seed) { return train_feed(net.backward, net.weights, seed); });
       });
     }
+  for (FuseOptions options : {kOptions[0], kOptions[7]})
+    for (const bool recompute : {false, true})
+      test_case(
+          text("the same with adapters on all convolutions", recompute ? ", blocks computed again" : "", ", fused with ", name_of(options)),
+          [=] {
+            SmallUNet net(DType::f32, true, recompute);
+            expect_same_meaning(net.backward, options, [&](uint64_t seed) { return train_feed(net.backward, net.weights, seed); });
+          });
   test_case("fusing takes away what it says and nothing where both ways are off", [] {
     SmallUNet net;
     const int adds = count<Add>(net.backward);

@@ -168,6 +168,12 @@ SUITE(gradients_of_trained_kernels) {
     const ValueId y = net.emit(Conv2d{3, 1, 1, 1, {.bias = true}}, {x, net.weight({9, 6, 5}), net.weight({6})});
     return net.emit(Add{}, {y, net.emit(MatMul{{{0.5f, false}}}, {down, net.parameter({6, 2})})});
   });
+  gradient_case("of a trained kernel beside an upsampling convolution", [](Net& net) {
+    const ValueId x = net.adapted(net.input({1, 2, 3, 3}), 4), y = net.emit(Upsample{}, {x});
+    const ValueId t = net.emit(Conv2d{}, {y, net.parameter({9, 2, 4})});
+    const ValueId frozen = net.emit(ConvTranspose2d{4, 2, 1, 1, 4, 6, {.bias = true}}, {x, net.weight({16, 4, 4}), net.weight({4})});
+    return net.emit(Add{}, {frozen, net.emit(MatMul{{{0.5f, false}}}, {t, net.parameter({4, 2})})});
+  });
   gradient_case("of a trained kernel after upsampling", [](Net& net) {
     const ValueId x = net.emit(Upsample{}, {net.adapted(net.input({2, 2, 3, 3}), 4)});
     return net.emit(Conv2d{}, {x, net.parameter({9, 5, 4})});

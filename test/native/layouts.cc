@@ -23,13 +23,13 @@ void attention(Layout& l, const std::string& path, int64_t channels, int64_t con
   l.layer(path + ".to_out.0", {channels, channels});
 }
 
-void transformer(Layout& l, const std::string& path, const Config& config, int64_t level) {
+void transformer(Layout& l, const std::string& path, const Config& config, int64_t level, int64_t depth) {
   const int64_t channels = config.counts("block_out_channels")[level];
   // SDXL's config has use_linear_projection.
   const Shape projection = has_text_time(config) ? Shape{channels, channels} : Shape{channels, channels, 1, 1};
   l.norm(path + ".norm", channels);
   l.layer(path + ".proj_in", projection);
-  for (int i = 0; i < config.counts("transformer_layers_per_block")[level]; i++) {
+  for (int i = 0; i < depth; i++) {
     const std::string block = at(path + ".transformer_blocks", i);
     attention(l, block + ".attn1", channels, channels);
     attention(l, block + ".attn2", channels, config.count("cross_attention_dim"));
@@ -54,6 +54,11 @@ Layout unet_layout(const Config& config, DType dtype) {
   Layout l{{}, 0, dtype};
   const auto channels = config.counts("block_out_channels");
   const int64_t levels = static_cast<int64_t>(channels.size()), time = 4 * channels[0];
+  const int64_t each = config.count("layers_per_block");
+  const auto depths = config.counts("transformer_layers_per_block");
+  const bool irregular = config.has("reverse_transformer_layers_per_block");
+  const auto up_depths = config.counts(irregular ? "reverse_transformer_layers_per_block" : "transformer_layers_per_block");
+  const std::string middle = config.has("mid_block_type") ? config.word("mid_block_type") : "UNetMidBlock2DCrossAttn";
   l.layer("conv_in", {channels[0], config.count("in_channels"), 3, 3});
   l.layer("time_embedding.linear_1", {time, channels[0]});
   l.layer("time_embedding.linear_2", {time, time});
@@ -65,13 +70,16 @@ Layout unet_layout(const Config& config, DType dtype) {
     const std::string block = at("down_blocks", i);
     for (int j = 0; j < config.count("layers_per_block"); j++) {
       resnet(l, at(block + ".resnets", j), j ? channels[i] : in, channels[i], time);
-      if (config.words("down_block_types")[i] == "CrossAttnDownBlock2D") transformer(l, at(block + ".attentions", j), config, i);
+      if (config.words("down_block_types")[i] == "CrossAttnDownBlock2D")
+        transformer(l, at(block + ".attentions", j), config, i, irregular ? depths[i * each + j] : depths[i]);
     }
     if (i + 1 < levels) l.layer(block + ".downsamplers.0.conv", {channels[i], channels[i], 3, 3});
   }
-  resnet(l, "mid_block.resnets.0", channels.back(), channels.back(), time);
-  transformer(l, "mid_block.attentions.0", config, levels - 1);
-  resnet(l, "mid_block.resnets.1", channels.back(), channels.back(), time);
+  if (middle != "None") resnet(l, "mid_block.resnets.0", channels.back(), channels.back(), time);
+  if (middle == "UNetMidBlock2DCrossAttn") {
+    transformer(l, "mid_block.attentions.0", config, levels - 1, depths[irregular ? (levels - 1) * each : levels - 1]);
+    resnet(l, "mid_block.resnets.1", channels.back(), channels.back(), time);
+  }
   for (int64_t i = 0; i < levels; i++) {
     const std::string block = at("up_blocks", i);
     const int64_t level = levels - 1 - i, out = channels[level];
@@ -79,7 +87,8 @@ Layout unet_layout(const Config& config, DType dtype) {
     for (int j = 0; j <= config.count("layers_per_block"); j++) {
       const int64_t skip = j == config.count("layers_per_block") ? above : out;
       resnet(l, at(block + ".resnets", j), (j ? out : below) + skip, out, time);
-      if (config.words("up_block_types")[i] == "CrossAttnUpBlock2D") transformer(l, at(block + ".attentions", j), config, level);
+      if (config.words("up_block_types")[i] == "CrossAttnUpBlock2D")
+        transformer(l, at(block + ".attentions", j), config, level, irregular ? up_depths[i * (each + 1) + j] : up_depths[level]);
     }
     if (i + 1 < levels) l.layer(block + ".upsamplers.0.conv", {out, out, 3, 3});
   }

@@ -47,6 +47,22 @@ void expect_names(const Layout& layout, const std::string& file) {
   }
 }
 
+// Layers outside of the attention blocks, and what a unit of rank adds at their 3×3 kernels and at the others (kohya-ss/sd-scripts' LoCon).
+void expect_convolutions(const Hollow& model, size_t modules, int64_t at_kernels, int64_t at_others) {
+  int64_t kernels = 0, others = 0;
+  auto layers = adaptable(model.weights, model.config, true);
+  std::erase_if(layers, [](const Layer& l) { return l.path.find(".attentions.") != std::string::npos; });
+  for (const Layer& l : layers) {
+    const int64_t taps = int64_t{l.window.kernel} * l.window.kernel;
+    (taps > 1 ? kernels : others) += taps * l.in_features + l.out_features;
+    const bool halves = l.path.find("downsamplers") != std::string::npos, doubles = l.path.find("upsamplers") != std::string::npos;
+    EXPECT(l.window.stride == (halves ? 2 : 1) && l.doubles == doubles, l.path, " has stride ", l.window.stride);
+    EXPECT(taps == (l.path.find("time_emb_proj") + 1 || l.path.find("conv_shortcut") + 1 ? 1 : 9), l.path, " has ", taps, " taps");
+    EXPECT(l.is_conv == (l.path.find("time_emb_proj") == std::string::npos), l.path, " is of another kind");
+  }
+  EXPECT(layers.size() == modules && kernels == at_kernels && others == at_others, layers.size(), " layers, ", kernels, " and ", others);
+}
+
 double gib(size_t bytes) { return static_cast<double>(bytes) / (1 << 30); }
 
 }  // namespace
@@ -68,6 +84,24 @@ SUITE(model) {
     const Graph graph = train_graph(xl.weights, xl.config, kNoAdapters, {1, 128, 128}, 77);
     expect_all_used({&graph}, xl.layout);
   });
+  struct Kin {
+    const char* name;
+    Config (*config)();
+    int64_t parameters;
+    size_t tensors, layers;
+  };
+  // Counted in diffusers' module trees. segmind/SSD-1B, segmind/Segmind-Vega: irregular blocks, one resnet in the middle.
+  for (const Kin& kin : {Kin{"SSD-1B", ssd1b_unet, 1331334404, 944, 360}, Kin{"Vega", vega_unet, 745225604, 564, 170},
+                         Kin{"SDXL without a middle block", sdxl_unet_without_middle, 2154346244, 1454, 620}})
+    test_case(text(kin.name, ": the UNet has ", kin.tensors, " tensors of ", kin.parameters, " parameters and uses each once"), [=] {
+      Hollow small(kin.config());
+      EXPECT(small.layout.parameters() == kin.parameters, small.layout.parameters());
+      EXPECT(small.layout.entries.size() == kin.tensors, small.layout.entries.size());
+      const Graph graph = train_graph(small.weights, small.config, kNoAdapters, {1, 32, 32}, 77);
+      expect_all_used({&graph}, small.layout);
+      const size_t layers = adaptable(small.weights, small.config).size();
+      EXPECT(layers == kin.layers, layers);
+    });
   // kohya-ss/sd-scripts' counts; 2659840 parameters per unit of rank, 1451520 of them in attention.
   test_case("SDXL's attention blocks have 722 layers that can carry an adapter, 560 of them q, k, v and out", [] {
     Hollow xl(sdxl_unet());
@@ -80,6 +114,7 @@ SUITE(model) {
       if (l.path.find(".attn") != std::string::npos) attention += l.in_features + l.out_features;
     }
     EXPECT(all == 2659840 && attention == 1451520, all, " and ", attention);
+    expect_convolutions(xl, 66, 355840, 58560);
   });
   test_case("inputs of another shape than the UNet's config says are refused by name", [] {
     for (const bool xl : {true, false}) {
@@ -130,6 +165,7 @@ SUITE(model) {
     int convolutions = 0;
     for (const Layer& l : layers) convolutions += l.is_conv;
     EXPECT(convolutions == 32, convolutions, " are 1x1 convolutions");
+    expect_convolutions(sd, 86, 544000, 82880);
   });
   for (const bool all : {true, false})
     test_case(text("SD1.5's training step at 512 pixels, rank 16, ", all ? "all 192 layers" : "q, k, v and out alone",

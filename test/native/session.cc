@@ -483,6 +483,51 @@ SUITE(session) {
     EXPECT(small.adapters == 4 * sizeof(float) * ready.session.parameter_count(), small.adapters);
     EXPECT(large.activations > small.activations && large.weights == small.weights, large.activations, " and ", small.activations);
   });
+  test_case("a session that computes blocks again trains to the same bits in less memory, and plans both", [] {
+    Model model;
+    model.options.networks.at("unet").config = small_unet({2, 2});
+    const Layout layout = unet_layout(small_unet({2, 2}));
+    model.options.networks.at("unet").files = {write_random(model.folder.file("deeper"), layout, 1)};
+    Ready ready(model.options);
+    model.options.recompute = true;
+    Ready again(model.options);
+    const Inputs in = input({2, 8, 8}, 1);
+    EXPECT(train(again.session, in) == train(ready.session, in), "other losses");
+    EXPECT(gradients_of(again.session) == gradients_of(ready.session), "other gradients");
+    const auto key = ProgramKey::step(input_shapes(in));
+    EXPECT(again.session.plan(key).total() < ready.session.plan(key).total(), again.session.plan(key).total(), " bytes");
+    EXPECT(ready.session.plan(key, true).total() == again.session.plan(key).total(), "another plan");
+    EXPECT(ready.session.plan(key).total() == again.session.plan(key, false).total(), "another plan");
+  });
+  test_case("adapters on every layer, convolutions included, move and lower the loss", [] {
+    Model model;
+    Session session(model.options);
+    std::vector<AdapterSpec> adapters;
+    for (const Layer& l : session.layers("unet")) {
+      EXPECT(l.path != "conv_in" && l.path != "conv_out", l.path, " can carry an adapter");
+      if (l.path.find("embedding") == std::string::npos) adapters.push_back(adapter(l.path, 1 + l.window.kernel, 0.5f));
+    }
+    const auto parameters = session.attach(adapters, AdamW());
+    for (const Parameter& p : parameters)
+      if (p.name == "down_blocks.0.downsamplers.0.conv.down") EXPECT(p.shape == Shape({9, 4, 8}), p.shape);
+    session.write("weights", Random(6).normals(session.parameter_count(), 0.1f));
+    const auto begin = session.read("weights");
+    const Inputs in = input({2, 4, 4}, 3);
+    float first = 0, last = 0;
+    for (int64_t step = 1; step <= 10; step++) {
+      const auto losses = train(session, in, Rates{.learning_rate = 3e-3, .step = step});
+      last = losses[0] + losses[1];
+      if (step == 1) first = last;
+    }
+    EXPECT(last < 0.95f * first, "from ", first, " to ", last);
+    const auto end = session.read("weights");
+    int64_t offset = 0;
+    for (const Parameter& p : parameters) {
+      const int64_t count = p.shape.elements();
+      EXPECT(!std::equal(begin.begin() + offset, begin.begin() + offset + count, end.begin() + offset), p.name, " did not move");
+      offset += count;
+    }
+  });
   test_case("networks that the session was opened without, and functions that they have not, are refused", [] {
     Model model;
     model.options.networks.erase("text_encoder");

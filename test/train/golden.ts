@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
+import { resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parameterCount, parameterViews } from '../../lib/adapters/adapter.js'
 import { lora } from '../../lib/adapters/lora.js'
@@ -47,11 +48,12 @@ export interface Golden {
 
 export type Targets = 'attention' | 'default'
 
-/** Throws if the model's UNet is not the one the golden was made from. */
+/** `model`: a folder, from the project's root. Throws if its UNet is not the one the golden was made from. */
 export async function readGolden(name: string, model: string): Promise<Golden> {
   const path = `${root}test/fixtures/${name}/golden.safetensors`
   const about = JSON.parse((await readHeader(path)).metadata.golden ?? '{}') as About
-  const unet = await readFile(`${root}${model}/unet/diffusion_pytorch_model.safetensors`)
+  const folder = resolve(root, model)
+  const unet = await readFile(`${folder}/unet/diffusion_pytorch_model.safetensors`)
   assert.equal(
     createHash('sha256').update(unet).digest('hex'),
     about.unet_sha256,
@@ -60,7 +62,7 @@ export async function readGolden(name: string, model: string): Promise<Golden> {
   const tensors = await readTensors(path)
   return {
     name,
-    model: `${root}${model}`,
+    model: folder,
     case: about.case,
     naive: { f32: about.naive_f32_error, fp16: about.naive_f16_error },
     tensor: (key) => {
@@ -106,13 +108,24 @@ export function contextOf(golden: Golden, data = golden.tensor('text_skip_0')): 
   return tensor([n, 77, data.length / (n * 77)], data)
 }
 
+/** The halves of an array in the other order. */
+export function swapped<Data extends Float32Array | Int32Array>(data: Data): Data {
+  const half = data.length / 2
+  const copy = data.slice() as Data
+  copy.set(data.subarray(half))
+  copy.set(data.subarray(0, half), half)
+  return copy
+}
+
 /** The same inputs as `Reference.losses` of step `step`. */
 export function stepInputs(golden: Golden, step: number): Inputs {
-  const [n, h, w] = golden.case.latents
   const context = golden.tensor('text_skip_0')
-  const swapped = new Float32Array(context.length)
-  swapped.set(context.subarray(context.length / 2))
-  swapped.set(context.subarray(0, context.length / 2), context.length / 2)
+  return { ...drawnInputs(golden, step), context: contextOf(golden, step % 2 === 0 ? context : swapped(context)) }
+}
+
+/** Those that are no text; what is learned is ε. */
+export function drawnInputs(golden: Golden, step: number): Inputs {
+  const [n, h, w] = golden.case.latents
   const drawn = (what: string) => tensor([n, h, w, 4], pattern(`${what} of step ${step}`, n * h * w * 4))
   return {
     latents: drawn('latents'),
@@ -123,7 +136,6 @@ export function stepInputs(golden: Golden, step: number): Inputs {
       Float32Array.from({ length: 2 * n }, (_, i) => i % 2),
     ),
     timesteps: tensor([n], golden.tensor(`timesteps/${step}`)),
-    context: contextOf(golden, step % 2 === 0 ? context : swapped),
   }
 }
 

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
@@ -12,31 +12,13 @@ import { loraPrefixes } from '../../lib/models/model.js'
 import { sd1 } from '../../lib/models/sd1.js'
 import { native, type Session } from '../../lib/native.js'
 import { optimizers } from '../../lib/train/optimizers.js'
+import { elements, type Shapes, writeHollow } from '../fixtures/hollow.js'
 import { root } from './golden.js'
-
-type Shapes = Record<string, number[]>
 
 /** `scripts/goldens/names.py`: diffusers' module tree and kohya's naming rule. */
 interface Names {
   unet: Shapes
   lora: Shapes
-}
-
-const elements = (shape: number[]) => shape.reduce((product, length) => product * length, 1)
-
-/** A safetensors file in the layout of the real one whose data is a hole: 1.7 GB that take no room. */
-async function writeHollow(path: string, shapes: Shapes): Promise<void> {
-  let end = 0
-  const header: Record<string, unknown> = {}
-  for (const [name, shape] of Object.entries(shapes)) {
-    header[name] = { dtype: 'F16', shape, data_offsets: [end, end + 2 * elements(shape)] }
-    end += 2 * elements(shape)
-  }
-  const json = new TextEncoder().encode(JSON.stringify(header))
-  const length = new DataView(new ArrayBuffer(8))
-  length.setBigUint64(0, BigInt(json.length), true)
-  await writeFile(path, [new Uint8Array(length.buffer), json])
-  await truncate(path, 8 + json.length + end)
 }
 
 describe("LoRA of Stable Diffusion 1.5's UNet", () => {
@@ -60,8 +42,8 @@ describe("LoRA of Stable Diffusion 1.5's UNet", () => {
     session?.dispose()
     await rm(folder, { recursive: true, force: true })
   })
-  const attach = (targets: AdapterOptions['targets'], rank: number) =>
-    attachAdapters(session, lora, 'unet', { targets, rank, alpha: rank }, optimizers.adamw.spec)
+  const attach = (targets: AdapterOptions['targets'], rank: number, convRank?: number) =>
+    attachAdapters(session, lora, 'unet', { targets, rank, alpha: rank, convRank, convAlpha: convRank }, optimizers.adamw.spec)
 
   it('has the 859,520,964 parameters of the real file to stand on', () => {
     const shapes = Object.values(names.unet)
@@ -71,11 +53,34 @@ describe("LoRA of Stable Diffusion 1.5's UNet", () => {
     )
   })
 
-  it("has kohya's 192 modules, with its names and shapes", () => {
+  it("has kohya's 192 modules, with its names and shapes", async () => {
     const adapters = attach('default', 16)
     assert.equal(adapterCount(adapters), 192)
-    const tensors = kohyaTensors(adapters, session.read('weights'), 'F16', loraPrefixes(sd1))
+    const tensors = await kohyaTensors(adapters, session.read('weights'), 'F16', loraPrefixes(sd1, {}))
     assert.deepEqual(Object.fromEntries(tensors.map(({ name, shape }) => [name, shape])), names.lora)
+  })
+
+  it("has kohya's 278 modules with convolutions, whose kernels have their own rank", async () => {
+    const adapters = attach('default', 16, 4)
+    assert.equal(adapterCount(adapters), 278)
+    const expected = { ...names.lora }
+    for (const [name, [outputs = 0, inputs = 0, kernel = 0]] of Object.entries(names.unet)) {
+      const [, path] =
+        /^(.*\.(?:resnets\.\d+\.(?:conv1|conv2|time_emb_proj|conv_shortcut)|(?:down|up)samplers\.0\.conv))\.weight$/.exec(name) ?? []
+      if (path === undefined) continue
+      const [module, rank] = [`lora_unet_${path.replaceAll('.', '_')}`, kernel === 3 ? 4 : 16]
+      const isMatrix = kernel === 0
+      expected[`${module}.lora_down.weight`] = isMatrix ? [rank, inputs] : [rank, inputs, kernel, kernel]
+      expected[`${module}.lora_up.weight`] = isMatrix ? [outputs, rank] : [outputs, rank, 1, 1]
+      expected[`${module}.alpha`] = []
+    }
+    const tensors = await kohyaTensors(adapters, session.read('weights'), 'F16', loraPrefixes(sd1, {}))
+    assert.deepEqual(Object.fromEntries(tensors.map(({ name, shape }) => [name, shape])), expected)
+  })
+
+  it('trains 544,000 parameters more per unit of rank of convolutions, and 82,880 of the rank', () => {
+    assert.equal(parameterCount(attach('default', 1, 1).parameters), 423_936 + 544_000 + 82_880)
+    assert.equal(parameterCount(attach('default', 1, 3).parameters), 423_936 + 3 * 544_000 + 82_880)
   })
 
   it('trains 423,936 parameters per unit of rank, 199,296 of them in attention', () => {

@@ -5,11 +5,13 @@ export function pattern(name: string, count: number, deviation = 1): Float32Arra
   let key = constants.offset
   for (const byte of new TextEncoder().encode(name)) key = Math.imul(key ^ byte, constants.prime)
   const scale = Math.sqrt(3) * deviation
-  return Float32Array.from({ length: count }, (_, i) => {
+  const values = new Float32Array(count)
+  for (let i = 0; i < count; i++) {
     let x = (Math.imul(i, constants.golden) + key) | 0
     x = Math.imul(x ^ (x >>> 16), constants.first)
     x = Math.imul(x ^ (x >>> 13), constants.second)
     x = (x ^ (x >>> 16)) >>> 0
-    return (((x + 0.5) / 4294967296) * 2 - 1) * scale
-  })
+    values[i] = (((x + 0.5) / 4294967296) * 2 - 1) * scale
+  }
+  return values
 }

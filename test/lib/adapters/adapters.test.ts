@@ -1,6 +1,13 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { type AdapterOptions, adapterCount, initialWeights, parameterCount, parameterViews } from '../../../lib/adapters/adapter.js'
+import {
+  type AdapterOptions,
+  adapterCount,
+  initialWeights,
+  parameterCount,
+  parameterViews,
+  reorderedCount,
+} from '../../../lib/adapters/adapter.js'
 import { kohyaTensors } from '../../../lib/adapters/files.js'
 import { kohyaLayer, kohyaName, parseKohyaName } from '../../../lib/adapters/kohya.js'
 import { lora } from '../../../lib/adapters/lora.js'
@@ -9,12 +16,11 @@ import { loraPrefixes } from '../../../lib/models/model.js'
 import { sd1 } from '../../../lib/models/sd1.js'
 import type { Layer } from '../../../lib/native.js'
 import { uniform } from '../../../lib/random.js'
-import { parametersOf } from '../../fixtures/fake-session.js'
+import { convolution, linear, parametersOf } from '../../fixtures/fake-session.js'
 
 const block = 'down_blocks.0.attentions.1.transformer_blocks.0'
-const linear = (path: string, inFeatures: number, outFeatures: number): Layer => ({ path, kind: 'linear', inFeatures, outFeatures })
 const transformer: Layer[] = [
-  { path: 'down_blocks.0.attentions.1.proj_in', kind: 'conv', inFeatures: 32, outFeatures: 32 },
+  convolution('down_blocks.0.attentions.1.proj_in', 32, 32),
   ...['attn1.to_q', 'attn1.to_k', 'attn1.to_v', 'attn1.to_out.0'].map((name) => linear(`${block}.${name}`, 32, 32)),
   linear(`${block}.attn2.to_k`, 48, 32),
   linear(`${block}.ff.net.0.proj`, 32, 256),
@@ -26,7 +32,11 @@ const layers = [
   ...transformer,
   linear('up_blocks.0.resnets.0.conv_shortcut', 64, 32),
 ]
-const prefixes = loraPrefixes(sd1)
+const convolutions = [
+  convolution('down_blocks.0.resnets.0.conv1', 32, 48, 3),
+  convolution('down_blocks.0.downsamplers.0.conv', 48, 48, 3, 2),
+]
+const prefixes = loraPrefixes(sd1, {})
 
 function specs(targets: AdapterOptions['targets'], rank: number, alpha: number, from = layers) {
   return lora.specs('unet', from, { targets, rank, alpha })
@@ -50,6 +60,27 @@ test('a rank above what a layer can have is refused, and the layer named', () =>
   assert.throws(() => specs('attention', 33, 1), {
     code: 'RANK_TOO_LARGE',
     message: `Expected at most 32 for rank, as ${block}.attn1.to_q is 32 × 32, but received 33`,
+  })
+})
+
+test('with a rank of convolutions the other layers of resnets get the rank, kernels of 3 × 3 their own', () => {
+  const options = { targets: 'attention', rank: 8, alpha: 2, convRank: 4, convAlpha: 1 } as const
+  const found = lora.specs('unet', [...layers, ...convolutions], options).filter(({ path }) => !path.includes('.attentions.'))
+  assert.deepEqual(
+    found.map(({ path, rank, scale }) => [path, rank, scale]),
+    [
+      ['down_blocks.0.resnets.0.time_emb_proj', 8, 0.25],
+      ['up_blocks.0.resnets.0.conv_shortcut', 8, 0.25],
+      ['down_blocks.0.resnets.0.conv1', 4, 0.25],
+      ['down_blocks.0.downsamplers.0.conv', 4, 0.25],
+    ],
+  )
+  assert.equal(lora.specs('unet', [...layers, ...convolutions], { ...options, convAlpha: 3 }).at(-1)!.scale, 0.75)
+  const all = [...layers, ...convolutions]
+  assert.equal(lora.specs('unet', all, { targets: 'default', rank: 8, alpha: 2 }).length, transformer.length)
+  assert.throws(() => lora.specs('unet', all, { ...options, convRank: 49 }), {
+    code: 'RANK_TOO_LARGE',
+    message: 'Expected at most 48 for convRank, as down_blocks.0.resnets.0.conv1 is 48 × 288, but received 49',
   })
 })
 
@@ -131,10 +162,10 @@ test('in pieces, a large adapter begins with the numbers that it has in one', as
   assert.equal(turns, 5)
 })
 
-test("tensors have kohya's keys and shapes, 4-D for convolutions, and lie in the buffer as the native side has them", () => {
+test("tensors have kohya's keys and shapes, 4-D for convolutions, and lie in the buffer as the native side has them", async () => {
   const adapters = attached(2, 3, [transformer[0]!, transformer[5]!])
   const flat = Float32Array.from({ length: parameterCount(adapters.parameters) }, (_, i) => i)
-  const tensors = kohyaTensors(adapters, flat, 'F16', prefixes)
+  const tensors = await kohyaTensors(adapters, flat, 'F16', prefixes)
   const key = kohyaLayer(prefixes, 'unet', `${block}.attn2.to_k`)
   const first = 'lora_unet_down_blocks_0_attentions_1_proj_in'
   assert.deepEqual(
@@ -148,4 +179,34 @@ test("tensors have kohya's keys and shapes, 4-D for convolutions, and lie in the
       [`${key}.lora_up.weight`, [32, 2], 'F16', 224],
     ],
   )
+})
+
+test('the kernel of a convolution is in the file as PyTorch has it, with an alpha of its own, and begins within its bound', async () => {
+  const options = { targets: 'attention', rank: 8, alpha: 3, convRank: 2, convAlpha: 5 } as const
+  const [first] = convolutions
+  const parameters = parametersOf([first!], lora.specs('unet', [first!], options))
+  const adapters = { kind: lora, alpha: 3, convAlpha: 5, layers: [first!], parameters }
+  const flat = Float32Array.from({ length: parameterCount(parameters) }, (_, i) => i)
+  const [down, alpha, up] = await kohyaTensors(adapters, flat, 'F32', prefixes)
+  const name = 'lora_unet_down_blocks_0_resnets_0_conv1'
+  assert.deepEqual([down!.name, down!.shape], [`${name}.lora_down.weight`, [2, 32, 3, 3]])
+  assert.deepEqual([up!.name, up!.shape, up!.data[0]], [`${name}.lora_up.weight`, [48, 2, 1, 1], 9 * 2 * 32])
+  assert.deepEqual([...alpha!.data], [5])
+  // [taps, rank, in] in the buffer.
+  for (const [r, c, tap] of [
+    [0, 0, 0],
+    [1, 31, 8],
+    [1, 7, 3],
+  ] as const)
+    assert.equal(down!.data[(r * 32 + c) * 9 + tap], (tap * 2 + r) * 32 + c)
+  const room = new Float32Array(9 * 2 * 32)
+  assert.equal(reorderedCount(adapters), room.length)
+  const [within] = await kohyaTensors(adapters, flat, 'F32', prefixes, room)
+  assert.equal(within!.data.buffer, room.buffer)
+
+  const begun = await initialWeights(adapters, 5)
+  const bound = 1 / Math.sqrt(32 * 9)
+  const extent = begun.subarray(0, room.length).reduce((most, value) => Math.max(most, Math.abs(value)), 0)
+  assert.ok(extent <= bound && extent > 0.97 * bound, `${extent}`)
+  assert.ok(begun.subarray(room.length).every((value) => value === 0))
 })

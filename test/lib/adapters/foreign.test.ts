@@ -5,14 +5,14 @@ import { readAdapters } from '../../../lib/adapters/files.js'
 import { lora } from '../../../lib/adapters/lora.js'
 import { loraPrefixes } from '../../../lib/models/model.js'
 import { sd1 } from '../../../lib/models/sd1.js'
-import type { Layer } from '../../../lib/native.js'
+import { linear } from '../../fixtures/fake-session.js'
 import { writeRaw } from '../../fixtures/safetensors.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 
 const key = 'lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k'
 const path = 'mid_block.attentions.0.transformer_blocks.0.attn2.to_k'
-const layers: Layer[] = [{ path, kind: 'linear', inFeatures: 768, outFeatures: 4 }]
-const target = { network: 'unet', layers, prefixes: loraPrefixes(sd1), baseModelVersion: 'sd_v1' }
+const layers = [linear(path, 768, 4)]
+const target = { network: 'unet', layers, prefixes: loraPrefixes(sd1, {}), baseModelVersion: 'sd_v1' }
 
 /** The refusal of a file with tensors of these names, and shapes where they matter. */
 async function refusalOf(folder: string, tensors: Record<string, number[]>, metadata: Record<string, string> = {}): Promise<string> {

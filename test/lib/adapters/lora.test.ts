@@ -11,19 +11,19 @@ import { type NamedTensor, writeSafetensors } from '../../../lib/files/safetenso
 import { loraPrefixes } from '../../../lib/models/model.js'
 import { sd1 } from '../../../lib/models/sd1.js'
 import type { Layer } from '../../../lib/native.js'
-import { FakeSession, parametersOf } from '../../fixtures/fake-session.js'
+import { convolution, FakeSession, linear, parametersOf } from '../../fixtures/fake-session.js'
 import { writeRaw } from '../../fixtures/safetensors.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 import { pattern } from '../../train/pattern.js'
 
 const block = 'mid_block.attentions.0.transformer_blocks.0'
 const modules: Layer[] = [
-  { path: 'mid_block.attentions.0.proj_in', kind: 'conv', inFeatures: 6, outFeatures: 6 },
-  { path: `${block}.attn1.to_out.0`, kind: 'linear', inFeatures: 6, outFeatures: 6 },
-  { path: `${block}.ff.net.2`, kind: 'linear', inFeatures: 12, outFeatures: 6 },
+  convolution('mid_block.attentions.0.proj_in', 6, 6),
+  linear(`${block}.attn1.to_out.0`, 6, 6),
+  linear(`${block}.ff.net.2`, 12, 6),
 ]
 
-const prefixes = loraPrefixes(sd1)
+const prefixes = loraPrefixes(sd1, {})
 const kohyaName = (path: string) => kohyaLayer(prefixes, 'unet', path)
 const target = { network: 'unet', layers: modules, prefixes, baseModelVersion: 'sd_v1' }
 const readLora = (path: string) => readAdapters(kind, path, target)
@@ -69,7 +69,7 @@ async function write(t: TestContext, tensors: NamedTensor[], metadata: Record<st
 test('what training writes is read back', async (t) => {
   const adapters = attached(modules, 2, 3)
   const flat = random('a', adapters)
-  const lora = await readLora(await write(t, kohyaTensors(adapters, flat, 'F32', prefixes)))
+  const lora = await readLora(await write(t, await kohyaTensors(adapters, flat, 'F32', prefixes)))
   assert.deepEqual([...lora.keys()].sort(), modules.map(({ path }) => path).sort())
   const { weights, specs } = await stackLoras([{ part: lora, weight: 1 }])
   assert.deepEqual(
@@ -79,6 +79,61 @@ test('what training writes is read back', async (t) => {
   // Scale 3/2 is taken into up.
   assert.deepEqual(weights.subarray(0, 12), flat.subarray(0, 12))
   assert.equal(weights[12], Math.fround(flat[12]! * 1.5))
+})
+
+test('kernels of convolutions are read into the order of the session, and stacked tap by tap', async (t) => {
+  const conv = convolution('down_blocks.0.resnets.0.conv1', 3, 5, 3)
+  const session = new FakeSession([conv])
+  const parts: { part: Lora; weight: number }[] = []
+  for (const [rank, alpha, weight] of [
+    [2, 4, 0.5],
+    [1, 1, -1],
+  ] as const) {
+    const options = { targets: 'default', rank: 1, alpha: 1, convRank: rank, convAlpha: alpha } as const
+    const adapters = {
+      ...{ kind, alpha: 1, convAlpha: alpha, layers: [conv] },
+      parameters: parametersOf([conv], kind.specs('unet', [conv], options)),
+    }
+    const flat = random(`conv ${rank}`, adapters)
+    const file = await write(t, await kohyaTensors(adapters, flat, 'F32', prefixes))
+    const part = await readAdapters(kind, file, { ...target, layers: [conv] })
+    const { down, up, scale } = part.get(conv.path)!
+    assert.deepEqual([...down, ...up], [...flat])
+    assert.equal(scale, alpha / rank)
+    parts.push({ part, weight })
+  }
+  await attachStack(session, kind, 'unet', parts)
+  assert.equal(session.adapters[0]!.rank, 3)
+  const weights = session.read('weights')
+  const [first, second] = parts.map(({ part }) => part.get(conv.path)!)
+  for (let tap = 0; tap < 9; tap++)
+    for (let c = 0; c < 3; c++) {
+      const row = (r: number) => weights[(tap * 3 + r) * 3 + c]
+      assert.deepEqual([row(0), row(1), row(2)], [0, 1].map((r) => first!.down[(tap * 2 + r) * 3 + c]).concat(second!.down[tap * 3 + c]))
+    }
+  for (let n = 0; n < 5; n++) {
+    const at = 9 * 3 * 3 + n * 3
+    assert.equal(weights[at], Math.fround(0.5 * 2 * first!.up[n * 2]!))
+    assert.equal(weights[at + 2], Math.fround(-1 * second!.up[n]!))
+  }
+})
+
+test("a convolution's LoRA with another kernel is refused", async (t) => {
+  const conv = convolution('down_blocks.0.resnets.0.conv1', 3, 5, 3)
+  const name = kohyaName(conv.path)
+  const up = { name: `${name}.lora_up.weight`, dtype: 'F32' as const, shape: [5, 1, 1, 1], data: new Float32Array(5) }
+  for (const shape of [
+    [1, 3, 1, 1],
+    [1, 27],
+    [1, 3, 5, 5],
+  ]) {
+    const data = new Float32Array(shape.reduce((product, length) => product * length, 1))
+    const file = await write(t, [{ name: `${name}.lora_down.weight`, dtype: 'F32', shape, data }, up])
+    await assert.rejects(readAdapters(kind, file, { ...target, layers: [conv] }), {
+      code: 'LORA_MISMATCH',
+      message: /Expected \[rank, 3, 3, 3\] for .* but received/,
+    })
+  }
 })
 
 test("diffusers' and PEFT's layouts say the same as kohya's", async (t) => {
@@ -106,7 +161,7 @@ test("diffusers' and PEFT's layouts say the same as kohya's", async (t) => {
 
 test('an alpha of 0 means the rank', async (t) => {
   const adapters = attached([modules[1]!], 2, 0)
-  const lora = await readLora(await write(t, kohyaTensors(adapters, random('b', adapters), 'F32', prefixes)))
+  const lora = await readLora(await write(t, await kohyaTensors(adapters, random('b', adapters), 'F32', prefixes)))
   assert.equal(lora.get(modules[1]!.path)?.scale, 1)
 })
 
@@ -235,7 +290,7 @@ test('matrices of whole numbers are refused, not called damaged', async (t) => {
 
 test('damaged LoRAs are refused by a code, or give finite numbers', async (t) => {
   const adapters = attached(modules, 2, 3)
-  const whole = await readFile(await write(t, kohyaTensors(adapters, random('c', adapters), 'F16', prefixes)))
+  const whole = await readFile(await write(t, await kohyaTensors(adapters, random('c', adapters), 'F16', prefixes)))
   const file = join(await temporaryFolder(t), 'x.safetensors')
   const damage = fc.array(fc.tuple(fc.nat(whole.length - 1), fc.constantFrom(0, 0x22, 0x7c, 0x7f, 0xff)), { minLength: 1, maxLength: 3 })
   const codes = ['SAFETENSORS_INVALID', 'LORA_INVALID', 'LORA_UNSUPPORTED', 'LORA_MISMATCH']
@@ -254,7 +309,7 @@ test('damaged LoRAs are refused by a code, or give finite numbers', async (t) =>
 
 test('large LoRAs are stacked in pieces', async () => {
   const [rank, inFeatures, outFeatures] = [64, 40, 5000]
-  const large: Layer = { path: `${block}.attn1.to_q`, kind: 'linear', inFeatures, outFeatures }
+  const large = linear(`${block}.attn1.to_q`, inFeatures, outFeatures)
   const [down, up] = [pattern('down', rank * inFeatures), pattern('up', outFeatures * rank)]
   const part: Lora = new Map([[large.path, { rank, scale: 1, down, up }]])
   const session = new FakeSession([large])

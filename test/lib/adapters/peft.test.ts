@@ -7,13 +7,13 @@ import { lora } from '../../../lib/adapters/lora.js'
 import { writeSafetensors } from '../../../lib/files/safetensors.js'
 import { loraPrefixes } from '../../../lib/models/model.js'
 import { sd1 } from '../../../lib/models/sd1.js'
-import type { Layer } from '../../../lib/native.js'
+import { linear } from '../../fixtures/fake-session.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 
 const block = 'mid_block.attentions.0.transformer_blocks.0'
 const paths = [`${block}.attn1.to_q`, `${block}.attn2.to_q`, `${block}.attn1.to_out.0`, 'down_blocks.0.attentions.0.proj_in']
-const layers: Layer[] = paths.map((path) => ({ path, kind: 'linear', inFeatures: 6, outFeatures: 6 }))
-const target = { network: 'unet', layers, prefixes: loraPrefixes(sd1), baseModelVersion: 'sd_v1' }
+const layers = paths.map((path) => linear(path, 6, 6))
+const target = { network: 'unet', layers, prefixes: loraPrefixes(sd1, {}), baseModelVersion: 'sd_v1' }
 
 interface File {
   /** What comes before the layers' paths: PEFT's own files have `base_model.model.`. */

@@ -57,6 +57,20 @@ test("kohya's command line is understood", () => {
   })
 })
 
+test("kohya's network arguments are options of their own", () => {
+  assert.deepEqual(train('--network_args', 'conv_dim=4', 'conv_alpha=1', '--network_dim', '8').values, {
+    rank: 8,
+    convRank: 4,
+    convAlpha: 1,
+  })
+  assert.deepEqual(train('--network_args=conv_dim=4', '--conv-alpha', '2').values, { convRank: 4, convAlpha: 2 })
+  assert.deepEqual(train('--network_args', '--flip').values, { flip: true })
+  const expected = 'Expected conv_dim= or conv_alpha= after --network_args but received'
+  refuses(['--network_args', 'conv_dim=4', 'dropout=0.1'], 'OPTION_UNKNOWN', `${expected} "dropout=0.1"`)
+  refuses(['--network_args', 'conv_dim'], 'OPTION_UNKNOWN', `${expected} "conv_dim"`)
+  assert.throws(() => generate('--network_args', 'conv_dim=4'), { code: 'OPTION_UNKNOWN', message: /received --network_args/ })
+})
+
 test('resume goes from the newest state, or from one that is named', () => {
   assert.deepEqual(train('--resume').values, { resume: true })
   assert.deepEqual(train('--resume', '--rank', '4').values, { resume: true, rank: 4 })

@@ -103,6 +103,12 @@ test('the N_class folder given itself trains once an epoch, and the name that is
   }
 })
 
+test('a folder named with a date, given itself, asks for no repeats', async (t) => {
+  const images = join(await temporaryFolder(t), '20240115_holiday')
+  await write(images, { 'a.png': 'image' })
+  assert.deepEqual((await scan({ images })).warnings, [])
+})
+
 test('an epoch that no run could end is refused, with the folder and the reason', async (t) => {
   const images = await temporaryFolder(t)
   await write(images, { '20240115_holiday/a.png': 'image', '3_x/b.png': 'image' })

@@ -130,13 +130,32 @@ test('several prompts make several files, each told when it is written', async (
   )
 })
 
-test('a prompt of more tokens than the encoder takes is told, once', async () => {
+test('a prompt of more tokens than are used is told, once', async () => {
   const codes: string[] = []
   const onEvent = (event: GenerateEvent) => event.type === 'warning' && codes.push(`${event.code} ${event.message}`)
-  const long = 'cat '.repeat(200)
-  await generate({ ...small, prompt: [long, 'a cat', long], steps: 1 }, { onEvent })
+  const long = 'cat '.repeat(2401)
+  await generate({ ...small, cfg: 1, prompt: [long, 'a cat', long], steps: 1 }, { onEvent })
   assert.equal(codes.length, 1)
-  assert.match(codes[0]!, /^PROMPT_TOO_LONG Expected at most 75 tokens for the prompt "cat cat [^"]*… but received more; those beyond/)
+  assert.match(
+    codes[0]!,
+    /^PROMPT_TOO_LONG Expected at most 32 chunks of tokens for the prompt "cat cat [^"]*… but received more; those beyond/,
+  )
+})
+
+test('words count by their weights, and those beyond the first 75 tokens count, too', async () => {
+  const plain = await draw()
+  for (const prompt of ['an (apple:1.5)', 'an apple BREAK a house', `an apple ${', cat'.repeat(60)}`]) {
+    assert.ok(difference(await draw({ prompt }), plain) > 0.01, prompt)
+  }
+  // The negative prompt is of another length, then of the same.
+  const long = await draw({ prompt: 'an apple BREAK a house', negativePrompt: 'red' })
+  assert.ok(difference(await draw({ prompt: 'an apple BREAK a house', negativePrompt: 'red BREAK blue' }), long) > 0.01)
+})
+
+test('what a prompt may not have is refused before anything is read', async () => {
+  for (const options of [{ prompt: '[a|b]' }, { prompt: 'x', negativePrompt: 'a AND b' }]) {
+    await assert.rejects(generate({ ...small, ...options, model: '/no/model' }), { code: 'PROMPT_INVALID' })
+  }
 })
 
 test('an aborted picture rejects with an AbortError and writes nothing', async (t) => {

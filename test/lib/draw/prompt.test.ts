@@ -1,33 +1,44 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { infotext, parsePrompt } from '../../../lib/draw/prompt.js'
+import { infotext, loraTag, parsePrompt } from '../../../lib/draw/prompt.js'
+import { samplerNames, samplers } from '../../../lib/options/samplers.js'
+import { readInfotext, samplerOf } from '../../fixtures/a1111.js'
 
 test('LoRAs are taken out of a prompt', () => {
   assert.deepEqual(parsePrompt('a cat <lora:style:0.8>, red<lora:b>'), {
     text: 'a cat , red',
     loras: [
-      { name: 'style', weight: 0.8 },
-      { name: 'b', weight: 1 },
+      { name: 'style', te: 0.8, unet: 0.8 },
+      { name: 'b', te: 1, unet: 1 },
     ],
   })
   assert.deepEqual(parsePrompt('plain <3 <hyper:x:1>').loras, [])
 })
 
 test("as in A1111, weights are the text encoder's and the UNet's, in this order or by name", () => {
-  const tags = {
-    '1:-0.5': -0.5,
-    '1:te=0.2': 0.2,
-    '0.3:unet=0.7': 0.7,
-    'unet=0.7': 0.7,
-    'te=2': 2,
-    'te=2:0.5': 2,
-    'te=2:0.1:0.5': 0.5,
-    ' 1e-1 ': 0.1,
+  const tags: Record<string, [te: number, unet: number]> = {
+    '1:-0.5': [1, -0.5],
+    '1:te=0.2': [0.2, 0.2],
+    '0.3:unet=0.7': [0.3, 0.7],
+    'unet=0.7': [1, 0.7],
+    'te=2': [2, 2],
+    'te=2:0.5': [2, 2],
+    'te=2:0.1:0.5': [2, 0.5],
+    ' 1e-1 ': [0.1, 0.1],
   }
-  for (const [weights, weight] of Object.entries(tags)) {
-    assert.deepEqual(parsePrompt(`<lora:a:${weights}>`), { text: '', loras: [{ name: 'a', weight }] }, weights)
+  for (const [weights, [te, unet]] of Object.entries(tags)) {
+    assert.deepEqual(parsePrompt(`<lora:a:${weights}>`), { text: '', loras: [{ name: 'a', te, unet }] }, weights)
   }
-  assert.deepEqual(parsePrompt('<lyco:a:0.5>').loras, [{ name: 'a', weight: 0.5 }])
+  assert.deepEqual(parsePrompt('<lyco:a:0.5>').loras, [{ name: 'a', te: 0.5, unet: 0.5 }])
+})
+
+test('tags lead back to their weights', () => {
+  for (const weights of [
+    { te: 0.5, unet: 0.5 },
+    { te: 0, unet: -1.25 },
+  ]) {
+    assert.deepEqual(parsePrompt(loraTag('a b', weights)).loras, [{ name: 'a b', ...weights }])
+  }
 })
 
 test('a tag without name or number is refused', () => {
@@ -87,15 +98,47 @@ test('a picture carries what it was made from', () => {
   assert.equal(infotext(info), `a cat\n${parameters}`)
 })
 
-test('negative prompt, clip skip and LoRAs are told; LoRAs as tags, so that others apply them too', () => {
+test('negative prompt, clip skip and LoRAs are told', () => {
   const hash = 'fedcba9876543210'
   const loras = [
-    { name: 'style', weight: 0.8, hash },
-    { name: 'b', weight: 1, hash },
+    { name: 'style: one, two', hash },
+    { name: 'b', hash },
   ]
   const text = infotext({ ...info, negativePrompt: 'dog, blur', clipSkip: 2, loras, model: 'a, b' })
   const [prompt, negative, fields] = text.split('\n')
-  assert.equal(prompt, 'a cat <lora:style:0.8> <lora:b:1>')
+  assert.equal(prompt, 'a cat')
   assert.equal(negative, 'Negative prompt: dog, blur')
-  assert.match(fields as string, /Model: "a, b", Clip skip: 2, Lora hashes: "style: fedcba987654, b: fedcba987654", Version/)
+  assert.match(fields as string, /Model: "a, b", Clip skip: 2, Lora hashes: "style one two: fedcba987654, b: fedcba987654", Version/)
+})
+
+test("A1111's PNG Info reads all of it back", () => {
+  const loras = [{ name: 'style', hash: 'fedcba9876543210' }]
+  const prompt = 'a (red: 1.2), "cat": <lora:style:0.8>\nBREAK\nSteps: many, a b: c'
+  const negativePrompt = 'dog, [blur]\nSeed: none'
+  const fields = readInfotext(infotext({ ...info, prompt, negativePrompt, clipSkip: 2, loras, model: 'a: "b", c' }))
+  assert.deepEqual(fields, {
+    Prompt: prompt,
+    'Negative prompt': negativePrompt,
+    Steps: '30',
+    Sampler: 'DDIM',
+    'Schedule type': 'Automatic',
+    'CFG scale': '4',
+    Seed: '1',
+    'Size-1': '128',
+    'Size-2': '64',
+    'Model hash': '0123456789',
+    Model: 'a: "b", c',
+    'Clip skip': '2',
+    'Lora hashes': 'style: fedcba987654',
+    Version: 'lorafuse 0.1.0',
+  })
+  assert.equal(readInfotext(infotext(info))['Clip skip'], '1')
+})
+
+test('A1111 would draw with the same sampler and schedule', () => {
+  for (const sampler of samplerNames) {
+    const { title, schedule } = samplers[sampler]
+    const expected = { sampler: title, schedule: schedule === 'Automatic' ? 'Uniform' : schedule }
+    assert.deepEqual(samplerOf(readInfotext(infotext({ ...info, sampler }))), expected)
+  }
 })

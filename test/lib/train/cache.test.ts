@@ -104,6 +104,19 @@ test('a random crop moves within what exceeds the bucket', async (t) => {
   assert.ok(seen.size > 2, [...seen].join())
 })
 
+test("an image's sizes are its own, with the crop in the resized image, which a mirror image has on the other side", async (t) => {
+  const picture = await halves(await temporaryFolder(t))
+  const wide = { ...picture, bucket: { width: 8, height: 8, resized: { width: 19, height: 8 } } }
+  const flat = session(() => new Float32Array(8))
+  const sizes = (left: number) => ({ original: { width: 16, height: 8 }, target: { width: 8, height: 8 }, crop: { left, top: 0 } })
+  const [centred] = await cached(flat, [wide], { flip: true })
+  assert.deepEqual(centred!.sizes, { plain: sizes(5), mirrored: sizes(6) })
+  const [random] = await cached(flat, [wide], { flip: true, randomCrop: true })
+  const { left } = random!.sizes.plain.crop
+  assert.notEqual(left, 5)
+  assert.deepEqual(random!.sizes, { plain: sizes(left), mirrored: sizes(11 - left) })
+})
+
 test('latents that are no numbers are refused, and the image named', async (t) => {
   const picture = await halves(await temporaryFolder(t))
   const broken = session(() => new Float32Array(16).fill(Number.NaN))

@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import type { PredictionType } from '../../../lib/models/configs.js'
+import type { Family } from '../../../lib/models/model.js'
 import { sd1 } from '../../../lib/models/sd1.js'
+import { sd2 } from '../../../lib/models/sd2.js'
+import { sdxl } from '../../../lib/models/sdxl.js'
 import { resolveTrainOptions, type TrainOptions } from '../../../lib/options/resolve.js'
 import { bucketInfo, datasetDirs, imagesMetadata, tagFrequency } from '../../../lib/train/images-metadata.js'
 import { trainingMetadata } from '../../../lib/train/metadata.js'
@@ -31,12 +34,15 @@ interface Moment {
   name?: CheckpointName
   step?: number
   predictionType?: PredictionType
+  family?: Family
+  rescaleBetasZeroSnr?: boolean
 }
 
 async function metadata(given: Partial<TrainOptions>, moment: Moment = {}): Promise<Record<string, string>> {
-  const { name = 'last', step = 20, predictionType = 'epsilon' } = moment
+  const { name = 'last', step = 20, predictionType = 'epsilon', family = sd1, rescaleBetasZeroSnr = false } = moment
   const options = resolveTrainOptions({ model: 'm', images: 'i', name: 'my style', rank: 8, alpha: 4, ...given })
-  const model = { name: 'sd15', family: sd1, scheduler: { ...schedulerOf(readSchedules().alphas[0]!.config), predictionType } }
+  const scheduler = { ...schedulerOf(readSchedules().alphas[0]!.config), predictionType, rescaleBetasZeroSnr }
+  const model = { name: 'sd15', family, scheduler }
   const hashes = { legacyHash: '6ce01616', hash: 'a'.repeat(64) }
   const run = { sessionId: 77, startedAt: 1_700_000_000.25 }
   const precision = options.precision === 'auto' ? ('f32' as const) : options.precision
@@ -85,6 +91,15 @@ test('every value is a string, and what tools read is there as kohya writes it',
   }
   for (const [key, value] of Object.entries(expected)) assert.equal(written[key], value, key)
   assert.match(written['modelspec.date'] ?? '', /^2023-11-1[45]T\d\d:\d\d:00$/)
+})
+
+test("adapters of convolutions are kohya's network arguments, and recomputation its gradient checkpointing", async () => {
+  const written = await metadata({ convRank: 4, convAlpha: 1.5, gradientCheckpointing: true })
+  assert.equal(written.ss_network_args, '{"conv_dim": "4", "conv_alpha": "1.5"}')
+  assert.equal(written.ss_gradient_checkpointing, 'True')
+  const without = await metadata({})
+  assert.equal(without.ss_network_args, undefined)
+  assert.equal(without.ss_gradient_checkpointing, 'False')
 })
 
 /** What `train_network.py` of sd-scripts 0.10.1 writes for a run of 3 epochs with `--learning_rate 1e-5 --network_dim 8 --network_alpha 4`. */
@@ -204,6 +219,29 @@ test('floats are written as Python writes them', () => {
 
 test("modelspec's word for v-prediction is v", async () => {
   assert.equal((await metadata({}, { predictionType: 'v_prediction' }))['modelspec.prediction_type'], 'v')
+})
+
+test('each family is called what kohya calls it, and tools tell SD2 and SDXL by it', async () => {
+  const keys = ['ss_base_model_version', 'ss_v2', 'modelspec.architecture', 'modelspec.implementation', 'modelspec.prediction_type']
+  const sgm = 'https://github.com/Stability-AI/generative-models'
+  const cases: [Family, PredictionType, ...string[]][] = [
+    [sd1, 'epsilon', 'sd_v1', 'False', 'stable-diffusion-v1/lora', 'diffusers', 'epsilon'],
+    [sd1, 'v_prediction', 'sd_v1_v', 'False', 'stable-diffusion-v1/lora', 'diffusers', 'v'],
+    [sd2, 'epsilon', 'sd_v2', 'True', 'stable-diffusion-v2-512/lora', 'diffusers', 'epsilon'],
+    [sd2, 'v_prediction', 'sd_v2_v', 'True', 'stable-diffusion-v2-768-v/lora', 'diffusers', 'v'],
+    [sdxl, 'epsilon', 'sdxl_base_v1-0', 'False', 'stable-diffusion-xl-v1-base/lora', sgm, 'epsilon'],
+    [sdxl, 'v_prediction', 'sdxl_base_v1-0', 'False', 'stable-diffusion-xl-v1-base/lora', sgm, 'v'],
+  ]
+  for (const [family, predictionType, ...expected] of cases) {
+    const written = await metadata({ resolution: 1024 }, { family, predictionType })
+    assert.deepEqual(
+      keys.map((key) => written[key]),
+      expected,
+    )
+    assert.equal(written['modelspec.resolution'], '1024x1024')
+  }
+  const long = await metadata({ maxTokenLength: 225 }, { predictionType: 'v_prediction', rescaleBetasZeroSnr: true })
+  assert.deepEqual([long.ss_max_token_length, long.ss_zero_terminal_snr], ['225', 'True'])
 })
 
 test('the keys that PEFT readers take for theirs are not there', async () => {

@@ -8,17 +8,18 @@ import { lora } from '../../../lib/adapters/lora.js'
 import { readHeader, readTensors, writeSafetensors } from '../../../lib/files/safetensors.js'
 import type { BufferInfo } from '../../../lib/native.js'
 import { OutputFolder } from '../../../lib/train/output.js'
+import { linear } from '../../fixtures/fake-session.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 import { pattern } from '../../train/pattern.js'
 
 /** Large enough for the hash of what lies beyond the first mebibyte. */
-const layer = { path: 'a.b', kind: 'linear' as const, inFeatures: 2000, outFeatures: 3000 }
+const layer = linear('a.b', 2000, 3000)
 const parameters = [
   { network: 'unet', name: 'a.b.down', shape: [64, 2000], group: 0 },
   { network: 'unet', name: 'a.b.up', shape: [3000, 64], group: 0 },
 ]
 const adapters: Adapters = { kind: lora, alpha: 32, layers: [layer], parameters }
-const prefixes = { unet: 'lora_unet' }
+const prefixes = { unet: { prefix: 'lora_unet' } }
 const count = parameterCount(parameters)
 const infos = (count: number): BufferInfo[] => ['weights', 'firstMoment'].map((name) => ({ name, dtype: 'F32', count }))
 const buffers = { weights: pattern('w', count), firstMoment: pattern('m', count), secondMoment: pattern('v', count) }

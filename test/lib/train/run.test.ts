@@ -14,6 +14,7 @@ import { sd1 } from '../../../lib/models/sd1.js'
 import type { Layer } from '../../../lib/native.js'
 import type { TrainOptions } from '../../../lib/options/resolve.js'
 import { train } from '../../../lib/train/run.js'
+import { convolution, linear } from '../../fixtures/fake-session.js'
 import { tiny } from '../../fixtures/lora.js'
 import { alteredModel } from '../../fixtures/models.js'
 import { assertWhole, files, place, run, runPath, tensors } from '../../fixtures/training.js'
@@ -43,10 +44,15 @@ test('a training tells what it caches, starts, steps and ends with, and leaves a
   const layers = written.flatMap(({ name, shape }): Layer[] => {
     const path = name.replace(/\.lora_down\.weight$/, '')
     const up = written.find((other) => other.name === `${path}.lora_up.weight`)
-    const kind = shape.length === 4 ? 'conv' : 'linear'
-    return path === name ? [] : [{ path: path.replace('lora_unet_', ''), kind, inFeatures: shape[1]!, outFeatures: up!.shape[0]! }]
+    const layer = shape.length === 4 ? convolution : linear
+    return path === name ? [] : [layer(path.replace('lora_unet_', ''), shape[1]!, up!.shape[0]!)]
   })
-  const lora = await readAdapters(kind, result.path, { network: 'unet', layers, prefixes: loraPrefixes(sd1), baseModelVersion: 'sd_v1' })
+  const lora = await readAdapters(kind, result.path, {
+    network: 'unet',
+    layers,
+    prefixes: loraPrefixes(sd1, {}),
+    baseModelVersion: 'sd_v1',
+  })
   assert.equal(lora.size, start.modules)
   const parameters = [...lora.values()].reduce((sum, { down, up }) => sum + down.length + up.length, 0)
   assert.equal(parameters, start.parameters)

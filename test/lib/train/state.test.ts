@@ -22,7 +22,7 @@ function state(step = 7, sessionId = 1, startedAt = 100.5): TrainingState {
 
 test('a state comes back to the bit', async (t) => {
   const path = join(await temporaryFolder(t), 'x-state.safetensors')
-  await writeState(path, state(), 200)
+  await writeState(path, state(), { name: 'x', writtenAt: 200 })
   assert.deepEqual(await readState(path, structuredClone(identity), infos()), state())
 })
 
@@ -73,7 +73,7 @@ for (const [what, change] of odd) {
 
 test('a state that is damaged in any bit is refused', async (t) => {
   const path = join(await temporaryFolder(t), 'x.state')
-  await writeState(path, state(), 200)
+  await writeState(path, state(), { name: 'x', writtenAt: 200 })
   const bytes = await readFile(path)
   const codes = new Map<string, number>()
   for (let bit = 0; bit < bytes.length * 8; bit++) {
@@ -92,7 +92,7 @@ test('a state that is damaged in any bit is refused', async (t) => {
 test('a state whose description says version 1, but not all the rest of it, is refused', async (t) => {
   const folder = await temporaryFolder(t)
   const path = join(folder, 'x-state.safetensors')
-  await writeState(path, state(), 200)
+  await writeState(path, state(), { name: 'x', writtenAt: 200 })
   const { metadata } = await readHeader(path)
   const { lorafuse_state: text, lorafuse_state_sha256: checksum } = metadata as Record<string, string>
   const older = text!.replace('"version":2,"step":7', '"version":1,"step":9')
@@ -114,7 +114,7 @@ test('a state whose description says version 1, but not all the rest of it, is r
 
 test('what is not known yet is checked later', async (t) => {
   const path = join(await temporaryFolder(t), 'x-state.safetensors')
-  await writeState(path, state(), 200)
+  await writeState(path, state(), { name: 'x', writtenAt: 200 })
   const { model, settings } = identity
   const read = await readState(path, { model, settings }, infos())
   checkIdentity(path, read.identity, { images: 'b' })
@@ -142,7 +142,7 @@ const others: [string, Identity, RegExp][] = [
 for (const [what, now, message] of others) {
   test(`a state of ${what} is refused, and what differs is named`, async (t) => {
     const path = join(await temporaryFolder(t), 'x-state.safetensors')
-    await writeState(path, state(), 200)
+    await writeState(path, state(), { name: 'x', writtenAt: 200 })
     await assert.rejects(readState(path, now, infos()), { code: 'STATE_MISMATCH', message })
   })
 }
@@ -151,7 +151,7 @@ test('a state that is missing, cut off, altered, no state, or of another length 
   const folder = await temporaryFolder(t)
   const path = join(folder, 'x-state.safetensors')
   await assert.rejects(readState(path, identity, infos()), { code: 'STATE_NOT_FOUND' })
-  await writeState(path, state(), 200)
+  await writeState(path, state(), { name: 'x', writtenAt: 200 })
   await assert.rejects(readState(path, identity, infos(10)), {
     code: 'STATE_INVALID',
     message: /9 numbers of weights where this run has 10/,
@@ -176,7 +176,7 @@ test('a state that is missing, cut off, altered, no state, or of another length 
 test('the newest state is the one that was written last, whatever the names, steps and extensions say', async (t) => {
   const folder = await temporaryFolder(t)
   const newest = () => newestState(folder, 'x').then((path) => path && basename(path))
-  const write = (file: string, at: number, of: TrainingState) => writeState(join(folder, file), of, at)
+  const write = (file: string, at: number, of: TrainingState) => writeState(join(folder, file), of, { name: 'x', writtenAt: at })
   assert.equal(await newest(), undefined)
   await writeOld(join(folder, 'x-step00000900-state.safetensors'), {}, state(900, 1, 50))
   await writeOld(join(folder, 'x-000002-state.safetensors'), {}, state(20, 2, 60))
@@ -191,6 +191,10 @@ test('the newest state is the one that was written last, whatever the names, ste
   // A clock that was wrong once does not make later states the older ones.
   assert.ok(timeToWrite(await listStates(folder, 'x')) > 1e11)
   assert.equal(await newest(), 'x-000001.state')
+  // The last state of the run `x-000002`, whose name is also that of epoch 2 of `x`.
+  await writeState(join(folder, 'x-000002.state'), state(3, 4, 50), { name: 'x-000002', writtenAt: 2e11 })
+  assert.equal(await newest(), 'x-000001.state')
+  assert.equal(await newestState(folder, 'x-000002'), join(folder, 'x-000002.state'))
   await writeFile(join(folder, 'x-step00000040.state'), 'half')
   await assert.rejects(newest(), { code: 'STATE_INVALID' })
 })
@@ -203,8 +207,8 @@ test("of a run's states the two written last stay; other runs' and damaged ones 
     [20, 301],
     [3, 302],
   ] as const)
-    await writeState(join(folder, `x-step0000000${step}.state`), state(step), at)
-  await writeState(join(folder, 'x-000001.state'), state(1, 9, 200), 200)
+    await writeState(join(folder, `x-step0000000${step}.state`), state(step), { name: 'x', writtenAt: at })
+  await writeState(join(folder, 'x-000001.state'), state(1, 9, 200), { name: 'x', writtenAt: 200 })
   await writeFile(join(folder, 'x-000002.state'), 'half')
   await writeFile(join(folder, 'x-step000000003.safetensors'), '')
   await removeOldStates(await listStates(folder, 'x'), { sessionId: 1, startedAt: 100.5 }, join(folder, 'x-step00000003.state'))

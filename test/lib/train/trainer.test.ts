@@ -65,7 +65,7 @@ async function setUp(t: TestContext, given: Partial<TrainOptions>, context: Trai
   }
   const identity = { model: 'h', images: 'i', settings: fixedOptions(options) }
   const lossScale = new LossScale({ device, precision: 'fp16' })
-  const files = new OutputFolder(options, adapters, loraPrefixes(sd1))
+  const files = new OutputFolder(options, adapters, loraPrefixes(sd1, {}))
   const onEvent = (event: TrainEvent) => {
     events.push(event)
     context.onEvent?.(event)
@@ -100,6 +100,36 @@ test('a step takes the noise of its place, the coefficients of its timestep and 
     })
   }
   assert.equal(new Set(session.steps.map(({ noise }) => noise!.join())).size, session.steps.length)
+})
+
+test('a step of SDXL takes the pooled text and the sizes of its image, those of the mirror image where it is mirrored', async () => {
+  const options = resolveTrainOptions({ model: 'm', images: 'i', batchSize: 2, flip: true, seed: 9 })
+  const own = { ...model, pooledDim: 2, timeIds: true }
+  const large = samples.map(({ latents, text }, i) => ({
+    latents: { ...latents, sizes: { plain: { ...sizes, crop: { left: i, top: 0 } }, mirrored: { ...sizes, crop: { left: -i, top: 0 } } } },
+    text: { ...text, pooled: Float32Array.of(i, -i) },
+  }))
+  const batches = new Batches([[once(0), once(1)], [once(2)]], options)
+  const inputs = new StepInputs({ ...options, samples: large, batches, model: own })
+  let step = 0
+  for await (const { latents, pooled, time_ids } of inputs.range(1, 8)) {
+    const [batch] = await batches.of(++step)
+    assert.deepEqual(pooled!.shape, [batch!.length, 2])
+    assert.deepEqual(time_ids!.shape, [batch!.length, 6])
+    assert.deepEqual(
+      [...pooled!.data],
+      batch!.flatMap((i) => [i, -i]),
+    )
+    const side = (index: number) => (isMirrored(9, step, index) ? -1 : 1)
+    const left = batch!.map((i, index) => i * side(index))
+    assert.deepEqual(
+      [...time_ids!.data],
+      left.flatMap((each) => [8, 8, 0, each, 8, 8]),
+    )
+    assert.equal(Math.sign(latents!.data[0]!), side(0))
+    assert.deepEqual(Object.keys(inputs.shapesOf(batch!)).slice(-2), ['pooled', 'time_ids'])
+  }
+  assert.equal(step, 8)
 })
 
 test('both mirror images and plain ones are seen, and timesteps all over the range', async (t) => {

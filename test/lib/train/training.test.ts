@@ -66,7 +66,7 @@ test('memory is planned before anything is cached, and the first batch prepared 
   assert.deepEqual(
     once(session.calls).map((call) => call.replace(/^plan .*/, 'plan')),
     [
-      ...['attach', 'planStep', 'plan', 'planStep', 'plan', 'plan'],
+      ...['attach', 'planStep', 'plan', 'planStep', 'plan', 'plan', 'planStep'],
       ...['text_encoder.encode', 'vae.encode', 'prepare', 'load', 'step', 'load', 'step'],
     ],
   )
@@ -78,6 +78,7 @@ test('memory is planned before anything is cached, and the first batch prepared 
     ...{ steps: 2, images: 2, modules: 1, parameters: 5, resumedFrom: 0, seed: 0 },
     // The square has the most latents, 16 × 16 × 4.
     memory: { weights: 100, adapters: 10, mapped: 0, activations: 1024, workspace: 1, total: 1135 },
+    ...{ gradientCheckpointing: false, memoryOtherwise: 1135 },
   })
 })
 
@@ -94,10 +95,11 @@ test('a training that does not fit on the gpu is refused before it caches, with 
     batchSize: 4,
     bucketMin: 64,
   }
-  const refusal = async (change: Partial<TrainOptions>, available: number) => {
+  const refusal = async (change: Partial<TrainOptions>, available: number, prepare?: (session: FakeSession) => void) => {
     const { session, events, failed } = await run({ ...given, device: 'cuda', ...change }, (session) => {
       session.bytesPerLatent = MIB / 1024
       session.available = available
+      prepare?.(session)
     })
     assert.equal(failed?.code, 'OUT_OF_MEMORY')
     assert.deepEqual(briefly(events), [])
@@ -110,6 +112,11 @@ test('a training that does not fit on the gpu is refused before it caches, with 
   assert.equal(await refusal({ precision: 'f32' }, 1.5 * MIB), `${beginning} 1 MiB; batchSize 1 would fit, or try precision fp16`)
   assert.equal(await refusal({}, MIB / 2), `${beginning} 0 MiB; resolution 64 with batchSize 1 would fit`)
   assert.equal(await refusal({}, 1000), `${beginning} 0 MiB; no batchSize or resolution would fit`)
+  const saving = (session: FakeSession) => (session.bytesRecomputed = MIB / 4096)
+  assert.equal(await refusal({}, 2 * MIB, saving), `${beginning} 2 MiB; gradientCheckpointing would fit`)
+  assert.equal(await refusal({}, 0.8 * MIB, saving), `${beginning} 0 MiB; batchSize 3 with gradientCheckpointing would fit`)
+  const alone = 'resolution 64 with batchSize 1 and gradientCheckpointing would fit'
+  assert.equal(await refusal({}, MIB / 8, saving), `${beginning} 0 MiB; ${alone}`)
   assert.deepEqual(await readdir(given.output!).catch(() => []), [])
   // 32 pixels would fit, but the option begins at 64.
   assert.equal(await refusal({ bucketMin: 8, bucketStep: 32 }, MIB / 8), `${beginning} 0 MiB; no batchSize or resolution would fit`)

@@ -1,0 +1,70 @@
+/** Reads what a weight file of any format holds, and lists its weights for the core. */
+import { shown } from '../errors.js'
+import { openFile, readRange } from '../files/read.js'
+import { readHeader } from '../files/safetensors.js'
+import type { WeightEntry, WeightFile } from '../native.js'
+import { unsupported } from './configs.js'
+import { type Checkpoint, type CheckpointTensor, readTorchFile, unreadable } from './torch-file.js'
+
+export type { Checkpoint } from './torch-file.js'
+
+/** `{`, with which the header of a safetensors file begins. */
+const BRACE = 0x7b
+const ZIP = '504b0304'
+/** A pickle of protocol 2 or later. */
+const PICKLE = /^800[2-5]/
+
+/**
+ * Lists the tensors of a safetensors file or of one that `torch.save` wrote; the bytes tell which it is. `what`: what was expected. Throws as
+ * `readHeader` and `readTorchFile`.
+ */
+export async function readCheckpoint(path: string, what: string): Promise<Checkpoint> {
+  const file = await openFile(path, what)
+  const begin = await readRange(file, 0, 9).finally(() => file.close())
+  const hex = Buffer.from(begin).toString('hex')
+  const isZip = hex.startsWith(ZIP)
+  if (begin[8] !== BRACE && (isZip || PICKLE.test(hex))) return readTorchFile(path, what, isZip)
+  const { metadata, tensors } = await readHeader(path, what)
+  return { path, metadata, tensors }
+}
+
+/** The types that the core reads. */
+const FLOATS: readonly string[] = ['F32', 'F16', 'BF16'] satisfies WeightEntry['dtype'][]
+
+/** What becomes of a tensor under the core's name. Throws where it cannot be used as it lies in the file. */
+function weightOf({ name: theirs, dtype, shape, offset, problem }: CheckpointTensor, name: string, path: string): WeightEntry {
+  if (problem !== undefined) throw unreadable(path, `tensor ${shown(theirs)} whole and in its order but ${problem}`)
+  if (!FLOATS.includes(dtype))
+    throw unsupported(`Expected ${FLOATS.join(', ')} for tensor ${shown(theirs)} in ${path} but received ${dtype}`)
+  return { name, dtype: dtype as WeightEntry['dtype'], shape, offset }
+}
+
+/** OpenCLIP's q, k and v in one: their rows lie one after the other. */
+const IN_PROJECTION = /^(.*)\.attn\.in_proj_(weight|bias)$/
+
+/** Returns the parts of a tensor that holds q, k and v in one; `layer`: the core's name of its layer. */
+function thirds(weight: WeightEntry, layer: string, kind: string, byteLength: number): WeightEntry[] {
+  const [rows = 0, ...rest] = weight.shape
+  return ['q', 'k', 'v'].map((part, i) => ({
+    ...weight,
+    name: `${layer}.self_attn.${part}_proj.${kind}`,
+    shape: [Math.floor(rows / 3), ...rest],
+    offset: weight.offset + i * Math.floor(byteLength / 3),
+  }))
+}
+
+/**
+ * Lists the weights of a network. `ourName`: the core's name of a tensor, undefined for those that are not the network's. Integers
+ * (`position_ids`) are left out. Throws `MODEL_UNSUPPORTED` and `PICKLE_UNSUPPORTED` for weights that cannot be used.
+ */
+export function weightsOf({ path, tensors }: Checkpoint, ourName: (name: string) => string | undefined): WeightFile {
+  const weights = tensors.flatMap((tensor) => {
+    if (!/^[FBC]/.test(tensor.dtype) || tensor.dtype === 'BOOL') return []
+    const [, theirLayer, kind] = IN_PROJECTION.exec(tensor.name) ?? []
+    const layer = theirLayer && ourName(`${theirLayer}.ln_1`)?.replace(/\.layer_norm1$/, '')
+    if (layer && kind) return thirds(weightOf(tensor, layer, path), layer, kind, tensor.byteLength)
+    const name = ourName(tensor.name)
+    return name === undefined ? [] : [weightOf(tensor, name, path)]
+  })
+  return { path, tensors: weights }
+}

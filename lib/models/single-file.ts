@@ -1,0 +1,175 @@
+/**
+ * Reads a model that is one file, as LDM and SGM lay it out: configs worked out from keys and shapes, weights as places in the file.
+ * Networks are found by what their keys begin with; whatever else is there (EMA copies, an optimizer's states) is not looked at.
+ */
+import { basename } from 'node:path'
+import { LorafuseError } from '../errors.js'
+import { isNumberType, widen } from '../files/floats.js'
+import type { Json } from '../files/json.js'
+import { openFile, readRange } from '../files/read.js'
+import { type Checkpoint, readCheckpoint, weightsOf } from './checkpoint.js'
+import { ConfigReader, type UNetConfig, type VaeConfig } from './configs.js'
+import { foreignModel } from './families.js'
+import { foreignKind, kindWithoutUNet } from './foreign-files.js'
+import { clipLayout, openClipLayout, SD2_CONTEXT, type Shapes, unetLayout, vaeLayout } from './layouts.js'
+import { openClipNames, unetNames, vaeNames } from './ldm-names.js'
+import type { NetworkParts, Parts } from './model.js'
+import { ourName } from './names.js'
+import { clipTokenizer } from './tokenizer.js'
+
+const WHAT = 'a checkpoint'
+const UNET = 'model.diffusion_model.'
+
+/** The noise that all of these models were trained with, in the words of diffusers' scheduler_config.json. */
+const SCHEDULER = {
+  ...{ num_train_timesteps: 1000, beta_start: 0.00085, beta_end: 0.012, beta_schedule: 'scaled_linear' },
+  ...{ clip_sample: false, set_alpha_to_one: false, steps_offset: 1 },
+}
+/** More than the tensor of which the scatter is looked at has. */
+const MOST_BIAS = 2 ** 16
+
+type Rename = (name: string) => string | undefined
+
+/** How a network may lie in a file. */
+interface Layout {
+  network: string
+  /** Begins its keys. */
+  prefix: string
+  /** Works out its config, and the core's names of its tensors; undefined where it is not there. */
+  read(shapes: Shapes, path: string): { config: Json; rename: Rename } | undefined
+}
+
+function readUNet(shapes: Shapes, path: string) {
+  const config = unetLayout(shapes, path)
+  if (!config) return undefined
+  const names = unetNames(config as unknown as UNetConfig)
+  return { config, rename: (name: string) => names.diffusers(name) }
+}
+
+function readVae(shapes: Shapes) {
+  const config = vaeLayout(shapes)
+  if (!config) return undefined
+  const names = vaeNames(config as unknown as VaeConfig)
+  const isDiffusers = shapes.has('encoder.down_blocks.0.resnets.0.conv1.weight')
+  return { config, rename: (name: string) => (isDiffusers ? ourName('vae', name) : names.diffusers(name)) }
+}
+
+/** `act`: the activation, which shapes do not tell. */
+const readClip = (act?: string) => (shapes: Shapes) => {
+  const spelled = new Map([...shapes].map(([name, shape]) => [ourName('clip', name), shape]))
+  const config = clipLayout(spelled, act)
+  return config && { config, rename: (name: string) => ourName('clip', name) }
+}
+
+const readOpenClip = (isSd2: boolean) => (shapes: Shapes) => {
+  const config = openClipLayout(shapes, isSd2)
+  if (!config) return undefined
+  const names = openClipNames(config.num_hidden_layers as number)
+  return { config, rename: (name: string) => (name === 'text_projection' && !isSd2 ? name : names.diffusers(name)) }
+}
+
+/** The networks of a whole checkpoint; of two layouts of one, a file has one. */
+const LAYOUTS: Layout[] = [
+  { network: 'unet', prefix: UNET, read: readUNet },
+  { network: 'vae', prefix: 'first_stage_model.', read: readVae },
+  { network: 'text_encoder', prefix: 'cond_stage_model.transformer.', read: readClip() },
+  { network: 'text_encoder', prefix: 'cond_stage_model.model.', read: readOpenClip(true) },
+  { network: 'text_encoder', prefix: 'conditioner.embedders.0.transformer.', read: readClip() },
+  { network: 'text_encoder_2', prefix: 'conditioner.embedders.1.model.', read: readOpenClip(false) },
+  { network: 'text_encoder_2', prefix: 'conditioner.embedders.1.transformer.', read: readClip('gelu') },
+]
+
+/** Networks in a file of their own. */
+const ALONE: Layout[] = [
+  { network: 'unet', prefix: '', read: readUNet },
+  { network: 'unet', prefix: 'diffusion_model.', read: readUNet },
+  { network: 'vae', prefix: '', read: readVae },
+  { network: 'text_encoder', prefix: '', read: readClip() },
+  { network: 'text_encoder_2', prefix: '', read: readOpenClip(false) },
+]
+
+/** Reads a network where a layout fits. */
+function readNetwork({ prefix, read }: Layout, checkpoint: Checkpoint): NetworkParts | undefined {
+  const { path, tensors } = checkpoint
+  const own = tensors.filter(({ name }) => name.startsWith(prefix))
+  const found = read(new Map(own.map(({ name, shape }) => [name.slice(prefix.length), shape])), path)
+  if (!found) return undefined
+  const rename = (name: string) => (name.startsWith(prefix) ? found.rename(name.slice(prefix.length)) : undefined)
+  return { config: new ConfigReader(path, found.config), files: [weightsOf(checkpoint, rename)] }
+}
+
+/** Finds the networks that are in a file, by the names of diffusers' folders. */
+export function networksIn(checkpoint: Checkpoint): Record<string, NetworkParts> {
+  const networks: Record<string, NetworkParts> = {}
+  for (const layouts of [LAYOUTS, ALONE]) {
+    for (const layout of layouts) networks[layout.network] ??= readNetwork(layout, checkpoint) as NetworkParts
+    for (const [name, parts] of Object.entries(networks)) if (!parts) delete networks[name]
+    if (Object.keys(networks).length > 0) break
+  }
+  return networks
+}
+
+/** SD2's two models differ in no shape: ComfyUI tells them apart by how far these values scatter (comfy/supported_models.py, SD20). */
+const SCATTER = { name: `${UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias`, ofEpsilon: 0.09 }
+/** The step that SD2's 512 px model was published at (huggingface/diffusers:…/convert_from_ckpt.py). */
+const STEP_OF_EPSILON = '875000'
+
+async function scatter({ path, tensors }: Checkpoint): Promise<number | undefined> {
+  const tensor = tensors.find(({ name }) => name === SCATTER.name)
+  if (!tensor || tensor.problem !== undefined || !isNumberType(tensor.dtype) || tensor.byteLength > MOST_BIAS) return undefined
+  const file = await openFile(path, WHAT)
+  const values = widen(await readRange(file, tensor.offset, tensor.byteLength).finally(() => file.close()), tensor.dtype)
+  const mean = values.reduce((sum, value) => sum + value, 0) / values.length
+  return Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values.length)
+}
+
+/** Finds what a model predicts, and what says so. */
+async function predictionOf(checkpoint: Checkpoint, isSd2: boolean): Promise<{ type: string; by: string }> {
+  const { metadata, tensors } = checkpoint
+  if (tensors.some(({ name }) => name === 'v_pred')) return { type: 'v_prediction', by: 'the key v_pred' }
+  const stated = metadata['modelspec.prediction_type']
+  if (stated) return { type: stated === 'v' ? 'v_prediction' : stated, by: 'modelspec.prediction_type' }
+  if (metadata['modelspec.architecture']?.startsWith('stable-diffusion-v2-768-v'))
+    return { type: 'v_prediction', by: 'modelspec.architecture' }
+  if (isSd2 && metadata.global_step === STEP_OF_EPSILON) return { type: 'epsilon', by: `its step, ${STEP_OF_EPSILON}` }
+  const scattered = isSd2 ? await scatter(checkpoint) : undefined
+  if (scattered === undefined) return { type: 'epsilon', by: 'its keys and shapes' }
+  return { type: scattered > SCATTER.ofEpsilon ? 'v_prediction' : 'epsilon', by: 'the norms of its last transformer' }
+}
+
+/** The size that a model says it was trained at, in latents, or that of SD2's model of 768 px. */
+function sampleSize({ metadata }: Checkpoint, isSd2: boolean, prediction: string): Json {
+  const [, width, height] = /^(\d{2,4})x(\d{2,4})$/.exec(metadata['modelspec.resolution'] ?? '') ?? []
+  if (width && height) return { sample_size: [Number(height), Number(width)].map((side) => Math.max(1, Math.floor(side / 8))) }
+  return isSd2 && prediction === 'v_prediction' ? { sample_size: 96 } : {}
+}
+
+/** Reads a checkpoint in one file. Throws as `readModel`, `PICKLE_INVALID` and `PICKLE_UNSUPPORTED`. */
+export async function readSingleFile(path: string): Promise<Parts> {
+  const checkpoint = await readCheckpoint(path, WHAT)
+  const names = checkpoint.tensors.map(({ name }) => name)
+  const foreign = foreignKind(names)
+  if (foreign !== undefined) throw foreignModel(path, foreign)
+  const networks = networksIn(checkpoint)
+  const unet = networks.unet
+  if (!unet) throw foreignModel(path, kindWithoutUNet(names))
+  const isSd2 = unet.config.json.cross_attention_dim === SD2_CONTEXT
+  const { type, by } = await predictionOf(checkpoint, isSd2)
+  Object.assign(unet.config.json, sampleSize(checkpoint, isSd2, type))
+  const scheduler = { ...SCHEDULER, prediction_type: type, rescale_betas_zero_snr: names.includes('ztsnr') }
+  return {
+    name: basename(path),
+    path,
+    networks,
+    missing: (network, title) => {
+      const option = network === 'vae' ? '--vae' : '--text-encoder'
+      return new LorafuseError(
+        'MODEL_INCOMPLETE',
+        `Expected ${title} in ${path} but received none; name a file or folder that has it with ${option}`,
+      )
+    },
+    tokenizer: (_, padId) => clipTokenizer(padId),
+    scheduler: new ConfigReader(path, scheduler),
+    schedulerBy: by,
+  }
+}

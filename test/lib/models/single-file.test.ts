@@ -1,0 +1,165 @@
+import assert from 'node:assert/strict'
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { type TestContext, test } from 'node:test'
+import type { Model } from '../../../lib/models/model.js'
+import { readModel } from '../../../lib/models/read.js'
+import { type FamilyName, leftovers, singleFileTensors, smallModel, writeFolder } from '../../fixtures/checkpoints.js'
+import { torchLegacy, torchZip } from '../../fixtures/pickles.js'
+import { type RawTensor, writeRaw } from '../../fixtures/safetensors.js'
+import { temporaryFolder } from '../../fixtures/temporary.js'
+
+const families: FamilyName[] = ['sd1', 'sd2', 'sdxl']
+
+const marker = (name: string): RawTensor => ({ name, dtype: 'F32', shape: [0], data: new Float32Array(0) })
+const without = (tensors: RawTensor[], prefix: string) => tensors.filter(({ name }) => !name.startsWith(prefix))
+
+/** Each network's weights by our names: shapes, without the ends of 1×1 kernels, and bytes. */
+async function contents({ networks }: Model): Promise<Record<string, Map<string, [number[], string]>>> {
+  const found: Record<string, Map<string, [number[], string]>> = {}
+  for (const [name, { files }] of Object.entries(networks)) {
+    const weights = new Map<string, [number[], string]>()
+    for (const { path, tensors } of files) {
+      const bytes = await readFile(path)
+      for (const { name: weight, shape, offset } of tensors) {
+        const size = 2 * shape.reduce((product, length) => product * length, 1)
+        const matrix = shape.slice(0, shape.length === 4 && shape[2] === 1 ? 2 : 4)
+        weights.set(weight, [matrix, bytes.subarray(offset, offset + size).toString('base64')])
+      }
+    }
+    found[name] = weights
+  }
+  return found
+}
+
+const sorted = (networks: Record<string, Map<string, unknown>>) =>
+  Object.fromEntries(Object.entries(networks).map(([name, weights]) => [name, [...weights].sort(([a], [b]) => (a < b ? -1 : 1))]))
+
+async function smallFile(t: TestContext, family: FamilyName, change = (tensors: RawTensor[]) => tensors, metadata = {}) {
+  const path = join(await temporaryFolder(t), 'model.safetensors')
+  await writeRaw(path, change(singleFileTensors(family, smallModel(family))), metadata)
+  return path
+}
+
+for (const family of families) {
+  test(`a small ${family} model is the same from a folder, safetensors, and both pickles, leftovers ignored`, async (t) => {
+    const folder = await temporaryFolder(t)
+    const model = smallModel(family)
+    await writeFolder(join(folder, 'folder'), model)
+    const single = singleFileTensors(family, model)
+    const more = [...single, ...leftovers()]
+    await writeRaw(join(folder, 'a.safetensors'), more)
+    await writeFile(join(folder, 'a.ckpt'), torchZip(more))
+    await writeFile(join(folder, 'a.pt'), torchLegacy(more))
+    const expected = await readModel(join(folder, 'folder'))
+    const weights = await contents(expected)
+    for (const name of ['a.safetensors', 'a.ckpt', 'a.pt']) {
+      const found = await readModel(join(folder, name))
+      assert.equal(found.name, name)
+      assert.equal(found.family, expected.family)
+      for (const network of Object.keys(expected.networks)) {
+        assert.deepEqual(found.networks[network]!.config, expected.networks[network]!.config, network)
+      }
+      const { text_projection: turned, ...rest } = { ...Object.fromEntries((await contents(found)).text_encoder_2 ?? []) }
+      const all = { ...(await contents(found)), ...(turned && { text_encoder_2: new Map(Object.entries(rest)) }) }
+      if (turned) {
+        // OpenCLIP's is held the other way round, which the graph knows.
+        assert.deepEqual(turned[0], [128, 128])
+        all.text_encoder_2!.set('text_projection.weight', weights.text_encoder_2!.get('text_projection.weight')!)
+      }
+      assert.deepEqual(sorted(all), sorted(weights))
+      assert.deepEqual({ ...found.scheduler }, { ...expected.scheduler })
+      assert.deepEqual(found.sampleSize, expected.sampleSize)
+      for (const [network, tokenizer] of Object.entries(expected.tokenizers)) {
+        for (const text of ['a photo of a café', '']) assert.deepEqual(found.tokenizers[network]!.encode(text), tokenizer.encode(text))
+      }
+    }
+  })
+}
+
+test('a key v_pred, a key ztsnr and modelspec tell what a model predicts', async (t) => {
+  const read = async (family: FamilyName, keys: string[], metadata: Record<string, string> = {}) => {
+    const { scheduler, foundBy } = await readModel(await smallFile(t, family, (tensors) => [...tensors, ...keys.map(marker)], metadata))
+    return { predicts: scheduler.predictionType, zero: scheduler.rescaleBetasZeroSnr, foundBy }
+  }
+  assert.deepEqual(await read('sdxl', []), {
+    predicts: 'epsilon',
+    zero: false,
+    foundBy: 'SDXL, ε-prediction, found by its keys and shapes',
+  })
+  const both = await read('sdxl', ['v_pred', 'ztsnr'])
+  assert.deepEqual(both, {
+    predicts: 'v_prediction',
+    zero: true,
+    foundBy: 'SDXL, v-prediction with zero terminal SNR, found by the key v_pred',
+  })
+  assert.equal((await read('sd1', [], { 'modelspec.prediction_type': 'v' })).predicts, 'v_prediction')
+  assert.equal((await read('sd1', [], { 'modelspec.prediction_type': 'epsilon' })).predicts, 'epsilon')
+  await assert.rejects(read('sd1', [], { 'modelspec.prediction_type': 'rf' }), { code: 'MODEL_UNSUPPORTED', message: /"rf"/ })
+})
+
+test('a file without VAE or text encoder says so, and which option has it', async (t) => {
+  const noVae = await smallFile(t, 'sd1', (tensors) => without(tensors, 'first_stage_model.'))
+  await assert.rejects(readModel(noVae), { code: 'MODEL_INCOMPLETE', message: /the VAE .*--vae/ })
+  const noText = await smallFile(t, 'sdxl', (tensors) => without(tensors, 'conditioner.embedders.1'))
+  await assert.rejects(readModel(noText), { code: 'MODEL_INCOMPLETE', message: /second text encoder .*--text-encoder/ })
+})
+
+test('CLIP without text_model., and the last layer of OpenCLIP, which SD2 does not use', async (t) => {
+  const old = await smallFile(t, 'sd1', (tensors) => tensors.map((tensor) => ({ ...tensor, name: tensor.name.replace('text_model.', '') })))
+  assert.equal((await readModel(old)).networks.text_encoder!.config.num_hidden_layers, 3)
+  const layers = (tensors: RawTensor[]) =>
+    Array.from({ length: 24 }, (_, i) =>
+      tensors
+        .filter(({ name }) => name.includes('resblocks.0.'))
+        .map((tensor) => ({ ...tensor, name: tensor.name.replace('.0.', `.${i}.`) })),
+    ).flat()
+  const deep = await smallFile(t, 'sd2', (tensors) => [...tensors.filter(({ name }) => !name.includes('resblocks')), ...layers(tensors)])
+  const { config, files } = (await readModel(deep)).networks.text_encoder!
+  assert.equal(config.num_hidden_layers, 23)
+  assert.ok(files[0]!.tensors.some(({ name }) => name.includes('layers.22.')))
+  assert.ok(!files[0]!.tensors.some(({ name }) => name.includes('layers.23.')))
+})
+
+test("other models' files are refused by their names", async (t) => {
+  const folder = await temporaryFolder(t)
+  const names: [keys: string[], message: RegExp][] = [
+    [['lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight'], /a LoRA/],
+    [['unet.down_blocks.0.attentions.0.proj_in.lora_A.weight'], /a LoRA/],
+    [['control_model.input_blocks.0.0.weight'], /a ControlNet/],
+    [['first_stage_model.encoder.down.0.block.0.conv1.weight'], /a VAE alone/],
+    [['text_model.encoder.layers.0.mlp.fc1.weight'], /a text encoder alone/],
+    [['model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight'], /Stable Diffusion 3/],
+    [['double_blocks.0.img_attn.qkv.weight'], /FLUX/],
+    [['model.diffusion_model.input_blocks.0.0.weight', 'conditioner.embedders.0.model.ln_final.weight'], /the refiner of SDXL/],
+    [['emb_params'], /a textual inversion/],
+    [['conv_in.weight', 'down_blocks.0.resnets.0.conv1.weight'], /a part of a diffusers folder/],
+    [[], /without tensors/],
+    [['x'], /weights of another kind/],
+  ]
+  for (const [keys, message] of names) {
+    const path = join(folder, 'file.safetensors')
+    await writeRaw(path, keys.map(marker))
+    await assert.rejects(readModel(path), { code: 'MODEL_UNSUPPORTED', message })
+  }
+  const inpainting = await smallFile(t, 'sd1', (tensors) =>
+    tensors.map((tensor) =>
+      tensor.name === 'model.diffusion_model.input_blocks.0.0.weight'
+        ? { ...tensor, shape: [32, 9, 3, 3], data: new Uint16Array(32 * 81) }
+        : tensor,
+    ),
+  )
+  await assert.rejects(readModel(inpainting), { code: 'MODEL_UNSUPPORTED', message: /an inpainting model/ })
+})
+
+test('weights of a type that is not read are refused; a folder is no file', async (t) => {
+  const wide = await smallFile(t, 'sd1', (tensors) =>
+    tensors.map((tensor) =>
+      tensor.name.endsWith('.out.2.bias') ? { ...tensor, dtype: 'F64', data: new Float64Array(tensor.shape[0]!) } : tensor,
+    ),
+  )
+  await assert.rejects(readModel(wide), { code: 'MODEL_UNSUPPORTED', message: /out\.2\.bias.*F64/ })
+  const folder = await temporaryFolder(t)
+  await mkdir(join(folder, 'model.safetensors'))
+  await assert.rejects(readModel(join(folder, 'model.safetensors')), { code: 'MODEL_INCOMPLETE' })
+})
