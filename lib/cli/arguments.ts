@@ -110,6 +110,9 @@ function optionOf(name: string, row: Row, group: string): Options {
   return { ...shared, string: true, requiresArg: true, ...(choices ? { choices } : {}) }
 }
 
+/** No word with one dash is longer, unless it is an option's value. */
+const LONGEST = 256
+
 type Purpose = 'run' | 'help' | 'complete'
 
 function build(parser: Argv, name: string, command: Command, purpose: Purpose): Argv {
@@ -172,6 +175,9 @@ export function parseArguments(commands: Commands, line: string[], columns?: num
   const words = purpose === 'run' ? withoutNetworkArgs(typedWords, networkArgs(isCommand ? commands[first] : undefined)) : typedWords
   const rest = words.slice(1)
   if (purpose === 'help' && first !== '--help' && !isCommand && first !== 'completion') throw unknownCommand(commands, first)
+  // yargs would take each of its letters for an option, and ever longer for each.
+  const endless = rest.find((word, i) => /^-[^-\d]/.test(word) && word.length > LONGEST && typed(rest[i - 1] ?? '').spelling === undefined)
+  if (isCommand && endless !== undefined) throw strayWord(first, endless)
   let found: Arguments | undefined
   const parser = yargs()
   for (const [name, command] of Object.entries(commands)) {

@@ -35,7 +35,9 @@ const FLOATS: readonly string[] = ['F32', 'F16', 'BF16'] satisfies WeightEntry['
 function weightOf({ name: theirs, dtype, shape, offset, problem }: CheckpointTensor, name: string, path: string): WeightEntry {
   if (problem !== undefined) throw unreadable(path, `tensor ${shown(theirs)} whole and in its order but ${problem}`)
   if (!FLOATS.includes(dtype))
-    throw unsupported(`Expected ${FLOATS.join(', ')} for tensor ${shown(theirs)} in ${path} but received ${dtype}`)
+    throw unsupported(
+      `Expected ${FLOATS.slice(0, -1).join(', ')} or ${FLOATS.at(-1)} for tensor ${shown(theirs)} in ${path} but received ${dtype}`,
+    )
   return { name, dtype: dtype as WeightEntry['dtype'], shape, offset }
 }
 

@@ -79,7 +79,7 @@ export interface Parts {
 }
 
 /** What `readModel` heeds of the options. */
-export type ReadOptions = Partial<Pick<ResolvedTrainOptions, 'predictionType' | 'zeroTerminalSnr'>>
+export type ReadOptions = Partial<Pick<ResolvedTrainOptions, 'predictionType' | 'zeroTerminalSnr' | 'vae' | 'textEncoder'>>
 
 export interface Model {
   /** The name of its folder or file. */

@@ -3,6 +3,7 @@ import { resolve } from 'node:path'
 import { LorafuseError } from '../errors.js'
 import { isFolder } from '../files/read.js'
 import type { Network, NetworkConfig } from '../native.js'
+import { readComponents } from './components.js'
 import {
   type pooledTextEncoderConfig,
   type SchedulerConfig,
@@ -112,7 +113,8 @@ function readNetworks(family: Family, parts: Parts): Record<string, Network> {
  * `resolveHubModel`. `context`: for a model that is fetched.
  */
 export async function readModel(model: string, options: ReadOptions = {}, context: HubContext = {}): Promise<Model> {
-  const parts = await readParts(model, context)
+  const found = await readParts(model, context)
+  const parts = { ...found, networks: { ...found.networks, ...(await readComponents(options)) } }
   const family = familyOf(parts)
   const networks = readNetworks(family, parts)
   const configOf = <Config>(name: string) => networks[name]!.config as Config

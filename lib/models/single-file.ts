@@ -79,13 +79,26 @@ const LAYOUTS: Layout[] = [
   { network: 'text_encoder_2', prefix: 'conditioner.embedders.1.transformer.', read: readClip('gelu') },
 ]
 
+/** Features of OpenCLIP's tokens in SD2, whose text encoder is its only one, and in SDXL, whose second it is. */
+const [OPEN_CLIP_H, OPEN_CLIP_G] = [1024, 1280]
+
+/** Reads a text encoder of its own file where it is as wide as this network's. */
+const ofWidth = (least: number, below: number, read: Layout['read']) => (shapes: Shapes, path: string) => {
+  const found = read(shapes, path)
+  const width = found?.config.hidden_size as number
+  return width >= least && width < below ? found : undefined
+}
+
 /** Networks in a file of their own. */
 const ALONE: Layout[] = [
   { network: 'unet', prefix: '', read: readUNet },
   { network: 'unet', prefix: 'diffusion_model.', read: readUNet },
   { network: 'vae', prefix: '', read: readVae },
-  { network: 'text_encoder', prefix: '', read: readClip() },
-  { network: 'text_encoder_2', prefix: '', read: readOpenClip(false) },
+  { network: 'text_encoder', prefix: '', read: ofWidth(0, OPEN_CLIP_H, readClip()) },
+  { network: 'text_encoder', prefix: '', read: ofWidth(OPEN_CLIP_H, OPEN_CLIP_G, readClip('gelu')) },
+  { network: 'text_encoder', prefix: '', read: ofWidth(0, OPEN_CLIP_G, readOpenClip(true)) },
+  { network: 'text_encoder_2', prefix: '', read: ofWidth(OPEN_CLIP_G, Infinity, readClip('gelu')) },
+  { network: 'text_encoder_2', prefix: '', read: ofWidth(OPEN_CLIP_G, Infinity, readOpenClip(false)) },
 ]
 
 /** Reads a network where a layout fits. */

@@ -39,7 +39,6 @@ const instead: Instead[] = [
   { names: 'text_encoder_lr network_train_text_encoder_only', advice: missing('the text encoder stays as it is') },
   { names: 'v2', advice: leaveOut('the family of a model is found from its files') },
   { names: 'v_parameterization', advice: (option) => `${use(option)} v_prediction`, option: 'predictionType' },
-  { names: 'vae', advice: missing('a model has its VAE') },
   {
     names: 'network_weights dim_from_weights base_weights base_weights_multiplier',
     advice: missing('a LoRA is trained from its beginning'),

@@ -56,8 +56,13 @@ function distance(a: string, b: string): number {
 /** Finds the name that was probably meant, if any is near. */
 export function nearest(name: string, names: string[]): string | undefined {
   const plain = (text: string) => text.toLowerCase().replace(/[-_]/g, '')
-  const near = names.map((known) => ({ known, edits: distance(plain(name), plain(known)) })).sort((a, b) => a.edits - b.edits)[0]
-  return near && near.edits <= Math.max(1, Math.floor(name.length / 3)) ? near.known : undefined
+  const [received, most] = [plain(name), Math.max(1, Math.floor(name.length / 3))]
+  const near = names
+    // Every letter too many is an edit: a name of any length is compared with none that it cannot mean.
+    .filter((known) => Math.abs(plain(known).length - received.length) <= most)
+    .map((known) => ({ known, edits: distance(received, plain(known)) }))
+    .sort((a, b) => a.edits - b.edits)[0]
+  return near && near.edits <= most ? near.known : undefined
 }
 
 /** Most unknown options that an error names. */

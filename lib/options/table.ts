@@ -80,14 +80,25 @@ const machine = {
   }),
 }
 
+/** Networks apart from the model. */
+const vae = optional(path, "VAE in place of the model's: a file (safetensors or a pickle) or a folder", {
+  defaultText: "the model's",
+  kohya: ['vae'],
+})
+const textEncoder = optional(list(path), "Text encoder in place of the model's: a file or a folder; repeat it for the two of SDXL", {
+  defaultText: "the model's",
+})
+
 const files = {
   model: required(
     path,
-    'Base model: a folder of Stable Diffusion 1.x, 2.x or XL in the diffusers layout, or owner/name on the Hugging Face Hub',
+    'Base model of Stable Diffusion 1.x, 2.x or XL: a folder in the diffusers layout, a checkpoint in one file, or owner/name on the Hugging Face Hub',
     {
       kohya: ['pretrained_model_name_or_path'],
     },
   ),
+  vae,
+  textEncoder,
   images: required(path, 'Folder of training images with .txt or .caption files beside them, or with N_class subfolders (N repeats)', {
     kohya: ['train_data_dir'],
   }),
@@ -213,8 +224,7 @@ const memory = {
   gradientCheckpointing: defaulted(
     flag,
     false,
-    'Compute parts of the UNet again in the backward pass instead of keeping them: half the memory or less, a third more time; ' +
-      'on the CPU, the same result',
+    'Compute parts of the UNet again in the backward pass instead of keeping them: far less memory, more time; on the CPU, the same result',
     { kohya: ['gradient_checkpointing'] },
   ),
 }
@@ -229,10 +239,12 @@ export const trainGroups = {
 export const trainTable = rowsOf(trainGroups)
 
 /** Names the options that change the result, so that a resumed run must have the same values. */
-export const fixed = Object.keys({ ...images, ...training, precision: machine.precision }) as (keyof typeof trainTable)[]
+export const fixed = Object.keys({ ...images, ...training, vae, textEncoder, precision: machine.precision }) as (keyof typeof trainTable)[]
 
 const image = {
   model: files.model,
+  vae,
+  textEncoder,
   prompt: required(list(text), 'Prompt; repeat it for several images. <lora:name:0.8> in a prompt applies that LoRA to it'),
   negativePrompt: defaulted(text, '', 'Negative prompt'),
   lora: defaulted(list(lora), [], 'LoRA file to apply, with its weight as in file:0.8; repeat it to combine several', {

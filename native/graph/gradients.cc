@@ -1,6 +1,7 @@
 // Reverse-mode differentiation: one short rule for each op that can stand between a parameter and the loss.
 #include <algorithm>
 #include <set>
+#include <string>
 
 #include "rules.h"
 
@@ -78,6 +79,9 @@ template <> void gradient(const MseLoss&, Backward& b) { b.add(0, b.emit(MseLoss
 
 // ---- what runs them ----
 
+// Whether a block is this one or nested in it, as modules' paths are.
+static bool is_within(const std::string& block, const std::string& outer) { return (block + ".").starts_with(outer + "."); }
+
 Backward::Backward(const Graph& forward, bool recompute)
     : graph_(forward), forward_(forward.nodes), block_of_(forward.nodes.size(), 0), maker_(forward.values.size(), -1),
       again_(forward.values.size(), kNone), needed_(forward.values.size(), false), grads_(forward.values.size(), kNone) {
@@ -88,6 +92,10 @@ Backward::Backward(const Graph& forward, bool recompute)
     if (recompute && !forward_[i].block.empty()) block_of_[i] = blocks;
     for (ValueId v : forward_[i].outputs) maker_[v] = static_cast<int>(i);
   }
+  // The last one's gradients follow at once: computing it again would save nothing.
+  size_t end = forward_.size();
+  while (end > 0 && forward_[end - 1].block.empty()) end--;
+  for (size_t i = end; i > 0 && is_within(forward_[i - 1].block, forward_[end - 1].block); i--) block_of_[i - 1] = 0;
   for (size_t v = 0; v < forward.values.size(); v++) needed_[v] = forward.values[v].storage == Storage::parameter;
   for (const Node& node : forward.nodes)
     for (ValueId in : node.inputs)

@@ -13,7 +13,7 @@ import { sd2 } from '../../lib/models/sd2.js'
 import { sdxl } from '../../lib/models/sdxl.js'
 import { native } from '../../lib/native.js'
 import { optimizers } from '../../lib/train/optimizers.js'
-import { elements, type Shapes, writeHollow } from '../fixtures/hollow.js'
+import { elements, type Shapes, writeSparse } from '../fixtures/sparse.js'
 import { temporaryFolder } from '../fixtures/temporary.js'
 import { root } from './golden.js'
 
@@ -24,7 +24,7 @@ async function shapesOf(name: string): Promise<Shapes> {
 /** The LoRA of rank 1 that a family's UNet of real size gets. */
 async function loraOf(t: TestContext, family: Family, shapes: Shapes, json: Record<string, unknown>, convRank?: number) {
   const path = join(await temporaryFolder(t), 'unet.safetensors')
-  await writeHollow(path, shapes)
+  await writeSparse(path, shapes)
   const { tensors } = await readHeader(path)
   const files = [{ path, tensors: tensors.map(({ name, shape, offset }) => ({ name, dtype: 'F16' as const, shape, offset })) }]
   const networks = { unet: { architecture: 'unet' as const, config: unetConfig(new ConfigReader('config.json', json)), files } }

@@ -12,7 +12,7 @@ import { loraPrefixes } from '../../lib/models/model.js'
 import { sd1 } from '../../lib/models/sd1.js'
 import { native, type Session } from '../../lib/native.js'
 import { optimizers } from '../../lib/train/optimizers.js'
-import { elements, type Shapes, writeHollow } from '../fixtures/hollow.js'
+import { elements, type Shapes, writeSparse } from '../fixtures/sparse.js'
 import { root } from './golden.js'
 
 /** `scripts/goldens/names.py`: diffusers' module tree and kohya's naming rule. */
@@ -30,7 +30,7 @@ describe("LoRA of Stable Diffusion 1.5's UNet", () => {
     names = JSON.parse(await readFile(`${root}test/fixtures/golden-names/sd15.json`, 'utf8')) as Names
     folder = await mkdtemp(join(tmpdir(), 'lorafuse-names-'))
     const path = join(folder, 'unet.safetensors')
-    await writeHollow(path, names.unet)
+    await writeSparse(path, names.unet)
     const { tensors } = await readHeader(path)
     // stable-diffusion-v1-5/stable-diffusion-v1-5:unet/config.json, where it is not diffusers' default.
     const config = unetConfig(new ConfigReader('config.json', { cross_attention_dim: 768, attention_head_dim: 8 }))

@@ -7,7 +7,8 @@ import { test } from 'node:test'
 import { setTimeout } from 'node:timers/promises'
 import { readAdapters } from '../../../lib/adapters/files.js'
 import { lora as kind } from '../../../lib/adapters/lora.js'
-import type { TrainEvent } from '../../../lib/events.js'
+import { Pipeline } from '../../../lib/draw/pipeline.js'
+import type { StartEvent, TrainEvent } from '../../../lib/events.js'
 import { readHeader } from '../../../lib/files/safetensors.js'
 import { loraPrefixes } from '../../../lib/models/model.js'
 import { sd1 } from '../../../lib/models/sd1.js'
@@ -60,6 +61,29 @@ test('a training tells what it caches, starts, steps and ends with, and leaves a
     [...lora.values()].every(({ up }) => up.some((value) => value !== 0)),
     'every adapter learns',
   )
+})
+
+test('convolutions train, and with blocks computed again to the same bits in less memory', async (t) => {
+  const given = { ...(await place(t)), convRank: 2, convAlpha: 1, steps: 2 }
+  const starts: StartEvent[] = []
+  const onEvent = (event: TrainEvent) => void (event.type === 'start' && starts.push(event))
+  const kept = await run(given, onEvent)
+  const again = await run({ ...given, output: join(given.folder, 'again'), gradientCheckpointing: true }, onEvent)
+  assert.deepEqual(await tensors(again.path), await tensors(kept.path))
+  const kernels = (await tensors(kept.path)).filter(([name, { shape }]) => /_conv\d?\.lora_down/.test(name) && shape[2] === 3)
+  assert.ok(kernels.length > 4)
+  const [first, second] = starts.map(({ memory }) => memory.total)
+  assert.ok(second! < first!)
+  assert.deepEqual(
+    starts.map(({ memoryOtherwise }) => memoryOtherwise),
+    [second, first],
+  )
+  const pipeline = await Pipeline.open({ model: tiny, device: 'cpu', precision: 'f32', threads: 1 })
+  try {
+    await pipeline.apply([{ path: kept.path, te: 1, unet: 1 }])
+  } finally {
+    await pipeline[Symbol.asyncDispose]()
+  }
 })
 
 test('one image is enough, and attention alone trains fewer layers', async (t) => {
