@@ -14,7 +14,7 @@ import { CachedRepository, sizeOf } from './hub/cache.js'
 import { HubClient, type HubFile } from './hub/client.js'
 import { fetchBlob, fetchedBytes } from './hub/download.js'
 import { chooseFiles, INDEX, partsOf } from './hub/files.js'
-import { type HubName, parseHubName } from './hub/name.js'
+import { type HubName, parseHubName, WEIGHTS } from './hub/name.js'
 import { type HubSettings, hubSettings } from './hub/settings.js'
 
 export interface HubContext {
@@ -117,7 +117,7 @@ class Resolution {
     }
     const [checkpoint] = paths.filter((path) => /^[^/]+\.(safetensors|ckpt)$/.test(path))
     const advice = checkpoint === undefined ? 'use another model or revision' : `name a checkpoint in it, as in ${repository}/${checkpoint}`
-    const message = `Expected a diffusers model with safetensors in ${repository} at ${revision} but received none of ${chosen.missing}; ${advice}`
+    const message = `Expected a diffusers model in ${repository} at ${revision} but received none of ${chosen.missing}; ${advice}`
     throw new LorafuseError('HUB_NO_MODEL', message)
   }
 
@@ -162,7 +162,7 @@ class Resolution {
       onEvent?.({ type: 'download-start', repository, commit, files: rest.length, bytes, resumedBytes, folder: cached.folder })
       const meter = new Meter(resumedBytes, bytes, onEvent)
       const details = { client, signal, stallMs: this.settings.stallMs, onBytes: (count: number) => meter.add(count) }
-      const weights = rest.filter(({ path }) => /\.(safetensors|ckpt|pt)$/i.test(path))
+      const weights = rest.filter(({ path }) => WEIGHTS.test(path))
       for (const file of [...rest.filter((file) => !weights.includes(file)), ...weights]) {
         if (file === weights[0]) await this.checkUNet(commit)
         meter.file = file.path
@@ -229,12 +229,15 @@ export interface Located {
   name?: string
 }
 
-/** Finds a model by its path or, where there is nothing, by its name on the Hub. Throws as `resolveHubModel` and `exists`. */
-export async function locateModel(model: string, context: HubContext = {}): Promise<Located> {
+/**
+ * Finds a model by its path or, where there is nothing, by its name on the Hub; with `files` only the name of a file counts. Throws as
+ * `resolveHubModel` and `exists`.
+ */
+export async function locateModel(model: string, context: HubContext = {}, files = false): Promise<Located> {
   if (await exists(model, 'a model')) return { path: model }
   const settings = context.settings ?? (await hubSettings())
   const name = parseHubName(model, settings.endpoint)
-  if (!name) return { path: model }
+  if (!name || (files && name.file === undefined)) return { path: model }
   const path = await new Resolution(name, settings, context).run()
   return name.file === undefined ? { path, name: name.repository } : { path }
 }

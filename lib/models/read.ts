@@ -114,7 +114,7 @@ function readNetworks(family: Family, parts: Parts): Record<string, Network> {
  */
 export async function readModel(model: string, options: ReadOptions = {}, context: HubContext = {}): Promise<Model> {
   const found = await readParts(model, context)
-  const parts = { ...found, networks: { ...found.networks, ...(await readComponents(options)) } }
+  const parts = { ...found, networks: { ...found.networks, ...(await readComponents(options, context)) } }
   const family = familyOf(parts)
   const networks = readNetworks(family, parts)
   const configOf = <Config>(name: string) => networks[name]!.config as Config

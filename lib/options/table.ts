@@ -81,7 +81,7 @@ const machine = {
 }
 
 /** Networks apart from the model. */
-const vae = optional(path, "VAE in place of the model's: a file (safetensors or a pickle) or a folder", {
+const vae = optional(path, "VAE in place of the model's: a file (safetensors or a pickle), a folder, or owner/name/file on the Hub", {
   defaultText: "the model's",
   kohya: ['vae'],
 })

@@ -1,14 +1,27 @@
-/** Which files of a diffusers repository a training needs: safetensors, of each network once. */
+/** Which files of a diffusers repository a training needs, of each network's weights one set. */
 
-/** What a part of a model consists of: files that must be there, others that are taken if they are, weights that begin with `stem`. */
+/** What a part of a model consists of: files that must be there, others that are taken if they are, and weights. */
 interface Part {
   needed?: string[]
   taken?: string[]
-  stem?: string
+  /** How the names of weights begin and end; pickles are the last resort. */
+  weights?: [stem: string, extension: string][]
 }
 
-const UNET: Part = { needed: ['config.json'], stem: 'diffusion_pytorch_model' }
-const TEXT_ENCODER: Part = { needed: ['config.json'], stem: 'model' }
+const UNET: Part = {
+  needed: ['config.json'],
+  weights: [
+    ['diffusion_pytorch_model', 'safetensors'],
+    ['diffusion_pytorch_model', 'bin'],
+  ],
+}
+const TEXT_ENCODER: Part = {
+  needed: ['config.json'],
+  weights: [
+    ['model', 'safetensors'],
+    ['pytorch_model', 'bin'],
+  ],
+}
 const TOKENIZER: Part = {
   taken: ['vocab.json', 'merges.txt', 'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json'],
 }
@@ -33,16 +46,16 @@ export const INDEX: string = 'model_index.json'
 const VARIANTS = ['.fp16', '', '.bf16', '.fp32', '.non_ema']
 
 /** Finds the sets of files that each hold all weights of a part, in one variant: one file, or an index and its shards. */
-function weightSets(paths: string[], folder: string, stem: string): string[][] {
+function weightSets(paths: string[], folder: string, stem: string, extension: string): string[][] {
   return VARIANTS.flatMap((variant) => {
-    const single = `${folder}/${stem}${variant}.safetensors`
+    const single = `${folder}/${stem}${variant}.${extension}`
     if (paths.includes(single)) return [[single]]
     // diffusers once wrote the variant behind the number.
     const dotted = variant.replace('.', '\\.')
-    const pattern = new RegExp(`^${folder}/${stem}(?:${dotted}-\\d{5}-of-(\\d{5})|-\\d{5}-of-(\\d{5})${dotted})\\.safetensors$`)
+    const pattern = new RegExp(`^${folder}/${stem}(?:${dotted}-\\d{5}-of-(\\d{5})|-\\d{5}-of-(\\d{5})${dotted})\\.${extension}$`)
     const shards = paths.filter((path) => pattern.test(path))
     const [, count, other = count] = pattern.exec(shards[0] ?? '') ?? []
-    const index = `${folder}/${stem}.safetensors.index${variant}.json`
+    const index = `${folder}/${stem}.${extension}.index${variant}.json`
     return paths.includes(index) && shards.length === Number(other) ? [[index, ...shards]] : []
   })
 }
@@ -57,17 +70,17 @@ export function chooseFiles(
   listed: string[] = [],
 ): { files: string[] } | { missing: string } {
   const files = paths.filter((path) => path === INDEX)
-  for (const [folder, { needed = [], taken = [], stem }] of Object.entries(PARTS)) {
+  for (const [folder, { needed = [], taken = [], weights }] of Object.entries(PARTS)) {
     const inside = paths.filter((path) => path.startsWith(`${folder}/`))
     if (inside.length === 0 && !ALWAYS.includes(folder) && !listed.includes(folder)) continue
     const small = inside.filter((path) => [...needed, ...taken].includes(path.slice(folder.length + 1)))
     const absent = needed.find((name) => !small.includes(`${folder}/${name}`))
     if (absent !== undefined || small.length === 0) return { missing: `${folder}/${absent ?? taken[0]}` }
     files.push(...small)
-    if (stem === undefined) continue
-    const sets = weightSets(inside, folder, stem)
+    if (weights === undefined) continue
+    const [sets = []] = weights.map(([stem, extension]) => weightSets(inside, folder, stem, extension)).filter(({ length }) => length > 0)
     const chosen = sets.find((set) => set.every(isHere)) ?? sets[0]
-    if (!chosen) return { missing: `${folder}/${stem}.safetensors` }
+    if (!chosen) return { missing: `${folder}/${weights[0]!.join('.')}` }
     files.push(...chosen)
   }
   return { files }

@@ -10,7 +10,8 @@ export interface HubName {
   file?: string
 }
 
-const CHECKPOINT = /\.(safetensors|ckpt|pt)$/i
+/** The names of files that hold weights. */
+export const WEIGHTS = /\.(safetensors|ckpt|pth?|bin)$/i
 /** As huggingface/huggingface_hub:src/huggingface_hub/utils/_validators.py has it. */
 const NAME = /^(?!.*(--|\.\.))\w([\w.-]{0,94}\w)?$/
 /** Revisions that hold a slash; in others it is written as %2F (huggingface_hub:utils/_hf_uris.py). */
@@ -42,7 +43,7 @@ function checked(repository: string, revision: string, path: string): HubName | 
   if (!REVISION.test(revision)) return undefined
   if (path === '') return { repository, revision }
   const whole = path.split('/').every((part) => part !== '' && part !== '.' && part !== '..' && !/[\\\0]/.test(part))
-  return whole && CHECKPOINT.test(path) ? { repository, revision, file: path } : undefined
+  return whole && WEIGHTS.test(path) ? { repository, revision, file: path } : undefined
 }
 
 function fromAddress(text: string, endpoint: string): HubName {
@@ -69,7 +70,7 @@ export function parseHubName(text: string, endpoint: string): HubName | undefine
   if (/^https?:\/\//i.test(text)) return fromAddress(text, endpoint)
   const [, repository = '', marked, plain = ''] = /^([^/@]+\/[^/@]+)(?:@(.*)|\/(.*))?$/s.exec(text) ?? []
   // `folder/file.safetensors` is a file that is not there.
-  if (marked === undefined) return CHECKPOINT.test(repository) || text.endsWith('/') ? undefined : checked(repository, 'main', plain)
+  if (marked === undefined) return WEIGHTS.test(repository) || text.endsWith('/') ? undefined : checked(repository, 'main', plain)
   const { revision, path } = splitRevision(marked)
   return checked(repository, revision, path)
 }

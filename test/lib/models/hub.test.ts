@@ -139,6 +139,15 @@ test('the smaller weights are taken, shards included, and what the cache has in 
     await here.resolve()
     assert.deepEqual(here.hub.downloads.slice(before), [shards[1]])
   })
+  await t.test('pickles are taken of a part that has nothing else', async () => {
+    const files = repositoryFiles()
+    for (const name of Object.keys(files)) if (/^(unet|text_encoder)\/.*safetensors$/.test(name)) delete files[name]
+    files['text_encoder/pytorch_model.bin'] = noise(30_000, 70)
+    here.hub.repositories['owner/pickles'] = { commit: COMMIT, files }
+    const others = NEEDED.filter((name) => !/^(unet|text_encoder)\/.*safetensors$/.test(name))
+    const path = await here.resolve('owner/pickles')
+    await checkSnapshot(path, files, [...others, 'unet/diffusion_pytorch_model.bin', 'text_encoder/pytorch_model.bin'])
+  })
   await t.test('the other variant is there', async () => {
     const other = { ...here.repository, commit: 'f'.repeat(40), files: repositoryFiles() }
     here.hub.repositories[NAME] = other
@@ -256,10 +265,10 @@ test('a refusal says what to do', async (t) => {
     'HUB_NO_MODEL',
     /none of unet\/config.json; name a checkpoint in it, as in owner\/files\/v1.safetensors$/,
   )
-  const pickles = repositoryFiles()
-  for (const name of Object.keys(pickles)) if (name.startsWith('unet/') && name.endsWith('.safetensors')) delete pickles[name]
-  hub.repositories['owner/pickles'] = { commit: COMMIT, files: pickles }
-  await rejects(here.resolve('owner/pickles'), 'HUB_NO_MODEL', /none of unet\/diffusion_pytorch_model.safetensors/)
+  const none = repositoryFiles()
+  for (const name of Object.keys(none)) if (name.startsWith('unet/') && name !== 'unet/config.json') delete none[name]
+  hub.repositories['owner/none'] = { commit: COMMIT, files: none }
+  await rejects(here.resolve('owner/none'), 'HUB_NO_MODEL', /none of unet\/diffusion_pytorch_model.safetensors/)
   hub.repositories['owner/flux'] = { commit: COMMIT, files: {}, pipeline: 'FluxPipeline' }
   await rejects(here.resolve('owner/flux'), 'MODEL_UNSUPPORTED', /in owner\/flux but received FLUX/)
   const inpainting = { ...repositoryFiles(), 'unet/config.json': Buffer.from('{"in_channels":9}') }
@@ -413,6 +422,7 @@ test('a path wins over a name, and what is neither stays a path', async (t) => {
   ]) {
     assert.deepEqual(await locateModel(path, { settings }), { path })
   }
+  assert.deepEqual(await locateModel(NAME, { settings }, true), { path: NAME })
   assert.deepEqual(here.hub.requests, [])
   const before = process.cwd()
   t.after(() => process.chdir(before))
