@@ -18,7 +18,7 @@ export type Inputs = Record<string, Tensor>
 /** One tensor of a weight file: `offset` counts bytes from the start of the file. */
 export interface WeightEntry {
   name: string
-  dtype: 'F32' | 'F16' | 'BF16'
+  dtype: 'F32' | 'F16' | 'BF16' | 'F8_E4M3' | 'F8_E5M2'
   shape: number[]
   offset: number
 }

@@ -1,6 +1,6 @@
 /** Draws with a model: text → embeddings → a sampler over the UNet → VAE → pixels. */
 import { attachStack, type Warn } from '../adapters/adapter.js'
-import { readAdapters } from '../adapters/files.js'
+import { type AdapterFile, readAdapters } from '../adapters/files.js'
 import { type LoraPart, lora } from '../adapters/lora.js'
 import { computation, threadWarnings } from '../device.js'
 import { LorafuseError, rejecting, throwIfAborted } from '../errors.js'
@@ -48,7 +48,7 @@ function checkFinite(data: Float32Array, what: string): void {
 
 /** An open model, which holds its memory until disposal. */
 export class Pipeline implements AsyncDisposable {
-  private readonly loras = new Map<string, Map<string, LoraPart>>()
+  private readonly loras = new Map<string, AdapterFile<LoraPart>>()
 
   private constructor(
     readonly model: Model,
@@ -91,20 +91,19 @@ export class Pipeline implements AsyncDisposable {
 
   private async stack(references: ({ path: string } & LoraWeights)[], warn: Warn | undefined): Promise<void> {
     const { family } = this.model
-    const layers = this.session.layers(family.trained).filter(lora.carries)
+    const networks = family.text.map(({ network }) => network).concat(family.trained)
     const target = {
-      network: family.trained,
-      layers,
+      layers: Object.fromEntries(networks.map((network) => [network, this.session.layers(network).filter(lora.carries)])),
       prefixes: loraPrefixes(family, this.model.networks),
       baseModelVersion: family.metadata(predictsV(this.model)).baseModelVersion,
     }
     const stack = []
-    for (const { path, unet } of references) {
-      const part = this.loras.get(path) ?? (await readAdapters(lora, path, target, warn))
-      this.loras.set(path, part)
-      stack.push({ part, weight: unet })
+    for (const { path, te, unet } of references) {
+      const file = this.loras.get(path) ?? (await readAdapters(lora, path, target, warn))
+      this.loras.set(path, file)
+      stack.push({ file, weight: (network: string) => (network === family.trained ? unet : te) })
     }
-    await attachStack(this.session, lora, family.trained, stack)
+    await attachStack(this.session, lora, stack)
   }
 
   private check(request: DrawRequest): void {

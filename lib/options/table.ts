@@ -215,6 +215,11 @@ const saving = {
     'Data type of the saved LoRA',
     { kohya: ['save_precision'] },
   ),
+  networkFormat: defaulted(
+    choice(['kohya', 'peft']),
+    'kohya',
+    "Names in the LoRA file: kohya's, which all tools read, or those of diffusers and PEFT, with alpha multiplied in",
+  ),
   resume: optional(resumeFrom, 'Resume from a training state; without a path, from the newest one of this name in the output folder', {
     kohya: ['resume'],
   }),

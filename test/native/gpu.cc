@@ -44,13 +44,15 @@ void network_case(const char* name, DType dtype, const Function& f) {
   });
 }
 
+// all: adapters on convolutions too, and blocks are computed again for their gradients.
 struct Training {
   OnGpu model;
   Graph graph;  // not fused
-  explicit Training(DType dtype) : model(dtype, unet_layout(small_unet())) {
+  explicit Training(DType dtype, bool all = false) : model(dtype, unet_layout(small_unet())) {
     const Config config = small_unet();
-    const Graph forward = train_graph(model.weights, config, adapters_for(adaptable(model.weights, config), 2), {2, 6, 4}, 7, dtype);
-    graph = gradients(forward, forward.results[0]);
+    const Adapters adapters = adapters_for(adaptable(model.weights, config, all), 2);
+    const Graph forward = train_graph(model.weights, config, adapters, {2, 6, 4}, 7, dtype);
+    graph = gradients(forward, forward.results[0], all);
   }
 };
 
@@ -65,10 +67,13 @@ SUITE(gpu) {
       network_case("the VAE's encoder", dtype, {"vae", "encode", small_vae(), vae_layout, {{"pixels", {1, 16, 8, 3}}}});
       network_case("the VAE's decoder", dtype, {"vae", "decode", small_vae(), vae_layout, {{"latents", {1, 8, 4, 4}}}});
     }
-    test_case(lorafuse::text("a training step on the gpu in ", name_of(dtype)), [=] {
-      Training t(dtype);
-      expect_as_naive(t.graph, t.model.weights);
-    });
+    for (const bool all : {false, true})
+      test_case(lorafuse::text("a training step on the gpu in ", name_of(dtype),
+                               all ? ", with adapters on all layers and blocks computed again" : ""),
+                [=] {
+                  Training t(dtype, all);
+                  expect_as_naive(t.graph, t.model.weights);
+                });
     test_case(lorafuse::text("a training step on the gpu in ", name_of(dtype), " gives the same bits when freed memory is poisoned"), [=] {
       Training t(dtype);
       const Graph fused = fuse(t.graph, gpu()->fusions());
