@@ -81,7 +81,7 @@ const machine = {
 }
 
 /** Networks apart from the model. */
-const vae = optional(path, "VAE in place of the model's: a file (safetensors or a pickle) or a folder", {
+const vae = optional(path, "VAE in place of the model's: a file (safetensors or a pickle), a folder, or owner/name/file on the Hub", {
   defaultText: "the model's",
   kohya: ['vae'],
 })
@@ -90,9 +90,13 @@ const textEncoder = optional(list(path), "Text encoder in place of the model's: 
 })
 
 const files = {
-  model: required(path, 'Base model of Stable Diffusion 1.x, 2.x or XL: a folder in the diffusers layout, or a checkpoint in one file', {
-    kohya: ['pretrained_model_name_or_path'],
-  }),
+  model: required(
+    path,
+    'Base model of Stable Diffusion 1.x, 2.x or XL: a folder in the diffusers layout, a checkpoint in one file, or owner/name on the Hugging Face Hub',
+    {
+      kohya: ['pretrained_model_name_or_path'],
+    },
+  ),
   vae,
   textEncoder,
   images: required(path, 'Folder of training images with .txt or .caption files beside them, or with N_class subfolders (N repeats)', {
@@ -210,6 +214,11 @@ const saving = {
     'fp16',
     'Data type of the saved LoRA',
     { kohya: ['save_precision'] },
+  ),
+  networkFormat: defaulted(
+    choice(['kohya', 'peft']),
+    'kohya',
+    "Names in the LoRA file: kohya's, which all tools read, or those of diffusers and PEFT, with alpha multiplied in",
   ),
   resume: optional(resumeFrom, 'Resume from a training state; without a path, from the newest one of this name in the output folder', {
     kohya: ['resume'],

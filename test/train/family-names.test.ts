@@ -4,7 +4,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { adapterCount, attachAdapters, parameterCount } from '../../lib/adapters/adapter.js'
-import { kohyaTensors } from '../../lib/adapters/files.js'
+import { fileTensors } from '../../lib/adapters/files.js'
 import { lora } from '../../lib/adapters/lora.js'
 import { readHeader } from '../../lib/files/safetensors.js'
 import { ConfigReader, unetConfig } from '../../lib/models/configs.js'
@@ -37,7 +37,7 @@ async function loraOf(t: TestContext, family: Family, shapes: Shapes, json: Reco
     { targets: 'default', rank: 1, alpha: 1, convRank, convAlpha: convRank },
     optimizers.adamw.spec,
   )
-  const written = await kohyaTensors(adapters, session.read('weights'), 'F16', loraPrefixes(family, networks))
+  const written = await fileTensors('kohya', adapters, session.read('weights'), 'F16', loraPrefixes(family, networks))
   return { modules: adapterCount(adapters), parameters: parameterCount(adapters.parameters), written }
 }
 

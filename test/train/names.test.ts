@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
 import { type AdapterOptions, adapterCount, attachAdapters, parameterCount } from '../../lib/adapters/adapter.js'
-import { kohyaTensors } from '../../lib/adapters/files.js'
+import { fileTensors } from '../../lib/adapters/files.js'
 import { lora } from '../../lib/adapters/lora.js'
 import { readHeader } from '../../lib/files/safetensors.js'
 import { ConfigReader, unetConfig } from '../../lib/models/configs.js'
@@ -56,7 +56,7 @@ describe("LoRA of Stable Diffusion 1.5's UNet", () => {
   it("has kohya's 192 modules, with its names and shapes", async () => {
     const adapters = attach('default', 16)
     assert.equal(adapterCount(adapters), 192)
-    const tensors = await kohyaTensors(adapters, session.read('weights'), 'F16', loraPrefixes(sd1, {}))
+    const tensors = await fileTensors('kohya', adapters, session.read('weights'), 'F16', loraPrefixes(sd1, {}))
     assert.deepEqual(Object.fromEntries(tensors.map(({ name, shape }) => [name, shape])), names.lora)
   })
 
@@ -74,7 +74,7 @@ describe("LoRA of Stable Diffusion 1.5's UNet", () => {
       expected[`${module}.lora_up.weight`] = isMatrix ? [outputs, rank] : [outputs, rank, 1, 1]
       expected[`${module}.alpha`] = []
     }
-    const tensors = await kohyaTensors(adapters, session.read('weights'), 'F16', loraPrefixes(sd1, {}))
+    const tensors = await fileTensors('kohya', adapters, session.read('weights'), 'F16', loraPrefixes(sd1, {}))
     assert.deepEqual(Object.fromEntries(tensors.map(({ name, shape }) => [name, shape])), expected)
   })
 

@@ -48,12 +48,12 @@ test('a training tells what it caches, starts, steps and ends with, and leaves a
     const layer = shape.length === 4 ? convolution : linear
     return path === name ? [] : [layer(path.replace('lora_unet_', ''), shape[1]!, up!.shape[0]!)]
   })
-  const lora = await readAdapters(kind, result.path, {
-    network: 'unet',
-    layers,
+  const file = await readAdapters(kind, result.path, {
+    layers: { unet: layers },
     prefixes: loraPrefixes(sd1, {}),
     baseModelVersion: 'sd_v1',
   })
+  const lora = file.get('unet')!
   assert.equal(lora.size, start.modules)
   const parameters = [...lora.values()].reduce((sum, { down, up }) => sum + down.length + up.length, 0)
   assert.equal(parameters, start.parameters)
