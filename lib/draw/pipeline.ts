@@ -6,6 +6,7 @@ import { computation, threadWarnings } from '../device.js'
 import { LorafuseError, rejecting, throwIfAborted } from '../errors.js'
 import type { WarningEvent } from '../events.js'
 import { allFinite } from '../files/floats.js'
+import type { HubContext } from '../models/hub.js'
 import { loraPrefixes, type Model, openSession, predictsV, type ReadOptions } from '../models/model.js'
 import { readModel } from '../models/read.js'
 import { type EncodedText, join, textInputs, timeIds } from '../models/text.js'
@@ -56,9 +57,9 @@ export class Pipeline implements AsyncDisposable {
     readonly warnings: WarningEvent[],
   ) {}
 
-  /** Throws as `readModel` and `openSession`. */
-  static async open({ model: path, ...options }: PipelineOptions): Promise<Pipeline> {
-    const model = await readModel(path, options)
+  /** `context`: for a model that is fetched. Throws as `readModel` and `openSession`. */
+  static async open({ model: path, ...options }: PipelineOptions, context: HubContext = {}): Promise<Pipeline> {
+    const model = await readModel(path, options, context)
     const session = openSession(model, computation(options))
     return new Pipeline(model, session, threadWarnings(options.threads, session))
   }

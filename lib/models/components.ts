@@ -4,6 +4,7 @@ import { LorafuseError } from '../errors.js'
 import { isFolder, listFolder } from '../files/read.js'
 import { readCheckpoint } from './checkpoint.js'
 import { readNetworkFolder } from './diffusers.js'
+import { type HubContext, locateModel } from './hub.js'
 import type { NetworkParts, ReadOptions } from './model.js'
 import { networksIn } from './single-file.js'
 
@@ -35,14 +36,14 @@ async function inFolder(folder: string, names: string[]): Promise<Networks> {
  * Reads the networks that options name apart from the model, by the names of diffusers' folders. Throws `MODEL_NOT_FOUND`, and
  * `MODEL_INCOMPLETE` for a file or folder that holds none; else as `readModel`.
  */
-export async function readComponents({ vae, textEncoder = [] }: ReadOptions): Promise<Networks> {
+export async function readComponents({ vae, textEncoder = [] }: ReadOptions, context: HubContext): Promise<Networks> {
   const asked = [
     ...(vae === undefined ? [] : [vae].map((path) => ({ path, ...KINDS.vae }))),
     ...textEncoder.map((path) => ({ path, ...KINDS.textEncoder })),
   ]
   const networks: Networks = {}
   for (const { path, names, title } of asked) {
-    const place = resolve(path)
+    const place = resolve((await locateModel(path, context, true)).path)
     const isIn = await isFolder(place, title)
     if (isIn === undefined)
       throw new LorafuseError('MODEL_NOT_FOUND', `Expected ${title} at ${place} but received nothing: there is no such file`)

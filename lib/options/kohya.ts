@@ -34,7 +34,9 @@ const instead: Instead[] = [
   { names: 'optimizer_args', advice: use, option: 'weightDecay' },
   { names: 'unet_lr', advice: use, option: 'learningRate' },
   { names: 'caption_extention', advice: use, option: 'captionExtension' },
-  { names: 'full_fp16 full_bf16 fp8_base fp8_base_unet no_half_vae', advice: use, option: 'precision' },
+  { names: 'full_fp16 full_bf16 fp8_base fp8_base_unet', advice: use, option: 'precision' },
+  { names: 'no_half_vae', advice: leaveOut('the VAE always computes in f32') },
+  { names: 'disable_mmap_load_safetensors', advice: leaveOut('weights are mapped, not read') },
   { names: 'v2', advice: leaveOut('the family of a model is found from its files') },
   { names: 'v_parameterization', advice: (option) => `${use(option)} v_prediction`, option: 'predictionType' },
   {

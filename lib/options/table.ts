@@ -96,7 +96,7 @@ const machine = {
 }
 
 /** Networks apart from the model. */
-const vae = optional(path, "VAE in place of the model's: a file (safetensors or a pickle) or a folder", {
+const vae = optional(path, "VAE in place of the model's: a file (safetensors or a pickle), a folder, or owner/name/file on the Hub", {
   defaultText: "the model's",
   kohya: ['vae'],
 })
@@ -105,9 +105,13 @@ const textEncoder = optional(list(path), "Text encoder in place of the model's: 
 })
 
 const files = {
-  model: required(path, 'Base model of Stable Diffusion 1.x, 2.x or XL: a folder in the diffusers layout, or a checkpoint in one file', {
-    kohya: ['pretrained_model_name_or_path'],
-  }),
+  model: required(
+    path,
+    'Base model of Stable Diffusion 1.x, 2.x or XL: a folder in the diffusers layout, a checkpoint in one file, or owner/name on the Hugging Face Hub',
+    {
+      kohya: ['pretrained_model_name_or_path'],
+    },
+  ),
   vae,
   textEncoder,
   images: required(path, 'Folder of training images with .txt or .caption files beside them, or with N_class subfolders (N repeats)', {

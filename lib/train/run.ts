@@ -147,7 +147,7 @@ export class Training {
     const { options } = this
     const { signal } = this.context
     throwIfAborted(signal, 'The training')
-    const model = await readModel(options.model, options)
+    const model = await readModel(options.model, options, { signal, onEvent: (event) => this.emit(event) })
     checkOptions(options, model, this.label)
     const { items, warnings } = await scanDataset(options, this.signal)
     for (const warning of warnings) this.emit({ type: 'warning', ...warning })
