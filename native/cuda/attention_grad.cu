@@ -3,6 +3,7 @@
 //   dq = scale·ds·k, a block for each tile of queries; it also leaves delta for the second kernel
 //   dv = pᵀ·do, dk = scale·dsᵀ·q, a block for each tile of keys; few keys: the queries are split over blocks, and the splits are summed
 // Causal ones go only through the keys up to a block's last query, and the queries from its first key on. Text encoders' heads are of 64.
+// The mask takes registers: a multiprocessor has a block of queries less.
 #include <algorithm>
 
 #include "attention.cuh"
@@ -37,7 +38,7 @@ __device__ __forceinline__ void load_own_rows(const T* x, int first, int tokens,
   __syncthreads();
 }
 
-template <class T, int D, int kWarps, bool kCausal> __global__ void __launch_bounds__(32 * kWarps, Sizes<D>::kQueryBlocks)
+template <class T, int D, int kWarps, bool kCausal> __global__ void __launch_bounds__(32 * kWarps, Sizes<D>::kQueryBlocks - kCausal)
     query_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ o,
                       const float* __restrict__ log_sum_exp, const T* __restrict__ dout, T* __restrict__ dq, float* __restrict__ delta,
                       Heads h) {
