@@ -115,13 +115,22 @@ export interface Model {
   legacyHash(signal?: AbortSignal): Promise<string>
 }
 
+/** Makes a function that computes something when first called, and again after a failure, which may be of that call's signal alone. */
+function once<Result>(compute: (signal?: AbortSignal) => Promise<Result>): (signal?: AbortSignal) => Promise<Result> {
+  let kept: Promise<Result> | undefined
+  return (signal) => {
+    if (kept) return kept
+    kept = compute(signal)
+    kept.catch(() => (kept = undefined))
+    return kept
+  }
+}
+
 /** Makes `hash` and `legacyHash` of weight files; each is computed once, when first called. */
 export function lazyHashes(paths: string[]): Pick<Model, 'hash' | 'legacyHash'> {
-  let hash: Promise<string> | undefined
-  let legacy: Promise<string> | undefined
   return {
-    hash: (signal) => (hash ??= hashFiles(paths, { signal })),
-    legacyHash: (signal) => (legacy ??= legacyHash(paths[0] as string, signal)),
+    hash: once((signal) => hashFiles(paths, { signal })),
+    legacyHash: once((signal) => legacyHash(paths[0] as string, signal)),
   }
 }
 
