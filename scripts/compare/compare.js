@@ -26,6 +26,7 @@ const { values: options } = parseArgs({
     targets: { type: 'string' },
     // With it convolutions are trained, too.
     'conv-rank': { type: 'string' },
+    'network-format': { type: 'string', default: 'kohya' },
     limit: { type: 'string', default: '1e-5' },
     threads: { type: 'string', default: '2' },
   },
@@ -110,6 +111,7 @@ try {
     steps: number('train-steps'),
     rank: 4,
     alpha: 2,
+    networkFormat: options['network-format'],
     // kohya writes SD2's linear projections as 1×1 convolutions, and so do we; diffusers refuses these.
     targets: options.targets ?? (options.family === 'sd2' ? 'attention' : 'default'),
     ...(options['conv-rank'] === undefined ? {} : { convRank: number('conv-rank'), convAlpha: 1 }),
