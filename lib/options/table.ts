@@ -2,7 +2,22 @@
 import { availableParallelism } from 'node:os'
 import { kohyaScheduler, type LrSchedulerName, lrSchedulerNames } from './lr-schedulers.js'
 import { samplerAliases, samplerNames } from './samplers.js'
-import { choice, colour, fileName, flag, integer, type Kind, list, lora, number, path, resolution, resumeFrom, text } from './values.js'
+import {
+  choice,
+  colour,
+  fileName,
+  flag,
+  integer,
+  type Kind,
+  list,
+  lora,
+  number,
+  path,
+  pngFile,
+  resolution,
+  resumeFrom,
+  text,
+} from './values.js'
 
 /** An option with `default` always has a value; one that is `optional` may stay undefined. */
 export type Presence = 'required' | 'default' | 'optional'
@@ -259,7 +274,7 @@ const image = {
     defaultText: "the image's folder, the current one, output",
   }),
   compare: defaulted(flag, false, 'One image with a row per prompt: without the LoRAs on the left, with them on the right'),
-  output: optional(path, 'PNG file to write; several prompts without compare get numbered files. The library writes none by default', {
+  output: optional(pngFile, 'PNG file to write; several prompts without compare get numbered files. The library writes none by default', {
     defaultText: 'image.png',
   }),
 }
