@@ -14,7 +14,7 @@ const GROUPS = 32
 /** Sinusoids of each of SDXL's sizes. */
 const TIME_EMBED = 256
 /** Features of OpenCLIP ViT-H/14's tokens: the context of SD2. */
-export const SD2_CONTEXT = 1024
+const SD2_CONTEXT = 1024
 
 /** Counts from 0 what has a shape. */
 function count(has: (i: number) => boolean): number {

@@ -11,10 +11,11 @@ import { type Checkpoint, readCheckpoint, weightsOf } from './checkpoint.js'
 import { ConfigReader, type UNetConfig, type VaeConfig } from './configs.js'
 import { foreignModel } from './families.js'
 import { foreignKind, kindWithoutUNet } from './foreign-files.js'
-import { clipLayout, openClipLayout, SD2_CONTEXT, type Shapes, unetLayout, vaeLayout } from './layouts.js'
+import { clipLayout, openClipLayout, type Shapes, unetLayout, vaeLayout } from './layouts.js'
 import { openClipNames, unetNames, vaeNames } from './ldm-names.js'
 import type { NetworkParts, Parts } from './model.js'
 import { ourName } from './names.js'
+import { sd2 } from './sd2.js'
 import { clipTokenizer } from './tokenizer.js'
 
 const WHAT = 'a checkpoint'
@@ -166,7 +167,7 @@ export async function readSingleFile(path: string): Promise<Parts> {
   const networks = networksIn(checkpoint)
   const unet = networks.unet
   if (!unet) throw foreignModel(path, kindWithoutUNet(names))
-  const isSd2 = unet.config.json.cross_attention_dim === SD2_CONTEXT
+  const isSd2 = sd2.matches(unet.config)
   const { type, by } = await predictionOf(checkpoint, isSd2)
   Object.assign(unet.config.json, sampleSize(checkpoint, isSd2, type))
   const scheduler = { ...SCHEDULER, prediction_type: type, rescale_betas_zero_snr: names.includes('ztsnr') }

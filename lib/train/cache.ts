@@ -72,7 +72,7 @@ export async function cacheLatents(
     const noise = normal({ seed, stream: 'posterior', step: Number(mirrored), index }, moments.data.length / 2)
     const latents = samplePosterior(moments.data, channels, noise, model)
     if (!latents.every(Number.isFinite)) {
-      const remedy = "the model's VAE is damaged: download it again, or use another file of the model"
+      const remedy = "the model's VAE is damaged: download it again, or give another (--vae)"
       throw new LorafuseError('NAN_LATENTS', `Expected numbers for the latents of ${path} but received NaN or infinity; ${remedy}`)
     }
     return latents

@@ -105,6 +105,22 @@ test('a key v_pred, a key ztsnr and modelspec tell what a model predicts', async
   await assert.rejects(read('sd1', [], { 'modelspec.prediction_type': 'rf' }), { code: 'MODEL_UNSUPPORTED', message: /"rf"/ })
 })
 
+test("SD2's model of 768 px is told from that of 512 by its step, or by how far its norms scatter", async (t) => {
+  const scattered = (by: number) => (tensors: RawTensor[]) =>
+    tensors.map((tensor) =>
+      tensor.name === 'model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias'
+        ? { ...tensor, dtype: 'F32', data: Float32Array.from({ length: tensor.shape[0]! }, (_, i) => (i % 2 === 0 ? by : -by)) }
+        : tensor,
+    )
+  const near = await readModel(await smallFile(t, 'sd2', scattered(0.08)))
+  assert.equal(near.scheduler.predictionType, 'epsilon')
+  assert.deepEqual(near.sampleSize, { width: 512, height: 512 })
+  const far = await readModel(await smallFile(t, 'sd2', scattered(0.1)))
+  assert.equal(far.scheduler.predictionType, 'v_prediction')
+  assert.match(far.foundBy, /norms/)
+  assert.deepEqual(far.sampleSize, { width: 768, height: 768 })
+})
+
 test('a file without VAE or text encoder says so, and which option has it', async (t) => {
   const noVae = await smallFile(t, 'sd1', (tensors) => without(tensors, 'first_stage_model.'))
   await assert.rejects(readModel(noVae), { code: 'MODEL_INCOMPLETE', message: /the VAE .*--vae/ })
