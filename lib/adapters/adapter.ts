@@ -132,20 +132,22 @@ export function parameterViews(parameters: Parameter[], flat: Float32Array): Par
 export interface Adapters extends Pick<AdapterOptions, 'alpha' | 'convAlpha'> {
   kind: AdapterKind
   parameters: Parameter[]
+  /** Of all networks. Where two have layers of one path, which text encoders have, they are of one kind. */
   layers: Layer[]
 }
 
-/** Attaches adapters of a kind to a network. Throws `RANK_TOO_LARGE`, `OUT_OF_MEMORY`. */
+/** Attaches adapters of a kind to networks, each of which is a group of the optimizer's. Throws `RANK_TOO_LARGE`, `OUT_OF_MEMORY`. */
 export function attachAdapters(
   session: Pick<Session, 'layers' | 'attach'>,
   kind: AdapterKind,
-  network: string,
+  networks: { network: string; group: number }[],
   options: AdapterOptions,
   optimizer: OptimizerSpec,
 ): Adapters {
-  const layers = session.layers(network).filter(kind.carries)
-  const parameters = session.attach(kind.specs(network, layers, options), optimizer)
-  return { kind, alpha: options.alpha, convAlpha: options.convAlpha, parameters, layers }
+  const all = networks.map(({ network, group }) => ({ network, group, layers: session.layers(network).filter(kind.carries) }))
+  const specs = all.flatMap(({ network, group, layers }) => kind.specs(network, layers, options).map((spec) => ({ ...spec, group })))
+  const parameters = session.attach(specs, optimizer)
+  return { kind, alpha: options.alpha, convAlpha: options.convAlpha, parameters, layers: all.flatMap(({ layers }) => layers) }
 }
 
 /** Returns the alpha of a layer: kernels larger than 1×1 have their own. */

@@ -88,7 +88,9 @@ export const lora: AdapterKind<LoraPart> = {
 
   specs(network, layers, options) {
     const { targets, convRank } = options
-    const selected = layers.filter(({ path }) => TARGETS[targets].test(path) || (convRank !== undefined && CONVOLUTIONS.test(path)))
+    const isChosen = ({ path }: Layer) =>
+      TARGETS[targets].test(path) || TEXT.test(path) || (convRank !== undefined && CONVOLUTIONS.test(path))
+    const selected = layers.filter(isChosen)
     for (const layer of selected) {
       const { path, inFeatures, outFeatures, kernel } = layer
       const [rank, inputs] = [rankOf(options, layer), inFeatures * kernel ** 2]

@@ -152,7 +152,7 @@ export class Pipeline implements AsyncDisposable {
       const repeated = { shape: [count, ...latents.shape.slice(1)], data: join(new Array<Float32Array>(count).fill(scaled)) }
       const timesteps = { shape: [count], data: new Float32Array(count).fill(timestep) }
       const run = this.session.run(this.model.family.trained, 'predict', { latents: repeated, timesteps, ...inputs })
-      predictions.push([await run].flat()[0]!.data)
+      predictions.push((await run)[0]!.data)
     }
     const all = join(predictions)
     checkFinite(all, 'the UNet')
@@ -182,8 +182,8 @@ export class Pipeline implements AsyncDisposable {
     }
     throwIfAborted(signal, 'The image')
     const unscaled = { shape, data: latents.map((value) => value / scalingFactor + shiftFactor) }
-    const pixels = [await this.session.run(family.vae, 'decode', { latents: unscaled })].flat()[0]!.data
-    checkFinite(pixels, 'the VAE')
-    return toPicture(pixels, width, height)
+    const [pixels] = await this.session.run(family.vae, 'decode', { latents: unscaled })
+    checkFinite(pixels!.data, 'the VAE')
+    return toPicture(pixels!.data, width, height)
   }
 }

@@ -66,7 +66,8 @@ const readOpenClip = (isSd2: boolean) => (shapes: Shapes) => {
   const config = openClipLayout(shapes, isSd2)
   if (!config) return undefined
   const names = openClipNames(config.num_hidden_layers as number)
-  return { config, rename: (name: string) => (name === 'text_projection' && !isSd2 ? name : names.diffusers(name)) }
+  const isProjection = (name: string) => !isSd2 && /^text_projection(\.weight)?$/.test(name)
+  return { config, rename: (name: string) => (isProjection(name) ? name : names.diffusers(name)) }
 }
 
 /** The networks of a whole checkpoint; of two layouts of one, a file has one. */

@@ -16,6 +16,7 @@ import {
   pngFile,
   resolution,
   resumeFrom,
+  several,
   text,
 } from './values.js'
 
@@ -161,6 +162,9 @@ const prediction = {
   }),
 }
 
+const rate = number({ min: 0, max: 1 })
+const MOST_TEXT_ENCODERS = 2
+
 /** All of them change the result: see `fixed`. */
 const training = {
   batchSize: defaulted(integer({ min: 1, max: 1024 }), 1, 'Images per batch', { kohya: ['train_batch_size'] }),
@@ -187,7 +191,17 @@ const training = {
     "Layers of the UNet's transformer blocks that get a LoRA: default is kohya's (attention, feed-forward, projections), " +
       'attention is only q, k, v and out',
   ),
-  learningRate: defaulted(number({ min: 0, max: 1 }), 1e-4, 'Learning rate', { kohya: ['learning_rate'] }),
+  learningRate: defaulted(rate, 1e-4, 'Learning rate', { kohya: ['learning_rate'] }),
+  textEncoderLr: optional(
+    several(rate, MOST_TEXT_ENCODERS),
+    'Learning rate of the text encoders, which are trained then; two rates for those of SDXL, of which one may be 0',
+    { defaultText: 'not trained', kohya: ['text_encoder_lr'] },
+  ),
+  networkTrainUnetOnly: optional(flag, 'Train the UNet alone, as without textEncoderLr', { kohya: ['network_train_unet_only'] }),
+  networkTrainTextEncoderOnly: optional(flag, 'Train the text encoders alone', { kohya: ['network_train_text_encoder_only'] }),
+  stopTextEncoderTraining: optional(integer({ min: 1 }), 'Steps after which the text encoders stay as they are', {
+    kohya: ['stop_text_encoder_training'],
+  }),
   lrScheduler: defaulted(
     choice(lrSchedulerNames, schedulerAliases),
     'constant',

@@ -33,6 +33,11 @@ NetworkOptions network_options(const Napi::Value& value, const std::string& name
           .f32 = from.has("f32") && from.get("f32", boolean)};
 }
 
+SessionOptions::TextOptions text_options(const Napi::Value& value, const std::string& name) {
+  const Fields from(value, name);
+  return {from.get("network", string), {from.get("skip", whole), from.get("norm", boolean), from.get("pooled", boolean)}};
+}
+
 SessionOptions session_options(const Napi::Value& value) {
   Fields options(value, "options");
   options.prefix = "";
@@ -42,7 +47,8 @@ SessionOptions session_options(const Napi::Value& value) {
           .threads = to_int(threads, "threads"),
           .precision = options.get("precision", one_of<DType>({{"f32", DType::f32}, {"fp16", DType::f16}, {"bf16", DType::bf16}})),
           .recompute = options.has("recompute") && options.get("recompute", boolean),
-          .networks = options.get("networks", record(network_options))};
+          .networks = options.get("networks", record(network_options)),
+          .text = options.has("text") ? options.get("text", list(text_options)) : std::vector<SessionOptions::TextOptions>{}};
 }
 
 AdapterSpec adapter_spec(const Napi::Value& value, const std::string& name) {

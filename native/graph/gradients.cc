@@ -10,7 +10,7 @@ namespace lorafuse {
 // Ops without a rule: they stand before every parameter, or gradients() and fuse() make them.
 template <class AnyOp> constexpr bool kHasNoGradient =
     is_one_of<AnyOp, LoraMatMul, LoraMatMulGrad, WeightGrad, ConvWeightGrad, UpsampleGrad, AttentionGrad, GroupNormGrad, LayerNormGrad,
-              ActivationGrad, GegluGrad, SumPositions, Slice, Embedding, Sinusoid, AddNoise, MseLossGrad>;
+              ActivationGrad, GegluGrad, SumPositions, Slice, Embedding, GatherGrad, Sinusoid, AddNoise, MseLossGrad>;
 
 // ---- the rules ----
 
@@ -47,8 +47,7 @@ template <> void gradient(const ConvTranspose2d& op, Backward& b) {
 template <> void gradient(const Upsample&, Backward& b) { b.add(0, b.emit(UpsampleGrad{}, {b.dy()})); }
 
 template <> void gradient(const Attention& op, Backward& b) {
-  CHECK(!op.causal, "NO_GRADIENT", "[attention] causal attention has no gradient rule");
-  const auto d = b.emit_all(AttentionGrad{op.heads}, {b.in(0), b.in(1), b.in(2), b.out(0), b.out(1), b.dy()});
+  const auto d = b.emit_all(AttentionGrad{op.heads, op.causal}, {b.in(0), b.in(1), b.in(2), b.out(0), b.out(1), b.dy()});
   for (size_t i = 0; i < 3; i++) b.add(i, d[i]);
 }
 
@@ -73,6 +72,8 @@ template <> void gradient(const Concat&, Backward& b) {
   if (b.needs(0)) b.add(0, b.emit(Slice{0, first}, {b.dy()}));
   if (b.needs(1)) b.add(1, b.emit(Slice{first, all}, {b.dy()}));
 }
+
+template <> void gradient(const Gather&, Backward& b) { b.add(0, b.emit(GatherGrad{b.shape(b.in(0))}, {b.in(1), b.dy()})); }
 
 // The root: nothing stands behind the loss.
 template <> void gradient(const MseLoss&, Backward& b) { b.add(0, b.emit(MseLossGrad{}, {b.in(0), b.in(1), b.in(2)})); }

@@ -57,11 +57,11 @@ async function draw(pipeline, references) {
   const { session } = pipeline
   const found = {}
   const value = async (network, name, inputs, settings) => {
-    const result = await Object.getPrototypeOf(session).run.call(session, network, name, inputs, settings)
-    if (name !== 'decode') return result
+    const results = await Object.getPrototypeOf(session).run.call(session, network, name, inputs, settings)
+    if (name !== 'decode') return results
     found.latents = inputs.latents.data.map((value) => value * pipeline.model.scalingFactor)
-    found.image = [result].flat()[0].data
-    return result
+    found.image = results[0].data
+    return results
   }
   Object.defineProperty(session, 'run', { value, configurable: true })
   await pipeline.draw({ ...request, width: size, height: size })

@@ -12,6 +12,7 @@ struct Function {
   Config config;
   Layout (*layout)(const Config&, DType);
   Shapes shapes;
+  Config settings{};
 };
 
 // The weights of a made-up checkpoint as a GPU holds them.
@@ -39,7 +40,7 @@ void network_case(const char* name, DType dtype, const Function& f) {
   test_case(lorafuse::text(name, " on the gpu in ", name_of(dtype)), [=] {
     OnGpu model(dtype, f.layout(f.config, DType::f32));
     Builder b = builder(f.config, model.weights, kNoAdapters, dtype, f.shapes);
-    b.graph.results = {find_function(f.architecture, f.name).build(b, {})};
+    b.graph.results = find_function(f.architecture, f.name).build(b, f.settings);
     expect_as_naive(b.graph, model.weights);
   });
 }
@@ -56,6 +57,28 @@ struct Training {
   }
 };
 
+// Of adapters on a text encoder, through the UNet.
+struct TextTraining {
+  TemporaryFolder folder;
+  Weights weights;
+  Graph graph;
+  explicit TextTraining(DType dtype) : weights(Weights::StorageTypes{dtype, DType::f32}) {
+    const Config unet = small_unet(), config = small_text_encoder();
+    for (const auto& [name, layout] : {std::pair{"unet", unet_layout(unet)}, {"text", text_encoder_layout(config)}}) {
+      const WeightFile file = write_random(folder.file(name), layout, 3);
+      weights.add(file.path, file.entries);
+    }
+    Builder text(Network{"text", &config, &weights, &kNoAdapters}, dtype);
+    find_function("clip", "encode").build(text, {});
+    const Adapters adapters = adapters_for(text.layers, 2);
+    Builder b(Network{"unet", &unet, &weights, &kNoAdapters}, dtype,
+              {{"latents", {2, 6, 4, 4}}, {"text.ids", {2, 9}}, {"text.rows", {2, 7}}});
+    const ValueId loss = training_loss(b, {{{"text", &config, &weights, &adapters}, {}}});
+    b.graph.results = {loss};
+    graph = gradients(b.graph, loss);
+  }
+};
+
 }  // namespace
 
 SUITE(gpu) {
@@ -63,6 +86,13 @@ SUITE(gpu) {
     network_case("the UNet's prediction", dtype,
                  {"unet", "predict", small_unet(), unet_layout, prediction_shapes(small_unet(), {2, 8, 4}, 7)});
     network_case("the text encoder", dtype, {"clip", "encode", small_text_encoder(), text_encoder_layout, {{"ids", {2, 7}}}});
+    network_case("the text encoder with a pooled text", dtype,
+                 {"clip",
+                  "encode",
+                  small_pooled_text_encoder(),
+                  text_encoder_layout,
+                  {{"ids", {2, 7}}, {"last", {3}}},
+                  Config("settings", {{"skip", 1.0}, {"norm", 0.0}, {"pooled", 1.0}})});
     if (dtype == DType::f32) {  // the only type that the VAE is computed in
       network_case("the VAE's encoder", dtype, {"vae", "encode", small_vae(), vae_layout, {{"pixels", {1, 16, 8, 3}}}});
       network_case("the VAE's decoder", dtype, {"vae", "decode", small_vae(), vae_layout, {{"latents", {1, 8, 4, 4}}}});
@@ -74,6 +104,10 @@ SUITE(gpu) {
                   Training t(dtype, all);
                   expect_as_naive(t.graph, t.model.weights);
                 });
+    test_case(lorafuse::text("a training step of a text encoder on the gpu in ", name_of(dtype)), [=] {
+      TextTraining t(dtype);
+      expect_as_naive(t.graph, t.weights);
+    });
     test_case(lorafuse::text("a training step on the gpu in ", name_of(dtype), " gives the same bits when freed memory is poisoned"), [=] {
       Training t(dtype);
       const Graph fused = fuse(t.graph, gpu()->fusions());

@@ -86,8 +86,8 @@ for (const { title, name, file } of sources)
       for (const { network } of model.family.text) {
         const ids = Int32Array.from(golden.tensor(`ids/${network}`))
         for (const skip of [0, 1]) {
-          const { data } = await session.run(network, 'encode', { ids: { shape: [2, LENGTH], data: ids } }, { skip })
-          check(t, `text_skip_${skip}`, [[`text_skip_${skip}/${network}`, data]])
+          const [states] = await session.run(network, 'encode', { ids: { shape: [2, LENGTH], data: ids } }, { skip })
+          check(t, `text_skip_${skip}`, [[`text_skip_${skip}/${network}`, states!.data]])
         }
       }
     })
@@ -95,9 +95,9 @@ for (const { title, name, file } of sources)
     it('encodes images to moments and decodes latents', async (t) => {
       const [n, height, width] = golden.case.pixels
       const pixels = tensor([n, height, width, 3], pattern('pixels', n * height * width * 3, 0.5))
-      check(t, 'vae_moments', [['vae_moments', (await session.run('vae', 'encode', { pixels })).data]])
+      check(t, 'vae_moments', [['vae_moments', (await session.run('vae', 'encode', { pixels }))[0]!.data]])
       const latents = tensor([n, height / 8, width / 8, 4], pattern('vae latents', (n * height * width) / 16))
-      check(t, 'vae_decoded', [['vae_decoded', (await session.run('vae', 'decode', { latents })).data]])
+      check(t, 'vae_decoded', [['vae_decoded', (await session.run('vae', 'decode', { latents }))[0]!.data]])
     })
 
     const predictions = async (group: string): Promise<[string, Float32Array][]> => {
@@ -106,7 +106,7 @@ for (const { title, name, file } of sources)
       for (const timesteps of [Float32Array.of(0, 999), Float32Array.of(17, 500)]) {
         const latents = tensor([n, h, w, 4], pattern(`latents ${timesteps[0]}`, n * h * w * 4))
         const inputs = { latents, timesteps: tensor([n], timesteps), ...condition() }
-        found.push([`${group}/${timesteps}`, (await session.run('unet', 'predict', inputs)).data])
+        found.push([`${group}/${timesteps}`, (await session.run('unet', 'predict', inputs))[0]!.data])
       }
       return found
     }

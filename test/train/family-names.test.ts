@@ -33,7 +33,7 @@ async function loraOf(t: TestContext, family: Family, shapes: Shapes, json: Reco
   const adapters = attachAdapters(
     session,
     lora,
-    'unet',
+    [{ network: 'unet', group: 0 }],
     { targets: 'default', rank: 1, alpha: 1, convRank, convAlpha: convRank },
     optimizers.adamw.spec,
   )

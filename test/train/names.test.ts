@@ -42,8 +42,10 @@ describe("LoRA of Stable Diffusion 1.5's UNet", () => {
     session?.dispose()
     await rm(folder, { recursive: true, force: true })
   })
-  const attach = (targets: AdapterOptions['targets'], rank: number, convRank?: number) =>
-    attachAdapters(session, lora, 'unet', { targets, rank, alpha: rank, convRank, convAlpha: convRank }, optimizers.adamw.spec)
+  const attach = (targets: AdapterOptions['targets'], rank: number, convRank?: number) => {
+    const options = { targets, rank, alpha: rank, convRank, convAlpha: convRank }
+    return attachAdapters(session, lora, [{ network: 'unet', group: 0 }], options, optimizers.adamw.spec)
+  }
 
   it('has the 859,520,964 parameters of the real file to stand on', () => {
     const shapes = Object.values(names.unet)

@@ -197,6 +197,10 @@ test("other models' files are refused by their names", async (t) => {
     [['emb_params'], /a textual inversion/],
     [['conv_in.weight', 'down_blocks.0.resnets.0.conv1.weight'], /a part of a diffusers folder/],
     [[], /without tensors/],
+    [
+      ['model.diffusion_model.layers.0.attention.qkv.weight', 'first_stage_model.decoder.up.0.block.0.conv1.weight'],
+      /another architecture/,
+    ],
     [['x'], /weights of another kind/],
   ]
   for (const [keys, message] of names) {
