@@ -161,11 +161,9 @@ function splitWeight(words: string): Partial<LoraReference> {
 
 /** One value of a kind, or several. */
 export function list<Input, Value>(kind: Kind<Input, Value>): Kind<Input | Input[], Value[]> {
-  const { type, placeholder, fromText, expected, accept } = kind
+  const { expected, accept, aliases: _aliases, input: _input, ...data } = kind
   return {
-    type,
-    placeholder,
-    fromText,
+    ...data,
     repeatable: true,
     expected: `${expected}, or a list of them`,
     accept: (input) => {
