@@ -42,6 +42,11 @@ export function printable(text: string): string {
   return text.replace(/[\p{Cc}\p{Zl}\p{Zp}\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu, hex)
 }
 
+/** Writes bytes as download pages do, in powers of 10. */
+export function bytesOf(count: number): string {
+  return count >= 1e8 ? `${(count / 1e9).toFixed(2)} GB` : `${(count / 1e6).toFixed(1)} MB`
+}
+
 /** Shortens a list: the first `most`, then how many more. */
 export function shortened(items: string[], most = LISTED): string[] {
   const rest = items.length - most

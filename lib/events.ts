@@ -30,6 +30,32 @@ export interface WarningEvent {
   paths?: string[]
 }
 
+/** Sent before files of a model are fetched from the Hugging Face Hub. */
+export interface DownloadStartEvent {
+  type: 'download-start'
+  /** `owner/name`. */
+  repository: string
+  commit: string
+  /** What is not in the cache yet, and how many of the bytes an earlier run has left there. */
+  files: number
+  bytes: number
+  resumedBytes: number
+  /** The repository's folder in the cache. */
+  folder: string
+}
+
+/** Bytes of a model have come, several times a second. */
+export interface DownloadEvent {
+  type: 'download'
+  file: string
+  /** Bytes of all files. */
+  done: number
+  total: number
+  /** Over the last seconds. */
+  bytesPerSecond: number
+  etaSeconds: number
+}
+
 /** Latents or text embeddings being computed ahead of training. */
 export interface CacheEvent {
   type: 'cache'
@@ -74,7 +100,9 @@ export interface DoneEvent {
   seconds: number
 }
 
-export type TrainEvent = StartEvent | WarningEvent | CacheEvent | StepEvent | CheckpointEvent | DoneEvent
+export type ModelEvent = DownloadStartEvent | DownloadEvent | WarningEvent
+
+export type TrainEvent = ModelEvent | StartEvent | CacheEvent | StepEvent | CheckpointEvent | DoneEvent
 
 /** Calls a listener, which may be asynchronous: what it rejects with is thrown by a later call, as if it had been thrown there. */
 export class Listener<Event extends { type: string }> {

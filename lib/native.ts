@@ -18,7 +18,7 @@ export type Inputs = Record<string, Tensor>
 /** One tensor of a weight file: `offset` counts bytes from the start of the file. */
 export interface WeightEntry {
   name: string
-  dtype: 'F32' | 'F16' | 'BF16'
+  dtype: 'F32' | 'F16' | 'BF16' | 'F8_E4M3' | 'F8_E5M2'
   shape: number[]
   offset: number
 }
@@ -53,8 +53,21 @@ export interface SessionOptions {
   precision: 'f32' | 'fp16' | 'bf16'
   /** A step computes blocks of the network again for their gradients, instead of keeping all that they made: on the CPU to the same bits. */
   recompute?: boolean
-  /** By name; `load` and `step` train `unet`. */
+  /** By name; `load` and `step` train `unet`, and `text` with it where that has adapters. */
   networks: Record<string, Network>
+  /** How a step makes its text where one of these networks has adapters: their hidden states side by side, in this order. */
+  text?: TextEncoder[]
+}
+
+/** What is taken of a text encoder. */
+export interface TextEncoder {
+  network: string
+  /** How many last layers the hidden states leave out. */
+  skip: number
+  /** Whether they end in the final layer norm. */
+  norm: boolean
+  /** Whether the text is pooled: the final-normed state of one token times the text projection. */
+  pooled: boolean
 }
 
 /** A layer that can carry an adapter; `path` is its module's path in the checkpoint. */
@@ -152,18 +165,25 @@ export interface Session {
   /** Returns how many bytes can still be allocated on the GPU; undefined on the CPU, where the system knows. */
   availableBytes(): number | undefined
   /**
-   * `unet.predict {latents, timesteps [n], context [n, tokens, dim]}` → the UNet's output, adapters applied.
-   * `text_encoder.encode {ids [n, length]}`, settings `{skip}` → the last hidden state after `skip` dropped layers and the final norm.
+   * Resolves to a function's results, in order.
+   * `unet.predict {latents, timesteps [n], context [n, tokens, dim]}`, of SDXL `pooled [n, P]` and `time_ids [n, 6]` too → the UNet's
+   * output, adapters applied.
+   * `text_encoder.encode {ids [n, length]}`, settings `{skip, norm, pooled}` as of `TextEncoder`, 0 or 1 for true or false (0, 1, 0 where
+   * left out) → hidden states `[n, length, dim]`; with `pooled` also the pooled text `[m, P]` of the tokens `last [m]`, which index the
+   * n·length rows.
    * `vae.encode {pixels in [−1, 1]}` → posterior moments `[n, h, w, 2C]`: mean, then log variance (unscaled).
    * `vae.decode {latents, unscaled}` → pixels, nominally in [−1, 1].
    */
-  run(network: string, functionName: string, inputs: Inputs, settings?: Record<string, number>): Promise<Tensor<Float32Array>>
+  run(network: string, functionName: string, inputs: Inputs, settings?: Record<string, number>): Promise<Tensor<Float32Array>[]>
   /** Prepares a training step of these shapes, on all threads: weights in the kernels' layout, the arena. */
   prepare(shapes: Record<string, number[]>): Promise<void>
   /**
    * Queues a batch behind the one that waits for its step, if any: `latents` x₀ (scaled), `noise` ε, `coefficients [n, 2]` a, b and
-   * `target_coefficients [n, 2]` c, d with x_t = a·x₀ + b·ε and target = c·x₀ + d·ε, `timesteps [n]`, `context`. On a GPU, it is copied
-   * while the previous step is computed.
+   * `target_coefficients [n, 2]` c, d with x_t = a·x₀ + b·ε and target = c·x₀ + d·ε, `timesteps [n]`, `context`, of SDXL `pooled` and
+   * `time_ids` too. On a GPU, it is copied while the previous step is computed.
+   * Where a text encoder has adapters that train, the step encodes: instead of `context` and `pooled` it takes, for each entry of `SessionOptions.text`
+   * with its network's name before it, `.ids [n·chunks, length]`, `.rows [n, tokens]`, which of the n·chunks·length rows are a sample's text,
+   * and with `pooled` `.last [n]`.
    */
   load(inputs: Inputs): Promise<void>
   /**

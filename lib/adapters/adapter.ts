@@ -44,6 +44,12 @@ interface Weighted<Part> {
   weight: number
 }
 
+/** What a file has, by network and the layer's path, and its weight on each network. */
+interface Applied<Part> {
+  file: Map<string, Map<string, Part>>
+  weight(network: string): number
+}
+
 /** A kind of adapter, e.g. `lora`; its forward pass is in `native/model/adapters.h`. `Part`: one layer's adapter in a file. */
 export interface AdapterKind<Part = unknown> {
   /** Whether a layer can have an adapter. */
@@ -58,6 +64,8 @@ export interface AdapterKind<Part = unknown> {
   reorders(view: Pick<ParameterView, 'role' | 'shape'>): boolean
   /** Puts them into that order, in pieces. */
   reorder(view: ParameterView, to: Float32Array, turn: Turn): Promise<void>
+  /** Returns what a parameter is multiplied by where a file has no alpha: alpha / rank for one of a layer's parameters, else 1. */
+  bakedScale(view: Pick<ParameterView, 'role' | 'shape'>, alpha: number): number
   /** Reads a layer's adapter. Throws `LORA_UNSUPPORTED`, `LORA_INVALID`, `LORA_MISMATCH`. */
   read(part: FilePart): Part
   /** Returns the one adapter that does what several do at a layer. */
@@ -124,20 +132,22 @@ export function parameterViews(parameters: Parameter[], flat: Float32Array): Par
 export interface Adapters extends Pick<AdapterOptions, 'alpha' | 'convAlpha'> {
   kind: AdapterKind
   parameters: Parameter[]
+  /** Of all networks. Where two have layers of one path, which text encoders have, they are of one kind. */
   layers: Layer[]
 }
 
-/** Attaches adapters of a kind to a network. Throws `RANK_TOO_LARGE`, `OUT_OF_MEMORY`. */
+/** Attaches adapters of a kind to networks, each of which is a group of the optimizer's. Throws `RANK_TOO_LARGE`, `OUT_OF_MEMORY`. */
 export function attachAdapters(
   session: Pick<Session, 'layers' | 'attach'>,
   kind: AdapterKind,
-  network: string,
+  networks: { network: string; group: number }[],
   options: AdapterOptions,
   optimizer: OptimizerSpec,
 ): Adapters {
-  const layers = session.layers(network).filter(kind.carries)
-  const parameters = session.attach(kind.specs(network, layers, options), optimizer)
-  return { kind, alpha: options.alpha, convAlpha: options.convAlpha, parameters, layers }
+  const all = networks.map(({ network, group }) => ({ network, group, layers: session.layers(network).filter(kind.carries) }))
+  const specs = all.flatMap(({ network, group, layers }) => kind.specs(network, layers, options).map((spec) => ({ ...spec, group })))
+  const parameters = session.attach(specs, optimizer)
+  return { kind, alpha: options.alpha, convAlpha: options.convAlpha, parameters, layers: all.flatMap(({ layers }) => layers) }
 }
 
 /** Returns the alpha of a layer: kernels larger than 1×1 have their own. */
@@ -150,35 +160,52 @@ export interface FileParameter extends Omit<ParameterView, 'index'> {
   alpha: number
 }
 
-/** Counts the numbers that have another order in a file. */
-export function reorderedCount({ kind, parameters }: Adapters): number {
-  const views = parameterViews(parameters, new Float32Array(0))
-  return views.reduce((sum, view) => sum + (kind.reorders(view) ? elements(view.shape) : 0), 0)
+/** How a file holds parameters: with alpha beside them, or `baked` into one of them. */
+export type AlphaPlace = 'beside' | 'baked'
+
+/** Lists the parameters, each with its layer, and by what it is multiplied. */
+function* placedViews({ kind, layers, parameters, ...alphas }: Adapters, flat: Float32Array, place: AlphaPlace) {
+  const byPath = new Map(layers.map((layer) => [layer.path, layer]))
+  for (const view of parameterViews(parameters, flat)) {
+    const layer = byPath.get(view.path)!
+    const alpha = alphaOf(alphas, layer)
+    yield { view, layer, alpha, scale: place === 'baked' ? kind.bakedScale(view, alpha) : 1 }
+  }
+}
+
+/** Counts the numbers that have another order or another value in a file. */
+export function changedCount(adapters: Adapters, place: AlphaPlace): number {
+  const views = [...placedViews(adapters, new Float32Array(0), place)]
+  return views.reduce((sum, { view, scale }) => sum + (adapters.kind.reorders(view) || scale !== 1 ? elements(view.shape) : 0), 0)
 }
 
 /**
- * Returns the adapters' parameters as files hold them. `flat`: the session's buffer `weights`. `room`: for `reorderedCount` numbers, instead of
+ * Returns the adapters' parameters as files hold them. `flat`: the session's buffer `weights`. `room`: for `changedCount` numbers, instead of
  * new memory.
  */
 export async function fileParameters(
-  { kind, layers, parameters, ...alphas }: Adapters,
+  adapters: Adapters,
   flat: Float32Array,
+  place: AlphaPlace,
   room: Float32Array = new Float32Array(0),
   turn: Turn = turns(),
 ): Promise<FileParameter[]> {
-  const byPath = new Map(layers.map((layer) => [layer.path, layer]))
+  const { kind } = adapters
   const found: FileParameter[] = []
   let used = 0
-  for (const view of parameterViews(parameters, flat)) {
-    const { network, path, role } = view
-    let { data } = view
-    if (kind.reorders(view)) {
+  for (const { view, layer, alpha, scale } of placedViews(adapters, flat, place)) {
+    const { network, path, role, data: held } = view
+    let data = held
+    if (kind.reorders(view) || scale !== 1) {
       data = room.length - used >= data.length ? room.subarray(used, used + data.length) : new Float32Array(data.length)
       used += data.length
-      await kind.reorder(view, data, turn)
+      if (kind.reorders(view)) await kind.reorder(view, data, turn)
+      else data.set(held)
+      await inPieces(scale === 1 ? 0 : data.length, turn, (begin, end) => {
+        for (let i = begin; i < end; i++) data[i] = scale * (data[i] as number)
+      })
     }
-    const layer = byPath.get(path)!
-    found.push({ network, path, role, shape: kind.fileShape(view, layer), data, alpha: alphaOf(alphas, layer) })
+    found.push({ network, path, role, shape: kind.fileShape(view, layer), data, alpha })
   }
   return found
 }
@@ -198,27 +225,30 @@ export async function initialWeights({ kind, parameters }: Adapters, seed: numbe
 }
 
 /**
- * Attaches adapters that were read from files, by layer, each with its weight, instead of earlier ones, in pieces. Throws `LORA_INVALID` where a
+ * Attaches adapters that were read from files, each with its weight, instead of earlier ones, in pieces. Throws `LORA_INVALID` where a
  * weight makes them too large for f32, `OUT_OF_MEMORY`.
  */
 export async function attachStack<Part>(
   session: Pick<Session, 'layers' | 'attach' | 'write'>,
   kind: AdapterKind<Part>,
-  network: string,
-  stack: Weighted<Map<string, Part>>[],
+  stack: Applied<Part>[],
   turn: Turn = turns(),
 ): Promise<void> {
-  const partsAt = (path: string) =>
-    stack.flatMap(({ part: file, weight }) => {
-      const part = weight === 0 ? undefined : file.get(path)
-      return part === undefined ? [] : [{ part, weight }]
+  const partsAt = (network: string, path: string) =>
+    stack.flatMap(({ file, weight: weightOf }) => {
+      const [part, weight] = [file.get(network)?.get(path), weightOf(network)]
+      return part === undefined || weight === 0 ? [] : [{ part, weight }]
     })
-  const layers = session.layers(network).filter(({ path }) => partsAt(path).length > 0)
-  const parameters = session.attach(layers.map((layer) => kind.stackSpec(network, layer, partsAt(layer.path))))
+  const networks = new Set(stack.flatMap(({ file }) => [...file.keys()]))
+  const specs = [...networks].flatMap((network) => {
+    const layers = session.layers(network).filter(({ path }) => partsAt(network, path).length > 0)
+    return layers.map((layer) => kind.stackSpec(network, layer, partsAt(network, layer.path)))
+  })
+  const parameters = session.attach(specs)
   if (parameters.length === 0) return
   const flat = new Float32Array(parameterCount(parameters))
   for (const view of parameterViews(parameters, flat)) {
-    await kind.stack(view, partsAt(view.path), turn)
+    await kind.stack(view, partsAt(view.network, view.path), turn)
     if (!allFinite(view.data))
       throw new LorafuseError('LORA_INVALID', 'Expected finite LoRAs but they overflow times their weights; use smaller weights')
   }

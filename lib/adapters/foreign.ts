@@ -8,8 +8,8 @@ type Header = Pick<SafetensorsHeader, 'tensors' | 'metadata'>
 /** A kind of file, by a name that one of its tensors has. */
 type Kind = [name: RegExp, kind: string, advice: string]
 
-const MERGE = 'merge it into the model with the tool that made it, or use a plain LoRA of the UNet'
-const ELSEWHERE = 'use a LoRA of the UNet'
+const MERGE = 'merge it into the model with the tool that made it, or use a plain LoRA'
+const ELSEWHERE = 'use a LoRA'
 
 /** Adapters as LyCORIS and PEFT name them (KohakuBlueleaf/LyCORIS:lycoris/modules), and what is often kept beside LoRAs. */
 const KINDS: Kind[] = [
@@ -18,6 +18,7 @@ const KINDS: Kind[] = [
   [/\.(dora_scale$|lora_magnitude_vector)/, 'a DoRA', MERGE],
   [/\.(boft_[RS]|oft_(blocks|diag|R|S))\b/, 'an OFT or BOFT', MERGE],
   [/\.(a[12]|b[12])\.weight$/, 'a GLoRA', MERGE],
+  [/^bundle_emb\./, "a LoRA with OneTrainer's embeddings in it", 'save it without them'],
   [/\.(on_input|ia3_l)$/, 'an (IA)³', MERGE],
   [/\.lora_(mid|cp)\./, 'a LoCon with a core tensor', MERGE],
   [/^lllite_/, 'a ControlNet-LLLite', ELSEWHERE],
@@ -37,14 +38,14 @@ const KINDS: Kind[] = [
 /** LoRAs of layers that have no adapter here; what else a file may be comes first. */
 const LAYERS: Kind[] = [
   [
-    /[._](resnets|downsamplers|upsamplers)[._]|^lora_unet_(conv_in|conv_out|time_embedding)/,
-    'a LoCon, which changes layers outside the transformers',
-    MERGE,
+    /[._](conv_in|conv_out|time_embed|time_embedding|label_emb|add_embedding|input_blocks_0_0|out_2)[._]/,
+    'a LoRA that also changes what comes before or after the blocks of the UNet',
+    'train it without these layers',
   ],
   [
-    /^(lora_te|text_encoder\.|(base_model\.model\.)?text_model\.)/,
-    'a LoRA that also changes the text encoder',
-    'train or extract one of the UNet alone, in kohya with --network_train_unet_only',
+    /text_projection|(token|position)_embedding/,
+    'a LoRA that also changes embeddings or the projection of the text',
+    'train it without them',
   ],
 ]
 
@@ -55,7 +56,7 @@ const FAMILIES: [title: string, version: RegExp, name?: RegExp][] = [
   [
     'Stable Diffusion XL (SDXL)',
     /^(sdxl|stable[-_ ]?diffusion[-_ ]?xl)/i,
-    /^(lora_te[12]_|text_encoder_2\.|lora_unet_(label_emb|(input|middle|output)_blocks?_))/,
+    /^(lora_te[12][_.]|text_encoder_2\.|clip_g\.|(lora_unet_|unet\.)(label_emb|(input|middle|output)_blocks?[_.]))/,
   ],
   ['Stable Diffusion 3', /^(sd|stable[-_ ]?diffusion)[-_ ]?v?3/i, /^lora_te3_|joint_blocks/],
   ['Flux', /^flux/i, /^lora_unet_(double|single)_blocks_|single_transformer_blocks/],
@@ -103,5 +104,5 @@ export function explain(path: string, header: Header, baseModelVersion: string):
   }
   const known = kind ?? kindIn(LAYERS, header)
   if (!known) return undefined
-  return new LorafuseError('LORA_UNSUPPORTED', `Expected a LoRA of the UNet alone at ${path} but received ${known.kind}; ${known.advice}`)
+  return new LorafuseError('LORA_UNSUPPORTED', `Expected a plain LoRA at ${path} but received ${known.kind}; ${known.advice}`)
 }

@@ -3,7 +3,7 @@
 /** What the name of a tensor in a LoRA file refers to. */
 export interface TensorName {
   network: string
-  /** The layer's path with `_` for `.`, as kohya's names have it. */
+  /** The layer's path as the file spells it, with `_` for `.`, as kohya's names have it. */
   layer: string
   /** `down`, `up`, `alpha`. */
   role: string
@@ -40,11 +40,20 @@ export function kohyaShape(prefixes: Prefixes, network: string, path: string, sh
   return shape.length === 2 && prefixes[network]!.isConv?.(path) ? [...shape, 1, 1] : shape
 }
 
+/** Networks by what begins names in files: kohya's, of any family, and OneTrainer's. */
+const NETWORKS: Record<string, string> = {
+  lora_unet: 'unet',
+  lora_te: 'text_encoder',
+  lora_te1: 'text_encoder',
+  lora_te2: 'text_encoder_2',
+}
+/** OneTrainer also writes paths with points. */
+const NAME = /^(lora_unet|lora_te[12]?)[_.](.+?)\.(lora_down\.weight|lora_up\.weight|alpha)$/
+
 /** Parses a tensor's name; undefined if it is not kohya's. */
-export function parseKohyaName(prefixes: Prefixes, name: string): TensorName | undefined {
-  const dot = name.indexOf('.')
-  const role = Object.keys(SUFFIXES).find((key) => SUFFIXES[key] === name.slice(dot + 1))
-  const network = Object.keys(prefixes).find((key) => name.startsWith(`${prefixes[key]!.prefix}_`))
-  if (dot < 0 || role === undefined || network === undefined) return undefined
-  return { network, layer: name.slice(prefixes[network]!.prefix.length + 1, dot), role }
+export function parseKohyaName(name: string): TensorName | undefined {
+  const [, prefix, path, suffix] = NAME.exec(name) ?? []
+  if (prefix === undefined || path === undefined) return undefined
+  const role = Object.keys(SUFFIXES).find((key) => SUFFIXES[key] === suffix) as string
+  return { network: NETWORKS[prefix] as string, layer: path.replaceAll('.', '_'), role }
 }

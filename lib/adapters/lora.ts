@@ -28,6 +28,9 @@ const TARGETS: Record<AdapterOptions['targets'], RegExp> = {
 /** Layers outside of the transformers: kohya's rule, where convolutions are adapted. */
 const CONVOLUTIONS = /\.(resnets|downsamplers|upsamplers)\./
 
+/** In a text encoder, every layer that is listed, as in kohya: q, k, v, out, fc1, fc2. */
+const TEXT = /^text_model\.encoder\./
+
 /** Returns the rank of a layer: kernels larger than 1×1 have their own. */
 function rankOf({ rank, convRank = rank }: AdapterOptions, { kernel }: Layer): number {
   return kernel > 1 ? convRank : rank
@@ -81,11 +84,13 @@ function tapsOf(shape: number[]): [taps: number, rows: number, columns: number] 
 }
 
 export const lora: AdapterKind<LoraPart> = {
-  carries: ({ path }) => TARGETS.default.test(path) || CONVOLUTIONS.test(path),
+  carries: ({ path }) => TARGETS.default.test(path) || CONVOLUTIONS.test(path) || TEXT.test(path),
 
   specs(network, layers, options) {
     const { targets, convRank } = options
-    const selected = layers.filter(({ path }) => TARGETS[targets].test(path) || (convRank !== undefined && CONVOLUTIONS.test(path)))
+    const isChosen = ({ path }: Layer) =>
+      TARGETS[targets].test(path) || TEXT.test(path) || (convRank !== undefined && CONVOLUTIONS.test(path))
+    const selected = layers.filter(isChosen)
     for (const layer of selected) {
       const { path, inFeatures, outFeatures, kernel } = layer
       const [rank, inputs] = [rankOf(options, layer), inFeatures * kernel ** 2]
@@ -127,6 +132,8 @@ export const lora: AdapterKind<LoraPart> = {
       for (let i = begin; i < end; i++) to[i] = data[(i % taps) * matrix + Math.floor(i / taps)] as number
     })
   },
+
+  bakedScale: ({ role, shape }, alpha) => (role === 'up' ? alpha / (shape.at(-1) as number) : 1),
 
   read(part) {
     const { inFeatures, outFeatures, kernel } = part.layer

@@ -7,27 +7,67 @@ import { runInNewContext } from 'node:vm'
 import { shown } from '../errors.js'
 import { isRecord, type Json, parseRecord, readRecord } from '../files/json.js'
 import { unlessMissing } from '../files/read.js'
+import type { Parameter } from '../native.js'
 import { invalidLora, type LayerConfig, unsupported, type Warn } from './adapter.js'
 import type { TensorName } from './kohya.js'
 
-const ROLES: Record<string, string> = { lora_A: 'down', lora_B: 'up', 'lora.down': 'down', 'lora.up': 'up' }
+const ROLES: Record<string, string> = { A: 'down', B: 'up', down: 'down', up: 'up' }
 const PREFIX = 'base_model.model'
 const NAME =
-  /^(?:(base_model\.model|unet|text_encoder\w*|transformer)\.)?(.+?)\.(?:(lora_A|lora_B|lora\.down|lora\.up)(?:\.default)?\.weight|alpha)$/
+  /^(?!lora_)(?:(base_model\.model|unet|text_encoder\w*|transformer|clip_[lg])\.)?(.+?)\.(?:lora[._](A|B|down|up)(?:\.default)?\.weight|alpha)$/
+/** OneTrainer's names of text encoders. */
+const ENCODERS: Record<string, string> = { clip_l: 'text_encoder', clip_g: 'text_encoder_2' }
 
-/** Writes diffusers' first names, `attn1.processor.to_out_lora.down`, as its later ones, `attn1.to_out.0.lora.down`. */
+/**
+ * Writes diffusers' first names as its later ones: `attn1.processor.to_out_lora.down` as `attn1.to_out.0.lora.down`, of text encoders
+ * `self_attn.to_q_lora.down` and `self_attn.q_proj.lora_linear_layer.down` as `self_attn.q_proj.lora.down`.
+ */
 function laterName(name: string): string {
-  const plain = name.replace('.processor.', '.')
-  return plain.replace(/\.to_(q|k|v|out)_lora\.(?=down|up)/, (_, part: string) => `.to_${part === 'out' ? 'out.0' : part}.lora.`)
+  const plain = name.replace('.processor.', '.').replace('.lora_linear_layer.', '.lora.')
+  const text = plain.replace(/\.self_attn\.to_(q|k|v|out)_lora\.(?=down|up)/, '.self_attn.$1_proj.lora.')
+  return text.replace(/\.to_(q|k|v|out)_lora\.(?=down|up)/, (_, part: string) => `.to_${part === 'out' ? 'out.0' : part}.lora.`)
 }
 
-/** Parses a tensor's name; undefined if it is neither diffusers' nor PEFT's. Without diffusers' prefix, the UNet is meant. */
+/** Parses a tensor's name; undefined if it is neither diffusers' nor PEFT's, nor OneTrainer's. Without diffusers' prefix, the UNet is meant. */
 export function parsePeftName(name: string): TensorName | undefined {
   const [, prefix, path, matrix] = NAME.exec(laterName(name)) ?? []
   if (path === undefined) return undefined
-  const alone = path.startsWith('text_model.') ? 'text_encoder' : 'unet'
-  const network = prefix === undefined || prefix === PREFIX ? alone : prefix
+  const alone = /^(text_model\.)?encoder\.layers\./.test(path) ? 'text_encoder' : 'unet'
+  const network = prefix === undefined || prefix === PREFIX ? alone : (ENCODERS[prefix] ?? prefix)
   return { network, layer: path.replaceAll('.', '_'), role: matrix === undefined ? 'alpha' : (ROLES[matrix] as string) }
+}
+
+/** Names a tensor as diffusers and PEFT do: `unet.mid_block.attentions.0.proj_in.lora_A.weight`. */
+export function peftName(network: string, path: string, role: string): string {
+  return `${network}.${path}.lora_${role === 'down' ? 'A' : 'B'}.weight`
+}
+
+/** Returns the value that most have. */
+function commonest(values: number[]): number {
+  const counts = new Map<number, number>()
+  for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1)
+  return [...counts].reduce((most, one) => (one[1] > most[1] ? one : most))[0]
+}
+
+/**
+ * Makes the config of adapters with alpha multiplied in, so that their scale is 1: what diffusers reads from `lora_adapter_metadata` and makes a
+ * LoraConfig of, by network (huggingface/diffusers:src/diffusers/loaders/lora_base.py).
+ */
+export function peftConfig(parameters: Parameter[]): Json {
+  const ranks = new Map<string, Map<string, number>>()
+  for (const { network, name, shape } of parameters) {
+    if (!name.endsWith('.up')) continue
+    const own = ranks.get(network) ?? new Map<string, number>()
+    // Text encoders of transformers 5 have no `text_model`; PEFT compares ends.
+    ranks.set(network, own.set(name.replace(/\.up$/, '').replace(/^text_model\./, ''), shape.at(-1) as number))
+  }
+  const configs = [...ranks].map(([network, own]) => {
+    const r = commonest([...own.values()])
+    const others = Object.fromEntries([...own].filter(([, rank]) => rank !== r).map(([path, rank]) => [path, rank]))
+    const config = { r, lora_alpha: r, rank_pattern: others, alpha_pattern: others, target_modules: [...own.keys()] }
+    return Object.entries(config).map(([key, value]) => [`${network}.${key}`, value])
+  })
+  return Object.fromEntries(configs.flat())
 }
 
 const MATCH = `

@@ -107,7 +107,7 @@ function optionOf(name: string, row: Row, group: string): Options {
   if (isSwitch(row)) return { ...shared, boolean: true, ...(value?.() === true ? { default: true } : {}) }
   if (kind.valueOptional) return shared
   const choices = wordsOf(row)
-  return { ...shared, string: true, requiresArg: true, ...(choices ? { choices } : {}) }
+  return { ...shared, string: true, requiresArg: true, ...(kind.several ? { array: true } : {}), ...(choices ? { choices } : {}) }
 }
 
 /** No word with one dash is longer, unless it is an option's value. */

@@ -2,7 +2,7 @@
 import { dirname, join } from 'node:path'
 import { describe, doctor } from '../doctor.js'
 import { runGeneration } from '../draw/generate.js'
-import type { TrainEvent } from '../events.js'
+import type { ModelEvent, TrainEvent } from '../events.js'
 import { makeFolder, writeAtomically, writeError } from '../files/atomic.js'
 import { resolve, resolveGenerateOptions, resolveTrainOptions } from '../options/resolve.js'
 import { defaulted, generateGroups, optional, type Table, trainGroups } from '../options/table.js'
@@ -10,7 +10,7 @@ import { flag, path } from '../options/values.js'
 import { type CurvePoint, lossCurvePng } from '../train/loss-curve.js'
 import { runTraining } from '../train/run.js'
 import type { Commands, Context } from './command.js'
-import { memory, stepLine } from './progress.js'
+import { downloadLine, downloadStartLine, memory, stepLine } from './progress.js'
 import { quote, without } from './shell.js'
 
 /** Options that every command has. */
@@ -27,7 +27,19 @@ export const commands: Commands = {
   doctor: { summary: 'Report whether this machine can train, and on what', options: { 'Command line': doctorOnly }, run: runDoctor },
 }
 
-function showTrain(event: TrainEvent, { progress, print, warn }: Context): void {
+/** Shows what reading a model tells; returns whether it was that. */
+function showModel(event: { type: string }, { progress, warn }: Context): event is ModelEvent {
+  const told = event as ModelEvent
+  if (told.type === 'warning') warn(told.code, told.message)
+  else if (told.type === 'download-start') progress.line(downloadStartLine(told))
+  else if (told.type === 'download') progress.update(downloadLine(told), told.done === told.total)
+  else return false
+  return true
+}
+
+function showTrain(event: TrainEvent, context: Context): void {
+  const { progress, print } = context
+  if (showModel(event, context)) return
   if (event.type === 'start') {
     const { model, steps, images, modules, parameters, resumedFrom, gradientCheckpointing, memoryOtherwise } = event
     const from = resumedFrom > 0 ? `, from step ${resumedFrom}` : ''
@@ -35,8 +47,6 @@ function showTrain(event: TrainEvent, { progress, print, warn }: Context): void 
     const size = `${modules} modules, ${parameters.toLocaleString('en')} parameters, ${memory(event.memory.total)} planned (${otherwise})`
     progress.line(`model: ${model}`)
     progress.line(`${images} images, ${steps} steps${from}; ${size}`)
-  } else if (event.type === 'warning') {
-    warn(event.code, event.message)
   } else if (event.type === 'cache') {
     progress.update(`${event.kind} ${event.done}/${event.total}`, event.done === event.total)
   } else if (event.type === 'step') {
@@ -96,13 +106,13 @@ async function runTrain(context: Context): Promise<boolean> {
 }
 
 async function runGenerate(context: Context): Promise<boolean> {
-  const { label, signal, print, warn, progress } = context
+  const { label, signal, print, progress } = context
   const { own, rest } = split(context, common)
   await runGeneration(resolveGenerateOptions({ output: 'image.png', ...rest }, label), {
     signal,
     onEvent: (event) => {
       if (own.json) print(JSON.stringify(event))
-      else if (event.type === 'warning') warn(event.code, event.message)
+      else if (showModel(event, context)) return
       else if (event.type === 'step') progress.update(`image ${event.picture}/${event.pictures}  step ${event.step}/${event.steps}`)
       else {
         progress.clear()

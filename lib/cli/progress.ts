@@ -1,5 +1,7 @@
 /** Progress: one line that is redrawn on a terminal, a plain line now and then elsewhere. */
-import type { StepEvent } from '../events.js'
+import { counted } from '../data/skipped.js'
+import { bytesOf } from '../errors.js'
+import type { DownloadEvent, DownloadStartEvent, StepEvent } from '../events.js'
 
 /** The part of a stream, such as `process.stderr`, that progress needs. */
 export interface Terminal {
@@ -79,4 +81,16 @@ export function stepLine(event: StepEvent): string {
     stepsPerSecond >= 1 || stepsPerSecond === 0 ? `${stepsPerSecond.toFixed(2)} steps/s` : `${(1 / stepsPerSecond).toFixed(2)} s/step`
   const count = `${String(step).padStart(String(steps).length)}/${steps}`
   return `step ${count}  loss ${loss.toFixed(4)} (average ${averageLoss.toFixed(4)})  ${rate}  ETA ${duration(etaSeconds)}  ${memory(memoryBytes)}`
+}
+
+/** Writes in one line what is going to be fetched. */
+export function downloadStartLine({ repository, commit, files, bytes, resumedBytes, folder }: DownloadStartEvent): string {
+  const here = resumedBytes > 0 ? `, ${bytesOf(resumedBytes)} of them here already` : ''
+  return `fetching ${repository} at ${commit.slice(0, 7)} from the Hugging Face Hub: ${counted(files, 'file')}, ${bytesOf(bytes)}${here}, to ${folder}`
+}
+
+/** Writes in one line how far a download is. */
+export function downloadLine({ file, done, total, bytesPerSecond, etaSeconds }: DownloadEvent): string {
+  const percent = `${Math.floor((100 * done) / total)}%`.padStart(4)
+  return `download ${percent}  ${bytesOf(done)} of ${bytesOf(total)}  ${bytesOf(bytesPerSecond)}/s  ETA ${duration(etaSeconds)}  ${file}`
 }

@@ -1,7 +1,7 @@
 /** `generate`: prompts and LoRAs in, PNG out, with the settings in its text. */
 import { basename, dirname, extname, join, resolve } from 'node:path'
 import { cut, LorafuseError, listed, rejecting, shown } from '../errors.js'
-import { Listener, type WarningEvent } from '../events.js'
+import { Listener, type ModelEvent, type WarningEvent } from '../events.js'
 import { makeFolder, writeAtomically, writeError } from '../files/atomic.js'
 import { hashFiles } from '../files/hashes.js'
 import { isFolder } from '../files/read.js'
@@ -18,7 +18,7 @@ export type GenerateEvent =
   | { type: 'step'; picture: number; pictures: number; step: number; steps: number }
   /** A picture is done; `path` is undefined if no file was asked for. */
   | { type: 'image'; path: string | undefined; width: number; height: number; parameters: string }
-  | WarningEvent
+  | ModelEvent
 
 export interface GeneratedImage {
   png: Uint8Array
@@ -211,7 +211,7 @@ async function drawing(options: ResolvedGenerateOptions, { signal, onEvent }: Ge
     throw new LorafuseError('OPTION_INVALID', 'Expected a LoRA to compare with but received none')
   }
   const listener = new Listener(onEvent)
-  const pipeline = await Pipeline.open(options)
+  const pipeline = await Pipeline.open(options, { signal, onEvent: (event) => listener.emit(event) })
   let images: GeneratedImage[]
   try {
     const size = await pipeline.size(options.width, options.height)

@@ -1,11 +1,12 @@
 /** Draws with a model: text → embeddings → a sampler over the UNet → VAE → pixels. */
 import { attachStack, type Warn } from '../adapters/adapter.js'
-import { readAdapters } from '../adapters/files.js'
+import { type AdapterFile, readAdapters } from '../adapters/files.js'
 import { type LoraPart, lora } from '../adapters/lora.js'
 import { computation, threadWarnings } from '../device.js'
 import { LorafuseError, rejecting, throwIfAborted } from '../errors.js'
 import type { WarningEvent } from '../events.js'
 import { allFinite } from '../files/floats.js'
+import type { HubContext } from '../models/hub.js'
 import { loraPrefixes, type Model, openSession, predictsV, type ReadOptions } from '../models/model.js'
 import { readModel } from '../models/read.js'
 import { type EncodedText, join, textInputs, timeIds } from '../models/text.js'
@@ -47,7 +48,7 @@ function checkFinite(data: Float32Array, what: string): void {
 
 /** An open model, which holds its memory until disposal. */
 export class Pipeline implements AsyncDisposable {
-  private readonly loras = new Map<string, Map<string, LoraPart>>()
+  private readonly loras = new Map<string, AdapterFile<LoraPart>>()
 
   private constructor(
     readonly model: Model,
@@ -56,9 +57,9 @@ export class Pipeline implements AsyncDisposable {
     readonly warnings: WarningEvent[],
   ) {}
 
-  /** Throws as `readModel` and `openSession`. */
-  static async open({ model: path, ...options }: PipelineOptions): Promise<Pipeline> {
-    const model = await readModel(path, options)
+  /** `context`: for a model that is fetched. Throws as `readModel` and `openSession`. */
+  static async open({ model: path, ...options }: PipelineOptions, context: HubContext = {}): Promise<Pipeline> {
+    const model = await readModel(path, options, context)
     const session = openSession(model, computation(options))
     return new Pipeline(model, session, threadWarnings(options.threads, session))
   }
@@ -90,20 +91,19 @@ export class Pipeline implements AsyncDisposable {
 
   private async stack(references: ({ path: string } & LoraWeights)[], warn: Warn | undefined): Promise<void> {
     const { family } = this.model
-    const layers = this.session.layers(family.trained).filter(lora.carries)
+    const networks = family.text.map(({ network }) => network).concat(family.trained)
     const target = {
-      network: family.trained,
-      layers,
+      layers: Object.fromEntries(networks.map((network) => [network, this.session.layers(network).filter(lora.carries)])),
       prefixes: loraPrefixes(family, this.model.networks),
       baseModelVersion: family.metadata(predictsV(this.model)).baseModelVersion,
     }
     const stack = []
-    for (const { path, unet } of references) {
-      const part = this.loras.get(path) ?? (await readAdapters(lora, path, target, warn))
-      this.loras.set(path, part)
-      stack.push({ part, weight: unet })
+    for (const { path, te, unet } of references) {
+      const file = this.loras.get(path) ?? (await readAdapters(lora, path, target, warn))
+      this.loras.set(path, file)
+      stack.push({ file, weight: (network: string) => (network === family.trained ? unet : te) })
     }
-    await attachStack(this.session, lora, family.trained, stack)
+    await attachStack(this.session, lora, stack)
   }
 
   private check(request: DrawRequest): void {
@@ -152,7 +152,7 @@ export class Pipeline implements AsyncDisposable {
       const repeated = { shape: [count, ...latents.shape.slice(1)], data: join(new Array<Float32Array>(count).fill(scaled)) }
       const timesteps = { shape: [count], data: new Float32Array(count).fill(timestep) }
       const run = this.session.run(this.model.family.trained, 'predict', { latents: repeated, timesteps, ...inputs })
-      predictions.push([await run].flat()[0]!.data)
+      predictions.push((await run)[0]!.data)
     }
     const all = join(predictions)
     checkFinite(all, 'the UNet')
@@ -182,8 +182,8 @@ export class Pipeline implements AsyncDisposable {
     }
     throwIfAborted(signal, 'The image')
     const unscaled = { shape, data: latents.map((value) => value / scalingFactor + shiftFactor) }
-    const pixels = [await this.session.run(family.vae, 'decode', { latents: unscaled })].flat()[0]!.data
-    checkFinite(pixels, 'the VAE')
-    return toPicture(pixels, width, height)
+    const [pixels] = await this.session.run(family.vae, 'decode', { latents: unscaled })
+    checkFinite(pixels!.data, 'the VAE')
+    return toPicture(pixels!.data, width, height)
   }
 }

@@ -67,6 +67,13 @@ async function checkReplaceable(path: string): Promise<void> {
   throw new LorafuseError('OUTPUT_NOT_WRITABLE', `Expected to be able to write a file ${path} but received ${kindOf(found)} of that name`)
 }
 
+/** Syncs the names in a folder. One that cannot be synced may lose the last of them in a power failure, no more. */
+export async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path, 'r').catch(() => undefined)
+  await folder?.sync().catch(() => undefined)
+  await folder?.close()
+}
+
 /**
  * Writes a file so that readers, and a crash, see either the old file or the whole new one: writes and syncs a temporary file beside it,
  * renames it, syncs the folder. Removes the temporary file on failure. Throws `DISK_FULL`, `OUTPUT_NOT_WRITABLE`, `TOO_MANY_FILES`,
@@ -87,8 +94,5 @@ export async function writeAtomically(path: string, content: Uint8Array | string
     if (file) await unlink(temporary).catch(() => undefined)
     throw writeError(path, cause)
   }
-  // The file is there; a folder that cannot be synced may lose its name in a power failure, no more.
-  const folder = await open(dirname(path), 'r').catch(() => undefined)
-  await folder?.sync().catch(() => undefined)
-  await folder?.close()
+  await syncFolder(dirname(path))
 }

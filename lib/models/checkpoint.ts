@@ -29,13 +29,15 @@ export async function readCheckpoint(path: string, what: string): Promise<Checkp
 }
 
 /** The types that the core reads. */
-const FLOATS: readonly string[] = ['F32', 'F16', 'BF16'] satisfies WeightEntry['dtype'][]
+const FLOATS: readonly string[] = ['F32', 'F16', 'BF16', 'F8_E4M3', 'F8_E5M2'] satisfies WeightEntry['dtype'][]
 
 /** What becomes of a tensor under the core's name. Throws where it cannot be used as it lies in the file. */
 function weightOf({ name: theirs, dtype, shape, offset, problem }: CheckpointTensor, name: string, path: string): WeightEntry {
   if (problem !== undefined) throw unreadable(path, `tensor ${shown(theirs)} whole and in its order but ${problem}`)
   if (!FLOATS.includes(dtype))
-    throw unsupported(`Expected ${FLOATS.join(', ')} for tensor ${shown(theirs)} in ${path} but received ${dtype}`)
+    throw unsupported(
+      `Expected ${FLOATS.slice(0, -1).join(', ')} or ${FLOATS.at(-1)} for tensor ${shown(theirs)} in ${path} but received ${dtype}`,
+    )
   return { name, dtype: dtype as WeightEntry['dtype'], shape, offset }
 }
 

@@ -3,11 +3,11 @@ import { basename, join } from 'node:path'
 import { LorafuseError, shown } from '../errors.js'
 import { isRecord, type Json, readRecord } from '../files/json.js'
 import { exists, listFolder, unlessMissing } from '../files/read.js'
-import { readHeader } from '../files/safetensors.js'
-import type { Network, WeightEntry, WeightFile } from '../native.js'
-import { ConfigReader, unsupported } from './configs.js'
+import type { Network, WeightFile } from '../native.js'
+import { readCheckpoint, weightsOf } from './checkpoint.js'
+import { ConfigReader } from './configs.js'
 import { foreignModel, foreignPipeline } from './families.js'
-import type { Parts } from './model.js'
+import type { NetworkParts, Parts } from './model.js'
 import { ourName } from './names.js'
 import { loadTokenizer } from './tokenizer.js'
 
@@ -33,7 +33,7 @@ async function readConfig(path: string, what: string): Promise<ConfigReader> {
 async function readShards(index: string, what: string): Promise<string[]> {
   const { weight_map: map } = (await readConfig(index, what)).json
   const shards = isRecord(map) ? [...new Set(Object.values(map))] : []
-  const odd = shards.find((shard) => typeof shard !== 'string' || !/^[^/\\\0]+\.safetensors$/.test(shard))
+  const odd = shards.find((shard) => typeof shard !== 'string' || !/^[^/\\\0]+\.(safetensors|bin)$/.test(shard))
   if (shards.length === 0 || odd !== undefined) throw invalidPart(index, 'names of .safetensors files in a weight_map', shown(odd ?? map))
   return (shards as string[]).sort()
 }
@@ -41,35 +41,39 @@ async function readShards(index: string, what: string): Promise<string[]> {
 /** Variants of weights, as their names have them; the first that is there is taken. */
 const VARIANTS = ['', '.fp32', '.fp16', '.bf16', '.non_ema']
 
-/** Finds a network's weight files: one, or the shards that an index lists. */
-async function weightPaths(folder: string, stem: string, what: string): Promise<string[]> {
-  const title = `${what}'s weights`
-  for (const variant of VARIANTS) {
-    const single = join(folder, `${stem}${variant}.safetensors`)
-    if (await exists(single, title)) return [single]
-    const index = join(folder, `${stem}.safetensors.index${variant}.json`)
-    if (!(await exists(index, title))) continue
-    const paths = (await readShards(index, what)).map((shard) => join(folder, shard))
-    for (const path of paths) if (!(await exists(path, title))) throw incomplete(title, path)
-    return paths
-  }
-  const pickle = (await listFolder(folder, title)).find((name) => /\.(bin|ckpt|pt)$/.test(name))
-  const hint = pickle === undefined ? '' : ` (${pickle} is a pickle, which may run code: save the model as safetensors)`
-  throw incomplete(title, `${join(folder, stem)}.safetensors${hint}`)
+/** The names of weight files, of each architecture; pickles where there is no safetensors file. */
+const STEMS: Record<Network['architecture'], [stem: string, extension: string][]> = {
+  unet: ['safetensors', 'bin'].map((extension) => ['diffusion_pytorch_model', extension]),
+  vae: ['safetensors', 'bin'].map((extension) => ['diffusion_pytorch_model', extension]),
+  clip: [
+    ['model', 'safetensors'],
+    ['pytorch_model', 'bin'],
+  ],
 }
 
-/** Reads the headers of a network's weights. Leaves out integer tensors (`position_ids`), refuses 8- and 64-bit floats. */
-async function readWeights(folder: string, architecture: Network['architecture'], what: string): Promise<WeightFile[]> {
-  const stem = architecture === 'clip' ? 'model' : 'diffusion_pytorch_model'
-  const files: WeightFile[] = []
-  for (const path of await weightPaths(folder, stem, what)) {
-    const tensors: WeightEntry[] = []
-    for (const { name, dtype, shape, offset } of (await readHeader(path, `${what}'s weights`)).tensors) {
-      if (dtype === 'F32' || dtype === 'F16' || dtype === 'BF16') tensors.push({ name: ourName(architecture, name), dtype, shape, offset })
-      else if (/^[FC]/.test(dtype))
-        throw unsupported(`Expected F32, F16 or BF16 for tensor ${shown(name)} in ${path} but received ${dtype}`)
+/** Finds a network's weight files: one, or the shards that an index lists. */
+async function weightPaths(folder: string, architecture: Network['architecture'], what: string): Promise<string[]> {
+  const title = `${what}'s weights`
+  for (const [stem, extension] of STEMS[architecture]) {
+    for (const variant of VARIANTS) {
+      const single = join(folder, `${stem}${variant}.${extension}`)
+      if (await exists(single, title)) return [single]
+      const index = join(folder, `${stem}.${extension}.index${variant}.json`)
+      if (!(await exists(index, title))) continue
+      const paths = (await readShards(index, what)).map((shard) => join(folder, shard))
+      for (const path of paths) if (!(await exists(path, title))) throw incomplete(title, path)
+      return paths
     }
-    files.push({ path, tensors })
+  }
+  throw incomplete(title, join(folder, STEMS[architecture][0]!.join('.')))
+}
+
+/** Reads the headers of a network's weights. */
+async function readWeights(folder: string, architecture: Network['architecture'], what: string): Promise<WeightFile[]> {
+  const files: WeightFile[] = []
+  for (const path of await weightPaths(folder, architecture, what)) {
+    const checkpoint = await readCheckpoint(path, `${what}'s weights`)
+    files.push(weightsOf(checkpoint, (name) => ourName(architecture, name)))
   }
   return files
 }
@@ -94,16 +98,19 @@ const PARTS: Record<string, { architecture: Network['architecture']; title: stri
   vae: { architecture: 'vae', title: 'the VAE' },
 }
 
+/** Reads the folder of one network, by the name that diffusers gives it. */
+export async function readNetworkFolder(folder: string, network: string): Promise<NetworkParts> {
+  const { architecture, title } = PARTS[network]!
+  const config = await readConfig(join(folder, 'config.json'), title)
+  return { config, files: await readWeights(folder, architecture, title) }
+}
+
 /** Reads configs and weight headers of a folder in diffusers' layout. Throws as `readModel`. */
 export async function readDiffusers(folder: string): Promise<Parts> {
   const names = await listFolder(folder, 'a model folder')
   await checkKind(folder, names)
   const networks: Parts['networks'] = {}
-  for (const [name, { architecture, title }] of Object.entries(PARTS)) {
-    if (!names.includes(name)) continue
-    const config = await readConfig(join(folder, name, 'config.json'), title)
-    networks[name] = { config, files: await readWeights(join(folder, name), architecture, title) }
-  }
+  for (const name of Object.keys(PARTS)) if (names.includes(name)) networks[name] = await readNetworkFolder(join(folder, name), name)
   const scheduler = 'scheduler/scheduler_config.json'
   return {
     name: basename(folder),

@@ -44,7 +44,7 @@ const CHANNELS: Record<number, string> = {
 const REFINER_CONTEXT = 1280
 
 /** Names what a UNet belongs to that only looks like one of a known family. */
-function foreignUNet({ json }: ConfigReader): string | undefined {
+export function foreignUNet({ json }: ConfigReader): string | undefined {
   if (json.addition_embed_type === 'text_time' && json.cross_attention_dim === REFINER_CONTEXT) return 'the refiner of SDXL'
   if (json.encoder_hid_dim_type === 'text_proj') return 'DeepFloyd IF'
   if (typeof json.encoder_hid_dim_type === 'string') return 'Kandinsky'

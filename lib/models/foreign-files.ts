@@ -32,6 +32,7 @@ const KEYS: [RegExp, string][] = [
 
 /** What is left to be told once no UNet was found. */
 const PARTS: [RegExp, string][] = [
+  [/^model\.diffusion_model\./, 'a model of another architecture'],
   [/^(down_blocks|mid_block|conv_in)\./, 'a UNet alone, a part of a diffusers folder, which is needed as a whole'],
   [/^(first_stage_model\.)?(encoder\.(down|down_blocks)|decoder\.(up|up_blocks))\./, 'a VAE alone'],
   [/^(text_model|cond_stage_model|conditioner|transformer\.resblocks|embeddings|encoder\.(layers|block))\b/, 'a text encoder alone'],

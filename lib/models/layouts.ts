@@ -14,7 +14,7 @@ const GROUPS = 32
 /** Sinusoids of each of SDXL's sizes. */
 const TIME_EMBED = 256
 /** Features of OpenCLIP ViT-H/14's tokens: the context of SD2. */
-export const SD2_CONTEXT = 1024
+const SD2_CONTEXT = 1024
 
 /** Counts from 0 what has a shape. */
 function count(has: (i: number) => boolean): number {
@@ -180,6 +180,7 @@ export function openClipLayout(shapes: Shapes, isSd2: boolean): Json | undefined
   const layers = count((i) => shapes.has(layer(i)))
   const used = isSd2 ? Math.min(layers, SD2_LAYERS) : layers
   const config = textConfig(tokens, shapes.get('positional_embedding'), used, shapes.get(layer(0)), 'gelu')
-  const projection = shapes.get('text_projection')
-  return { ...config, ...(projection && !isSd2 && { projection_dim: projection[1] }) }
+  // Some files have transformers' matrix, which is turned.
+  const projected = shapes.get('text_projection')?.[1] ?? shapes.get('text_projection.weight')?.[0]
+  return { ...config, ...(projected !== undefined && !isSd2 && { projection_dim: projected }) }
 }

@@ -79,7 +79,7 @@ export interface Parts {
 }
 
 /** What `readModel` heeds of the options. */
-export type ReadOptions = Partial<Pick<ResolvedTrainOptions, 'predictionType' | 'zeroTerminalSnr'>>
+export type ReadOptions = Partial<Pick<ResolvedTrainOptions, 'predictionType' | 'zeroTerminalSnr' | 'vae' | 'textEncoder'>>
 
 export interface Model {
   /** The name of its folder or file. */
@@ -140,6 +140,6 @@ export function loraPrefixes({ networks }: Family, models: Record<string, Pick<N
 export const predictsV = ({ scheduler }: Pick<Model, 'scheduler'>) => scheduler.predictionType === 'v_prediction'
 
 /** Opens a session on a model's networks; their weights are mapped, not read. Throws `NATIVE_NOT_FOUND`. */
-export function openSession({ networks }: Model, options: Computation & Pick<SessionOptions, 'recompute'>): Session {
+export function openSession({ networks }: Model, options: Computation & Pick<SessionOptions, 'recompute' | 'text'>): Session {
   return new (native().Session)({ ...options, networks })
 }

@@ -3,6 +3,7 @@ import { resolve } from 'node:path'
 import { LorafuseError } from '../errors.js'
 import { isFolder } from '../files/read.js'
 import type { Network, NetworkConfig } from '../native.js'
+import { readComponents } from './components.js'
 import {
   type pooledTextEncoderConfig,
   type SchedulerConfig,
@@ -14,6 +15,7 @@ import {
 } from './configs.js'
 import { invalidPart, readDiffusers } from './diffusers.js'
 import { familyOf } from './families.js'
+import { type HubContext, locateModel } from './hub.js'
 import { type Family, lazyHashes, type Model, type Parts, type ReadOptions } from './model.js'
 import { readSingleFile } from './single-file.js'
 import { TIME_IDS } from './text.js'
@@ -22,13 +24,16 @@ import type { Tokenizer } from './tokenizer.js'
 /** Latents of a side of the size that a model was trained at. */
 const MOST_LATENTS = 1024
 
-/** Picks the reader of what is at a path. */
-async function readParts(path: string): Promise<Parts> {
+/** Finds a model, on the Hub where there is no such path, and picks the reader of what is there. */
+async function readParts(model: string, context: HubContext): Promise<Parts> {
+  const { path, name } = await locateModel(model, context)
   const place = resolve(path)
   const found = await isFolder(place, 'a model')
   if (found === undefined)
     throw new LorafuseError('MODEL_NOT_FOUND', `Expected a model folder at ${place} but received nothing: there is no such folder`)
-  return found ? readDiffusers(place) : readSingleFile(place)
+  if (!found) return readSingleFile(place)
+  const parts = await readDiffusers(place)
+  return name === undefined ? parts : { ...parts, name }
 }
 
 /** Checks that what the networks say about each other agrees. */
@@ -104,10 +109,12 @@ function readNetworks(family: Family, parts: Parts): Record<string, Network> {
 
 /**
  * Reads and checks a model's configs, tokenizers and weight headers, but no weights. Throws `MODEL_NOT_FOUND`, `MODEL_INCOMPLETE` (which
- * part, where), `MODEL_INVALID` (a config), `MODEL_UNSUPPORTED`, `TOKENIZER_INVALID`, `SAFETENSORS_INVALID`, and as `openFile`.
+ * part, where), `MODEL_INVALID` (a config), `MODEL_UNSUPPORTED`, `TOKENIZER_INVALID`, `SAFETENSORS_INVALID`, as `openFile` and as
+ * `resolveHubModel`. `context`: for a model that is fetched.
  */
-export async function readModel(path: string, options: ReadOptions = {}): Promise<Model> {
-  const parts = await readParts(path)
+export async function readModel(model: string, options: ReadOptions = {}, context: HubContext = {}): Promise<Model> {
+  const found = await readParts(model, context)
+  const parts = { ...found, networks: { ...found.networks, ...(await readComponents(options, context)) } }
   const family = familyOf(parts)
   const networks = readNetworks(family, parts)
   const configOf = <Config>(name: string) => networks[name]!.config as Config

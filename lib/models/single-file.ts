@@ -11,10 +11,11 @@ import { type Checkpoint, readCheckpoint, weightsOf } from './checkpoint.js'
 import { ConfigReader, type UNetConfig, type VaeConfig } from './configs.js'
 import { foreignModel } from './families.js'
 import { foreignKind, kindWithoutUNet } from './foreign-files.js'
-import { clipLayout, openClipLayout, SD2_CONTEXT, type Shapes, unetLayout, vaeLayout } from './layouts.js'
+import { clipLayout, openClipLayout, type Shapes, unetLayout, vaeLayout } from './layouts.js'
 import { openClipNames, unetNames, vaeNames } from './ldm-names.js'
 import type { NetworkParts, Parts } from './model.js'
 import { ourName } from './names.js'
+import { sd2 } from './sd2.js'
 import { clipTokenizer } from './tokenizer.js'
 
 const WHAT = 'a checkpoint'
@@ -65,7 +66,8 @@ const readOpenClip = (isSd2: boolean) => (shapes: Shapes) => {
   const config = openClipLayout(shapes, isSd2)
   if (!config) return undefined
   const names = openClipNames(config.num_hidden_layers as number)
-  return { config, rename: (name: string) => (name === 'text_projection' && !isSd2 ? name : names.diffusers(name)) }
+  const isProjection = (name: string) => !isSd2 && /^text_projection(\.weight)?$/.test(name)
+  return { config, rename: (name: string) => (isProjection(name) ? name : names.diffusers(name)) }
 }
 
 /** The networks of a whole checkpoint; of two layouts of one, a file has one. */
@@ -79,13 +81,26 @@ const LAYOUTS: Layout[] = [
   { network: 'text_encoder_2', prefix: 'conditioner.embedders.1.transformer.', read: readClip('gelu') },
 ]
 
+/** Features of OpenCLIP's tokens in SD2, whose text encoder is its only one, and in SDXL, whose second it is. */
+const [OPEN_CLIP_H, OPEN_CLIP_G] = [1024, 1280]
+
+/** Reads a text encoder of its own file where it is as wide as this network's. */
+const ofWidth = (least: number, below: number, read: Layout['read']) => (shapes: Shapes, path: string) => {
+  const found = read(shapes, path)
+  const width = found?.config.hidden_size as number
+  return width >= least && width < below ? found : undefined
+}
+
 /** Networks in a file of their own. */
 const ALONE: Layout[] = [
   { network: 'unet', prefix: '', read: readUNet },
   { network: 'unet', prefix: 'diffusion_model.', read: readUNet },
   { network: 'vae', prefix: '', read: readVae },
-  { network: 'text_encoder', prefix: '', read: readClip() },
-  { network: 'text_encoder_2', prefix: '', read: readOpenClip(false) },
+  { network: 'text_encoder', prefix: '', read: ofWidth(0, OPEN_CLIP_H, readClip()) },
+  { network: 'text_encoder', prefix: '', read: ofWidth(OPEN_CLIP_H, OPEN_CLIP_G, readClip('gelu')) },
+  { network: 'text_encoder', prefix: '', read: ofWidth(0, OPEN_CLIP_G, readOpenClip(true)) },
+  { network: 'text_encoder_2', prefix: '', read: ofWidth(OPEN_CLIP_G, Infinity, readClip('gelu')) },
+  { network: 'text_encoder_2', prefix: '', read: ofWidth(OPEN_CLIP_G, Infinity, readOpenClip(false)) },
 ]
 
 /** Reads a network where a layout fits. */
@@ -153,7 +168,7 @@ export async function readSingleFile(path: string): Promise<Parts> {
   const networks = networksIn(checkpoint)
   const unet = networks.unet
   if (!unet) throw foreignModel(path, kindWithoutUNet(names))
-  const isSd2 = unet.config.json.cross_attention_dim === SD2_CONTEXT
+  const isSd2 = sd2.matches(unet.config)
   const { type, by } = await predictionOf(checkpoint, isSd2)
   Object.assign(unet.config.json, sampleSize(checkpoint, isSd2, type))
   const scheduler = { ...SCHEDULER, prediction_type: type, rescale_betas_zero_snr: names.includes('ztsnr') }

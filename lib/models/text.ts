@@ -93,7 +93,7 @@ export async function encodeChunks(
     const ids = idsOf(tokenizer)
     const inputs: Inputs = { ids: { shape: [ids.length / tokenizer.length, tokenizer.length], data: ids } }
     if (encoding.pooled) inputs.last = { shape: [1], data: Int32Array.of(pooledRow(ids, tokenizer)) }
-    const [states, pool] = [await session.run(network, 'encode', inputs, encodeSettings(encoding, clipSkip))].flat()
+    const [states, pool] = await session.run(network, 'encode', inputs, encodeSettings(encoding, clipSkip))
     const width = states!.shape.at(-1)!
     parts.push({ width, states: arrange(states!.data, width, tokenizer) })
     pooled ??= pool?.data
@@ -105,6 +105,46 @@ export async function encodeChunks(
 export function encodeText(session: Pick<Session, 'run'>, model: TextModel, text: string, options: TextOptions): Promise<EncodedText> {
   const ids = (tokenizer: Tokenizer) => tokenizer.encode(text, chunksOf(options))
   return encodeChunks(session, model, options.clipSkip, { ids, arrange: joinChunks })
+}
+
+/** One text as the chunks of ids `[chunks, length]` of each text encoder, for steps that encode it. */
+export type TextIds = Record<string, Int32Array>
+
+/** Makes the ids of a text, by the networks of the family's text encoders. */
+export function textIds({ family, tokenizers }: TextModel, text: string, options: Pick<TextOptions, 'maxTokenLength'>): TextIds {
+  return Object.fromEntries(family.text.map(({ network }) => [network, tokenizers[network]!.encode(text, chunksOf(options))]))
+}
+
+/** Returns the shapes of the inputs of a step that encodes `n` texts: see `Session.load`. */
+export function textIdsShapes(model: TextModel, n: number, options: Pick<TextOptions, 'maxTokenLength'>): Record<string, number[]> {
+  const shapes: Record<string, number[]> = {}
+  for (const { network, pooled } of model.family.text) {
+    shapes[`${network}.ids`] = [n * chunksOf(options), model.tokenizers[network]!.length]
+    shapes[`${network}.rows`] = [n, contextLength(model, options)]
+    if (pooled) shapes[`${network}.last`] = [n]
+  }
+  return shapes
+}
+
+/** Makes the inputs of a step that encodes texts. */
+export function textIdsInputs(model: TextModel, texts: TextIds[], options: Pick<TextOptions, 'maxTokenLength'>): Inputs {
+  const [shapes, chunks] = [textIdsShapes(model, texts.length, options), chunksOf(options)]
+  const inputs: Inputs = {}
+  const add = (name: string, data: Int32Array) => (inputs[name] = { shape: shapes[name]!, data })
+  for (const { network, pooled } of model.family.text) {
+    const tokenizer = model.tokenizers[network]!
+    const own = texts.map((ids) => ids[network]!)
+    const size = chunks * tokenizer.length
+    const rows = contextRows(chunks, tokenizer.length)
+    add(`${network}.ids`, join(own))
+    add(`${network}.rows`, Int32Array.from(own.flatMap((_, i) => rows.map((row) => i * size + row))))
+    if (pooled)
+      add(
+        `${network}.last`,
+        Int32Array.from(own, (ids, i) => i * size + pooledRow(ids, tokenizer)),
+      )
+  }
+  return inputs
 }
 
 /** Concatenates arrays of equal length; a single one is returned as it is. */

@@ -3,7 +3,7 @@
  * the other and the storages behind them before (pytorch/pytorch:torch/serialization.py). Tensors are used where they lie in the file.
  */
 import type { FileHandle } from 'node:fs/promises'
-import { type Entry, fromFdPromise, type ZipFile } from 'yauzl'
+import { type Entry, fromRandomAccessReaderPromise, RandomAccessReader, type ZipFile } from 'yauzl'
 import { cut, LorafuseError, shown } from '../errors.js'
 import { openFile, pathError, readRange } from '../files/read.js'
 import { byteWidth, type TensorEntry } from '../files/safetensors.js'
@@ -144,8 +144,26 @@ function checkOverlaps(places: Map<string, Place>, path: string): void {
   }
 }
 
+/** Reads for yauzl, whose own reader of files throws where nobody catches it when an offset is absurd. */
+class ZipReader extends RandomAccessReader {
+  constructor(private readonly file: FileHandle) {
+    super()
+  }
+
+  override read(
+    buffer: Buffer,
+    offset: number,
+    length: number,
+    position: number,
+    callback: (error: Error | null, bytesRead?: number) => void,
+  ) {
+    this.file.read(buffer, offset, length, position).then(({ bytesRead }) => callback(null, bytesRead), callback)
+  }
+}
+
 async function readZip(file: FileHandle, path: string, turn: Turn): Promise<Checkpoint> {
-  const zip = await fromFdPromise(file.fd)
+  const { size } = await file.stat()
+  const zip = await fromRandomAccessReaderPromise(new ZipReader(file), size, { autoClose: false })
   const members = await membersOf(zip, path)
   const pickle = [...members.values()].find(({ fileName }) => /(^|\/)data\.pkl$/.test(fileName))
   if (!pickle) throw unreadable(path, 'a zip that torch.save wrote but this one has no member data.pkl')

@@ -15,7 +15,6 @@ const use = (option: string) => `use ${option}`
 
 const instead: Instead[] = [
   { names: 'network_module', advice: leaveOut('what is trained is a LoRA, as by networks.lora') },
-  { names: 'network_train_unet_only', advice: leaveOut('the UNet alone is trained') },
   {
     names: 'cache_latents cache_latents_to_disk cache_text_encoder_outputs cache_text_encoder_outputs_to_disk skip_cache_check',
     advice: leaveOut('latents and text embeddings are computed once and held in memory'),
@@ -35,11 +34,11 @@ const instead: Instead[] = [
   { names: 'optimizer_args', advice: use, option: 'weightDecay' },
   { names: 'unet_lr', advice: use, option: 'learningRate' },
   { names: 'caption_extention', advice: use, option: 'captionExtension' },
-  { names: 'full_fp16 full_bf16 fp8_base fp8_base_unet no_half_vae', advice: use, option: 'precision' },
-  { names: 'text_encoder_lr network_train_text_encoder_only', advice: missing('the text encoder stays as it is') },
+  { names: 'full_fp16 full_bf16 fp8_base fp8_base_unet', advice: use, option: 'precision' },
+  { names: 'no_half_vae', advice: leaveOut('the VAE always computes in f32') },
+  { names: 'disable_mmap_load_safetensors', advice: leaveOut('weights are mapped, not read') },
   { names: 'v2', advice: leaveOut('the family of a model is found from its files') },
   { names: 'v_parameterization', advice: (option) => `${use(option)} v_prediction`, option: 'predictionType' },
-  { names: 'vae', advice: missing('a model has its VAE') },
   {
     names: 'network_weights dim_from_weights base_weights base_weights_multiplier',
     advice: missing('a LoRA is trained from its beginning'),

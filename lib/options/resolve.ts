@@ -111,6 +111,22 @@ export function resolve<T extends Table>(command: string, table: T, input: unkno
 /** Smaller ones lose digits in f32, and become 0, which means the rank. */
 const LEAST_ALPHA = 1e-37
 
+/** Checks the options that say whether text encoders are trained. Throws `OPTION_INVALID` where two contradict each other. */
+function checkTextOptions(options: Resolved<typeof trainTable>, label: Label): void {
+  const { textEncoderLr, networkTrainUnetOnly, networkTrainTextEncoderOnly, stopTextEncoderTraining } = options
+  const either = (one: string, other: string) => {
+    throw new LorafuseError('OPTION_INVALID', `Expected ${label(one)} or ${label(other)} but received both`)
+  }
+  if (networkTrainUnetOnly && textEncoderLr) either('networkTrainUnetOnly', 'textEncoderLr')
+  if (networkTrainUnetOnly && networkTrainTextEncoderOnly) either('networkTrainUnetOnly', 'networkTrainTextEncoderOnly')
+  if (stopTextEncoderTraining === undefined) return
+  if (networkTrainTextEncoderOnly) either('stopTextEncoderTraining', 'networkTrainTextEncoderOnly')
+  if (!textEncoderLr) {
+    const message = `Expected ${label('textEncoderLr')} beside ${label('stopTextEncoderTraining')} but received none`
+    throw new LorafuseError('OPTION_INVALID', message)
+  }
+}
+
 /** Checks what `train` was given. Throws `OPTION_REQUIRED`, `OPTION_INVALID`, `OPTION_UNKNOWN`. */
 export function resolveTrainOptions(input: unknown, label: Label = asIs): ResolvedTrainOptions {
   const options = resolve('train', trainTable, input, label)
@@ -125,6 +141,7 @@ export function resolveTrainOptions(input: unknown, label: Label = asIs): Resolv
     const most = `at most ${label('resolution')}, ${options.resolution},`
     throw new LorafuseError('OPTION_INVALID', `Expected ${most} for ${label('bucketStep')} but received ${options.bucketStep}`)
   }
+  checkTextOptions(options, label)
   const alpha = options.alpha || options.rank
   const { convRank } = options
   if (convRank === undefined && options.convAlpha !== undefined) {

@@ -2,7 +2,22 @@
 import { availableParallelism } from 'node:os'
 import { kohyaScheduler, type LrSchedulerName, lrSchedulerNames } from './lr-schedulers.js'
 import { samplerAliases, samplerNames } from './samplers.js'
-import { choice, colour, fileName, flag, integer, type Kind, list, lora, number, path, resolution, resumeFrom, text } from './values.js'
+import {
+  choice,
+  colour,
+  fileName,
+  flag,
+  integer,
+  type Kind,
+  list,
+  lora,
+  number,
+  path,
+  resolution,
+  resumeFrom,
+  several,
+  text,
+} from './values.js'
 
 /** An option with `default` always has a value; one that is `optional` may stay undefined. */
 export type Presence = 'required' | 'default' | 'optional'
@@ -80,10 +95,25 @@ const machine = {
   }),
 }
 
+/** Networks apart from the model. */
+const vae = optional(path, "VAE in place of the model's: a file (safetensors or a pickle), a folder, or owner/name/file on the Hub", {
+  defaultText: "the model's",
+  kohya: ['vae'],
+})
+const textEncoder = optional(list(path), "Text encoder in place of the model's: a file or a folder; repeat it for the two of SDXL", {
+  defaultText: "the model's",
+})
+
 const files = {
-  model: required(path, 'Base model: a folder of Stable Diffusion 1.x, 2.x or XL in the diffusers layout', {
-    kohya: ['pretrained_model_name_or_path'],
-  }),
+  model: required(
+    path,
+    'Base model of Stable Diffusion 1.x, 2.x or XL: a folder in the diffusers layout, a checkpoint in one file, or owner/name on the Hugging Face Hub',
+    {
+      kohya: ['pretrained_model_name_or_path'],
+    },
+  ),
+  vae,
+  textEncoder,
   images: required(path, 'Folder of training images with .txt or .caption files beside them, or with N_class subfolders (N repeats)', {
     kohya: ['train_data_dir'],
   }),
@@ -131,6 +161,9 @@ const prediction = {
   }),
 }
 
+const rate = number({ min: 0, max: 1 })
+const MOST_TEXT_ENCODERS = 2
+
 /** All of them change the result: see `fixed`. */
 const training = {
   batchSize: defaulted(integer({ min: 1, max: 1024 }), 1, 'Images per batch', { kohya: ['train_batch_size'] }),
@@ -157,7 +190,17 @@ const training = {
     "Layers of the UNet's transformer blocks that get a LoRA: default is kohya's (attention, feed-forward, projections), " +
       'attention is only q, k, v and out',
   ),
-  learningRate: defaulted(number({ min: 0, max: 1 }), 1e-4, 'Learning rate', { kohya: ['learning_rate'] }),
+  learningRate: defaulted(rate, 1e-4, 'Learning rate', { kohya: ['learning_rate'] }),
+  textEncoderLr: optional(
+    several(rate, MOST_TEXT_ENCODERS),
+    'Learning rate of the text encoders, which are trained then; two rates for those of SDXL, of which one may be 0',
+    { defaultText: 'not trained', kohya: ['text_encoder_lr'] },
+  ),
+  networkTrainUnetOnly: optional(flag, 'Train the UNet alone, as without textEncoderLr', { kohya: ['network_train_unet_only'] }),
+  networkTrainTextEncoderOnly: optional(flag, 'Train the text encoders alone', { kohya: ['network_train_text_encoder_only'] }),
+  stopTextEncoderTraining: optional(integer({ min: 1 }), 'Steps after which the text encoders stay as they are', {
+    kohya: ['stop_text_encoder_training'],
+  }),
   lrScheduler: defaulted(
     choice(lrSchedulerNames, schedulerAliases),
     'constant',
@@ -200,6 +243,11 @@ const saving = {
     'Data type of the saved LoRA',
     { kohya: ['save_precision'] },
   ),
+  networkFormat: defaulted(
+    choice(['kohya', 'peft']),
+    'kohya',
+    "Names in the LoRA file: kohya's, which all tools read, or those of diffusers and PEFT, with alpha multiplied in",
+  ),
   resume: optional(resumeFrom, 'Resume from a training state; without a path, from the newest one of this name in the output folder', {
     kohya: ['resume'],
   }),
@@ -209,8 +257,7 @@ const memory = {
   gradientCheckpointing: defaulted(
     flag,
     false,
-    'Compute parts of the UNet again in the backward pass instead of keeping them: half the memory or less, a third more time; ' +
-      'on the CPU, the same result',
+    'Compute parts of the UNet again in the backward pass instead of keeping them: far less memory, more time; on the CPU, the same result',
     { kohya: ['gradient_checkpointing'] },
   ),
 }
@@ -225,10 +272,12 @@ export const trainGroups = {
 export const trainTable = rowsOf(trainGroups)
 
 /** Names the options that change the result, so that a resumed run must have the same values. */
-export const fixed = Object.keys({ ...images, ...training, precision: machine.precision }) as (keyof typeof trainTable)[]
+export const fixed = Object.keys({ ...images, ...training, vae, textEncoder, precision: machine.precision }) as (keyof typeof trainTable)[]
 
 const image = {
   model: files.model,
+  vae,
+  textEncoder,
   prompt: required(list(text), 'Prompt; repeat it for several images. <lora:name:0.8> in a prompt applies that LoRA to it'),
   negativePrompt: defaulted(text, '', 'Negative prompt'),
   lora: defaulted(list(lora), [], 'LoRA file to apply, with its weight as in file:0.8; repeat it to combine several', {

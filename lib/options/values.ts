@@ -16,6 +16,8 @@ export interface Kind<Input, Value> {
   valueOptional?: boolean
   /** The option may be given several times. */
   repeatable?: boolean
+  /** Several values may follow the option. */
+  several?: boolean
   /** Completes "Expected …" in errors, e.g. `a whole number of 1 or more`. */
   expected: string
   /** Stands for the value in help, e.g. `N`; booleans have none. */
@@ -166,6 +168,20 @@ export function list<Input, Value>(kind: Kind<Input, Value>): Kind<Input | Input
     accept: (input) => {
       const values = (Array.isArray(input) ? input : [input]).map(accept)
       return values.includes(undefined) ? undefined : (values as Value[])
+    },
+  }
+}
+
+/** One value of a kind, or up to `most`, one after the other. */
+export function several<Input, Value>(kind: Kind<Input, Value>, most: number): Kind<Input | Input[], Value[]> {
+  const any = list(kind)
+  return {
+    ...any,
+    several: true,
+    expected: `${kind.expected}, or up to ${most} of them`,
+    accept: (input) => {
+      const values = any.accept(input)
+      return values && values.length > 0 && values.length <= most ? values : undefined
     },
   }
 }

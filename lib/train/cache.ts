@@ -3,10 +3,11 @@ import { cropOf, isBadImage, loadImage } from '../data/images.js'
 import { checkUsable, type DatasetWarning, type Skipped, skippedFile, warningsOf } from '../data/skipped.js'
 import { LorafuseError } from '../errors.js'
 import type { Model } from '../models/model.js'
-import { type EncodedText, encodeText, type Sizes, type TextOptions } from '../models/text.js'
+import { type EncodedText, encodeText, type Sizes, type TextIds, type TextOptions, textIds } from '../models/text.js'
 import type { Session } from '../native.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
 import { normal, uniform } from '../random.js'
+import { turns } from '../turns.js'
 import type { TrainingImage } from './training-images.js'
 
 /** An image's scaled latents `[h, w, C]`, and those of its mirror image with `flip`; where each comes from. */
@@ -67,12 +68,12 @@ export async function cacheLatents(
   const total = images.length * variants
   let done = 0
   const encode = async ({ path, bucket: { width, height } }: TrainingImage, pixels: Float32Array, index: number, mirrored: boolean) => {
-    const moments = await session.run(model.family.vae, 'encode', { pixels: { shape: [1, height, width, 3], data: pixels } })
-    const channels = moments.shape.at(-1)! / 2
-    const noise = normal({ seed, stream: 'posterior', step: Number(mirrored), index }, moments.data.length / 2)
-    const latents = samplePosterior(moments.data, channels, noise, model)
+    const [moments] = await session.run(model.family.vae, 'encode', { pixels: { shape: [1, height, width, 3], data: pixels } })
+    const channels = moments!.shape.at(-1)! / 2
+    const noise = normal({ seed, stream: 'posterior', step: Number(mirrored), index }, moments!.data.length / 2)
+    const latents = samplePosterior(moments!.data, channels, noise, model)
     if (!latents.every(Number.isFinite)) {
-      const remedy = "the model's VAE is damaged: download it again, or use another file of the model"
+      const remedy = "the model's VAE is damaged: download it again, or give another (--vae)"
       throw new LorafuseError('NAN_LATENTS', `Expected numbers for the latents of ${path} but received NaN or infinity; ${remedy}`)
     }
     return latents
@@ -127,5 +128,21 @@ export async function cacheText(
     cached.set(caption, await encodeText(session, model, caption, options))
   }
   onProgress(cached.size, cached.size)
+  return cached
+}
+
+/** Makes the ids of each distinct caption. `signal`: stops it. */
+export async function cacheIds(
+  model: Pick<Model, 'family' | 'tokenizers'>,
+  images: Pick<TrainingImage, 'caption'>[],
+  options: TextOptions,
+  signal?: AbortSignal,
+): Promise<Map<string, TextIds>> {
+  const turn = turns(signal)
+  const cached = new Map<string, TextIds>()
+  for (const { caption } of images) {
+    await turn()
+    if (!cached.has(caption)) cached.set(caption, textIds(model, caption, options))
+  }
   return cached
 }

@@ -3,7 +3,7 @@ import type { DatasetItem } from '../data/dataset.js'
 import { availableMemory, type Computation } from '../device.js'
 import { LorafuseError } from '../errors.js'
 import type { Model } from '../models/model.js'
-import { chunksOf, contextLength, encodeSettings } from '../models/text.js'
+import { chunksOf, contextLength, encodeSettings, textIdsShapes } from '../models/text.js'
 import type { MemoryPlan, Session } from '../native.js'
 import type { Label, ResolvedTrainOptions } from '../options/resolve.js'
 import { trainTable } from '../options/table.js'
@@ -18,6 +18,8 @@ export interface Planned {
   items: DatasetItem[]
   chosen: Computation
   label: Label
+  /** Whether the steps encode their text. */
+  trainsText: boolean
   /** Bytes of this memory that saving needs. */
   saving: number
   /** Stops the planning, which then throws the signal's reason. */
@@ -59,7 +61,7 @@ type StepPlan = MemoryPlan & { shapes: Record<string, number[]> }
 
 /** Returns the plan of the largest bucket's step, and the peak of what is still to be allocated. */
 async function requirement(
-  { session, model, items, saving, signal }: Planned,
+  { session, model, items, trainsText, saving, signal }: Planned,
   options: ResolvedTrainOptions,
 ): Promise<{ step: StepPlan; bytes: number }> {
   const turn = turns(signal)
@@ -71,11 +73,13 @@ async function requirement(
   const encoders: MemoryPlan[] = []
   for (const { count, width, height } of await largestShapes(shapes, turn)) {
     await turn()
-    const inputs = stepShapes(sizes, count, height / model.factor, width / model.factor)
+    const text = trainsText ? textIdsShapes(model, count, options) : undefined
+    const inputs = stepShapes(sizes, count, height / model.factor, width / model.factor, text)
     steps.push({ ...session.planStep(inputs, options.gradientCheckpointing), shapes: inputs })
     encoders.push(session.planRun(model.family.vae, 'encode', { pixels: [1, height, width, 3] }))
   }
-  const texts = model.family.text.map((encoding) => {
+  // Captions that the steps encode are not cached.
+  const texts = (trainsText ? [] : model.family.text).map((encoding) => {
     const { network, pooled } = encoding
     const ids = [chunksOf(options), model.tokenizers[network]!.length]
     return session.planRun(network, 'encode', { ids, ...(pooled && { last: [1] }) }, encodeSettings(encoding, options.clipSkip))

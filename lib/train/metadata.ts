@@ -45,6 +45,11 @@ function epochOf(name: CheckpointName, step: number, epochs: number, updatesPerE
   return 'epoch' in name ? name.epoch : Math.floor((step - 1) / updatesPerEpoch)
 }
 
+/** Writes one rate, or a list of them, as Python writes it. */
+function rates(all: number[]): string {
+  return all.length === 1 ? float(all[0]!) : `[${all.map(float).join(', ')}]`
+}
+
 /** Returns what kohya writes of `--network_args`, whose values are texts; nothing where there are none. */
 function networkArgs({ convRank, convAlpha }: ResolvedTrainOptions): Record<string, Value> {
   if (convRank === undefined) return {}
@@ -63,7 +68,7 @@ export function trainingMetadata(info: TrainingInfo, name: CheckpointName, step:
     output_name: options.name,
     learning_rate: float(options.learningRate),
     unet_lr: null,
-    text_encoder_lr: null,
+    text_encoder_lr: options.textEncoderLr ? rates(options.textEncoderLr) : null,
     ...images,
     num_validation_images: 0,
     num_reg_images: 0,

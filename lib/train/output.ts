@@ -1,8 +1,8 @@
-/** The folder a training writes to: LoRA files under kohya's names, and their states beside them. */
+/** The folder a training writes to: LoRA files named as kohya's, and their states beside them. */
 import { open, rm, rmdir, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
-import { type Adapters, parameterCount, reorderedCount } from '../adapters/adapter.js'
-import { kohyaTensors } from '../adapters/files.js'
+import { type Adapters, changedCount, parameterCount } from '../adapters/adapter.js'
+import { fileTensors, layouts } from '../adapters/files.js'
 import type { Prefixes } from '../adapters/kohya.js'
 import { LorafuseError } from '../errors.js'
 import { makeFolder, targetOf, temporaryOf, writeError } from '../files/atomic.js'
@@ -18,7 +18,7 @@ import { listStates, removeOldStates, timeToWrite } from './states.js'
 
 const DTYPES = { fp16: 'F16', bf16: 'BF16', f32: 'F32' } as const satisfies Record<string, FloatType>
 
-type OutputOptions = Pick<ResolvedTrainOptions, 'output' | 'name' | 'savePrecision'>
+type OutputOptions = Pick<ResolvedTrainOptions, 'output' | 'name' | 'savePrecision' | 'networkFormat'>
 
 /** Names one file of a training, as kohya does: `{name}-step00000100`, `{name}-000002`, `{name}`. */
 export type CheckpointName = { step: number } | { epoch: number } | 'last'
@@ -38,8 +38,12 @@ function full(output: string, reason: string): LorafuseError {
 }
 
 /** Counts the bytes that saving needs besides the disk's: the buffers of the state, and the LoRA in its order and type. */
-export function bytesToSave(buffers: BufferInfo[], adapters: Adapters, { savePrecision }: Pick<OutputOptions, 'savePrecision'>): number {
-  const floats = buffers.reduce((sum, { count }) => sum + count, reorderedCount(adapters))
+export function bytesToSave(
+  buffers: BufferInfo[],
+  adapters: Adapters,
+  { savePrecision, networkFormat }: Pick<OutputOptions, 'savePrecision' | 'networkFormat'>,
+): number {
+  const floats = buffers.reduce((sum, { count }) => sum + count, changedCount(adapters, layouts[networkFormat].alpha))
   return 4 * floats + 2 * roundedCount(adapters, savePrecision)
 }
 
@@ -57,7 +61,7 @@ export class OutputFolder {
   /** The folders that `prepare` made, parents first. */
   private made: string[] = []
   private lock: Lock | undefined
-  /** Where the LoRA is put into a file's order, and rounded. */
+  /** Where the LoRA is put into a file's order and scale, and rounded. */
   private ordered = new Float32Array(0)
   private room = new Uint16Array(0)
 
@@ -96,7 +100,7 @@ export class OutputFolder {
     const { blocks, bavail, bsize } = await statfs(output).catch(() => ({ blocks: 0, bavail: 0, bsize: 0 }))
     if (blocks > 0 && bavail * bsize < needed)
       throw full(output, `${Math.floor((bavail * bsize) / 2 ** 20)} of ${Math.ceil(needed / 2 ** 20)} MiB`)
-    this.ordered = new Float32Array(reorderedCount(this.adapters))
+    this.ordered = new Float32Array(changedCount(this.adapters, layouts[this.options.networkFormat].alpha))
     this.room = new Uint16Array(roundedCount(this.adapters, savePrecision))
   }
 
@@ -124,13 +128,15 @@ export class OutputFolder {
    * earlier files stay intact.
    */
   async save(checkpoint: CheckpointName, state: TrainingState, metadata: Record<string, string>): Promise<Saved> {
-    const { output, name, savePrecision } = this.options
+    const { output, name, savePrecision, networkFormat } = this.options
     const path = join(output, `${name}${suffixOf(checkpoint)}.safetensors`)
     await this.lock?.check()
-    const named = await kohyaTensors(this.adapters, state.buffers.weights!, DTYPES[savePrecision], this.prefixes, this.ordered)
+    const { adapters, prefixes, ordered } = this
+    const named = await fileTensors(networkFormat, adapters, state.buffers.weights!, DTYPES[savePrecision], prefixes, ordered)
+    const whole = { ...metadata, ...layouts[networkFormat].metadata(adapters.parameters) }
     const tensors = await packTensors(named, this.room)
-    const { model, legacy } = await hashTensors(tensors, metadata)
-    await writeSafetensors(path, tensors, { ...metadata, sshs_model_hash: model, sshs_legacy_hash: legacy })
+    const { model, legacy } = await hashTensors(tensors, whole)
+    await writeSafetensors(path, tensors, { ...whole, sshs_model_hash: model, sshs_legacy_hash: legacy })
     const statePath = statePathOf(path)
     const before = await listStates(output, name)
     await writeState(statePath, state, { name, writtenAt: timeToWrite(before) })

@@ -9,7 +9,7 @@ import { LorafuseError, rejecting, throwIfAborted } from '../errors.js'
 import { Listener, type TrainEvent } from '../events.js'
 import { loraPrefixes, type Model, openSession } from '../models/model.js'
 import { readModel } from '../models/read.js'
-import { chunksOf, contextLength } from '../models/text.js'
+import { chunksOf, contextLength, type EncodedText } from '../models/text.js'
 import type { Session } from '../native.js'
 import {
   asIs,
@@ -21,7 +21,7 @@ import {
   type TrainOptions,
 } from '../options/resolve.js'
 import { turns } from '../turns.js'
-import { cacheLatents, cacheText, type OnProgress } from './cache.js'
+import { cacheIds, cacheLatents, cacheText, type OnProgress } from './cache.js'
 import { captionWarnings } from './captions.js'
 import { imagesMetadata } from './images-metadata.js'
 import { StepInputs } from './inputs.js'
@@ -29,6 +29,7 @@ import { LossScale } from './loss-scale.js'
 import { planMemory } from './memory.js'
 import { optimizers } from './optimizers.js'
 import { bytesToSave, OutputFolder } from './output.js'
+import { lastTextStep, textEncoders, trainedParts } from './parts.js'
 import { checkIdentity, readState, stateBuffers, type TrainingState } from './state.js'
 import { newestState } from './states.js'
 import { type Finished, type TrainContext, Trainer } from './trainer.js'
@@ -108,24 +109,29 @@ export class Training {
     }
   }
 
-  /** Caches images and captions, while the weights are hashed. */
-  private async cache(model: Model, session: Session, found: TrainingImage[]) {
+  /** Caches images and captions, while the weights are hashed. Captions that steps encode are not encoded before. */
+  private async cache(model: Model, session: Session, found: TrainingImage[], trainsText: boolean) {
     const { options } = this
     const hashing = Promise.all([model.hash(this.signal), model.legacyHash(this.signal)])
     // Awaited after the caching; until then its rejection must not count as unhandled.
     hashing.catch(() => undefined)
-    const captions = found.map(({ caption }) => caption)
-    const texts = await cacheText(session, model, captions, options, this.progress('text'))
+    const texts = trainsText ? undefined : await this.encodeCaptions(model, session, found)
     const { images, latents } = await cacheLatents(session, model, found, options, this.progress('latents'), (warning) =>
       this.emit({ type: 'warning', ...warning }),
     )
-    const samples = images.map(({ caption }, i) => ({ latents: latents[i]!, text: texts.get(caption)! }))
+    const ids = trainsText ? await cacheIds(model, images, options, this.signal) : undefined
+    const samples = images.map(({ caption }, i) => ({ latents: latents[i]!, text: texts?.get(caption), ids: ids?.get(caption) }))
     const tokenizer = model.tokenizers[model.family.text[0]!.network]!
     // Of the images that train, so after all that can be skipped has been.
     const unused = await captionWarnings(images, options.images, tokenizer, chunksOf(options), this.signal)
     for (const warning of unused) this.emit({ type: 'warning', ...warning })
     const [hash, legacyHash] = await hashing
     return { images, samples, hashes: { hash, legacyHash } }
+  }
+
+  private async encodeCaptions(model: Model, session: Session, images: TrainingImage[]): Promise<Map<string, EncodedText>> {
+    const captions = images.map(({ caption }) => caption)
+    return cacheText(session, model, captions, this.options, this.progress('text'))
   }
 
   async train(): Promise<TrainResult> {
@@ -141,24 +147,29 @@ export class Training {
     const { options } = this
     const { signal } = this.context
     throwIfAborted(signal, 'The training')
-    const model = await readModel(options.model, options)
+    const model = await readModel(options.model, options, { signal, onEvent: (event) => this.emit(event) })
     checkOptions(options, model, this.label)
     const { items, warnings } = await scanDataset(options, this.signal)
     for (const warning of warnings) this.emit({ type: 'warning', ...warning })
     const chosen = computation(options)
-    const session = this.open(model, { ...chosen, recompute: options.gradientCheckpointing })
+    const parts = trainedParts(options, model.family, this.label)
+    const textUntil = lastTextStep(parts, options)
+    const trainsText = textUntil > 0
+    const text = trainsText ? textEncoders(model, options) : []
+    const session = this.open(model, { ...chosen, text, recompute: options.gradientCheckpointing })
     let output: OutputFolder | undefined
     try {
       for (const warning of threadWarnings(options.threads, session)) this.emit(warning)
-      const adapters = attachAdapters(session, lora, model.family.trained, options, optimizer.spec)
+      const adapters = attachAdapters(session, lora, parts, options, optimizer.spec)
       const saved = stateBuffers(session)
       const saving = chosen.device === 'cpu' ? bytesToSave(saved, adapters, options) : 0
-      const planned = await planMemory({ session, model, items, chosen, label: this.label, saving, signal: this.signal }, options)
+      const toPlan = { session, model, items, trainsText, chosen, label: this.label, saving, signal: this.signal }
+      const planned = await planMemory(toPlan, options)
       output = new OutputFolder(options, adapters, loraPrefixes(model.family, model.networks))
       await output.prepare(saved, this.signal)
       const found = await assignBuckets(items, options, this.signal)
       const resumed = await this.readResumed(model, session, found)
-      const { images, samples, hashes } = await this.cache(model, session, found)
+      const { images, samples, hashes } = await this.cache(model, session, found, trainsText)
       const identity = { model: hashes.hash, images: await hashImages(images, this.signal), settings: fixedOptions(options) }
       // An image may have been damaged since the state was checked.
       if (resumed) checkIdentity(resumed.path, resumed.identity, identity)
@@ -167,8 +178,13 @@ export class Training {
       const from = resumed?.step ?? 0
       const buffers = resumed?.buffers ?? { weights: await initialWeights(adapters, options.seed, turns(this.signal)) }
       for (const [name, data] of Object.entries(buffers)) session.write(name, data)
-      const inputs = new StepInputs({ ...options, samples, batches, model: { ...model, contextLength: contextLength(model, options) } })
-      if (from < steps) await session.prepare(inputs.shapesOf((await batches.of(from + 1))[0]!))
+      const encode = async () => {
+        const texts = await this.encodeCaptions(model, session, images)
+        return images.map(({ caption }) => texts.get(caption)!)
+      }
+      const sizes = { ...model, contextLength: contextLength(model, options) }
+      const inputs = new StepInputs({ ...options, samples, batches, model: sizes, lastTextStep: textUntil, encode })
+      if (from < steps) await session.prepare(inputs.shapesOf((await batches.of(from + 1))[0]!, from + 1))
       const run = resumed?.run ?? { sessionId: randomInt(2 ** 32), startedAt: Date.now() / 1000 }
       const described = await imagesMetadata(images, options, this.signal)
       const info = { options, precision: chosen.precision, optimizer, images: described, run, steps, batches, model, hashes }
@@ -180,7 +196,7 @@ export class Training {
         ...{ resumedFrom: from, seed: options.seed },
       })
       const trainer = new Trainer(
-        { session, batches, inputs, output, info, identity, lossScale, from },
+        { session, batches, inputs, parts, lastTextStep: textUntil, output, info, identity, lossScale, from },
         { signal, onEvent: (event) => this.emit(event) },
       )
       return await trainer.train()

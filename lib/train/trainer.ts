@@ -7,6 +7,7 @@ import { learningRateAt } from '../options/lr-schedulers.js'
 import { Checkpoints, type CheckpointsOptions } from './checkpoints.js'
 import type { StepInputs } from './inputs.js'
 import type { Saved } from './output.js'
+import type { TrainedPart } from './parts.js'
 
 export interface TrainContext {
   /** Stops the training after the current step and saves its state; `train` then rejects with an error named `AbortError`. */
@@ -20,6 +21,9 @@ export interface TrainerOptions extends CheckpointsOptions {
   session: Session
   batches: Batches
   inputs: StepInputs
+  parts: TrainedPart[]
+  /** The last update that trains text encoders; 0 where none does. */
+  lastTextStep: number
 }
 
 export interface Finished extends Saved {
@@ -81,11 +85,15 @@ export class Trainer {
   }
 
   private async update(step: number): Promise<Update> {
-    const { session, batches, info, lossScale } = this.options
+    const { session, batches, info, lossScale, parts, lastTextStep } = this.options
     const { weightDecay, maxGradNorm, gradientAccumulation } = info.options
-    const learningRate = learningRateAt(step, info.steps, info.options)
+    const rateOf = (learningRate: number) => learningRateAt(step, info.steps, { ...info.options, learningRate })
+    const groups = Array.from({ length: 1 + Math.max(...parts.map(({ group }) => group)) }, () => ({ learningRate: 0, weightDecay }))
+    for (const { group, isText, learningRate } of parts)
+      if (!isText || step <= lastTextStep) groups[group]!.learningRate = rateOf(learningRate)
+    const learningRate = rateOf(parts[0]!.learningRate)
     const update = {
-      groups: [{ learningRate, weightDecay }],
+      groups,
       maxGradNorm,
       lossScale: lossScale.state.value,
       // The bias correction does not count skipped updates.

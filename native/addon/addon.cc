@@ -6,11 +6,18 @@ namespace lorafuse {
 namespace {
 
 WeightEntry weight_entry(const Napi::Value& value, const std::string& name) {
+  using Stored = std::pair<DType, Eight>;
   const Fields from(value, name);
+  const auto [dtype, eight] = from.get("dtype", one_of<Stored>({{"F32", {DType::f32, Eight::none}},
+                                                                {"F16", {DType::f16, Eight::none}},
+                                                                {"BF16", {DType::bf16, Eight::none}},
+                                                                {"F8_E4M3", {DType::f16, Eight::e4m3}},
+                                                                {"F8_E5M2", {DType::f16, Eight::e5m2}}}));
   return {.name = from.get("name", string),
-          .dtype = from.get("dtype", one_of<DType>({{"F32", DType::f32}, {"F16", DType::f16}, {"BF16", DType::bf16}})),
+          .dtype = dtype,
           .shape = from.get("shape", shape<0>),
-          .offset = static_cast<size_t>(from.get("offset", whole))};
+          .offset = static_cast<size_t>(from.get("offset", whole)),
+          .eight = eight};
 }
 
 WeightFile weight_file(const Napi::Value& value, const std::string& name) {
@@ -26,6 +33,11 @@ NetworkOptions network_options(const Napi::Value& value, const std::string& name
           .f32 = from.has("f32") && from.get("f32", boolean)};
 }
 
+SessionOptions::TextOptions text_options(const Napi::Value& value, const std::string& name) {
+  const Fields from(value, name);
+  return {from.get("network", string), {from.get("skip", whole), from.get("norm", boolean), from.get("pooled", boolean)}};
+}
+
 SessionOptions session_options(const Napi::Value& value) {
   Fields options(value, "options");
   options.prefix = "";
@@ -35,7 +47,8 @@ SessionOptions session_options(const Napi::Value& value) {
           .threads = to_int(threads, "threads"),
           .precision = options.get("precision", one_of<DType>({{"f32", DType::f32}, {"fp16", DType::f16}, {"bf16", DType::bf16}})),
           .recompute = options.has("recompute") && options.get("recompute", boolean),
-          .networks = options.get("networks", record(network_options))};
+          .networks = options.get("networks", record(network_options)),
+          .text = options.has("text") ? options.get("text", list(text_options)) : std::vector<SessionOptions::TextOptions>{}};
 }
 
 AdapterSpec adapter_spec(const Napi::Value& value, const std::string& name) {

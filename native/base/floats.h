@@ -1,4 +1,4 @@
-// 16-bit floats: widened exactly, narrowed to the nearest, ties to even.
+// Floats of 16 bits: widened exactly, narrowed to the nearest, ties to even; and of 8, which only files have.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -9,6 +9,8 @@ namespace lorafuse {
 
 struct Half { uint16_t bits; };    // IEEE binary16
 struct Bfloat { uint16_t bits; };  // the upper half of a float
+struct E4m3 { uint8_t bits; };     // F8_E4M3: no infinities, and all ones alone are no number
+struct E5m2 { uint8_t bits; };     // F8_E5M2: the upper half of an f16
 
 inline uint32_t bits_of(float x) {
   uint32_t bits;
@@ -28,6 +30,14 @@ inline float widen(Half x) {
   const uint32_t magnitude = (x.bits & 0x7fffu) << 13, sign = (x.bits & 0x8000u) << 16;
   const uint32_t bits = bits_of(float_of(magnitude) * 0x1p112f);
   return float_of((magnitude >= 0x0f800000u ? bits | 0x7f800000u : bits) | sign);
+}
+
+inline float widen(E5m2 x) { return widen(Half{static_cast<uint16_t>(x.bits << 8)}); }
+inline float widen(E4m3 x) {
+  // Shifted into place, its value · 2^−8 in f16, subnormals included.
+  const uint16_t magnitude = x.bits & 0x7f, sign = x.bits & 0x80;
+  if (magnitude == 0x7f) return widen(Half{static_cast<uint16_t>(sign << 8 | 0x7e00)});
+  return widen(Half{static_cast<uint16_t>(sign << 8 | magnitude << 7)}) * 0x1p8f;
 }
 
 inline Bfloat to_bfloat(float x) {

@@ -54,6 +54,12 @@ class Shape {
     extents.back() = channels;
     return Shape(std::move(extents));
   }
+  // The same shape with one more extent.
+  Shape followed_by(int64_t channels) const {
+    std::vector<int64_t> extents = extents_;
+    extents.push_back(channels);
+    return Shape(std::move(extents));
+  }
   auto operator<=>(const Shape& other) const = default;
   std::string str() const {
     std::string out = "[";

@@ -44,6 +44,13 @@ template <class From, class To> void sum_taps(const unsigned char* from, To* to,
     }
 }
 
+// Calls f with a float of the type that the file has.
+template <class F> void with_stored(const WeightEntry& entry, F&& f) {
+  if (entry.eight == Eight::e4m3) f(E4m3{});
+  else if (entry.eight == Eight::e5m2) f(E5m2{});
+  else with_float(entry.dtype, f);
+}
+
 // What the system's refusal of a file means.
 Error refusal(const std::string& path, int error) {
   if (error == ENOMEM || error == EAGAIN)
@@ -82,7 +89,7 @@ void Weights::add(const std::string& path, const std::vector<WeightEntry>& entri
   const auto& mapping = mappings_.emplace_back(map_file(path));
   const size_t size = mapping.size();
   for (const WeightEntry& e : entries) {
-    const size_t bytes = static_cast<size_t>(e.shape.elements()) * size_of(e.dtype);
+    const size_t bytes = e.bytes();
     CHECK(e.offset <= size && bytes <= size - e.offset, "WEIGHTS_TRUNCATED", "Expected tensor ", e.name, " at bytes ", e.offset, "…",
           e.offset + bytes, " of ", path, " but the file ends at ", size);
     entries_[e.name] = Entry{e, mapping.data() + e.offset, nullptr, {}, {}};
@@ -102,7 +109,8 @@ DType Weights::dtype(const std::string& name, Form form) const {
 
 bool Weights::in_place(const std::string& name, DType dtype, Form form) const {
   const Entry& e = entries_.at(name);
-  return form == Form::as_is && dtype == e.info.dtype && reinterpret_cast<uintptr_t>(e.data) % size_of(dtype) == 0;
+  return form == Form::as_is && e.info.eight == Eight::none && dtype == e.info.dtype &&
+         reinterpret_cast<uintptr_t>(e.data) % size_of(dtype) == 0;
 }
 
 Tensor Weights::get(const std::string& name, DType dtype, const Shape& shape, Form form) {
@@ -117,7 +125,7 @@ Tensor Weights::get(const std::string& name, DType dtype, const Shape& shape, Fo
   const Shape& s = e.info.shape;
   e.copy.reset(new unsigned char[shape.elements() * size_of(dtype)]);
   const int64_t taps = form == Form::taps_first ? s[2] * s[3] : 1;
-  with_float(e.info.dtype, [&]<class From>(From) {
+  with_stored(e.info, [&]<class From>(From) {
     with_float(dtype, [&]<class To>(To) {
       auto* to = reinterpret_cast<To*>(e.copy.get());
       if (form == Form::summed_taps) sum_taps<From>(e.data, to, s[0], s[1]);
@@ -128,7 +136,7 @@ Tensor Weights::get(const std::string& name, DType dtype, const Shape& shape, Fo
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const auto address = reinterpret_cast<uintptr_t>(e.data);
   const uintptr_t begin = (address + page - 1) / page * page;
-  const uintptr_t end = (address + s.elements() * size_of(e.info.dtype)) / page * page;
+  const uintptr_t end = (address + e.info.bytes()) / page * page;
   if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
   return e.ready = {e.copy.get(), dtype, shape};
 }

@@ -11,17 +11,23 @@
 
 namespace lorafuse {
 
-// A tensor of a safetensors file, as the header (read and checked by lib/files/safetensors.ts) has it.
+// The kinds of floats of 8 bits, which only files have.
+enum class Eight : uint8_t { none, e4m3, e5m2 };
+
+// A tensor of a weight file, as its header (read and checked by lib/models/checkpoint.ts) has it.
 struct WeightEntry {
   std::string name;
-  DType dtype = DType::f32;
+  DType dtype = DType::f32;  // f16, which has all their values, for floats of 8 bits
   Shape shape;
   size_t offset = 0;  // bytes from the start of the file
+  Eight eight = Eight::none;
+
+  size_t bytes() const { return static_cast<size_t>(shape.elements()) * (eight == Eight::none ? size_of(dtype) : 1); }
 };
 
 class Weights {
  public:
-  // The types that matrices (rank 2 and more) and vectors are held in; none: as the file has them, summed taps in f32.
+  // The types that matrices (rank 2 and more) and vectors are held in; none: as the file has them (8 bits in f16), summed taps in f32.
   struct StorageTypes { std::optional<DType> matrices, vectors; };
 
   explicit Weights(StorageTypes types) : types_(types) {}

@@ -129,7 +129,8 @@ void gradient_head(const AttentionGrad& op, const Head& h, Scratch scratch) {
     pack_rows(k + j * stride, stride, n, d, scale, kp);
     std::fill_n(dk_sum, n * d, 0.0f);
     std::fill_n(dv_sum, n * d, 0.0f);
-    for (int64_t i = 0; i < queries; i += kQueries) {
+    // The block of the first query that sees one of these keys.
+    for (int64_t i = op.causal ? j / kQueries * kQueries : 0; i < queries; i += kQueries) {
       const int64_t rows = std::min(kQueries, queries - i);
       pack_rows(q + i * stride, stride, rows, d, scale, qp);
       pack_rows(dout + i * stride, stride, rows, d, 1, dop);
@@ -145,6 +146,8 @@ void gradient_head(const AttentionGrad& op, const Head& h, Scratch scratch) {
           pr[x] = exp_(pr[x] - shift);
           dsr[x] = pr[x] * (dsr[x] - mean);
         }
+        if (op.causal)
+          for (int64_t x = std::max<int64_t>(0, i + r + 1 - j); x < n; x++) pr[x] = dsr[x] = 0;
       }
       multiply_packed(n, d, rows, {p, 1, n}, dop, dv_sum, d);
       multiply_packed(n, d, rows, {ds, 1, n}, qp, dk_sum, d);

@@ -37,4 +37,29 @@ template <> void run(const Embedding&, Context& c) {
   });
 }
 
+template <> void run(const Gather&, Context& c) {
+  const int64_t rows = c.in(0).shape.rows(), channels = c.in(0).shape[-1], count = c.in(1).shape.elements();
+  const int32_t* from = c.in(1).i32();
+  for (int64_t r = 0; r < count; r++)
+    CHECK(from[r] >= 0 && from[r] < rows, "ROW_OUT_OF_RANGE", "[gather] Expected rows from 0 to ", rows - 1, " but received ", from[r],
+          " at position ", r);
+  const float* x = c.in(0).f32();
+  float* y = c.out(0).f32();
+  for_rows(c, count, channels, [=](int64_t r) { std::copy_n(x + from[r] * channels, channels, y + r * channels); });
+}
+
+// A job has some columns of all rows, so each sum is made in one order.
+template <> void run(const GatherGrad& op, Context& c) {
+  constexpr int64_t kStrip = 64;
+  const int64_t rows = op.shape.rows(), channels = op.shape[-1], count = c.in(0).shape.elements();
+  const int32_t* to = c.in(0).i32();
+  const float* dy = c.in(1).f32();
+  float* dx = c.out(0).f32();
+  c.threads.for_each((channels + kStrip - 1) / kStrip, [&](int64_t job, int) {
+    const int64_t first = job * kStrip, width = std::min(kStrip, channels - first);
+    for (int64_t r = 0; r < rows; r++) std::fill_n(dx + r * channels + first, width, 0.0f);
+    for (int64_t r = 0; r < count; r++) add_row(dy + r * channels + first, width, dx + to[r] * channels + first);
+  });
+}
+
 }  // namespace lorafuse::cpu

@@ -25,7 +25,7 @@ Heads heads_of(const Shape& q, const Shape& k, int heads);  // attention.cu
 
 // For any head size and type, in f32 without tensor cores: attention_simt.cu. `delta` [B, heads, queries] is scratch.
 void run_simt(const Heads& h, bool causal, Context& c);
-void run_simt_grad(const Heads& h, float* delta, Context& c);
+void run_simt_grad(const Heads& h, bool causal, float* delta, Context& c);
 
 constexpr float kLog2e = 1.4426950408889634f;
 // Limits of the tensor core kernels: accumulators must fit the registers, and rows of a head begin at multiples of 16 bytes.

@@ -2,6 +2,7 @@
 // no sum is shared by several blocks. With p = exp(scale·q·kᵀ − log_sum_exp), delta = Σ o·do, ds = p·(do·vᵀ − delta):
 //   dq = scale·ds·k, a block for each tile of queries; it also leaves delta for the second kernel
 //   dv = pᵀ·do, dk = scale·dsᵀ·q, a block for each tile of keys; few keys: the queries are split over blocks, and the splits are summed
+// Causal ones go only through the keys up to a block's last query, and the queries from its first key on. Text encoders' heads are of 64.
 #include <algorithm>
 
 #include "attention.cuh"
@@ -36,7 +37,7 @@ __device__ __forceinline__ void load_own_rows(const T* x, int first, int tokens,
   __syncthreads();
 }
 
-template <class T, int D, int kWarps> __global__ void __launch_bounds__(32 * kWarps, Sizes<D>::kQueryBlocks)
+template <class T, int D, int kWarps, bool kCausal> __global__ void __launch_bounds__(32 * kWarps, Sizes<D>::kQueryBlocks)
     query_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ o,
                       const float* __restrict__ log_sum_exp, const T* __restrict__ dout, T* __restrict__ dq, float* __restrict__ delta,
                       Heads h) {
@@ -48,7 +49,7 @@ template <class T, int D, int kWarps> __global__ void __launch_bounds__(32 * kWa
     T *q_rows = reinterpret_cast<T*>(memory), *dout_rows = q_rows + kOwn<T, D, kWarps, kInRegisters>;
     T *k_tile = dout_rows + kOwn<T, D, kWarps, kInRegisters>, *v_tile = k_tile + Keys::kElements;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = blockIdx.x * kRows, query = first + warp * 16 + lane / 4;
-    const int own = warp * 16 * kPitch<D>;
+    const int own = warp * 16 * kPitch<D>, end = kCausal ? min(h.keys, first + kRows) : h.keys;
     const float scale = h.scale * kLog2e;
     k = h.at(k, h.keys, blockIdx.y), v = h.at(v, h.keys, blockIdx.y);
 
@@ -83,7 +84,7 @@ template <class T, int D, int kWarps> __global__ void __launch_bounds__(32 * kWa
     Keys k_next, v_next;
     k_next.fetch(k, 0, h.keys, h), v_next.fetch(v, 0, h.keys, h);
     float sum[D / 8][4] = {};
-    for (int j = 0; j < h.keys; j += kKeys) {
+    for (int j = 0; j < end; j += kKeys) {
       __syncthreads();
       k_next.store(k_tile), v_next.store(v_tile);
       __syncthreads();
@@ -96,7 +97,9 @@ template <class T, int D, int kWarps> __global__ void __launch_bounds__(32 * kWa
 #pragma unroll
         for (int i = 0; i < 4; i++) {
           const float p = exp2_approximate(fmaf(s[n][i], scale, -shift[i / 2]));
-          ds[n][i] = j + kKeys > h.keys && j + n * 8 + lane % 4 * 2 + i % 2 >= h.keys ? 0 : p * (ds[n][i] - mean[i / 2]);
+          const int key = j + n * 8 + lane % 4 * 2 + i % 2;
+          const bool hidden = (j + kKeys > h.keys && key >= h.keys) || (kCausal && key > query + i / 2 * 8);
+          ds[n][i] = hidden ? 0 : p * (ds[n][i] - mean[i / 2]);
         }
       uint32_t a_ds[kGroups][2];
       pack_rows<T, kGroups>(a_ds, ds);
@@ -108,7 +111,7 @@ template <class T, int D, int kWarps> __global__ void __launch_bounds__(32 * kWa
 }
 
 // `split_sums` [splits, 2, B, keys, C]: dk, dv of each split of the queries, where there are several.
-template <class T, int D> __global__ void __launch_bounds__(32 * kMostWarps, resident_blocks(Sizes<D>::kKeyBlocks))
+template <class T, int D, bool kCausal> __global__ void __launch_bounds__(32 * kMostWarps, resident_blocks(Sizes<D>::kKeyBlocks))
     key_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const float* __restrict__ log_sum_exp,
                     const T* __restrict__ dout, T* __restrict__ dk, T* __restrict__ dv, const float* __restrict__ delta,
                     float* __restrict__ split_sums, int per_split, Heads h) {
@@ -121,7 +124,7 @@ template <class T, int D> __global__ void __launch_bounds__(32 * kMostWarps, res
     T *k_rows = reinterpret_cast<T*>(memory), *v_rows = k_rows + kOwn<T, D, kWarps, kHoldKeys>;
     T *q_tile = v_rows + kOwn<T, D, kWarps, kHoldValues>, *dout_tile = q_tile + Queries::kElements;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = blockIdx.x * kRows, own = warp * 16 * kPitch<D>;
-    const int begin = blockIdx.z * per_split, end = min(h.queries, begin + per_split);
+    const int split = blockIdx.z * per_split, begin = kCausal ? max(split, first) : split, end = min(h.queries, split + per_split);
     const float scale = h.scale * kLog2e;
     q = h.at(q, h.queries, blockIdx.y), dout = h.at(dout, h.queries, blockIdx.y);
     log_sum_exp += static_cast<int64_t>(blockIdx.y) * h.queries, delta += static_cast<int64_t>(blockIdx.y) * h.queries;
@@ -156,6 +159,7 @@ template <class T, int D> __global__ void __launch_bounds__(32 * kMostWarps, res
 #pragma unroll
         for (int x = 0; x < 4; x++) {
           p[n][x] = exp2_approximate(fmaf(p[n][x], scale, x % 2 ? -two.z : -two.x));
+          if (kCausal && first + warp * 16 + lane / 4 + x / 2 * 8 > i + n * 8 + lane % 4 * 2 + x % 2) p[n][x] = 0;
           ds[n][x] = p[n][x] * (ds[n][x] - (x % 2 ? two.w : two.y));
         }
       }
@@ -220,19 +224,19 @@ template <class Kernel> void allow_shared(Kernel* kernel, size_t bytes) {
   CUDA(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
 }
 
-template <class T, int D, int kWarps> void launch_query_grad(const Heads& h, float* delta, Context& c) {
+template <class T, int D, int kWarps, bool kCausal> void launch_query_grad(const Heads& h, float* delta, Context& c) {
   using S = Sizes<D>;
   const dim3 grid(ceil_div(h.queries, 16 * kWarps), h.batch * h.heads);
   if constexpr (D > 80 && kWarps == kMostWarps)  // large heads come with few queries: smaller blocks reach more multiprocessors
-    if (static_cast<int>(grid.x * grid.y) < c.gpu.multiprocessors) return launch_query_grad<T, D, 2>(h, delta, c);
+    if (static_cast<int>(grid.x * grid.y) < c.gpu.multiprocessors) return launch_query_grad<T, D, 2, kCausal>(h, delta, c);
   constexpr int kTiles = 2 * (kOwn<T, D, kWarps, S::kHoldQueries> + S::kKeys * kPitch<D>);
   constexpr size_t kBytes = std::max(kTiles, Rows<T, D, kWarps>::kElements) * sizeof(T);
-  allow_shared(query_grad_kernel<T, D, kWarps>, kBytes);
-  launch("attention's dq", query_grad_kernel<T, D, kWarps>, grid, 32 * kWarps, kBytes, c.stream, data<T>(c.in(0)), data<T>(c.in(1)),
-         data<T>(c.in(2)), data<T>(c.in(3)), data<float>(c.in(4)), data<T>(c.in(5)), data<T>(c.out(0)), delta, h);
+  allow_shared(query_grad_kernel<T, D, kWarps, kCausal>, kBytes);
+  launch("attention's dq", query_grad_kernel<T, D, kWarps, kCausal>, grid, 32 * kWarps, kBytes, c.stream, data<T>(c.in(0)),
+         data<T>(c.in(1)), data<T>(c.in(2)), data<T>(c.in(3)), data<float>(c.in(4)), data<T>(c.in(5)), data<T>(c.out(0)), delta, h);
 }
 
-template <class T, int D> void launch_kernels(const Heads& h, Context& c) {
+template <class T, int D, bool kCausal> void launch_kernels(const Heads& h, Context& c) {
   using S = Sizes<D>;
   constexpr int kOwnTiles = kOwn<T, D, kMostWarps, S::kHoldKeys> + kOwn<T, D, kMostWarps, S::kHoldValues>;
   constexpr size_t kBytes = std::max(kOwnTiles + 2 * S::kQueries * kPitch<D>, Rows<T, D, kMostWarps>::kElements) * sizeof(T);
@@ -240,15 +244,21 @@ template <class T, int D> void launch_kernels(const Heads& h, Context& c) {
   float* split_sums = delta + delta_bytes(h) / sizeof(float);
   const Splits splits = splits_of(h, c.gpu);
   T *dk = data<T>(c.out(1)), *dv = data<T>(c.out(2));
-  launch_query_grad<T, D, kMostWarps>(h, delta, c);
+  launch_query_grad<T, D, kMostWarps, kCausal>(h, delta, c);
   const dim3 grid(ceil_div(h.keys, 16 * kMostWarps), h.batch * h.heads, splits.count);
-  allow_shared(key_grad_kernel<T, D>, kBytes);
-  launch("attention's dk and dv", key_grad_kernel<T, D>, grid, 32 * kMostWarps, kBytes, c.stream, data<T>(c.in(0)), data<T>(c.in(1)),
-         data<T>(c.in(2)), data<float>(c.in(4)), data<T>(c.in(5)), dk, dv, delta, split_sums, splits.queries, h);
+  allow_shared(key_grad_kernel<T, D, kCausal>, kBytes);
+  launch("attention's dk and dv", key_grad_kernel<T, D, kCausal>, grid, 32 * kMostWarps, kBytes, c.stream, data<T>(c.in(0)),
+         data<T>(c.in(1)), data<T>(c.in(2)), data<float>(c.in(4)), data<T>(c.in(5)), dk, dv, delta, split_sums, splits.queries, h);
   if (splits.count == 1) return;
   const int elements = static_cast<int>(c.out(1).shape.elements());
   launch("sum of dk and dv", sum_splits_kernel<T>, dim3(ceil_div(elements, 256), 2), 256, 0, c.stream, split_sums, dk, dv, splits.count,
          elements);
+}
+
+// The causal kernels are compiled for one head size, at which smaller heads run too.
+constexpr int kTextHead = 64;
+bool on_tensor_cores(const AttentionGrad& op, DType dtype, const Heads& h) {
+  return fits_tensor_cores(dtype, h) && (!op.causal || h.d <= kTextHead);
 }
 
 }  // namespace
@@ -256,13 +266,15 @@ template <class T, int D> void launch_kernels(const Heads& h, Context& c) {
 template <> void run(const AttentionGrad& op, Context& c) {
   const Heads h = heads_of(c.in(0).shape, c.in(1).shape, op.heads);
   const DType dtype = c.in(0).dtype;
-  if (!fits_tensor_cores(dtype, h)) return run_simt_grad(h, static_cast<float*>(c.workspace), c);
-  for_head_size(dtype, h.d, [&]<class T>(T, auto d) { launch_kernels<T, d>(h, c); });
+  if (!on_tensor_cores(op, dtype, h)) return run_simt_grad(h, op.causal, static_cast<float*>(c.workspace), c);
+  if (!op.causal) for_head_size(dtype, h.d, [&]<class T>(T, auto d) { launch_kernels<T, d, false>(h, c); });
+  else if (dtype == DType::f16) launch_kernels<__half, kTextHead, true>(h, c);
+  else launch_kernels<__nv_bfloat16, kTextHead, true>(h, c);
 }
 
 template <> size_t workspace_bytes(const AttentionGrad& op, std::span<const Value> inputs, const Gpu& gpu) {
   const Heads h = heads_of(inputs[0].shape, inputs[1].shape, op.heads);
-  const int splits = fits_tensor_cores(inputs[0].dtype, h) ? splits_of(h, gpu).count : 1;
+  const int splits = on_tensor_cores(op, inputs[0].dtype, h) ? splits_of(h, gpu).count : 1;
   return delta_bytes(h) + (splits > 1 ? splits * 2 * inputs[1].shape.elements() * sizeof(float) : 0);
 }
 

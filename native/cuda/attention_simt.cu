@@ -192,7 +192,7 @@ template <class T, int kPerThread, int kSlots> __global__ void __launch_bounds__
 
 enum class Product { dq, dk, dv };
 
-template <class T, int kPerThread, int kSlots> __global__ void __launch_bounds__(kThreads, 2)
+template <class T, int kPerThread, int kSlots, bool kCausal> __global__ void __launch_bounds__(kThreads, 2)
     simt_grad_kernel(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const float* __restrict__ log_sum_exp,
                      const T* __restrict__ dout, const float* __restrict__ delta, T* __restrict__ dx, Product product, Heads h) {
   if constexpr (kComputes<T>) {
@@ -205,8 +205,11 @@ template <class T, int kPerThread, int kSlots> __global__ void __launch_bounds__
     k = h.at(k, h.keys, blockIdx.y), v = h.at(v, h.keys, blockIdx.y);
     log_sum_exp += static_cast<int64_t>(blockIdx.y) * h.queries, delta += static_cast<int64_t>(blockIdx.y) * h.queries;
 
+    // A query sees the keys up to its own, a key is seen by the queries from its own on.
+    const int begin = kCausal && !by_query ? first / kTokens * kTokens : 0;
+    const int end = kCausal && by_query ? min(tokens, first + Memory::kRows) : tokens;
     float4 sum[kPerThread][kSlots] = {};
-    for (int j = 0; j < tokens; j += kTokens) {
+    for (int j = begin; j < end; j += kTokens) {
       float p[kPerThread][4], ds[kPerThread][4];
       scores(p, by_query ? q : k, first, rows, by_query ? k : q, j, tokens, h, scratch);
       if (product != Product::dv) scores(ds, by_query ? dout : v, first, rows, by_query ? v : dout, j, tokens, h, scratch);
@@ -216,7 +219,7 @@ template <class T, int kPerThread, int kSlots> __global__ void __launch_bounds__
         for (int i = 0; i < 4; i++) {
           const int row = first + y * kPerThread + r, token = j + x + 16 * i, query = by_query ? row : token;
           float w = 0;
-          if (row < rows && token < tokens) {
+          if (row < rows && token < tokens && !(kCausal && (by_query ? token > row : row > token))) {
             w = exp2_approximate((p[r][i] * h.scale - log_sum_exp[query]) * kLog2e);
             if (product != Product::dv) w *= (ds[r][i] - delta[query]) * h.scale;
           }
@@ -269,15 +272,15 @@ void run_simt(const Heads& h, bool causal, Context& c) {
   });
 }
 
-void run_simt_grad(const Heads& h, float* delta, Context& c) {
+void run_simt_grad(const Heads& h, bool causal, float* delta, Context& c) {
   for_blocks(c.in(0).dtype, h.d, [&]<class T, int kPerThread, int kSlots>(T, std::type_identity<Scratch<kPerThread, kSlots>>) {
     launch("attention's delta", delta_kernel<T>, dim3(ceil_div(h.queries, kThreads / 32), h.batch * h.heads), kThreads, 0, c.stream,
            data<T>(c.in(3)), data<T>(c.in(5)), delta, h);
     for (Product product : {Product::dq, Product::dk, Product::dv}) {
       const dim3 grid = grid_of<Scratch<kPerThread, kSlots>>(h, product == Product::dq ? h.queries : h.keys);
-      launch("attention's gradient in f32", simt_grad_kernel<T, kPerThread, kSlots>, grid, kThreads, 0, c.stream, data<T>(c.in(0)),
-             data<T>(c.in(1)), data<T>(c.in(2)), data<float>(c.in(4)), data<T>(c.in(5)), delta,
-             data<T>(c.out(static_cast<size_t>(product))), product, h);
+      auto* kernel = causal ? simt_grad_kernel<T, kPerThread, kSlots, true> : simt_grad_kernel<T, kPerThread, kSlots, false>;
+      launch("attention's gradient in f32", kernel, grid, kThreads, 0, c.stream, data<T>(c.in(0)), data<T>(c.in(1)), data<T>(c.in(2)),
+             data<float>(c.in(4)), data<T>(c.in(5)), delta, data<T>(c.out(static_cast<size_t>(product))), product, h);
     }
   });
 }

@@ -52,6 +52,41 @@ template <class T, int N> __global__ void __launch_bounds__(kBlock)
   }
 }
 
+// A word of NaNs, whatever its elements are.
+template <class Word> __device__ __forceinline__ Word not_a_number() {
+  if constexpr (std::is_same_v<Word, uint4>) return {~0u, ~0u, ~0u, ~0u};
+  else if constexpr (std::is_same_v<Word, uint2>) return {~0u, ~0u};
+  else return static_cast<Word>(~0u);
+}
+
+// y [count, width] = x[from[r]], x [rows, width]; NaN where there is no such row.
+template <class Word> __global__ void __launch_bounds__(kBlock)
+    gather(uint32_t count, uint32_t width, uint32_t rows, const Word* x, const int32_t* from, Word* y) {
+  const uint32_t i = blockIdx.x * kBlock + threadIdx.x, r = i / width, c = i % width;
+  if (r >= count) return;
+  const uint32_t row = static_cast<uint32_t>(from[r]);
+  if (row < rows) y[i] = x[static_cast<int64_t>(row) * width + c];
+  else y[i] = not_a_number<Word>();
+}
+
+// dx [rows, C] = the sums of the dy [count, C] whose `to` is the row, first to last. A warp has 32 vectors of a row; where the row is not
+// gathered, as most are once, its dx is one dy or 0.
+template <class T, int N> __global__ void __launch_bounds__(kBlock)
+    gather_grad(uint32_t rows, uint32_t vectors, uint32_t count, const int32_t* to, const T* dy, T* dx) {
+  if constexpr (kComputes<T>) {
+    const uint32_t lane = threadIdx.x % 32, warp = (blockIdx.x * kBlock + threadIdx.x) / 32, strips = ceil_div(vectors, 32u);
+    const uint32_t row = warp / strips, v = warp % strips * 32 + lane;
+    if (row >= rows) return;
+    float sum[N] = {};
+    for (uint32_t first = 0; first < count; first += 32) {
+      const bool own = first + lane < count && static_cast<uint32_t>(to[first + lane]) == row;
+      for (uint32_t left = __ballot_sync(0xffffffffu, own); left; left &= left - 1)
+        if (v < vectors) add(dy + (static_cast<int64_t>(first + __ffs(left) - 1) * vectors + v) * N, sum);
+    }
+    if (v < vectors) store(dx + (static_cast<int64_t>(row) * vectors + v) * N, sum);
+  }
+}
+
 }  // namespace
 
 template <> void run(const Concat&, Context& c) {
@@ -79,6 +114,24 @@ template <> void run(const Embedding&, Context& c) {
   for_vectors(c.out(0).dtype, channels, [&]<class T>(T, auto n) {
     launch_each("embedding", embedding<T, n>, {rows * channels / n}, c.stream, rows, c.in(0).shape[1], channels / n, c.in(1).shape[0],
                 c.in(0).i32(), data<T>(c.in(1)), data<T>(c.in(2)), data<T>(c.out(0)));
+  });
+}
+
+template <> void run(const Gather& op, Context& c) {
+  const int64_t count = c.in(1).shape.elements(), bytes = c.in(0).shape[-1] * size_of(c.in(0).dtype);
+  for_words({bytes}, [&]<class Word>(Word) {
+    constexpr int64_t kSize = sizeof(Word);
+    launch_each(op.name, gather<Word>, {count * bytes / kSize}, c.stream, count, bytes / kSize, c.in(0).shape.rows(), c.in(0).data,
+                c.in(1).i32(), c.out(0).data);
+  });
+}
+
+template <> void run(const GatherGrad& op, Context& c) {
+  const int64_t rows = op.shape.rows(), channels = op.shape[-1];
+  for_vectors(c.out(0).dtype, channels, [&]<class T>(T, auto n) {
+    const int64_t vectors = channels / n;
+    launch_each(op.name, gather_grad<T, n>, {rows * ceil_div<int64_t>(vectors, 32) * 32}, c.stream, rows, vectors, c.in(0).shape.elements(),
+                c.in(0).i32(), data<T>(c.in(1)), data<T>(c.out(0)));
   });
 }
 

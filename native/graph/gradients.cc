@@ -1,6 +1,7 @@
 // Reverse-mode differentiation: one short rule for each op that can stand between a parameter and the loss.
 #include <algorithm>
 #include <set>
+#include <string>
 
 #include "rules.h"
 
@@ -9,7 +10,7 @@ namespace lorafuse {
 // Ops without a rule: they stand before every parameter, or gradients() and fuse() make them.
 template <class AnyOp> constexpr bool kHasNoGradient =
     is_one_of<AnyOp, LoraMatMul, LoraMatMulGrad, WeightGrad, ConvWeightGrad, UpsampleGrad, AttentionGrad, GroupNormGrad, LayerNormGrad,
-              ActivationGrad, GegluGrad, SumPositions, Slice, Embedding, Sinusoid, AddNoise, MseLossGrad>;
+              ActivationGrad, GegluGrad, SumPositions, Slice, Embedding, GatherGrad, Sinusoid, AddNoise, MseLossGrad>;
 
 // ---- the rules ----
 
@@ -46,8 +47,7 @@ template <> void gradient(const ConvTranspose2d& op, Backward& b) {
 template <> void gradient(const Upsample&, Backward& b) { b.add(0, b.emit(UpsampleGrad{}, {b.dy()})); }
 
 template <> void gradient(const Attention& op, Backward& b) {
-  CHECK(!op.causal, "NO_GRADIENT", "[attention] causal attention has no gradient rule");
-  const auto d = b.emit_all(AttentionGrad{op.heads}, {b.in(0), b.in(1), b.in(2), b.out(0), b.out(1), b.dy()});
+  const auto d = b.emit_all(AttentionGrad{op.heads, op.causal}, {b.in(0), b.in(1), b.in(2), b.out(0), b.out(1), b.dy()});
   for (size_t i = 0; i < 3; i++) b.add(i, d[i]);
 }
 
@@ -73,10 +73,15 @@ template <> void gradient(const Concat&, Backward& b) {
   if (b.needs(1)) b.add(1, b.emit(Slice{first, all}, {b.dy()}));
 }
 
+template <> void gradient(const Gather&, Backward& b) { b.add(0, b.emit(GatherGrad{b.shape(b.in(0))}, {b.in(1), b.dy()})); }
+
 // The root: nothing stands behind the loss.
 template <> void gradient(const MseLoss&, Backward& b) { b.add(0, b.emit(MseLossGrad{}, {b.in(0), b.in(1), b.in(2)})); }
 
 // ---- what runs them ----
+
+// Whether a block is this one or nested in it, as modules' paths are.
+static bool is_within(const std::string& block, const std::string& outer) { return (block + ".").starts_with(outer + "."); }
 
 Backward::Backward(const Graph& forward, bool recompute)
     : graph_(forward), forward_(forward.nodes), block_of_(forward.nodes.size(), 0), maker_(forward.values.size(), -1),
@@ -88,6 +93,10 @@ Backward::Backward(const Graph& forward, bool recompute)
     if (recompute && !forward_[i].block.empty()) block_of_[i] = blocks;
     for (ValueId v : forward_[i].outputs) maker_[v] = static_cast<int>(i);
   }
+  // The last one's gradients follow at once: computing it again would save nothing.
+  size_t end = forward_.size();
+  while (end > 0 && forward_[end - 1].block.empty()) end--;
+  for (size_t i = end; i > 0 && is_within(forward_[i - 1].block, forward_[end - 1].block); i--) block_of_[i - 1] = 0;
   for (size_t v = 0; v < forward.values.size(); v++) needed_[v] = forward.values[v].storage == Storage::parameter;
   for (const Node& node : forward.nodes)
     for (ValueId in : node.inputs)

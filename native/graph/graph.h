@@ -71,7 +71,7 @@ DType output_dtype(const Op& op, size_t position, DType dtype);
 // network and group; a parameter that would get none throws NO_GRADIENT naming it.
 // Nothing before the first parameter, and nothing a gradient rule does not name, is computed or kept.
 // recompute: of a block of nodes only what others read is kept; the rest that its gradients need is computed again before them, to the same
-// bits (gradient checkpointing, arXiv:1604.06174).
+// bits (gradient checkpointing, arXiv:1604.06174). The last block is kept.
 Graph gradients(const Graph& forward, ValueId loss, bool recompute = false);
 
 // fuse.cc — rewrites that save memory traffic; the result computes the same.

@@ -14,6 +14,8 @@
 #include <variant>
 #include <vector>
 
+#include "../base/tensor.h"
+
 namespace lorafuse {
 
 // A GEGLU, a · gelu(b) of a ‖ b, or its gradient, computed by the kernel of the product before it. Made by fuse_geglu.cc.
@@ -128,10 +130,11 @@ struct Attention {
   int heads = 1;
   bool causal = false;
 };
-// inputs: q, k, v, o, log_sum_exp, do; outputs: dq, dk, dv (FlashAttention-2, arXiv:2307.08691, algorithm 2). Not causal.
+// inputs: q, k, v, o, log_sum_exp, do; outputs: dq, dk, dv (FlashAttention-2, arXiv:2307.08691, algorithm 2)
 struct AttentionGrad {
   static constexpr const char* name = "attention_grad";
   int heads = 1;
+  bool causal = false;
 };
 
 // y = act((x − mean) · rstd · γ + β) over groups of C/groups channels and all of H, W; act is SiLU or nothing.
@@ -197,6 +200,14 @@ struct Slice {
 // inputs: ids [B, T] i32, tokens [V, C], positions [T', C]; output [B, T, C] = tokens[id] + positions[t]
 struct Embedding { static constexpr const char* name = "embedding"; };
 
+// rows of x, by their index.  inputs: x [.., C], rows [..] i32, each below x's number of rows; output [rows.., C]
+struct Gather { static constexpr const char* name = "gather"; };
+// dx, for x of this shape: the sum of the dy that each row went to, first to last.  inputs: rows, dy [rows.., C]
+struct GatherGrad {
+  static constexpr const char* name = "gather_grad";
+  Shape shape;
+};
+
 // inputs: t [B] or [B, n]; output [B, n·dim]: for each t, cos and sin of t · 10000^(−i / (dim/2 − shift))
 // (diffusers:models/embeddings.py, get_timestep_embedding)
 struct Sinusoid {
@@ -223,7 +234,8 @@ struct MseLossGrad { static constexpr const char* name = "mse_loss_grad"; };
 template <class... More> using Ops =
     std::variant<MatMul, LoraMatMul, LoraMatMulGrad, WeightGrad, Conv2d, ConvTranspose2d, ConvWeightGrad, Upsample, UpsampleGrad, Attention,
                  AttentionGrad, GroupNorm, GroupNormGrad, LayerNorm, LayerNormGrad, Activation, ActivationGrad, Geglu, GegluGrad, Add,
-                 AddPerSample, SumPositions, Concat, Slice, Embedding, Sinusoid, AddNoise, MseLoss, MseLossGrad, More...>;
+                 AddPerSample, SumPositions, Concat, Slice, Embedding, Gather, GatherGrad, Sinusoid, AddNoise, MseLoss, MseLossGrad,
+                 More...>;
 #ifdef LORAFUSE_EXTENSION
 }  // namespace lorafuse
 #include LORAFUSE_EXTENSION

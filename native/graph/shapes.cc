@@ -201,6 +201,11 @@ template <> Shapes shapes_of(const Embedding& op, const Shapes& in) {
   EXPECT(in[0].rank() == 2 && in[1][-1] == in[2][-1] && in[0][1] <= in[2][0], "ids ", in[0], " do not fit positions ", in[2]);
   return {Shape{in[0][0], in[0][1], in[1][1]}};
 }
+template <> Shapes shapes_of(const Gather&, const Shapes& in) { return {in[1].followed_by(in[0][-1])}; }
+template <> Shapes shapes_of(const GatherGrad& op, const Shapes& in) {
+  same(op, in[0].followed_by(op.shape[-1]), in[1]);
+  return {op.shape};
+}
 template <> Shapes shapes_of(const Sinusoid& op, const Shapes& in) {
   EXPECT(in[0].rank() == 1 || in[0].rank() == 2, "expected t [B] or [B, n] but received ", in[0]);
   return {Shape{in[0][0], in[0].elements() / in[0][0] * op.dim}};

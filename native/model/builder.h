@@ -31,8 +31,8 @@ class Builder {
   std::vector<Layer> layers;  // that could carry an adapter, as they are met
 
   const Config& config() const { return *network_.config; }
-  // Whose weights and adapters the layers that follow read.
-  void enter(Network network) { network_ = std::move(network); }
+  // Whose weights and adapters the layers that follow read; returns the network before it.
+  Network enter(Network network) { return std::exchange(network_, std::move(network)); }
 
   // expected: each extent, kAny or multiple_of(n). Throws SHAPE_MISMATCH naming the input.
   ValueId input(const std::string& name, const std::vector<int64_t>& expected, DType dtype = DType::f32);
@@ -41,6 +41,8 @@ class Builder {
   ValueId emit(Op op, std::vector<ValueId> inputs) { return graph.emit(std::move(op), std::move(inputs)); }
   const Shape& shape(ValueId v) const { return graph.shape(v); }
 
+  // The tensor as the model's files have it; nullptr where they do not.
+  const WeightEntry* in_file(const std::string& name) const { return network_.weights->find(name); }
   // file_shape: what the model's files must have. Throws WEIGHT_MISSING, WEIGHT_SHAPE.
   ValueId weight(const std::string& name, const std::vector<int64_t>& file_shape, Form form = Form::as_is);
   ValueId parameter(const std::string& name, Shape shape);

@@ -5,26 +5,33 @@
 namespace lorafuse {
 namespace {
 
+using Values = std::vector<ValueId>;
+
 constexpr NetworkFunction kFunctions[] = {
     {"unet", "predict",
      [](Builder& b, const Config&) {
        const ValueId latents = latents_input(b, "latents", b.graph.dtype);
-       return unet(b, latents, text_inputs(b, b.shape(latents)[0]));
+       return Values{unet(b, latents, text_inputs(b, b.shape(latents)[0]))};
      },
      true},
     {"clip", "encode",
      [](Builder& b, const Config& settings) {
-       return clip(b, b.input("ids", {kAny, kAny}, DType::i32), settings.has("skip") ? settings.whole("skip") : 0);
+       const TextStates states = text_states(settings);
+       const ValueId ids = b.input("ids", {kAny, kAny}, DType::i32);
+       const Text text = clip(b, ids, states.pooled ? b.input("last", {kAny}, DType::i32) : kNone, states);
+       return states.pooled ? Values{text.context, text.pooled} : Values{text.context};
      },
      true},
     {"vae", "encode",
      [](Builder& b, const Config&) {
        const int64_t factor = int64_t{1} << (b.config().counts("block_out_channels").size() - 1);
-       return vae_encoder(b, b.input("pixels", {kAny, multiple_of(factor), multiple_of(factor), b.config().count("in_channels")}));
+       return Values{vae_encoder(b, b.input("pixels", {kAny, multiple_of(factor), multiple_of(factor), b.config().count("in_channels")}))};
      },
      false},
     {"vae", "decode",
-     [](Builder& b, const Config&) { return vae_decoder(b, b.input("latents", {kAny, kAny, kAny, b.config().count("latent_channels")})); },
+     [](Builder& b, const Config&) {
+       return Values{vae_decoder(b, b.input("latents", {kAny, kAny, kAny, b.config().count("latent_channels")}))};
+     },
      false},
 };
 

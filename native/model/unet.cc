@@ -116,6 +116,13 @@ Text text_inputs(Builder& b, int64_t batch) {
 }
 
 ValueId unet(Builder& b, ValueId latents, const Text& text) {
+  const int64_t expected = b.config().count("cross_attention_dim"), received = b.shape(text.context)[-1];
+  CHECK(received == expected, "CONFIG_INVALID", "Expected text of ", received,
+        " channels for cross_attention_dim of the UNet but received ", expected);
+  CHECK((text.pooled != kNone) == has_text_time(b.config()), "CONFIG_INVALID", "Expected ",
+        text.pooled == kNone ? "no addition_time_embed_dim of the UNet, as its text is not pooled,"
+                             : "addition_time_embed_dim of the UNet, as its text is pooled,",
+        " but received ", text.pooled == kNone ? "one" : "none");
   UNet net{b, condition(b, b.shape(latents)[0], text.pooled), text.context};
   const auto& channels = net.channels;
   const size_t levels = channels.size();

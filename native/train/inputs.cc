@@ -29,11 +29,14 @@ void check_data(const Graph& graph, const Inputs& inputs) {
     CHECK((given->second.dtype() == DType::i32) == ids, "ARGUMENT_INVALID", "Expected ", ids ? "integers" : "floats", " for the input ",
           v.name, " but received others");
   }
+  const auto check_range = [&](ValueId indices, int64_t end, const char* what) {
+    const std::string& name = graph.values[indices].name;
+    for (int32_t i : std::get<std::vector<int32_t>>(inputs.at(name).data))
+      CHECK(i >= 0 && i < end, "ARGUMENT_INVALID", "Expected ", what, " from 0 to ", end - 1, " for the input ", name, " but received ", i);
+  };
   for (const Node& node : graph.nodes) {
-    if (!std::holds_alternative<Embedding>(node.op)) continue;
-    const int64_t tokens = graph.shape(node.inputs[1])[0];
-    for (int32_t id : std::get<std::vector<int32_t>>(inputs.at(graph.values[node.inputs[0]].name).data))
-      CHECK(id >= 0 && id < tokens, "ARGUMENT_INVALID", "Expected token ids from 0 to ", tokens - 1, " but received ", id);
+    if (std::holds_alternative<Embedding>(node.op)) check_range(node.inputs[0], graph.shape(node.inputs[1])[0], "token ids");
+    if (std::holds_alternative<Gather>(node.op)) check_range(node.inputs[1], graph.shape(node.inputs[0]).rows(), "rows");
   }
 }
 

@@ -22,7 +22,8 @@ Shapes input_shapes(const Inputs& inputs);
 // Every input of the graph is given, and nothing else; the graph has checked their shapes. `later`: one that comes with a step.
 // Throws ARGUMENT_INVALID naming the input.
 void check_names(const Graph& graph, const Shapes& shapes, const std::string& later);
-// Floats where the graph takes floats, token ids where it takes ids, none beyond the vocabulary. Throws ARGUMENT_INVALID.
+// Floats where the graph takes floats, integers where it takes token ids or rows, none beyond the vocabulary or the tensor. Throws
+// ARGUMENT_INVALID.
 void check_data(const Graph& graph, const Inputs& inputs);
 
 }  // namespace lorafuse

@@ -44,6 +44,16 @@ Session::Session(SessionOptions options)
   CHECK(backend_->computes_in(computes), "PRECISION_UNSUPPORTED", "Expected fp16 or f32 for precision, as this GPU does not compute in ",
         name_of(computes));
   for (const auto& [name, network] : options_.networks) parts_.try_emplace(name, name, network, options_, *backend_);
+  for (const auto& text : options_.text) {
+    const Part& encoder = part(text.network);
+    CHECK(encoder.options.architecture == "clip", "ARGUMENT_INVALID", "Expected a text encoder for text but received ", text.network,
+          ", a ", encoder.options.architecture);
+    CHECK(encoder.dtype == part(kTrained).dtype, "ARGUMENT_INVALID", "Expected the precision of ", kTrained, " for ", text.network,
+          ", which a step computes with it, but received f32");
+    const auto same = [&](const auto& other) { return other.network == text.network; };
+    CHECK(std::count_if(options_.text.begin(), options_.text.end(), same) == 1, "ARGUMENT_INVALID",
+          "Expected each network once for text but ", "received ", text.network, " twice");
+  }
 }
 
 Session::Part& Session::part(const std::string& network) {
@@ -54,9 +64,24 @@ Session::Part& Session::part(const std::string& network) {
 
 // ---- graphs ----
 
-Builder Session::builder(const std::string& network, const Adapters& adapters, const Shapes& shapes) {
-  const Part& p = part(network);
-  return Builder({network, &p.options.config, &p.frozen.weights, &adapters}, p.dtype, shapes);
+Network Session::network(const std::string& name, const Adapters& adapters) {
+  const Part& p = part(name);
+  return {name, &p.options.config, &p.frozen.weights, &adapters};
+}
+
+Builder Session::builder(const std::string& name, const Adapters& adapters, const Shapes& shapes) {
+  return Builder(network(name, adapters), part(name).dtype, shapes);
+}
+
+std::vector<TextEncoder> Session::text_encoders() {
+  std::vector<TextEncoder> encoders;
+  bool adapted = false;
+  for (const auto& [name, states] : options_.text) {
+    const Adapters& adapters = part(name).adapters;
+    adapted |= !adapters.empty();
+    encoders.push_back({network(name, adapters), states});
+  }
+  return adapted ? encoders : std::vector<TextEncoder>{};
 }
 
 // With the layers of a network that can carry adapters, and the graph that holds them, for the smallest inputs.
@@ -72,12 +97,13 @@ Graph Session::graph(const ProgramKey& key, bool recompute) {
   const std::string network = key.is_step() ? kTrained : key.network;
   Builder b = builder(network, part(network).adapters, key.shapes);
   if (!key.is_step()) {
-    b.graph.results = {find_function(part(network).options.architecture, key.function).build(b, key.settings)};
+    b.graph.results = find_function(part(network).options.architecture, key.function).build(b, key.settings);
     return std::move(b.graph);
   }
   CHECK(parameter_count() > 0 && attached_.optimizer, "NO_ADAPTERS",
         "Expected adapters and an optimizer to train with but none are attached");
-  const ValueId loss = training_loss(b);
+  // Text that is given is not encoded.
+  const ValueId loss = training_loss(b, key.shapes.contains("context") ? std::vector<TextEncoder>{} : text_encoders());
   b.graph.results = {loss};
   return gradients(b.graph, loss, recompute);
 }
@@ -212,15 +238,20 @@ void Session::place(Program& program) {
   program.place(arena_.data());
 }
 
-HostTensor Session::run(const std::string& network, const std::string& function, const Inputs& inputs, const Config& settings) {
+std::vector<HostTensor> Session::run(const std::string& network, const std::string& function, const Inputs& inputs,
+                                     const Config& settings) {
   Program& p = program({network, function, input_shapes(inputs), settings});
   check_data(p.graph(), inputs);
   place(p);
   for (const auto& [name, tensor] : inputs) p.write(name, tensor.bytes());
   run_program(p, *backend_);
-  std::vector<float> result(p.result_shape(0).elements());
-  p.read(0, result.data());
-  return {p.result_shape(0), std::move(result)};
+  std::vector<HostTensor> results;
+  for (size_t i = 0; i < p.graph().results.size(); i++) {
+    std::vector<float> result(p.result_shape(i).elements());
+    p.read(i, result.data());
+    results.push_back({p.result_shape(i), std::move(result)});
+  }
+  return results;
 }
 
 // ---- training ----

@@ -35,6 +35,12 @@ struct SessionOptions {
   DType precision = DType::f32;
   bool recompute = false;  // a step computes blocks again for their backward instead of keeping all that they make
   std::map<std::string, NetworkOptions> networks;
+  // How a step makes its text where one of these networks has adapters, unless it is given `context`, and `pooled`, as any other step is.
+  struct TextOptions {
+    std::string network;
+    TextStates states;
+  };
+  std::vector<TextOptions> text{};
 };
 
 struct AdapterSpec {
@@ -90,7 +96,8 @@ class Session {
   MemoryPlan plan(const ProgramKey& key, std::optional<bool> recompute = std::nullopt);
   size_t available_bytes() const { return backend_->available_bytes(); }
 
-  HostTensor run(const std::string& network, const std::string& function, const Inputs& inputs, const Config& settings = {});
+  // The results of a function of a network.
+  std::vector<HostTensor> run(const std::string& network, const std::string& function, const Inputs& inputs, const Config& settings = {});
 
   // Training. On a GPU load() and step() return at once: the next batch is loaded while the one before it is computed.
   // What a step of these shapes needs, placed ahead of the first one.
@@ -113,6 +120,9 @@ class Session {
   };
 
   Part& part(const std::string& network);
+  Network network(const std::string& name, const Adapters& adapters);
+  // The encoders of a step's text; none where it is an input.
+  std::vector<TextEncoder> text_encoders();
   Builder builder(const std::string& network, const Adapters& adapters, const Shapes& shapes = {});
   Builder layers_builder(const std::string& network, const Adapters& adapters);
   Graph graph(const ProgramKey& key, bool recompute);

@@ -1,7 +1,7 @@
-// Training steps of SD1.5 (random weights, LoRA on attention, batch 1), ours against PyTorch + diffusers + peft, both in f32 on the CPU or
-// in mixed precision of fp16 on a GPU: both processes hold the same model and inputs and step in turn, A B A B, so that the machine's
-// moods fall on both.
-//   npm run bench -- --resolution 512 --steps 7 [--device cuda]
+// Training steps of SD1.5, SD2.1 or SDXL (random weights, LoRA on attention, batch 1), ours against PyTorch + diffusers + peft, both in f32
+// on the CPU or in mixed precision of fp16 on a GPU: both processes hold the same model and inputs and step in turn, A B A B, so that the
+// machine's moods fall on both.
+//   npm run bench -- [--family sdxl] --resolution 512 --steps 7 [--gradient-checkpointing] [--device cuda]
 import { spawn } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
 import { availableParallelism, cpus, loadavg, tmpdir, totalmem } from 'node:os'
@@ -21,19 +21,26 @@ const { values: options } = parseArgs({
     steps: { type: 'string', default: '7' },
     warmups: { type: 'string', default: '2' },
     rank: { type: 'string', default: '16' },
+    // Blocks are computed again for their gradients, on both sides.
+    'gradient-checkpointing': { type: 'boolean', default: false },
     threads: { type: 'string', default: String(availableParallelism()) },
+    family: { type: 'string', default: 'sd1' },
     // A folder with unet/: made with random weights where there is none.
-    model: { type: 'string', default: join(tmpdir(), 'lorafuse-bench-sd15') },
+    model: { type: 'string' },
     // TFLOP of one step, counted from the architecture; 0 = unknown.
     tflop: { type: 'string' },
   },
 })
 if (!['cpu', 'cuda'].includes(options.device)) throw new Error(`Expected --device cpu or cuda but received ${options.device}`)
+const families = { sd1: 'SD1.5', sd2: 'SD2.1', sdxl: 'SDXL' }
+if (!Object.hasOwn(families, options.family))
+  throw new Error(`Expected --family ${Object.keys(families).join(', ')} but received ${options.family}`)
+const model = options.model ?? join(tmpdir(), `lorafuse-bench-${options.family === 'sd1' ? 'sd15' : options.family}`)
 const onGpu = options.device === 'cuda'
 const computes = onGpu ? 'fp16' : 'f32'
 const number = (name) => Number(options[name])
 // Counted for SD1.5, rank 16, no weight gradients of frozen layers.
-const counted = { 512: 1.72, 256: 0.38 }
+const counted = options.family === 'sd1' ? { 512: 1.72, 256: 0.38 } : {}
 
 /** A child that answers each line with one line of JSON. */
 function start(command, args) {
@@ -59,7 +66,8 @@ function run(command, args) {
 }
 
 /** Latents, noise, text embeddings and adapters with a live up, the same for both. */
-async function writeInputs(path, unet, contextDim) {
+async function writeInputs(path, unet) {
+  const config = JSON.parse(readFileSync(join(unet, 'config.json'), 'utf8'))
   const side = number('resolution') / 8
   const rank = number('rank')
   const tensor = (name, shape, deviation = 1) => ({
@@ -87,11 +95,19 @@ async function writeInputs(path, unet, contextDim) {
   await writeSafetensors(path, [
     tensor('latents', [1, side, side, 4]),
     tensor('noise', [1, side, side, 4]),
-    tensor('context', [1, 77, contextDim]),
+    tensor('context', [1, 77, config.cross_attention_dim]),
+    ...added(config, tensor, given),
     given('timesteps', [1], 500),
     given('coefficients', [1, 2], Math.sqrt(0.2763), Math.sqrt(1 - 0.2763)),
     ...adapters,
   ])
+}
+
+/** What SDXL's UNet takes beside the text: the pooled text, and the sizes of the image, the crop and the picture. */
+function added({ addition_embed_type: kind, addition_time_embed_dim: width, projection_class_embeddings_input_dim: all }, tensor, given) {
+  if (kind !== 'text_time') return []
+  const side = number('resolution')
+  return [tensor('pooled', [1, all - 6 * width]), given('time_ids', [1, 6], side, side, 0, 0, side, side)]
 }
 
 const median = (values) => {
@@ -99,16 +115,17 @@ const median = (values) => {
   return (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2
 }
 
-const unet = join(options.model, 'unet')
+const unet = join(model, 'unet')
 if (!existsSync(join(unet, 'diffusion_pytorch_model.safetensors'))) {
-  mkdirSync(options.model, { recursive: true })
-  await run(python, [join(here, 'make-model.py'), unet])
+  mkdirSync(model, { recursive: true })
+  await run(python, [join(here, 'make-model.py'), model, '--family', options.family, '--only', 'unet'])
 }
 const inputs = join(tmpdir(), `lorafuse-bench-${process.pid}.safetensors`)
-await writeInputs(inputs, unet, JSON.parse(readFileSync(join(unet, 'config.json'), 'utf8')).cross_attention_dim)
+await writeInputs(inputs, unet)
 
 const [load] = loadavg()
 const settings = JSON.stringify({
+  recompute: options['gradient-checkpointing'],
   ...{ unet, inputs, device: options.device, computes, rank: number('rank'), threads: number('threads'), learningRate: 1e-4 },
   // Fixed on both sides, so that they compute the same.
   lossScale: onGpu ? 1024 : 1,
@@ -148,7 +165,7 @@ const features = flags.filter((flag) => /^(avx2|fma|avx512(f|_bf16|_vnni)|amx_bf
 console.log(`${cpus()[0]?.model.trim()}, ${features.join(' ')}; ${options.threads} threads, ${Math.round(totalmem() / 2 ** 30)} GiB`)
 for (const { name, ready } of sides) console.log(`${name}: ${ready.about}`)
 console.log(
-  `${options.model}, ${options.resolution} px, batch 1, rank ${options.rank} on attention (${ours.ready.adapters} parameters), ${computes}`,
+  `${families[options.family]} (${model}), ${options.resolution} px, batch 1, rank ${options.rank} on attention (${ours.ready.adapters} parameters), ${computes}${options['gradient-checkpointing'] ? ', gradient checkpointing' : ''}`,
 )
 console.log(
   `${options.steps} steps each in turn after ${options.warmups} warm-ups; matrix product ${gflops.toFixed(0)} GFLOP/s; load before ${load?.toFixed(1)}`,

@@ -8,7 +8,7 @@ import { native } from '../../dist/lib/native.js'
 import { optimizers } from '../../dist/lib/train/optimizers.js'
 
 const settings = JSON.parse(process.argv[2])
-const { device, computes, rank, threads, lossScale } = settings
+const { device, computes, rank, threads, lossScale, recompute } = settings
 const config = `${settings.unet}/config.json`
 const weights = `${settings.unet}/diffusion_pytorch_model.safetensors`
 const inputs = await readTensors(settings.inputs)
@@ -19,6 +19,7 @@ const session = new Session({
   threads,
   device,
   precision: computes,
+  recompute,
   networks: {
     unet: {
       architecture: 'unet',
@@ -40,7 +41,7 @@ for (const { name } of parameters) {
 }
 session.write('weights', adapters)
 
-const names = ['latents', 'noise', 'coefficients', 'timesteps', 'context']
+const names = ['latents', 'noise', 'coefficients', 'timesteps', 'context', 'pooled', 'time_ids'].filter((name) => inputs.has(name))
 const [batch] = inputs.get('latents').shape
 const input = {
   ...Object.fromEntries(names.map((name) => [name, { shape: inputs.get(name).shape, data: data(name) }])),

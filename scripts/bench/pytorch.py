@@ -50,6 +50,8 @@ first = {name: inputs[name].permute(0, 3, 1, 2).contiguous() for name in ("laten
 unet = diffusers.UNet2DConditionModel.from_pretrained(settings["unet"], dtype=torch.float16 if mixed else torch.float32).to(device)
 rank = settings["rank"]
 unet.requires_grad_(False)
+if settings["recompute"]:
+    unet.enable_gradient_checkpointing()
 unet.add_adapter(peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
 adapters = []
 with torch.no_grad():
@@ -62,6 +64,7 @@ with torch.no_grad():
                 adapters.append(weight)
 optimizer = torch.optim.AdamW(adapters, lr=settings["learningRate"], weight_decay=1e-2)
 timesteps = inputs["timesteps"].long()
+added = {"text_embeds": inputs["pooled"], "time_ids": inputs["time_ids"]} if "pooled" in inputs else None
 signal, sigma = inputs["coefficients"][:, :, None, None, None].unbind(1)
 # Of a fixed scale, so that both sides compute the same.
 scaler = torch.amp.GradScaler(device.type, init_scale=settings["lossScale"], growth_interval=2**31 - 1, enabled=mixed)
@@ -72,7 +75,7 @@ def step() -> dict[str, float]:
     start = time.perf_counter()
     noisy = signal * first["latents"] + sigma * first["noise"]
     with torch.autocast(device.type, torch.float16, enabled=mixed):
-        prediction = unet(noisy, timesteps, inputs["context"]).sample
+        prediction = unet(noisy, timesteps, inputs["context"], added_cond_kwargs=added).sample
     loss = torch.nn.functional.mse_loss(prediction.float(), first["noise"])
     scaler.scale(loss).backward()
     scaler.unscale_(optimizer)

@@ -1,5 +1,5 @@
-// The way of a LoRA into other tools: trains a few steps on the bundled model, lets diffusers load the file, and compares
-// what both draw with it from the same latents.   npm run compare
+// The way of a LoRA into other tools: trains a few steps on the bundled model, or on a small random one of a family, lets diffusers load the
+// file, and compares what both draw with it from the same latents.   npm run compare -- [--family sdxl] [--conv-rank 2]
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -10,28 +10,41 @@ import { Pipeline } from '../../dist/lib/draw/pipeline.js'
 import { writeSafetensors } from '../../dist/lib/files/safetensors.js'
 import { train } from '../../dist/lib/index.js'
 import { normal } from '../../dist/lib/random.js'
+import { goldenModel } from '../../dist/test/train/hollow.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const { values: options } = parseArgs({
   options: {
-    model: { type: 'string', default: join(root, 'examples/tiny-sd') },
+    // One of the golden models; the bundled model without it.
+    family: { type: 'string' },
+    model: { type: 'string' },
     images: { type: 'string', default: join(root, 'examples/emoji') },
     size: { type: 'string', default: '128' },
     steps: { type: 'string', default: '20' },
     cfg: { type: 'string', default: '4' },
     'train-steps': { type: 'string', default: '20' },
-    limit: { type: 'string', default: '1e-4' },
+    targets: { type: 'string' },
+    // With it convolutions are trained, too.
+    'conv-rank': { type: 'string' },
+    'network-format': { type: 'string', default: 'kohya' },
+    limit: { type: 'string', default: '1e-5' },
     threads: { type: 'string', default: '2' },
   },
 })
 const number = (name) => Number(options[name])
 const size = number('size')
-const { model } = options
+const families = { sd1: 'golden-sd1-model', sd2: 'golden-sd2', sdxl: 'golden-sdxl-model' }
+if (options.family !== undefined && !Object.hasOwn(families, options.family)) {
+  throw new Error(`Expected --family ${Object.keys(families).join(', ')} but received ${options.family}`)
+}
+const small = options.family === undefined ? join(root, 'examples/tiny-sd') : await goldenModel(families[options.family])
+const model = options.model ?? small
 const request = {
   prompt: 'a 3d emoji of a banana on a blue background',
   negativePrompt: 'red',
   steps: number('steps'),
   cfg: number('cfg'),
+  sampler: 'DDIM',
   seed: 5,
   clipSkip: 1,
 }
@@ -44,11 +57,11 @@ async function draw(pipeline, references) {
   const { session } = pipeline
   const found = {}
   const value = async (network, name, inputs, settings) => {
-    const result = await Object.getPrototypeOf(session).run.call(session, network, name, inputs, settings)
-    if (name !== 'decode') return result
+    const results = await Object.getPrototypeOf(session).run.call(session, network, name, inputs, settings)
+    if (name !== 'decode') return results
     found.latents = inputs.latents.data.map((value) => value * pipeline.model.scalingFactor)
-    found.image = result.data
-    return result
+    found.image = results[0].data
+    return results
   }
   Object.defineProperty(session, 'run', { value, configurable: true })
   await pipeline.draw({ ...request, width: size, height: size })
@@ -64,7 +77,7 @@ async function ours(lora, path) {
     const tensors = [tensor('initial', normal({ seed: request.seed, stream: 'latents' }, side * side * 4), side, 4)]
     for (const [name, references] of [
       ['plain', []],
-      ['adapted', [{ path: lora, weight: scale }]],
+      ['adapted', [{ path: lora, te: scale, unet: scale }]],
     ]) {
       const { latents, image } = await draw(pipeline, references)
       tensors.push(tensor(`${name}_latents`, latents, side, 4), tensor(`${name}_image`, image, size, 3))
@@ -98,6 +111,10 @@ try {
     steps: number('train-steps'),
     rank: 4,
     alpha: 2,
+    networkFormat: options['network-format'],
+    // kohya writes SD2's linear projections as 1×1 convolutions, and so do we; diffusers refuses these.
+    targets: options.targets ?? (options.family === 'sd2' ? 'attention' : 'default'),
+    ...(options['conv-rank'] === undefined ? {} : { convRank: number('conv-rank'), convAlpha: 1 }),
     learningRate: 2e-3,
     seed: 1,
     saveEvery: 0,

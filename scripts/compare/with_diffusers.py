@@ -8,7 +8,7 @@ import json
 import sys
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline
 from diffusers.utils import logging
 from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
@@ -19,7 +19,7 @@ for each in (logging, transformers_logging):
     each.disable_progress_bar()
 torch.set_num_threads(1)
 ours = load_file(settings["ours"])
-pipeline = StableDiffusionPipeline.from_pretrained(settings["model"], dtype=torch.float32)
+pipeline = DiffusionPipeline.from_pretrained(settings["model"], dtype=torch.float32)
 pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
 pipeline.set_progress_bar_config(disable=True)
 
@@ -49,9 +49,15 @@ plain = draw()
 pipeline.load_lora_weights(settings["lora"], adapter_name="lora")
 pipeline.set_adapters("lora", settings["scale"])
 adapted = draw()
-modules = sum("lora_A" in name and name.endswith("weight") for name, _ in pipeline.unet.named_parameters())
+
+
+def adapted_layers(network: torch.nn.Module) -> int:
+    return sum("lora_A" in name and name.endswith("weight") for name, _ in network.named_parameters())
+
+
+networks = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
 errors = {
-    "modules": modules,
+    "modules": {name: adapted_layers(network) for name, network in networks.items()},
     "withoutLora": {name: relative(ours[f"plain_{name}"], value) for name, value in plain.items()},
     "withLora": {name: relative(ours[f"adapted_{name}"], value) for name, value in adapted.items()},
     "loraMoves": {name: relative(plain[name], value) for name, value in adapted.items()},

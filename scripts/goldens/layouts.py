@@ -1,6 +1,6 @@
 """The whole golden models as single files, in names and containers that others wrote: layouts.py DIFFUSERS [MODEL…], a
 checkout of huggingface/diffusers, whose scripts/convert_diffusers_to_original_*.py do the naming. What those leave out is what files on model sites have
-beside it: leftovers of training, OpenCLIP's last layer, markers. Each file is read back with diffusers' own converters. Writes
+beside it: leftovers of training, markers. Each file is read back with diffusers' own converters. Writes
 test/fixtures/single-files/*.hollow.gz (hollow.py); test/train/hollow.ts fills them.
 """
 
@@ -79,9 +79,8 @@ def sd1(folder: Path, scripts: dict[str, types.ModuleType]) -> Tensors:
 
 def sd2(folder: Path, scripts: dict[str, types.ModuleType]) -> Tensors:
     text = scripts["sd"].convert_text_enc_state_dict_v20(named("transformer.", prefixed_text(part(folder, "text_encoder"))))
-    # The folder ends with the penultimate layer, a file has one more, and a projection; neither is used.
-    final = {name.replace("resblocks.2.", "resblocks.3."): tensor.clone() for name, tensor in text.items() if "resblocks.2." in name}
-    text = openclip_extras(text | final | {"text_projection": torch.eye(128).half()}, "")
+    # As in a folder, without OpenCLIP's last layer, which readers know by its number alone; files have a projection that is not used.
+    text = openclip_extras(text | {"text_projection": torch.eye(128).half()}, "")
     return (
         named("model.diffusion_model.", scripts["sd"].convert_unet_state_dict(part(folder, "unet")))
         | named("first_stage_model.", scripts["sdxl"].convert_vae_state_dict(part(folder, "vae")))

@@ -41,8 +41,8 @@ def script(clone: str, name: str):
     return module
 
 
-def pairs(network: torch.nn.Module, convert) -> dict[str, str]:
-    names = [name for name, _ in network.named_parameters() if "_proj." not in name or "out_proj" in name or "time_emb_proj" in name]
+def pairs(network: torch.nn.Module, convert, prefix: str = "") -> dict[str, str]:
+    names = [prefix + name for name, _ in network.named_parameters() if "_proj." not in name or "out_proj" in name or "time_emb_proj" in name]
     modules = lambda name: name.removesuffix(".weight").removesuffix(".bias")
     converted = {modules(ours): modules(theirs) for theirs, ours in convert({name: Name(name) for name in names}).items()}
     return {str(ours): theirs for ours, theirs in sorted(converted.items()) if ".transformer_blocks." not in ours}
@@ -58,7 +58,7 @@ def main() -> None:
         "sd15": pairs(meta_unet(), sd.convert_unet_state_dict),
         "sdxl": pairs(meta_unet(SDXL), sdxl.convert_unet_state_dict),
         "vae": pairs(vae, sd.convert_vae_state_dict),
-        "openclip": pairs(clip, sdxl.convert_openclip_text_enc_state_dict),
+        "openclip": pairs(clip, sdxl.convert_openclip_text_enc_state_dict, "text_model."),  # transformers 5 drops it
     }
     path = Path(__file__).resolve().parents[2] / "test/fixtures/golden-names/ldm.json"
     path.write_text(json.dumps(networks, indent=1) + "\n")

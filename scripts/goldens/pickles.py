@@ -35,6 +35,7 @@ def expected(state: dict) -> dict:
         name: {
             "dtype": DTYPES[tensor.dtype],
             "shape": list(tensor.shape),
+            **({"values": tensor.float().tolist()} if tensor.dtype.itemsize == 1 else {}),
             "bytes": bytes(tensor.contiguous().flatten().view(torch.uint8)).hex(),
         }
         for name, tensor in state.items()
@@ -59,7 +60,10 @@ def main() -> None:
         empty=torch.zeros(0, 3),
         parameter=torch.nn.Parameter(torch.randn(2, 2)),
     )
-    eight = {"e4m3": torch.randn(8).to(torch.float8_e4m3fn), "e5m2": torch.randn(8).to(torch.float8_e5m2)}
+    # Every byte but for NaN and infinities.
+    codes = torch.arange(256).to(torch.uint8)
+    numbers = {"e4m3": codes.view(torch.float8_e4m3fn), "e5m2": codes.view(torch.float8_e5m2)}
+    eight = {name: every[every.float().isfinite()] for name, every in numbers.items()}
     module = torch.nn.Linear(2, 2)
     trainer = {
         "state_dict": module.state_dict(),

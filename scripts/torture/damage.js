@@ -21,9 +21,10 @@ function asanEnvironment(folder) {
   return { LD_PRELOAD: library, ASAN_OPTIONS: 'detect_leaks=0', LORAFUSE_PREBUILD: join(folder, 'asan') }
 }
 
-/** A process that answers cases; made anew when one ended it. */
-class Patient {
-  constructor(words, environment) {
+/** A process that answers cases; made anew when one ended it. `script`: what it runs. */
+export class Patient {
+  constructor(script, words, environment) {
+    this.script = script
     this.words = words
     this.env = { ...process.env, ...environment }
     this.patience = HANGS * (environment ? 4 : 1)
@@ -31,7 +32,7 @@ class Patient {
 
   start() {
     const { env } = this
-    this.child = fork(new URL('./damage-child.js', import.meta.url), this.words, { env, stdio: ['ignore', 'inherit', 'pipe', 'ipc'] })
+    this.child = fork(new URL(this.script, import.meta.url), this.words, { env, stdio: ['ignore', 'inherit', 'pipe', 'ipc'] })
     this.stderr = ''
     this.child.stderr.on('data', (piece) => (this.stderr = (this.stderr + piece).slice(-2000)))
   }
@@ -70,7 +71,10 @@ export const damage = {
 
   async begin(folder, { seed, asan }) {
     const environment = asan ? asanEnvironment(folder) : undefined
-    return Array.from({ length: this.lanes }, (_, lane) => new Patient([join(folder, `damage ${lane}`), seed], environment))
+    return Array.from(
+      { length: this.lanes },
+      (_, lane) => new Patient('./damage-child.js', [join(folder, `damage ${lane}`), seed], environment),
+    )
   },
 
   async round(patients, index, _random, count, lane) {

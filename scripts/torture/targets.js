@@ -133,7 +133,7 @@ export async function makeTargets(folder) {
       writeFileSync(plain, damageSafetensors(lora, random))
       const applied = await outcomeOf(() => {
         pipeline.loras?.clear()
-        return pipeline.apply([{ path: plain, weight: 1 }])
+        return pipeline.apply([{ path: plain, te: 1, unet: 1 }])
       })
       if (applied.problem || applied.outcome !== 'used') return applied
       return (await unsound(plain)) || random.chance(0.1) ? drawWith(plain) : applied

@@ -1,7 +1,7 @@
 // The program under what a user's machine does to it. Every failure prints the line that repeats it; exits with 1 if there is any.
 //   npm run torture                        all parts, about four minutes
 //   npm run torture -- --minutes 60        longer
-//   npm run torture -- --only damage       one part: soak, workers, signals, limits, damage
+//   npm run torture -- --only damage       one part: soak, workers, signals, limits, damage, checkpoints
 //   npm run torture -- --short             the few rounds that npm test runs
 //   npm run torture -- --asan              damage with the core built with ASan and UBSan, and its own tests (npm run test:asan builds it)
 // Rounds follow from --seed and their number alone; --case runs one. Moments in time are as random as the machine is.
@@ -10,6 +10,7 @@ import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { checkpoints } from './checkpoints.js'
 import { damage } from './damage.js'
 import { limits } from './limits.js'
 import { holds, shown } from './process.js'
@@ -18,7 +19,7 @@ import { signals } from './signals.js'
 import { soak } from './soak.js'
 import { workers } from './workers.js'
 
-const parts = [soak, workers, signals, limits, damage]
+const parts = [soak, workers, signals, limits, damage, checkpoints]
 const { values } = parseArgs({
   options: {
     minutes: { type: 'string', default: '4' },

@@ -12,7 +12,8 @@ import { Oddities, randomFrom, thrown } from './odd-values.js'
 const [seed = '1', sessions = '20'] = process.argv.slice(2)
 const odd = new Oddities(randomFrom(Number(seed)))
 const { networks } = await readModel(tiny)
-const options: SessionOptions = { device: 'cpu', threads: 2, precision: 'f32', networks }
+const text = [{ network: 'text_encoder', skip: 0, norm: true, pooled: false }]
+const options: SessionOptions = { device: 'cpu', threads: 2, precision: 'f32', networks, text }
 
 const expected = new Set(
   ['ARGUMENT_INVALID', 'CONFIG_INVALID', 'SHAPE_MISMATCH', 'RANK_INVALID', 'MODULE_UNKNOWN', 'MODEL_INCOMPLETE', 'NO_ADAPTERS'].concat(

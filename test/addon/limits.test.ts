@@ -133,7 +133,7 @@ test('where JavaScript has no memory for a result, the call says so and the sess
   } finally {
     globalThis.Float32Array = real
   }
-  assert.equal((await session.run('text_encoder', 'encode', ids)).data.constructor, Float32Array)
+  assert.equal((await session.run('text_encoder', 'encode', ids))[0]!.data.constructor, Float32Array)
   session.dispose()
 })
 

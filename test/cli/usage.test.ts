@@ -129,12 +129,12 @@ test('a LoRA that is not there is named with the places that were tried, and not
   assert.deepEqual(await readdir(folder), [])
 })
 
-test('a model that is not there, and one that is no folder', async (t) => {
+test('a model that is not there, and one that is no checkpoint', async (t) => {
   const folder = await temporaryFolder(t)
   await writeFile(join(folder, 'model.ckpt'), 'x')
   for (const [name, code] of [
     ['none', 'MODEL_NOT_FOUND'],
-    ['model.ckpt', 'MODEL_UNSUPPORTED'],
+    ['model.ckpt', 'SAFETENSORS_INVALID'],
   ] as const) {
     const { code: exit, stderr } = await lorafuse([
       'generate',

@@ -5,7 +5,8 @@
 //     [--ops | --nodes]
 // --zeros: weights that are all zero, on no disk: for counting on the emulator. --ops: the table of ops too; --nodes: a line for each node,
 // in order.
-//   --model sd15|sdxl: SDXL at 1024 pixels unless --size is given.
+//   --model sd15|sdxl: SDXL at 1024 pixels unless --size is given. --convolutions: adapters on them, too. --recompute: blocks are computed
+//   again for their gradients.
 #include "bench.h"
 
 #include <chrono>
@@ -27,7 +28,7 @@ namespace {
 struct Settings {
   int64_t size = 512, batch = 1, rank = 16, steps = 20;
   bool sdxl = false;
-  bool all = true, zeros = false, ops = false, nodes = false, roofline = false;
+  bool all = true, zeros = false, ops = false, nodes = false, roofline = false, convolutions = false, recompute = false;
   DType precision = DType::f16;
 };
 
@@ -40,6 +41,8 @@ Settings parsed(const std::vector<std::string>& arguments) {
     else if (name == "--ops") s.ops = true;
     else if (name == "--nodes") s.ops = s.nodes = true;
     else if (name == "--roofline") s.roofline = s.zeros = true;
+    else if (name == "--convolutions") s.convolutions = true;
+    else if (name == "--recompute") s.recompute = true;
     else {
       CHECK(i + 1 < arguments.size(), "ARGUMENT_INVALID", "Expected a value after ", name);
       const std::string value = arguments[++i];
@@ -69,11 +72,14 @@ class Bench {
         backend_(open_cuda_backend()) {
     const Layout layout = unet_layout(config_, DType::f16);
     weights_.add(write_sparse(folder_.file("unet"), layout).path, layout.entries);  // for names and shapes alone
-    auto layers = adaptable(weights_, config_);
-    if (!s.all) std::erase_if(layers, [](const Layer& l) { return l.path.find(".attn") == std::string::npos; });
+    auto layers = adaptable(weights_, config_, s.convolutions);
+    if (!s.all)
+      std::erase_if(layers, [](const Layer& l) {
+        return l.path.find(".attentions.") != std::string::npos && l.path.find(".attn") == std::string::npos;
+      });
     layers_ = layers.size();
     const Graph forward = train_graph(weights_, config_, adapters_for(layers, s.rank), {s.batch, s.size / 8, s.size / 8}, 77, s.precision);
-    graph_ = fuse(gradients(forward, forward.results[0]), backend_->fusions());
+    graph_ = fuse(gradients(forward, forward.results[0], s.recompute), backend_->fusions());
   }
   ~Bench() {
     program_.reset();

@@ -84,15 +84,13 @@ Config unet_config(const Config::Values& other) {
   return Config("unet", std::move(values));
 }
 
-Config text_encoder_config(double width, double inner, double vocabulary, double positions, double layers, double heads) {
-  return Config("text_encoder", {{"hidden_size", width},
-                                 {"intermediate_size", inner},
-                                 {"vocab_size", vocabulary},
-                                 {"max_position_embeddings", positions},
-                                 {"num_hidden_layers", layers},
-                                 {"num_attention_heads", heads},
-                                 {"layer_norm_eps", 1e-5},
-                                 {"hidden_act", std::string("quick_gelu")}});
+Config text_encoder_config(double width, double inner, double vocabulary, double positions, double layers, double heads,
+                           const Config::Values& other) {
+  Config::Values values = {
+      {"hidden_size", width},        {"intermediate_size", inner},   {"vocab_size", vocabulary}, {"max_position_embeddings", positions},
+      {"num_hidden_layers", layers}, {"num_attention_heads", heads}, {"layer_norm_eps", 1e-5},   {"hidden_act", std::string("quick_gelu")}};
+  for (const auto& [name, value] : other) values[name] = value;
+  return Config("text_encoder", std::move(values));
 }
 
 Config vae_config(Numbers channels, double layers, double groups) {
@@ -138,20 +136,32 @@ Config vega_unet() {
                       {"mid_block_type", std::string("UNetMidBlock2D")}});
 }
 Config sdxl_unet_without_middle() { return sdxl_config({{"mid_block_type", std::string("None")}}); }
-Config sd15_text_encoder() { return text_encoder_config(768, 3072, 49408, 77, 12, 12); }
+Config sd15_text_encoder() { return text_encoder_config(768, 3072, 49408, 77, 12, 12, {}); }
 Config sd15_vae() { return vae_config({128, 256, 512, 512}, 2, 32); }
 
-Config small_unet(std::vector<double> transformer_layers) {
-  return unet_config({{"block_out_channels", Numbers{8, 16}},
-                      {"down_block_types", Words{"CrossAttnDownBlock2D", "DownBlock2D"}},
-                      {"up_block_types", Words{"UpBlock2D", "CrossAttnUpBlock2D"}},
-                      {"layers_per_block", 1.0},
-                      {"num_attention_heads", Numbers{2, 2}},
-                      {"transformer_layers_per_block", std::move(transformer_layers)},
-                      {"cross_attention_dim", 12.0},
-                      {"norm_num_groups", 4.0}});
+static Config small_unet_config(const Config::Values& other) {
+  Config::Values values = {{"block_out_channels", Numbers{8, 16}},
+                           {"down_block_types", Words{"CrossAttnDownBlock2D", "DownBlock2D"}},
+                           {"up_block_types", Words{"UpBlock2D", "CrossAttnUpBlock2D"}},
+                           {"layers_per_block", 1.0},
+                           {"num_attention_heads", Numbers{2, 2}},
+                           {"transformer_layers_per_block", Numbers{1, 1}},
+                           {"cross_attention_dim", 12.0},
+                           {"norm_num_groups", 4.0}};
+  for (const auto& [name, value] : other) values[name] = value;
+  return unet_config(values);
 }
-Config small_text_encoder() { return text_encoder_config(12, 24, 40, 9, 2, 3); }
+Config small_unet(std::vector<double> transformer_layers) {
+  return small_unet_config({{"transformer_layers_per_block", std::move(transformer_layers)}});
+}
+Config small_text_encoder() { return text_encoder_config(12, 24, 40, 9, 2, 3, {}); }
+Config small_pooled_text_encoder() {
+  return text_encoder_config(8, 16, 40, 9, 3, 2, {{"hidden_act", std::string("gelu")}, {"projection_dim", 6.0}});
+}
+Config small_sdxl_unet() {
+  return small_unet_config(
+      {{"cross_attention_dim", 20.0}, {"addition_time_embed_dim", 4.0}, {"projection_class_embeddings_input_dim", 30.0}});
+}
 Config small_vae() { return vae_config({8, 8}, 1, 4); }
 
 bool has_text_time(const Config& unet) { return unet.has("addition_time_embed_dim"); }

@@ -50,6 +50,9 @@ Config sd15_vae();
 // Two levels, attention in one; every kind of layer of the large one.
 Config small_unet(std::vector<double> transformer_layers = {1, 1});
 Config small_text_encoder();
+// Of SDXL's kind: a second text encoder, whose text is pooled too.
+Config small_pooled_text_encoder();
+Config small_sdxl_unet();
 Config small_vae();
 bool has_text_time(const Config& unet);
 

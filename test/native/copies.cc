@@ -27,4 +27,18 @@ SUITE(embedding) {
       op_row({Embedding{}, {ids({2, 7}, 30), {Shape{30, channels}, dtype}, {Shape{9, channels}, dtype}}});
 }
 
+SUITE(gather) {
+  // Each row once as a context takes them, rows that are gathered often and rows that are not, more of them than a warp has lanes.
+  for (const auto& [x, rows] : std::vector<std::pair<Shape, Shape>>{{{1, 1}, {1}},
+                                                                    {{7, 17}, {2, 3}},
+                                                                    {{2, 9, 16}, {40}},
+                                                                    {{3, 77, 24}, {1, 227}},
+                                                                    {{2, 77, 768}, {2, 77}},
+                                                                    {{4, 8}, {130}},
+                                                                    {{5, 300}, {9}}}) {
+    op_row({Gather{}, {{x}, ids(rows, x.rows())}});
+    op_row({GatherGrad{x}, {ids(rows, x.rows()), {rows.followed_by(x[-1])}}});
+  }
+}
+
 }  // namespace lorafuse::test

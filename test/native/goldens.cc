@@ -81,7 +81,7 @@ void predicts(const std::string& name, const Place& place) {
   Run run(name, place);
   const Config& config = run.golden.config;
   Builder b = builder(config, run.weights, run.adapters, place.computes, prediction_shapes(config, run.golden.latents, tokens(run)));
-  b.graph.results = {find_function("unet", "predict").build(b, {})};
+  b.graph.results = find_function("unet", "predict").build(b, {});
   const Graph graph = fuse(b.graph, place.backend->fusions());
   std::map<std::string, std::vector<float>> found;
   for (const auto& [first, second] : {std::pair{0, 999}, {17, 500}}) {

@@ -4,6 +4,14 @@
 
 namespace lorafuse::test {
 
+// Where integers end: rows that are gathered from a tensor are within it; a made-up vocabulary has 30 tokens or more.
+static int64_t indices_end(const Graph& graph, ValueId indices) {
+  int64_t end = 30;
+  for (const Node& node : graph.nodes)
+    if (std::holds_alternative<Gather>(node.op) && node.inputs[1] == indices) end = std::min(end, graph.shape(node.inputs[0]).rows());
+  return end;
+}
+
 Feed random_feed(const Graph& graph, uint64_t seed) {
   Random random(seed);
   Feed feed;
@@ -15,7 +23,8 @@ Feed random_feed(const Graph& graph, uint64_t seed) {
     const bool vector = value.shape.rank() == 1;
     const int64_t taps = value.shape.rank() == 3 ? value.shape[0] : 1;
     if (value.dtype == DType::i32) {
-      for (int64_t i = 0; i < count; i++) data.push_back(static_cast<float>(random.below(30)));
+      const int64_t end = indices_end(graph, static_cast<ValueId>(v));
+      for (int64_t i = 0; i < count; i++) data.push_back(static_cast<float>(random.below(end)));
     } else if (value.name == "timesteps" ||
                value.name == "time_ids") {  // early ones: the f32 angle of a late one would be all of a graph's error
       for (int64_t i = 0; i < count; i++) data.push_back(static_cast<float>(random.below(10)));

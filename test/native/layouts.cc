@@ -111,6 +111,7 @@ Layout text_encoder_layout(const Config& config, DType dtype) {
     l.norm(layer + ".layer_norm2", width);
   }
   l.norm("text_model.final_layer_norm", width);
+  if (config.has("projection_dim")) l.add("text_projection.weight", {config.count("projection_dim"), width});
   return l;
 }
 

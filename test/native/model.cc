@@ -139,7 +139,7 @@ SUITE(model) {
     Weights weights(Weights::StorageTypes{});
     weights.add(write_sparse(folder.file("text"), layout).path, layout.entries);
     Builder b = builder(config, weights, kNoAdapters, DType::f32, {{"ids", {2, 77}}});
-    const ValueId states = find_function("clip", "encode").build(b, {});
+    const ValueId states = find_function("clip", "encode").build(b, {})[0];
     EXPECT(b.shape(states) == Shape({2, 77, 768}), b.shape(states));
     expect_all_used({&b.graph}, layout);
   });
@@ -152,8 +152,8 @@ SUITE(model) {
     weights.add(write_sparse(folder.file("vae"), layout).path, layout.entries);
     Builder encoder = builder(config, weights, kNoAdapters, DType::f32, {{"pixels", {1, 64, 128, 3}}});
     Builder decoder = builder(config, weights, kNoAdapters, DType::f32, {{"latents", {1, 8, 16, 4}}});
-    const ValueId moments = find_function("vae", "encode").build(encoder, {});
-    const ValueId pixels = find_function("vae", "decode").build(decoder, {});
+    const ValueId moments = find_function("vae", "encode").build(encoder, {})[0];
+    const ValueId pixels = find_function("vae", "decode").build(decoder, {})[0];
     EXPECT(encoder.shape(moments) == Shape({1, 8, 16, 8}), encoder.shape(moments));
     EXPECT(decoder.shape(pixels) == Shape({1, 64, 128, 3}), decoder.shape(pixels));
     expect_all_used({&encoder.graph, &decoder.graph}, layout);
@@ -201,9 +201,9 @@ SUITE(model) {
     const Shapes shapes = {{"ids", {2, 5}}, {"latents", {2, 4, 4, 4}}, {"timesteps", {2}}, {"context", {2, 5, 12}}};
 
     Builder encode(text_encoder, DType::f32, shapes), predict(unet_network, DType::f32, shapes), both(text_encoder, DType::f32, shapes);
-    encode.graph.results = {find_function("clip", "encode").build(encode, {})};
-    predict.graph.results = {find_function("unet", "predict").build(predict, {})};
-    const ValueId context = find_function("clip", "encode").build(both, {});
+    encode.graph.results = find_function("clip", "encode").build(encode, {});
+    predict.graph.results = find_function("unet", "predict").build(predict, {});
+    const ValueId context = find_function("clip", "encode").build(both, {})[0];
     both.enter(unet_network);
     both.graph.results = {unet(both, latents_input(both, "latents", DType::f32), {context})};
     for (const Node& node : both.graph.nodes)

@@ -273,7 +273,7 @@ Description describe(const Conv2d& op) { return {window(op) + ending(op.epilogue
 Description describe(const ConvTranspose2d& op) { return {text(window(op), " to ", op.height, "x", op.width, ending(op.epilogue)), 2}; }
 Description describe(const ConvWeightGrad& op) { return {window(op), 2}; }
 Description describe(const Attention& op) { return {text(op.causal ? " causal " : " ", op.heads, " heads"), 2}; }
-Description describe(const AttentionGrad& op) { return {text(" ", op.heads, " heads"), 2}; }
+Description describe(const AttentionGrad& op) { return {text(op.causal ? " causal " : " ", op.heads, " heads"), 2}; }
 Description describe(const GroupNorm& op) { return {text(" ", op.groups, " groups", op.silu ? " silu" : ""), 1}; }
 Description describe(const GroupNormGrad& op) {
   return {text(" ", op.groups, " groups", op.silu ? " silu" : "", extras(false, op.residual)), 1};
@@ -286,6 +286,8 @@ Description describe(const Sinusoid& op) { return {text(" ", op.dim, op.cos_firs
 Description describe(const AddNoise& op) { return {op.f32 ? " f32" : "", 1}; }
 Description describe(const Concat&) { return {"", 2}; }
 Description describe(const Embedding&) { return {"", 2}; }
+Description describe(const Gather&) { return {"", 2}; }
+Description describe(const GatherGrad& op) { return {text(" to ", op.shape), 2}; }
 template <class AnyOp> Description describe(const AnyOp&) { return {}; }
 
 std::string shapes_of(const Row& row) {  // the op, its attributes and shapes

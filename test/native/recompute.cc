@@ -105,7 +105,7 @@ SUITE(recomputation) {
           EXPECT(outcome(t.kept) == outcome(t.again), "other bits", fused ? ", fused" : "");
         }
       });
-    test_case("nothing that a block makes for itself is kept for its gradients, " + where, [=] {
+    test_case("nothing that a block makes for itself is kept for its gradients, but for the last one, " + where, [=] {
       const Training t(convolutions);
       std::map<ValueId, std::string> blocks;
       std::set<std::string> seen;
@@ -113,7 +113,7 @@ SUITE(recomputation) {
         for (ValueId v : node.outputs) blocks[v] = node.block;
       for (size_t i = end_of_forward(t.again); i < t.again.nodes.size(); i++) {
         const Node& node = t.again.nodes[i];
-        if (node.block.empty()) continue;
+        if (node.block.empty() || node.block.starts_with("up_blocks.1.attentions.1")) continue;  // the last one
         seen.insert(node.block);
         for (ValueId v : node.inputs)
           EXPECT(!blocks.contains(v) || blocks.at(v) != node.block, node.layer, " reads ", t.again.values[v].name, " of its own block");
@@ -121,13 +121,13 @@ SUITE(recomputation) {
       EXPECT(seen.size() > 10, seen.size(), " blocks");
     });
   }
-  test_case("of a block's forward pass only what its gradients need is computed again", [] {
+  test_case("only what the gradients of a block need is computed again, and nothing of the last one", [] {
     Graph g;
     const auto parameter = [&](Shape shape) {
       return g.value({text("p", g.values.size()), std::move(shape), DType::f32, Storage::parameter});
     };
     ValueId x = g.value({"x", {3, 4}, DType::f32, Storage::input});
-    for (const char* block : {"a", "b", ""}) {
+    for (const char* block : {"a", "b", "c.d", "c", ""}) {
       g.block = block;
       x = g.emit(MatMul{}, {x, parameter({4, 4})});
       x = g.emit(Activation{Function::silu}, {x});
@@ -137,7 +137,7 @@ SUITE(recomputation) {
                   factors = g.value({"w", {3}, DType::f32, Storage::input});
     g.results = {g.emit(MseLoss{}, {x, target, factors})};
     const Graph kept = gradients(g, g.results[0]), again = gradients(g, g.results[0], true);
-    // Of a and b the first product and the activation; the second product is read by the next block, and by none.
+    // Of a and b the first product and the activation; the second product is read by the next block, and by none. c is the last one.
     EXPECT(count<Activation>(again) == count<Activation>(kept) + 2, count<Activation>(again), " activations");
     EXPECT(count<MatMul>(again) == count<MatMul>(kept) + 2, count<MatMul>(again), " products");
     EXPECT(again.nodes.size() == kept.nodes.size() + 4, again.nodes.size(), " nodes");

@@ -101,6 +101,17 @@ template <class T> void run(const Embedding&, const Operands<T>& o) {
   }
 }
 
+template <class T> void run(const Gather&, const Operands<T>& o) {
+  const int64_t channels = o.in(0).shape[-1];
+  for (int64_t i = 0; i < o.out(0).shape.elements(); i++)
+    o.out(0)[i] = o.in(0)[static_cast<int64_t>(o.in(1)[i / channels]) * channels + i % channels];
+}
+template <class T> void run(const GatherGrad&, const Operands<T>& o) {
+  const int64_t channels = o.in(1).shape[-1];
+  for (int64_t i = 0; i < o.in(1).shape.elements(); i++)
+    o.out(0)[static_cast<int64_t>(o.in(0)[i / channels]) * channels + i % channels] += o.in(1)[i];
+}
+
 template <class T> void run(const Sinusoid& op, const Operands<T>& o) {
   const int64_t half = op.dim / 2;
   for (int64_t b = 0; b < o.in(0).shape.elements(); b++)

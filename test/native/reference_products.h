@@ -161,7 +161,7 @@ template <class T> void run(const AttentionGrad& op, const Operands<T>& o) {
       for (int64_t t = 0; t < queries; t++) {
         const T *qt = row_of(q, b, t, h, d), *dyt = row_of(dy, b, t, h, d);
         const T delta = dot(row_of(y, b, t, h, d), dyt, d), log_sum_exp = o.in(4)[(b * op.heads + h) * queries + t];
-        for (int64_t s = 0; s < keys; s++) {
+        for (int64_t s = 0; s < (op.causal ? std::min(keys, t + 1) : keys); s++) {
           const T* ks = row_of(k, b, s, h, d);
           const T p = o.round(std::exp(scale * dot(qt, ks, d) - log_sum_exp));
           const T ds = o.round(p * (o.round(dot(dyt, row_of(v, b, s, h, d), d)) - delta));

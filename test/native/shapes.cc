@@ -61,6 +61,7 @@ SUITE(shapes) {
   refuses("operands that differ in more than channels", Concat{}, {{2, 4, 5}, {2, 3, 5}}, {"[2, 4, 5]", "[2, 3, 5]"});
   refuses("channels that are not there", Slice{2, 6}, {{2, 5}}, {"[2, 5]", "6"});
   refuses("more tokens than positions", Embedding{}, {{1, 9}, {40, 6}, {8, 6}}, {"[1, 9]", "[8, 6]"});
+  refuses("gradients of other rows", GatherGrad{{2, 5, 8}}, {{2, 3}, {2, 4, 8}}, {"[2, 3, 8]", "[2, 4, 8]"});
   refuses("images of timesteps", Sinusoid{8}, {{2, 3, 4}}, {"[2, 3, 4]"});
   refuses("noise of another shape", AddNoise{}, {{1, 2, 2, 4}, {1, 2, 2, 3}, {1, 2}}, {"[1, 2, 2, 4]", "[1, 2, 2, 3]"});
   refuses("weights of another batch", MseLoss{}, {{2, 4}, {2, 4}, {3}}, {"[2]", "[3]"});
@@ -128,6 +129,17 @@ SUITE(shapes) {
       const std::string message = expect_error("TOKEN_OUT_OF_RANGE", [&] { backend(variant, 2).run(node, tensors, nullptr); });
       EXPECT(message.find("40") != std::string::npos, message);
     }
+  });
+  test_case("a row beyond the tensor is refused where it is gathered", [] {
+    for (const std::string& variant : variants())
+      for (int32_t row : {6, -1}) {
+        int32_t rows[2] = {5, row};
+        float x[2 * 3 * 2] = {}, out[4];
+        const std::vector<Tensor> tensors = {{x, DType::f32, {2, 3, 2}}, {rows, DType::i32, {2}}, {out, DType::f32, {2, 2}}};
+        const std::string message =
+            expect_error("ROW_OUT_OF_RANGE", [&] { backend(variant, 2).run(Node{Gather{}, {0, 1}, {2}}, tensors, nullptr); });
+        EXPECT(message.find(std::to_string(row)) != std::string::npos, message);
+      }
   });
 }
 

@@ -192,6 +192,33 @@ SUITE(weights) {
           EXPECT(widened(t)[i] == rounded(dtype, six[i]), name_of(dtype), " at ", skip, ", element ", i);
       }
   });
+  test_case("floats of 8 bits are held in f16, which has all of their values, or in the type that is asked for", [] {
+    std::vector<unsigned char> bytes(256);
+    for (int i = 0; i < 256; i++) bytes[i] = static_cast<unsigned char>(i);
+    TemporaryFolder folder;
+    write_file(folder.file("eight"), bytes);
+    for (const Eight eight : {Eight::e4m3, Eight::e5m2})
+      for (const auto held : {std::optional<DType>(), std::optional<DType>(DType::f32), std::optional<DType>(DType::bf16)}) {
+        Weights weights({held, held});
+        weights.add(folder.file("eight"), {{"t", DType::f16, {16, 16}, 0, eight}});
+        EXPECT(weights.dtype("t", Form::as_is) == held.value_or(DType::f16), "another type");
+        EXPECT(!weights.in_place("t", DType::f16, Form::as_is), "8 bits in place of 16");
+        const auto got = widened(weights.get("t", held.value_or(DType::f16), {16, 16}, Form::as_is));
+        for (int i = 0; i < 256; i++) {
+          // E5M2 has the exponent of f16; E4M3 has a bias of 7 and, but for NaN, numbers where others have infinities.
+          const double sign = i & 0x80 ? -1 : 1, exponent = i >> 3 & 15, fraction = i & 7;
+          const double number = exponent == 0 ? std::ldexp(fraction, -9) : std::ldexp(8 + fraction, static_cast<int>(exponent) - 10);
+          const double four = (i & 0x7f) == 0x7f ? NAN : sign * number;
+          const double expected = eight == Eight::e5m2 ? value_of(static_cast<uint16_t>(i << 8), 5) : four;
+          EXPECT(std::isnan(expected) ? std::isnan(got[i]) : got[i] == expected, text("byte ", i, ": ", got[i], ", not ", expected));
+        }
+      }
+    Weights weights(Weights::StorageTypes{});
+    expect_error("WEIGHTS_TRUNCATED", [&] { weights.add(folder.file("eight"), {{"t", DType::f16, {257}, 0, Eight::e4m3}}); });
+    write_file(folder.file("taps"), std::vector<unsigned char>(9, 0x38));
+    weights.add(folder.file("taps"), {{"k", DType::f16, {1, 1, 3, 3}, 0, Eight::e4m3}});
+    for (const float x : widened(weights.get("k", DType::f16, {9, 1, 1}, Form::taps_first))) EXPECT(x == 1, "another tap");
+  });
   test_case("released weights come back the same", [=] {
     OneTensor one({DType::f16, std::nullopt}, DType::f32, {2, 3}, six);
     const auto before = widened(one.get({2, 3}));

@@ -4,7 +4,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { adapterCount, attachAdapters, parameterCount } from '../../lib/adapters/adapter.js'
-import { kohyaTensors } from '../../lib/adapters/files.js'
+import { fileTensors } from '../../lib/adapters/files.js'
 import { lora } from '../../lib/adapters/lora.js'
 import { readHeader } from '../../lib/files/safetensors.js'
 import { ConfigReader, unetConfig } from '../../lib/models/configs.js'
@@ -13,7 +13,7 @@ import { sd2 } from '../../lib/models/sd2.js'
 import { sdxl } from '../../lib/models/sdxl.js'
 import { native } from '../../lib/native.js'
 import { optimizers } from '../../lib/train/optimizers.js'
-import { elements, type Shapes, writeHollow } from '../fixtures/hollow.js'
+import { elements, type Shapes, writeSparse } from '../fixtures/sparse.js'
 import { temporaryFolder } from '../fixtures/temporary.js'
 import { root } from './golden.js'
 
@@ -24,7 +24,7 @@ async function shapesOf(name: string): Promise<Shapes> {
 /** The LoRA of rank 1 that a family's UNet of real size gets. */
 async function loraOf(t: TestContext, family: Family, shapes: Shapes, json: Record<string, unknown>, convRank?: number) {
   const path = join(await temporaryFolder(t), 'unet.safetensors')
-  await writeHollow(path, shapes)
+  await writeSparse(path, shapes)
   const { tensors } = await readHeader(path)
   const files = [{ path, tensors: tensors.map(({ name, shape, offset }) => ({ name, dtype: 'F16' as const, shape, offset })) }]
   const networks = { unet: { architecture: 'unet' as const, config: unetConfig(new ConfigReader('config.json', json)), files } }
@@ -33,11 +33,11 @@ async function loraOf(t: TestContext, family: Family, shapes: Shapes, json: Reco
   const adapters = attachAdapters(
     session,
     lora,
-    'unet',
+    [{ network: 'unet', group: 0 }],
     { targets: 'default', rank: 1, alpha: 1, convRank, convAlpha: convRank },
     optimizers.adamw.spec,
   )
-  const written = await kohyaTensors(adapters, session.read('weights'), 'F16', loraPrefixes(family, networks))
+  const written = await fileTensors('kohya', adapters, session.read('weights'), 'F16', loraPrefixes(family, networks))
   return { modules: adapterCount(adapters), parameters: parameterCount(adapters.parameters), written }
 }
 

@@ -51,23 +51,23 @@ for (const { title, name, folder } of models)
       it('encodes text, with the last layer and without it', async (t) => {
         const ids = Int32Array.from(golden.tensor('text_ids'))
         for (const skip of [0, 1]) {
-          const { data } = await session.run('text_encoder', 'encode', { ids: { shape: [2, ids.length / 2], data: ids } }, { skip })
-          check(t, `text_skip_${skip}`, [[`text_skip_${skip}`, data]])
+          const [states] = await session.run('text_encoder', 'encode', { ids: { shape: [2, ids.length / 2], data: ids } }, { skip })
+          check(t, `text_skip_${skip}`, [[`text_skip_${skip}`, states!.data]])
         }
       })
 
       it('encodes images to moments', async (t) => {
         const [n, height, width] = golden.case.pixels
         const pixels = tensor([n, height, width, 3], pattern('pixels', n * height * width * 3, 0.5))
-        const moments = await session.run('vae', 'encode', { pixels })
-        assert.deepEqual(moments.shape, [n, height / 8, width / 8, 8])
-        check(t, 'vae_moments', [['vae_moments', moments.data]])
+        const [moments] = await session.run('vae', 'encode', { pixels })
+        assert.deepEqual(moments!.shape, [n, height / 8, width / 8, 8])
+        check(t, 'vae_moments', [['vae_moments', moments!.data]])
       })
 
       it('decodes latents', async (t) => {
         const [n, height, width] = golden.case.pixels
         const latents = tensor([n, height / 8, width / 8, 4], pattern('vae latents', (n * height * width) / 16))
-        check(t, 'vae_decoded', [['vae_decoded', (await session.run('vae', 'decode', { latents })).data]])
+        check(t, 'vae_decoded', [['vae_decoded', (await session.run('vae', 'decode', { latents }))[0]!.data]])
       })
 
       const predictions = async (group: string, from = session): Promise<[string, Float32Array][]> => {
@@ -76,7 +76,7 @@ for (const { title, name, folder } of models)
         for (const timesteps of [Float32Array.of(0, 999), Float32Array.of(17, 500)]) {
           const latents = tensor([n, h, w, 4], pattern(`latents ${timesteps[0]}`, n * h * w * 4))
           const inputs = { latents, timesteps: tensor([n], timesteps), context: contextOf(golden) }
-          found.push([`${group}/${timesteps}`, (await from.run('unet', 'predict', inputs)).data])
+          found.push([`${group}/${timesteps}`, (await from.run('unet', 'predict', inputs))[0]!.data])
         }
         return found
       }

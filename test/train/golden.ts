@@ -28,6 +28,11 @@ export interface Case {
   weight_decay: number
   max_grad_norm: number
   epsilon: number
+  /** Of whole models: of kernels larger than 1×1. */
+  conv_rank?: number
+  conv_alpha?: number
+  /** Learning rates of the text encoders, in order. */
+  text_rates?: number[]
 }
 
 interface About {
@@ -89,10 +94,10 @@ export async function openSession(golden: Golden, { device, computes }: Place, m
   return open(await readModel(golden.model), { device, threads: 2, precision: computes, ...more })
 }
 
-/** Attaches adapters whose down and up are both drawn from their names. */
-export function attach(session: Session, golden: Golden, targets: Targets): Parameter[] {
-  const { rank, alpha, deviation, epsilon } = golden.case
-  const specs = lora.specs('unet', session.layers('unet'), { targets, rank, alpha })
+/** Attaches adapters whose down and up are both drawn from their names; `convolutions`: to those of the UNet, too. */
+export function attach(session: Session, golden: Golden, targets: Targets, convolutions = false): Parameter[] {
+  const { rank, alpha, deviation, epsilon, conv_rank: convRank, conv_alpha: convAlpha } = golden.case
+  const specs = lora.specs('unet', session.layers('unet'), { targets, rank, alpha, ...(convolutions && { convRank, convAlpha }) })
   const parameters = session.attach(specs, { ...optimizers.adamw.spec, epsilon })
   const weights = new Float32Array(parameterCount(parameters))
   for (const [name, data] of named(parameters, weights)) data.set(pattern(name, data.length, deviation))

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
 import { type AdapterOptions, adapterCount, attachAdapters, parameterCount } from '../../lib/adapters/adapter.js'
-import { kohyaTensors } from '../../lib/adapters/files.js'
+import { fileTensors } from '../../lib/adapters/files.js'
 import { lora } from '../../lib/adapters/lora.js'
 import { readHeader } from '../../lib/files/safetensors.js'
 import { ConfigReader, unetConfig } from '../../lib/models/configs.js'
@@ -12,7 +12,7 @@ import { loraPrefixes } from '../../lib/models/model.js'
 import { sd1 } from '../../lib/models/sd1.js'
 import { native, type Session } from '../../lib/native.js'
 import { optimizers } from '../../lib/train/optimizers.js'
-import { elements, type Shapes, writeHollow } from '../fixtures/hollow.js'
+import { elements, type Shapes, writeSparse } from '../fixtures/sparse.js'
 import { root } from './golden.js'
 
 /** `scripts/goldens/names.py`: diffusers' module tree and kohya's naming rule. */
@@ -30,7 +30,7 @@ describe("LoRA of Stable Diffusion 1.5's UNet", () => {
     names = JSON.parse(await readFile(`${root}test/fixtures/golden-names/sd15.json`, 'utf8')) as Names
     folder = await mkdtemp(join(tmpdir(), 'lorafuse-names-'))
     const path = join(folder, 'unet.safetensors')
-    await writeHollow(path, names.unet)
+    await writeSparse(path, names.unet)
     const { tensors } = await readHeader(path)
     // stable-diffusion-v1-5/stable-diffusion-v1-5:unet/config.json, where it is not diffusers' default.
     const config = unetConfig(new ConfigReader('config.json', { cross_attention_dim: 768, attention_head_dim: 8 }))
@@ -42,8 +42,10 @@ describe("LoRA of Stable Diffusion 1.5's UNet", () => {
     session?.dispose()
     await rm(folder, { recursive: true, force: true })
   })
-  const attach = (targets: AdapterOptions['targets'], rank: number, convRank?: number) =>
-    attachAdapters(session, lora, 'unet', { targets, rank, alpha: rank, convRank, convAlpha: convRank }, optimizers.adamw.spec)
+  const attach = (targets: AdapterOptions['targets'], rank: number, convRank?: number) => {
+    const options = { targets, rank, alpha: rank, convRank, convAlpha: convRank }
+    return attachAdapters(session, lora, [{ network: 'unet', group: 0 }], options, optimizers.adamw.spec)
+  }
 
   it('has the 859,520,964 parameters of the real file to stand on', () => {
     const shapes = Object.values(names.unet)
@@ -56,7 +58,7 @@ describe("LoRA of Stable Diffusion 1.5's UNet", () => {
   it("has kohya's 192 modules, with its names and shapes", async () => {
     const adapters = attach('default', 16)
     assert.equal(adapterCount(adapters), 192)
-    const tensors = await kohyaTensors(adapters, session.read('weights'), 'F16', loraPrefixes(sd1, {}))
+    const tensors = await fileTensors('kohya', adapters, session.read('weights'), 'F16', loraPrefixes(sd1, {}))
     assert.deepEqual(Object.fromEntries(tensors.map(({ name, shape }) => [name, shape])), names.lora)
   })
 
@@ -74,7 +76,7 @@ describe("LoRA of Stable Diffusion 1.5's UNet", () => {
       expected[`${module}.lora_up.weight`] = isMatrix ? [outputs, rank] : [outputs, rank, 1, 1]
       expected[`${module}.alpha`] = []
     }
-    const tensors = await kohyaTensors(adapters, session.read('weights'), 'F16', loraPrefixes(sd1, {}))
+    const tensors = await fileTensors('kohya', adapters, session.read('weights'), 'F16', loraPrefixes(sd1, {}))
     assert.deepEqual(Object.fromEntries(tensors.map(({ name, shape }) => [name, shape])), expected)
   })
 

@@ -9,6 +9,7 @@ const parts = {
   workers: 'worker threads that end at random moments leave nothing, and what they saved resumes to the same bits',
   signals: 'a training that gets signals at random moments and is resumed ends in the bits of one that is left alone',
   limits: 'without disk, memory, threads or descriptors a training ends with one sentence, and resumes to the same bits',
+  checkpoints: 'headers of safetensors, zips and pickles of any bytes are refused with one sentence, or read, in little memory',
   damage: 'damaged states, LoRAs, models, images, captions and options are refused with one sentence, or used',
 }
 

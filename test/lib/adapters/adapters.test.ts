@@ -3,12 +3,12 @@ import { test } from 'node:test'
 import {
   type AdapterOptions,
   adapterCount,
+  changedCount,
   initialWeights,
   parameterCount,
   parameterViews,
-  reorderedCount,
 } from '../../../lib/adapters/adapter.js'
-import { kohyaTensors } from '../../../lib/adapters/files.js'
+import { fileTensors } from '../../../lib/adapters/files.js'
 import { kohyaLayer, kohyaName, parseKohyaName } from '../../../lib/adapters/kohya.js'
 import { lora } from '../../../lib/adapters/lora.js'
 import { parsePeftName } from '../../../lib/adapters/peft.js'
@@ -97,11 +97,11 @@ test("names are kohya's, and lead back", () => {
     for (const [role, suffix] of Object.entries({ down: 'lora_down.weight', up: 'lora_up.weight', alpha: 'alpha' })) {
       const name = kohyaName(prefixes, network, path, role)
       assert.equal(name, `${prefix}_${layer}.${suffix}`)
-      assert.deepEqual(parseKohyaName(prefixes, name), { network, layer, role })
+      assert.deepEqual(parseKohyaName(name), { network, layer, role })
     }
   }
   for (const name of [`lora_unet_${layer}`, `lora_unet_${layer}.lora_down`, `lora_prior_${layer}.alpha`, `unet.${path}.lora_A.weight`])
-    assert.equal(parseKohyaName(prefixes, name), undefined, name)
+    assert.equal(parseKohyaName(name), undefined, name)
 })
 
 test("names are diffusers' and PEFT's", () => {
@@ -165,7 +165,7 @@ test('in pieces, a large adapter begins with the numbers that it has in one', as
 test("tensors have kohya's keys and shapes, 4-D for convolutions, and lie in the buffer as the native side has them", async () => {
   const adapters = attached(2, 3, [transformer[0]!, transformer[5]!])
   const flat = Float32Array.from({ length: parameterCount(adapters.parameters) }, (_, i) => i)
-  const tensors = await kohyaTensors(adapters, flat, 'F16', prefixes)
+  const tensors = await fileTensors('kohya', adapters, flat, 'F16', prefixes)
   const key = kohyaLayer(prefixes, 'unet', `${block}.attn2.to_k`)
   const first = 'lora_unet_down_blocks_0_attentions_1_proj_in'
   assert.deepEqual(
@@ -187,7 +187,7 @@ test('the kernel of a convolution is in the file as PyTorch has it, with an alph
   const parameters = parametersOf([first!], lora.specs('unet', [first!], options))
   const adapters = { kind: lora, alpha: 3, convAlpha: 5, layers: [first!], parameters }
   const flat = Float32Array.from({ length: parameterCount(parameters) }, (_, i) => i)
-  const [down, alpha, up] = await kohyaTensors(adapters, flat, 'F32', prefixes)
+  const [down, alpha, up] = await fileTensors('kohya', adapters, flat, 'F32', prefixes)
   const name = 'lora_unet_down_blocks_0_resnets_0_conv1'
   assert.deepEqual([down!.name, down!.shape], [`${name}.lora_down.weight`, [2, 32, 3, 3]])
   assert.deepEqual([up!.name, up!.shape, up!.data[0]], [`${name}.lora_up.weight`, [48, 2, 1, 1], 9 * 2 * 32])
@@ -200,8 +200,8 @@ test('the kernel of a convolution is in the file as PyTorch has it, with an alph
   ] as const)
     assert.equal(down!.data[(r * 32 + c) * 9 + tap], (tap * 2 + r) * 32 + c)
   const room = new Float32Array(9 * 2 * 32)
-  assert.equal(reorderedCount(adapters), room.length)
-  const [within] = await kohyaTensors(adapters, flat, 'F32', prefixes, room)
+  assert.equal(changedCount(adapters, 'beside'), room.length)
+  const [within] = await fileTensors('kohya', adapters, flat, 'F32', prefixes, room)
   assert.equal(within!.data.buffer, room.buffer)
 
   const begun = await initialWeights(adapters, 5)

@@ -12,7 +12,7 @@ import { temporaryFolder } from '../../fixtures/temporary.js'
 const key = 'lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k'
 const path = 'mid_block.attentions.0.transformer_blocks.0.attn2.to_k'
 const layers = [linear(path, 768, 4)]
-const target = { network: 'unet', layers, prefixes: loraPrefixes(sd1, {}), baseModelVersion: 'sd_v1' }
+const target = { layers: { unet: layers }, prefixes: loraPrefixes(sd1, {}), baseModelVersion: 'sd_v1' }
 
 /** The refusal of a file with tensors of these names, and shapes where they matter. */
 async function refusalOf(folder: string, tensors: Record<string, number[]>, metadata: Record<string, string> = {}): Promise<string> {
@@ -43,14 +43,10 @@ const kinds: [what: string, tensors: Record<string, number[]>, says: RegExp][] =
   ['full weights', { [`${key}.diff`]: [4, 768] }, /received differences of whole weights/],
   ['norms', { ...plain, 'lora_unet_mid_block_attentions_0_norm.w_norm': [4] }, /received differences of whole weights/],
   ['GLoRA', { [`${key}.a1.weight`]: [2, 2] }, /received a GLoRA/],
-  ['LoCon', { [`${conv}.lora_down.weight`]: [2, 4, 3, 3], [`${conv}.lora_up.weight`]: [4, 2, 1, 1] }, /received a LoCon, which changes/],
   ['LoCon of Tucker', { [`${conv}.lora_mid.weight`]: [2, 2, 3, 3] }, /received a LoCon with a core tensor/],
-  [
-    'text encoder',
-    { ...plain, 'lora_te_text_model_encoder_layers_0_mlp_fc1.alpha': [] },
-    /also changes the text encoder .*network_train_unet_only/,
-  ],
-  ['text encoder of PEFT', { 'base_model.model.text_model.encoder.layers.0.mlp.fc1.lora_A.weight': [1, 1] }, /the text encoder/],
+  ['embeddings of OneTrainer', { ...plain, 'bundle_emb.cat.emb_params': [2] }, /received a LoRA with OneTrainer's embeddings/],
+  ['first convolution', { ...plain, 'lora_unet_conv_in.alpha': [] }, /also changes what comes before or after the blocks of the UNet/],
+  ['text projection', { ...plain, 'lora_te_text_projection.alpha': [] }, /also changes embeddings or the projection of the text/],
   ['embedding', { emb_params: [4, 768] }, /received an embedding of textual inversion/],
   ['embedding of diffusers', { '<cat-toy>': [768] }, /received an embedding/],
   ['embedding of SDXL', { clip_g: [1, 1280], clip_l: [1, 768] }, /received an embedding/],

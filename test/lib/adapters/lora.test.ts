@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import fc from 'fast-check'
 import { type Adapters, attachStack, parameterCount } from '../../../lib/adapters/adapter.js'
-import { kohyaTensors, readAdapters } from '../../../lib/adapters/files.js'
+import { fileTensors, readAdapters } from '../../../lib/adapters/files.js'
 import { kohyaLayer } from '../../../lib/adapters/kohya.js'
 import { lora as kind, type LoraPart } from '../../../lib/adapters/lora.js'
 import { type NamedTensor, writeSafetensors } from '../../../lib/files/safetensors.js'
@@ -25,8 +25,8 @@ const modules: Layer[] = [
 
 const prefixes = loraPrefixes(sd1, {})
 const kohyaName = (path: string) => kohyaLayer(prefixes, 'unet', path)
-const target = { network: 'unet', layers: modules, prefixes, baseModelVersion: 'sd_v1' }
-const readLora = (path: string) => readAdapters(kind, path, target)
+const target = { layers: { unet: modules }, prefixes, baseModelVersion: 'sd_v1' }
+const readLora = async (path: string) => (await readAdapters(kind, path, target)).get('unet')!
 type Lora = Map<string, LoraPart>
 
 function attached(layers: Layer[], rank: number, alpha: number): Adapters {
@@ -37,10 +37,14 @@ function random(name: string, { parameters }: Adapters): Float32Array {
   return pattern(name, parameterCount(parameters))
 }
 
+/** As files of the UNet alone. */
+const stackOf = (loras: { part: Lora; weight: number }[]) =>
+  loras.map(({ part, weight }) => ({ file: new Map([['unet', part]]), weight: () => weight }))
+
 /** As a pipeline stacks: what is attached, and the weights that are written. */
 async function stackLoras(loras: { part: Lora; weight: number }[]) {
   const session = new FakeSession(modules)
-  await attachStack(session, kind, 'unet', loras)
+  await attachStack(session, kind, stackOf(loras))
   return { specs: session.adapters, weights: session.read('weights') }
 }
 
@@ -69,7 +73,7 @@ async function write(t: TestContext, tensors: NamedTensor[], metadata: Record<st
 test('what training writes is read back', async (t) => {
   const adapters = attached(modules, 2, 3)
   const flat = random('a', adapters)
-  const lora = await readLora(await write(t, await kohyaTensors(adapters, flat, 'F32', prefixes)))
+  const lora = await readLora(await write(t, await fileTensors('kohya', adapters, flat, 'F32', prefixes)))
   assert.deepEqual([...lora.keys()].sort(), modules.map(({ path }) => path).sort())
   const { weights, specs } = await stackLoras([{ part: lora, weight: 1 }])
   assert.deepEqual(
@@ -95,14 +99,14 @@ test('kernels of convolutions are read into the order of the session, and stacke
       parameters: parametersOf([conv], kind.specs('unet', [conv], options)),
     }
     const flat = random(`conv ${rank}`, adapters)
-    const file = await write(t, await kohyaTensors(adapters, flat, 'F32', prefixes))
-    const part = await readAdapters(kind, file, { ...target, layers: [conv] })
+    const file = await write(t, await fileTensors('kohya', adapters, flat, 'F32', prefixes))
+    const part = (await readAdapters(kind, file, { ...target, layers: { unet: [conv] } })).get('unet')!
     const { down, up, scale } = part.get(conv.path)!
     assert.deepEqual([...down, ...up], [...flat])
     assert.equal(scale, alpha / rank)
     parts.push({ part, weight })
   }
-  await attachStack(session, kind, 'unet', parts)
+  await attachStack(session, kind, stackOf(parts))
   assert.equal(session.adapters[0]!.rank, 3)
   const weights = session.read('weights')
   const [first, second] = parts.map(({ part }) => part.get(conv.path)!)
@@ -129,7 +133,7 @@ test("a convolution's LoRA with another kernel is refused", async (t) => {
   ]) {
     const data = new Float32Array(shape.reduce((product, length) => product * length, 1))
     const file = await write(t, [{ name: `${name}.lora_down.weight`, dtype: 'F32', shape, data }, up])
-    await assert.rejects(readAdapters(kind, file, { ...target, layers: [conv] }), {
+    await assert.rejects(readAdapters(kind, file, { ...target, layers: { unet: [conv] } }), {
       code: 'LORA_MISMATCH',
       message: /Expected \[rank, 3, 3, 3\] for .* but received/,
     })
@@ -161,7 +165,7 @@ test("diffusers' and PEFT's layouts say the same as kohya's", async (t) => {
 
 test('an alpha of 0 means the rank', async (t) => {
   const adapters = attached([modules[1]!], 2, 0)
-  const lora = await readLora(await write(t, await kohyaTensors(adapters, random('b', adapters), 'F32', prefixes)))
+  const lora = await readLora(await write(t, await fileTensors('kohya', adapters, random('b', adapters), 'F32', prefixes)))
   assert.equal(lora.get(modules[1]!.path)?.scale, 1)
 })
 
@@ -290,7 +294,7 @@ test('matrices of whole numbers are refused, not called damaged', async (t) => {
 
 test('damaged LoRAs are refused by a code, or give finite numbers', async (t) => {
   const adapters = attached(modules, 2, 3)
-  const whole = await readFile(await write(t, await kohyaTensors(adapters, random('c', adapters), 'F16', prefixes)))
+  const whole = await readFile(await write(t, await fileTensors('kohya', adapters, random('c', adapters), 'F16', prefixes)))
   const file = join(await temporaryFolder(t), 'x.safetensors')
   const damage = fc.array(fc.tuple(fc.nat(whole.length - 1), fc.constantFrom(0, 0x22, 0x7c, 0x7f, 0xff)), { minLength: 1, maxLength: 3 })
   const codes = ['SAFETENSORS_INVALID', 'LORA_INVALID', 'LORA_UNSUPPORTED', 'LORA_MISMATCH']
@@ -314,7 +318,7 @@ test('large LoRAs are stacked in pieces', async () => {
   const part: Lora = new Map([[large.path, { rank, scale: 1, down, up }]])
   const session = new FakeSession([large])
   let turns = 0
-  await attachStack(session, kind, 'unet', [{ part, weight: 1 }], async () => void turns++)
+  await attachStack(session, kind, stackOf([{ part, weight: 1 }]), async () => void turns++)
   assert.deepEqual(session.read('weights').subarray(0, down.length), down)
   assert.deepEqual(session.read('weights').subarray(down.length), up)
   assert.equal(turns, Math.ceil((outFeatures * rank) / 16384))

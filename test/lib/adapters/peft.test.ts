@@ -2,18 +2,20 @@ import assert from 'node:assert/strict'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
-import { readAdapters } from '../../../lib/adapters/files.js'
+import { changedCount, parameterCount, parameterViews } from '../../../lib/adapters/adapter.js'
+import { fileTensors, layouts, readAdapters } from '../../../lib/adapters/files.js'
 import { lora } from '../../../lib/adapters/lora.js'
 import { writeSafetensors } from '../../../lib/files/safetensors.js'
 import { loraPrefixes } from '../../../lib/models/model.js'
 import { sd1 } from '../../../lib/models/sd1.js'
-import { linear } from '../../fixtures/fake-session.js'
+import { convolution, linear, parametersOf } from '../../fixtures/fake-session.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
+import { pattern } from '../../train/pattern.js'
 
 const block = 'mid_block.attentions.0.transformer_blocks.0'
 const paths = [`${block}.attn1.to_q`, `${block}.attn2.to_q`, `${block}.attn1.to_out.0`, 'down_blocks.0.attentions.0.proj_in']
 const layers = paths.map((path) => linear(path, 6, 6))
-const target = { network: 'unet', layers, prefixes: loraPrefixes(sd1, {}), baseModelVersion: 'sd_v1' }
+const target = { layers: { unet: layers }, prefixes: loraPrefixes(sd1, {}), baseModelVersion: 'sd_v1' }
 
 interface File {
   /** What comes before the layers' paths: PEFT's own files have `base_model.model.`. */
@@ -39,7 +41,7 @@ async function read(t: TestContext, { prefix = 'base_model.model.', ranks = [4, 
   if (config !== undefined) await writeFile(join(folder, 'adapter_config.json'), config)
   const warnings: string[] = []
   const parts = await readAdapters(lora, file, target, ({ code }) => warnings.push(code))
-  return { scales: paths.map((path) => parts.get(path)?.scale), warnings }
+  return { scales: paths.map((path) => parts.get('unet')?.get(path)?.scale), warnings }
 }
 
 const config = (values: object) =>
@@ -106,3 +108,58 @@ for (const [what, file, code, message] of refused) {
     await assert.rejects(read(t, file), { code, message })
   })
 }
+
+test("training writes PEFT's names, with alpha multiplied in and said to be the rank", async (t) => {
+  const convs = ['down_blocks.0.resnets.0.conv1', 'up_blocks.1.upsamplers.0.conv'].map((path) => convolution(path, 6, 6, 3))
+  const all = [...layers, ...convs]
+  const text = linear('text_model.encoder.layers.0.mlp.fc1', 6, 6)
+  const options = { targets: 'default', rank: 4, alpha: 2, convRank: 2, convAlpha: 3 } as const
+  const specs = lora.specs('unet', all, options)
+  const parameters = [
+    ...parametersOf(all, specs),
+    { network: 'text_encoder', name: `${text.path}.down`, shape: [4, 6], group: 1 },
+    { network: 'text_encoder', name: `${text.path}.up`, shape: [6, 4], group: 1 },
+  ]
+  const adapters = { kind: lora, alpha: 2, convAlpha: 3, parameters, layers: [...all, text] }
+  const flat = pattern('peft', parameterCount(parameters))
+  const room = new Float32Array(changedCount(adapters, 'baked'))
+  const tensors = await fileTensors('peft', adapters, flat, 'F32', {}, room)
+  // All of up, and the kernels.
+  assert.equal(room.length, 4 * 24 + 24 + 2 * (12 + 108))
+  assert.ok(room.every((value) => value !== 0))
+  assert.deepEqual(
+    tensors.slice(-4).map(({ name, shape }) => [name, shape]),
+    [
+      ['unet.up_blocks.1.upsamplers.0.conv.lora_A.weight', [2, 6, 3, 3]],
+      ['unet.up_blocks.1.upsamplers.0.conv.lora_B.weight', [6, 2, 1, 1]],
+      ['text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_A.weight', [4, 6]],
+      ['text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_B.weight', [6, 4]],
+    ],
+  )
+  const metadata = layouts.peft.metadata(parameters)
+  const patterns = Object.fromEntries(convs.map(({ path }) => [path, 2]))
+  assert.deepEqual(JSON.parse(metadata.lora_adapter_metadata!), {
+    'unet.r': 4,
+    'unet.lora_alpha': 4,
+    'unet.rank_pattern': patterns,
+    'unet.alpha_pattern': patterns,
+    'unet.target_modules': all.map(({ path }) => path),
+    'text_encoder.r': 4,
+    'text_encoder.lora_alpha': 4,
+    'text_encoder.rank_pattern': {},
+    'text_encoder.alpha_pattern': {},
+    'text_encoder.target_modules': ['encoder.layers.0.mlp.fc1'],
+  })
+  const file = join(await temporaryFolder(t), 'x.safetensors')
+  await writeSafetensors(file, tensors, metadata)
+  const found = await readAdapters(lora, file, { ...target, layers: { unet: all, text_encoder: [text] } })
+  for (const { network, path, role, data } of parameterViews(parameters, flat)) {
+    const part = found.get(network)!.get(path)!
+    const factor = role === 'down' ? 1 : path.includes('conv') ? 3 / 2 : 2 / 4
+    assert.equal(part.scale, 1)
+    assert.deepEqual(
+      role === 'down' ? part.down : part.up,
+      data.map((value) => value * factor),
+    )
+  }
+})

@@ -182,3 +182,12 @@ test("all of kohya's options that are none here are named at once, with what to 
   )
   refuses(['--unet_lr=1'], 'OPTION_UNKNOWN', 'Expected an option of train but received --unet_lr; use --learning-rate')
 })
+
+test('several values may follow an option that takes them', () => {
+  assert.deepEqual(train('--text_encoder_lr', '5e-5', '1e-5', '--rank', '4').values, { textEncoderLr: [5e-5, 1e-5], rank: 4 })
+  assert.deepEqual(train('--text-encoder-lr=5e-5', '--network_train_text_encoder_only').values, {
+    textEncoderLr: [5e-5],
+    networkTrainTextEncoderOnly: true,
+  })
+  assert.deepEqual(train('--text-encoder-lr', '5e-5', '--text-encoder-lr', '1e-5').values, { textEncoderLr: [5e-5, 1e-5] })
+})

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { duration, memory, Progress, stepLine } from '../../../lib/cli/progress.js'
+import { downloadLine, downloadStartLine, duration, memory, Progress, stepLine } from '../../../lib/cli/progress.js'
 
 function record(isTTY: boolean, environment: NodeJS.ProcessEnv = {}) {
   let text = ''
@@ -63,4 +63,27 @@ test('a step says how far, loss, rate, time left and memory', () => {
 test('durations and sizes are short', () => {
   assert.deepEqual([0, 59.6, 3599, 3600].map(duration), ['0:00', '1:00', '59:59', '1:00:00'])
   assert.deepEqual([2 ** 20, 2 ** 30].map(memory), ['1 MiB', '1.00 GiB'])
+})
+
+test('a download is told in one line, its rate and what is left', () => {
+  const start = {
+    type: 'download-start',
+    repository: 'o/m',
+    commit: 'abcdef0123',
+    files: 1,
+    bytes: 6_938_000_000,
+    resumedBytes: 0,
+    folder: '/c',
+  } as const
+  assert.equal(downloadStartLine(start), 'fetching o/m at abcdef0 from the Hugging Face Hub: 1 file, 6.94 GB, to /c')
+  assert.match(downloadStartLine({ ...start, files: 17, resumedBytes: 1e6 }), /: 17 files, 6.94 GB, 1.0 MB of them here already, to/)
+  const event = {
+    type: 'download',
+    file: 'unet/a',
+    done: 999_000_000,
+    total: 6_938_000_000,
+    bytesPerSecond: 41_300_000,
+    etaSeconds: 143.8,
+  } as const
+  assert.equal(downloadLine(event), 'download  14%  1.00 GB of 6.94 GB  41.3 MB/s  ETA 2:24  unet/a')
 })

@@ -14,6 +14,7 @@ import { readHeader, readTensors, writeSafetensors } from '../../../lib/files/sa
 import type { Session } from '../../../lib/native.js'
 import type { GenerateOptions } from '../../../lib/options/resolve.js'
 import { samplerNames } from '../../../lib/options/samplers.js'
+import { normal } from '../../../lib/random.js'
 import { tiny, writeLora } from '../../fixtures/lora.js'
 import { alteredModel } from '../../fixtures/models.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
@@ -92,6 +93,38 @@ test('LoRAs apply by option or by tag, with their weights, and stack', async (t)
   assert.ok(difference(both, applied) > 0.5, 'the second LoRA is to be seen')
   assert.ok(difference(await draw({ lora: [`${a}:0.5`, `${b}:0.5`, `${a}:0.5`] }), both) < 0.1, 'halves add up')
   assert.deepEqual(await draw({ prompt: 'an apple<lora:b:0.5>', loraDir: folder, lora: a }), both)
+})
+
+test("a LoRA's part on the text encoder has a weight of its own, and convolutions count", async (t) => {
+  const folder = await temporaryFolder(t)
+  const random = (shape: number[], index: number) => {
+    const count = shape.reduce((product, length) => product * length, 1)
+    return { shape, data: normal({ seed: 3, stream: 'adapters', index }, count).map((value) => value / 4), dtype: 'F32' as const }
+  }
+  const pair = (layer: string, down: number[], up: number[], index: number) => [
+    { name: `${layer}.lora_down.weight`, ...random(down, 2 * index) },
+    { name: `${layer}.lora_up.weight`, ...random(up, 2 * index + 1) },
+  ]
+  const te = pair('lora_te_text_model_encoder_layers_0_mlp_fc1', [2, 128], [512, 2], 0)
+  const conv = pair('lora_unet_down_blocks_0_resnets_0_conv1', [2, 64, 3, 3], [64, 2, 1, 1], 1)
+  const { tensors } = await readHeader(join(tiny, 'unet/diffusion_pytorch_model.safetensors'))
+  assert.deepEqual(tensors.find(({ name }) => name === 'down_blocks.0.resnets.0.conv1.weight')?.shape, [64, 64, 3, 3])
+  await writeSafetensors(join(folder, 'both.safetensors'), [...te, ...conv])
+  await writeSafetensors(join(folder, 'te.safetensors'), te)
+  await writeSafetensors(join(folder, 'conv.safetensors'), conv)
+  const picture = (tag: string) => draw({ prompt: `an apple${tag}`, loraDir: folder })
+  const [plain, onText, onUNet, both] = [
+    await draw(),
+    await picture('<lora:te>'),
+    await picture('<lora:conv>'),
+    await picture('<lora:both>'),
+  ]
+  for (const changed of [onText, onUNet]) assert.ok(difference(changed, plain) > 0.01)
+  assert.deepEqual(await picture('<lora:both:1:0>'), onText)
+  assert.deepEqual(await picture('<lora:both:0:1>'), onUNet)
+  assert.deepEqual(await picture('<lora:te>'), onText)
+  assert.ok(difference(both, onText) > 0.01 && difference(both, onUNet) > 0.01)
+  assert.deepEqual(await picture('<lora:te:1><lora:conv:1>'), both)
 })
 
 test('compare puts each prompt in a row, without and with the LoRA', async (t) => {
@@ -190,13 +223,13 @@ test('sizes, layers and steps that the model does not have are refused', async (
   await refuses({ clipSkip: 5 }, 'Expected at most 4 for clipSkip with this model but received 5')
 })
 
-test('a LoRA of layers outside the transformers is refused', async (t) => {
+test('a LoRA of layers outside the blocks is refused', async (t) => {
   const lora = join(await temporaryFolder(t), 'a.safetensors')
   const name = 'lora_unet_time_embedding_linear_1.lora_down.weight'
   await writeSafetensors(lora, [{ name, dtype: 'F32', shape: [1, 64], data: new Float32Array(64) }])
   await assert.rejects(generate({ ...small, prompt: 'x', lora }), {
     code: 'LORA_UNSUPPORTED',
-    message: /received a LoCon.*lora_unet_time_embedding/,
+    message: /before or after the blocks of the UNet .*lora_unet_time_embedding/,
   })
 })
 

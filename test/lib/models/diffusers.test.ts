@@ -10,6 +10,7 @@ import { readModel } from '../../../lib/models/read.js'
 import { sd1 } from '../../../lib/models/sd1.js'
 import { tiny } from '../../fixtures/lora.js'
 import { changeConfig as change, copyModel, tensor, unetFile, vaeFile } from '../../fixtures/models.js'
+import { torchZip } from '../../fixtures/pickles.js'
 
 test('the bundled model reads, every size from its configs', async () => {
   const model = await readModel(tiny)
@@ -142,8 +143,15 @@ test('what is not there is named', async (t) => {
   }
   await readModel(folder)
   await rm(join(folder, unetFile))
-  await writeFile(join(folder, 'unet/diffusion_pytorch_model.bin'), '')
-  await assert.rejects(readModel(folder), { code: 'MODEL_INCOMPLETE', message: /pickle/ })
+  await assert.rejects(readModel(folder), { code: 'MODEL_INCOMPLETE', message: /diffusion_pytorch_model\.safetensors/ })
+  const pickle = join(folder, 'unet/diffusion_pytorch_model.bin')
+  await writeFile(pickle, torchZip([tensor('conv_in.weight')]))
+  const [file] = (await readModel(folder)).networks.unet!.files
+  assert.equal(file!.path, pickle)
+  assert.deepEqual(
+    file!.tensors.map(({ name }) => name),
+    ['conv_in.weight'],
+  )
 })
 
 test('a truncated weight file is refused', async (t) => {

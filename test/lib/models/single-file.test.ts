@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
@@ -24,7 +25,12 @@ async function contents({ networks }: Model): Promise<Record<string, Map<string,
       for (const { name: weight, shape, offset } of tensors) {
         const size = 2 * shape.reduce((product, length) => product * length, 1)
         const matrix = shape.slice(0, shape.length === 4 && shape[2] === 1 ? 2 : 4)
-        weights.set(weight, [matrix, bytes.subarray(offset, offset + size).toString('base64')])
+        weights.set(weight, [
+          matrix,
+          createHash('sha1')
+            .update(bytes.subarray(offset, offset + size))
+            .digest('hex'),
+        ])
       }
     }
     found[name] = weights
@@ -60,11 +66,12 @@ for (const family of families) {
       for (const network of Object.keys(expected.networks)) {
         assert.deepEqual(found.networks[network]!.config, expected.networks[network]!.config, network)
       }
-      const { text_projection: turned, ...rest } = { ...Object.fromEntries((await contents(found)).text_encoder_2 ?? []) }
-      const all = { ...(await contents(found)), ...(turned && { text_encoder_2: new Map(Object.entries(rest)) }) }
+      const all = await contents(found)
+      const turned = all.text_encoder_2?.get('text_projection')
       if (turned) {
         // OpenCLIP's is held the other way round, which the graph knows.
         assert.deepEqual(turned[0], [128, 128])
+        all.text_encoder_2!.delete('text_projection')
         all.text_encoder_2!.set('text_projection.weight', weights.text_encoder_2!.get('text_projection.weight')!)
       }
       assert.deepEqual(sorted(all), sorted(weights))
@@ -98,11 +105,66 @@ test('a key v_pred, a key ztsnr and modelspec tell what a model predicts', async
   await assert.rejects(read('sd1', [], { 'modelspec.prediction_type': 'rf' }), { code: 'MODEL_UNSUPPORTED', message: /"rf"/ })
 })
 
+test("SD2's model of 768 px is told from that of 512 by its step, or by how far its norms scatter", async (t) => {
+  const scattered = (by: number) => (tensors: RawTensor[]) =>
+    tensors.map((tensor) =>
+      tensor.name === 'model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias'
+        ? { ...tensor, dtype: 'F32', data: Float32Array.from({ length: tensor.shape[0]! }, (_, i) => (i % 2 === 0 ? by : -by)) }
+        : tensor,
+    )
+  const near = await readModel(await smallFile(t, 'sd2', scattered(0.08)))
+  assert.equal(near.scheduler.predictionType, 'epsilon')
+  assert.deepEqual(near.sampleSize, { width: 512, height: 512 })
+  const far = await readModel(await smallFile(t, 'sd2', scattered(0.1)))
+  assert.equal(far.scheduler.predictionType, 'v_prediction')
+  assert.match(far.foundBy, /norms/)
+  assert.deepEqual(far.sampleSize, { width: 768, height: 768 })
+})
+
 test('a file without VAE or text encoder says so, and which option has it', async (t) => {
   const noVae = await smallFile(t, 'sd1', (tensors) => without(tensors, 'first_stage_model.'))
   await assert.rejects(readModel(noVae), { code: 'MODEL_INCOMPLETE', message: /the VAE .*--vae/ })
   const noText = await smallFile(t, 'sdxl', (tensors) => without(tensors, 'conditioner.embedders.1'))
   await assert.rejects(readModel(noText), { code: 'MODEL_INCOMPLETE', message: /second text encoder .*--text-encoder/ })
+})
+
+test('VAE and text encoders come from other files and folders where options name them', async (t) => {
+  const folder = await temporaryFolder(t)
+  const model = smallModel('sdxl')
+  await writeFolder(join(folder, 'folder'), model)
+  const tensors = singleFileTensors('sdxl', model)
+  const parts = { vae: 'first_stage_model.', text: 'conditioner.' }
+  for (const [name, prefix] of Object.entries(parts)) {
+    await writeRaw(
+      join(folder, `${name}.safetensors`),
+      tensors.filter((tensor) => tensor.name.startsWith(prefix)),
+    )
+  }
+  const bare = tensors.filter(({ name }) => name.startsWith(parts.vae)).map((tensor) => ({ ...tensor, name: tensor.name.slice(18) }))
+  await writeFile(join(folder, 'bare.pt'), torchZip(bare))
+  await writeRaw(join(folder, 'unet.safetensors'), without(without(tensors, parts.vae), parts.text))
+  const read = (vae: string, ...textEncoder: string[]) =>
+    readModel(join(folder, 'unet.safetensors'), {
+      vae: join(folder, vae),
+      textEncoder: textEncoder.map((path) => join(folder, path)),
+    })
+  const expected = (await readModel(join(folder, 'folder'))).networks
+  const places: [vae: string, ...text: string[]][] = [
+    ['vae.safetensors', 'text.safetensors'],
+    ['bare.pt', 'folder'],
+    ['folder/vae/diffusion_pytorch_model.safetensors', 'folder/text_encoder', 'text.safetensors'],
+    ['folder/vae', 'text.safetensors'],
+  ]
+  for (const place of places) {
+    const { networks } = await read(...place)
+    for (const name of Object.keys(expected)) assert.deepEqual(networks[name]!.config, expected[name]!.config, `${place} ${name}`)
+    for (const name of ['vae', 'text_encoder']) {
+      const names = (files: typeof expected) => files[name]!.files.flatMap((file) => file.tensors.map((tensor) => tensor.name)).sort()
+      assert.deepEqual(names(networks), names(expected))
+    }
+  }
+  await assert.rejects(read('text.safetensors', 'folder'), { code: 'MODEL_INCOMPLETE', message: /a VAE/ })
+  await assert.rejects(read('none', 'folder'), { code: 'MODEL_NOT_FOUND' })
 })
 
 test('CLIP without text_model., and the last layer of OpenCLIP, which SD2 does not use', async (t) => {
@@ -135,6 +197,10 @@ test("other models' files are refused by their names", async (t) => {
     [['emb_params'], /a textual inversion/],
     [['conv_in.weight', 'down_blocks.0.resnets.0.conv1.weight'], /a part of a diffusers folder/],
     [[], /without tensors/],
+    [
+      ['model.diffusion_model.layers.0.attention.qkv.weight', 'first_stage_model.decoder.up.0.block.0.conv1.weight'],
+      /another architecture/,
+    ],
     [['x'], /weights of another kind/],
   ]
   for (const [keys, message] of names) {

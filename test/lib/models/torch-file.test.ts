@@ -4,6 +4,7 @@ import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
+import { type NumberType, widen } from '../../../lib/files/floats.js'
 import { readCheckpoint, weightsOf } from '../../../lib/models/checkpoint.js'
 import { pickled, pickledTensor, torchLegacy, torchZip, zip } from '../../fixtures/pickles.js'
 import type { RawTensor } from '../../fixtures/safetensors.js'
@@ -11,7 +12,7 @@ import { temporaryFolder } from '../../fixtures/temporary.js'
 
 /** Written by torch.save, with what torch loads from them (scripts/goldens/pickles.py). */
 const folder = fileURLToPath(new URL('../../../../test/fixtures/pickles', import.meta.url))
-type Expected = Record<string, Record<string, { dtype: string; shape: number[]; bytes: string }>>
+type Expected = Record<string, Record<string, { dtype: string; shape: number[]; bytes: string; values?: number[] }>>
 const expected = JSON.parse(await readFile(join(folder, 'expected.json'), 'utf8')) as Expected
 
 const { op, text, number, global, tuple, dict, whole } = pickled
@@ -39,7 +40,10 @@ for (const name of ['zip', 'legacy', 'protocol-4', 'eight', 'trainer', 'trainer-
     const { tensors, metadata } = await readCheckpoint(path, 'a checkpoint')
     const found = tensors.map(({ name, dtype, shape, offset, byteLength, problem }) => {
       assert.equal(problem, undefined)
-      return [name, { dtype, shape, bytes: file.subarray(offset, offset + byteLength).toString('hex') }]
+      const data = file.subarray(offset, offset + byteLength)
+      // torch's values of floats of 8 bits.
+      const values = dtype.startsWith('F8') && { values: [...widen(data, dtype as NumberType)] }
+      return [name, { dtype, shape, ...values, bytes: data.toString('hex') }]
     })
     assert.deepEqual(Object.fromEntries(found), expected[name])
     if (name.startsWith('trainer')) assert.deepEqual(metadata, { global_step: '875000' })

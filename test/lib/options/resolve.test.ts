@@ -167,3 +167,17 @@ test('names of any length make a short sentence, at once', () => {
   const long = 'x'.repeat(1_000_000)
   refuses({ [long]: 1 }, 'OPTION_UNKNOWN', `Expected an option of train but received ${'x'.repeat(80)}…`)
 })
+
+test('options of text encoders that contradict each other, or do nothing, are refused', () => {
+  const both = (one: string, other: string) => `Expected ${one} or ${other} but received both`
+  refuses({ ...train, networkTrainUnetOnly: true, textEncoderLr: 1e-5 }, 'OPTION_INVALID', both('networkTrainUnetOnly', 'textEncoderLr'))
+  const only = { networkTrainUnetOnly: true, networkTrainTextEncoderOnly: true }
+  refuses({ ...train, ...only }, 'OPTION_INVALID', both('networkTrainUnetOnly', 'networkTrainTextEncoderOnly'))
+  const stop = { ...train, stopTextEncoderTraining: 5 }
+  refuses(stop, 'OPTION_INVALID', 'Expected textEncoderLr beside stopTextEncoderTraining but received none')
+  refuses({ ...stop, networkTrainTextEncoderOnly: true }, 'OPTION_INVALID', both('stopTextEncoderTraining', 'networkTrainTextEncoderOnly'))
+  assert.deepEqual(resolveTrainOptions({ ...train, textEncoderLr: 1e-5 }).textEncoderLr, [1e-5])
+  const expected = 'Expected a number from 0 to 1, or up to 2 of them for textEncoderLr but received'
+  refuses({ ...train, textEncoderLr: [1e-5, 1e-5, 1e-5] }, 'OPTION_INVALID', `${expected} [ 0.00001, 0.00001, 0.00001 ]`)
+  refuses({ ...train, textEncoderLr: [] }, 'OPTION_INVALID', `${expected} []`)
+})

@@ -38,7 +38,7 @@ function session(encode: (pixels: Float32Array, shape: number[]) => Float32Array
     async run(network: string, name: string, { pixels }: Inputs) {
       assert.deepEqual([network, name], ['vae', 'encode'])
       const data = encode(pixels!.data as Float32Array, pixels!.shape)
-      return { shape: [1, 1, data.length / 8, 8], data }
+      return [{ shape: [1, 1, data.length / 8, 8], data }]
     },
   }
 }
@@ -194,7 +194,7 @@ test('each different caption is encoded once', async () => {
     async run(network: string, name: string, { ids }: Inputs, settings?: Record<string, number>) {
       assert.deepEqual([network, name, ids!.shape, settings], ['text_encoder', 'encode', [1, 3], { skip: 1, norm: 1, pooled: 0 }])
       encoded.push(ids!.data[0]!)
-      return { shape: [1, 3, 1], data: Float32Array.from(ids!.data) }
+      return [{ shape: [1, 3, 1], data: Float32Array.from(ids!.data) }]
     },
   }
   const encode = (text: string) => Int32Array.of(text.length, 0, 0)

@@ -319,3 +319,9 @@ test('counting many tags and buckets lets other work have its turn at each of th
   )
   assert.equal(turns, 4 * 1000)
 })
+
+test('rates of text encoders are written as kohya writes one, or a list of them', async () => {
+  assert.equal((await metadata({})).ss_text_encoder_lr, 'None')
+  assert.equal((await metadata({ textEncoderLr: 5e-5 })).ss_text_encoder_lr, '5e-05')
+  assert.equal((await metadata({ textEncoderLr: [5e-5, 1e-5] })).ss_text_encoder_lr, '[5e-05, 1e-05]')
+})

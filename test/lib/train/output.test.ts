@@ -33,10 +33,14 @@ for (const [savePrecision, dtype, error] of [
 ] as const) {
   test(`a LoRA is written in ${savePrecision}, with kohya's hashes of it`, async (t) => {
     const output = await temporaryFolder(t)
-    const saved = await new OutputFolder({ output, name: 'x', savePrecision }, adapters, prefixes).save({ step: 100 }, state, {
-      ss_a: '1',
-      b: '2',
-    })
+    const saved = await new OutputFolder({ output, name: 'x', savePrecision, networkFormat: 'kohya' }, adapters, prefixes).save(
+      { step: 100 },
+      state,
+      {
+        ss_a: '1',
+        b: '2',
+      },
+    )
     assert.equal(saved.path, join(output, 'x-step00000100.safetensors'))
     assert.equal(saved.statePath, join(output, 'x-step00000100.state'))
     const { metadata, tensors, dataStart } = await readHeader(saved.path)
@@ -67,7 +71,7 @@ for (const [savePrecision, dtype, error] of [
 
 test("names are kohya's", async (t) => {
   const output = await temporaryFolder(t)
-  const place = new OutputFolder({ output, name: 'x', savePrecision: 'fp16' }, adapters, prefixes)
+  const place = new OutputFolder({ output, name: 'x', savePrecision: 'fp16', networkFormat: 'kohya' }, adapters, prefixes)
   const { path: epoch } = await place.save({ epoch: 2 }, state, {})
   const { path: last } = await place.save('last', state, {})
   assert.deepEqual([epoch, last], [join(output, 'x-000002.safetensors'), join(output, 'x.safetensors')])
@@ -77,7 +81,7 @@ test('a folder that cannot be made or written to is refused before anything else
   const folder = await temporaryFolder(t)
   await writeFile(join(folder, 'file'), '')
   for (const output of [join(folder, 'file'), join(folder, 'file', 'x'), '/proc/x']) {
-    const place = new OutputFolder({ output, name: 'x', savePrecision: 'fp16' }, adapters, prefixes)
+    const place = new OutputFolder({ output, name: 'x', savePrecision: 'fp16', networkFormat: 'kohya' }, adapters, prefixes)
     await assert.rejects(place.prepare(infos(count)), {
       code: 'OUTPUT_NOT_WRITABLE',
       message: /^Expected to be able to write a file like .*x-step00000000\.safetensors\.tmp-\w+ but received /,
@@ -87,7 +91,7 @@ test('a folder that cannot be made or written to is refused before anything else
 
 test('a disk without room for a LoRA and its state is refused before anything else', async (t) => {
   const output = await temporaryFolder(t)
-  const place = new OutputFolder({ output, name: 'x', savePrecision: 'fp16' }, adapters, prefixes)
+  const place = new OutputFolder({ output, name: 'x', savePrecision: 'fp16', networkFormat: 'kohya' }, adapters, prefixes)
   await assert.rejects(place.prepare(infos(1e15)), { code: 'DISK_FULL' })
   await place.close()
   assert.deepEqual(await readdir(output), [])
@@ -95,7 +99,7 @@ test('a disk without room for a LoRA and its state is refused before anything el
 
 test('preparing makes the folder and removes what killed processes left of this name alone', async (t) => {
   const output = join(await temporaryFolder(t), 'a', 'b')
-  const place = new OutputFolder({ output, name: 'x', savePrecision: 'fp16' }, adapters, prefixes)
+  const place = new OutputFolder({ output, name: 'x', savePrecision: 'fp16', networkFormat: 'kohya' }, adapters, prefixes)
   await place.prepare(infos(count))
   assert.deepEqual(await readdir(output), ['x.lock'])
   await place.close()
@@ -118,14 +122,14 @@ test('preparing makes the folder and removes what killed processes left of this 
 
 test('a name that is too long is refused before anything else', async (t) => {
   const output = await temporaryFolder(t)
-  const place = new OutputFolder({ output, name: 'x'.repeat(230), savePrecision: 'fp16' }, adapters, prefixes)
+  const place = new OutputFolder({ output, name: 'x'.repeat(230), savePrecision: 'fp16', networkFormat: 'kohya' }, adapters, prefixes)
   await assert.rejects(place.prepare(infos(count)), { code: 'OUTPUT_NOT_WRITABLE', message: /but received a name that is too long$/ })
   assert.deepEqual(await readdir(output), [])
 })
 
 test('two of the same name and folder cannot be prepared at once, others can', async (t) => {
   const output = await temporaryFolder(t)
-  const folder = (name: string) => new OutputFolder({ output, name, savePrecision: 'fp16' }, adapters, prefixes)
+  const folder = (name: string) => new OutputFolder({ output, name, savePrecision: 'fp16', networkFormat: 'kohya' }, adapters, prefixes)
   const [first, second, other] = [folder('x'), folder('x'), folder('y')]
   await first.prepare(infos(count))
   await other.prepare(infos(count))
@@ -148,7 +152,7 @@ for (const [alpha, dtype] of [
 ] as const) {
   test(`an alpha of ${alpha} is written in ${dtype}, which holds it`, async (t) => {
     const output = await temporaryFolder(t)
-    const place = new OutputFolder({ output, name: 'x', savePrecision: 'fp16' }, { ...adapters, alpha }, prefixes)
+    const place = new OutputFolder({ output, name: 'x', savePrecision: 'fp16', networkFormat: 'kohya' }, { ...adapters, alpha }, prefixes)
     const { path } = await place.save('last', state, {})
     assert.deepEqual((await readTensors(path)).get('lora_unet_a_b.alpha'), { dtype, shape: [], data: Float32Array.of(alpha) })
   })
@@ -156,7 +160,7 @@ for (const [alpha, dtype] of [
 
 test('nothing is saved once another has taken the name', async (t) => {
   const output = await temporaryFolder(t)
-  const folder = () => new OutputFolder({ output, name: 'x', savePrecision: 'fp16' }, adapters, prefixes)
+  const folder = () => new OutputFolder({ output, name: 'x', savePrecision: 'fp16', networkFormat: 'kohya' }, adapters, prefixes)
   const [first, second] = [folder(), folder()]
   await first.prepare(infos(count))
   await unlink(join(output, 'x.lock'))

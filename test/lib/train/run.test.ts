@@ -7,7 +7,8 @@ import { test } from 'node:test'
 import { setTimeout } from 'node:timers/promises'
 import { readAdapters } from '../../../lib/adapters/files.js'
 import { lora as kind } from '../../../lib/adapters/lora.js'
-import type { TrainEvent } from '../../../lib/events.js'
+import { Pipeline } from '../../../lib/draw/pipeline.js'
+import type { StartEvent, TrainEvent } from '../../../lib/events.js'
 import { readHeader } from '../../../lib/files/safetensors.js'
 import { loraPrefixes } from '../../../lib/models/model.js'
 import { sd1 } from '../../../lib/models/sd1.js'
@@ -47,12 +48,12 @@ test('a training tells what it caches, starts, steps and ends with, and leaves a
     const layer = shape.length === 4 ? convolution : linear
     return path === name ? [] : [layer(path.replace('lora_unet_', ''), shape[1]!, up!.shape[0]!)]
   })
-  const lora = await readAdapters(kind, result.path, {
-    network: 'unet',
-    layers,
+  const file = await readAdapters(kind, result.path, {
+    layers: { unet: layers },
     prefixes: loraPrefixes(sd1, {}),
     baseModelVersion: 'sd_v1',
   })
+  const lora = file.get('unet')!
   assert.equal(lora.size, start.modules)
   const parameters = [...lora.values()].reduce((sum, { down, up }) => sum + down.length + up.length, 0)
   assert.equal(parameters, start.parameters)
@@ -60,6 +61,29 @@ test('a training tells what it caches, starts, steps and ends with, and leaves a
     [...lora.values()].every(({ up }) => up.some((value) => value !== 0)),
     'every adapter learns',
   )
+})
+
+test('convolutions train, and with blocks computed again to the same bits in less memory', async (t) => {
+  const given = { ...(await place(t)), convRank: 2, convAlpha: 1, steps: 2 }
+  const starts: StartEvent[] = []
+  const onEvent = (event: TrainEvent) => void (event.type === 'start' && starts.push(event))
+  const kept = await run(given, onEvent)
+  const again = await run({ ...given, output: join(given.folder, 'again'), gradientCheckpointing: true }, onEvent)
+  assert.deepEqual(await tensors(again.path), await tensors(kept.path))
+  const kernels = (await tensors(kept.path)).filter(([name, { shape }]) => /_conv\d?\.lora_down/.test(name) && shape[2] === 3)
+  assert.ok(kernels.length > 4)
+  const [first, second] = starts.map(({ memory }) => memory.total)
+  assert.ok(second! < first!)
+  assert.deepEqual(
+    starts.map(({ memoryOtherwise }) => memoryOtherwise),
+    [second, first],
+  )
+  const pipeline = await Pipeline.open({ model: tiny, device: 'cpu', precision: 'f32', threads: 1 })
+  try {
+    await pipeline.apply([{ path: kept.path, te: 1, unet: 1 }])
+  } finally {
+    await pipeline[Symbol.asyncDispose]()
+  }
 })
 
 test('one image is enough, and attention alone trains fewer layers', async (t) => {

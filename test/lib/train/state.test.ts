@@ -95,7 +95,7 @@ test('a state whose description says version 1, but not all the rest of it, is r
   await writeState(path, state(), { name: 'x', writtenAt: 200 })
   const { metadata } = await readHeader(path)
   const { lorafuse_state: text, lorafuse_state_sha256: checksum } = metadata as Record<string, string>
-  const older = text!.replace('"version":2,"step":7', '"version":1,"step":9')
+  const older = text!.replace('"version":2', '"version":1').replace('"step":7', '"step":9')
   assert.notEqual(older, text)
   const tensors = infos().map(({ name }) => ({ name, dtype: 'F32' as const, shape: [9], data: state().buffers[name]! }))
   const descriptions: [string, Record<string, string>, RegExp][] = [

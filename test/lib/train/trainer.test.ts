@@ -9,13 +9,14 @@ import type { StepEvent, TrainEvent } from '../../../lib/events.js'
 import { loraPrefixes } from '../../../lib/models/model.js'
 import { alphasCumprod } from '../../../lib/models/schedule.js'
 import { sd1 } from '../../../lib/models/sd1.js'
-import { fixedOptions, resolveTrainOptions, type TrainOptions } from '../../../lib/options/resolve.js'
+import { asIs, fixedOptions, resolveTrainOptions, type TrainOptions } from '../../../lib/options/resolve.js'
 import { normal } from '../../../lib/random.js'
 import { imagesMetadata } from '../../../lib/train/images-metadata.js'
 import { isMirrored, StepInputs } from '../../../lib/train/inputs.js'
 import { LossScale } from '../../../lib/train/loss-scale.js'
 import { optimizers } from '../../../lib/train/optimizers.js'
 import { OutputFolder } from '../../../lib/train/output.js'
+import { trainedParts } from '../../../lib/train/parts.js'
 import { readState, stateBuffers } from '../../../lib/train/state.js'
 import { type TrainContext, Trainer } from '../../../lib/train/trainer.js'
 import { FakeSession } from '../../fixtures/fake-session.js'
@@ -46,7 +47,8 @@ async function setUp(t: TestContext, given: Partial<TrainOptions>, context: Trai
     ...given,
   })
   const session = new FakeSession()
-  const adapters = attachAdapters(session, lora, 'unet', options, optimizers.adamw.spec)
+  const parts = trainedParts(options, sd1, asIs)
+  const adapters = attachAdapters(session, lora, parts, options, optimizers.adamw.spec)
   const batches = new Batches([[once(0), once(1)], [once(2)]], options)
   const events: TrainEvent[] = []
   const steps = options.epochs === undefined ? options.steps : options.epochs * batches.updatesPerEpoch
@@ -70,8 +72,12 @@ async function setUp(t: TestContext, given: Partial<TrainOptions>, context: Trai
     events.push(event)
     context.onEvent?.(event)
   }
-  const inputs = new StepInputs({ ...options, samples, batches, model })
-  const trainer = new Trainer({ session, batches, inputs, output: files, info, identity, lossScale, from: 0 }, { ...context, onEvent })
+  const encode = () => assert.fail('captions are encoded')
+  const inputs = new StepInputs({ ...options, samples, batches, model: { ...model, tokenizers: {} }, lastTextStep: 0, encode })
+  const trainer = new Trainer(
+    { session, batches, inputs, parts, lastTextStep: 0, output: files, info, identity, lossScale, from: 0 },
+    { ...context, onEvent },
+  )
   const read = (path: string) => readState(path, identity, stateBuffers(session))
   return { trainer, session, events, output, batches, read }
 }
@@ -104,13 +110,14 @@ test('a step takes the noise of its place, the coefficients of its timestep and 
 
 test('a step of SDXL takes the pooled text and the sizes of its image, those of the mirror image where it is mirrored', async () => {
   const options = resolveTrainOptions({ model: 'm', images: 'i', batchSize: 2, flip: true, seed: 9 })
-  const own = { ...model, pooledDim: 2, timeIds: true }
+  const own = { ...model, tokenizers: {}, pooledDim: 2, timeIds: true }
   const large = samples.map(({ latents, text }, i) => ({
     latents: { ...latents, sizes: { plain: { ...sizes, crop: { left: i, top: 0 } }, mirrored: { ...sizes, crop: { left: -i, top: 0 } } } },
     text: { ...text, pooled: Float32Array.of(i, -i) },
   }))
   const batches = new Batches([[once(0), once(1)], [once(2)]], options)
-  const inputs = new StepInputs({ ...options, samples: large, batches, model: own })
+  const encode = () => assert.fail('captions are encoded')
+  const inputs = new StepInputs({ ...options, samples: large, batches, model: own, lastTextStep: 0, encode })
   let step = 0
   for await (const { latents, pooled, time_ids } of inputs.range(1, 8)) {
     const [batch] = await batches.of(++step)
@@ -127,7 +134,7 @@ test('a step of SDXL takes the pooled text and the sizes of its image, those of 
       left.flatMap((each) => [8, 8, 0, each, 8, 8]),
     )
     assert.equal(Math.sign(latents!.data[0]!), side(0))
-    assert.deepEqual(Object.keys(inputs.shapesOf(batch!)).slice(-2), ['pooled', 'time_ids'])
+    assert.deepEqual(Object.keys(inputs.shapesOf(batch!, step)).slice(-2), ['pooled', 'time_ids'])
   }
   assert.equal(step, 8)
 })

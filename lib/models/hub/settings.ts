@@ -1,0 +1,56 @@
+/** Where the Hub and its cache are, from the variables that Python's huggingface_hub reads (its `constants.py`). */
+import { homedir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { LorafuseError, shown } from '../../errors.js'
+import { readText, unlessMissing } from '../../files/read.js'
+
+export interface HubSettings {
+  /** The Hub's address, without a slash at its end. */
+  endpoint: string
+  /** Sent to the endpoint alone. */
+  token: string | undefined
+  /** The folder of all cached repositories. */
+  cache: string
+  /** Nothing is fetched. */
+  offline: boolean
+  /** How long to wait after a first failure, in milliseconds; twice as long after each further one. */
+  retryMs: number
+  /** How long a server may send nothing before the connection counts as cut. */
+  stallMs: number
+}
+
+const MOST_TOKEN_BYTES = 4096
+
+const isTrue = (value = '') => ['1', 'ON', 'YES', 'TRUE'].includes(value.toUpperCase())
+
+/** Reads the settings; an empty variable counts as none. Throws `OPTION_INVALID` for an `HF_ENDPOINT` that is no address. */
+export async function hubSettings(environment: NodeJS.ProcessEnv = process.env): Promise<HubSettings> {
+  const home = environment.HOME || homedir()
+  const folder = (path: string) =>
+    resolve(
+      path.replace(/^~(?=\/|$)/, home).replace(/\$(?:(\w+)|\{(\w+)\})/g, (name, plain, braced) => environment[plain ?? braced] ?? name),
+    )
+  const hfHome = environment.HF_HOME || join(environment.XDG_CACHE_HOME || join(home, '.cache'), 'huggingface')
+  const cache = environment.HF_HUB_CACHE || environment.HUGGINGFACE_HUB_CACHE || join(hfHome, 'hub')
+  const endpoint = (environment.HF_ENDPOINT || 'https://huggingface.co').replace(/\/+$/, '')
+  if (!/^https?:/.test(endpoint) || !URL.canParse(endpoint)) {
+    throw new LorafuseError(
+      'OPTION_INVALID',
+      `Expected an address such as https://huggingface.co for HF_ENDPOINT but received ${shown(endpoint)}`,
+    )
+  }
+  const file = folder(environment.HF_TOKEN_PATH || join(hfHome, 'token'))
+  const stored = async () =>
+    isTrue(environment.HF_HUB_DISABLE_IMPLICIT_TOKEN) ? undefined : await unlessMissing(readText(file, 'a token', MOST_TOKEN_BYTES))
+  const token = (environment.HF_TOKEN || environment.HUGGING_FACE_HUB_TOKEN || (await stored()) || '').trim()
+  if (!/^[\x21-\x7e]*$/.test(token))
+    throw new LorafuseError('OPTION_INVALID', `Expected a token in one word in HF_TOKEN or ${file} but received more`)
+  return {
+    endpoint,
+    token: token || undefined,
+    cache: folder(cache),
+    offline: isTrue(environment.HF_HUB_OFFLINE || environment.TRANSFORMERS_OFFLINE),
+    retryMs: 1000,
+    stallMs: 30_000,
+  }
+}
