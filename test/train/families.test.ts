@@ -2,6 +2,8 @@ import assert from 'node:assert/strict'
 import { after, before, describe, it, type TestContext } from 'node:test'
 import { type Model, openSession, type ReadOptions } from '../../lib/models/model.js'
 import { readModel } from '../../lib/models/read.js'
+import { encodeChunks, textInputs } from '../../lib/models/text.js'
+import type { Tokenizer } from '../../lib/models/tokenizer.js'
 import type { Inputs, Parameter, Session } from '../../lib/native.js'
 import { attach, compare, drawnInputs, type Golden, named, type Place, readGolden, swapped, type Targets, tensor, train } from './golden.js'
 import { goldenModel, singleFile } from './hollow.js'
@@ -90,6 +92,30 @@ for (const { title, name, file } of sources)
           check(t, `text_skip_${skip}`, [[`text_skip_${skip}/${network}`, states!.data]])
         }
       }
+    })
+
+    it('makes the context and the pooled text of a step as the family does', async (t) => {
+      const n = 2
+      const idsOf = (tokenizer: Tokenizer, i: number) => {
+        const [network] = Object.entries(model.tokenizers).find(([, own]) => own === tokenizer)!
+        return Int32Array.from(golden.tensor(`ids/${network}`).subarray(i * LENGTH, (i + 1) * LENGTH))
+      }
+      const texts = []
+      for (let i = 0; i < n; i++) {
+        const chunking = { ids: (tokenizer: Tokenizer) => idsOf(tokenizer, i), arrange: (states: Float32Array) => states }
+        texts.push(await encodeChunks(session, model, 1, chunking))
+      }
+      const { context, pooled } = textInputs(model, texts)
+      let at = 0
+      for (const { network, norm } of model.family.text) {
+        const width = model.networks[network]!.config.hidden_size as number
+        const rows = Array.from({ length: n * LENGTH }, (_, row) => row * model.contextDim + at)
+        const own = Float32Array.from(rows.flatMap((begin) => [...(context!.data as Float32Array).subarray(begin, begin + width)]))
+        const group = norm ? 'text_skip_0' : 'text_plain'
+        check(t, group, [[`${group}/${network}`, own]])
+        at += width
+      }
+      if (pooled) check(t, 'text_pooled', [['text_pooled', pooled.data as Float32Array]])
     })
 
     it('encodes images to moments and decodes latents', async (t) => {
