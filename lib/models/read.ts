@@ -94,7 +94,8 @@ function chosenScheduler(path: string, config: SchedulerConfig, options: ReadOpt
 /** Names a model for the start of a run: `SDXL, v-prediction with zero terminal SNR, found by scheduler/scheduler_config.json`. */
 function phrase(family: Family, parts: Parts, scheduler: SchedulerConfig, options: ReadOptions): string {
   const zero = scheduler.rescaleBetasZeroSnr ? ' with zero terminal SNR' : ''
-  const by = options.predictionType === undefined ? `found by ${parts.schedulerBy}` : 'as asked for'
+  const isAsked = options.predictionType !== undefined || options.zeroTerminalSnr !== undefined
+  const by = isAsked ? 'as asked for' : `found by ${parts.schedulerBy}`
   return `${family.title}, ${PREDICTIONS[scheduler.predictionType]}${zero}, ${by}`
 }
 

@@ -1,6 +1,5 @@
 // The way of a LoRA into other tools: trains a few steps on the bundled model, or on a small random one of a family, lets diffusers load the
-// file, and compares what both draw with it from the same latents.   npm run compare -- [--family sdxl] [--conv-rank 2]
-// [--text-encoder-lr 1e-3] [--network-format peft]
+// file, and compares what both draw with it from the same latents.   npm run compare -- [--family sdxl] [--conv-rank 2] [--text-encoder-lr 2e-3] [--network-format peft]
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -27,9 +26,9 @@ const { values: options } = parseArgs({
     targets: { type: 'string' },
     // With it convolutions are trained, too.
     'conv-rank': { type: 'string' },
+    'network-format': { type: 'string', default: 'kohya' },
     // With it text encoders are trained, too.
     'text-encoder-lr': { type: 'string' },
-    'network-format': { type: 'string', default: 'kohya' },
     limit: { type: 'string', default: '1e-5' },
     threads: { type: 'string', default: '2' },
   },
@@ -115,10 +114,10 @@ try {
     rank: 4,
     alpha: 2,
     networkFormat: options['network-format'],
+    ...(options['text-encoder-lr'] === undefined ? {} : { textEncoderLr: number('text-encoder-lr') }),
     // kohya writes SD2's linear projections as 1×1 convolutions, and so do we; diffusers refuses these.
     targets: options.targets ?? (options.family === 'sd2' && options['network-format'] === 'kohya' ? 'attention' : 'default'),
     ...(options['conv-rank'] === undefined ? {} : { convRank: number('conv-rank'), convAlpha: 1 }),
-    ...(options['text-encoder-lr'] === undefined ? {} : { textEncoderLr: [number('text-encoder-lr')] }),
     learningRate: 2e-3,
     seed: 1,
     saveEvery: 0,
