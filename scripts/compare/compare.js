@@ -1,5 +1,6 @@
 // The way of a LoRA into other tools: trains a few steps on the bundled model, or on a small random one of a family, lets diffusers load the
-// file, and compares what both draw with it from the same latents.   npm run compare -- [--family sdxl] [--conv-rank 2] [--text-encoder-lr 2e-3] [--network-format peft]
+// file, and compares what both draw with it from the same latents.
+//   npm run compare -- [--family sdxl] [--conv-rank 2] [--text-encoder-lr 2e-3] [--network-format peft]
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
