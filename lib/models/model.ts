@@ -13,7 +13,7 @@ interface FamilyNetwork extends Pick<Network, 'architecture' | 'f32'> {
   title: string
   readConfig(config: ConfigReader): NetworkConfig
   /** How kohya names its LoRA tensors, see `loraPrefixes`; `spell` is made for a config. */
-  lora?: { prefix: string; spell?(config: NetworkConfig): (path: string) => string; isConv?(path: string): boolean }
+  lora?: { prefix: string; spell?(config: NetworkConfig): (path: string) => string }
 }
 
 /** One text encoder's part of a context; the parts of all are joined along the channels. */
@@ -136,11 +136,11 @@ export function lazyHashes(paths: string[]): Pick<Model, 'hash' | 'legacyHash'> 
 
 /** How kohya names the layers of each network that can have a LoRA: `Prefixes` of `lib/adapters/kohya.ts`. `models`: the model's networks. */
 export function loraPrefixes({ networks }: Family, models: Record<string, Pick<Network, 'config'>>) {
-  const prefixes: Record<string, Omit<NonNullable<FamilyNetwork['lora']>, 'spell'> & { spell?(path: string): string }> = {}
+  const prefixes: Record<string, { prefix: string; spell?(path: string): string }> = {}
   for (const [name, { lora }] of Object.entries(networks)) {
     if (!lora) continue
-    const { spell, ...rest } = lora
-    prefixes[name] = { ...rest, ...(spell && { spell: spell(models[name]!.config) }) }
+    const { prefix, spell } = lora
+    prefixes[name] = { prefix, ...(spell && { spell: spell(models[name]!.config) }) }
   }
   return prefixes
 }
