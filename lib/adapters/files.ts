@@ -16,7 +16,7 @@ import {
   type Warn,
 } from './adapter.js'
 import { explain, otherFamily } from './foreign.js'
-import { kohyaName, kohyaShape, type Prefixes, parseKohyaName } from './kohya.js'
+import { kohyaName, type Prefixes, parseKohyaName } from './kohya.js'
 import { parsePeftName, peftConfig, peftName, readPeftLayers } from './peft.js'
 
 type NetworkFormat = ResolvedTrainOptions['networkFormat']
@@ -39,7 +39,7 @@ export const layouts: Record<NetworkFormat, Layout> = {
       const add = (tensor: NamedTensor) => tensors.set(tensor.name, tensor)
       for (const { network, path, role, shape, data, alpha } of parameters) {
         const name = (part: string) => kohyaName(prefixes, network, path, part)
-        add({ name: name(role), dtype, shape: kohyaShape(prefixes, network, path, shape), data })
+        add({ name: name(role), dtype, shape, data })
         add({ name: name('alpha'), dtype: typeHolding(alpha, dtype), shape: [], data: Float32Array.of(alpha) })
       }
       return [...tensors.values()]

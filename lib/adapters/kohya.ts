@@ -15,8 +15,6 @@ export interface Prefix {
   prefix: string
   /** Spells the path of a layer, or of a tensor in it, as kohya does: those of SDXL's UNet as SGM. */
   spell?(path: string): string
-  /** Whether kohya holds a layer as a 1×1 convolution, though the model's files hold a matrix. */
-  isConv?(path: string): boolean
 }
 
 /** By network; from `loraPrefixes` of the model. */
@@ -33,11 +31,6 @@ export function kohyaLayer(prefixes: Prefixes, network: string, path: string): s
 /** Names a tensor: `lora_unet_mid_block_attentions_0_proj_in.lora_down.weight`. */
 export function kohyaName(prefixes: Prefixes, network: string, path: string, role: string): string {
   return `${kohyaLayer(prefixes, network, path)}.${SUFFIXES[role]}`
-}
-
-/** Returns the shape of a tensor in kohya's file from that of the model's own layer. */
-export function kohyaShape(prefixes: Prefixes, network: string, path: string, shape: number[]): number[] {
-  return shape.length === 2 && prefixes[network]!.isConv?.(path) ? [...shape, 1, 1] : shape
 }
 
 /** Networks by what begins names in files: kohya's, of any family, and OneTrainer's. */

@@ -6,7 +6,7 @@ import type { ModelEvent, TrainEvent } from '../events.js'
 import { makeFolder, writeAtomically, writeError } from '../files/atomic.js'
 import { resolve, resolveGenerateOptions, resolveTrainOptions } from '../options/resolve.js'
 import { defaulted, generateGroups, optional, type Table, trainGroups } from '../options/table.js'
-import { flag, path } from '../options/values.js'
+import { flag, pngFile } from '../options/values.js'
 import { type CurvePoint, lossCurvePng } from '../train/loss-curve.js'
 import { runTraining } from '../train/run.js'
 import type { Commands, Context } from './command.js'
@@ -18,7 +18,7 @@ const common = {
   json: defaulted(flag, false, 'Print events as JSON lines on stdout instead of progress on stderr'),
   help: defaulted(flag, false, 'Show this help'),
 }
-const trainOnly = { lossCurve: optional(path, 'PNG file for the loss curve', { defaultText: '<output>/<name>-loss.png' }), ...common }
+const trainOnly = { lossCurve: optional(pngFile, 'PNG file for the loss curve', { defaultText: '<output>/<name>-loss.png' }), ...common }
 const doctorOnly = { ...common, json: { ...common.json, help: 'Print the report as JSON' } }
 
 export const commands: Commands = {

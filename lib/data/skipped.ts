@@ -91,7 +91,7 @@ export function warningsOf(skipped: Skipped[]): DatasetWarning[] {
 export function checkUsable({ images, strict }: Pick<ResolvedTrainOptions, 'images' | 'strict'>, usable: number, skipped: Skipped[]): void {
   const lines = shortened(reasons(skipped))
   if (strict && skipped.length > 0) {
-    const message = `Expected nothing to skip in ${images} (strict) but received ${total(skipped)} bad files:`
+    const message = `Expected nothing to skip in ${images} (strict) but received ${counted(total(skipped), 'bad file')}:`
     throw new LorafuseError('DATASET_NOT_CLEAN', message, { lines })
   }
   if (usable > 0) return

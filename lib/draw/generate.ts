@@ -1,4 +1,5 @@
 /** `generate`: prompts and LoRAs in, PNG out, with the settings in its text. */
+import { rmdir } from 'node:fs/promises'
 import { basename, dirname, extname, join, resolve } from 'node:path'
 import { cut, LorafuseError, listed, rejecting, shown } from '../errors.js'
 import { Listener, type ModelEvent, type WarningEvent } from '../events.js'
@@ -168,13 +169,24 @@ class Drawing {
     return { png, width, height, path, parameters }
   }
 
+  /** Makes the folder of the files first, as drawing for minutes in vain would be worse; it goes again if nothing gets into it. */
   async run(): Promise<GeneratedImage[]> {
-    const { output, compare } = this.options
-    if (output !== undefined) {
-      await makeFolder(dirname(output)).catch((cause: unknown) => {
-        throw writeError(dirname(output), cause, 'to be able to make the folder')
-      })
+    const { output } = this.options
+    if (output === undefined) return this.drawAll()
+    const folder = dirname(output)
+    const made = await makeFolder(folder).catch((cause: unknown) => {
+      throw writeError(folder, cause, 'to be able to make the folder')
+    })
+    try {
+      return await this.drawAll()
+    } catch (error) {
+      for (const path of made.reverse()) await rmdir(path).catch(() => undefined)
+      throw error
     }
+  }
+
+  private async drawAll(): Promise<GeneratedImage[]> {
+    const { output, compare } = this.options
     this.warnOfUnused()
     await this.hashLoras()
     const { prompts, size } = this

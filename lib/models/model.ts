@@ -13,7 +13,7 @@ interface FamilyNetwork extends Pick<Network, 'architecture' | 'f32'> {
   title: string
   readConfig(config: ConfigReader): NetworkConfig
   /** How kohya names its LoRA tensors, see `loraPrefixes`; `spell` is made for a config. */
-  lora?: { prefix: string; spell?(config: NetworkConfig): (path: string) => string; isConv?(path: string): boolean }
+  lora?: { prefix: string; spell?(config: NetworkConfig): (path: string) => string }
 }
 
 /** One text encoder's part of a context; the parts of all are joined along the channels. */
@@ -115,23 +115,32 @@ export interface Model {
   legacyHash(signal?: AbortSignal): Promise<string>
 }
 
+/** Makes a function that computes something when first called, and again after a failure, which may be of that call's signal alone. */
+function once<Result>(compute: (signal?: AbortSignal) => Promise<Result>): (signal?: AbortSignal) => Promise<Result> {
+  let kept: Promise<Result> | undefined
+  return (signal) => {
+    if (kept) return kept
+    kept = compute(signal)
+    kept.catch(() => (kept = undefined))
+    return kept
+  }
+}
+
 /** Makes `hash` and `legacyHash` of weight files; each is computed once, when first called. */
 export function lazyHashes(paths: string[]): Pick<Model, 'hash' | 'legacyHash'> {
-  let hash: Promise<string> | undefined
-  let legacy: Promise<string> | undefined
   return {
-    hash: (signal) => (hash ??= hashFiles(paths, { signal })),
-    legacyHash: (signal) => (legacy ??= legacyHash(paths[0] as string, signal)),
+    hash: once((signal) => hashFiles(paths, { signal })),
+    legacyHash: once((signal) => legacyHash(paths[0] as string, signal)),
   }
 }
 
 /** How kohya names the layers of each network that can have a LoRA: `Prefixes` of `lib/adapters/kohya.ts`. `models`: the model's networks. */
 export function loraPrefixes({ networks }: Family, models: Record<string, Pick<Network, 'config'>>) {
-  const prefixes: Record<string, Omit<NonNullable<FamilyNetwork['lora']>, 'spell'> & { spell?(path: string): string }> = {}
+  const prefixes: Record<string, { prefix: string; spell?(path: string): string }> = {}
   for (const [name, { lora }] of Object.entries(networks)) {
     if (!lora) continue
-    const { spell, ...rest } = lora
-    prefixes[name] = { ...rest, ...(spell && { spell: spell(models[name]!.config) }) }
+    const { prefix, spell } = lora
+    prefixes[name] = { prefix, ...(spell && { spell: spell(models[name]!.config) }) }
   }
   return prefixes
 }

@@ -12,11 +12,6 @@ export const sd2: Family = {
   ...sd1,
   title: 'SD 2.x',
   matches: (unet) => sd1.matches(unet) && (unet.json.use_linear_projection === true || unet.json.cross_attention_dim === CONTEXT),
-  networks: {
-    ...sd1.networks,
-    // kohya makes 1×1 convolutions of the projections, as SD1 has them.
-    unet: { ...sd1.networks.unet!, lora: { prefix: 'lora_unet', isConv: (path) => /\.proj_(in|out)$/.test(path) } },
-  },
   text: [{ ...sd1.text[0]!, padId: 0 }],
   metadata: (v) => ({
     baseModelVersion: v ? 'sd_v2_v' : 'sd_v2',

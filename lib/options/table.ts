@@ -13,6 +13,7 @@ import {
   lora,
   number,
   path,
+  pngFile,
   resolution,
   resumeFrom,
   several,
@@ -287,7 +288,7 @@ const image = {
     defaultText: "the image's folder, the current one, output",
   }),
   compare: defaulted(flag, false, 'One image with a row per prompt: without the LoRAs on the left, with them on the right'),
-  output: optional(path, 'PNG file to write; several prompts without compare get numbered files. The library writes none by default', {
+  output: optional(pngFile, 'PNG file to write; several prompts without compare get numbered files. The library writes none by default', {
     defaultText: 'image.png',
   }),
 }

@@ -105,10 +105,13 @@ const isText = (input: unknown): input is string => typeof input === 'string'
 /** The system takes bytes: half a surrogate pair would become another name. */
 const isPath = (input: unknown): input is string => isText(input) && input !== '' && !/[\0\p{Surrogate}]/u.test(input)
 const isFileName = (input: unknown): input is string => isPath(input) && !/[/\\]|^\.{1,2}$/.test(input)
+const isPng = (input: unknown): input is string => isPath(input) && /[^/]\.png$/i.test(input)
 const isResumeFrom = (input: unknown): input is string | boolean => typeof input === 'boolean' || isPath(input)
 
 export const text = plain('text', 'a text', 'TEXT', isText)
 export const path = plain('path', 'a path', 'PATH', isPath)
+/** Another ending would promise another format than the one that is written. */
+export const pngFile = plain('path', 'the path of a .png file', 'FILE', isPng)
 export const fileName = plain('text', 'a file name without folder', 'NAME', isFileName)
 
 /** A state's path, true for the newest state, or false for none. */
@@ -158,11 +161,9 @@ function splitWeight(words: string): Partial<LoraReference> {
 
 /** One value of a kind, or several. */
 export function list<Input, Value>(kind: Kind<Input, Value>): Kind<Input | Input[], Value[]> {
-  const { type, placeholder, fromText, expected, accept } = kind
+  const { expected, accept, aliases: _aliases, input: _input, ...data } = kind
   return {
-    type,
-    placeholder,
-    fromText,
+    ...data,
     repeatable: true,
     expected: `${expected}, or a list of them`,
     accept: (input) => {

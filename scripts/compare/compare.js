@@ -1,5 +1,6 @@
 // The way of a LoRA into other tools: trains a few steps on the bundled model, or on a small random one of a family, lets diffusers load the
-// file, and compares what both draw with it from the same latents.   npm run compare -- [--family sdxl] [--conv-rank 2]
+// file, and compares what both draw with it from the same latents.
+//   npm run compare -- [--family sdxl] [--conv-rank 2] [--text-encoder-lr 2e-3] [--network-format peft]
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -27,6 +28,8 @@ const { values: options } = parseArgs({
     // With it convolutions are trained, too.
     'conv-rank': { type: 'string' },
     'network-format': { type: 'string', default: 'kohya' },
+    // With it text encoders are trained, too.
+    'text-encoder-lr': { type: 'string' },
     limit: { type: 'string', default: '1e-5' },
     threads: { type: 'string', default: '2' },
   },
@@ -112,8 +115,9 @@ try {
     rank: 4,
     alpha: 2,
     networkFormat: options['network-format'],
+    ...(options['text-encoder-lr'] === undefined ? {} : { textEncoderLr: number('text-encoder-lr') }),
     // kohya writes SD2's linear projections as 1×1 convolutions, and so do we; diffusers refuses these.
-    targets: options.targets ?? (options.family === 'sd2' ? 'attention' : 'default'),
+    targets: options.targets ?? (options.family === 'sd2' && options['network-format'] === 'kohya' ? 'attention' : 'default'),
     ...(options['conv-rank'] === undefined ? {} : { convRank: number('conv-rank'), convAlpha: 1 }),
     learningRate: 2e-3,
     seed: 1,

@@ -67,7 +67,7 @@ export class Patient {
 export const damage = {
   name: 'damage',
   lanes: availableParallelism(),
-  short: 120,
+  short: 80,
 
   async begin(folder, { seed, asan }) {
     const environment = asan ? asanEnvironment(folder) : undefined

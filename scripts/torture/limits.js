@@ -96,7 +96,7 @@ function otherUser() {
 export const limits = {
   name: 'limits',
   lanes: 1,
-  short: 8,
+  short: 4,
 
   async begin(folder) {
     chmodSync(folder, 0o755)

@@ -173,7 +173,7 @@ function hearRejections(context) {
 export const soak = {
   name: 'soak',
   lanes: 1,
-  short: 24,
+  short: 12,
 
   async begin(folder) {
     const images = await makeImages(folder)

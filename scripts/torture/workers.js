@@ -46,7 +46,7 @@ function momentOf(index, random, span) {
 export const workers = {
   name: 'workers',
   lanes: 1,
-  short: 12,
+  short: 6,
 
   async begin(folder) {
     const images = await makeImages(folder)

@@ -2,9 +2,8 @@ import assert from 'node:assert/strict'
 import { after, before, describe, it, type TestContext } from 'node:test'
 import { type Model, openSession, type ReadOptions } from '../../lib/models/model.js'
 import { readModel } from '../../lib/models/read.js'
-import { encodeChunks, textInputs } from '../../lib/models/text.js'
-import type { Tokenizer } from '../../lib/models/tokenizer.js'
-import type { Inputs, Parameter, Session } from '../../lib/native.js'
+import { encodeText } from '../../lib/models/text.js'
+import type { Inputs, Parameter, Session, Tensor } from '../../lib/native.js'
 import { attach, compare, drawnInputs, type Golden, named, type Place, readGolden, swapped, type Targets, tensor, train } from './golden.js'
 import { goldenModel, singleFile } from './hollow.js'
 import { pattern } from './pattern.js'
@@ -27,6 +26,10 @@ const sources: Source[] = [
   { title: 'a whole SDXL model', name: 'golden-sdxl-model' },
   { title: 'a whole SDXL model in a safetensors file', name: 'golden-sdxl-model', file: 'sdxl.safetensors' },
 ]
+/** As in `scripts/goldens/reference_family.py`. */
+const SHORT = 'a 3d emoji of a red apple on a white background'
+const ADJECTIVES = 'red,very large,watercolor,isometric,neon,low-poly,hand drawn,wooden,golden,translucent,tiny,old'.split(',')
+const LONG = ['apple', 'octopus', 'rocket', 'castle', 'fox'].flatMap((noun) => ADJECTIVES.map((word) => `${word} ${noun}`)).join(', ')
 const place: Place = { title: 'on the CPU', device: 'cpu', computes: 'f32' }
 const LENGTH = 77
 
@@ -55,7 +58,8 @@ for (const { title, name, file } of sources)
       // A file of SD2 cannot say what it predicts.
       const told: ReadOptions = name === 'golden-sd2' ? { predictionType: 'v_prediction' } : {}
       model = await readModel(file ? await singleFile(file) : golden.model, told)
-      session = openSession(model, { device: place.device, threads: 2, precision: place.computes })
+      const text = model.family.text.map(({ network, skip, norm, pooled }) => ({ network, skip: skip(1), norm, pooled }))
+      session = openSession(model, { device: place.device, threads: 2, precision: place.computes, text })
     })
     after(() => session?.dispose())
 
@@ -63,6 +67,8 @@ for (const { title, name, file } of sources)
       const error = compare(golden, place, group, values)
       t.diagnostic(`relative error ${error.toExponential(1)}, PyTorch ${golden.naive[place.computes][group]?.toExponential(1)}`)
     }
+
+    const run = (...call: Parameters<Session['run']>) => session.run(...call) as Promise<[Tensor<Float32Array>, ...Tensor<Float32Array>[]]>
 
     /** The text of a step: of the two samples, in the other order at odd ones. */
     const condition = (step = 0): Inputs => {
@@ -94,28 +100,27 @@ for (const { title, name, file } of sources)
       }
     })
 
-    it('makes the context and the pooled text of a step as the family does', async (t) => {
-      const n = 2
-      const idsOf = (tokenizer: Tokenizer, i: number) => {
-        const [network] = Object.entries(model.tokenizers).find(([, own]) => own === tokenizer)!
-        return Int32Array.from(golden.tensor(`ids/${network}`).subarray(i * LENGTH, (i + 1) * LENGTH))
+    it('encodes text without the final norm, and pools it at the first EOS', async (t) => {
+      for (const { network, norm, pooled } of model.family.text) {
+        if (norm) continue
+        const ids = { shape: [2, LENGTH], data: Int32Array.from(golden.tensor(`ids/${network}`)) }
+        const last = { shape: [2], data: Int32Array.from(golden.tensor(`ends/${network}`)) }
+        const [states, pool] = await run(network, 'encode', { ids, ...(pooled && { last }) }, { skip: 1, norm: 0, pooled: Number(pooled) })
+        check(t, 'text_plain', [[`text_plain/${network}`, states.data]])
+        if (pooled) check(t, 'text_pooled', [['text_pooled', pool!.data]])
       }
-      const texts = []
-      for (let i = 0; i < n; i++) {
-        const chunking = { ids: (tokenizer: Tokenizer) => idsOf(tokenizer, i), arrange: (states: Float32Array) => states }
-        texts.push(await encodeChunks(session, model, 1, chunking))
+    })
+
+    it('makes contexts of a short caption, and of a long one in three chunks', async (t) => {
+      for (const [group, text, maxTokenLength] of [
+        ['caption', SHORT, 75],
+        ['caption_225', LONG, 225],
+      ] as const) {
+        const { context, pooled } = await encodeText(session, model, text, { clipSkip: 1, maxTokenLength })
+        check(t, group, [[`${group}/context`, context]])
+        assert.equal(pooled !== undefined, model.pooledDim > 0)
+        if (pooled) check(t, group, [[`${group}/pooled`, pooled]])
       }
-      const { context, pooled } = textInputs(model, texts)
-      let at = 0
-      for (const { network, norm } of model.family.text) {
-        const width = model.networks[network]!.config.hidden_size as number
-        const rows = Array.from({ length: n * LENGTH }, (_, row) => row * model.contextDim + at)
-        const own = Float32Array.from(rows.flatMap((begin) => [...(context!.data as Float32Array).subarray(begin, begin + width)]))
-        const group = norm ? 'text_skip_0' : 'text_plain'
-        check(t, group, [[`${group}/${network}`, own]])
-        at += width
-      }
-      if (pooled) check(t, 'text_pooled', [['text_pooled', pooled.data as Float32Array]])
     })
 
     it('encodes images to moments and decodes latents', async (t) => {
@@ -142,7 +147,7 @@ for (const { title, name, file } of sources)
       check(t, 'unet', await predictions('unet'))
       attach(session, golden, 'default')
       check(t, 'unet_lora', await predictions('unet_lora'))
-      attach(session, golden, 'default', true)
+      attach(session, golden, 'default', { convolutions: true })
       check(t, 'unet_conv', await predictions('unet_conv'))
     })
 
@@ -177,10 +182,67 @@ for (const { title, name, file } of sources)
       })
 
     it('gives the gradient of every adapter on a convolution', async (t) => {
-      const found = [...(await gradients(t, 'conv', attach(session, golden, 'default', true), inputsOf(0)))]
+      const found = [...(await gradients(t, 'conv', attach(session, golden, 'default', { convolutions: true }), inputsOf(0)))]
       const convolutions = found.filter(([path]) => !path.includes('.attentions.'))
       assert(convolutions.length > 40 && convolutions.length < found.length)
       checkGradients(t, 'conv', convolutions)
+    })
+
+    /** The inputs of a step that encodes its text. */
+    const withText = (step: number): Inputs => {
+      const { context, pooled, ...inputs } = inputsOf(step)
+      const n = 2
+      const ordered = (data: Int32Array) => (step % 2 === 0 ? data : swapped(data))
+      for (const { network, pooled: pools } of model.family.text) {
+        const ids = ordered(Int32Array.from(golden.tensor(`ids/${network}`)))
+        inputs[`${network}.ids`] = { shape: [n, LENGTH], data: ids }
+        inputs[`${network}.rows`] = { shape: [n, LENGTH], data: Int32Array.from(ids, (_, row) => row) }
+        const ends = Int32Array.from(golden.tensor(`ends/${network}`), (row) => row % LENGTH)
+        if (pools) inputs[`${network}.last`] = { shape: [n], data: ordered(ends).map((end, i) => end + i * LENGTH) }
+      }
+      return inputs
+    }
+    const texts = () => model.family.text.map(({ network }) => network)
+
+    it('gives the gradient of every adapter on a text encoder', async (t) => {
+      const found = [...(await gradients(t, 'text', attach(session, golden, 'attention', { texts: texts() }), withText(0)))]
+      const ofTexts = found.filter(([path]) => path.startsWith('text_encoder'))
+      // Nothing reads the last layer of a text encoder that drops it.
+      const [read, unread] = [
+        ofTexts.filter(([path]) => golden.has(`gradients_text/${path}`)),
+        ofTexts.filter(([path]) => !golden.has(`gradients_text/${path}`)),
+      ]
+      assert.equal(unread.length, model.family.text.filter(({ norm, pooled }) => !norm && !pooled).length * 12)
+      for (const [path, value] of unread)
+        assert(
+          value.every((each) => each === 0),
+          path,
+        )
+      checkGradients(t, 'text', read)
+    })
+
+    it('trains ten steps of all adapters, with a rate for each network', async (t) => {
+      const { case: settings } = golden
+      const parameters = attach(session, golden, 'default', { convolutions: true, texts: texts() })
+      const losses: number[] = []
+      const norms: number[] = []
+      const rates = [settings.learning_rate, ...settings.text_rates!.slice(0, texts().length)]
+      for (let step = 0; step < settings.steps; step++) {
+        const groups = rates.map((learningRate) => ({ learningRate, weightDecay: settings.weight_decay }))
+        const update = { groups, maxGradNorm: settings.max_grad_norm, lossScale: 1, step: step + 1 }
+        losses.push(...(await train(session, withText(step), 1, update)))
+        norms.push(await session.norm())
+      }
+      check(t, 'training_losses_all', [['training_losses_all', Float32Array.from(losses)]])
+      check(t, 'training_norms_all', [['training_norms_all', Float32Array.from(norms)]])
+      const trained = named(parameters, session.read('weights')).filter(
+        ([path]) => golden.has(`gradients_text/${path}`) || !path.startsWith('text_encoder'),
+      )
+      check(
+        t,
+        'trained_all',
+        trained.map(([path, value]) => [`trained_all/${path}`, value]),
+      )
     })
 
     it('trains ten steps to the same losses and norms', async (t) => {

@@ -78,7 +78,7 @@ test("SDXL's LoRA has the 722 modules of kohya, under SGM's names", async (t) =>
   assert.ok(written.every(({ name, shape }) => name.endsWith('.alpha') || shape.length === 2))
 })
 
-test("SD2's LoRA has the 192 modules of kohya, whose projections are convolutions though the model's are matrices", async (t) => {
+test("SD2's LoRA has the 192 modules of kohya, all of them matrices as in the model's files", async (t) => {
   const shapes: Shapes = {}
   for (const [name, shape] of Object.entries(await shapesOf('sd15'))) {
     if (/proj_(in|out)\.weight$/.test(name)) shapes[name] = shape.slice(0, 2)
@@ -90,8 +90,6 @@ test("SD2's LoRA has the 192 modules of kohya, whose projections are convolution
   const { modules, parameters, written } = await loraOf(t, sd2, shapes, json)
   assert.deepEqual([modules, parameters], [192, 432_128])
   const matrices = written.filter(({ shape }) => shape.length > 0)
-  const four = matrices.filter(({ shape }) => shape.length === 4)
-  assert.equal(four.length, 2 * 32)
-  assert.ok(four.every(({ name, shape }) => /_proj_(in|out)\./.test(name) && shape[2] === 1 && shape[3] === 1))
+  assert.ok(matrices.every(({ shape }) => shape.length === 2))
   assert.ok(matrices.some(({ name }) => name === 'lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight'))
 })

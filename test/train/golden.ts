@@ -48,6 +48,7 @@ export interface Golden {
   case: Case
   /** Largest relative error of PyTorch in f32, and in mixed precision, against the f64 that is stored, by group of tensors. */
   naive: Record<'f32' | 'fp16', Record<string, number>>
+  has(name: string): boolean
   tensor(name: string): Float32Array
 }
 
@@ -70,6 +71,7 @@ export async function readGolden(name: string, model: string): Promise<Golden> {
     model: folder,
     case: about.case,
     naive: { f32: about.naive_f32_error, fp16: about.naive_f16_error },
+    has: (key) => tensors.has(key),
     tensor: (key) => {
       const found = tensors.get(key)
       assert(found, `${path} has no tensor ${key}: run npm run goldens`)
@@ -85,19 +87,29 @@ export interface Place {
   computes: 'f32' | 'fp16'
 }
 
-/** `parameters` in order, as views of a flat buffer: of each its name and values. */
+/** `parameters` in order, as views of a flat buffer: of each its name, after its network's if that is not the UNet, and values. */
 export function named(parameters: Parameter[], flat: Float32Array): [string, Float32Array][] {
-  return parameterViews(parameters, flat).map(({ data }, i) => [parameters[i]!.name, data])
+  const nameOf = ({ network, name }: Parameter) => (network === 'unet' ? name : `${network}.${name}`)
+  return parameterViews(parameters, flat).map(({ data }, i) => [nameOf(parameters[i]!), data])
 }
 
 export async function openSession(golden: Golden, { device, computes }: Place, more: Partial<Computation> = {}): Promise<Session> {
   return open(await readModel(golden.model), { device, threads: 2, precision: computes, ...more })
 }
 
-/** Attaches adapters whose down and up are both drawn from their names; `convolutions`: to those of the UNet, too. */
-export function attach(session: Session, golden: Golden, targets: Targets, convolutions = false): Parameter[] {
+/** What has adapters beside the UNet's transformers: its convolutions, and text encoders, each of which is a group of the optimizer. */
+interface More {
+  convolutions?: boolean
+  texts?: string[]
+}
+
+/** Attaches adapters whose down and up are both drawn from their names. */
+export function attach(session: Session, golden: Golden, targets: Targets, { convolutions = false, texts = [] }: More = {}): Parameter[] {
   const { rank, alpha, deviation, epsilon, conv_rank: convRank, conv_alpha: convAlpha } = golden.case
-  const specs = lora.specs('unet', session.layers('unet'), { targets, rank, alpha, ...(convolutions && { convRank, convAlpha }) })
+  const options = { targets, rank, alpha, ...(convolutions && { convRank, convAlpha }) }
+  const specs = ['unet', ...texts].flatMap((network, group) =>
+    lora.specs(network, session.layers(network), options).map((spec) => ({ ...spec, group })),
+  )
   const parameters = session.attach(specs, { ...optimizers.adamw.spec, epsilon })
   const weights = new Float32Array(parameterCount(parameters))
   for (const [name, data] of named(parameters, weights)) data.set(pattern(name, data.length, deviation))

@@ -12,7 +12,7 @@ import { root } from './golden.js'
 
 const options = (output: string, more: TrainOptions | object = {}): TrainOptions => ({
   ...{ model: `${root}examples/tiny-sd`, images: `${root}examples/emoji`, output, name: 'x' },
-  ...{ resolution: 128, steps: 4, batchSize: 1, rank: 2, seed: 3, threads: 1, saveEvery: 0, ...more },
+  ...{ resolution: 64, steps: 4, batchSize: 1, rank: 2, seed: 3, threads: 1, saveEvery: 0, ...more },
 })
 
 async function adapters(path: string): Promise<Buffer> {

@@ -163,6 +163,12 @@ test('what is no regular file, or has no end, is skipped by name and hangs nothi
   assert.match(found['c.png']!, /CAPTION_UNREADABLE .*at most 1 MiB/)
 })
 
+test('a strict scan counts one bad file as one', async (t) => {
+  const images = await temporaryFolder(t)
+  await write(images, { 'a.png': 'image', 'text.jpg': 'no image' })
+  await assert.rejects(scan({ images, strict: true }), { code: 'DATASET_NOT_CLEAN', message: /received 1 bad file:\n.*text\.jpg/ })
+})
+
 test('a strict scan that refuses lists damage behind the headers too', async (t) => {
   const images = await temporaryFolder(t)
   await writeImage(join(images, 'cut.png'), 100, 80)

@@ -18,7 +18,7 @@ async function draw(model: string, options: Partial<GenerateOptions> = {}): Prom
   return sharp(image!.png).removeAlpha().raw().toBuffer()
 }
 
-for (const name of ['golden-sd2']) {
+for (const name of ['golden-sd2', 'golden-sdxl-model']) {
   test(`${name}: every part of the text counts, and a LoRA on each network`, async (t) => {
     const path = await goldenModel(name)
     const plain = await draw(path)

@@ -214,6 +214,9 @@ test('an aborted picture rejects with an AbortError and writes nothing', async (
   await assert.rejects(generate({ ...small, prompt: 'x', output }, { signal: controller.signal, onEvent }), { name: 'AbortError' })
   assert.equal(steps, 1)
   assert.deepEqual(await readdir(folder), [])
+  const deep = { ...small, prompt: 'x', output: join(folder, 'a', 'b', 'x.png') }
+  await assert.rejects(generate(deep, { signal: controller.signal }), { name: 'AbortError' })
+  assert.deepEqual(await readdir(folder), [], 'no empty folder is left')
 })
 
 test('sizes, layers and steps that the model does not have are refused', async () => {

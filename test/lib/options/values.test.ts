@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { generateTable, type Row, trainTable } from '../../../lib/options/table.js'
+import { pngFile } from '../../../lib/options/values.js'
 
 const rows = [...Object.entries<Row>(trainTable), ...Object.entries<Row>(generateTable)]
 
@@ -26,7 +27,7 @@ test('what the data of a kind say is what it accepts', () => {
       for (const value of [true, false]) accepted(value)
       refused('true')
     } else {
-      accepted(type === 'colour' ? '#123456' : 'a')
+      accepted(type === 'colour' ? '#123456' : 'a.png')
       refused(0)
     }
     refused(null)
@@ -38,4 +39,9 @@ test('every default is of its kind, and every value but a boolean has a placehol
     assert.equal(kind.type === 'boolean', kind.placeholder === undefined, name)
     if (value && kind.type !== 'colour') assert.deepEqual(kind.accept(value()), value(), name)
   }
+})
+
+test('a picture has the ending of a PNG, since it is one', () => {
+  for (const path of ['a.png', 'new/a.PNG', 'a-1.5.png']) assert.equal(pngFile.accept(path), path)
+  for (const path of ['a.jpg', 'a', 'folder/', '.png', 'a/.png', 'a.png/', '', 1]) assert.equal(pngFile.accept(path), undefined)
 })
