@@ -1,12 +1,12 @@
 # native_tests, and the emulator where nvcc is: what `npm test` runs. The target gpu_tests: what `npm run test:gpu` needs beside them.
 set(TEST ${CMAKE_CURRENT_LIST_DIR})
+set(CMAKE_UNITY_BUILD OFF)  # helpers of different files have the same names
 add_library(test_runner OBJECT ${TEST}/runner/runner.cc)
 target_compile_options(test_runner PRIVATE ${OPTIMIZE_CORE})
 
 file(GLOB TESTS CONFIGURE_DEPENDS ${TEST}/native/*.cc)
 list(FILTER TESTS EXCLUDE REGEX "/main\\.cc$")
 add_library(test_cases OBJECT ${TESTS})
-set_target_properties(test_cases PROPERTIES UNITY_BUILD OFF)  # their helpers have the same names
 target_include_directories(test_cases PUBLIC native ${TEST}/native)
 target_compile_options(test_cases PRIVATE -O1)
 set_source_files_properties(${TEST}/native/reference.cc ${TEST}/native/op_rows.cc PROPERTIES COMPILE_OPTIONS ${OPTIMIZE_CORE} SKIP_PRECOMPILE_HEADERS ON)

@@ -1,5 +1,5 @@
 /** Reads what a weight file of any format holds, and lists its weights for the core. */
-import { shown } from '../errors.js'
+import { LorafuseError, shown } from '../errors.js'
 import { openFile, readRange } from '../files/read.js'
 import { readHeader } from '../files/safetensors.js'
 import type { WeightEntry, WeightFile } from '../native.js'
@@ -41,6 +41,9 @@ function weightOf({ name: theirs, dtype, shape, offset, problem }: CheckpointTen
   return { name, dtype: dtype as WeightEntry['dtype'], shape, offset }
 }
 
+/** ComfyUI's factors of weights in 8 bits (comfy/utils.py, comfy/ops.py). */
+const SCALED = /(^|\.)(scaled_fp8|scale_weight|weight_scale)$/
+
 /** OpenCLIP's q, k and v in one: their rows lie one after the other. */
 const IN_PROJECTION = /^(.*)\.attn\.in_proj_(weight|bias)$/
 
@@ -60,6 +63,11 @@ function thirds(weight: WeightEntry, layer: string, kind: string, byteLength: nu
  * (`position_ids`) are left out. Throws `MODEL_UNSUPPORTED` and `PICKLE_UNSUPPORTED` for weights that cannot be used.
  */
 export function weightsOf({ path, tensors }: Checkpoint, ourName: (name: string) => string | undefined): WeightFile {
+  const scaled = tensors.find(({ name }) => SCALED.test(name))
+  if (scaled) {
+    const message = `Expected weights without scales in ${path} but received ${shown(scaled.name)}; use the checkpoint in fp16 or plain fp8`
+    throw new LorafuseError('MODEL_UNSUPPORTED', message)
+  }
   const weights = tensors.flatMap((tensor) => {
     if (!/^[FBC]/.test(tensor.dtype) || tensor.dtype === 'BOOL') return []
     const [, theirLayer, kind] = IN_PROJECTION.exec(tensor.name) ?? []

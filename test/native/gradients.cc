@@ -60,14 +60,15 @@ void check_differences(const Net& net, const Graph& backward, const Feed& feed) 
   for (size_t v = 0; v < values.size(); v++)
     if (feed.contains(v)) values[v] = Array<double>(net.graph.shape(v), feed.at(v));
   const auto derived = interpret<double>(backward, feed);
-  std::map<std::string, ValueId> parameters;
+  const auto key = [](const Value& v) { return std::pair(v.network, v.name); };
+  std::map<std::pair<std::string, std::string>, ValueId> parameters;
   for (size_t v = 0; v < values.size(); v++)
-    if (net.graph.values[v].storage == Storage::parameter) parameters[net.graph.values[v].name] = v;
+    if (net.graph.values[v].storage == Storage::parameter) parameters[key(net.graph.values[v])] = v;
   size_t found = 0;
   for (size_t g = values.size(); g < backward.values.size(); g++) {
     if (backward.values[g].storage != Storage::gradient) continue;
     found++;
-    const ValueId v = parameters.at(backward.values[g].name);
+    const ValueId v = parameters.at(key(backward.values[g]));
     std::vector<double> expected;
     double scale = 0;
     for (int64_t i = 0; i < net.graph.shape(v).elements(); i++) {

@@ -183,6 +183,12 @@ test('CLIP without text_model., and the last layer of OpenCLIP, which SD2 does n
   assert.ok(!files[0]!.tensors.some(({ name }) => name.includes('layers.23.')))
 })
 
+test('weights with scales beside them are refused, as no scale may be dropped in silence', async (t) => {
+  const key = 'model.diffusion_model.input_blocks.1.1.proj_in.scale_weight'
+  const path = await smallFile(t, 'sdxl', (tensors) => [...tensors, marker(key)])
+  await assert.rejects(readModel(path), { code: 'MODEL_UNSUPPORTED', message: /without scales in .* but received ".*scale_weight"; use / })
+})
+
 test("other models' files are refused by their names", async (t) => {
   const folder = await temporaryFolder(t)
   const names: [keys: string[], message: RegExp][] = [
