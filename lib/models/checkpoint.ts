@@ -48,13 +48,17 @@ const SCALED = /(^|\.)(scaled_fp8|scale_weight|weight_scale)$/
 const IN_PROJECTION = /^(.*)\.attn\.in_proj_(weight|bias)$/
 
 /** Returns the parts of a tensor that holds q, k and v in one; `layer`: the core's name of its layer. */
-function thirds(weight: WeightEntry, layer: string, kind: string, byteLength: number): WeightEntry[] {
+function thirds(path: string, weight: WeightEntry, layer: string, kind: string, byteLength: number): WeightEntry[] {
   const [rows = 0, ...rest] = weight.shape
+  if (rows % 3 !== 0) {
+    const message = `Expected as many rows of q, k and v in tensor ${shown(weight.name)} in ${path} but received the shape ${shown(weight.shape)}`
+    throw new LorafuseError('MODEL_INVALID', message)
+  }
   return ['q', 'k', 'v'].map((part, i) => ({
     ...weight,
     name: `${layer}.self_attn.${part}_proj.${kind}`,
-    shape: [Math.floor(rows / 3), ...rest],
-    offset: weight.offset + i * Math.floor(byteLength / 3),
+    shape: [rows / 3, ...rest],
+    offset: weight.offset + i * (byteLength / 3),
   }))
 }
 
@@ -72,7 +76,7 @@ export function weightsOf({ path, tensors }: Checkpoint, ourName: (name: string)
     if (!/^[FBC]/.test(tensor.dtype) || tensor.dtype === 'BOOL') return []
     const [, theirLayer, kind] = IN_PROJECTION.exec(tensor.name) ?? []
     const layer = theirLayer && ourName(`${theirLayer}.ln_1`)?.replace(/\.layer_norm1$/, '')
-    if (layer && kind) return thirds(weightOf(tensor, layer, path), layer, kind, tensor.byteLength)
+    if (layer && kind) return thirds(path, weightOf(tensor, layer, path), layer, kind, tensor.byteLength)
     const name = ourName(tensor.name)
     return name === undefined ? [] : [weightOf(tensor, name, path)]
   })

@@ -51,7 +51,10 @@ export async function readComponents({ vae, textEncoder = [] }: ReadOptions, con
     const fitting = names.filter((name) => found[name])
     if (fitting.length === 0)
       throw new LorafuseError('MODEL_INCOMPLETE', `Expected ${title} in ${place} but received none; name a file or folder that has it`)
-    for (const name of fitting) networks[name] = found[name]!
+    const added = fitting.filter((name) => !networks[name])
+    if (added.length === 0)
+      throw new LorafuseError('MODEL_UNSUPPORTED', `Expected ${title} once but received another at ${place}; name each network once`)
+    for (const name of added) networks[name] = found[name]!
   }
   return networks
 }

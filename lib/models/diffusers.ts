@@ -34,7 +34,8 @@ async function readShards(index: string, what: string): Promise<string[]> {
   const { weight_map: map } = (await readConfig(index, what)).json
   const shards = isRecord(map) ? [...new Set(Object.values(map))] : []
   const odd = shards.find((shard) => typeof shard !== 'string' || !/^[^/\\\0]+\.(safetensors|bin)$/.test(shard))
-  if (shards.length === 0 || odd !== undefined) throw invalidPart(index, 'names of .safetensors files in a weight_map', shown(odd ?? map))
+  if (shards.length === 0 || odd !== undefined)
+    throw invalidPart(index, 'names of .safetensors or .bin files in a weight_map', shown(odd ?? map))
   return (shards as string[]).sort()
 }
 

@@ -156,6 +156,8 @@ class Resolution {
       rest.push(file)
       resumedBytes += await fetchedBytes(cached.blob(file.etag), file)
     }
+    // What other commits brought, or a process that was killed, counts as fetched.
+    for (const file of wanted) if (!rest.includes(file)) await cached.link(commit, file.path, file.etag)
     if (rest.length > 0) {
       const bytes = rest.reduce((sum, { size }) => sum + size, 0)
       await this.checkRoom(bytes - resumedBytes)
@@ -170,7 +172,6 @@ class Resolution {
         await cached.link(commit, file.path, file.etag)
       }
     }
-    for (const { path, etag } of wanted) await cached.link(commit, path, etag)
     await cached.note(revision, commit)
     return this.path(commit)
   }

@@ -30,7 +30,7 @@ async function readParts(model: string, context: HubContext): Promise<Parts> {
   const place = resolve(path)
   const found = await isFolder(place, 'a model')
   if (found === undefined)
-    throw new LorafuseError('MODEL_NOT_FOUND', `Expected a model folder at ${place} but received nothing: there is no such folder`)
+    throw new LorafuseError('MODEL_NOT_FOUND', `Expected a model folder or file at ${place} but received nothing: there is neither`)
   if (!found) return readSingleFile(place)
   const parts = await readDiffusers(place)
   return name === undefined ? parts : { ...parts, name }
@@ -115,8 +115,14 @@ function readNetworks(family: Family, parts: Parts): Record<string, Network> {
  */
 export async function readModel(model: string, options: ReadOptions = {}, context: HubContext = {}): Promise<Model> {
   const found = await readParts(model, context)
-  const parts = { ...found, networks: { ...found.networks, ...(await readComponents(options, context)) } }
+  const components = await readComponents(options, context)
+  const parts = { ...found, networks: { ...found.networks, ...components } }
   const family = familyOf(parts)
+  const strange = Object.keys(components).find((name) => !family.networks[name])
+  if (strange !== undefined) {
+    const message = `Expected a VAE or text encoder of ${family.title} for ${parts.path} but received a ${strange} of another family`
+    throw new LorafuseError('MODEL_UNSUPPORTED', message)
+  }
   const networks = readNetworks(family, parts)
   const configOf = <Config>(name: string) => networks[name]!.config as Config
   const unet = configOf<UNetConfig>(family.trained)

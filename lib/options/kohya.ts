@@ -57,7 +57,7 @@ const instead: Instead[] = [
     names:
       'noise_offset noise_offset_random_strength multires_noise_iterations multires_noise_discount adaptive_noise_scale ip_noise_gamma ' +
       'min_snr_gamma debiased_estimation_loss min_timestep max_timestep loss_type huber_schedule huber_c',
-    advice: missing('the loss is the plain mean squared error of the noise'),
+    advice: missing('the loss is the plain mean squared error'),
   },
   {
     names: 'lr_scheduler_type lr_scheduler_args lr_scheduler_num_cycles lr_scheduler_power lr_decay_steps',

@@ -119,6 +119,7 @@ function checkTextOptions(options: Resolved<typeof trainTable>, label: Label): v
   }
   if (networkTrainUnetOnly && textEncoderLr) either('networkTrainUnetOnly', 'textEncoderLr')
   if (networkTrainUnetOnly && networkTrainTextEncoderOnly) either('networkTrainUnetOnly', 'networkTrainTextEncoderOnly')
+  if (networkTrainTextEncoderOnly && options.convRank !== undefined) either('networkTrainTextEncoderOnly', 'convRank')
   if (stopTextEncoderTraining === undefined) return
   if (networkTrainTextEncoderOnly) either('stopTextEncoderTraining', 'networkTrainTextEncoderOnly')
   if (!textEncoderLr) {

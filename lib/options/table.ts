@@ -258,7 +258,7 @@ const memory = {
   gradientCheckpointing: defaulted(
     flag,
     false,
-    'Compute parts of the UNet again in the backward pass instead of keeping them: far less memory, more time; on the CPU, the same result',
+    'Compute parts of the networks again in the backward pass instead of keeping them: far less memory, more time; on the CPU, the same result',
     { kohya: ['gradient_checkpointing'] },
   ),
 }

@@ -1,4 +1,4 @@
-// The UNet of Stable Diffusion 1.x and XL: diffusers:models/unets/unet_2d_condition.py, UNet2DConditionModel.
+// The UNet of Stable Diffusion 1.x, 2.x and XL: diffusers:models/unets/unet_2d_condition.py, UNet2DConditionModel.
 #include "networks.h"
 
 namespace lorafuse {

@@ -161,7 +161,10 @@ export class HubClient {
       await response.body?.cancel().catch(() => undefined)
       if (!redirects) throw this.refusal(response)
       if (!URL.canParse(location, url.href) || !/^https?:$/.test(new URL(location, url).protocol)) break
-      url = new URL(location, url)
+      const next = new URL(location, url)
+      // The listing holds the hashes that files are checked by.
+      if (url.protocol === 'https:' && next.protocol !== 'https:') break
+      url = next
     }
     throw failed(`Expected ${this.repository} from ${endpoint} but received redirects that lead nowhere`)
   }

@@ -163,6 +163,15 @@ test('VAE and text encoders come from other files and folders where options name
       assert.deepEqual(names(networks), names(expected))
     }
   }
+  await assert.rejects(read('vae.safetensors', 'folder/text_encoder', 'folder/text_encoder'), {
+    code: 'MODEL_UNSUPPORTED',
+    message: /^Expected .* once but received another at .*; name each network once$/,
+  })
+  const sd1 = await smallFile(t, 'sd1')
+  await assert.rejects(readModel(sd1, { textEncoder: [join(folder, 'text.safetensors')] }), {
+    code: 'MODEL_UNSUPPORTED',
+    message: /received a text_encoder_2 of another family/,
+  })
   await assert.rejects(read('text.safetensors', 'folder'), { code: 'MODEL_INCOMPLETE', message: /a VAE/ })
   await assert.rejects(read('none', 'folder'), { code: 'MODEL_NOT_FOUND' })
 })
@@ -181,6 +190,17 @@ test('CLIP without text_model., and the last layer of OpenCLIP, which SD2 does n
   assert.equal(config.num_hidden_layers, 23)
   assert.ok(files[0]!.tensors.some(({ name }) => name.includes('layers.22.')))
   assert.ok(!files[0]!.tensors.some(({ name }) => name.includes('layers.23.')))
+})
+
+test('q, k and v of unlike sizes in one tensor are refused, as nothing says where one ends', async (t) => {
+  const path = await smallFile(t, 'sdxl', (tensors) =>
+    tensors.map((tensor) => {
+      if (!tensor.name.endsWith('resblocks.0.attn.in_proj_weight')) return tensor
+      const [rows = 0, columns = 0] = tensor.shape
+      return { ...tensor, shape: [rows + 2, columns], data: new Uint16Array((rows + 2) * columns) }
+    }),
+  )
+  await assert.rejects(readModel(path), { code: 'MODEL_INVALID', message: /as many rows of q, k and v in tensor ".*layers\.0"/ })
 })
 
 test('weights with scales beside them are refused, as no scale may be dropped in silence', async (t) => {

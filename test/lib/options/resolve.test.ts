@@ -173,6 +173,8 @@ test('options of text encoders that contradict each other, or do nothing, are re
   refuses({ ...train, networkTrainUnetOnly: true, textEncoderLr: 1e-5 }, 'OPTION_INVALID', both('networkTrainUnetOnly', 'textEncoderLr'))
   const only = { networkTrainUnetOnly: true, networkTrainTextEncoderOnly: true }
   refuses({ ...train, ...only }, 'OPTION_INVALID', both('networkTrainUnetOnly', 'networkTrainTextEncoderOnly'))
+  const convolutions = { networkTrainTextEncoderOnly: true, convRank: 4 }
+  refuses({ ...train, ...convolutions }, 'OPTION_INVALID', both('networkTrainTextEncoderOnly', 'convRank'))
   const stop = { ...train, stopTextEncoderTraining: 5 }
   refuses(stop, 'OPTION_INVALID', 'Expected textEncoderLr beside stopTextEncoderTraining but received none')
   refuses({ ...stop, networkTrainTextEncoderOnly: true }, 'OPTION_INVALID', both('stopTextEncoderTraining', 'networkTrainTextEncoderOnly'))
