@@ -1,7 +1,6 @@
 /** Text as the UNet takes it for drawing: chunks as A1111 makes them, with the weights of words. */
 import type { Model } from '../models/model.js'
 import { type EncodedText, encodeChunks, join } from '../models/text.js'
-import type { Tokenizer } from '../models/tokenizer.js'
 import type { Session } from '../native.js'
 import { parseEmphasis, toChunks } from './emphasis.js'
 
@@ -34,14 +33,16 @@ export async function encodePrompt(
   clipSkip: number,
 ): Promise<EncodedText> {
   const sections = parseEmphasis(prompt)
-  const chunks = (tokenizer: Tokenizer) => toChunks(sections, tokenizer).chunks
-  return encodeChunks(session, model, clipSkip, {
-    ids: (tokenizer) => join(chunks(tokenizer).map(({ ids }) => ids)),
-    arrange(states, width, tokenizer) {
-      const size = tokenizer.length * width
-      for (const [i, { weights }] of chunks(tokenizer).entries()) weigh(states.subarray(i * size, (i + 1) * size), weights)
-      return states
-    },
+  return encodeChunks(session, model, clipSkip, (tokenizer) => {
+    const { chunks } = toChunks(sections, tokenizer)
+    return {
+      ids: join(chunks.map(({ ids }) => ids)),
+      arrange(states, width) {
+        const size = tokenizer.length * width
+        for (const [i, { weights }] of chunks.entries()) weigh(states.subarray(i * size, (i + 1) * size), weights)
+        return states
+      },
+    }
   })
 }
 

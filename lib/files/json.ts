@@ -22,6 +22,11 @@ export function parseRecord(text: string): Json | undefined {
   }
 }
 
+/** Whether a value is a whole number from 0. */
+export function isCount(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0
+}
+
 /** Reads a file that holds a JSON object. `what`: what was expected; `invalid`: makes the error of another content. Throws as `readWhole`. */
 export async function readRecord(path: string, what: string, invalid: (received: string) => LorafuseError): Promise<Json> {
   const bytes = await readWhole(path, what, MOST_BYTES)

@@ -5,7 +5,7 @@ import { inPieces, type Turn, turns } from '../turns.js'
 import { writeAtomically } from './atomic.js'
 import { DISGUISE_BYTES, disguiseOf } from './disguise.js'
 import { type FloatType, isNumberType, NUMBER_TYPES, type NumberType, narrow, widen } from './floats.js'
-import { isRecord } from './json.js'
+import { isCount, isRecord } from './json.js'
 import { openFile, pathError, readRange } from './read.js'
 
 /** A tensor of any dtype as the header declares it; `offset` is in bytes from the start of the file. */
@@ -41,8 +41,8 @@ export interface NamedTensor extends Tensor {
 }
 
 const WHAT = 'a safetensors file'
-/** `{`, with which a header begins. */
-const BRACE = 0x7b
+/** `{`, with which a header begins, behind the 8 bytes of its length. */
+export const BRACE = 0x7b
 const MAX_HEADER_BYTES = 100_000_000
 const BYTES: Record<string, number> = {
   ...{ BOOL: 1, U8: 1, I8: 1, F8_E5M2: 1, F8_E4M3: 1, F8_E8M0: 1, U16: 2, I16: 2, F16: 2, BF16: 2 },
@@ -74,10 +74,6 @@ async function readBytes(file: FileHandle, path: string, offset: number, length:
   const bytes = await readRange(file, offset, length)
   if (bytes.length === length) return bytes
   throw invalid(path, `Expected ${length} bytes at ${offset} but the file ends after ${bytes.length} of them`)
-}
-
-function isCount(value: unknown): value is number {
-  return Number.isSafeInteger(value) && (value as number) >= 0
 }
 
 function parseMetadata(value: unknown, path: string): Record<string, string> {

@@ -1,15 +1,13 @@
 /** Reads what a weight file of any format holds, and lists its weights for the core. */
 import { LorafuseError, shown } from '../errors.js'
 import { openFile, readRange } from '../files/read.js'
-import { readHeader } from '../files/safetensors.js'
+import { BRACE, readHeader } from '../files/safetensors.js'
 import type { WeightEntry, WeightFile } from '../native.js'
 import { unsupported } from './configs.js'
 import { type Checkpoint, type CheckpointTensor, readTorchFile, unreadable } from './torch-file.js'
 
 export type { Checkpoint } from './torch-file.js'
 
-/** `{`, with which the header of a safetensors file begins. */
-const BRACE = 0x7b
 const ZIP = '504b0304'
 /** A pickle of protocol 2 or later. */
 const PICKLE = /^800[2-5]/

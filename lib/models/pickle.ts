@@ -4,8 +4,9 @@
  * Work and memory are bounded by the bytes of the pickle, whatever they say.
  */
 import { type LorafuseError, shown } from '../errors.js'
+import { isCount } from '../files/json.js'
 import { type Turn, turns } from '../turns.js'
-import { Dict, Global, isCount, OPAQUE, resultOf, Storage, storageOf } from './torch-objects.js'
+import { Dict, Global, OPAQUE, resultOf, Storage, storageOf } from './torch-objects.js'
 
 /** Values on the stack and in the memo, lists and dicts: more than any checkpoint with the states of its optimizer has. */
 const MOST_VALUES = 2 ** 20

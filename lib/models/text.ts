@@ -72,10 +72,10 @@ function beside(parts: { width: number; states: Float32Array }[]): Float32Array 
   return joined
 }
 
-/** How a text becomes chunks of ids `[chunks, length]`, and what is made of their hidden states `[chunks · length, width]`. */
-export interface Chunking {
-  ids(tokenizer: Tokenizer): Int32Array
-  arrange(states: Float32Array, width: number, tokenizer: Tokenizer): Float32Array
+/** A text as chunks of ids `[chunks, length]`, and what is made of their hidden states `[chunks · length, width]`. */
+export interface Chunks {
+  ids: Int32Array
+  arrange(states: Float32Array, width: number): Float32Array
 }
 
 /** Encodes a text with all encoders of the model's family; its pooled text is the first chunk's. */
@@ -83,19 +83,19 @@ export async function encodeChunks(
   session: Pick<Session, 'run'>,
   { family, tokenizers }: TextModel,
   clipSkip: number,
-  { ids: idsOf, arrange }: Chunking,
+  chunksFor: (tokenizer: Tokenizer) => Chunks,
 ): Promise<EncodedText> {
   const parts = []
   let pooled: Float32Array | undefined
   for (const encoding of family.text) {
     const { network } = encoding
     const tokenizer = tokenizers[network]!
-    const ids = idsOf(tokenizer)
+    const { ids, arrange } = chunksFor(tokenizer)
     const inputs: Inputs = { ids: { shape: [ids.length / tokenizer.length, tokenizer.length], data: ids } }
     if (encoding.pooled) inputs.last = { shape: [1], data: Int32Array.of(pooledRow(ids, tokenizer)) }
     const [states, pool] = await session.run(network, 'encode', inputs, encodeSettings(encoding, clipSkip))
     const width = states!.shape.at(-1)!
-    parts.push({ width, states: arrange(states!.data, width, tokenizer) })
+    parts.push({ width, states: arrange(states!.data, width) })
     pooled ??= pool?.data
   }
   return { context: beside(parts), ...(pooled ? { pooled } : {}) }
@@ -103,8 +103,10 @@ export async function encodeChunks(
 
 /** Encodes a text as the model's family does it. */
 export function encodeText(session: Pick<Session, 'run'>, model: TextModel, text: string, options: TextOptions): Promise<EncodedText> {
-  const ids = (tokenizer: Tokenizer) => tokenizer.encode(text, chunksOf(options))
-  return encodeChunks(session, model, options.clipSkip, { ids, arrange: joinChunks })
+  return encodeChunks(session, model, options.clipSkip, (tokenizer) => ({
+    ids: tokenizer.encode(text, chunksOf(options)),
+    arrange: (states, width) => joinChunks(states, width, tokenizer),
+  }))
 }
 
 /** One text as the chunks of ids `[chunks, length]` of each text encoder, for steps that encode it. */

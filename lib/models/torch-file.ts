@@ -5,11 +5,12 @@
 import type { FileHandle } from 'node:fs/promises'
 import { type Entry, fromRandomAccessReaderPromise, RandomAccessReader, type ZipFile } from 'yauzl'
 import { cut, LorafuseError, shown } from '../errors.js'
+import { isCount } from '../files/json.js'
 import { openFile, pathError, readRange } from '../files/read.js'
 import { byteWidth, type TensorEntry } from '../files/safetensors.js'
 import { type Turn, turns } from '../turns.js'
 import { Unpickler } from './pickle.js'
-import { Dict, isCount, type Storage, StoredTensor } from './torch-objects.js'
+import { Dict, type Storage, StoredTensor } from './torch-objects.js'
 
 /** A tensor of a checkpoint; `problem`: why it cannot be used where it lies. */
 export interface CheckpointTensor extends TensorEntry {

@@ -1,5 +1,7 @@
 /** What PyTorch's files hold, as far as it is read: dicts, and tensors as parts of storages. */
 
+import { isCount } from '../files/json.js'
+
 /** Stands for every object that is not built. */
 export const OPAQUE = Symbol('opaque')
 
@@ -63,7 +65,6 @@ const UNTYPED = ['torch.storage.UntypedStorage', 'torch.UntypedStorage']
 const GIVEN = ['torch.Size', 'torch._utils._rebuild_parameter', 'torch._utils._rebuild_parameter_with_state']
 const MOST_RANK = 64
 
-export const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0
 const isShape = (value: unknown): value is number[] => Array.isArray(value) && value.length <= MOST_RANK && value.every(isCount)
 
 function dtypeOf(named: unknown): string | undefined {

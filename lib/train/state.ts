@@ -1,7 +1,7 @@
 /** Training states: a session's buffers in f32, and what identifies the run that may continue from them. Everything else is derived. */
 import { cut, LorafuseError, listed, shown } from '../errors.js'
 import { hashParts } from '../files/hashes.js'
-import { isRecord, type Json, parseRecord } from '../files/json.js'
+import { isCount, isRecord, type Json, parseRecord } from '../files/json.js'
 import { readHeader, readTensors, type SafetensorsHeader, writeSafetensors } from '../files/safetensors.js'
 import type { BufferInfo, Session } from '../native.js'
 import type { LossScaleState } from './loss-scale.js'
@@ -90,7 +90,6 @@ export async function writeState(
   await writeSafetensors(path, tensors, { [KEY]: text, [CHECKSUM]: await hashParts([text]) })
 }
 
-const isCount = (value: unknown, least = 0) => Number.isSafeInteger(value) && (value as number) >= least
 const isTime = (value: unknown) => Number.isFinite(value) && (value as number) >= 0
 const isText = (value: unknown) => typeof value === 'string'
 const isHash = (value: unknown) => isText(value) && /^[0-9a-f]{64}$/.test(value as string)
@@ -119,7 +118,7 @@ function isLossScale(value: unknown, step: number): boolean {
 function wrongIn(about: Json): string[] {
   const valid = {
     name: about.name === undefined || isText(about.name),
-    step: isCount(about.step, 1),
+    step: isCount(about.step) && about.step > 0,
     sessionId: isCount(about.sessionId),
     startedAt: isTime(about.startedAt),
     writtenAt: about.version === 1 || isTime(about.writtenAt),

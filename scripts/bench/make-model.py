@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import safe_open
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
 sys.path.insert(0, str(GOLDENS))
-from families import SCHEDULER, Family, write_index  # noqa: E402
+from families import SCHEDULER, Family, networks_of, write_index  # noqa: E402
 from names import SD15, SDXL  # noqa: E402
 from tokenizer import clip_vocabulary  # noqa: E402
 
@@ -91,19 +89,6 @@ def write_tensors(path: Path, entries: list[Entry]) -> int:
             out.write(entry.make().half().contiguous().numpy().data)
     partial.rename(path)
     return end // 2
-
-
-def networks(family: Family) -> dict[str, torch.nn.Module]:
-    """Without weights."""
-    with torch.device("meta"):
-        parts = {
-            "unet": UNet2DConditionModel(**family.unet),
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**family.text_encoder)),
-            "vae": AutoencoderKL(**family.vae),
-        }
-        if family.text_encoder_2:
-            parts["text_encoder_2"] = CLIPTextModelWithProjection(CLIPTextConfig(**family.text_encoder_2))
-    return parts
 
 
 def random_entries(network: torch.nn.Module, is_text: bool, seed: int) -> Iterator[Entry]:
@@ -191,7 +176,9 @@ def single(folder: Path, key: str) -> list[Entry]:
 
 def write_folder(folder: Path, family: Family, seed: int, only: str | None) -> None:
     counts = {}
-    for part, network in networks(family).items():
+    with torch.device("meta"):  # without weights
+        networks = networks_of(family)
+    for part, network in networks.items():
         if only not in (None, part):
             continue
         (folder / part).mkdir(parents=True, exist_ok=True)

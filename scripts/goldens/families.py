@@ -7,6 +7,7 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -125,9 +126,7 @@ def write_index(folder: Path, family: Family) -> None:
         write_json(folder / name / "tokenizer_config.json", dict(tokenizer_class="CLIPTokenizer", model_max_length=77, **words))
 
 
-def build_family(folder: Path, family: Family) -> list[Drawn]:
-    """Writes the diffusers folder; returns how its weights were drawn."""
-    shutil.rmtree(folder, ignore_errors=True)
+def networks_of(family: Family) -> dict[str, torch.nn.Module]:
     parts = {
         "unet": UNet2DConditionModel(**family.unet),
         "text_encoder": CLIPTextModel(CLIPTextConfig(**family.text_encoder)),
@@ -135,8 +134,14 @@ def build_family(folder: Path, family: Family) -> list[Drawn]:
     }
     if family.text_encoder_2:
         parts["text_encoder_2"] = CLIPTextModelWithProjection(CLIPTextConfig(**family.text_encoder_2))
+    return parts
+
+
+def build_family(folder: Path, family: Family) -> list[Drawn]:
+    """Writes the diffusers folder; returns how its weights were drawn."""
+    shutil.rmtree(folder, ignore_errors=True)
     drawn = []
-    for name, module in parts.items():
+    for name, module in networks_of(family).items():
         drawn += randomize(module, name)
         module.half().save_pretrained(folder / name)
     write_index(folder, family)

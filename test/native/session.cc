@@ -6,6 +6,7 @@
 #include "checkpoint.h"
 #include "golden.h"
 #include "graphs.h"
+#include "places.h"
 #include "process_limits.h"
 #include "train/library.h"
 
@@ -46,18 +47,6 @@ struct Model {
 };
 
 bool on_gpu(const SessionOptions& options) { return options.device == Device::cuda; }
-
-// The places a session may be opened on here: the CPU, and the GPU for each type that it computes in.
-struct Place {
-  std::string name;
-  Device device;
-  DType precision;
-};
-std::vector<Place> places() {
-  std::vector<Place> all = {{"the CPU", Device::cpu, DType::f32}};
-  for (DType type : gpu_network_types()) all.push_back({text("the gpu in ", lorafuse::name_of(type)), Device::cuda, type});
-  return all;
-}
 
 std::vector<Layer> blocks_of(Session& session) {
   auto layers = session.layers("unet");

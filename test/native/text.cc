@@ -6,6 +6,7 @@
 #include "checkpoint.h"
 #include "golden.h"
 #include "graphs.h"
+#include "places.h"
 
 namespace lorafuse::test {
 namespace {
@@ -65,18 +66,6 @@ struct Model {
     options.networks[name] = {architecture, config, {write_random(folder.file(name), layout(config, DType::f32), seed)}};
   }
 };
-
-// The places a session may be opened on here.
-struct Place {
-  std::string name;
-  Device device;
-  DType precision;
-};
-std::vector<Place> places() {
-  std::vector<Place> all = {{"the CPU", Device::cpu, DType::f32}};
-  for (DType type : gpu_network_types()) all.push_back({text("the gpu in ", lorafuse::name_of(type)), Device::cuda, type});
-  return all;
-}
 
 // Random adapters on these networks: each layer of a text encoder, each of the UNet's attention blocks.
 void attach(Session& session, const std::vector<std::string>& networks) {
