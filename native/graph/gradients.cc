@@ -83,20 +83,23 @@ template <> void gradient(const MseLoss&, Backward& b) { b.add(0, b.emit(MseLoss
 // Whether a block is this one or nested in it, as modules' paths are.
 static bool is_within(const std::string& block, const std::string& outer) { return (block + ".").starts_with(outer + "."); }
 
-Backward::Backward(const Graph& forward, bool recompute)
-    : graph_(forward), forward_(forward.nodes), block_of_(forward.nodes.size(), 0), maker_(forward.values.size(), -1),
+Backward::Backward(const Graph& forward, const Recompute& recompute)
+    : graph_(forward), forward_(forward.nodes), region_of_(forward.nodes.size(), 0), maker_(forward.values.size(), -1),
       again_(forward.values.size(), kNone), needed_(forward.values.size(), false), grads_(forward.values.size(), kNone) {
   // Blocks nest: what an outer one does before and after an inner one are two.
-  int blocks = 0;
+  int regions = 0;
+  const std::string* last = nullptr;
   for (size_t i = 0; i < forward_.size(); i++) {
-    if (i == 0 || forward_[i].block != forward_[i - 1].block) blocks++;
-    if (recompute && !forward_[i].block.empty()) block_of_[i] = blocks;
+    const std::string& region = recompute.region(forward_[i]);
+    if (!last || region != *last) regions++;
+    last = &region;
+    if (!region.empty()) region_of_[i] = regions;
     for (ValueId v : forward_[i].outputs) maker_[v] = static_cast<int>(i);
   }
-  // The last one's gradients follow at once: computing it again would save nothing.
+  // The last block's gradients follow at once: computing it again would save nothing.
   size_t end = forward_.size();
   while (end > 0 && forward_[end - 1].block.empty()) end--;
-  for (size_t i = end; i > 0 && is_within(forward_[i - 1].block, forward_[end - 1].block); i--) block_of_[i - 1] = 0;
+  for (size_t i = end; i > 0 && is_within(forward_[i - 1].block, forward_[end - 1].block); i--) region_of_[i - 1] = 0;
   for (size_t v = 0; v < forward.values.size(); v++) needed_[v] = forward.values[v].storage == Storage::parameter;
   for (const Node& node : forward.nodes)
     for (ValueId in : node.inputs)
@@ -111,11 +114,11 @@ void Backward::add(size_t i, ValueId dx) {
   sum = sum == kNone ? dx : emit(Add{}, {sum, dx});
 }
 
-// Whether a rule that names v gets it computed again: where it is made in the block of the rule's node. What other blocks made is kept.
+// Whether a rule that names v gets it computed again: where it is made in the region of the rule's node. What others made is kept.
 bool Backward::is_recomputed(ValueId v) const {
   if (v >= static_cast<ValueId>(maker_.size()) || maker_[v] < 0) return false;
-  const int block = block_of_[maker_[v]];
-  return block > 0 && block == block_of_[node_ - forward_.data()];
+  const int region = region_of_[maker_[v]];
+  return region > 0 && region == region_of_[node_ - forward_.data()];
 }
 
 std::vector<ValueId> Backward::held(std::vector<ValueId> values) {
@@ -127,7 +130,7 @@ std::vector<ValueId> Backward::held(std::vector<ValueId> values) {
   return values;
 }
 
-// Emits again what makes v in its block, in the order of the forward pass, so that it is fused alike.
+// Emits again what makes v in its region, in the order of the forward pass, so that it is fused alike.
 void Backward::recompute(ValueId v) {
   std::set<int> nodes;
   for (std::vector<ValueId> wanted = {v}; !wanted.empty();) {
@@ -196,6 +199,6 @@ Graph Backward::run(ValueId loss) {
   return std::move(graph_);
 }
 
-Graph gradients(const Graph& forward, ValueId loss, bool recompute) { return Backward(forward, recompute).run(loss); }
+Graph gradients(const Graph& forward, ValueId loss, const Recompute& recompute) { return Backward(forward, recompute).run(loss); }
 
 }  // namespace lorafuse

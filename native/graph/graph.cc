@@ -6,7 +6,7 @@ std::vector<ValueId> Graph::emit_all(Op op, std::vector<ValueId> inputs) {
   std::vector<ValueId> outputs;
   for (Shape& s : output_shapes(op, shapes(inputs)))
     outputs.push_back(value({name_of(op), std::move(s), output_dtype(op, outputs.size(), dtype), Storage::activation}));
-  nodes.push_back({std::move(op), std::move(inputs), outputs, layer, block});
+  nodes.push_back({std::move(op), std::move(inputs), outputs, layer, block, part});
   return outputs;
 }
 
@@ -17,7 +17,7 @@ void Graph::accumulate(Op op, std::vector<ValueId> inputs, std::vector<ValueId> 
   for (size_t i = 0; i < made.size(); i++)
     CHECK(made[i] == shape(outputs[i]), "SHAPE_MISMATCH", "[", name_of(op), "] makes ", made[i], " but received ", shape(outputs[i]),
           " to add to");
-  nodes.push_back({std::move(op), std::move(inputs), std::move(outputs), layer, block});
+  nodes.push_back({std::move(op), std::move(inputs), std::move(outputs), layer, block, part});
 }
 
 }  // namespace lorafuse

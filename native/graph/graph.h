@@ -1,6 +1,9 @@
 // A graph is two flat lists: values (what is computed) and nodes (how), in execution order. Passes are pure: graph in, graph out.
 //   program = plan(fuse(gradients(unet(shape))))
 #pragma once
+#include <functional>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -35,15 +38,27 @@ struct Value {
 struct Node {
   Op op;
   std::vector<ValueId> inputs, outputs;
-  std::string layer{}, block{};  // where in its network: a module's path, and the part of it that is recomputed as a whole
+  // Where in its network: a module's path, the block that may be computed again as a whole, and the part of that which may be on its own.
+  std::string layer{}, block{}, part{};
+};
+
+// What is computed again in the backward pass instead of being kept (gradient checkpointing, arXiv:1604.06174): all blocks, or the blocks
+// and parts of these names; a part of a block that is chosen goes with it.
+struct Recompute {
+  bool all = false;
+  std::set<std::string> names;
+  Recompute(bool all_blocks = false) : all(all_blocks) {}
+  explicit Recompute(std::set<std::string> chosen) : names(std::move(chosen)) {}
+  // The block or part that this node is computed again with; empty: it is kept.
+  const std::string& region(const Node& node) const;
 };
 
 struct Graph {
   DType dtype = DType::f32;  // of the activations that emit() makes; statistics and losses are f32 whatever it is
   std::vector<Value> values;
   std::vector<Node> nodes;
-  std::vector<ValueId> results;  // stay readable after the run
-  std::string layer{}, block{};  // of the nodes that are emitted next
+  std::vector<ValueId> results;          // stay readable after the run
+  std::string layer{}, block{}, part{};  // of the nodes that are emitted next
 
   ValueId value(Value v) {
     values.push_back(std::move(v));
@@ -70,9 +85,15 @@ DType output_dtype(const Op& op, size_t position, DType dtype);
 // gradients.cc — appends the backward of `loss` (an MseLoss output). Each parameter gets a value of storage `gradient` with its name,
 // network and group; a parameter that would get none throws NO_GRADIENT naming it.
 // Nothing before the first parameter, and nothing a gradient rule does not name, is computed or kept.
-// recompute: of a block of nodes only what others read is kept; the rest that its gradients need is computed again before them, to the same
-// bits (gradient checkpointing, arXiv:1604.06174). The last block is kept.
-Graph gradients(const Graph& forward, ValueId loss, bool recompute = false);
+// recompute: of these blocks only what others read is kept; the rest that their gradients need is computed again before them, to the same
+// bits. The last block is kept.
+Graph gradients(const Graph& forward, ValueId loss, const Recompute& recompute = {});
+
+// recompute.cc — the names of all blocks (&Node::block) or parts (&Node::part).
+std::set<std::string> region_names(const Graph& graph, std::string Node::* kind);
+// recompute.cc — the fewest blocks and parts, those first that save most bytes for the operations they take again, with which the graph of
+// a step `fits`; nothing if it does not with all blocks either.
+std::optional<Recompute> cheapest_recompute(const Graph& forward, ValueId loss, const std::function<bool(const Graph& step)>& fits);
 
 // fuse.cc — rewrites that save memory traffic; the result computes the same.
 struct FuseOptions {

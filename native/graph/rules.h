@@ -15,8 +15,8 @@ template <class AnyOp> void gradient(const AnyOp& op, Backward& b);
 // It must add() a gradient for every input that needs one: run() throws NO_GRADIENT for one that it leaves out.
 class Backward {
  public:
-  // recompute: what a rule names of its own block is computed again, just before.
-  Backward(const Graph& forward, bool recompute);
+  // recompute: what a rule names of its own region is computed again, just before.
+  Backward(const Graph& forward, const Recompute& recompute);
 
   ValueId in(size_t i) const { return node_->inputs.at(i); }
   ValueId out(size_t i) const { return node_->outputs.at(i); }
@@ -44,7 +44,7 @@ class Backward {
 
   Graph graph_;
   const std::vector<Node> forward_;
-  std::vector<int> block_of_;              // of forward nodes: counts the blocks, where they are recomputed; 0: none
+  std::vector<int> region_of_;             // of forward nodes: counts the blocks and parts that are recomputed; 0: none
   std::vector<int> maker_;                 // per forward value: the node that makes it, or −1
   std::vector<ValueId> again_;             // per forward value: its like that was computed again
   const Node* node_ = nullptr;             // the one whose rule runs

@@ -84,6 +84,17 @@ class Builder {
     Builder& b_;
     std::string block_;
   };
+  // Names a part of the block: one that takes few operations to compute again for what it keeps.
+  class Part {
+   public:
+    Part(Builder& b, std::string part) : b_(b), part_(std::exchange(b.graph.part, std::move(part))) {}
+    ~Part() { b_.graph.part = std::move(part_); }
+    Part(const Part&) = delete;
+
+   private:
+    Builder& b_;
+    std::string part_;
+  };
 
  private:
   // What the adapter that is attached to a layer makes of it; `frozen` emits the layer as the model has it.

@@ -93,7 +93,7 @@ Builder Session::layers_builder(const std::string& network, const Adapters& adap
 
 std::vector<Layer> Session::layers(const std::string& network) { return layers_builder(network, {}).layers; }
 
-Graph Session::graph(const ProgramKey& key, bool recompute) {
+Graph Session::graph(const ProgramKey& key, const Recompute& recompute) {
   const std::string network = key.is_step() ? kTrained : key.network;
   Builder b = builder(network, part(network).adapters, key.shapes);
   if (!key.is_step()) {
@@ -108,7 +108,7 @@ Graph Session::graph(const ProgramKey& key, bool recompute) {
   return gradients(b.graph, loss, recompute);
 }
 
-Program Session::make_program(const ProgramKey& key, bool recompute) {
+Program Session::make_program(const ProgramKey& key, const Recompute& recompute) {
   Graph g = graph(key, recompute);
   check_names(g, key.shapes, key.is_step() ? kSampleWeights : "");
   return Program(*backend_, fuse(g, backend_->fusions()), [this](const Value& v) { return bind(v); });
@@ -216,7 +216,7 @@ void Session::write(const std::string& name, std::span<const float> data) {
 
 // ---- running ----
 
-MemoryPlan Session::plan(const ProgramKey& key, std::optional<bool> recompute) {
+MemoryPlan Session::plan(const ProgramKey& key, const std::optional<Recompute>& recompute) {
   const Program program = make_program(key, recompute.value_or(options_.recompute));
   MemoryPlan plan;
   for (const Value& v : program.graph().values) {

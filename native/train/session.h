@@ -33,7 +33,7 @@ struct SessionOptions {
   // On a GPU: the type of activations and weight matrices. On the CPU, which computes in f32: of weight matrices; f32: as the file has
   // them.
   DType precision = DType::f32;
-  bool recompute = false;  // a step computes blocks again for their backward instead of keeping all that they make
+  Recompute recompute;  // of a step, in its backward
   std::map<std::string, NetworkOptions> networks;
   // How a step makes its text where one of these networks has adapters, unless it is given `context`, and `pooled`, as any other step is.
   struct TextOptions {
@@ -93,7 +93,7 @@ class Session {
   void write(const std::string& buffer, std::span<const float> data);
 
   // recompute: of a step, if not as the session does.
-  MemoryPlan plan(const ProgramKey& key, std::optional<bool> recompute = std::nullopt);
+  MemoryPlan plan(const ProgramKey& key, const std::optional<Recompute>& recompute = std::nullopt);
   size_t available_bytes() const { return backend_->available_bytes(); }
 
   // The results of a function of a network.
@@ -125,8 +125,8 @@ class Session {
   std::vector<TextEncoder> text_encoders();
   Builder builder(const std::string& network, const Adapters& adapters, const Shapes& shapes = {});
   Builder layers_builder(const std::string& network, const Adapters& adapters);
-  Graph graph(const ProgramKey& key, bool recompute);
-  Program make_program(const ProgramKey& key, bool recompute);
+  Graph graph(const ProgramKey& key, const Recompute& recompute);
+  Program make_program(const ProgramKey& key, const Recompute& recompute);
   Program& program(const ProgramKey& key);
   Program& step_program(const Shapes& shapes);
   void place(Program& program);

@@ -99,7 +99,8 @@ class Memory {
     size_t bytes = 0;
   };
 
-  explicit Memory(size_t capacity_bytes);
+  // tracked: it is kept which bytes the host has written, in twice as much memory of the host.
+  explicit Memory(size_t capacity_bytes, bool tracked = true);
   ~Memory();
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
@@ -141,6 +142,7 @@ class Memory {
     bool mapped;
   };
   size_t capacity_, used_ = 0;
+  bool tracked_;
   uint64_t base_ = 0, reserved_ = 0, next_ = 0;
   int64_t backing_offset_ = 0;
   uint32_t* shadow_ = nullptr;

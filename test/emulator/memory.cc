@@ -21,7 +21,7 @@ char* reserve(size_t bytes, int protection) {
 
 }  // namespace
 
-Memory::Memory(size_t capacity_bytes) : capacity_(capacity_bytes) {
+Memory::Memory(size_t capacity_bytes, bool tracked) : capacity_(capacity_bytes), tracked_(tracked) {
   reserved_ = round_up(capacity_bytes, page) * 4 + (1 << 20);  // room to hand out fresh addresses for long
   base_ = reinterpret_cast<uint64_t>(reserve(reserved_, PROT_NONE));
   next_ = base_ + gap;
@@ -108,6 +108,7 @@ void Memory::copy(uint64_t to, uint64_t from, size_t bytes) {
   check(from, bytes, "copy from");
   if (!bytes) return;
   std::memmove(backing(to), backing(from), bytes);
+  if (!tracked_) return;
   size_t written = first_uninitialised(from, bytes);
   if (written == bytes) return mark_initialised(to, bytes);
   for (size_t i = 0; i < bytes; i += 2) *shadow(to + i) = *shadow(from + i) ? cell_written_by_host : 0;
@@ -120,7 +121,7 @@ void Memory::fill(uint64_t to, unsigned char value, size_t bytes) {
 }
 
 void Memory::mark_initialised(uint64_t address, size_t bytes) {
-  if (bytes) std::fill(shadow(address), shadow(address + bytes - 1) + 1, cell_written_by_host);
+  if (bytes && tracked_) std::fill(shadow(address), shadow(address + bytes - 1) + 1, cell_written_by_host);
 }
 
 size_t Memory::first_uninitialised(uint64_t address, size_t bytes) const {

@@ -6,7 +6,7 @@
 // --zeros: weights that are all zero, on no disk: for counting on the emulator. --ops: the table of ops too; --nodes: a line for each node,
 // in order.
 //   --model sd15|sdxl: SDXL at 1024 pixels unless --size is given. --convolutions: adapters on them, too. --recompute: blocks are computed
-//   again for their gradients.
+//   again for their gradients; --fit MiB: no more of them than it takes to plan for so much memory.
 #include "bench.h"
 
 #include <chrono>
@@ -18,7 +18,7 @@
 
 #include "../native/arrays.h"
 #include "../native/checkpoint.h"
-#include "cost.h"
+#include "graph/cost.h"
 #include "train/library.h"
 #include "train/program.h"
 
@@ -29,6 +29,7 @@ struct Settings {
   int64_t size = 512, batch = 1, rank = 16, steps = 20;
   bool sdxl = false;
   bool all = true, zeros = false, ops = false, nodes = false, roofline = false, convolutions = false, recompute = false;
+  double fit_mib = 0;
   DType precision = DType::f16;
 };
 
@@ -49,7 +50,8 @@ Settings parsed(const std::vector<std::string>& arguments) {
       if (name == "--model") {
         CHECK(value == "sd15" || value == "sdxl", "ARGUMENT_INVALID", "Expected --model sd15 or sdxl but received ", value);
         s.sdxl = value == "sdxl";
-      } else if (name == "--size") size = std::stoll(value);
+      } else if (name == "--fit") s.fit_mib = std::stod(value);
+      else if (name == "--size") size = std::stoll(value);
       else if (name == "--batch") s.batch = std::stoll(value);
       else if (name == "--rank") s.rank = std::stoll(value);
       else if (name == "--steps") s.steps = std::stoll(value);
@@ -65,6 +67,30 @@ Settings parsed(const std::vector<std::string>& arguments) {
 double now_ms() { return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 double mib(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
+// The op, its shapes.
+std::string described(const Graph& graph, const Node& node) {
+  std::string s = name_of(node.op);
+  for (size_t i = 0; i < std::min<size_t>(node.inputs.size(), 2); i++) s += (i ? " x " : " ") + graph.shape(node.inputs[i]).str();
+  return s;
+}
+
+// Bytes of a step, as planned.
+struct Memory {
+  size_t weights = 0, adapters = 0, activations = 0, workspace = 0;
+  Memory(Backend& backend, const Graph& step) {
+    std::vector<size_t> workspaces;
+    for (const Node& node : step.nodes) workspaces.push_back(backend.workspace_bytes(step, node));
+    for (size_t bytes : workspaces) workspace = std::max(workspace, bytes);
+    activations = lorafuse::plan(step, workspaces).arena_bytes - workspace;
+    for (const Value& v : step.values) {
+      if (v.storage == Storage::weight) weights += v.bytes();
+      // Gradients and both moments are as large as the adapters.
+      if (v.storage == Storage::parameter || v.storage == Storage::gradient) adapters += 2 * v.bytes();
+    }
+  }
+  size_t all() const { return weights + adapters + activations + workspace; }
+};
+
 class Bench {
  public:
   explicit Bench(const Settings& s)
@@ -79,7 +105,15 @@ class Bench {
       });
     layers_ = layers.size();
     const Graph forward = train_graph(weights_, config_, adapters_for(layers, s.rank), {s.batch, s.size / 8, s.size / 8}, 77, s.precision);
-    graph_ = fuse(gradients(forward, forward.results[0], s.recompute), backend_->fusions());
+    Recompute recompute = s.recompute;
+    if (s.fit_mib > 0) {
+      const auto fits = [&](const Graph& step) { return mib(Memory(*backend_, fuse(step, backend_->fusions())).all()) <= s.fit_mib; };
+      const auto found = cheapest_recompute(forward, forward.results[0], fits);
+      CHECK(found, "MEMORY_INSUFFICIENT", "Expected a step that plans for ", s.fit_mib, " MiB at most but none does");
+      recompute = *found;
+    }
+    blocks_again_ = recompute.names.size();
+    graph_ = fuse(gradients(forward, forward.results[0], recompute), backend_->fusions());
   }
   ~Bench() {
     program_.reset();
@@ -138,15 +172,10 @@ class Bench {
       }
       return t;
     });
-    size_t weights = 0, adapters = 0;
-    for (const Value& v : graph_.values) {
-      if (v.storage == Storage::weight) weights += v.bytes();
-      if (v.storage == Storage::parameter || v.storage == Storage::gradient) adapters += v.bytes();
-    }
-    // Gradients and both moments are as large as the adapters.
-    std::printf("memory: weights %.0f MiB, adapters and moments %.0f, activations %.0f, workspace %.0f, all %.0f MiB\n", mib(weights),
-                mib(2 * adapters), mib(program_->arena_bytes() - program_->workspace_bytes()), mib(program_->workspace_bytes()),
-                mib(weights + 2 * adapters + program_->arena_bytes()));
+    const Memory m(*backend_, graph_);
+    std::printf("memory: weights %.0f MiB, adapters and moments %.0f, activations %.0f, workspace %.0f, all %.0f MiB\n", mib(m.weights),
+                mib(m.adapters), mib(m.activations), mib(m.workspace), mib(m.all()));
+    if (blocks_again_ > 0) std::printf("%zu blocks and parts of blocks are computed again\n", blocks_again_);
     std::fflush(stdout);
   }
 
@@ -226,7 +255,7 @@ class Bench {
   Config config_;
   TemporaryFolder folder_;
   Weights weights_;
-  size_t layers_ = 0;
+  size_t layers_ = 0, blocks_again_ = 0;
   std::map<std::tuple<DType, float, float>, std::vector<unsigned char>> blocks_;  // of random numbers, by type, scale and mean
   std::shared_ptr<Backend> backend_;
   Graph graph_;

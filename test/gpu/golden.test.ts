@@ -1,3 +1,6 @@
 import { hasGpu } from './emulated.js'
 
-if (hasGpu()) await import('../train/golden.test.js')
+if (hasGpu()) {
+  await import('../train/golden.test.js')
+  await import('../train/families.test.js')
+}

@@ -1,16 +1,19 @@
 /** The estimates of roofline.ts as tables of docs/gpu.md. */
 import { CAUTION, type Counted, GPU, type Op, type Row, rows } from './roofline.js'
 
-/** The goals for SD1.5 at 512 px, batch 1: milliseconds a step, and MiB. */
-export const GOALS = { floor: 35, must: 65, stretch: 55, memory: 2662 } as const
+const line = (cells: (string | number)[]) => `| ${cells.join(' | ')} |\n`
+
+/** The goals for SD1.5 at 512 px and for SDXL at 1024 px, batch 1: milliseconds a step, and MiB. */
+const goals = {
+  sd15: line(['goals: stretch, must (floor 35)', '', 55, 65, 2662, '', '']),
+  sdxl: line(['goals: attention, all layers', '', '', 450, '9830, 10240', '', '']),
+}
 
 /**
  * AdamW and its norm are no part of the graph: each adapter's value is read, its gradient twice, both moments; value, moments and a
  * zero for the gradient are written. `adapters`: the bytes of these four arrays.
  */
 const bytesOfUpdate = (adapters: number) => (9 / 4) * adapters
-
-const line = (cells: (string | number)[]) => `| ${cells.join(' | ')} |\n`
 
 /** What any program has to do: every op at the GPU's peaks, whichever takes longer, each tensor moved once. */
 export function opTable(ops: Op[]): string {
@@ -107,8 +110,8 @@ export function kernelTable({ ops, code, memory }: Counted): string {
   ].join('')
 }
 
-/** Whole steps, by what is trained, beside the goals. */
-export function stepTable(counted: Record<string, Counted>): string {
+/** Whole steps of a model, by what is trained, beside the goals. */
+export function stepTable(model: keyof typeof goals, counted: Record<string, Counted>): string {
   const teraflops = (of: number[]) => (of.reduce((total, n) => total + n, 0) * 1e-12).toFixed(2)
   return [
     line(['rank 16 on', 'launches', 'ms at the peaks', 'ms with caution', 'MiB planned', 'TFLOP needed', 'TFLOP done']),
@@ -119,6 +122,6 @@ export function stepTable(counted: Record<string, Counted>): string {
       const done = teraflops(ops.flatMap((op) => op.launches.map(({ counters }) => 2048 * counters.mma_k8)))
       return line([trained, launches, `**${ms(seconds)}**`, `**${ms(cautious)}**`, `**${memory.all}**`, needed, done])
     }),
-    line([`goals: stretch, must (floor ${GOALS.floor})`, '', `${GOALS.stretch}`, `${GOALS.must}`, `${GOALS.memory}`, '', '']),
+    goals[model],
   ].join('')
 }

@@ -1,5 +1,5 @@
 /**
- * How long a training step of SD1.5 would take on an RTX 2080 Ti: an estimate, from what its kernels do. The emulator counts a
+ * How long a training step of SD1.5 or SDXL would take on an RTX 2080 Ti: an estimate, from what its kernels do. The emulator counts a
  * sample of the blocks of every launch, ptxas says what a kernel takes, and each launch gets the times that the parts of the GPU
  * would need for its work.
  * Two figures: all parts busy at once, at their peaks, and a cautious one.
@@ -259,14 +259,39 @@ export interface Counted {
   memory: { adapters: number; all: number }
 }
 
-/** Runs one step on the emulator, of each launch about one block in `sample`. */
-export async function count({ size = 512, sample = 8, targets = 'all', library = emulatedLibrary } = {}): Promise<Counted> {
+export interface CountOptions {
+  model?: 'sd15' | 'sdxl'
+  size?: number
+  targets?: 'all' | 'attention'
+  /** MiB: blocks are computed again until the plan takes no more than that. */
+  fit?: number
+  /** Of each launch about one block in so many runs. */
+  sample?: number
+  library?: string
+}
+
+/** Runs one step on the emulator. */
+export async function count(options: CountOptions = {}): Promise<Counted> {
+  const { model = 'sd15', size = 512, sample = 8, targets = 'all', fit, library = emulatedLibrary } = options
   const folder = await mkdtemp(join(tmpdir(), 'lorafuse-roofline-'))
   try {
     const trace = join(folder, 'launches.jsonl')
     const { status, stdout, stderr } = spawnSync(
       built('gpu_check'),
-      ['bench', '--size', `${size}`, '--targets', targets, '--zeros', '--steps', '1', '--nodes'],
+      [
+        'bench',
+        '--model',
+        model,
+        '--size',
+        `${size}`,
+        '--targets',
+        targets,
+        '--zeros',
+        '--steps',
+        '1',
+        '--nodes',
+        ...(fit ? ['--fit', `${fit}`] : []),
+      ],
       {
         encoding: 'utf8',
         maxBuffer: 2 ** 26,
@@ -275,7 +300,7 @@ export async function count({ size = 512, sample = 8, targets = 'all', library =
           LORAFUSE_CUDA_LIBRARY: library,
           PTXEMU_LAUNCHES: trace,
           PTXEMU_SAMPLE: `${sample}`,
-          PTXEMU_MEMORY: '10G',
+          PTXEMU_MEMORY: '12G',
           PTXEMU_MULTIPROCESSORS: `${GPU.multiprocessors}`, // grids and splits are fitted to them
         },
       },

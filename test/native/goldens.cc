@@ -121,7 +121,7 @@ void add_losses(Run& run, std::vector<float>& losses) {
 void recomputes(const std::string& name, const Place& place) {
   Run run(name, place);
   const Graph forward = train_graph(run.weights, run.golden.config, run.adapters, run.golden.latents, tokens(run), place.computes);
-  const auto computed = [&](bool recompute) {
+  const auto computed = [&](const Recompute& recompute) {
     const Graph graph = fuse(gradients(forward, forward.results[0], recompute), place.backend->fusions());
     std::map<std::string, std::vector<float>> found;
     for (const auto& [v, data] : run.execute(graph, inputs_of_step(run, 0))) {
@@ -131,9 +131,11 @@ void recomputes(const std::string& name, const Place& place) {
     }
     return found;
   };
-  const auto again = computed(true);
-  if (place.on_gpu()) run.compare("gradients_default", again);
-  else EXPECT(again == computed(false), "other bits");
+  for (const Recompute& recompute : {Recompute(true), Recompute(region_names(forward, &Node::part))}) {
+    const auto again = computed(recompute);
+    if (place.on_gpu()) run.compare("gradients_default", again);
+    else EXPECT(again == computed(false), "other bits");
+  }
 }
 
 void steps(const std::string& name, const Place& place, const std::string& targets) {

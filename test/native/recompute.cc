@@ -2,6 +2,7 @@
 #include <set>
 
 #include "checkpoint.h"
+#include "graph/cost.h"
 #include "graphs.h"
 
 namespace lorafuse::test {
@@ -12,7 +13,7 @@ struct Training {
   TemporaryFolder folder;
   Config config = small_unet({3, 2});
   Weights weights{Weights::StorageTypes{}};
-  Graph forward, kept, again;
+  Graph forward, kept, again, parts;
 
   explicit Training(bool convolutions, LatentShape shape = {2, 4, 6}) {
     const WeightFile file = write_random(folder.file("unet"), unet_layout(config), 7);
@@ -20,6 +21,7 @@ struct Training {
     forward = train_graph(weights, config, adapters_for(adaptable(weights, config, convolutions), 3), shape, 5);
     kept = gradients(forward, forward.results[0]);
     again = gradients(forward, forward.results[0], true);
+    parts = gradients(forward, forward.results[0], Recompute(region_names(forward, &Node::part)));
   }
 };
 
@@ -92,7 +94,8 @@ SUITE(recomputation) {
     const std::string where = convolutions ? "adapters on all layers" : "adapters in the transformers";
     test_case("gradients of a small UNet are those of differences, computed again or not, " + where, [=] {
       Training t(convolutions, {1, 4, 4});
-      for (const Graph* backward : {&t.kept, &t.again}) expect_derivative(t.forward, *backward, train_feed(*backward, t.weights, 3));
+      for (const Graph* backward : {&t.kept, &t.again, &t.parts})
+        expect_derivative(t.forward, *backward, train_feed(*backward, t.weights, 3));
     });
     for (const std::string& variant : variants())
       test_case("losses and gradients have the same bits as without, " + where + ", " + label(variant), [=] {
@@ -102,7 +105,8 @@ SUITE(recomputation) {
             const Graph run = fused ? fuse(graph) : graph;
             return in_order(execute(backend(variant, 2), run, train_feed(run, t.weights, 5), true));
           };
-          EXPECT(outcome(t.kept) == outcome(t.again), "other bits", fused ? ", fused" : "");
+          const auto kept = outcome(t.kept);
+          EXPECT(kept == outcome(t.again) && kept == outcome(t.parts), "other bits", fused ? ", fused" : "");
         }
       });
     test_case("nothing that a block makes for itself is kept for its gradients, but for the last one, " + where, [=] {
@@ -141,6 +145,50 @@ SUITE(recomputation) {
     EXPECT(count<Activation>(again) == count<Activation>(kept) + 2, count<Activation>(again), " activations");
     EXPECT(count<MatMul>(again) == count<MatMul>(kept) + 2, count<MatMul>(again), " products");
     EXPECT(again.nodes.size() == kept.nodes.size() + 4, again.nodes.size(), " nodes");
+  });
+  test_case("a part that is computed again keeps nothing but what it reads, and a block that is takes its parts along", [] {
+    const Training t(false);
+    const std::string part = "down_blocks.0.attentions.0.transformer_blocks.0.ff", block = part.substr(0, part.size() - 3);
+    const auto reads = [&](const std::set<std::string>& chosen) {  // the backward pass, of what the part makes
+      const Graph step = gradients(t.forward, t.forward.results[0], Recompute(chosen));
+      std::set<ValueId> made, kept;
+      for (size_t i = 0; i < step.nodes.size(); i++)
+        for (ValueId v : i < t.forward.nodes.size() ? step.nodes[i].outputs : step.nodes[i].inputs)
+          if (i >= t.forward.nodes.size() || step.nodes[i].part == part) (i < t.forward.nodes.size() ? made : kept).insert(v);
+      std::erase_if(made, [&](ValueId v) { return !kept.contains(v); });
+      return made.size();
+    };
+    EXPECT(reads({}) >= 4, reads({}), " values are kept");
+    EXPECT(reads({part}) <= 1, reads({part}), " values are kept");
+    EXPECT(gradients(t.forward, t.forward.results[0], Recompute({part, block})).nodes.size() ==
+               gradients(t.forward, t.forward.results[0], Recompute({block})).nodes.size(),
+           "another graph");
+  });
+  test_case("the cheapest recomputation that fits is chosen, from none to all", [] {
+    const Training t(true, {1, 16, 16});
+    Backend& cpu = backend(variants().back(), 1);
+    const auto bytes = [&](const Graph& step) { return arena(fuse(step), cpu); };
+    const auto flops = [&](const Recompute& r) {
+      double sum = 0;
+      const Graph step = gradients(t.forward, t.forward.results[0], r);
+      for (const Node& node : step.nodes) sum += cost_of(step, node).flops;
+      return sum;
+    };
+    const size_t kept = bytes(t.kept), least = bytes(t.again);
+    double last = 0;
+    for (int eighths = 8; eighths >= 0; eighths--) {
+      const size_t budget = least + (kept - least) * eighths / 8;
+      const auto chosen = cheapest_recompute(t.forward, t.forward.results[0], [&](const Graph& step) { return bytes(step) <= budget; });
+      EXPECT(chosen, "nothing fits ", budget);
+      EXPECT(bytes(gradients(t.forward, t.forward.results[0], *chosen)) <= budget, "more than ", budget);
+      EXPECT(flops(*chosen) >= last && flops(*chosen) <= flops(true), "no dearer than all, nor cheaper than in more memory");
+      last = flops(*chosen);
+      if (eighths == 8) EXPECT(!chosen->all && chosen->names.empty(), chosen->names.size(), " blocks where none are needed");
+      if (eighths == 7)
+        EXPECT(flops(*chosen) - flops(false) < (flops(true) - flops(false)) / 4, flops(*chosen), " operations for an eighth");
+    }
+    EXPECT(!cheapest_recompute(t.forward, t.forward.results[0], [&](const Graph& step) { return bytes(step) < least / 2; }),
+           "half of it fits");
   });
   for (const bool xl : {false, true})
     for (const bool all : {false, true})

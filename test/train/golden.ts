@@ -87,6 +87,13 @@ export interface Place {
   computes: 'f32' | 'fp16'
 }
 
+/** The CPU; the GPU instead where a backend for one is named, as test/gpu/golden.test.ts does. */
+export const place: Place = process.env.LORAFUSE_CUDA_LIBRARY
+  ? { title: 'on a gpu in fp16', device: 'cuda', computes: 'fp16' }
+  : { title: 'on the CPU', device: 'cpu', computes: 'f32' }
+/** As `Reference` in mixed precision. */
+export const lossScale = place.computes === 'fp16' ? 1024 : 1
+
 /** `parameters` in order, as views of a flat buffer: of each its name, after its network's if that is not the UNet, and values. */
 export function named(parameters: Parameter[], flat: Float32Array): [string, Float32Array][] {
   const nameOf = ({ network, name }: Parameter) => (network === 'unet' ? name : `${network}.${name}`)

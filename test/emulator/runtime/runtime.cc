@@ -40,7 +40,7 @@ void Runtime::reset() {
   gpu = ptxemu::gpu(settings.compute_capability);
   if (settings.memory_bytes) gpu.memory_bytes = settings.memory_bytes;
   if (settings.multiprocessors) gpu.multiprocessors = settings.multiprocessors;
-  memory = std::make_unique<Memory>(gpu.memory_bytes);
+  memory = std::make_unique<Memory>(gpu.memory_bytes, settings.options.sample == 1);  // of a sample nothing is checked
   sticky = cudaSuccess;
   sticky_report.clear();
   thread_error() = {};
