@@ -36,6 +36,15 @@ export function makeBatches(images: TrainingImage[], options: BatchOptions): Bat
   return new Batches([...buckets.values()], options)
 }
 
+/** Returns how many optimizer updates a run has. */
+export function stepsOf(
+  { updatesPerEpoch }: Pick<Batches, 'updatesPerEpoch'>,
+  options: Pick<ResolvedTrainOptions, 'steps' | 'epochs'>,
+): number {
+  const { steps, epochs } = options
+  return epochs === undefined ? steps : epochs * updatesPerEpoch
+}
+
 /**
  * Hashes the images' names, sizes, repeats and captions (sha256), but not their paths, so the folder may be moved: the JSON of a list of
  * lists, in pieces. `signal`: stops it.
