@@ -1,7 +1,7 @@
 /** Says what of the captions is not used. */
 import type { DatasetItem } from '../data/dataset.js'
 import type { DatasetWarning } from '../data/skipped.js'
-import type { Tokenizer } from '../models/tokenizer.js'
+import { ownTokens, type Tokenizer } from '../models/tokenizer.js'
 import { turns } from '../turns.js'
 
 /** Makes the warnings of the images that train: captions that are missing, of several lines, or longer than the tokens of its chunks. */
@@ -13,8 +13,7 @@ export async function captionWarnings(
   signal?: AbortSignal,
 ): Promise<DatasetWarning[]> {
   const turn = turns(signal)
-  // Without BOS and EOS.
-  const most = chunks * (tokenizer.length - 2)
+  const most = chunks * ownTokens(tokenizer)
   const long = new Map<string, boolean>()
   let [bare, cut, tooLong] = [0, 0, 0]
   for (const { caption, captionCut } of items) {
