@@ -139,6 +139,15 @@ test('the smaller weights are taken, shards included, and what the cache has in 
     await here.resolve()
     assert.deepEqual(here.hub.downloads.slice(before), [shards[1]])
   })
+  await t.test('an interrupted download of other weights takes nothing from those that are whole', async () => {
+    const before = here.hub.requests.length
+    const unet = join(path, 'unet')
+    const left = ['.safetensors.index.json', '-00001-of-00002.safetensors'].map((end) => join(unet, `diffusion_pytorch_model${end}`))
+    for (const name of left) await writeFile(name, '{}')
+    assert.equal(await here.resolve(), path)
+    assert.equal(here.hub.requests.length, before)
+    for (const name of left) await rm(name)
+  })
   await t.test('pickles are taken of a part that has nothing else', async () => {
     const files = repositoryFiles()
     for (const name of Object.keys(files)) if (/^(unet|text_encoder)\/.*safetensors$/.test(name)) delete files[name]
