@@ -56,11 +56,17 @@ function readVae(shapes: Shapes) {
 }
 
 /** `act`: the activation, which shapes do not tell. */
-const readClip = (act?: string) => (shapes: Shapes) => {
-  const spelled = new Map([...shapes].map(([name, shape]) => [ourName('clip', name), shape]))
-  const config = clipLayout(spelled, act)
-  return config && { config, rename: (name: string) => ourName('clip', name) }
-}
+const readClip =
+  (act: 'quick_gelu' | 'gelu', isSd2 = false) =>
+  (shapes: Shapes) => {
+    const spelled = new Map([...shapes].map(([name, shape]) => [ourName('clip', name), shape]))
+    const config = clipLayout(spelled, act, isSd2)
+    const rename = (name: string) => {
+      const layer = Number(/\.layers\.(\d+)\./.exec(name)?.[1] ?? 0)
+      return layer < (config!.num_hidden_layers as number) ? ourName('clip', name) : undefined
+    }
+    return config && { config, rename }
+  }
 
 const readOpenClip = (isSd2: boolean) => (shapes: Shapes) => {
   const config = openClipLayout(shapes, isSd2)
@@ -70,34 +76,39 @@ const readOpenClip = (isSd2: boolean) => (shapes: Shapes) => {
   return { config, rename: (name: string) => (isProjection(name) ? name : names.diffusers(name)) }
 }
 
-/** The networks of a whole checkpoint; of two layouts of one, a file has one. */
-const LAYOUTS: Layout[] = [
-  { network: 'unet', prefix: UNET, read: readUNet },
-  { network: 'vae', prefix: 'first_stage_model.', read: readVae },
-  { network: 'text_encoder', prefix: 'cond_stage_model.transformer.', read: readClip() },
-  { network: 'text_encoder', prefix: 'cond_stage_model.model.', read: readOpenClip(true) },
-  { network: 'text_encoder', prefix: 'conditioner.embedders.0.transformer.', read: readClip() },
-  { network: 'text_encoder_2', prefix: 'conditioner.embedders.1.model.', read: readOpenClip(false) },
-  { network: 'text_encoder_2', prefix: 'conditioner.embedders.1.transformer.', read: readClip('gelu') },
-]
-
 /** Features of OpenCLIP's tokens in SD2, whose text encoder is its only one, and in SDXL, whose second it is. */
 const [OPEN_CLIP_H, OPEN_CLIP_G] = [1024, 1280]
 
-/** Reads a text encoder of its own file where it is as wide as this network's. */
+/** Reads a text encoder where it is as wide as this network's. */
 const ofWidth = (least: number, below: number, read: Layout['read']) => (shapes: Shapes, path: string) => {
   const found = read(shapes, path)
   const width = found?.config.hidden_size as number
   return width >= least && width < below ? found : undefined
 }
 
+/** Under transformers' names, those of SD1, SDXL's first and SD2 are told apart by their width. */
+const CLIP_L = ofWidth(0, OPEN_CLIP_H, readClip('quick_gelu'))
+const CLIP_H = ofWidth(OPEN_CLIP_H, OPEN_CLIP_G, readClip('gelu', true))
+
+/** The networks of a whole checkpoint; of two layouts of one, a file has one. */
+const LAYOUTS: Layout[] = [
+  { network: 'unet', prefix: UNET, read: readUNet },
+  { network: 'vae', prefix: 'first_stage_model.', read: readVae },
+  { network: 'text_encoder', prefix: 'cond_stage_model.transformer.', read: CLIP_L },
+  { network: 'text_encoder', prefix: 'cond_stage_model.transformer.', read: CLIP_H },
+  { network: 'text_encoder', prefix: 'cond_stage_model.model.', read: readOpenClip(true) },
+  { network: 'text_encoder', prefix: 'conditioner.embedders.0.transformer.', read: readClip('quick_gelu') },
+  { network: 'text_encoder_2', prefix: 'conditioner.embedders.1.model.', read: readOpenClip(false) },
+  { network: 'text_encoder_2', prefix: 'conditioner.embedders.1.transformer.', read: readClip('gelu') },
+]
+
 /** Networks in a file of their own. */
 const ALONE: Layout[] = [
   { network: 'unet', prefix: '', read: readUNet },
   { network: 'unet', prefix: 'diffusion_model.', read: readUNet },
   { network: 'vae', prefix: '', read: readVae },
-  { network: 'text_encoder', prefix: '', read: ofWidth(0, OPEN_CLIP_H, readClip()) },
-  { network: 'text_encoder', prefix: '', read: ofWidth(OPEN_CLIP_H, OPEN_CLIP_G, readClip('gelu')) },
+  { network: 'text_encoder', prefix: '', read: CLIP_L },
+  { network: 'text_encoder', prefix: '', read: CLIP_H },
   { network: 'text_encoder', prefix: '', read: ofWidth(0, OPEN_CLIP_G, readOpenClip(true)) },
   { network: 'text_encoder_2', prefix: '', read: ofWidth(OPEN_CLIP_G, Infinity, readClip('gelu')) },
   { network: 'text_encoder_2', prefix: '', read: ofWidth(OPEN_CLIP_G, Infinity, readOpenClip(false)) },
