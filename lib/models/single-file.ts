@@ -6,8 +6,7 @@ import { basename } from 'node:path'
 import { LorafuseError } from '../errors.js'
 import { isNumberType, widen } from '../files/floats.js'
 import type { Json } from '../files/json.js'
-import { openFile, readRange } from '../files/read.js'
-import { type Checkpoint, readCheckpoint, weightsOf } from './checkpoint.js'
+import { type Checkpoint, readCheckpoint, readPart, weightsOf } from './checkpoint.js'
 import { ConfigReader, type UNetConfig, type VaeConfig } from './configs.js'
 import { foreignModel } from './families.js'
 import { foreignKind, kindWithoutUNet } from './foreign-files.js'
@@ -143,8 +142,7 @@ const STEP_OF_EPSILON = '875000'
 async function scatter({ path, tensors }: Checkpoint): Promise<number | undefined> {
   const tensor = tensors.find(({ name }) => name === SCATTER.name)
   if (!tensor || tensor.problem !== undefined || !isNumberType(tensor.dtype) || tensor.byteLength > MOST_BIAS) return undefined
-  const file = await openFile(path, WHAT)
-  const values = widen(await readRange(file, tensor.offset, tensor.byteLength).finally(() => file.close()), tensor.dtype)
+  const values = widen(await readPart(path, WHAT, tensor.offset, tensor.byteLength), tensor.dtype)
   const mean = values.reduce((sum, value) => sum + value, 0) / values.length
   return Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values.length)
 }

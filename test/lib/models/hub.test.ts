@@ -478,5 +478,7 @@ test('the settings come from the variables that Python reads', async (t) => {
   assert.equal((await of({ HF_TOKEN: ' hf_env ' })).token, 'hf_env')
   assert.equal((await of({ HF_HUB_DISABLE_IMPLICIT_TOKEN: '1' })).token, undefined)
   assert.equal((await of({ HF_TOKEN_PATH: '/nowhere' })).token, undefined)
-  await rejects(of({ HF_TOKEN: 'two words' }), 'OPTION_INVALID', /in one word/)
+  await rejects(of({ HF_TOKEN: 'two words' }), 'OPTION_INVALID', /one word of letters and digits/)
+  await writeFile(join(home, '.cache/huggingface/token'), Uint8Array.of(0xff, 0xfe))
+  await rejects(of({}), 'OPTION_INVALID', /one word of letters and digits, in HF_TOKEN or .*token but received another text/)
 })
