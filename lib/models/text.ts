@@ -1,8 +1,9 @@
 /** Text, and the sizes that SDXL takes beside it, as a UNet takes them: for caching and for drawing. */
 import type { Inputs, Session, Tensor } from '../native.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
+import { CHUNK_TOKENS } from '../options/table.js'
 import type { Model, TextEncoding } from './model.js'
-import type { Tokenizer } from './tokenizer.js'
+import { ownTokens, type Tokenizer } from './tokenizer.js'
 
 /** One text: `context` [tokens, contextDim], and `pooled` [pooledDim] where the model takes it. */
 export interface EncodedText {
@@ -14,12 +15,9 @@ export type TextOptions = Pick<ResolvedTrainOptions, 'clipSkip' | 'maxTokenLengt
 
 type TextModel = Pick<Model, 'family' | 'tokenizers'>
 
-/** Tokens of a chunk without BOS and EOS, in words of the option. */
-const CHUNK = 75
-
 /** How many chunks a text has, each encoded apart. */
 export function chunksOf({ maxTokenLength }: Pick<TextOptions, 'maxTokenLength'>): number {
-  return Number(maxTokenLength) / CHUNK
+  return maxTokenLength / CHUNK_TOKENS
 }
 
 /** Tokens of a context: the chunks' own, and one BOS and EOS around them all. */
@@ -37,7 +35,7 @@ export function encodeSettings({ skip, norm, pooled }: TextEncoding, clipSkip: n
  * (kohya-ss/sd-scripts:library/strategy_sd.py, strategy_sdxl.py).
  */
 export function contextRows(chunks: number, length: number): number[] {
-  const content = length - 2
+  const content = ownTokens({ length })
   const own = Array.from({ length: chunks * content }, (_, i) => Math.floor(i / content) * length + 1 + (i % content))
   return [0, ...own, chunks * length - 1]
 }
@@ -112,8 +110,8 @@ export interface Tokens {
 }
 
 /** Returns how many tokens of a text an encoder's chunks hold. */
-export function mostTokens({ length }: Pick<Tokenizer, 'length'>, options: Pick<TextOptions, 'maxTokenLength'>): number {
-  return chunksOf(options) * (length - 2)
+export function mostTokens(tokenizer: Pick<Tokenizer, 'length'>, options: Pick<TextOptions, 'maxTokenLength'>): number {
+  return chunksOf(options) * ownTokens(tokenizer)
 }
 
 /** Makes the tokens of a text for all encoders of the model's family. */

@@ -20,11 +20,14 @@ export interface Tokenizer {
   /** Returns the first ids of a text, at most `most`, without BOS and EOS. */
   ids(text: string, most: number): number[]
   /**
-   * `[chunks, length]`: each chunk is BOS, the next `length − 2` ids, EOS, padding; what does not fit is left out. Texts of several chunks are
+   * `[chunks, length]`: each chunk is BOS, the next ids (`ownTokens`), EOS, padding; what does not fit is left out. Texts of several chunks are
    * cut as kohya cuts them: after the text, chunks are padding alone, with EOS first where EOS and padding differ.
    */
   chunk(ids: number[], chunks: number): Int32Array
 }
+
+/** How many of a chunk's tokens are the text's own: all but BOS and EOS. */
+export const ownTokens = ({ length }: Pick<Tokenizer, 'length'>) => length - 2
 
 interface Vocabulary {
   vocab: Record<string, number>
@@ -155,7 +158,7 @@ function clipPipeline({ vocab, merges }: Vocabulary, specials: string[], unknown
  * `_get_input_ids`).
  */
 function chunked(ids: number[], chunks: number, length: number, { bosId, eosId, padId }: Pick<Tokenizer, 'bosId' | 'eosId' | 'padId'>) {
-  const content = length - 2
+  const content = ownTokens({ length })
   const whole = new Int32Array(chunks * content + 2).fill(padId)
   whole.set([bosId, ...ids.slice(0, chunks * content), eosId])
   if (chunks === 1) return whole

@@ -67,7 +67,7 @@ const instead: Instead[] = [
   { names: 'alpha_mask masked_loss conditioning_data_dir', advice: missing('masks') },
   {
     names:
-      'noise_offset noise_offset_random_strength multires_noise_iterations multires_noise_discount adaptive_noise_scale ip_noise_gamma ' +
+      'noise_offset noise_offset_random_strength multires_noise_iterations multires_noise_discount adaptive_noise_scale ip_noise_gamma ip_noise_gamma_random_strength ' +
       'perlin_noise min_snr_gamma debiased_estimation_loss scale_v_pred_loss_like_noise_pred v_pred_like_loss min_timestep max_timestep ' +
       'loss_type huber_schedule huber_scale huber_c',
     advice: missing('the loss is the plain mean squared error'),

@@ -20,6 +20,9 @@ import {
   text,
 } from './values.js'
 
+/** The unit of `maxTokenLength`: the tokens of a chunk, without BOS and EOS. */
+export const CHUNK_TOKENS = 75
+
 /** The largest seed of a 32-bit generator, as kohya's. */
 const MAX_SEED = 2 ** 32 - 1
 
@@ -175,8 +178,8 @@ const training = {
     { kohya: ['clip_skip'] },
   ),
   maxTokenLength: defaulted(
-    integer({ min: 75, max: 225, step: 75 }),
-    75,
+    integer({ min: CHUNK_TOKENS, max: 3 * CHUNK_TOKENS, step: CHUNK_TOKENS }),
+    CHUNK_TOKENS,
     'Tokens of a caption that are used: 75, 150 or 225, in chunks of 75 that are encoded apart',
     { kohya: ['max_token_length'] },
   ),

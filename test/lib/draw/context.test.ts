@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { encodePrompt, isCut, weigh } from '../../../lib/draw/context.js'
+import { encodePrompt, weigh } from '../../../lib/draw/context.js'
 import { openSession } from '../../../lib/models/model.js'
 import { readModel } from '../../../lib/models/read.js'
 import { encodeCaption } from '../../fixtures/clip.js'
@@ -35,7 +35,15 @@ test('weights are those of the words', async () => {
   assert.deepEqual(await encode('\\(apple\\)'), await plain('(apple)'))
 })
 
-test('what is too long is cut', async () => {
-  assert.equal(isCut(model, 'cat '.repeat(75 * 32)), false)
-  assert.equal(isCut(model, 'cat '.repeat(75 * 32 + 1)), true)
+test('what is too long is cut, and told', async () => {
+  // The encoder is not asked.
+  const silent = { run: async () => [{ shape: [1, 1], data: new Float32Array(77 * 32) }] }
+  for (const [count, codes] of [
+    [75 * 32, []],
+    [75 * 32 + 1, ['PROMPT_TOO_LONG']],
+  ] as const) {
+    const told: string[] = []
+    await encodePrompt(silent, model, 'cat '.repeat(count), 1, ({ code }) => told.push(code))
+    assert.deepEqual(told, codes)
+  }
 })

@@ -139,6 +139,15 @@ test('the smaller weights are taken, shards included, and what the cache has in 
     await here.resolve()
     assert.deepEqual(here.hub.downloads.slice(before), [shards[1]])
   })
+  await t.test('an interrupted download of other weights takes nothing from those that are whole', async () => {
+    const before = here.hub.requests.length
+    const unet = join(path, 'unet')
+    const left = ['.safetensors.index.json', '-00001-of-00002.safetensors'].map((end) => join(unet, `diffusion_pytorch_model${end}`))
+    for (const name of left) await writeFile(name, '{}')
+    assert.equal(await here.resolve(), path)
+    assert.equal(here.hub.requests.length, before)
+    for (const name of left) await rm(name)
+  })
   await t.test('pickles are taken of a part that has nothing else', async () => {
     const files = repositoryFiles()
     for (const name of Object.keys(files)) if (/^(unet|text_encoder)\/.*safetensors$/.test(name)) delete files[name]
@@ -469,5 +478,7 @@ test('the settings come from the variables that Python reads', async (t) => {
   assert.equal((await of({ HF_TOKEN: ' hf_env ' })).token, 'hf_env')
   assert.equal((await of({ HF_HUB_DISABLE_IMPLICIT_TOKEN: '1' })).token, undefined)
   assert.equal((await of({ HF_TOKEN_PATH: '/nowhere' })).token, undefined)
-  await rejects(of({ HF_TOKEN: 'two words' }), 'OPTION_INVALID', /in one word/)
+  await rejects(of({ HF_TOKEN: 'two words' }), 'OPTION_INVALID', /one word of letters and digits/)
+  await writeFile(join(home, '.cache/huggingface/token'), Uint8Array.of(0xff, 0xfe))
+  await rejects(of({}), 'OPTION_INVALID', /one word of letters and digits, in HF_TOKEN or .*token but received another text/)
 })

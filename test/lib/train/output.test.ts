@@ -18,7 +18,7 @@ const parameters = [
   { network: 'unet', name: 'a.b.down', shape: [64, 2000], group: 0 },
   { network: 'unet', name: 'a.b.up', shape: [3000, 64], group: 0 },
 ]
-const adapters: Adapters = { kind: lora, alpha: 32, layers: [layer], parameters }
+const adapters: Adapters = { kind: lora, alpha: 32, layers: { unet: [layer] }, parameters }
 const prefixes = { unet: { prefix: 'lora_unet' } }
 const count = parameterCount(parameters)
 const infos = (count: number): BufferInfo[] => ['weights', 'firstMoment'].map((name) => ({ name, dtype: 'F32', count }))
