@@ -11,7 +11,7 @@ import { turns } from '../turns.js'
 import type { CaptionTokens } from './cache.js'
 import type { TrainedPart } from './parts.js'
 import type { Identity } from './state.js'
-import { hashImages, makeBatches, stepsOf, type TrainingImage } from './training-images.js'
+import { hashContents, hashImages, makeBatches, stepsOf, type TrainingImage } from './training-images.js'
 import { hashNetwork } from './weights-hash.js'
 
 type Hashed = Pick<Model, 'networks' | 'family' | 'scheduler' | 'scalingFactor' | 'shiftFactor'>
@@ -89,6 +89,8 @@ export interface Made {
   /** Resolves to what `hashModel` makes of the model. */
   hashes(): Promise<Record<string, string>>
   tokens: CaptionTokens
+  /** See `hashContents`. */
+  files: Map<string, string>
   parts: TrainedPart[]
   precision: Computation['precision']
   signal?: AbortSignal
@@ -96,10 +98,11 @@ export interface Made {
 
 /** Makes the identity of a run on these images, those that can be decoded. */
 export async function identityOf(made: Made, images: TrainingImage[]): Promise<Identity> {
-  const { options, hashes, tokens, signal } = made
+  const { options, hashes, files, tokens, signal } = made
   return {
     model: await hashes(),
     images: await hashImages(images, signal),
+    contents: await hashContents(images, files, signal),
     tokens: await hashTokens(images, tokens, signal),
     settings: settingsOf(options, { ...made, steps: stepsOf(makeBatches(images, options), options) }),
   }

@@ -25,7 +25,7 @@ import { lastTextStep, textEncoders, trainedParts } from './parts.js'
 import { checkIdentity, readAbout, readState, stateBuffers, type TrainingState, VERSION } from './state.js'
 import { newestState } from './states.js'
 import { type Finished, type TrainContext, Trainer } from './trainer.js'
-import { assignBuckets, decodable, hashImages, makeBatches, stepsOf, type TrainingImage } from './training-images.js'
+import { assignBuckets, decodable, hashContents, hashImages, makeBatches, stepsOf, type TrainingImage } from './training-images.js'
 
 export interface TrainResult extends Finished {
   /** Wall time of this call. */
@@ -104,10 +104,11 @@ export class Training {
     }
   }
 
-  /** Caches images and captions, while the weights are hashed. Captions that steps encode are not encoded before. */
-  private async cache(model: Model, session: Session, found: TrainingImage[], tokens: CaptionTokens, trainsText: boolean) {
-    const { options } = this
-    const hashing = Promise.all([model.hash(this.signal), model.legacyHash(this.signal), this.partHashes(model)])
+  /** Caches images and captions, while weights and files are hashed. Captions that steps encode are not encoded before. */
+  private async cache(session: Session, found: TrainingImage[], made: Made & { model: Model }, trainsText: boolean) {
+    const { options, signal } = this
+    const { model, tokens, files } = made
+    const hashing = Promise.all([model.hash(signal), model.legacyHash(signal), made.hashes(), hashContents(found, files, signal)])
     // Awaited after the caching; until then its rejection must not count as unhandled.
     hashing.catch(() => undefined)
     const texts = trainsText ? undefined : await this.encodeCaptions(model, session, tokens)
@@ -165,9 +166,10 @@ export class Training {
       const found = await assignBuckets(items, options, this.signal)
       const tokens = await tokenizeCaptions(model, found, options, this.signal)
       const hashes = () => this.partHashes(model)
-      const made = { options, model, hashes, tokens, parts, precision: chosen.precision, signal: this.signal }
+      const files = new Map<string, string>()
+      const made = { options, model, hashes, tokens, files, parts, precision: chosen.precision, signal: this.signal }
       const resumed = await this.readResumed(session, found, made)
-      const { images, samples, fileHashes } = await this.cache(model, session, found, tokens, trainsText)
+      const { images, samples, fileHashes } = await this.cache(session, found, made, trainsText)
       const identity = await identityOf(made, images)
       // An image may have been damaged since the state was checked.
       if (resumed) checkIdentity(resumed.path, resumed.identity, { images: identity.images })

@@ -12,7 +12,8 @@ export interface Identity {
   model: Record<string, string>
   /** sha256 of the images' names, sizes, repeats and captions. */
   images: string
-  /** sha256 of the captions' tokens; states before version 3 have none. */
+  /** sha256 of the images' files, and of the captions' tokens; states before version 3 have neither. */
+  contents?: string
   tokens?: string
   /** The options that change the result, as they act. */
   settings: Record<string, unknown>
@@ -101,11 +102,11 @@ const isSetting = (value: unknown): boolean =>
 
 function isIdentity(value: unknown, version: unknown): boolean {
   if (!isRecord(value)) return false
-  const { model, images, tokens, settings } = value
+  const { model, images, contents, tokens, settings } = value
   const isNew = version === VERSION
   const hasModel = isNew ? isRecord(model) && Object.values(model).every(isText) : isText(model)
-  const hasTokens = isNew ? isText(tokens) : tokens === undefined
-  return hasModel && hasTokens && isText(images) && isRecord(settings) && Object.values(settings).every(isSetting)
+  const hasContents = [contents, tokens].every((hash) => (isNew ? isText(hash) : hash === undefined))
+  return hasModel && hasContents && isText(images) && isRecord(settings) && Object.values(settings).every(isSetting)
 }
 
 function isLossScale(value: unknown, step: number): boolean {
@@ -163,11 +164,12 @@ function differing(saved: Record<string, string>, now: Record<string, string>): 
 
 /** Compares a state's identity with the parts of this run's that are known. Throws `STATE_MISMATCH` with what differs. */
 export function checkIdentity(path: string, saved: Identity, now: Partial<Identity>): void {
-  const { model = saved.model, images = saved.images, settings = saved.settings, tokens = saved.tokens } = now
+  const { model, images, contents, tokens, settings } = { ...saved, ...now }
   const found: string[] = []
   const parts = differing(saved.model, model)
   if (parts.length > 0) found.push(`another model (${parts.map((part) => cut(part)).join(', ')})`)
   if (saved.images !== images) found.push('other images or captions')
+  else if (saved.contents !== contents) found.push('images of the same names but other contents')
   for (const name of new Set([...Object.keys(saved.settings), ...Object.keys(settings)])) {
     const [before, after] = [saved.settings[name], settings[name]]
     if (JSON.stringify(before) === JSON.stringify(after)) continue

@@ -120,6 +120,11 @@ test('a state of another model, other images or other settings is refused, and s
     if (part === 'vae') await refuse({ vae: join(model, 'vae') }, message)
     if (part === 'text_encoder') await refuse({ textEncoder: [join(model, part)] }, message)
   }
+  const wide = join(given.images, 'wide.png')
+  const red = await readFile(wide)
+  await sharp({ create: { width: 200, height: 90, channels: 3, background: 'blue' } }).toFile(wide)
+  await refuse({}, /received one of images of the same names but other contents;/)
+  await writeFile(wide, red)
   await writeFile(join(given.images, 'wide.txt'), 'a green flag')
   await refuse({}, /received one of other images or captions;/)
 })

@@ -13,6 +13,7 @@ import { pattern } from '../../train/pattern.js'
 const identity: Identity = {
   model: { unet: 'a', vae: 'c' },
   images: 'b',
+  contents: 'f',
   tokens: 't',
   settings: { rank: 4, seed: 1, alpha: 4, background: [255, 255, 255] },
 }
@@ -153,7 +154,8 @@ const others: [string, Identity, RegExp][] = [
   ['another VAE', { ...identity, model: { unet: 'a', vae: 'z' } }, /received one of another model \(vae\);/],
   ['more networks', { ...identity, model: { ...identity.model, text: 'z' } }, /received one of another model \(text\);/],
   ['other tokens', { ...identity, tokens: 'z' }, /received one of another tokenizer;/],
-  ['other captions', { ...identity, images: 'z', tokens: 'z' }, /received one of other images or captions;/],
+  ['other files', { ...identity, contents: 'z' }, /received one of images of the same names but other contents;/],
+  ['other captions', { ...identity, images: 'z', contents: 'z', tokens: 'z' }, /received one of other images or captions;/],
   ['other images', { ...identity, images: 'z' }, /received one of other images or captions;/],
   ['other settings', { ...identity, settings: { ...identity.settings, rank: 8 } }, /received one of rank 4 instead of 8;/],
   ['a setting more', { ...identity, settings: { ...identity.settings, flip: true } }, /flip none instead of true/],
@@ -161,7 +163,7 @@ const others: [string, Identity, RegExp][] = [
   ['values without end', { ...identity, settings: { ...identity.settings, rank: 'x'.repeat(1e5) } }, /rank 4 instead of "x{79}…;/],
   [
     'many differences',
-    { model: { unet: 'z', vae: 'z' }, images: 'z', tokens: 't', settings: {} },
+    { model: { unet: 'z', vae: 'z' }, images: 'z', contents: 'f', tokens: 't', settings: {} },
     /one of another model \(unet, vae\), other images or captions, rank 4 instead of none, and 3 more;/,
   ],
   [

@@ -65,7 +65,7 @@ async function setUp(t: TestContext, given: Partial<TrainOptions>, context: Trai
     model,
     hashes: { hash: 'h', legacyHash: 'l' },
   }
-  const identity = { model: { unet: 'h' }, images: 'i', tokens: 't', settings: { rank: options.rank } }
+  const identity = { model: { unet: 'h' }, images: 'i', contents: 'f', tokens: 't', settings: { rank: options.rank } }
   const lossScale = new LossScale({ device, precision: 'fp16' })
   const files = new OutputFolder(options, adapters, loraPrefixes(sd1, {}))
   const onEvent = (event: TrainEvent) => {
