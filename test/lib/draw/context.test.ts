@@ -3,13 +3,13 @@ import { test } from 'node:test'
 import { encodePrompt, weigh } from '../../../lib/draw/context.js'
 import { openSession } from '../../../lib/models/model.js'
 import { readModel } from '../../../lib/models/read.js'
-import { encodeText } from '../../../lib/models/text.js'
+import { encodeCaption } from '../../fixtures/clip.js'
 import { tiny } from '../../fixtures/lora.js'
 
 const model = await readModel(tiny)
 const session = openSession(model, { device: 'cpu', threads: 1, precision: 'f32' })
 const encode = async (prompt: string) => (await encodePrompt(session, model, prompt, 1)).context
-const plain = async (text: string) => (await encodeText(session, model, text, { clipSkip: 1, maxTokenLength: 75 })).context
+const plain = async (text: string) => (await encodeCaption(session, model, text, { clipSkip: 1, maxTokenLength: 75 })).context
 
 test('a prompt of one chunk without brackets is what training makes of it', async () => {
   for (const text of ['', 'an apple', 'a house, a cat']) assert.deepEqual(await encode(text), await plain(text))

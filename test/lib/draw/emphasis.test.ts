@@ -120,8 +120,7 @@ const words: Tokenizer = {
   eosId: 2,
   padId: 0,
   ids: (text, most) => (text.match(/\d+|,/g) ?? []).slice(0, most).map((word) => (word === ',' ? 7 : Number(word))),
-  encode: () => assert.fail(),
-  count: () => assert.fail(),
+  chunk: () => assert.fail(),
 }
 
 function chunk(prompt: string): number[][] {

@@ -23,7 +23,7 @@ const prefixes = { unet: { prefix: 'lora_unet' } }
 const count = parameterCount(parameters)
 const infos = (count: number): BufferInfo[] => ['weights', 'firstMoment'].map((name) => ({ name, dtype: 'F32', count }))
 const buffers = { weights: pattern('w', count), firstMoment: pattern('m', count), secondMoment: pattern('v', count) }
-const identity = { model: 'm', images: 'i', settings: {} }
+const identity = { model: { unet: 'm' }, images: 'i', contents: 'f', tokens: 't', settings: {} }
 const state = { step: 100, run: { sessionId: 1, startedAt: 1 }, lossScale: undefined, identity, buffers }
 
 for (const [savePrecision, dtype, error] of [
