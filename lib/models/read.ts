@@ -88,7 +88,9 @@ function chosenScheduler(path: string, config: SchedulerConfig, options: ReadOpt
       `Expected v_prediction with zero terminal SNR for ${path} but received epsilon, which says nothing of an image that is noise alone`,
     )
   }
-  return { ...config, predictionType, rescaleBetasZeroSnr }
+  // The config's timesteps are those of a model without it, and a picture has to begin at the last one.
+  const timestepSpacing = rescaleBetasZeroSnr && !config.rescaleBetasZeroSnr ? 'trailing' : config.timestepSpacing
+  return { ...config, predictionType, rescaleBetasZeroSnr, timestepSpacing }
 }
 
 /** Names a model for the start of a run: `SDXL, v-prediction with zero terminal SNR, found by scheduler/scheduler_config.json`. */

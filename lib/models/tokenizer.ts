@@ -20,13 +20,14 @@ export interface Tokenizer {
   /** Returns the first ids of a text, at most `most`, without BOS and EOS. */
   ids(text: string, most: number): number[]
   /**
-   * `[chunks, length]`: each chunk is BOS, the next `length − 2` ids of the text, EOS, padding; what does not fit is left out. Texts of several
-   * chunks are cut as kohya cuts them: after the text, chunks are padding alone, with EOS first where EOS and padding differ.
+   * `[chunks, length]`: each chunk is BOS, the next ids (`ownTokens`), EOS, padding; what does not fit is left out. Texts of several chunks are
+   * cut as kohya cuts them: after the text, chunks are padding alone, with EOS first where EOS and padding differ.
    */
-  encode(text: string, chunks?: number): Int32Array
-  /** Counts the tokens of a text, without BOS, EOS and padding; one more than fit into the chunks stands for any number of them. */
-  count(text: string, chunks?: number): number
+  chunk(ids: number[], chunks: number): Int32Array
 }
+
+/** How many of a chunk's tokens are the text's own: all but BOS and EOS. */
+export const ownTokens = ({ length }: Pick<Tokenizer, 'length'>) => length - 2
 
 interface Vocabulary {
   vocab: Record<string, number>
@@ -157,7 +158,7 @@ function clipPipeline({ vocab, merges }: Vocabulary, specials: string[], unknown
  * `_get_input_ids`).
  */
 function chunked(ids: number[], chunks: number, length: number, { bosId, eosId, padId }: Pick<Tokenizer, 'bosId' | 'eosId' | 'padId'>) {
-  const content = length - 2
+  const content = ownTokens({ length })
   const whole = new Int32Array(chunks * content + 2).fill(padId)
   whole.set([bosId, ...ids.slice(0, chunks * content), eosId])
   if (chunks === 1) return whole
@@ -194,15 +195,12 @@ function makeTokenizer(vocabulary: Vocabulary, folder: string, configs: Json[], 
   const pipeline = new Pipeline(clipPipeline(vocabulary, [bos, eos], Object.hasOwn(vocabulary.vocab, unknown) ? unknown : eos), {})
   // A token stands for no more bytes than its name has characters, and normalizing at most halves them.
   const longest = Object.keys(vocabulary.vocab).reduce((most, token) => Math.max(most, token.length), 0)
-  const idsOf = (text: string, most: number) => pipeline.encode(beginning(text, 2 * longest * most)).ids.slice(0, most)
-  const fitting = (chunks: number) => chunks * (length - 2)
   return {
     vocabulary: Object.values(vocabulary.vocab).reduce((most, id) => Math.max(most, id), 0) + 1,
     length,
     ...specials,
-    ids: idsOf,
-    encode: (text, chunks = 1) => chunked(idsOf(text, fitting(chunks)), chunks, length, specials),
-    count: (text, chunks = 1) => idsOf(text, fitting(chunks) + 1).length,
+    ids: (text, most) => pipeline.encode(beginning(text, 2 * longest * most)).ids.slice(0, most),
+    chunk: (ids, chunks) => chunked(ids, chunks, length, specials),
   }
 }
 

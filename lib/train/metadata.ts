@@ -8,6 +8,7 @@ import { type Model, predictsV } from '../models/model.js'
 import type { SessionOptions } from '../native.js'
 import { kohyaScheduler } from '../options/lr-schedulers.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
+import { CHUNK_TOKENS } from '../options/table.js'
 import { version } from '../version.js'
 import type { imagesMetadata } from './images-metadata.js'
 import type { Optimizer } from './optimizers.js'
@@ -101,7 +102,7 @@ export function trainingMetadata(info: TrainingInfo, name: CheckpointName, step:
     sd_model_hash: hashes.legacyHash,
     new_sd_model_hash: hashes.hash,
     clip_skip: options.clipSkip > 1 ? options.clipSkip : null,
-    max_token_length: options.maxTokenLength > 75 ? options.maxTokenLength : null,
+    max_token_length: options.maxTokenLength > CHUNK_TOKENS ? options.maxTokenLength : null,
     cache_latents: true,
     seed: options.seed,
     noise_offset: null,

@@ -30,7 +30,12 @@ const readLora = async (path: string) => (await readAdapters(kind, path, target)
 type Lora = Map<string, LoraPart>
 
 function attached(layers: Layer[], rank: number, alpha: number): Adapters {
-  return { kind, alpha, layers, parameters: parametersOf(layers, kind.specs('unet', layers, { targets: 'default', rank, alpha })) }
+  return {
+    kind,
+    alpha,
+    layers: { unet: layers },
+    parameters: parametersOf(layers, kind.specs('unet', layers, { targets: 'default', rank, alpha })),
+  }
 }
 
 function random(name: string, { parameters }: Adapters): Float32Array {
@@ -95,7 +100,7 @@ test('kernels of convolutions are read into the order of the session, and stacke
   ] as const) {
     const options = { targets: 'default', rank: 1, alpha: 1, convRank: rank, convAlpha: alpha } as const
     const adapters = {
-      ...{ kind, alpha: 1, convAlpha: alpha, layers: [conv] },
+      ...{ kind, alpha: 1, convAlpha: alpha, layers: { unet: [conv] } },
       parameters: parametersOf([conv], kind.specs('unet', [conv], options)),
     }
     const flat = random(`conv ${rank}`, adapters)

@@ -55,9 +55,11 @@ test('the bundled model reads, every size from its configs', async () => {
     betaSchedule: 'scaled_linear',
     predictionType: 'epsilon',
     rescaleBetasZeroSnr: false,
+    timestepSpacing: 'leading',
     stepsOffset: 1,
     setAlphaToOne: false,
     clipSample: false,
+    clipSampleRange: 1,
   })
   const { name, family, scalingFactor, shiftFactor, mostClipSkip, contextDim, latentChannels, factor, multiple, sampleSize } = model
   assert.deepEqual([name, family, scalingFactor, shiftFactor], ['tiny-sd', sd1, 0.30835, 0])
