@@ -82,7 +82,7 @@ export function weightsOf({ path, tensors }: Checkpoint, ourName: (name: string)
     throw new LorafuseError('MODEL_UNSUPPORTED', message)
   }
   const weights = tensors.flatMap((tensor) => {
-    if (!/^[FBC]/.test(tensor.dtype) || tensor.dtype === 'BOOL') return []
+    if (/^[IU]\d|^BOOL$/.test(tensor.dtype)) return []
     const [, theirLayer, kind] = IN_PROJECTION.exec(tensor.name) ?? []
     const layer = theirLayer && ourName(`${theirLayer}.ln_1`)?.replace(/\.layer_norm1$/, '')
     if (layer && kind) return thirds(path, weightOf(tensor, layer, path), layer, kind, tensor.byteLength)
