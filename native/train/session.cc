@@ -167,20 +167,6 @@ std::vector<Parameter> Session::attach(const std::vector<AdapterSpec>& adapters,
   return parameters;
 }
 
-void Session::read(const std::string& name, std::span<float> to) {
-  backend_->download(to.data(), trainables_.memory(name, to.size()), to.size_bytes());
-}
-
-std::vector<float> Session::read(const std::string& name) {
-  std::vector<float> data(buffers()[trainables_.index(name)].count);
-  read(name, data);
-  return data;
-}
-
-void Session::write(const std::string& name, std::span<const float> data) {
-  backend_->upload(trainables_.memory(name, data.size()), data.data(), data.size_bytes());
-}
-
 // ---- running ----
 
 MemoryPlan Session::plan(const ProgramKey& key, std::optional<bool> recompute) {

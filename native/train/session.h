@@ -82,9 +82,9 @@ class Session {
   // weights, gradients, then the optimizer's.
   const std::vector<BufferSpec>& buffers() const { return trainables_.buffers(); }
   int64_t parameter_count() const { return trainables_.trained().count(); }
-  void read(const std::string& buffer, std::span<float> to);
-  std::vector<float> read(const std::string& buffer);
-  void write(const std::string& buffer, std::span<const float> data);
+  void read(const std::string& buffer, std::span<float> to) { trainables_.read(*backend_, buffer, to); }
+  std::vector<float> read(const std::string& buffer) { return trainables_.read(*backend_, buffer); }
+  void write(const std::string& buffer, std::span<const float> data) { trainables_.write(*backend_, buffer, data); }
 
   // recompute: of a step, if not as the session does.
   MemoryPlan plan(const ProgramKey& key, std::optional<bool> recompute = std::nullopt);

@@ -33,11 +33,26 @@ size_t Trainables::index(const std::string& buffer) const {
   return found - buffers_.begin();
 }
 
+// Of a buffer that has `elements`.
 void* Trainables::memory(const std::string& buffer, size_t elements) const {
   const size_t i = index(buffer);
   CHECK(static_cast<int64_t>(elements) == buffers_[i].count, "ARGUMENT_INVALID", "Expected ", buffers_[i].count,
         " elements for the buffer ", buffer, " but received ", elements);
   return memory_[i].data();
+}
+
+void Trainables::read(Backend& backend, const std::string& buffer, std::span<float> to) const {
+  backend.download(to.data(), memory(buffer, to.size()), to.size_bytes());
+}
+
+std::vector<float> Trainables::read(Backend& backend, const std::string& buffer) const {
+  std::vector<float> data(buffers_[index(buffer)].count);
+  read(backend, buffer, data);
+  return data;
+}
+
+void Trainables::write(Backend& backend, const std::string& buffer, std::span<const float> data) {
+  backend.upload(memory(buffer, data.size()), data.data(), data.size_bytes());
 }
 
 Tensor Trainables::bind(const Value& value) const {

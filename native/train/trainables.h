@@ -2,6 +2,7 @@
 #pragma once
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -28,10 +29,10 @@ class Trainables {
 
   // weights, gradients, then the optimizer's.
   const std::vector<BufferSpec>& buffers() const { return buffers_; }
-  // A buffer by its name. Throws ARGUMENT_INVALID.
-  size_t index(const std::string& buffer) const;
-  // Its memory, which has `elements`. Throws ARGUMENT_INVALID.
-  void* memory(const std::string& buffer, size_t elements) const;
+  // Throw ARGUMENT_INVALID for a name that no buffer has, and for another count of elements.
+  void read(Backend& backend, const std::string& buffer, std::span<float> to) const;
+  std::vector<float> read(Backend& backend, const std::string& buffer) const;
+  void write(Backend& backend, const std::string& buffer, std::span<const float> data);
   // Where a parameter or its gradient lies.
   Tensor bind(const Value& value) const;
 
@@ -41,6 +42,9 @@ class Trainables {
   float* results() const { return results_.f32(); }
 
  private:
+  size_t index(const std::string& buffer) const;
+  void* memory(const std::string& buffer, size_t elements) const;
+
   std::map<std::pair<std::string, std::string>, int64_t> offsets_;  // of a parameter in each flat buffer, in elements
   std::optional<Optimizer> optimizer_;
   std::vector<BufferSpec> buffers_;
