@@ -11,8 +11,8 @@ export interface PromptLora extends LoraWeights {
 
 /** What follows the name of a LoRA. */
 const PLACES = ['te', 'unet', 'dyn']
-/** As A1111 finds tags of any kind; for Python, letters of all scripts make words. */
-const TAG = /<([\p{L}\p{N}_]+):([^>]*)>/gu
+/** How A1111 finds tags of any kind, which go on to the next `>`; for Python, letters of all scripts make words. */
+const TAG = /<([\p{L}\p{N}_]+):(.*)$/su
 const LORA = /^(?:lora|lyco)$/
 const HALF_TAG = /<(?:lora|lyco):.*/s
 
@@ -61,14 +61,20 @@ export interface ParsedPrompt {
 export function parsePrompt(prompt: string): ParsedPrompt {
   const loras: PromptLora[] = []
   const unused: string[] = []
-  const text = prompt.replace(TAG, (tag: string, kind: string, body: string) => {
+  // One search for each >, as one for each < would take for ever where there are many.
+  const parts = prompt.split('>').map((part, i, all) => {
+    if (i === all.length - 1) return part
+    const found = TAG.exec(part)
+    const [begun, kind = '', body = ''] = found ?? []
+    const tag = `${begun}>`
     if (LORA.test(kind)) {
       if (body.includes('<')) throw invalid(tag, NO_END)
       loras.push(parseTag(tag, body))
-    } else if (body === '') return tag
+    } else if (body === '') return `${part}>`
     else unused.push(tag)
-    return ''
+    return part.slice(0, found!.index)
   })
+  const text = parts.join('')
   const [half] = HALF_TAG.exec(text) ?? []
   if (half !== undefined) throw invalid(half, NO_END)
   return { text, loras, unused }

@@ -15,6 +15,9 @@ namespace {
 constexpr const char* kTrained = "unet";  // the network that a step trains
 constexpr int64_t kMostBatch = 1024;
 constexpr int64_t kResults = 1 + kMostBatch;  // an update's norm, and the losses that may wait
+// Programs of functions, as of pictures of many sizes and prompts of many lengths. Beyond them all go at once: making those anew that are
+// still wanted takes a moment.
+constexpr std::ptrdiff_t kMostPrograms = 32;
 
 Weights::StorageTypes storage_types(const SessionOptions& o, const NetworkOptions& network) {
   const DType matrices = network.f32 ? DType::f32 : o.precision;
@@ -117,6 +120,9 @@ Program Session::make_program(const ProgramKey& key, bool recompute) {
 Program& Session::program(const ProgramKey& key) {
   const auto found = programs_.find(key);
   if (found != programs_.end()) return found->second;
+  const auto is_function = [](const auto& p) { return !p.first.is_step(); };
+  const auto functions = std::count_if(programs_.begin(), programs_.end(), is_function);
+  if (!key.is_step() && functions >= kMostPrograms) std::erase_if(programs_, is_function);
   Program& made = programs_.emplace(key, make_program(key, options_.recompute)).first->second;
   debug(key.is_step() ? "step" : key.network + "." + key.function, made);
   return made;

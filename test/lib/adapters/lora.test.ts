@@ -168,6 +168,19 @@ test("diffusers' and PEFT's layouts say the same as kohya's", async (t) => {
   }
 })
 
+test("a linear layer's LoRA may be a 1×1 kernel, as kohya's of SD2 from a single file", async (t) => {
+  const layer = linear('mid_block.attentions.0.proj_in', 6, 6)
+  const given = { ...target, layers: { unet: [layer] } }
+  const read = async (kernel: number[]) => {
+    const tensors = (['down', 'up'] as const).map((role): NamedTensor => {
+      const shape = [...(role === 'down' ? [2, 6] : [6, 2]), ...kernel]
+      return { name: `${kohyaName(layer.path)}.lora_${role}.weight`, dtype: 'F32', shape, data: pattern(role, 12) }
+    })
+    return (await readAdapters(kind, await write(t, tensors), given)).get('unet')!.get(layer.path)!
+  }
+  assert.deepEqual(await read([1, 1]), await read([]))
+})
+
 test('an alpha of 0 means the rank', async (t) => {
   const adapters = attached([modules[1]!], 2, 0)
   const lora = await readLora(await write(t, await fileTensors('kohya', adapters, random('b', adapters), 'F32', prefixes)))

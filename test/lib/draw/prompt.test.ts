@@ -22,6 +22,11 @@ test('tags of other kinds are no words either, and are told', () => {
     loras: [],
     unused: ['<hypernet:x:1>', '<Lora:b>', '<日本:a<b>'],
   })
+  for (const part of ['<a:', '<', '>', '<a', '<a:>', '<a:b>', 'a'])
+    assert.equal(
+      parsePrompt(part.repeat(1e6 / part.length)).text.length,
+      part === '<a:b>' ? 0 : Math.floor(1e6 / part.length) * part.length,
+    )
 })
 
 test("as in A1111, weights are the text encoder's and the UNet's, in this order or by name", () => {
