@@ -278,7 +278,9 @@ const OTHER_NOISE = /^(EDM|Cosine|FlowMatch)/
 export function schedulerConfig(config: ConfigReader, predictionTypes: PredictionType[]): SchedulerConfig {
   const { _class_name: kind } = config.json
   if (typeof kind === 'string' && OTHER_NOISE.test(kind))
-    throw unsupported(`Expected a scheduler with betas for _class_name in ${config.path} but received ${shown(kind)}, which is not supported`)
+    throw unsupported(
+      `Expected a scheduler with betas for _class_name in ${config.path} but received ${shown(kind)}, which is not supported`,
+    )
   config.only('trained_betas', null)
   config.only('thresholding', false)
   const numTrainTimesteps = config.count('num_train_timesteps', 1000)
