@@ -21,6 +21,7 @@ const KINDS: Kind[] = [
   [/^bundle_emb\./, "a LoRA with OneTrainer's embeddings in it", 'save it without them'],
   [/\.(on_input|ia3_l)$/, 'an (IA)³', MERGE],
   [/\.lora_(mid|cp)\./, 'a LoCon with a core tensor', MERGE],
+  [/\.lora[_.](B|up)(\.default)?\.bias$/, 'a LoRA with biases', MERGE],
   [/^lllite_/, 'a ControlNet-LLLite', ELSEWHERE],
   [/\.(diff|diff_b|w_norm|b_norm)$/, 'differences of whole weights', MERGE],
   [/^(control_model\.|controlnet_|lora_controlnet$|input_hint_block\.)/, 'a ControlNet', ELSEWHERE],

@@ -271,8 +271,16 @@ export type VaeConfig = ReturnType<typeof vaeConfig>
 /** At 0 nothing is learned, at 1 nothing of the image is left. */
 const [LEAST_BETA, MOST_BETA] = [1e-9, 0.999]
 
+/** diffusers' schedulers of models whose noise has other levels, as Playground 2.5; their configs have no betas. */
+const OTHER_NOISE = /^(EDM|Cosine|FlowMatch)/
+
 /** `predictionTypes`: those that the model's family may have, the default first. */
 export function schedulerConfig(config: ConfigReader, predictionTypes: PredictionType[]): SchedulerConfig {
+  const { _class_name: kind } = config.json
+  if (typeof kind === 'string' && OTHER_NOISE.test(kind))
+    throw unsupported(
+      `Expected a scheduler with betas for _class_name in ${config.path} but received ${shown(kind)}, which is not supported`,
+    )
   config.only('trained_betas', null)
   config.only('thresholding', false)
   const numTrainTimesteps = config.count('num_train_timesteps', 1000)

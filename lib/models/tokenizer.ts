@@ -7,6 +7,7 @@ import { Tokenizer as Pipeline } from '@huggingface/tokenizers'
 import { LorafuseError, shown } from '../errors.js'
 import { isRecord, type Json, readRecord } from '../files/json.js'
 import { readText, unlessMissing } from '../files/read.js'
+import { isId, readAddedTokens, splitter } from './added-tokens.js'
 import { clipVocabulary } from './clip-vocabulary.js'
 
 export interface Tokenizer {
@@ -33,12 +34,13 @@ interface Vocabulary {
   vocab: Record<string, number>
   /** Pairs in the order of their ranks, each `a b` or `[a, b]`. */
   merges: unknown[]
+  /** The `tokenizer.json` that it is from. */
+  whole?: Json
 }
 
 const WHAT = 'a tokenizer'
-/** Ids are i32. */
-const MOST_ID = 2 ** 31 - 2
 const MOST_MERGES_BYTES = 2 ** 26
+const MOST_LENGTH = 2 ** 31 - 2
 
 function invalid(path: string, problem: string): LorafuseError {
   return new LorafuseError('TOKENIZER_INVALID', `Expected CLIP's byte-level BPE for ${path} but received ${problem}`)
@@ -49,7 +51,7 @@ const readJson = (path: string) => unlessMissing(readRecord(path, WHAT, (receive
 function checkVocab(value: unknown, path: string): Record<string, number> {
   const ids = isRecord(value) ? Object.values(value) : []
   if (ids.length === 0) throw invalid(path, 'no vocabulary')
-  const odd = ids.find((id) => !Number.isInteger(id) || (id as number) < 0 || (id as number) > MOST_ID)
+  const odd = ids.find((id) => !isId(id))
   if (odd !== undefined) throw invalid(path, `the token id ${shown(odd)}`)
   return value as Record<string, number>
 }
@@ -91,7 +93,7 @@ async function readVocabulary(folder: string): Promise<Vocabulary> {
   }
   const model = isRecord(whole.model) ? whole.model : {}
   if (model.end_of_word_suffix !== '</w>') throw invalid(path, 'another kind of tokenizer')
-  return checked(model.vocab, path, model.merges, path)
+  return { ...checked(model.vocab, path, model.merges, path), whole }
 }
 
 /** Finds a special token in `tokenizer_config.json` or `special_tokens_map.json`: a string, or an object with `content`. */
@@ -124,28 +126,30 @@ const WORDS = "'s|'t|'re|'ve|'m|'ll|'d|\\p{L}+|\\p{N}|[^\\p{White_Space}\\p{L}\\
 const split = (pattern: string) => ({ type: 'Split', pattern: { Regex: pattern }, behavior: 'Removed', invert: true })
 
 /**
- * CLIP's pipeline in the form of a `tokenizer.json`. It differs from the published file where JavaScript differs from Rust: \s lacks U+0085
- * and has U+FEFF, and toLowerCase makes the last Σ of a word ς instead of σ. The second split, in Rust part of ByteLevel, takes apart the
- * special tokens that came about only by lower-casing.
+ * Normalizes a text as the published `tokenizer.json` does, which JavaScript's and Rust's differences would change: \s lacks U+0085 and has
+ * U+FEFF, and toLowerCase makes the last Σ of a word ς instead of σ.
  */
-function clipPipeline({ vocab, merges }: Vocabulary, specials: string[], unknown: string): object {
-  const added = specials.map((content) => ({ id: vocab[content], content, normalized: false, special: true }))
-  const normalizers = [
-    { type: 'NFC' },
-    { type: 'Replace', pattern: { Regex: '\\p{White_Space}+' }, content: ' ' },
-    { type: 'Replace', pattern: { String: 'Σ' }, content: 'σ' },
-    { type: 'Lowercase' },
-    // The split drops the blank. Without it, the library would take a text that is lower-cased to a special token for that token.
-    { type: 'Prepend', prepend: ' ' },
-  ]
+function normalize(text: string): string {
+  return text
+    .normalize('NFC')
+    .replace(/\p{White_Space}+/gu, ' ')
+    .replaceAll('Σ', 'σ')
+    .toLowerCase()
+}
+
+/**
+ * CLIP's pipeline for normalized text in the form of a `tokenizer.json`. The second split, in Rust part of ByteLevel, takes apart the special
+ * tokens that came about only by lower-casing.
+ */
+function clipPipeline({ vocab, merges }: Vocabulary, unknown: string): object {
   const words = [
     split(`<\\|(?:start|end)oftext\\|>|${WORDS}`),
     split(WORDS),
     { type: 'ByteLevel', add_prefix_space: false, use_regex: false },
   ]
   return {
-    added_tokens: added,
-    normalizer: { type: 'Sequence', normalizers },
+    added_tokens: [],
+    normalizer: null,
     pre_tokenizer: { type: 'Sequence', pretokenizers: words },
     model: { type: 'BPE', unk_token: unknown, end_of_word_suffix: '</w>', vocab, merges },
     post_processor: null,
@@ -174,10 +178,13 @@ function chunked(ids: number[], chunks: number, length: number, { bosId, eosId, 
   return cut
 }
 
-/** `folder`: names the tokenizer in errors; `configs`: its settings, the first that has one counts. */
-function makeTokenizer(vocabulary: Vocabulary, folder: string, configs: Json[], padId?: number): Tokenizer {
+/** `folder`: names the tokenizer in errors; `configs`: its settings, the first that has one counts; `added`: its `added_tokens.json`. */
+function makeTokenizer(vocabulary: Vocabulary, folder: string, configs: Json[], added: Json, padId?: number): Tokenizer {
+  const { vocab, whole = {} } = vocabulary
+  const tokens = readAddedTokens({ whole, added, configs }, vocab, (problem) => invalid(folder, problem))
+  const ids = new Map([...Object.entries(vocab), ...tokens.map(({ content, id }): [string, number] => [content, id])])
   const idOf = (token: string): number => {
-    const id = Object.hasOwn(vocabulary.vocab, token) ? vocabulary.vocab[token] : undefined
+    const id = ids.get(token)
     if (id === undefined) throw invalid(folder, `a vocabulary without ${shown(token)}`)
     return id
   }
@@ -189,17 +196,25 @@ function makeTokenizer(vocabulary: Vocabulary, folder: string, configs: Json[], 
   const unknown = special(configs, 'unk_token') ?? eos
   const maximum = configs[0]?.model_max_length
   // transformers writes 1e30 where no length is known.
-  const known = maximum !== undefined && maximum !== null && !(typeof maximum === 'number' && maximum > MOST_ID)
+  const known = maximum !== undefined && maximum !== null && !(typeof maximum === 'number' && maximum > MOST_LENGTH)
   const length = known ? (maximum as number) : 77
   if (!Number.isInteger(length) || length < 2) throw invalid(folder, `${shown(maximum)} as model_max_length`)
-  const pipeline = new Pipeline(clipPipeline(vocabulary, [bos, eos], Object.hasOwn(vocabulary.vocab, unknown) ? unknown : eos), {})
+  const pipeline = new Pipeline(clipPipeline(vocabulary, Object.hasOwn(vocab, unknown) ? unknown : eos), {})
+  const ends = [bos, eos].map((content) => ({ id: idOf(content), content, normalized: false, lstrip: false, rstrip: false, single: false }))
+  // What pads may be a word of the vocabulary, as SD2's `!`: in a text it is that word, as A1111 and ComfyUI have it.
+  const others = tokens.filter(({ content }) => content !== bos && content !== eos && !(content === pad && Object.hasOwn(vocab, content)))
+  const exact = splitter([...ends, ...others].filter(({ normalized }) => !normalized))
+  const lower = splitter(others.filter(({ normalized }) => normalized).map((token) => ({ ...token, content: normalize(token.content) })))
+  const encoded = (piece: string | number) => (typeof piece === 'number' ? [piece] : pipeline.encode(piece).ids)
+  const allIds = (text: string) =>
+    exact(text).flatMap((piece) => (typeof piece === 'number' ? [piece] : lower(normalize(piece)).flatMap(encoded)))
   // A token stands for no more bytes than its name has characters, and normalizing at most halves them.
-  const longest = Object.keys(vocabulary.vocab).reduce((most, token) => Math.max(most, token.length), 0)
+  const longest = [...ids.keys()].reduce((most, token) => Math.max(most, token.length), 0)
   return {
-    vocabulary: Object.values(vocabulary.vocab).reduce((most, id) => Math.max(most, id), 0) + 1,
+    vocabulary: [...ids.values()].reduce((most, id) => Math.max(most, id), 0) + 1,
     length,
     ...specials,
-    ids: (text, most) => pipeline.encode(beginning(text, 2 * longest * most)).ids.slice(0, most),
+    ids: (text, most) => allIds(beginning(text, 2 * longest * most)).slice(0, most),
     chunk: (ids, chunks) => chunked(ids, chunks, length, specials),
   }
 }
@@ -210,12 +225,12 @@ function makeTokenizer(vocabulary: Vocabulary, folder: string, configs: Json[], 
  */
 export async function loadTokenizer(folder: string, padId?: number): Promise<Tokenizer> {
   const vocabulary = await readVocabulary(folder)
-  const names = ['tokenizer_config.json', 'special_tokens_map.json']
-  const configs = await Promise.all(names.map(async (name) => (await readJson(join(folder, name))) ?? {}))
-  return makeTokenizer(vocabulary, folder, configs, padId)
+  const names = ['added_tokens.json', 'tokenizer_config.json', 'special_tokens_map.json']
+  const [added = {}, ...configs] = await Promise.all(names.map(async (name) => (await readJson(join(folder, name))) ?? {}))
+  return makeTokenizer(vocabulary, folder, configs, added, padId)
 }
 
 /** Makes CLIP's own tokenizer, for a model that brings none. `padId`: as in `loadTokenizer`. */
 export async function clipTokenizer(padId?: number): Promise<Tokenizer> {
-  return makeTokenizer(await clipVocabulary(), 'CLIP', [], padId)
+  return makeTokenizer(await clipVocabulary(), 'CLIP', [], {}, padId)
 }

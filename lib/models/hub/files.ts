@@ -2,26 +2,28 @@
 import type { Network } from '../../native.js'
 import { usualFile, type WeightSet, weightSets } from '../weight-files.js'
 
-/** What a part of a model consists of: files that must be there, others that are taken if they are, and weights. */
+/** What a part of a model consists of: files that must be there, of one of several sets, others that are taken if they are, and weights. */
 interface Part {
-  needed?: string[]
+  needed: string[][]
   taken?: string[]
   weights?: Network['architecture']
 }
 
+const NETWORK = { needed: [['config.json']] }
 const TOKENIZER: Part = {
-  taken: ['vocab.json', 'merges.txt', 'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json'],
+  needed: [['vocab.json', 'merges.txt'], ['tokenizer.json']],
+  taken: ['tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json'],
 }
 
 /** By the names of diffusers' folders. */
 const PARTS: Record<string, Part> = {
-  unet: { needed: ['config.json'], weights: 'unet' },
-  vae: { needed: ['config.json'], weights: 'vae' },
-  text_encoder: { needed: ['config.json'], weights: 'clip' },
-  text_encoder_2: { needed: ['config.json'], weights: 'clip' },
+  unet: { ...NETWORK, weights: 'unet' },
+  vae: { ...NETWORK, weights: 'vae' },
+  text_encoder: { ...NETWORK, weights: 'clip' },
+  text_encoder_2: { ...NETWORK, weights: 'clip' },
   tokenizer: TOKENIZER,
   tokenizer_2: TOKENIZER,
-  scheduler: { needed: ['scheduler_config.json'] },
+  scheduler: { needed: [['scheduler_config.json']] },
 }
 /** What every model has. */
 const ALWAYS = ['unet', 'vae', 'text_encoder', 'tokenizer', 'scheduler']
@@ -49,14 +51,13 @@ export function chooseFiles(
   listed: string[] = [],
 ): { files: string[] } | { missing: string } {
   const files = paths.filter((path) => path === INDEX)
-  for (const [folder, { needed = [], taken = [], weights }] of Object.entries(PARTS)) {
+  for (const [folder, { needed, taken = [], weights }] of Object.entries(PARTS)) {
     const inside = paths.filter((path) => path.startsWith(`${folder}/`)).map((path) => path.slice(folder.length + 1))
     const put = (names: string[]) => names.map((name) => `${folder}/${name}`)
     if (inside.length === 0 && !ALWAYS.includes(folder) && !listed.includes(folder)) continue
-    const small = inside.filter((name) => needed.includes(name) || taken.includes(name))
-    const absent = needed.find((name) => !small.includes(name))
-    if (absent !== undefined || small.length === 0) return { missing: `${folder}/${absent ?? taken[0]}` }
-    files.push(...put(small))
+    const absent = needed.map((set) => set.find((name) => !inside.includes(name)))
+    if (!absent.includes(undefined)) return { missing: `${folder}/${absent[0]}` }
+    files.push(...put(inside.filter((name) => needed.flat().includes(name) || taken.includes(name))))
     if (weights === undefined) continue
     const sets = fetchedSets(inside, weights).map(put)
     const chosen = sets.find((set) => set.every(isHere)) ?? sets[0]

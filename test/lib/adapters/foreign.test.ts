@@ -47,6 +47,7 @@ const kinds: [what: string, tensors: Record<string, number[]>, says: RegExp][] =
   ['norms', { ...plain, 'lora_unet_mid_block_attentions_0_norm.w_norm': [4] }, /received differences of whole weights/],
   ['GLoRA', { [`${key}.a1.weight`]: [2, 2] }, /received a GLoRA/],
   ['LoCon of Tucker', { [`${conv}.lora_mid.weight`]: [2, 2, 3, 3] }, /received a LoCon with a core tensor/],
+  ['biases of PEFT', { [`unet.${path}.lora_A.weight`]: [2, 768], [`unet.${path}.lora_B.bias`]: [4] }, /received a LoRA with biases/],
   ['embeddings of OneTrainer', { ...plain, 'bundle_emb.cat.emb_params': [2] }, /received a LoRA with OneTrainer's embeddings/],
   ['first convolution', { ...plain, 'lora_unet_conv_in.alpha': [] }, /also changes what comes before or after the blocks of the UNet/],
   ['text projection', { ...plain, 'lora_te_text_projection.alpha': [] }, /also changes embeddings or the projection of the text/],

@@ -5,6 +5,7 @@ import { test } from 'node:test'
 import { toHalf } from '../../../lib/files/floats.js'
 import { hashFiles } from '../../../lib/files/hashes.js'
 import { readTensors, writeSafetensors } from '../../../lib/files/safetensors.js'
+import type { ReadOptions } from '../../../lib/models/model.js'
 import { ourName } from '../../../lib/models/names.js'
 import { readModel } from '../../../lib/models/read.js'
 import { sd1 } from '../../../lib/models/sd1.js'
@@ -112,6 +113,19 @@ test('the configs of SD1.5, which leave much out, give its sizes', async (t) => 
   assert.equal(model.scalingFactor, 0.18215)
   const { numTrainTimesteps, clipSample, predictionType, stepsOffset, setAlphaToOne } = model.scheduler
   assert.deepEqual([numTrainTimesteps, clipSample, predictionType, stepsOffset, setAlphaToOne], [1000, false, 'epsilon', 0, true])
+})
+
+test('where the SNR ends at zero DDIM begins at the last timestep, unless the config says otherwise', async (t) => {
+  const folder = await copyModel(t)
+  const file = 'scheduler/scheduler_config.json'
+  const spacing = async (options?: ReadOptions) => (await readModel(folder, options)).scheduler.timestepSpacing
+  const asked: ReadOptions = { predictionType: 'v_prediction', zeroTerminalSnr: true }
+  await change(folder, file, { timestep_spacing: 'linspace' })
+  assert.deepEqual([await spacing(), await spacing(asked)], ['linspace', 'trailing'])
+  await change(folder, file, { rescale_betas_zero_snr: true, prediction_type: 'v_prediction' })
+  assert.deepEqual([await spacing(), await spacing(asked)], ['linspace', 'linspace'])
+  await change(folder, file, { timestep_spacing: undefined })
+  assert.equal(await spacing(), 'trailing')
 })
 
 test('heads may differ per block', async (t) => {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { copyFile, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { test } from 'node:test'
+import { type TestContext, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { gunzipSync } from 'node:zlib'
 import fc from 'fast-check'
@@ -122,6 +122,62 @@ test('the padding token is the one the folder names', async (t) => {
   await writeFile(join(folder, 'special_tokens_map.json'), JSON.stringify({ pad_token: { content: '!', normalized: false } }))
   const ids = chunksOf(await loadTokenizer(folder), '')
   assert.deepEqual([...ids.subarray(0, 4)], [1265, 1266, 0, 0])
+})
+
+/** Made by scripts/goldens/tokenizer.py: tokens added to the bundled vocabulary; `tokenizer.json` stands for the bundled one with more tokens. */
+interface AddedGolden {
+  texts: string[]
+  cases: { files: Record<string, unknown>; ids: number[][] }[]
+}
+
+async function writeAdded(t: TestContext, files: Record<string, unknown>): Promise<string> {
+  const folder = await temporaryFolder(t)
+  for (const name of files['tokenizer.json'] ? [] : ['vocab.json', 'merges.txt']) await copyFile(join(tiny, name), join(folder, name))
+  for (const [name, value] of Object.entries(files)) {
+    const whole = name === 'tokenizer.json' && (JSON.parse(await readFile(join(tiny, name), 'utf8')) as { added_tokens: unknown[] })
+    const content = whole ? { ...whole, added_tokens: [...whole.added_tokens, ...(value as unknown[])] } : value
+    await writeFile(join(folder, name), JSON.stringify(content))
+  }
+  return folder
+}
+
+test('tokens that files add have their ids wherever CLIPTokenizer finds them', async (t) => {
+  const golden = JSON.parse(gunzipSync(await readFile(join(root, 'test/fixtures/added-tokens.json.gz'))).toString()) as AddedGolden
+  for (const { files, ids } of golden.cases) {
+    const tokenizer = await loadTokenizer(await writeAdded(t, files))
+    assert.ok(tokenizer.vocabulary >= 1270)
+    golden.texts.forEach((text, i) => {
+      const expected = ids[i]!.slice(1, -1)
+      assert.deepEqual(tokenizer.ids(text, 75), expected, `${Object.keys(files)} ${JSON.stringify(text)}`)
+    })
+  }
+})
+
+test('an added token that is the padding, too, and one that is a word that pads', async (t) => {
+  const pad = await loadTokenizer(
+    await writeAdded(t, { 'added_tokens.json': { '<pad>': 1300 }, 'special_tokens_map.json': { pad_token: '<pad>' } }),
+  )
+  assert.deepEqual([pad.padId, pad.vocabulary, ...pad.ids('a <pad>', 9)], [1300, 1301, 320, 1300])
+  // transformers would take every ! of a caption for padding; A1111 and ComfyUI do not.
+  const added = { added_tokens_decoder: { 0: { content: '!', special: true } }, pad_token: '!' }
+  const word = await loadTokenizer(await writeAdded(t, { 'tokenizer_config.json': added }))
+  assert.deepEqual([word.padId, ...word.ids('a !', 9)], [0, 320, 256])
+})
+
+test('added tokens that make no sense are refused', async (t) => {
+  const cases: [Record<string, unknown>, RegExp][] = [
+    [{ 'added_tokens.json': { '<x>': -1 } }, /-1 as the id of the added token "<x>"/],
+    [{ 'added_tokens.json': { '<x>': '7' } }, /"7" as the id/],
+    [{ 'added_tokens.json': { ' ': 1267 } }, /" " as an added token/],
+    [{ 'added_tokens.json': { '<|endoftext|>': 5 } }, /two ids, 1266 and 5, of the added token "<\|endoftext\|>"/],
+    [{ 'tokenizer_config.json': { added_tokens_decoder: { x: { content: '<x>' } } } }, /NaN as the id/],
+    [{ 'tokenizer_config.json': { added_tokens_decoder: { 1267: { text: '<x>' } } } }, /undefined as an added token/],
+    [{ 'special_tokens_map.json': { additional_special_tokens: ['<x>'] } }, /the special token "<x>" without an id/],
+    [{ 'tokenizer.json': [7] }, /7 as an added token/],
+  ]
+  for (const [files, message] of cases) {
+    await assert.rejects(loadTokenizer(await writeAdded(t, files)), { code: 'TOKENIZER_INVALID', message })
+  }
 })
 
 test('a folder without a vocabulary is named', async (t) => {
