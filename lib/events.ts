@@ -11,7 +11,8 @@ export interface StartEvent {
   images: number
   modules: number
   parameters: number
-  memory: MemoryPlan
+  /** `host`: bytes of this machine's memory for latents, captions and saving; on the CPU they are part of `total`, on a GPU they are not. */
+  memory: MemoryPlan & { host: number }
   /** As the option; `memoryOtherwise`: the total of `memory` were it the other way. */
   gradientCheckpointing: boolean
   memoryOtherwise: number

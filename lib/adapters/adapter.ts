@@ -132,8 +132,8 @@ export function parameterViews(parameters: Parameter[], flat: Float32Array): Par
 export interface Adapters extends Pick<AdapterOptions, 'alpha' | 'convAlpha'> {
   kind: AdapterKind
   parameters: Parameter[]
-  /** Of all networks. Where two have layers of one path, which text encoders have, they are of one kind. */
-  layers: Layer[]
+  /** By network, those that can have one. */
+  layers: Record<string, Layer[]>
 }
 
 /** Attaches adapters of a kind to networks, each of which is a group of the optimizer's. Throws `RANK_TOO_LARGE`, `OUT_OF_MEMORY`. */
@@ -147,12 +147,23 @@ export function attachAdapters(
   const all = networks.map(({ network, group }) => ({ network, group, layers: session.layers(network).filter(kind.carries) }))
   const specs = all.flatMap(({ network, group, layers }) => kind.specs(network, layers, options).map((spec) => ({ ...spec, group })))
   const parameters = session.attach(specs, optimizer)
-  return { kind, alpha: options.alpha, convAlpha: options.convAlpha, parameters, layers: all.flatMap(({ layers }) => layers) }
+  return {
+    kind,
+    alpha: options.alpha,
+    convAlpha: options.convAlpha,
+    parameters,
+    layers: Object.fromEntries(all.map(({ network, layers }) => [network, layers])),
+  }
 }
 
-/** Returns the alpha of a layer: kernels larger than 1×1 have their own. */
-export function alphaOf({ alpha, convAlpha = alpha }: Pick<AdapterOptions, 'alpha' | 'convAlpha'>, { kernel }: Layer): number {
-  return kernel > 1 ? convAlpha : alpha
+/** Chooses which option a layer heeds: kernels larger than 1×1 have their own, as in kohya. */
+export function heeded<Value>({ kernel }: Layer, own: Value, ofKernels: Value): Value {
+  return kernel > 1 ? ofKernels : own
+}
+
+/** Returns the alpha of a layer. */
+export function alphaOf({ alpha, convAlpha = alpha }: Pick<AdapterOptions, 'alpha' | 'convAlpha'>, layer: Layer): number {
+  return heeded(layer, alpha, convAlpha)
 }
 
 /** One parameter as files hold it. */
@@ -165,9 +176,10 @@ export type AlphaPlace = 'beside' | 'baked'
 
 /** Lists the parameters, each with its layer, and by what it is multiplied. */
 function* placedViews({ kind, layers, parameters, ...alphas }: Adapters, flat: Float32Array, place: AlphaPlace) {
-  const byPath = new Map(layers.map((layer) => [layer.path, layer]))
+  const placed = Object.entries(layers).map(([network, own]) => [network, new Map(own.map((layer) => [layer.path, layer]))] as const)
+  const byNetwork = new Map(placed)
   for (const view of parameterViews(parameters, flat)) {
-    const layer = byPath.get(view.path)!
+    const layer = byNetwork.get(view.network)!.get(view.path)!
     const alpha = alphaOf(alphas, layer)
     yield { view, layer, alpha, scale: place === 'baked' ? kind.bakedScale(view, alpha) : 1 }
   }

@@ -15,7 +15,7 @@ import {
   unsupported,
   type Warn,
 } from './adapter.js'
-import { explain, otherFamily } from './foreign.js'
+import { checkFamily, explain, otherFamily } from './foreign.js'
 import { kohyaName, type Prefixes, parseKohyaName } from './kohya.js'
 import { parsePeftName, peftConfig, peftName, readPeftLayers } from './peft.js'
 
@@ -136,7 +136,8 @@ export async function readAdapters<Part>(
   const places = placeTensors(path, header, target)
   if (places.size === 0) throw unsupported(path, 'LoRA matrices', 'none')
   const names = header.tensors.map(({ name }) => name)
-  const family = otherFamily(header, target.baseModelVersion)
+  const { baseModelVersion } = target
+  const family = otherFamily(header, baseModelVersion)
   const shared = { path, tensors: await readTensors(path, undefined, header), family }
   const file: AdapterFile<Part> = new Map()
   const turn = turns()
@@ -150,5 +151,6 @@ export async function readAdapters<Part>(
       await turn()
     }
   }
+  checkFamily(path, header, baseModelVersion, warn)
   return file
 }

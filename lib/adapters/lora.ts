@@ -8,7 +8,7 @@ import type { Tensor } from '../files/safetensors.js'
 import type { Layer } from '../native.js'
 import { uniform } from '../random.js'
 import { inPieces } from '../turns.js'
-import { type AdapterKind, type AdapterOptions, alphaOf, type FilePart, invalidLora, shownName, unsupported } from './adapter.js'
+import { type AdapterKind, type AdapterOptions, alphaOf, type FilePart, heeded, invalidLora, shownName, unsupported } from './adapter.js'
 
 /** One layer's LoRA in a file; `down` in the order of the session. */
 export interface LoraPart {
@@ -31,9 +31,9 @@ const CONVOLUTIONS = /\.(resnets|downsamplers|upsamplers)\./
 /** In a text encoder, every layer that is listed, as in kohya: q, k, v, out, fc1, fc2. */
 const TEXT = /^text_model\.encoder\./
 
-/** Returns the rank of a layer: kernels larger than 1×1 have their own. */
-function rankOf({ rank, convRank = rank }: AdapterOptions, { kernel }: Layer): number {
-  return kernel > 1 ? convRank : rank
+/** Returns the rank of a layer. */
+function rankOf({ rank, convRank = rank }: AdapterOptions, layer: Layer): number {
+  return heeded(layer, rank, convRank)
 }
 
 /** Returns one of a layer's matrices after checking its shape and values; the 1×1 kernel of a convolution is ignored. */
@@ -96,7 +96,7 @@ export const lora: AdapterKind<LoraPart> = {
       const [rank, inputs] = [rankOf(options, layer), inFeatures * kernel ** 2]
       const most = Math.min(inputs, outFeatures)
       if (rank <= most) continue
-      const name = kernel > 1 ? 'convRank' : 'rank'
+      const name = heeded(layer, 'rank', 'convRank')
       throw new LorafuseError(
         'RANK_TOO_LARGE',
         `Expected at most ${most} for ${name}, as ${path} is ${outFeatures} × ${inputs}, but received ${rank}`,

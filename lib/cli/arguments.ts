@@ -4,7 +4,7 @@ import { cut, LorafuseError, shown } from '../errors.js'
 import { describeCommand, describeOption, usage } from '../options/help.js'
 import { withoutNetworkArgs } from '../options/kohya.js'
 import { invalidOption, kebab, type Label, nearest, unknownOptions } from '../options/resolve.js'
-import { type Row, rowsOf, type Table } from '../options/table.js'
+import { type Row, rowsOf, type Table } from '../options/rows.js'
 import { version } from '../version.js'
 import type { Arguments, Command, Commands } from './command.js'
 

@@ -1,6 +1,6 @@
 /** A command as data: help, parsing, completion and docs/options.md are made from its row in a table of commands. */
 import type { Label } from '../options/resolve.js'
-import type { Groups } from '../options/table.js'
+import type { Groups } from '../options/rows.js'
 import type { Progress } from './progress.js'
 
 /** A command line that has been read, its values not checked yet. */

@@ -1,10 +1,10 @@
 /** Text as the UNet takes it for drawing: chunks as A1111 makes them, with the weights of words. */
+import type { Warn } from '../adapters/adapter.js'
+import { shown } from '../errors.js'
 import type { Model } from '../models/model.js'
 import { type EncodedText, encodeChunks, join } from '../models/text.js'
 import type { Session } from '../native.js'
-import { parseEmphasis, toChunks } from './emphasis.js'
-
-type TextModel = Pick<Model, 'family' | 'tokenizers'>
+import { MOST_CHUNKS, parseEmphasis, toChunks } from './emphasis.js'
 
 const mean = (values: Float32Array) => values.reduce((sum, value) => sum + value, 0) / values.length
 
@@ -24,17 +24,20 @@ export function weigh(states: Float32Array, weights: Float32Array): void {
 
 /**
  * Encodes a prompt. Its chunks, each with its BOS and EOS, lie one after the other, as in A1111; for training kohya has one BOS and EOS
- * around all. Throws `PROMPT_INVALID`.
+ * around all. `warn` is told of more chunks than are used. Throws `PROMPT_INVALID`.
  */
 export async function encodePrompt(
   session: Pick<Session, 'run'>,
-  model: TextModel,
+  model: Pick<Model, 'family' | 'tokenizers'>,
   prompt: string,
   clipSkip: number,
+  warn: Warn = () => undefined,
 ): Promise<EncodedText> {
   const sections = parseEmphasis(prompt)
   return encodeChunks(session, model, clipSkip, (tokenizer) => {
-    const { chunks } = toChunks(sections, tokenizer)
+    const { chunks, cut } = toChunks(sections, tokenizer)
+    const message = `Expected at most ${MOST_CHUNKS} chunks of tokens for the prompt ${shown(prompt)} but received more; those beyond are not used`
+    if (cut) warn({ code: 'PROMPT_TOO_LONG', message })
     return {
       ids: join(chunks.map(({ ids }) => ids)),
       arrange(states, width) {
@@ -44,10 +47,4 @@ export async function encodePrompt(
       },
     }
   })
-}
-
-/** Whether a prompt has more chunks than are used. Throws `PROMPT_INVALID`. */
-export function isCut({ family, tokenizers }: TextModel, prompt: string): boolean {
-  const sections = parseEmphasis(prompt)
-  return family.text.some(({ network }) => toChunks(sections, tokenizers[network]!).cut)
 }

@@ -3,7 +3,7 @@
  * (AUTOMATIC1111/stable-diffusion-webui:modules/prompt_parser.py, modules/sd_hijack_clip.py).
  */
 import { LorafuseError, shown } from '../errors.js'
-import type { Tokenizer } from '../models/tokenizer.js'
+import { ownTokens, type Tokenizer } from '../models/tokenizer.js'
 
 /** Words of a prompt, and what their embeddings are multiplied by. */
 export interface Words {
@@ -15,13 +15,19 @@ export interface Words {
 const STEP = 1.1
 /** No prompt has more. */
 const MOST_CHARACTERS = 50_000
+/** No prompt has more brackets in one another: embeddings would be multiplied by more than 10⁴. */
+const MOST_OPEN = 100
 
 const TOKEN = /\\[()[\]\\]?|\(|\[|:\s*([+-]?[.\d]+)\s*\)|\)|\]|[^\\()[\]:]+|:/g
 const BRACKET = /\[([^[\]]*)\]/g
 /** `from:to:step` and `one|other` in a square bracket. */
-const EDITING = /\||:\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*$/
+const EDITING = /\||:\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?\s*$/i
 /** Brackets in brackets are looked through so deep. */
 const DEPTH = 8
+
+/** Finds a word in capitals. For Python, letters of all scripts make words. */
+const wholeWord = (word: string) => new RegExp(`(?<![\\p{L}\\p{N}_])${word}(?![\\p{L}\\p{N}_])`, 'u')
+const [AND, BREAK] = [wholeWord('AND'), wholeWord('BREAK')]
 
 function invalid(expected: string, received: string, advice = ''): LorafuseError {
   return new LorafuseError('PROMPT_INVALID', `Expected ${expected} but received ${received}${advice}`)
@@ -30,8 +36,8 @@ function invalid(expected: string, received: string, advice = ''): LorafuseError
 /** Throws `PROMPT_INVALID` for what A1111 would do and we do not, rather than draw it as words. */
 function checkSupported(prompt: string): void {
   if (prompt.length > MOST_CHARACTERS) throw invalid(`at most ${MOST_CHARACTERS} characters for a prompt`, `${prompt.length}`)
+  if (AND.test(prompt)) throw invalid('one prompt', `two that are joined with AND in ${shown(prompt)}`, '; for the word write and')
   let plain = prompt.replace(/\\./gs, '')
-  if (/\bAND\b/.test(plain)) throw invalid('one prompt', `two that are joined with AND in ${shown(prompt)}`, '; for the word write and')
   for (let depth = 0; depth < DEPTH; depth++) {
     plain = plain.replace(BRACKET, (bracket, body: string) => {
       if (!EDITING.test(body)) return body
@@ -40,33 +46,46 @@ function checkSupported(prompt: string): void {
   }
 }
 
-/** A part of a prompt: words, BREAK, or a bracket that begins, whose factor its end tells, or ends. */
-type Part = { text: string } | 'BREAK' | { bracket: '(' | '['; factor: number } | ')' | ']'
+/** What stands for a BREAK between words. Brackets multiply its weight like that of words, and then it is a word: A1111's parser is followed. */
+const MARK: Readonly<Words> = { text: 'BREAK', weight: -1 }
+
+function isMark({ text, weight }: Words): boolean {
+  return text === MARK.text && weight === MARK.weight
+}
+
+/** Splits a text at its BREAKs, which take the spaces around them. */
+function splitAtBreaks(text: string): Words[] {
+  const parts = text.split(BREAK)
+  return parts.flatMap((part, i) => {
+    const begun = i > 0 ? part.trimStart() : part
+    const words = { text: i < parts.length - 1 ? begun.trimEnd() : begun, weight: 1 }
+    return i > 0 ? [{ ...MARK }, words] : [words]
+  })
+}
 
 /** Reads brackets; those that are never closed count, too. */
-function readParts(prompt: string): Part[] {
-  const parts: Part[] = []
-  const open: Record<'(' | '[', { bracket: '(' | '['; factor: number }[]> = { '(': [], '[': [] }
-  const begin = (bracket: '(' | '[', factor: number) => {
-    const part = { bracket, factor }
-    open[bracket].push(part)
-    parts.push(part)
+function readWords(prompt: string): Words[] {
+  const words: Words[] = []
+  /** Where the brackets that are open begin. */
+  const open: Record<'(' | '[', number[]> = { '(': [], '[': [] }
+  const multiply = (begin: number | undefined, factor: number) => {
+    for (let i = begin as number; i < words.length; i++) words[i]!.weight *= factor
   }
   for (const [token, weight] of prompt.matchAll(TOKEN)) {
-    if (token.startsWith('\\')) parts.push({ text: token.slice(1) })
-    else if (token === '(') begin('(', STEP)
-    else if (token === '[') begin('[', 1 / STEP)
-    else if ((token === ')' || weight !== undefined) && open['('].length > 0) {
-      const bracket = open['('].pop()!
-      if (weight !== undefined) bracket.factor = Number(weight)
-      if (Number.isNaN(bracket.factor)) throw invalid('a number after : in a bracket of the prompt', shown(weight))
-      parts.push(')')
-    } else if (token === ']' && open['['].length > 0) {
-      open['['].pop()
-      parts.push(']')
-    } else parts.push(...token.split(/\bBREAK\b/).flatMap((text, i): Part[] => (i > 0 ? ['BREAK', { text }] : [{ text }])))
+    if (token.startsWith('\\')) words.push({ text: token.slice(1), weight: 1 })
+    else if (token === '(' || token === '[') {
+      if (open[token].push(words.length) > MOST_OPEN) throw invalid(`at most ${MOST_OPEN} brackets in one another in a prompt`, 'more')
+    } else if (weight !== undefined && open['('].length > 0) {
+      const factor = Number(weight)
+      if (Number.isNaN(factor)) throw invalid('a number after : in a bracket of the prompt', shown(weight))
+      multiply(open['('].pop(), factor)
+    } else if (token === ')' && open['('].length > 0) multiply(open['('].pop(), STEP)
+    else if (token === ']' && open['['].length > 0) multiply(open['['].pop(), 1 / STEP)
+    else words.push(...splitAtBreaks(token))
   }
-  return parts
+  for (const begin of open['(']) multiply(begin, STEP)
+  for (const begin of open['[']) multiply(begin, 1 / STEP)
+  return words
 }
 
 /**
@@ -75,23 +94,16 @@ function readParts(prompt: string): Part[] {
  */
 export function parseEmphasis(prompt: string): Words[][] {
   checkSupported(prompt)
-  let section: Words[] = []
-  const sections = [section]
-  // Round and square brackets may overlap.
-  const factors = { '(': [1], '[': [1] }
-  for (const part of readParts(prompt)) {
-    if (part === ')') factors['('].pop()
-    else if (part === ']') factors['['].pop()
-    else if (part === 'BREAK') {
-      section = []
-      sections.push(section)
-    } else if ('bracket' in part) factors[part.bracket].push(factors[part.bracket].at(-1)! * part.factor)
-    else {
-      const weight = factors['('].at(-1)! * factors['['].at(-1)!
-      const last = section.at(-1)
-      if (last?.weight === weight) last.text += part.text
-      else section.push({ text: part.text, weight })
-    }
+  const merged: Words[] = []
+  for (const words of readWords(prompt)) {
+    const last = merged.at(-1)
+    if (last?.weight === words.weight) last.text += words.text
+    else merged.push(words)
+  }
+  const sections: Words[][] = [[]]
+  for (const words of merged) {
+    if (isMark(words)) sections.push([])
+    else if (words.text !== '') sections.at(-1)!.push(words)
   }
   return sections
 }
@@ -143,7 +155,7 @@ function split(tokens: Token[], comma: number | undefined, most: number): Token[
 
 /** Makes the chunks of a prompt, at least one; `cut`: it has more than `MOST_CHUNKS`, and the rest is left out. */
 export function toChunks(sections: Words[][], tokenizer: Tokenizer): { chunks: Chunk[]; cut: boolean } {
-  const most = tokenizer.length - 2
+  const most = ownTokens(tokenizer)
   const room = MOST_CHUNKS * most + 1
   const [comma] = tokenizer.ids(',', 1)
   const found: Token[][] = []

@@ -1,6 +1,7 @@
 /** `generate`: prompts and LoRAs in, PNG out, with the settings in its text. */
 import { rmdir } from 'node:fs/promises'
 import { basename, dirname, extname, join, resolve } from 'node:path'
+import type { Warn } from '../adapters/adapter.js'
 import { cut, LorafuseError, listed, rejecting, shown } from '../errors.js'
 import { Listener, type ModelEvent, type WarningEvent } from '../events.js'
 import { makeFolder, writeAtomically, writeError } from '../files/atomic.js'
@@ -8,8 +9,7 @@ import { hashFiles } from '../files/hashes.js'
 import { isFolder } from '../files/read.js'
 import { readHeader } from '../files/safetensors.js'
 import { type GenerateOptions, type ResolvedGenerateOptions, resolveGenerateOptions } from '../options/resolve.js'
-import { isCut } from './context.js'
-import { MOST_CHUNKS, parseEmphasis } from './emphasis.js'
+import { parseEmphasis } from './emphasis.js'
 import { type LoraWeights, Pipeline } from './pipeline.js'
 import { encodePng, type Picture, tile } from './png.js'
 import { infotext, loraTag, parsePrompt } from './prompt.js'
@@ -47,6 +47,8 @@ interface Prompt {
   whole: string
   text: string
   loras: AppliedLora[]
+  /** Tags of other kinds. */
+  unused: string[]
 }
 
 const LONGEST_LIST = 500
@@ -77,11 +79,11 @@ async function readPrompts({ prompt, negativePrompt, lora, loraDir, output }: Re
   const folders = loraDir === undefined ? [...(output === undefined ? [] : [dirname(output)]), '.', 'output'] : [loraDir]
   const prompts: Prompt[] = []
   for (const words of prompt) {
-    const { text, loras } = parsePrompt(words)
+    const { text, loras, unused } = parsePrompt(words)
     parseEmphasis(text)
     const own: AppliedLora[] = []
     for (const one of loras) own.push({ ...one, path: await findLora(one.name, folders) })
-    prompts.push({ whole: `${words.trim()}${tags}`, text, loras: [...shared, ...own] })
+    prompts.push({ whole: `${words.trim()}${tags}`, text, loras: [...shared, ...own], unused })
   }
   return prompts
 }
@@ -96,6 +98,8 @@ class Drawing {
   private picture = 0
   /** The sha256 of each LoRA's bytes after the header, by path. */
   private readonly hashes = new Map<string, string>()
+  /** The warnings that were given. */
+  private readonly told = new Set<string>()
 
   constructor(
     private readonly options: ResolvedGenerateOptions,
@@ -106,18 +110,20 @@ class Drawing {
     private readonly size: { width: number; height: number },
   ) {}
 
+  /** Tells a thing once. */
   private warn(warning: Omit<WarningEvent, 'type'>): void {
+    if (this.told.has(warning.message)) return
+    this.told.add(warning.message)
     this.listener.emit({ type: 'warning', ...warning })
   }
 
-  /** Says what is not used: threads, parts of the prompts. */
+  /** Says what is not used: threads, tags. */
   private warnOfUnused(): void {
-    const { options, prompts, pipeline } = this
+    const { prompts, pipeline } = this
     for (const warning of pipeline.warnings) this.warn(warning)
-    for (const text of new Set([...prompts.map(({ text }) => text), options.negativePrompt])) {
-      const message = `Expected at most ${MOST_CHUNKS} chunks of tokens for the prompt ${shown(text)} but received more; those beyond are not used`
-      if (isCut(pipeline.model, text)) this.warn({ code: 'PROMPT_TOO_LONG', message })
-    }
+    const tags = [...new Set(prompts.flatMap(({ unused }) => unused))].map((tag) => shown(tag))
+    const message = `Expected no tags but <lora:name:weight> in prompts but received ${listed(tags)}; what is no LoRA is left out`
+    if (tags.length > 0) this.warn({ code: 'TAG_UNKNOWN', message })
   }
 
   /** Hashes the LoRAs, and compares with the hashes that kohya, or we, wrote into them. */
@@ -141,12 +147,13 @@ class Drawing {
     for (const { text, loras } of prompts) {
       const wanted = withLoras ? loras : []
       // Other LoRAs mean another graph, so they are applied only when they change.
-      if (applied !== JSON.stringify(wanted)) await pipeline.apply(wanted, (warning) => this.warn(warning))
+      const warn: Warn = (warning) => this.warn(warning)
+      if (applied !== JSON.stringify(wanted)) await pipeline.apply(wanted, warn)
       applied = JSON.stringify(wanted)
       this.picture += 1
       const { picture } = this
       const onStep = (step: number) => this.listener.emit({ type: 'step', picture, pictures, step, steps: options.steps })
-      yield await pipeline.draw({ ...options, ...size, prompt: text }, { signal, onStep })
+      yield await pipeline.draw({ ...options, ...size, prompt: text }, { signal, onStep, warn })
     }
   }
 

@@ -1,4 +1,5 @@
 /** Draws with a model: text → embeddings → a sampler over the UNet → VAE → pixels. */
+import { stat } from 'node:fs/promises'
 import { attachStack, type Warn } from '../adapters/adapter.js'
 import { type AdapterFile, readAdapters } from '../adapters/files.js'
 import { type LoraPart, lora } from '../adapters/lora.js'
@@ -37,6 +38,20 @@ export interface DrawContext {
   signal?: AbortSignal | undefined
   /** Called after each step, counted from 1. */
   onStep?: ((step: number) => void) | undefined
+  /** Is told of parts of the prompts that are not used. */
+  warn?: Warn | undefined
+}
+
+/** A file that was read, and how it stood on the disk before. */
+interface ReadLora {
+  stamp: string
+  file: AdapterFile<LoraPart>
+}
+
+/** Returns what changes when a file is written or replaced; undefined where the system does not say. */
+async function stampOf(path: string): Promise<string | undefined> {
+  const found = await stat(path, { bigint: true }).catch(() => undefined)
+  return found && [found.dev, found.ino, found.size, found.mtimeNs, found.ctimeNs].join(' ')
 }
 
 /** Throws `NAN_PICTURE` for what would be a blank picture. */
@@ -48,7 +63,8 @@ function checkFinite(data: Float32Array, what: string): void {
 
 /** An open model, which holds its memory until disposal. */
 export class Pipeline implements AsyncDisposable {
-  private readonly loras = new Map<string, AdapterFile<LoraPart>>()
+  /** Those that are applied, by path. */
+  private loras = new Map<string, ReadLora>()
 
   private constructor(
     readonly model: Model,
@@ -84,7 +100,8 @@ export class Pipeline implements AsyncDisposable {
     }
   }
 
-  /** Applies these LoRAs to all later images, instead of earlier ones. `warn`: as in `readAdapters`, and throws as it and `attachStack`. */
+  /**
+   * Applies these LoRAs to all later images, instead of earlier ones, which are given back; a file that changed since is read again. `warn`: as in `readAdapters`, and throws as it and `attachStack`. */
   async apply(references: ({ path: string } & LoraWeights)[], warn?: Warn): Promise<void> {
     return rejecting(this.stack(references, warn))
   }
@@ -98,11 +115,15 @@ export class Pipeline implements AsyncDisposable {
       baseModelVersion: family.metadata(predictsV(this.model)).baseModelVersion,
     }
     const stack = []
+    const read = new Map<string, ReadLora>()
     for (const { path, te, unet } of references) {
-      const file = this.loras.get(path) ?? (await readAdapters(lora, path, target, warn))
-      this.loras.set(path, file)
+      const stamp = await stampOf(path)
+      const known = read.get(path) ?? this.loras.get(path)
+      const file = known && known.stamp === stamp ? known.file : await readAdapters(lora, path, target, warn)
+      if (stamp !== undefined) read.set(path, { stamp, file })
       stack.push({ file, weight: (network: string) => (network === family.trained ? unet : te) })
     }
+    this.loras = read
     await attachStack(this.session, lora, stack)
   }
 
@@ -124,8 +145,8 @@ export class Pipeline implements AsyncDisposable {
   }
 
   /** Encodes a prompt. An empty negative one is zeros for SDXL, as in A1111 and diffusers. */
-  private async encode(prompt: string, clipSkip: number, isNegative: boolean): Promise<EncodedText> {
-    const { context, pooled } = await encodePrompt(this.session, this.model, prompt, clipSkip)
+  private async encode(prompt: string, clipSkip: number, isNegative: boolean, warn: Warn | undefined): Promise<EncodedText> {
+    const { context, pooled } = await encodePrompt(this.session, this.model, prompt, clipSkip, warn)
     if (pooled === undefined) return { context }
     return isNegative && prompt === '' ? { context: context.fill(0), pooled: pooled.fill(0) } : { context, pooled }
   }
@@ -159,15 +180,15 @@ export class Pipeline implements AsyncDisposable {
     return all
   }
 
-  private async picture(request: DrawRequest, { signal, onStep }: DrawContext): Promise<Picture> {
+  private async picture(request: DrawRequest, { signal, onStep, warn }: DrawContext): Promise<Picture> {
     throwIfAborted(signal, 'The image')
     this.check(request)
     const { prompt, negativePrompt, sampler, cfg, seed, width, height, clipSkip } = request
     const { family, scheduler, scalingFactor, shiftFactor, factor, latentChannels } = this.model
     const guided = cfg !== 1
     const texts: EncodedText[] = []
-    if (guided) texts.push(await this.encode(negativePrompt, clipSkip, true))
-    texts.push(await this.encode(prompt, clipSkip, false))
+    if (guided) texts.push(await this.encode(negativePrompt, clipSkip, true, warn))
+    texts.push(await this.encode(prompt, clipSkip, false, warn))
     const conditions = this.conditions(texts, width, height)
     const shape = [1, height / factor, width / factor, latentChannels]
     const size = shape.reduce((product, length) => product * length)

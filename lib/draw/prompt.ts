@@ -11,8 +11,12 @@ export interface PromptLora extends LoraWeights {
 
 /** What follows the name of a LoRA. */
 const PLACES = ['te', 'unet', 'dyn']
-const TAG = /<(?:lora|lyco):([^<>]*)>/g
+/** How A1111 finds tags of any kind, which go on to the next `>`; for Python, letters of all scripts make words. */
+const TAG = /<([\p{L}\p{N}_]+):(.*)$/su
+const LORA = /^(?:lora|lyco)$/
 const HALF_TAG = /<(?:lora|lyco):.*/s
+
+const NO_END = ', which has no end'
 
 function invalid(received: string, problem = ''): LorafuseError {
   return new LorafuseError('PROMPT_INVALID', `Expected <lora:name:weight> in the prompt but received ${shown(received)}${problem}`)
@@ -41,20 +45,39 @@ function parseTag(tag: string, body: string): PromptLora {
   return { name, te: both, unet: unet === undefined ? both : weightOf(tag, unet) }
 }
 
+/** A prompt without its tags. */
+export interface ParsedPrompt {
+  text: string
+  loras: PromptLora[]
+  /** Tags of other kinds, as `<hypernet:name:1>`, which nothing is made of. */
+  unused: string[]
+}
+
 /**
- * Takes the tags of LoRAs out of a prompt. As in A1111 `<lora:name:te:unet>` has a weight for text encoders and one for the UNet, which is
- * the first where it is left out (AUTOMATIC1111/stable-diffusion-webui:extensions-builtin/Lora/extra_networks_lora.py). Throws
- * `PROMPT_INVALID`, also for a tag without end.
+ * Takes tags out of a prompt. As in A1111 `<lora:name:te:unet>` has a weight for text encoders and one for the UNet, which is
+ * the first where it is left out, and tags of other kinds are no words either (AUTOMATIC1111/stable-diffusion-webui:modules/extra_networks.py,
+ * extensions-builtin/Lora/extra_networks_lora.py). Throws `PROMPT_INVALID`, also for a LoRA's tag without end.
  */
-export function parsePrompt(prompt: string): { text: string; loras: PromptLora[] } {
+export function parsePrompt(prompt: string): ParsedPrompt {
   const loras: PromptLora[] = []
-  const text = prompt.replace(TAG, (tag: string, body: string) => {
-    loras.push(parseTag(tag, body))
-    return ''
+  const unused: string[] = []
+  // One search for each >, as one for each < would take for ever where there are many.
+  const parts = prompt.split('>').map((part, i, all) => {
+    if (i === all.length - 1) return part
+    const found = TAG.exec(part)
+    const [begun, kind = '', body = ''] = found ?? []
+    const tag = `${begun}>`
+    if (LORA.test(kind)) {
+      if (body.includes('<')) throw invalid(tag, NO_END)
+      loras.push(parseTag(tag, body))
+    } else if (body === '') return `${part}>`
+    else unused.push(tag)
+    return part.slice(0, found!.index)
   })
+  const text = parts.join('')
   const [half] = HALF_TAG.exec(text) ?? []
-  if (half !== undefined) throw invalid(half, ', which has no end')
-  return { text, loras }
+  if (half !== undefined) throw invalid(half, NO_END)
+  return { text, loras, unused }
 }
 
 /** Writes the tag of a LoRA, so that others apply it, too. */

@@ -36,6 +36,31 @@ export function guide(predictions: Float32Array, scale: number): Float32Array {
   return guided
 }
 
+/** Rounds halves to even, as NumPy does. */
+function roundToEven(value: number): number {
+  const low = Math.floor(value)
+  const rest = value - low
+  return rest > 0.5 || (rest === 0.5 && low % 2 !== 0) ? low + 1 : low
+}
+
+/** diffusers' timesteps of DDIM, from the last to the first, to the same number for every count (arXiv:2305.08891, table 2). */
+const spacings: Record<SchedulerConfig['timestepSpacing'], (scheduler: SchedulerConfig, count: number) => number[]> = {
+  leading: ({ numTrainTimesteps, stepsOffset }, count) => {
+    const stride = Math.floor(numTrainTimesteps / count)
+    return Array.from({ length: count }, (_, i) => (count - 1 - i) * stride + stepsOffset)
+  },
+  /** Begins with the last one, as a model with zero terminal SNR needs. */
+  trailing: ({ numTrainTimesteps }, count) => {
+    // What NumPy's arange adds each time. Trap: for some counts, e.g. 61, that makes it too long, and diffusers goes on to timestep −1.
+    const apart = numTrainTimesteps - (numTrainTimesteps - numTrainTimesteps / count)
+    return Array.from({ length: count }, (_, i) => roundToEven(numTrainTimesteps - i * apart) - 1)
+  },
+  linspace: ({ numTrainTimesteps }, count) => {
+    const apart = (numTrainTimesteps - 1) / Math.max(1, count - 1)
+    return Array.from({ length: count }, (_, i) => roundToEven((count - 1 - i) * apart))
+  },
+}
+
 /** A step of DDIM: the timestep, ᾱ of the latents before it and after it. */
 interface Level {
   timestep: number
@@ -43,31 +68,25 @@ interface Level {
   next: number
 }
 
-/** diffusers' "leading" timesteps. */
-function leadingLevels({ numTrainTimesteps, stepsOffset }: SchedulerConfig, alphas: Float64Array, final: number, count: number): Level[] {
-  const stride = Math.floor(numTrainTimesteps / count)
-  return Array.from({ length: count }, (_, i) => {
-    // Trap: with as many steps as timesteps, the offset leads beyond the last timestep, where diffusers fails.
-    const begin = (count - 1 - i) * stride + stepsOffset
-    const timestep = Math.min(begin, numTrainTimesteps - 1)
-    return { timestep, alpha: alphas[timestep] as number, next: begin >= stride ? (alphas[begin - stride] as number) : final }
+/** Each step goes as far as the timesteps are apart when they lie evenly, rounded down, whatever the next one is: so does diffusers. */
+function ddimLevels(scheduler: SchedulerConfig, count: number): Level[] {
+  const { numTrainTimesteps, setAlphaToOne, timestepSpacing } = scheduler
+  const alphas = alphasCumprod(scheduler)
+  const [stride, last] = [Math.floor(numTrainTimesteps / count), numTrainTimesteps - 1]
+  const alphaOf = (timestep: number) => {
+    if (timestep < 0) return setAlphaToOne ? 1 : (alphas[0] as number)
+    return alphas[Math.min(timestep, last)] as number
+  }
+  // Trap: with nearly as many steps as timesteps, the offset leads beyond the last timestep, where diffusers fails.
+  return spacings[timestepSpacing](scheduler, count).map((timestep) => {
+    return { timestep: Math.min(timestep, last), alpha: alphaOf(timestep), next: alphaOf(timestep - stride) }
   })
-}
-
-/** diffusers' "trailing" timesteps, which begin with the last one, as a model with zero terminal SNR needs (arXiv:2305.08891). */
-function trailingLevels({ numTrainTimesteps }: SchedulerConfig, alphas: Float64Array, final: number, count: number): Level[] {
-  const timesteps = Array.from({ length: count }, (_, i) => Math.round(numTrainTimesteps - (i * numTrainTimesteps) / count) - 1)
-  const alphaOf = (timestep: number | undefined) => (timestep === undefined ? final : (alphas[timestep] as number))
-  return timesteps.map((timestep, i) => ({ timestep, alpha: alphaOf(timestep), next: alphaOf(timesteps[i + 1]) }))
 }
 
 /** x₀ = (x − √(1−ᾱ) ε) / √ᾱ, then x' = √ᾱ' x₀ + √(1−ᾱ') ε; of v, x₀ = √ᾱ x − √(1−ᾱ) v and ε = √ᾱ v + √(1−ᾱ) x. */
 function ddim(scheduler: SchedulerConfig, count: number): Trajectory {
-  const { predictionType, clipSample, setAlphaToOne, rescaleBetasZeroSnr } = scheduler
-  const alphas = alphasCumprod(scheduler)
-  const final = setAlphaToOne ? 1 : (alphas[0] as number)
-  const levels = (rescaleBetasZeroSnr ? trailingLevels : leadingLevels)(scheduler, alphas, final, count)
-  const steps = levels.map(({ timestep, alpha, next }): Step => {
+  const { predictionType, clipSample, clipSampleRange: range } = scheduler
+  const steps = ddimLevels(scheduler, count).map(({ timestep, alpha, next }): Step => {
     const [signal, sigma] = [Math.sqrt(alpha), Math.sqrt(1 - alpha)]
     const [nextSignal, nextSigma] = [Math.sqrt(next), Math.sqrt(1 - next)]
     const advance = (latents: Float32Array, prediction: Float32Array) => {
@@ -76,7 +95,7 @@ function ddim(scheduler: SchedulerConfig, count: number): Trajectory {
         const isV = predictionType === 'v_prediction'
         const epsilon = isV ? signal * predicted + sigma * x : predicted
         const clean = isV ? signal * x - sigma * predicted : (x - sigma * epsilon) / signal
-        latents[i] = nextSignal * (clipSample ? Math.min(1, Math.max(-1, clean)) : clean) + nextSigma * epsilon
+        latents[i] = nextSignal * (clipSample ? Math.min(range, Math.max(-range, clean)) : clean) + nextSigma * epsilon
       }
     }
     return { timestep, scale: 1, advance }

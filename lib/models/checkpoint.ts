@@ -1,6 +1,6 @@
 /** Reads what a weight file of any format holds, and lists its weights for the core. */
 import { LorafuseError, shown } from '../errors.js'
-import { openFile, readRange } from '../files/read.js'
+import { openFile, pathError, readRange } from '../files/read.js'
 import { BRACE, readHeader } from '../files/safetensors.js'
 import type { WeightEntry, WeightFile } from '../native.js'
 import { unsupported } from './configs.js'
@@ -12,13 +12,24 @@ const ZIP = '504b0304'
 /** A pickle of protocol 2 or later. */
 const PICKLE = /^800[2-5]/
 
+/** Reads `length` bytes at `offset`, fewer where the file ends before. `what`: what was expected. Throws as `openFile`. */
+export async function readPart(path: string, what: string, offset: number, length: number): Promise<Uint8Array> {
+  const file = await openFile(path, what)
+  try {
+    return await readRange(file, offset, length)
+  } catch (cause) {
+    throw pathError(what, path, cause)
+  } finally {
+    await file.close()
+  }
+}
+
 /**
  * Lists the tensors of a safetensors file or of one that `torch.save` wrote; the bytes tell which it is. `what`: what was expected. Throws as
  * `readHeader` and `readTorchFile`.
  */
 export async function readCheckpoint(path: string, what: string): Promise<Checkpoint> {
-  const file = await openFile(path, what)
-  const begin = await readRange(file, 0, 9).finally(() => file.close())
+  const begin = await readPart(path, what, 0, 9)
   const hex = Buffer.from(begin).toString('hex')
   const isZip = hex.startsWith(ZIP)
   if (begin[8] !== BRACE && (isZip || PICKLE.test(hex))) return readTorchFile(path, what, isZip)
@@ -71,7 +82,7 @@ export function weightsOf({ path, tensors }: Checkpoint, ourName: (name: string)
     throw new LorafuseError('MODEL_UNSUPPORTED', message)
   }
   const weights = tensors.flatMap((tensor) => {
-    if (!/^[FBC]/.test(tensor.dtype) || tensor.dtype === 'BOOL') return []
+    if (/^[IU]\d|^BOOL$/.test(tensor.dtype)) return []
     const [, theirLayer, kind] = IN_PROJECTION.exec(tensor.name) ?? []
     const layer = theirLayer && ourName(`${theirLayer}.ln_1`)?.replace(/\.layer_norm1$/, '')
     if (layer && kind) return thirds(path, weightOf(tensor, layer, path), layer, kind, tensor.byteLength)

@@ -1,8 +1,11 @@
 /** CLIP's vocabulary, which the package carries for models that bring none: its merges, from which OpenAI's code derives all tokens. */
-import { readFile } from 'node:fs/promises'
+import { fileURLToPath } from 'node:url'
 import { brotliDecompressSync } from 'node:zlib'
+import { readWhole } from '../files/read.js'
 
-const MERGES = new URL('../../../data/clip-merges.txt.br', import.meta.url)
+const MERGES = fileURLToPath(new URL('../../../data/clip-merges.txt.br', import.meta.url))
+/** More than they have. */
+const MOST_BYTES = 2 ** 20
 
 /** The byte-level alphabet of GPT-2: printable bytes stand for themselves, in this order, and all others for characters from U+0100 on. */
 function alphabet(): string[] {
@@ -13,10 +16,10 @@ function alphabet(): string[] {
 
 /**
  * Reads CLIP's merges and the ids of its 49,408 tokens: bytes, bytes that end a word, merges, and the two special tokens
- * (openai/CLIP:clip/simple_tokenizer.py).
+ * (openai/CLIP:clip/simple_tokenizer.py). Throws as `readWhole`.
  */
 export async function clipVocabulary(): Promise<{ vocab: Record<string, number>; merges: string[] }> {
-  const merges = brotliDecompressSync(await readFile(MERGES))
+  const merges = brotliDecompressSync(await readWhole(MERGES, "CLIP's merges", MOST_BYTES))
     .toString('utf8')
     .trimEnd()
     .split('\n')

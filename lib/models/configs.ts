@@ -20,9 +20,12 @@ export interface SchedulerConfig {
   predictionType: PredictionType
   /** Shift and scale √ᾱ so that nothing of the image is left at the last timestep: zero terminal SNR. */
   rescaleBetasZeroSnr: boolean
+  /** Which timesteps DDIM goes through. */
+  timestepSpacing: 'leading' | 'trailing' | 'linspace'
   stepsOffset: number
   setAlphaToOne: boolean
   clipSample: boolean
+  clipSampleRange: number
 }
 
 export function unsupported(problem: string): LorafuseError {
@@ -268,21 +271,35 @@ export type VaeConfig = ReturnType<typeof vaeConfig>
 /** At 0 nothing is learned, at 1 nothing of the image is left. */
 const [LEAST_BETA, MOST_BETA] = [1e-9, 0.999]
 
+/** diffusers' schedulers of models whose noise has other levels, as Playground 2.5; their configs have no betas. */
+const OTHER_NOISE = /^(EDM|Cosine|FlowMatch)/
+
 /** `predictionTypes`: those that the model's family may have, the default first. */
 export function schedulerConfig(config: ConfigReader, predictionTypes: PredictionType[]): SchedulerConfig {
+  const { _class_name: kind } = config.json
+  if (typeof kind === 'string' && OTHER_NOISE.test(kind))
+    throw unsupported(
+      `Expected a scheduler with betas for _class_name in ${config.path} but received ${shown(kind)}, which is not supported`,
+    )
   config.only('trained_betas', null)
   config.only('thresholding', false)
   const numTrainTimesteps = config.count('num_train_timesteps', 1000)
+  const rescaleBetasZeroSnr = config.flag('rescale_betas_zero_snr', false)
   return {
     numTrainTimesteps,
     betaStart: config.number('beta_start', 0.0001, LEAST_BETA, MOST_BETA),
     betaEnd: config.number('beta_end', 0.02, LEAST_BETA, MOST_BETA),
     betaSchedule: config.only('beta_schedule', 'linear', 'scaled_linear'),
     predictionType: config.only('prediction_type', ...predictionTypes),
-    rescaleBetasZeroSnr: config.flag('rescale_betas_zero_snr', false),
+    rescaleBetasZeroSnr,
+    // Where the SNR ends at zero, a picture has to begin at the last timestep; no config of diffusers' that knows the one lacks the other.
+    timestepSpacing: rescaleBetasZeroSnr
+      ? config.only('timestep_spacing', 'trailing', 'leading', 'linspace')
+      : config.only('timestep_spacing', 'leading', 'trailing', 'linspace'),
     stepsOffset: config.integer('steps_offset', 0, 0, numTrainTimesteps - 1),
     setAlphaToOne: config.flag('set_alpha_to_one', true),
     // Clipping harms latents; it is the default of DDIM alone, so a config written for another scheduler does not ask for it.
     clipSample: config.flag('clip_sample', config.json._class_name === 'DDIMScheduler'),
+    clipSampleRange: config.number('clip_sample_range', 1, 0, MOST),
   }
 }

@@ -10,6 +10,7 @@ import { foreignModel, foreignPipeline } from './families.js'
 import type { NetworkParts, Parts } from './model.js'
 import { ourName } from './names.js'
 import { loadTokenizer } from './tokenizer.js'
+import { usualFile, weightSets } from './weight-files.js'
 
 function incomplete(what: string, where: string): LorafuseError {
   return new LorafuseError(
@@ -39,34 +40,18 @@ async function readShards(index: string, what: string): Promise<string[]> {
   return (shards as string[]).sort()
 }
 
-/** Variants of weights, as their names have them; the first that is there is taken. */
-const VARIANTS = ['', '.fp32', '.fp16', '.bf16', '.non_ema']
-
-/** The names of weight files, of each architecture; pickles where there is no safetensors file. */
-const STEMS: Record<Network['architecture'], [stem: string, extension: string][]> = {
-  unet: ['safetensors', 'bin'].map((extension) => ['diffusion_pytorch_model', extension]),
-  vae: ['safetensors', 'bin'].map((extension) => ['diffusion_pytorch_model', extension]),
-  clip: [
-    ['model', 'safetensors'],
-    ['pytorch_model', 'bin'],
-  ],
-}
-
-/** Finds a network's weight files: one, or the shards that an index lists. */
+/** Finds a network's weight files: one, or the shards that an index lists; of several sets the first of which all is there. */
 async function weightPaths(folder: string, architecture: Network['architecture'], what: string): Promise<string[]> {
   const title = `${what}'s weights`
-  for (const [stem, extension] of STEMS[architecture]) {
-    for (const variant of VARIANTS) {
-      const single = join(folder, `${stem}${variant}.${extension}`)
-      if (await exists(single, title)) return [single]
-      const index = join(folder, `${stem}.${extension}.index${variant}.json`)
-      if (!(await exists(index, title))) continue
-      const paths = (await readShards(index, what)).map((shard) => join(folder, shard))
-      for (const path of paths) if (!(await exists(path, title))) throw incomplete(title, path)
-      return paths
-    }
+  let absent: string | undefined
+  for (const { files, index } of weightSets(await listFolder(folder, title), architecture)) {
+    const paths = (index === undefined ? files : await readShards(join(folder, index), what)).map((name) => join(folder, name))
+    // Links may lead nowhere.
+    const found = await Promise.all(paths.map((path) => exists(path, title)))
+    if (!found.includes(false)) return paths
+    absent ??= paths[found.indexOf(false)]
   }
-  throw incomplete(title, join(folder, STEMS[architecture][0]!.join('.')))
+  throw incomplete(title, absent ?? join(folder, usualFile(architecture)))
 }
 
 /** Reads the headers of a network's weights. */

@@ -10,10 +10,11 @@ import { Lock } from '../files/lock.js'
 import { exists, unlessMissing } from '../files/read.js'
 import { ConfigReader } from './configs.js'
 import { foreignModel, foreignPipeline, foreignUNet } from './families.js'
-import { CachedRepository, sizeOf } from './hub/cache.js'
-import { HubClient, type HubFile } from './hub/client.js'
-import { fetchBlob, fetchedBytes } from './hub/download.js'
+import { CachedRepository, type HubFile, sizeOf } from './hub/cache.js'
+import { HubClient } from './hub/client.js'
+import { damageOf, fetchBlob, fetchedBytes } from './hub/download.js'
 import { chooseFiles, INDEX, partsOf } from './hub/files.js'
+import { Meter } from './hub/meter.js'
 import { type HubName, parseHubName, WEIGHTS } from './hub/name.js'
 import { type HubSettings, hubSettings } from './hub/settings.js'
 
@@ -27,36 +28,8 @@ export interface HubContext {
 
 /** How often a folder is looked at that another process fetches. */
 const WAIT_MS = 500
-const EVENT_MS = 200
-/** The rate is that of these last seconds. */
-const RATE_MS = 10_000
-
-/** Counts bytes and tells of them, not too often. */
-class Meter {
-  private readonly began = performance.now()
-  private readonly marks: { time: number; done: number }[]
-  file = ''
-
-  constructor(
-    private done: number,
-    private readonly total: number,
-    private readonly onEvent: ((event: ModelEvent) => void) | undefined,
-  ) {
-    this.marks = [{ time: this.began, done }]
-  }
-
-  add(count: number): void {
-    this.done += count
-    const time = performance.now()
-    if (time - this.marks.at(-1)!.time < EVENT_MS && this.done < this.total) return
-    this.marks.push({ time, done: this.done })
-    while (this.marks.length > 2 && time - this.marks[1]!.time >= RATE_MS) this.marks.shift()
-    const [first] = this.marks as [{ time: number; done: number }]
-    const bytesPerSecond = Math.max(0, (1000 * (this.done - first.done)) / Math.max(1, time - first.time))
-    const { file, done, total } = this
-    this.onEvent?.({ type: 'download', file, done, total, bytesPerSecond, etaSeconds: (total - done) / Math.max(1, bytesPerSecond) })
-  }
-}
+/** What an error that a damaged file may be the cause of says. */
+const DAMAGES = ['MODEL_INVALID', 'SAFETENSORS_INVALID', 'PICKLE_INVALID', 'PICKLE_UNSUPPORTED', 'TOKENIZER_INVALID']
 
 /** One resolution of a name. */
 class Resolution {
@@ -64,7 +37,7 @@ class Resolution {
   private readonly client: HubClient
 
   constructor(
-    private readonly name: HubName,
+    readonly name: HubName,
     private readonly settings: HubSettings,
     private readonly context: HubContext,
   ) {
@@ -140,13 +113,20 @@ class Resolution {
   }
 
   private async fetch(): Promise<string> {
-    const { cached, client } = this
-    const { signal, onEvent } = this.context
     const { repository, revision } = this.name
-    const { commit, pipeline } = await client.about(revision)
+    const { commit, pipeline } = await this.client.about(revision)
     const foreign = pipeline === undefined ? undefined : foreignPipeline(pipeline)
     if (foreign !== undefined && this.name.file === undefined) throw foreignModel(repository, foreign)
-    const wanted = await this.wanted(commit)
+    await this.fetchFiles(commit, await this.wanted(commit))
+    await this.cached.note(revision, commit)
+    return this.path(commit)
+  }
+
+  /** Fetches those of a commit's files that are not there. */
+  private async fetchFiles(commit: string, wanted: HubFile[]): Promise<void> {
+    const { cached, client } = this
+    const { signal, onEvent } = this.context
+    const { repository } = this.name
     const rest: HubFile[] = []
     const [blobs, snapshot] = [join(cached.folder, 'blobs'), cached.snapshot(commit)]
     for (const folder of [blobs, snapshot]) await makeFolder(folder).catch((cause: unknown) => Promise.reject(writeError(folder, cause)))
@@ -157,27 +137,26 @@ class Resolution {
       resumedBytes += await fetchedBytes(cached.blob(file.etag), file)
     }
     // What other commits brought, or a process that was killed, counts as fetched.
-    for (const file of wanted) if (!rest.includes(file)) await cached.link(commit, file.path, file.etag)
-    if (rest.length > 0) {
-      const bytes = rest.reduce((sum, { size }) => sum + size, 0)
-      await this.checkRoom(bytes - resumedBytes)
-      onEvent?.({ type: 'download-start', repository, commit, files: rest.length, bytes, resumedBytes, folder: cached.folder })
-      const meter = new Meter(resumedBytes, bytes, onEvent)
-      const details = { client, signal, stallMs: this.settings.stallMs, onBytes: (count: number) => meter.add(count) }
-      const weights = rest.filter(({ path }) => WEIGHTS.test(path))
-      for (const file of [...rest.filter((file) => !weights.includes(file)), ...weights]) {
-        if (file === weights[0]) await this.checkUNet(commit)
-        meter.file = file.path
-        await fetchBlob(file, client.address(commit, file.path), cached.blob(file.etag), details)
-        await cached.link(commit, file.path, file.etag)
-      }
+    for (const file of wanted) if (!rest.includes(file)) await cached.link(commit, file, false)
+    if (rest.length === 0) return
+    const bytes = rest.reduce((sum, { size }) => sum + size, 0)
+    await this.checkRoom(bytes - resumedBytes)
+    onEvent?.({ type: 'download-start', repository, commit, files: rest.length, bytes, resumedBytes, folder: cached.folder })
+    const meter = new Meter(resumedBytes, bytes, onEvent)
+    const details = { client, signal, stallMs: this.settings.stallMs, onBytes: (count: number) => meter.add(count) }
+    const weights = rest.filter(({ path }) => WEIGHTS.test(path))
+    for (const file of [...rest.filter((file) => !weights.includes(file)), ...weights]) {
+      if (file === weights[0]) await this.checkUNet(commit)
+      meter.file = file.path
+      // Two files of the same content have one blob.
+      if (await cached.has(file.etag, file.size)) meter.add(file.size)
+      else await fetchBlob(file, client.address(commit, file.path), cached.blob(file.etag), details)
+      await cached.link(commit, file, true)
     }
-    await cached.note(revision, commit)
-    return this.path(commit)
   }
 
-  /** Takes the repository's lock, unless another process fetches what is wanted meanwhile. */
-  private async lock(): Promise<Lock | string> {
+  /** Takes the repository's lock, unless another process has it and `isDone` finds meanwhile that it is not needed. */
+  private async lock<Done>(isDone: () => Promise<Done | undefined>): Promise<Lock | Done> {
     const { signal, onEvent } = this.context
     const { repository } = this.name
     const path = join(this.cached.locks, 'lorafuse.lock')
@@ -192,16 +171,57 @@ class Resolution {
         if (tries === 0) onEvent?.({ type: 'warning', code: 'HUB_BUSY', message, path })
         await setTimeout(WAIT_MS, undefined, { signal }).catch(() => signal?.throwIfAborted())
       }
-      const found = await this.find()
-      if (found !== undefined) return found
+      const done = await isDone()
+      if (done !== undefined) return done
     }
+  }
+
+  /**
+   * Fetches files again that are not in the cache as the Hub lists them, as after a disk's failure: those of another size or, if there are
+   * none, of another hash. Returns whether there were any; without the Hub nothing is known. Throws as `run` what fetching them does.
+   */
+  async fetchDamaged(): Promise<boolean> {
+    const { cached, client, settings, name } = this
+    const { signal } = this.context
+    const commit = await cached.commitOf(name.revision)
+    if (commit === undefined || settings.offline) return false
+    const unlessAborted = () => signal?.throwIfAborted()
+    const lock = await this.lock(async () => undefined).catch(unlessAborted)
+    if (!lock) return false
+    try {
+      const listed = await client.filesOf(commit).catch(unlessAborted)
+      const paths = name.file === undefined ? await cached.files(commit) : [name.file]
+      const files = paths.flatMap((path) => listed?.get(path) ?? [])
+      const short = await this.discardDamaged(commit, files, false)
+      const damaged = short.length > 0 ? short : await this.discardDamaged(commit, files, true)
+      await this.fetchFiles(commit, damaged)
+      return damaged.length > 0
+    } finally {
+      await lock.release()
+    }
+  }
+
+  /** Takes the damaged ones of a commit's files out of the cache, and returns them. */
+  private async discardDamaged(commit: string, files: HubFile[], withHashes: boolean): Promise<HubFile[]> {
+    const { signal, onEvent } = this.context
+    const damaged: HubFile[] = []
+    for (const file of files) {
+      const path = join(this.cached.snapshot(commit), file.path)
+      const damage = await damageOf(path, file, withHashes, signal)
+      if (damage === undefined) continue
+      await this.cached.discard(commit, file)
+      const message = `Expected ${file.path} of ${this.name.repository} in the cache as the Hub has it but received ${damage}; it is fetched again`
+      onEvent?.({ type: 'warning', code: 'CACHE_DAMAGED', message, path })
+      damaged.push(file)
+    }
+    return damaged
   }
 
   async run(): Promise<string> {
     const found = await this.find()
     if (found !== undefined) return found
     if (this.settings.offline) throw this.offline()
-    const lock = await this.lock()
+    const lock = await this.lock(() => this.find())
     if (typeof lock === 'string') return lock
     try {
       return (await this.find()) ?? (await this.fetch())
@@ -223,6 +243,32 @@ export async function resolveHubModel(text: string, context: HubContext = {}): P
   return name && new Resolution(name, settings, context).run()
 }
 
+/** What resolves a name on the Hub; undefined for a path. `files`: only the name of a file counts. */
+async function resolutionOf(model: string, context: HubContext, files: boolean): Promise<Resolution | undefined> {
+  if (await exists(model, 'a model')) return undefined
+  const settings = context.settings ?? (await hubSettings())
+  const name = parseHubName(model, settings.endpoint)
+  return name && !(files && name.file === undefined) ? new Resolution(name, settings, context) : undefined
+}
+
+/**
+ * After a model from the Hub could not be read: fetches again what of it is damaged in the cache. `models`: what was read, as in
+ * `locateModel`. Returns whether there was anything. Throws as `resolveHubModel`.
+ */
+export async function fetchDamaged(
+  error: unknown,
+  models: { model: string; files: boolean }[],
+  context: HubContext = {},
+): Promise<boolean> {
+  if (!(error instanceof LorafuseError) || !DAMAGES.includes(error.code)) return false
+  let found = false
+  for (const { model, files } of models) {
+    const resolution = await resolutionOf(model, context, files)
+    if (await resolution?.fetchDamaged()) found = true
+  }
+  return found
+}
+
 /** Where a model is, and what it is called. */
 export interface Located {
   path: string
@@ -235,10 +281,8 @@ export interface Located {
  * `resolveHubModel` and `exists`.
  */
 export async function locateModel(model: string, context: HubContext = {}, files = false): Promise<Located> {
-  if (await exists(model, 'a model')) return { path: model }
-  const settings = context.settings ?? (await hubSettings())
-  const name = parseHubName(model, settings.endpoint)
-  if (!name || (files && name.file === undefined)) return { path: model }
-  const path = await new Resolution(name, settings, context).run()
-  return name.file === undefined ? { path, name: name.repository } : { path }
+  const resolution = await resolutionOf(model, context, files)
+  if (!resolution) return { path: model }
+  const path = await resolution.run()
+  return resolution.name.file === undefined ? { path, name: resolution.name.repository } : { path }
 }

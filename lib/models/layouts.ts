@@ -138,7 +138,7 @@ export function vaeLayout(shapes: Shapes): Json | undefined {
   }
 }
 
-/** OpenCLIP's layers that SD2 was trained without: the last one, as its text is the state before it. */
+/** The layers of OpenCLIP ViT-H/14 that SD2 uses: all but the last one, as its text is the state before it. */
 const SD2_LAYERS = 23
 
 function textConfig(tokens: number[] = [], positions: number[] = [], layers: number, intermediate: number[] = [], act: string): Json {
@@ -155,19 +155,22 @@ function textConfig(tokens: number[] = [], positions: number[] = [], layers: num
   }
 }
 
-/** Returns the config of CLIP's text encoder under transformers' names; undefined if there is none. */
-export function clipLayout(shapes: Shapes, act = 'quick_gelu'): Json | undefined {
+/** Counts the layers of a text encoder that are used. */
+function layersOf(shapes: Shapes, layer: (i: number) => string, isSd2: boolean): number {
+  const layers = count((i) => shapes.has(layer(i)))
+  return isSd2 ? Math.min(layers, SD2_LAYERS) : layers
+}
+
+/**
+ * Returns the config of CLIP's text encoder under transformers' names; undefined if there is none. `act`: its activation; `isSd2`: without the
+ * layer that SD2 does not use.
+ */
+export function clipLayout(shapes: Shapes, act: 'quick_gelu' | 'gelu', isSd2: boolean): Json | undefined {
   const tokens = shapes.get('text_model.embeddings.token_embedding.weight')
   if (!tokens) return undefined
   const layer = (i: number) => `text_model.encoder.layers.${i}.mlp.fc1.weight`
   const positions = shapes.get('text_model.embeddings.position_embedding.weight')
-  const config = textConfig(
-    tokens,
-    positions,
-    count((i) => shapes.has(layer(i))),
-    shapes.get(layer(0)),
-    act,
-  )
+  const config = textConfig(tokens, positions, layersOf(shapes, layer, isSd2), shapes.get(layer(0)), act)
   const projection = shapes.get('text_projection.weight')
   return { ...config, ...(projection && { projection_dim: projection[0] }) }
 }
@@ -177,9 +180,8 @@ export function openClipLayout(shapes: Shapes, isSd2: boolean): Json | undefined
   const tokens = shapes.get('token_embedding.weight')
   if (!tokens) return undefined
   const layer = (i: number) => `transformer.resblocks.${i}.mlp.c_fc.weight`
-  const layers = count((i) => shapes.has(layer(i)))
-  const used = isSd2 ? Math.min(layers, SD2_LAYERS) : layers
-  const config = textConfig(tokens, shapes.get('positional_embedding'), used, shapes.get(layer(0)), 'gelu')
+  const layers = layersOf(shapes, layer, isSd2)
+  const config = textConfig(tokens, shapes.get('positional_embedding'), layers, shapes.get(layer(0)), 'gelu')
   // Some files have transformers' matrix, which is turned.
   const projected = shapes.get('text_projection')?.[1] ?? shapes.get('text_projection.weight')?.[0]
   return { ...config, ...(projected !== undefined && !isSd2 && { projection_dim: projected }) }

@@ -3,18 +3,14 @@
  * of tensors, and nothing else. A class or function is no more than its name here: what it would make is `OPAQUE`, and nothing is called.
  * Work and memory are bounded by the bytes of the pickle, whatever they say.
  */
-import { type LorafuseError, shown } from '../errors.js'
-import { isCount } from '../files/json.js'
+import type { LorafuseError } from '../errors.js'
 import { type Turn, turns } from '../turns.js'
+import { PickleBytes } from './pickle-bytes.js'
 import { Dict, Global, OPAQUE, resultOf, Storage, storageOf } from './torch-objects.js'
 
 /** Values on the stack and in the memo, lists and dicts: more than any checkpoint with the states of its optimizer has. */
 const MOST_VALUES = 2 ** 20
 const MOST_CONTAINERS = 2 ** 19
-/** Longer texts, such as sources, are not decoded; longer lines are no number; longer integers are not shapes. */
-const MOST_TEXT = 2 ** 16
-const MOST_LINE = 2 ** 16
-const MOST_INTEGER_BYTES = 16
 /** Opcodes between two turns. */
 const PIECE = 4096
 
@@ -29,16 +25,19 @@ export class Unpickler {
   private containers = 0
   /** Those that the last pickle named, by their keys. */
   storages = new Map<string, Storage>()
-  private readonly view: DataView
+  private readonly bytes: PickleBytes
 
   constructor(
-    private readonly bytes: Uint8Array,
+    bytes: Uint8Array,
     private readonly invalid: (problem: string) => LorafuseError,
-    private readonly ended: () => Error = () => invalid('Expected a whole pickle but it ends early'),
-    /** Where the next pickle begins. */
-    public at = 0,
+    ended: () => Error = () => invalid('Expected a whole pickle but it ends early'),
   ) {
-    this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    this.bytes = new PickleBytes(bytes, invalid, ended)
+  }
+
+  /** Where the next pickle begins. */
+  get at(): number {
+    return this.bytes.at
   }
 
   /** Reads the next pickle. Throws what `invalid` and `ended` make. */
@@ -48,7 +47,7 @@ export class Unpickler {
     this.memo = new Map()
     this.storages = new Map()
     for (let count = 1; ; count++) {
-      const opcode = String.fromCharCode(this.byte())
+      const opcode = String.fromCharCode(this.bytes.byte())
       if (opcode === '.') return this.pop()
       this.step(opcode)
       if (this.stack.length > MOST_VALUES || this.memo.size > MOST_VALUES || this.marks.length > MOST_VALUES) {
@@ -56,38 +55,6 @@ export class Unpickler {
       }
       if (count % PIECE === 0) await turn()
     }
-  }
-
-  private take(length: number): number {
-    const begin = this.at
-    if (length > this.bytes.length - begin) throw this.ended()
-    this.at += length
-    return begin
-  }
-
-  private byte(): number {
-    return this.bytes[this.take(1)] as number
-  }
-
-  /** An unsigned number of 1, 4 or 8 bytes. */
-  private unsigned(width: number): number {
-    const begin = this.take(width)
-    if (width === 1) return this.view.getUint8(begin)
-    return width === 4 ? this.view.getUint32(begin, true) : Number(this.view.getBigUint64(begin, true))
-  }
-
-  private line(): string {
-    const end = this.bytes.indexOf(0x0a, this.at)
-    if (end < 0) throw this.ended()
-    if (end - this.at > MOST_LINE) throw this.invalid(`Expected lines of at most ${MOST_LINE} bytes but one has ${end - this.at}`)
-    const text = this.text(this.at, end - this.at)
-    this.at = end + 1
-    return typeof text === 'string' ? text : ''
-  }
-
-  private text(begin: number, length: number): unknown {
-    if (length > MOST_TEXT) return OPAQUE
-    return Buffer.from(this.bytes.buffer, this.bytes.byteOffset + begin, length).toString('utf8')
   }
 
   private pop(): unknown {
@@ -137,17 +104,17 @@ export class Unpickler {
   }
 
   private step(opcode: string): void {
-    const { stack } = this
+    const { stack, bytes } = this
     if (opcode in LENGTHS) {
-      stack.push(this.counted(opcode, this.unsigned(LENGTHS[opcode] as number)))
+      stack.push(this.counted(opcode, bytes.unsigned(LENGTHS[opcode] as number)))
       return
     }
     switch (opcode) {
       case '\x80': // PROTO
-        this.take(1)
+        bytes.take(1)
         return
       case '\x95': // FRAME
-        this.take(8)
+        bytes.take(8)
         return
       case '(':
         this.marks.push(stack.length)
@@ -163,13 +130,13 @@ export class Unpickler {
         stack.push(this.peek())
         return
       case 'p':
-        this.memo.set(this.index(this.line()), this.peek())
+        this.memo.set(bytes.index(), this.peek())
         return
       case 'q':
-        this.memo.set(this.byte(), this.peek())
+        this.memo.set(bytes.byte(), this.peek())
         return
       case 'r':
-        this.memo.set(this.unsigned(4), this.peek())
+        this.memo.set(bytes.unsigned(4), this.peek())
         return
       case '\x94':
         this.memo.set(this.memo.size, this.peek())
@@ -207,28 +174,15 @@ export class Unpickler {
 
   /** The value of an opcode that bytes of a counted length follow. */
   private counted(opcode: string, length: number): unknown {
-    const begin = this.take(length)
-    if (opcode === '\x8a' || opcode === '\x8b') return this.integer(begin, length)
-    return 'CB\x8e\x96'.includes(opcode) ? OPAQUE : this.text(begin, length)
-  }
-
-  /** A little-endian integer in two's complement. */
-  private integer(begin: number, length: number): unknown {
-    if (length > MOST_INTEGER_BYTES) return OPAQUE
-    let value = 0n
-    for (let i = length - 1; i >= 0; i--) value = (value << 8n) | BigInt(this.bytes[begin + i] as number)
-    value = BigInt.asIntN(8 * length, value)
-    return Number.isSafeInteger(Number(value)) ? Number(value) : value
-  }
-
-  private index(line: string): number {
-    const index = Number(line)
-    if (!isCount(index)) throw this.invalid(`Expected a place in the pickle's memo but received ${shown(line)}`)
-    return index
+    if (opcode === '\x8a' || opcode === '\x8b') return this.bytes.integer(length)
+    if (!'CB\x8e\x96'.includes(opcode)) return this.bytes.text(length)
+    this.bytes.take(length)
+    return OPAQUE
   }
 
   /** The value that an opcode pushes. */
   private made(opcode: string): unknown {
+    const { bytes } = this
     switch (opcode) {
       case 'N':
         return null
@@ -237,27 +191,27 @@ export class Unpickler {
       case '\x89':
         return false
       case 'K':
-        return this.byte()
+        return bytes.byte()
       case 'M':
-        return this.view.getUint16(this.take(2), true)
+        return bytes.unsigned(2)
       case 'J':
-        return this.view.getInt32(this.take(4), true)
+        return bytes.signed()
       case 'G':
-        return this.view.getFloat64(this.take(8), false)
+        return bytes.float()
       case 'I':
       case 'L':
       case 'F':
-        return Number(this.line().replace(/L$/, ''))
+        return Number(bytes.line().replace(/L$/, ''))
       case 'S':
-        return this.line().slice(1, -1)
+        return bytes.line().slice(1, -1)
       case 'V':
-        return this.line()
+        return bytes.line()
       case 'g':
-        return this.remembered(this.index(this.line()))
+        return this.remembered(bytes.index())
       case 'h':
-        return this.remembered(this.byte())
+        return this.remembered(bytes.byte())
       case 'j':
-        return this.remembered(this.unsigned(4))
+        return this.remembered(bytes.unsigned(4))
       case ')':
       case ']':
         return this.contain([])
@@ -276,9 +230,9 @@ export class Unpickler {
       case '\x87':
         return this.contain(this.popMany(opcode.charCodeAt(0) - 0x84))
       case 'c':
-        return new Global(`${this.line()}.${this.line()}`)
+        return new Global(`${bytes.line()}.${bytes.line()}`)
       case '\x93':
-        return this.global(this.popMany(2))
+        return new Global(this.popMany(2).map(String).join('.'))
       default:
         return this.object(opcode)
     }
@@ -286,6 +240,7 @@ export class Unpickler {
 
   /** The value of an opcode that makes an object, of a class, a function or a number of something outside. */
   private object(opcode: string): unknown {
+    const { bytes } = this
     switch (opcode) {
       case 'Q':
         return this.persistent(storageOf(this.pop()))
@@ -303,12 +258,12 @@ export class Unpickler {
         this.popMark()
         return OPAQUE
       case 'i':
-        this.line()
-        this.line()
+        bytes.line()
+        bytes.line()
         this.popMark()
         return OPAQUE
       case 'P':
-        this.line()
+        bytes.line()
         return OPAQUE
       case '\x8f': // EMPTY_SET
         return OPAQUE
@@ -318,15 +273,11 @@ export class Unpickler {
       case '\x82': // EXT1
       case '\x83':
       case '\x84':
-        this.take(2 ** (opcode.charCodeAt(0) - 0x82))
+        bytes.take(2 ** (opcode.charCodeAt(0) - 0x82))
         return OPAQUE
       default:
         throw this.invalid(`Expected an opcode of a pickle at byte ${this.at - 1} but received ${opcode.charCodeAt(0)}`)
     }
-  }
-
-  private global([module, name]: unknown[]): unknown {
-    return typeof module === 'string' && typeof name === 'string' ? new Global(`${module}.${name}`) : OPAQUE
   }
 
   private persistent(storage: unknown): unknown {

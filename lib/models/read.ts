@@ -15,7 +15,7 @@ import {
 } from './configs.js'
 import { invalidPart, readDiffusers } from './diffusers.js'
 import { familyOf } from './families.js'
-import { type HubContext, locateModel } from './hub.js'
+import { fetchDamaged, type HubContext, locateModel } from './hub.js'
 import { type Family, lazyHashes, type Model, type Parts, type ReadOptions } from './model.js'
 import { readSingleFile } from './single-file.js'
 import { TIME_IDS } from './text.js'
@@ -88,7 +88,9 @@ function chosenScheduler(path: string, config: SchedulerConfig, options: ReadOpt
       `Expected v_prediction with zero terminal SNR for ${path} but received epsilon, which says nothing of an image that is noise alone`,
     )
   }
-  return { ...config, predictionType, rescaleBetasZeroSnr }
+  // The config's timesteps are those of a model without it, and a picture has to begin at the last one.
+  const timestepSpacing = rescaleBetasZeroSnr && !config.rescaleBetasZeroSnr ? 'trailing' : config.timestepSpacing
+  return { ...config, predictionType, rescaleBetasZeroSnr, timestepSpacing }
 }
 
 /** Names a model for the start of a run: `SDXL, v-prediction with zero terminal SNR, found by scheduler/scheduler_config.json`. */
@@ -108,12 +110,8 @@ function readNetworks(family: Family, parts: Parts): Record<string, Network> {
   return Object.fromEntries(Object.entries(family.networks).map(read))
 }
 
-/**
- * Reads and checks a model's configs, tokenizers and weight headers, but no weights. Throws `MODEL_NOT_FOUND`, `MODEL_INCOMPLETE` (which
- * part, where), `MODEL_INVALID` (a config), `MODEL_UNSUPPORTED`, `TOKENIZER_INVALID`, `SAFETENSORS_INVALID`, as `openFile` and as
- * `resolveHubModel`. `context`: for a model that is fetched.
- */
-export async function readModel(model: string, options: ReadOptions = {}, context: HubContext = {}): Promise<Model> {
+/** Reads what is there. */
+async function readOnce(model: string, options: ReadOptions, context: HubContext): Promise<Model> {
   const found = await readParts(model, context)
   const components = await readComponents(options, context)
   const parts = { ...found, networks: { ...found.networks, ...components } }
@@ -158,5 +156,22 @@ export async function readModel(model: string, options: ReadOptions = {}, contex
     scalingFactor: parts.networks[family.vae]!.config.number('scaling_factor', family.scalingFactor, 1e-6, 1e6),
     shiftFactor: family.shiftFactor,
     ...lazyHashes(networks[family.trained]!.files.map(({ path }) => path)),
+  }
+}
+
+/**
+ * Reads and checks a model's configs, tokenizers and weight headers, but no weights. Throws `MODEL_NOT_FOUND`, `MODEL_INCOMPLETE` (which
+ * part, where), `MODEL_INVALID` (a config), `MODEL_UNSUPPORTED`, `TOKENIZER_INVALID`, `SAFETENSORS_INVALID`, as `openFile` and as
+ * `resolveHubModel`. `context`: for a model that is fetched. What of it is damaged in the Hub's cache is fetched again, with a warning
+ * `CACHE_DAMAGED`.
+ */
+export async function readModel(model: string, options: ReadOptions = {}, context: HubContext = {}): Promise<Model> {
+  try {
+    return await readOnce(model, options, context)
+  } catch (error) {
+    const { vae, textEncoder = [] } = options
+    const parts = [...(vae === undefined ? [] : [vae]), ...textEncoder].map((part) => ({ model: part, files: true }))
+    if (!(await fetchDamaged(error, [{ model, files: false }, ...parts], context))) throw error
+    return readOnce(model, options, context)
   }
 }

@@ -6,8 +6,7 @@ import { basename } from 'node:path'
 import { LorafuseError } from '../errors.js'
 import { isNumberType, widen } from '../files/floats.js'
 import type { Json } from '../files/json.js'
-import { openFile, readRange } from '../files/read.js'
-import { type Checkpoint, readCheckpoint, weightsOf } from './checkpoint.js'
+import { type Checkpoint, readCheckpoint, readPart, weightsOf } from './checkpoint.js'
 import { ConfigReader, type UNetConfig, type VaeConfig } from './configs.js'
 import { foreignModel } from './families.js'
 import { foreignKind, kindWithoutUNet } from './foreign-files.js'
@@ -56,11 +55,17 @@ function readVae(shapes: Shapes) {
 }
 
 /** `act`: the activation, which shapes do not tell. */
-const readClip = (act?: string) => (shapes: Shapes) => {
-  const spelled = new Map([...shapes].map(([name, shape]) => [ourName('clip', name), shape]))
-  const config = clipLayout(spelled, act)
-  return config && { config, rename: (name: string) => ourName('clip', name) }
-}
+const readClip =
+  (act: 'quick_gelu' | 'gelu', isSd2 = false) =>
+  (shapes: Shapes) => {
+    const spelled = new Map([...shapes].map(([name, shape]) => [ourName('clip', name), shape]))
+    const config = clipLayout(spelled, act, isSd2)
+    const rename = (name: string) => {
+      const layer = Number(/\.layers\.(\d+)\./.exec(name)?.[1] ?? 0)
+      return layer < (config!.num_hidden_layers as number) ? ourName('clip', name) : undefined
+    }
+    return config && { config, rename }
+  }
 
 const readOpenClip = (isSd2: boolean) => (shapes: Shapes) => {
   const config = openClipLayout(shapes, isSd2)
@@ -70,34 +75,39 @@ const readOpenClip = (isSd2: boolean) => (shapes: Shapes) => {
   return { config, rename: (name: string) => (isProjection(name) ? name : names.diffusers(name)) }
 }
 
-/** The networks of a whole checkpoint; of two layouts of one, a file has one. */
-const LAYOUTS: Layout[] = [
-  { network: 'unet', prefix: UNET, read: readUNet },
-  { network: 'vae', prefix: 'first_stage_model.', read: readVae },
-  { network: 'text_encoder', prefix: 'cond_stage_model.transformer.', read: readClip() },
-  { network: 'text_encoder', prefix: 'cond_stage_model.model.', read: readOpenClip(true) },
-  { network: 'text_encoder', prefix: 'conditioner.embedders.0.transformer.', read: readClip() },
-  { network: 'text_encoder_2', prefix: 'conditioner.embedders.1.model.', read: readOpenClip(false) },
-  { network: 'text_encoder_2', prefix: 'conditioner.embedders.1.transformer.', read: readClip('gelu') },
-]
-
 /** Features of OpenCLIP's tokens in SD2, whose text encoder is its only one, and in SDXL, whose second it is. */
 const [OPEN_CLIP_H, OPEN_CLIP_G] = [1024, 1280]
 
-/** Reads a text encoder of its own file where it is as wide as this network's. */
+/** Reads a text encoder where it is as wide as this network's. */
 const ofWidth = (least: number, below: number, read: Layout['read']) => (shapes: Shapes, path: string) => {
   const found = read(shapes, path)
   const width = found?.config.hidden_size as number
   return width >= least && width < below ? found : undefined
 }
 
+/** Under transformers' names, those of SD1, SDXL's first and SD2 are told apart by their width. */
+const CLIP_L = ofWidth(0, OPEN_CLIP_H, readClip('quick_gelu'))
+const CLIP_H = ofWidth(OPEN_CLIP_H, OPEN_CLIP_G, readClip('gelu', true))
+
+/** The networks of a whole checkpoint; of two layouts of one, a file has one. */
+const LAYOUTS: Layout[] = [
+  { network: 'unet', prefix: UNET, read: readUNet },
+  { network: 'vae', prefix: 'first_stage_model.', read: readVae },
+  { network: 'text_encoder', prefix: 'cond_stage_model.transformer.', read: CLIP_L },
+  { network: 'text_encoder', prefix: 'cond_stage_model.transformer.', read: CLIP_H },
+  { network: 'text_encoder', prefix: 'cond_stage_model.model.', read: readOpenClip(true) },
+  { network: 'text_encoder', prefix: 'conditioner.embedders.0.transformer.', read: readClip('quick_gelu') },
+  { network: 'text_encoder_2', prefix: 'conditioner.embedders.1.model.', read: readOpenClip(false) },
+  { network: 'text_encoder_2', prefix: 'conditioner.embedders.1.transformer.', read: readClip('gelu') },
+]
+
 /** Networks in a file of their own. */
 const ALONE: Layout[] = [
   { network: 'unet', prefix: '', read: readUNet },
   { network: 'unet', prefix: 'diffusion_model.', read: readUNet },
   { network: 'vae', prefix: '', read: readVae },
-  { network: 'text_encoder', prefix: '', read: ofWidth(0, OPEN_CLIP_H, readClip()) },
-  { network: 'text_encoder', prefix: '', read: ofWidth(OPEN_CLIP_H, OPEN_CLIP_G, readClip('gelu')) },
+  { network: 'text_encoder', prefix: '', read: CLIP_L },
+  { network: 'text_encoder', prefix: '', read: CLIP_H },
   { network: 'text_encoder', prefix: '', read: ofWidth(0, OPEN_CLIP_G, readOpenClip(true)) },
   { network: 'text_encoder_2', prefix: '', read: ofWidth(OPEN_CLIP_G, Infinity, readClip('gelu')) },
   { network: 'text_encoder_2', prefix: '', read: ofWidth(OPEN_CLIP_G, Infinity, readOpenClip(false)) },
@@ -132,8 +142,7 @@ const STEP_OF_EPSILON = '875000'
 async function scatter({ path, tensors }: Checkpoint): Promise<number | undefined> {
   const tensor = tensors.find(({ name }) => name === SCATTER.name)
   if (!tensor || tensor.problem !== undefined || !isNumberType(tensor.dtype) || tensor.byteLength > MOST_BIAS) return undefined
-  const file = await openFile(path, WHAT)
-  const values = widen(await readRange(file, tensor.offset, tensor.byteLength).finally(() => file.close()), tensor.dtype)
+  const values = widen(await readPart(path, WHAT, tensor.offset, tensor.byteLength), tensor.dtype)
   const mean = values.reduce((sum, value) => sum + value, 0) / values.length
   return Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values.length)
 }

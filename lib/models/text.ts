@@ -1,8 +1,9 @@
 /** Text, and the sizes that SDXL takes beside it, as a UNet takes them: for caching and for drawing. */
 import type { Inputs, Session, Tensor } from '../native.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
+import { CHUNK_TOKENS } from '../options/table.js'
 import type { Model, TextEncoding } from './model.js'
-import type { Tokenizer } from './tokenizer.js'
+import { ownTokens, type Tokenizer } from './tokenizer.js'
 
 /** One text: `context` [tokens, contextDim], and `pooled` [pooledDim] where the model takes it. */
 export interface EncodedText {
@@ -14,17 +15,14 @@ export type TextOptions = Pick<ResolvedTrainOptions, 'clipSkip' | 'maxTokenLengt
 
 type TextModel = Pick<Model, 'family' | 'tokenizers'>
 
-/** Tokens of a chunk without BOS and EOS, in words of the option. */
-const CHUNK = 75
-
 /** How many chunks a text has, each encoded apart. */
 export function chunksOf({ maxTokenLength }: Pick<TextOptions, 'maxTokenLength'>): number {
-  return Number(maxTokenLength) / CHUNK
+  return maxTokenLength / CHUNK_TOKENS
 }
 
 /** Tokens of a context: the chunks' own, and one BOS and EOS around them all. */
 export function contextLength({ family, tokenizers }: TextModel, options: Pick<TextOptions, 'maxTokenLength'>): number {
-  return chunksOf(options) * (tokenizers[family.text[0]!.network]!.length - 2) + 2
+  return mostTokens(tokenizers[family.text[0]!.network]!, options) + 2
 }
 
 /** Returns the settings with which the native side encodes text for a family. */
@@ -37,7 +35,7 @@ export function encodeSettings({ skip, norm, pooled }: TextEncoding, clipSkip: n
  * (kohya-ss/sd-scripts:library/strategy_sd.py, strategy_sdxl.py).
  */
 export function contextRows(chunks: number, length: number): number[] {
-  const content = length - 2
+  const content = ownTokens({ length })
   const own = Array.from({ length: chunks * content }, (_, i) => Math.floor(i / content) * length + 1 + (i % content))
   return [0, ...own, chunks * length - 1]
 }
@@ -83,14 +81,14 @@ export async function encodeChunks(
   session: Pick<Session, 'run'>,
   { family, tokenizers }: TextModel,
   clipSkip: number,
-  chunksFor: (tokenizer: Tokenizer) => Chunks,
+  chunksFor: (tokenizer: Tokenizer, network: string) => Chunks,
 ): Promise<EncodedText> {
   const parts = []
   let pooled: Float32Array | undefined
   for (const encoding of family.text) {
     const { network } = encoding
     const tokenizer = tokenizers[network]!
-    const { ids, arrange } = chunksFor(tokenizer)
+    const { ids, arrange } = chunksFor(tokenizer, network)
     const inputs: Inputs = { ids: { shape: [ids.length / tokenizer.length, tokenizer.length], data: ids } }
     if (encoding.pooled) inputs.last = { shape: [1], data: Int32Array.of(pooledRow(ids, tokenizer)) }
     const [states, pool] = await session.run(network, 'encode', inputs, encodeSettings(encoding, clipSkip))
@@ -101,20 +99,40 @@ export async function encodeChunks(
   return { context: beside(parts), ...(pooled ? { pooled } : {}) }
 }
 
-/** Encodes a text as the model's family does it. */
-export function encodeText(session: Pick<Session, 'run'>, model: TextModel, text: string, options: TextOptions): Promise<EncodedText> {
-  return encodeChunks(session, model, options.clipSkip, (tokenizer) => ({
-    ids: tokenizer.encode(text, chunksOf(options)),
-    arrange: (states, width) => joinChunks(states, width, tokenizer),
-  }))
-}
-
-/** One text as the chunks of ids `[chunks, length]` of each text encoder, for steps that encode it. */
+/** One text as the chunks of ids `[chunks, length]` of each text encoder, by its network. */
 export type TextIds = Record<string, Int32Array>
 
-/** Makes the ids of a text, by the networks of the family's text encoders. */
-export function textIds({ family, tokenizers }: TextModel, text: string, options: Pick<TextOptions, 'maxTokenLength'>): TextIds {
-  return Object.fromEntries(family.text.map(({ network }) => [network, tokenizers[network]!.encode(text, chunksOf(options))]))
+/** The tokens of a text that are used. */
+export interface Tokens {
+  ids: TextIds
+  /** The text has more than fit into its chunks. */
+  cut: boolean
+}
+
+/** Returns how many tokens of a text an encoder's chunks hold. */
+export function mostTokens(tokenizer: Pick<Tokenizer, 'length'>, options: Pick<TextOptions, 'maxTokenLength'>): number {
+  return chunksOf(options) * ownTokens(tokenizer)
+}
+
+/** Makes the tokens of a text for all encoders of the model's family. */
+export function tokenize({ family, tokenizers }: TextModel, text: string, options: Pick<TextOptions, 'maxTokenLength'>): Tokens {
+  const tokens: Tokens = { ids: {}, cut: false }
+  for (const { network } of family.text) {
+    const tokenizer = tokenizers[network]!
+    const most = mostTokens(tokenizer, options)
+    const ids = tokenizer.ids(text, most + 1)
+    tokens.ids[network] = tokenizer.chunk(ids, chunksOf(options))
+    tokens.cut ||= ids.length > most
+  }
+  return tokens
+}
+
+/** Encodes a text as the model's family does it. */
+export function encodeText(session: Pick<Session, 'run'>, model: TextModel, ids: TextIds, clipSkip: number): Promise<EncodedText> {
+  return encodeChunks(session, model, clipSkip, (tokenizer, network) => ({
+    ids: ids[network]!,
+    arrange: (states, width) => joinChunks(states, width, tokenizer),
+  }))
 }
 
 /** Returns the shapes of the inputs of a step that encodes `n` texts: see `Session.load`. */

@@ -7,6 +7,7 @@ import { Tokenizer as Pipeline } from '@huggingface/tokenizers'
 import { LorafuseError, shown } from '../errors.js'
 import { isRecord, type Json, readRecord } from '../files/json.js'
 import { readText, unlessMissing } from '../files/read.js'
+import { isId, readAddedTokens, splitter } from './added-tokens.js'
 import { clipVocabulary } from './clip-vocabulary.js'
 
 export interface Tokenizer {
@@ -20,24 +21,26 @@ export interface Tokenizer {
   /** Returns the first ids of a text, at most `most`, without BOS and EOS. */
   ids(text: string, most: number): number[]
   /**
-   * `[chunks, length]`: each chunk is BOS, the next `length − 2` ids of the text, EOS, padding; what does not fit is left out. Texts of several
-   * chunks are cut as kohya cuts them: after the text, chunks are padding alone, with EOS first where EOS and padding differ.
+   * `[chunks, length]`: each chunk is BOS, the next ids (`ownTokens`), EOS, padding; what does not fit is left out. Texts of several chunks are
+   * cut as kohya cuts them: after the text, chunks are padding alone, with EOS first where EOS and padding differ.
    */
-  encode(text: string, chunks?: number): Int32Array
-  /** Counts the tokens of a text, without BOS, EOS and padding; one more than fit into the chunks stands for any number of them. */
-  count(text: string, chunks?: number): number
+  chunk(ids: number[], chunks: number): Int32Array
 }
+
+/** How many of a chunk's tokens are the text's own: all but BOS and EOS. */
+export const ownTokens = ({ length }: Pick<Tokenizer, 'length'>) => length - 2
 
 interface Vocabulary {
   vocab: Record<string, number>
   /** Pairs in the order of their ranks, each `a b` or `[a, b]`. */
   merges: unknown[]
+  /** The `tokenizer.json` that it is from. */
+  whole?: Json
 }
 
 const WHAT = 'a tokenizer'
-/** Ids are i32. */
-const MOST_ID = 2 ** 31 - 2
 const MOST_MERGES_BYTES = 2 ** 26
+const MOST_LENGTH = 2 ** 31 - 2
 
 function invalid(path: string, problem: string): LorafuseError {
   return new LorafuseError('TOKENIZER_INVALID', `Expected CLIP's byte-level BPE for ${path} but received ${problem}`)
@@ -48,7 +51,7 @@ const readJson = (path: string) => unlessMissing(readRecord(path, WHAT, (receive
 function checkVocab(value: unknown, path: string): Record<string, number> {
   const ids = isRecord(value) ? Object.values(value) : []
   if (ids.length === 0) throw invalid(path, 'no vocabulary')
-  const odd = ids.find((id) => !Number.isInteger(id) || (id as number) < 0 || (id as number) > MOST_ID)
+  const odd = ids.find((id) => !isId(id))
   if (odd !== undefined) throw invalid(path, `the token id ${shown(odd)}`)
   return value as Record<string, number>
 }
@@ -90,7 +93,7 @@ async function readVocabulary(folder: string): Promise<Vocabulary> {
   }
   const model = isRecord(whole.model) ? whole.model : {}
   if (model.end_of_word_suffix !== '</w>') throw invalid(path, 'another kind of tokenizer')
-  return checked(model.vocab, path, model.merges, path)
+  return { ...checked(model.vocab, path, model.merges, path), whole }
 }
 
 /** Finds a special token in `tokenizer_config.json` or `special_tokens_map.json`: a string, or an object with `content`. */
@@ -123,28 +126,30 @@ const WORDS = "'s|'t|'re|'ve|'m|'ll|'d|\\p{L}+|\\p{N}|[^\\p{White_Space}\\p{L}\\
 const split = (pattern: string) => ({ type: 'Split', pattern: { Regex: pattern }, behavior: 'Removed', invert: true })
 
 /**
- * CLIP's pipeline in the form of a `tokenizer.json`. It differs from the published file where JavaScript differs from Rust: \s lacks U+0085
- * and has U+FEFF, and toLowerCase makes the last Σ of a word ς instead of σ. The second split, in Rust part of ByteLevel, takes apart the
- * special tokens that came about only by lower-casing.
+ * Normalizes a text as the published `tokenizer.json` does, which JavaScript's and Rust's differences would change: \s lacks U+0085 and has
+ * U+FEFF, and toLowerCase makes the last Σ of a word ς instead of σ.
  */
-function clipPipeline({ vocab, merges }: Vocabulary, specials: string[], unknown: string): object {
-  const added = specials.map((content) => ({ id: vocab[content], content, normalized: false, special: true }))
-  const normalizers = [
-    { type: 'NFC' },
-    { type: 'Replace', pattern: { Regex: '\\p{White_Space}+' }, content: ' ' },
-    { type: 'Replace', pattern: { String: 'Σ' }, content: 'σ' },
-    { type: 'Lowercase' },
-    // The split drops the blank. Without it, the library would take a text that is lower-cased to a special token for that token.
-    { type: 'Prepend', prepend: ' ' },
-  ]
+function normalize(text: string): string {
+  return text
+    .normalize('NFC')
+    .replace(/\p{White_Space}+/gu, ' ')
+    .replaceAll('Σ', 'σ')
+    .toLowerCase()
+}
+
+/**
+ * CLIP's pipeline for normalized text in the form of a `tokenizer.json`. The second split, in Rust part of ByteLevel, takes apart the special
+ * tokens that came about only by lower-casing.
+ */
+function clipPipeline({ vocab, merges }: Vocabulary, unknown: string): object {
   const words = [
     split(`<\\|(?:start|end)oftext\\|>|${WORDS}`),
     split(WORDS),
     { type: 'ByteLevel', add_prefix_space: false, use_regex: false },
   ]
   return {
-    added_tokens: added,
-    normalizer: { type: 'Sequence', normalizers },
+    added_tokens: [],
+    normalizer: null,
     pre_tokenizer: { type: 'Sequence', pretokenizers: words },
     model: { type: 'BPE', unk_token: unknown, end_of_word_suffix: '</w>', vocab, merges },
     post_processor: null,
@@ -157,7 +162,7 @@ function clipPipeline({ vocab, merges }: Vocabulary, specials: string[], unknown
  * `_get_input_ids`).
  */
 function chunked(ids: number[], chunks: number, length: number, { bosId, eosId, padId }: Pick<Tokenizer, 'bosId' | 'eosId' | 'padId'>) {
-  const content = length - 2
+  const content = ownTokens({ length })
   const whole = new Int32Array(chunks * content + 2).fill(padId)
   whole.set([bosId, ...ids.slice(0, chunks * content), eosId])
   if (chunks === 1) return whole
@@ -173,10 +178,13 @@ function chunked(ids: number[], chunks: number, length: number, { bosId, eosId, 
   return cut
 }
 
-/** `folder`: names the tokenizer in errors; `configs`: its settings, the first that has one counts. */
-function makeTokenizer(vocabulary: Vocabulary, folder: string, configs: Json[], padId?: number): Tokenizer {
+/** `folder`: names the tokenizer in errors; `configs`: its settings, the first that has one counts; `added`: its `added_tokens.json`. */
+function makeTokenizer(vocabulary: Vocabulary, folder: string, configs: Json[], added: Json, padId?: number): Tokenizer {
+  const { vocab, whole = {} } = vocabulary
+  const tokens = readAddedTokens({ whole, added, configs }, vocab, (problem) => invalid(folder, problem))
+  const ids = new Map([...Object.entries(vocab), ...tokens.map(({ content, id }): [string, number] => [content, id])])
   const idOf = (token: string): number => {
-    const id = Object.hasOwn(vocabulary.vocab, token) ? vocabulary.vocab[token] : undefined
+    const id = ids.get(token)
     if (id === undefined) throw invalid(folder, `a vocabulary without ${shown(token)}`)
     return id
   }
@@ -188,21 +196,26 @@ function makeTokenizer(vocabulary: Vocabulary, folder: string, configs: Json[], 
   const unknown = special(configs, 'unk_token') ?? eos
   const maximum = configs[0]?.model_max_length
   // transformers writes 1e30 where no length is known.
-  const known = maximum !== undefined && maximum !== null && !(typeof maximum === 'number' && maximum > MOST_ID)
+  const known = maximum !== undefined && maximum !== null && !(typeof maximum === 'number' && maximum > MOST_LENGTH)
   const length = known ? (maximum as number) : 77
   if (!Number.isInteger(length) || length < 2) throw invalid(folder, `${shown(maximum)} as model_max_length`)
-  const pipeline = new Pipeline(clipPipeline(vocabulary, [bos, eos], Object.hasOwn(vocabulary.vocab, unknown) ? unknown : eos), {})
+  const pipeline = new Pipeline(clipPipeline(vocabulary, Object.hasOwn(vocab, unknown) ? unknown : eos), {})
+  const ends = [bos, eos].map((content) => ({ id: idOf(content), content, normalized: false, lstrip: false, rstrip: false, single: false }))
+  // What pads may be a word of the vocabulary, as SD2's `!`: in a text it is that word, as A1111 and ComfyUI have it.
+  const others = tokens.filter(({ content }) => content !== bos && content !== eos && !(content === pad && Object.hasOwn(vocab, content)))
+  const exact = splitter([...ends, ...others].filter(({ normalized }) => !normalized))
+  const lower = splitter(others.filter(({ normalized }) => normalized).map((token) => ({ ...token, content: normalize(token.content) })))
+  const encoded = (piece: string | number) => (typeof piece === 'number' ? [piece] : pipeline.encode(piece).ids)
+  const allIds = (text: string) =>
+    exact(text).flatMap((piece) => (typeof piece === 'number' ? [piece] : lower(normalize(piece)).flatMap(encoded)))
   // A token stands for no more bytes than its name has characters, and normalizing at most halves them.
-  const longest = Object.keys(vocabulary.vocab).reduce((most, token) => Math.max(most, token.length), 0)
-  const idsOf = (text: string, most: number) => pipeline.encode(beginning(text, 2 * longest * most)).ids.slice(0, most)
-  const fitting = (chunks: number) => chunks * (length - 2)
+  const longest = [...ids.keys()].reduce((most, token) => Math.max(most, token.length), 0)
   return {
-    vocabulary: Object.values(vocabulary.vocab).reduce((most, id) => Math.max(most, id), 0) + 1,
+    vocabulary: [...ids.values()].reduce((most, id) => Math.max(most, id), 0) + 1,
     length,
     ...specials,
-    ids: idsOf,
-    encode: (text, chunks = 1) => chunked(idsOf(text, fitting(chunks)), chunks, length, specials),
-    count: (text, chunks = 1) => idsOf(text, fitting(chunks) + 1).length,
+    ids: (text, most) => allIds(beginning(text, 2 * longest * most)).slice(0, most),
+    chunk: (ids, chunks) => chunked(ids, chunks, length, specials),
   }
 }
 
@@ -212,12 +225,12 @@ function makeTokenizer(vocabulary: Vocabulary, folder: string, configs: Json[], 
  */
 export async function loadTokenizer(folder: string, padId?: number): Promise<Tokenizer> {
   const vocabulary = await readVocabulary(folder)
-  const names = ['tokenizer_config.json', 'special_tokens_map.json']
-  const configs = await Promise.all(names.map(async (name) => (await readJson(join(folder, name))) ?? {}))
-  return makeTokenizer(vocabulary, folder, configs, padId)
+  const names = ['added_tokens.json', 'tokenizer_config.json', 'special_tokens_map.json']
+  const [added = {}, ...configs] = await Promise.all(names.map(async (name) => (await readJson(join(folder, name))) ?? {}))
+  return makeTokenizer(vocabulary, folder, configs, added, padId)
 }
 
 /** Makes CLIP's own tokenizer, for a model that brings none. `padId`: as in `loadTokenizer`. */
 export async function clipTokenizer(padId?: number): Promise<Tokenizer> {
-  return makeTokenizer(await clipVocabulary(), 'CLIP', [], padId)
+  return makeTokenizer(await clipVocabulary(), 'CLIP', [], {}, padId)
 }

@@ -10,7 +10,7 @@ import { openFile, pathError, readRange } from '../files/read.js'
 import { byteWidth, type TensorEntry } from '../files/safetensors.js'
 import { type Turn, turns } from '../turns.js'
 import { Unpickler } from './pickle.js'
-import { Dict, type Storage, StoredTensor } from './torch-objects.js'
+import { Dict, type Storage, StoredTensor, UnstoredTensor } from './torch-objects.js'
 
 /** A tensor of a checkpoint; `problem`: why it cannot be used where it lies. */
 export interface CheckpointTensor extends TensorEntry {
@@ -81,30 +81,39 @@ function isContiguous({ shape, strides }: StoredTensor): boolean {
 
 /** Finds a tensor's bytes in those of its storage, which lie at `place`. */
 function placed(name: string, tensor: StoredTensor, place: Place | undefined, path: string): CheckpointTensor {
-  const { dtype, shape, offset, storage } = tensor
+  const { dtype, shape, strides, offset, storage } = tensor
   const width = byteWidth(dtype)!
-  const count = shape.reduce((product, length) => product * length, 1)
+  // From the first of its elements to the last.
+  const span = shape.includes(0) ? 0 : shape.reduce((sum, length, i) => sum + (length - 1) * strides[i]!, 1)
   const title = `tensor ${shown(name)}`
   if (!place) throw invalid(path, `Expected the storage ${shown(storage.key)} of ${title} but the file has none`)
   const bytes = storage.count * (storage.dtype === undefined ? 1 : width)
   if (place.problem === undefined && place.byteLength !== bytes) {
     throw invalid(path, `Expected ${bytes} bytes for the storage of ${title} but received ${place.byteLength}`)
   }
-  if ((offset + count) * width > bytes) {
+  if ((offset + span) * width > bytes) {
     throw invalid(path, `Expected ${title} ${shown(shape)} to end within its storage of ${bytes} bytes but it begins at ${offset * width}`)
   }
-  const strided =
-    isContiguous(tensor) || count === 0 ? undefined : `its rows do not lie one after the other (strides ${shown(tensor.strides)})`
+  const strided = isContiguous(tensor) || span === 0 ? undefined : `its rows do not lie one after the other (strides ${shown(strides)})`
   const problem = place.problem ?? strided
-  return { name, dtype, shape, offset: place.offset + offset * width, byteLength: count * width, ...(problem !== undefined && { problem }) }
+  return { name, dtype, shape, offset: place.offset + offset * width, byteLength: span * width, ...(problem !== undefined && { problem }) }
 }
+
+/** A tensor that is named but whose bytes are nowhere; no type of numbers is named so. */
+const nowhere = (name: string, { shape, problem }: UnstoredTensor): CheckpointTensor => ({
+  ...{ name, dtype: 'OTHER', shape, offset: 0, byteLength: 0, problem },
+})
 
 /** Lists the tensors of a pickled dict. `places`: finds the bytes of storages. */
 async function tensorsOf(value: unknown, path: string, places: (storages: Storage[]) => Promise<Map<string, Place>>): Promise<Checkpoint> {
   const { state, metadata } = stateOf(value, path)
-  const stored = [...state].filter((entry): entry is [string, StoredTensor] => entry[1] instanceof StoredTensor)
-  const found = await places([...new Set(stored.map(([, { storage }]) => storage))])
-  const tensors = stored.map(([name, tensor]) => placed(name, tensor, found.get(tensor.storage.key), path))
+  const storages = [...state].flatMap(([, value]) => (value instanceof StoredTensor ? [value.storage] : []))
+  // Tensors that share a storage name it anew each.
+  const found = await places([...new Map(storages.map((storage) => [storage.key, storage])).values()])
+  const tensors = [...state].flatMap(([name, value]) => {
+    if (value instanceof StoredTensor) return [placed(name, value, found.get(value.storage.key), path)]
+    return value instanceof UnstoredTensor ? [nowhere(name, value)] : []
+  })
   return { path, metadata, tensors }
 }
 

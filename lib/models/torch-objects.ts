@@ -1,5 +1,5 @@
 /** What PyTorch's files hold, as far as it is read: dicts, and tensors as parts of storages. */
-
+import { cut, shown } from '../errors.js'
 import { isCount } from '../files/json.js'
 
 /** Stands for every object that is not built. */
@@ -31,6 +31,8 @@ export class Storage {
     readonly dtype: string | undefined,
     /** Elements; bytes where there is no `dtype`. */
     readonly count: number,
+    /** Where the elements that are meant begin, in old files whose storages may be views of others. */
+    readonly begin = 0,
   ) {}
 }
 
@@ -42,6 +44,14 @@ export class StoredTensor {
     readonly offset: number,
     readonly shape: number[],
     readonly strides: number[],
+  ) {}
+}
+
+/** A tensor whose numbers are nowhere in the file as they are, or its storage; `problem`: why not. */
+export class UnstoredTensor {
+  constructor(
+    readonly problem: string,
+    readonly shape: number[] = [],
   ) {}
 }
 
@@ -71,28 +81,45 @@ function dtypeOf(named: unknown): string | undefined {
   return named instanceof Global && Object.hasOwn(DTYPES, named.name) ? DTYPES[named.name] : undefined
 }
 
-/** The storage that a persistent id names: `('storage', type, key, device, count)`, in old files with a view of another behind it. */
+/**
+ * The storage that a persistent id names: `('storage', type, key, device, count)`, in old files with a view of it, `(key, begin, count)`, or
+ * none behind it.
+ */
 export function storageOf(id: unknown): unknown {
   if (!Array.isArray(id)) return OPAQUE
   const [kind, type, key, , count, view = null] = id as unknown[]
-  if (kind !== 'storage' || !(type instanceof Global) || typeof key !== 'string' || !isCount(count) || view !== null) return OPAQUE
+  if (kind !== 'storage' || !(type instanceof Global) || typeof key !== 'string' || !isCount(count)) return OPAQUE
+  const begin = Array.isArray(view) ? (view[1] as unknown) : 0
+  if (!isCount(begin) || (view !== null && !Array.isArray(view))) return new UnstoredTensor('its storage is a view of an unknown kind')
   const dtype = dtypeOf(type)
-  return dtype !== undefined || UNTYPED.includes(type.name) ? new Storage(key, dtype, count) : OPAQUE
+  if (dtype === undefined && !UNTYPED.includes(type.name)) return new UnstoredTensor(`its numbers are of another type, ${shown(type.name)}`)
+  return new Storage(key, dtype, count, begin)
 }
+
+/** torch's functions that make tensors, plain or not, and numpy's. */
+const REBUILDS = /^torch\._(utils|tensor)\._rebuild_|^numpy\._?core\.multiarray\._reconstruct$/
 
 /** The tensor that a function of torch makes of a storage, an offset, a shape, strides and, the third, its dtype. */
 function tensorOf(name: string, values: unknown[]): unknown {
+  if (!REBUILDS.test(name)) return OPAQUE
   const [storage, offset, shape, strides, , , stated] = values
-  if (!/^torch\._utils\._rebuild_tensor(_v[23])?$/.test(name) || !(storage instanceof Storage)) return OPAQUE
+  const known = isShape(shape) ? shape : []
+  if (!/^torch\._utils\._rebuild_tensor(_v[23])?$/.test(name)) return new UnstoredTensor(`it is made by ${cut(name)}`, known)
+  if (!(storage instanceof Storage)) {
+    return new UnstoredTensor(storage instanceof UnstoredTensor ? storage.problem : 'its storage is of an unknown kind', known)
+  }
   const dtype = name.endsWith('_v3') ? dtypeOf(stated) : storage.dtype
-  if (dtype === undefined || !isCount(offset) || !isShape(shape) || !isShape(strides) || shape.length !== strides.length) return OPAQUE
-  return new StoredTensor(storage, dtype, offset, shape, strides)
+  if (dtype === undefined)
+    return new UnstoredTensor(`its numbers are of another type, ${shown((stated as Global | undefined)?.name)}`, known)
+  if (!isCount(offset) || !isShape(shape) || !isShape(strides) || shape.length !== strides.length)
+    return new UnstoredTensor('its shape, its strides or its offset make no sense', known)
+  return new StoredTensor(storage, dtype, storage.begin + offset, shape, strides)
 }
 
 /** What a call makes that is no dict: a tensor, what it was given, or nothing. */
 export function resultOf(callable: unknown, values: unknown[]): unknown {
   const name = callable instanceof Global ? callable.name : ''
   const [first, , args] = values
-  if (name === 'torch._tensor._rebuild_from_type_v2' && first instanceof Global && Array.isArray(args)) return tensorOf(first.name, args)
+  if (name === 'torch._tensor._rebuild_from_type_v2' && Array.isArray(args)) return resultOf(first, args)
   return GIVEN.includes(name) ? first : tensorOf(name, values)
 }

@@ -1,6 +1,6 @@
 /** Help and docs/options.md, made from the tables of options. */
 import { kebab } from './resolve.js'
-import { type Groups, type Row, rowsOf } from './table.js'
+import { type Groups, type Row, rowsOf } from './rows.js'
 
 /** Writes a default as on a command line; empty if there is none. */
 export function defaultText({ default: value, defaultText: words }: Row): string {

@@ -1,8 +1,8 @@
 /** Checks options against their rows. */
 import { cut, LorafuseError, shortened, shown } from '../errors.js'
 import { insteadOf } from './kohya.js'
-import { lrSchedulers } from './lr-schedulers.js'
-import { fixed, generateTable, type Presence, type Row, type Table, trainTable } from './table.js'
+import type { Presence, Row, Table } from './rows.js'
+import { generateTable, trainTable } from './table.js'
 import type { Kind } from './values.js'
 
 export type { LoraReference } from './values.js'
@@ -117,13 +117,15 @@ function checkTextOptions(options: Resolved<typeof trainTable>, label: Label): v
   const either = (one: string, other: string) => {
     throw new LorafuseError('OPTION_INVALID', `Expected ${label(one)} or ${label(other)} but received both`)
   }
-  if (networkTrainUnetOnly && textEncoderLr) either('networkTrainUnetOnly', 'textEncoderLr')
+  const trainsText = textEncoderLr?.some((rate) => rate > 0)
+  if (networkTrainUnetOnly && trainsText) either('networkTrainUnetOnly', 'textEncoderLr')
   if (networkTrainUnetOnly && networkTrainTextEncoderOnly) either('networkTrainUnetOnly', 'networkTrainTextEncoderOnly')
   if (networkTrainTextEncoderOnly && options.convRank !== undefined) either('networkTrainTextEncoderOnly', 'convRank')
   if (stopTextEncoderTraining === undefined) return
   if (networkTrainTextEncoderOnly) either('stopTextEncoderTraining', 'networkTrainTextEncoderOnly')
-  if (!textEncoderLr) {
-    const message = `Expected ${label('textEncoderLr')} beside ${label('stopTextEncoderTraining')} but received none`
+  if (!trainsText) {
+    const received = textEncoderLr ? shown(textEncoderLr) : 'none'
+    const message = `Expected ${label('textEncoderLr')} above 0 beside ${label('stopTextEncoderTraining')} but received ${received}`
     throw new LorafuseError('OPTION_INVALID', message)
   }
 }
@@ -159,10 +161,4 @@ export function resolveTrainOptions(input: unknown, label: Label = asIs): Resolv
 /** Checks what `generate` was given. Throws as `resolveTrainOptions`. */
 export function resolveGenerateOptions(input: unknown, label: Label = asIs): ResolvedGenerateOptions {
   return resolve('generate', generateTable, input, label)
-}
-
-/** Lists the options that must be the same in a resumed run. The length of the run is one of them if the learning rate depends on it. */
-export function fixedOptions(options: ResolvedTrainOptions): Record<string, unknown> {
-  const length = lrSchedulers[options.lrScheduler].dependsOnSteps ? (['steps', 'epochs'] as const) : []
-  return Object.fromEntries([...fixed, ...length].map((name) => [name, options[name]]))
 }

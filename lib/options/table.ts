@@ -1,6 +1,7 @@
 /** Every option of the library, one row each: flags, aliases, checks, types, help and docs/options.md are made from these tables. */
 import { availableParallelism } from 'node:os'
 import { kohyaScheduler, type LrSchedulerName, lrSchedulerNames } from './lr-schedulers.js'
+import { defaulted, optional, required, rowsOf } from './rows.js'
 import { samplerAliases, samplerNames } from './samplers.js'
 import {
   choice,
@@ -8,7 +9,6 @@ import {
   fileName,
   flag,
   integer,
-  type Kind,
   list,
   lora,
   number,
@@ -20,52 +20,8 @@ import {
   text,
 } from './values.js'
 
-/** An option with `default` always has a value; one that is `optional` may stay undefined. */
-export type Presence = 'required' | 'default' | 'optional'
-
-export interface Row<Input = unknown, Value = unknown, P extends Presence = Presence> {
-  kind: Kind<Input, Value>
-  presence: P
-  default?: () => Value
-  /** The default in words, for defaults that are not constants. */
-  defaultText?: string
-  help: string
-  /** kohya's names for it (kohya-ss/sd-scripts:train_network.py, library/train_util.py). */
-  kohya?: string[]
-  /** Its name among those that kohya's `--network_args` sets, as `conv_dim=4` (kohya-ss/sd-scripts:networks/lora.py). */
-  networkArg?: string
-}
-
-export type Table = Record<string, Row>
-
-/** Tables by their titles, in the order of help and docs. */
-export type Groups = Record<string, Table>
-
-type Together<T> = (T extends unknown ? (one: T) => void : never) extends (all: infer All) => void ? All : never
-
-/** Joins the tables of all groups. */
-export function rowsOf<G extends Groups>(groups: G): Together<G[keyof G]> {
-  return Object.assign({}, ...Object.values(groups)) as Together<G[keyof G]>
-}
-
-type Details = Pick<Row, 'kohya' | 'networkArg' | 'defaultText'>
-
-export function required<Input, Value>(kind: Kind<Input, Value>, help: string, details: Details = {}): Row<Input, Value, 'required'> {
-  return { kind, presence: 'required', help, ...details }
-}
-
-export function optional<Input, Value>(kind: Kind<Input, Value>, help: string, details: Details = {}): Row<Input, Value, 'optional'> {
-  return { kind, presence: 'optional', help, ...details }
-}
-
-export function defaulted<Input, Value>(
-  kind: Kind<Input, Value>,
-  value: NoInfer<Value> | (() => Value),
-  help: string,
-  details: Details = {},
-): Row<Input, Value, 'default'> {
-  return { kind, presence: 'default', default: value instanceof Function ? value : () => value, help, ...details }
-}
+/** The unit of `maxTokenLength`: the tokens of a chunk, without BOS and EOS. */
+export const CHUNK_TOKENS = 75
 
 /** The largest seed of a 32-bit generator, as kohya's. */
 const MAX_SEED = 2 ** 32 - 1
@@ -222,8 +178,8 @@ const training = {
     { kohya: ['clip_skip'] },
   ),
   maxTokenLength: defaulted(
-    integer({ min: 75, max: 225, step: 75 }),
-    75,
+    integer({ min: CHUNK_TOKENS, max: 3 * CHUNK_TOKENS, step: CHUNK_TOKENS }),
+    CHUNK_TOKENS,
     'Tokens of a caption that are used: 75, 150 or 225, in chunks of 75 that are encoded apart',
     { kohya: ['max_token_length'] },
   ),
@@ -272,8 +228,8 @@ export const trainGroups = {
 }
 export const trainTable = rowsOf(trainGroups)
 
-/** Names the options that change the result, so that a resumed run must have the same values. */
-export const fixed = Object.keys({ ...images, ...training, vae, textEncoder, precision: machine.precision }) as (keyof typeof trainTable)[]
+/** Names the options that change the result, so that those of a resumed run must mean the same. */
+export const fixed = Object.keys({ ...images, ...training, precision: machine.precision }) as (keyof typeof trainTable)[]
 
 const image = {
   model: files.model,

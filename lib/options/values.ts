@@ -120,9 +120,11 @@ export const resumeFrom: Kind<string | boolean, string | boolean> = {
   valueOptional: true,
 }
 
+const squareSide = integer({ min: 64, max: 4096 })
 /** A side of a square in pixels; kohya also writes `512,512`. */
 export const resolution: Kind<number, number> = {
-  ...integer({ min: 64, max: 4096 }),
+  ...squareSide,
+  expected: `a square's side, ${squareSide.expected}`,
   fromText: (words) => {
     const [width, height] = words.split(',')
     return numberOf(width === height ? (width as string) : words)

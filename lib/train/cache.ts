@@ -3,7 +3,16 @@ import { cropOf, isBadImage, loadImage } from '../data/images.js'
 import { checkUsable, type DatasetWarning, type Skipped, skippedFile, warningsOf } from '../data/skipped.js'
 import { LorafuseError } from '../errors.js'
 import type { Model } from '../models/model.js'
-import { type EncodedText, encodeText, type Sizes, type TextIds, type TextOptions, textIds } from '../models/text.js'
+import {
+  chunksOf,
+  contextLength,
+  type EncodedText,
+  encodeText,
+  type Sizes,
+  type TextOptions,
+  type Tokens,
+  tokenize,
+} from '../models/text.js'
 import type { Session } from '../native.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
 import { normal, uniform } from '../random.js'
@@ -113,36 +122,54 @@ export async function cacheLatents(
   return { images: usable, latents: cached }
 }
 
+/** Returns the bytes of what is cached of images and captions; `encodes`: captions are not only tokenized. */
+export function cachedBytes(
+  images: Pick<TrainingImage, 'bucket' | 'caption'>[],
+  model: Pick<Model, 'family' | 'tokenizers' | 'factor' | 'latentChannels' | 'contextDim' | 'pooledDim'>,
+  options: Pick<ResolvedTrainOptions, 'flip' | 'maxTokenLength'>,
+  encodes: boolean,
+): number {
+  const { family, tokenizers, factor, latentChannels, contextDim, pooledDim } = model
+  const pixels = images.reduce((sum, { bucket }) => sum + bucket.width * bucket.height, 0)
+  const latents = (pixels / factor ** 2) * latentChannels * (options.flip ? 2 : 1)
+  const captions = new Set(images.map(({ caption }) => caption)).size
+  const tokens = family.text.reduce((sum, { network }) => sum + chunksOf(options) * tokenizers[network]!.length, 0)
+  const encoded = encodes ? contextLength(model, options) * contextDim + pooledDim : 0
+  return 4 * (latents + captions * (tokens + encoded))
+}
+
+/** The tokens of each distinct caption. */
+export type CaptionTokens = Map<string, Tokens>
+
+/** Makes the tokens of each distinct caption. `signal`: stops it. */
+export async function tokenizeCaptions(
+  model: Pick<Model, 'family' | 'tokenizers'>,
+  images: Pick<TrainingImage, 'caption'>[],
+  options: Pick<TextOptions, 'maxTokenLength'>,
+  signal?: AbortSignal,
+): Promise<CaptionTokens> {
+  const turn = turns(signal)
+  const tokens: CaptionTokens = new Map()
+  for (const { caption } of images) {
+    await turn()
+    if (!tokens.has(caption)) tokens.set(caption, tokenize(model, caption, options))
+  }
+  return tokens
+}
+
 /** Encodes each distinct caption. */
 export async function cacheText(
   session: Pick<Session, 'run'>,
   model: Pick<Model, 'family' | 'tokenizers'>,
-  captions: Iterable<string>,
-  options: TextOptions,
+  tokens: CaptionTokens,
+  { clipSkip }: Pick<TextOptions, 'clipSkip'>,
   onProgress: OnProgress,
 ): Promise<Map<string, EncodedText>> {
-  const different = [...new Set(captions)]
   const cached = new Map<string, EncodedText>()
-  for (const caption of different) {
-    onProgress(cached.size, different.length)
-    cached.set(caption, await encodeText(session, model, caption, options))
+  for (const [caption, { ids }] of tokens) {
+    onProgress(cached.size, tokens.size)
+    cached.set(caption, await encodeText(session, model, ids, clipSkip))
   }
   onProgress(cached.size, cached.size)
-  return cached
-}
-
-/** Makes the ids of each distinct caption. `signal`: stops it. */
-export async function cacheIds(
-  model: Pick<Model, 'family' | 'tokenizers'>,
-  images: Pick<TrainingImage, 'caption'>[],
-  options: TextOptions,
-  signal?: AbortSignal,
-): Promise<Map<string, TextIds>> {
-  const turn = turns(signal)
-  const cached = new Map<string, TextIds>()
-  for (const { caption } of images) {
-    await turn()
-    if (!cached.has(caption)) cached.set(caption, textIds(model, caption, options))
-  }
   return cached
 }

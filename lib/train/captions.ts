@@ -1,28 +1,20 @@
 /** Says what of the captions is not used. */
 import type { DatasetItem } from '../data/dataset.js'
 import type { DatasetWarning } from '../data/skipped.js'
-import type { Tokenizer } from '../models/tokenizer.js'
-import { turns } from '../turns.js'
+import type { CaptionTokens } from './cache.js'
 
-/** Makes the warnings of the images that train: captions that are missing, of several lines, or longer than the tokens of its chunks. */
-export async function captionWarnings(
+/** Makes the warnings of the images that train: captions that are missing, of several lines, or longer than the `most` tokens that are used. */
+export function captionWarnings(
   items: Pick<DatasetItem, 'caption' | 'captionCut'>[],
   folder: string,
-  tokenizer: Pick<Tokenizer, 'length' | 'count'>,
-  chunks: number,
-  signal?: AbortSignal,
-): Promise<DatasetWarning[]> {
-  const turn = turns(signal)
-  // Without BOS and EOS.
-  const most = chunks * (tokenizer.length - 2)
-  const long = new Map<string, boolean>()
+  tokens: Pick<CaptionTokens, 'get'>,
+  most: number,
+): DatasetWarning[] {
   let [bare, cut, tooLong] = [0, 0, 0]
   for (const { caption, captionCut } of items) {
-    await turn()
-    if (!long.has(caption)) long.set(caption, tokenizer.count(caption, chunks) > most)
     if (caption === '') bare += 1
     if (captionCut) cut += 1
-    if (long.get(caption)) tooLong += 1
+    if (tokens.get(caption)!.cut) tooLong += 1
   }
   const found = [
     { code: 'NO_CAPTION', count: bare, message: 'have no caption and train with an empty one; put it into a .txt file of the same name' },

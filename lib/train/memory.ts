@@ -2,14 +2,16 @@
 import type { DatasetItem } from '../data/dataset.js'
 import { availableMemory, type Computation } from '../device.js'
 import { LorafuseError } from '../errors.js'
+import type { StartEvent } from '../events.js'
 import type { Model } from '../models/model.js'
 import { chunksOf, contextLength, encodeSettings, textIdsShapes } from '../models/text.js'
 import type { MemoryPlan, Session } from '../native.js'
 import type { Label, ResolvedTrainOptions } from '../options/resolve.js'
 import { trainTable } from '../options/table.js'
 import { type Turn, turns } from '../turns.js'
+import { cachedBytes } from './cache.js'
 import { stepShapes } from './inputs.js'
-import { assignBuckets, makeBatches } from './training-images.js'
+import { assignBuckets, makeBatches, stepsOf } from './training-images.js'
 
 /** What a plan is made for, besides the options. */
 export interface Planned {
@@ -18,9 +20,9 @@ export interface Planned {
   items: DatasetItem[]
   chosen: Computation
   label: Label
-  /** Whether the steps encode their text. */
-  trainsText: boolean
-  /** Bytes of this memory that saving needs. */
+  /** The last update whose steps encode their text; 0 where none does. */
+  lastTextStep: number
+  /** Bytes of this machine's memory that saving needs. */
   saving: number
   /** Stops the planning, which then throws the signal's reason. */
   signal?: AbortSignal
@@ -59,14 +61,23 @@ async function largestShapes(shapes: Shape[], turn: Turn): Promise<Shape[]> {
 /** A plan, and the shapes of its step's inputs. */
 type StepPlan = MemoryPlan & { shapes: Record<string, number[]> }
 
-/** Returns the plan of the largest bucket's step, and the peak of what is still to be allocated. */
+/** What a training takes: of the session, the plan of the largest bucket's step and the peak of what is still to be allocated; of the host. */
+interface Requirement {
+  step: StepPlan
+  session: number
+  host: number
+}
+
 async function requirement(
-  { session, model, items, trainsText, saving, signal }: Planned,
+  { session, model, items, lastTextStep, saving, signal }: Planned,
   options: ResolvedTrainOptions,
-): Promise<{ step: StepPlan; bytes: number }> {
+): Promise<Requirement> {
   const turn = turns(signal)
   const images = await assignBuckets(items, options, signal)
-  const fullest = makeBatches(images, options).fullest()
+  const batches = makeBatches(images, options)
+  const fullest = batches.fullest()
+  const trainsText = lastTextStep > 0
+  const host = cachedBytes(images, model, options, lastTextStep < stepsOf(batches, options)) + saving
   const shapes = fullest.map((batch) => ({ ...images[batch[0]!]!.bucket, count: batch.length }))
   const sizes = { ...model, contextLength: contextLength(model, options) }
   const steps: StepPlan[] = []
@@ -90,7 +101,7 @@ async function requirement(
     const larger = one.activations + one.workspace > all.activations + all.workspace ? one : all
     return { ...larger, weights: all.weights + one.weights, mapped: all.mapped + one.mapped }
   })
-  return { step, bytes: Math.max(missing(step), missing(caching)) + saving }
+  return { step, session: Math.max(missing(step), missing(caching)), host }
 }
 
 /** Finds the largest number from 1 to `most` that fits, 0 if none does, by bisection. */
@@ -104,13 +115,14 @@ async function largestFitting(most: number, fits: (value: number) => Promise<boo
   return low
 }
 
-/** Says what would fit instead. */
+/** Says what would fit instead. `onGpu`: it is the GPU's memory that is too little. */
 async function advice(
   options: ResolvedTrainOptions,
-  { chosen: { device, precision }, label }: Planned,
+  { chosen: { precision }, label }: Planned,
+  onGpu: boolean,
   fits: (change: Partial<ResolvedTrainOptions>) => Promise<boolean>,
 ): Promise<string> {
-  const lower = device === 'cuda' && precision === 'f32' ? `, or try ${label('precision')} fp16` : ''
+  const lower = onGpu && precision === 'f32' ? `, or try ${label('precision')} fp16` : ''
   const saving = { gradientCheckpointing: true }
   if (!options.gradientCheckpointing && (await fits(saving))) return `${label('gradientCheckpointing')} would fit${lower}`
   const named = async (change: Partial<ResolvedTrainOptions>, others: string[]) => {
@@ -132,24 +144,35 @@ async function advice(
 
 /** What a training takes, and the total were `gradientCheckpointing` the other way. */
 export interface PlannedMemory {
-  memory: MemoryPlan
+  memory: StartEvent['memory']
   otherwise: number
 }
 
-/** Plans the memory of a training whose adapters are attached. Throws `OUT_OF_MEMORY` with what would fit, or the signal's reason. */
-export async function planMemory(planned: Planned, options: ResolvedTrainOptions): Promise<PlannedMemory> {
-  const { session, chosen } = planned
-  const available = session.availableBytes() ?? availableMemory()
-  const {
-    step: { shapes, ...memory },
-    bytes,
-  } = await requirement(planned, options)
-  if (bytes <= available) return { memory, otherwise: session.planStep(shapes, !options.gradientCheckpointing).total }
-  const fits = async (change: Partial<ResolvedTrainOptions>) => (await requirement(planned, { ...options, ...change })).bytes <= available
-  const place = chosen.device === 'cuda' ? ' on the GPU' : ''
-  const [needed, free] = [Math.ceil(bytes / 2 ** 20), Math.floor(available / 2 ** 20)]
-  throw new LorafuseError(
-    'OUT_OF_MEMORY',
-    `Expected ${needed} MiB of free memory${place} for this training but received ${free} MiB; ${await advice(options, planned, fits)}`,
-  )
+/**
+ * Plans the memory of a training whose adapters are attached. Throws `OUT_OF_MEMORY` with what would fit, or the signal's reason. `free`: how
+ * many bytes of this machine's memory there are.
+ */
+export async function planMemory(planned: Planned, options: ResolvedTrainOptions, free = availableMemory()): Promise<PlannedMemory> {
+  const { session } = planned
+  const freeOnGpu = session.availableBytes()
+  const isShared = freeOnGpu === undefined
+  const lack = ({ session, host }: Requirement) => {
+    if (!isShared && session > freeOnGpu) return { needed: session, received: freeOnGpu, onGpu: true }
+    const needed = isShared ? session + host : host
+    return needed > free ? { needed, received: free, onGpu: false } : undefined
+  }
+  const required = await requirement(planned, options)
+  const { host } = required
+  const { shapes, ...step } = required.step
+  const lacking = lack(required)
+  if (!lacking) {
+    const shared = isShared ? host : 0
+    const otherwise = session.planStep(shapes, !options.gradientCheckpointing).total + shared
+    return { memory: { ...step, host, total: step.total + shared }, otherwise }
+  }
+  const fits = async (change: Partial<ResolvedTrainOptions>) => !lack(await requirement(planned, { ...options, ...change }))
+  const { needed, received, onGpu } = lacking
+  const [wanted, there] = [Math.ceil(needed / 2 ** 20), Math.floor(received / 2 ** 20)]
+  const message = `Expected ${wanted} MiB of free memory${onGpu ? ' on the GPU' : ''} for this training but received ${there} MiB`
+  throw new LorafuseError('OUT_OF_MEMORY', `${message}; ${await advice(options, planned, onGpu, fits)}`)
 }

@@ -2,38 +2,31 @@
 import { randomInt } from 'node:crypto'
 import { adapterCount, attachAdapters, initialWeights, parameterCount } from '../adapters/adapter.js'
 import { lora } from '../adapters/lora.js'
-import type { Batches } from '../data/batches.js'
 import { scanDataset } from '../data/dataset.js'
 import { computation, threadWarnings } from '../device.js'
 import { LorafuseError, rejecting, throwIfAborted } from '../errors.js'
 import { Listener, type TrainEvent } from '../events.js'
-import { loraPrefixes, type Model, openSession } from '../models/model.js'
+import { lazyHashes, loraPrefixes, type Model, openSession } from '../models/model.js'
 import { readModel } from '../models/read.js'
-import { chunksOf, contextLength, type EncodedText } from '../models/text.js'
+import { contextLength, type EncodedText, mostTokens } from '../models/text.js'
 import type { Session } from '../native.js'
-import {
-  asIs,
-  fixedOptions,
-  invalidOption,
-  type Label,
-  type ResolvedTrainOptions,
-  resolveTrainOptions,
-  type TrainOptions,
-} from '../options/resolve.js'
+import { asIs, invalidOption, type Label, type ResolvedTrainOptions, resolveTrainOptions, type TrainOptions } from '../options/resolve.js'
 import { turns } from '../turns.js'
-import { cacheIds, cacheLatents, cacheText, type OnProgress } from './cache.js'
+import { type CaptionTokens, cacheLatents, cacheText, type OnProgress, tokenizeCaptions } from './cache.js'
 import { captionWarnings } from './captions.js'
+import { earlierIdentityOf, hashModel, identityOf, type Made } from './identity.js'
 import { imagesMetadata } from './images-metadata.js'
 import { StepInputs } from './inputs.js'
 import { LossScale } from './loss-scale.js'
 import { planMemory } from './memory.js'
+import type { FileHashes } from './metadata.js'
 import { optimizers } from './optimizers.js'
 import { bytesToSave, OutputFolder } from './output.js'
 import { lastTextStep, textEncoders, trainedParts } from './parts.js'
-import { checkIdentity, readState, stateBuffers, type TrainingState } from './state.js'
+import { checkIdentity, readAbout, readState, stateBuffers, type TrainingState, VERSION } from './state.js'
 import { newestState } from './states.js'
 import { type Finished, type TrainContext, Trainer } from './trainer.js'
-import { assignBuckets, decodable, hashImages, makeBatches, type TrainingImage } from './training-images.js'
+import { assignBuckets, decodable, hashContents, hashImages, makeBatches, stepsOf, type TrainingImage } from './training-images.js'
 
 export interface TrainResult extends Finished {
   /** Wall time of this call. */
@@ -44,6 +37,10 @@ export interface TrainResult extends Finished {
 function checkOptions({ clipSkip, bucketStep }: ResolvedTrainOptions, { multiple, mostClipSkip }: Model, label: Label): void {
   if (clipSkip > mostClipSkip) throw invalidOption(`at most ${mostClipSkip}`, `${label('clipSkip')} with this model`, clipSkip)
   if (bucketStep % multiple !== 0) throw invalidOption(`a multiple of ${multiple}`, `${label('bucketStep')} with this model`, bucketStep)
+}
+
+async function fileHashes({ hash, legacyHash }: Pick<Model, 'hash' | 'legacyHash'>, signal: AbortSignal): Promise<FileHashes> {
+  return { hash: await hash(signal), legacyHash: await legacyHash(signal) }
 }
 
 const optimizer = optimizers.adamw
@@ -58,6 +55,8 @@ export class Training {
   /** Stops reading, when the training is stopped or has failed. */
   private readonly signal: AbortSignal
   private readonly listener: Listener<TrainEvent>
+  /** See `hashModel`. */
+  private hashes: Promise<Record<string, string>> | undefined
 
   /** `open` is replaced in tests. */
   constructor(
@@ -74,23 +73,24 @@ export class Training {
     this.listener.emit(event)
   }
 
-  private stepsOf({ updatesPerEpoch }: Batches): number {
-    const { steps, epochs } = this.options
-    return epochs === undefined ? steps : epochs * updatesPerEpoch
+  /** Hashes the model's parts once. */
+  private async partHashes(model: Model): Promise<Record<string, string>> {
+    this.hashes ??= hashModel(model, this.signal)
+    return this.hashes
   }
 
   /** Reads the state to resume from and checks that this run may continue from it. */
-  private async readResumed(model: Model, session: Session, found: TrainingImage[]): Promise<Resumed | undefined> {
+  private async readResumed(session: Session, found: TrainingImage[], made: Made): Promise<Resumed | undefined> {
     const { resume, output, name } = this.options
     const path = resume === true ? await newestState(output, name) : resume
     if (path) {
-      const known = { model: await model.hash(this.signal), settings: fixedOptions(this.options) }
-      const state = await readState(path, known, stateBuffers(session))
-      const same = (await hashImages(found, this.signal)) === state.identity.images
+      const { about } = await readAbout(path)
+      const same = (await hashImages(found, this.signal)) === about.identity.images
       // The images of a state are those that can be decoded.
       const images = same ? found : await decodable(found, this.options, this.signal)
-      checkIdentity(path, state.identity, { images: await hashImages(images, this.signal) })
-      const steps = this.stepsOf(makeBatches(images, this.options))
+      const now = await (about.version === VERSION ? identityOf : earlierIdentityOf)(made, images)
+      const state = await readState(path, now, stateBuffers(session))
+      const steps = stepsOf(makeBatches(images, this.options), this.options)
       if (state.step <= steps) return { ...state, path }
       const message = `Expected a state of at most ${steps} steps but received one of ${state.step}; raise ${this.label('steps')}`
       throw new LorafuseError('STATE_MISMATCH', message)
@@ -109,29 +109,37 @@ export class Training {
     }
   }
 
-  /** Caches images and captions, while the weights are hashed. Captions that steps encode are not encoded before. */
-  private async cache(model: Model, session: Session, found: TrainingImage[], trainsText: boolean) {
-    const { options } = this
-    const hashing = Promise.all([model.hash(this.signal), model.legacyHash(this.signal)])
+  /** Caches images and captions, while weights and files are hashed. Captions that steps encode are not encoded before. */
+  private async cache(session: Session, found: TrainingImage[], made: Made & { model: Model }, trainsText: boolean) {
+    const { options, signal } = this
+    const { model, tokens, files } = made
+    const vae = options.vae === undefined ? undefined : model.networks[model.family.vae]!.files.map(({ path }) => path)
+    const hashing = Promise.all([
+      fileHashes(model, signal),
+      vae && fileHashes(lazyHashes(vae), signal),
+      // For the identity, which holds them.
+      made.hashes(),
+      hashContents(found, files, signal),
+    ])
     // Awaited after the caching; until then its rejection must not count as unhandled.
     hashing.catch(() => undefined)
-    const texts = trainsText ? undefined : await this.encodeCaptions(model, session, found)
+    const texts = trainsText ? undefined : await this.encodeCaptions(model, session, tokens)
     const { images, latents } = await cacheLatents(session, model, found, options, this.progress('latents'), (warning) =>
       this.emit({ type: 'warning', ...warning }),
     )
-    const ids = trainsText ? await cacheIds(model, images, options, this.signal) : undefined
-    const samples = images.map(({ caption }, i) => ({ latents: latents[i]!, text: texts?.get(caption), ids: ids?.get(caption) }))
-    const tokenizer = model.tokenizers[model.family.text[0]!.network]!
+    const samples = images.map(({ caption }, i) => ({
+      ...{ latents: latents[i]!, text: texts?.get(caption) },
+      ids: trainsText ? tokens.get(caption)!.ids : undefined,
+    }))
     // Of the images that train, so after all that can be skipped has been.
-    const unused = await captionWarnings(images, options.images, tokenizer, chunksOf(options), this.signal)
-    for (const warning of unused) this.emit({ type: 'warning', ...warning })
-    const [hash, legacyHash] = await hashing
-    return { images, samples, hashes: { hash, legacyHash } }
+    const most = mostTokens(model.tokenizers[model.family.text[0]!.network]!, options)
+    for (const warning of captionWarnings(images, options.images, tokens, most)) this.emit({ type: 'warning', ...warning })
+    const [hashes, vaeHashes] = await hashing
+    return { images, samples, hashes, vaeHashes }
   }
 
-  private async encodeCaptions(model: Model, session: Session, images: TrainingImage[]): Promise<Map<string, EncodedText>> {
-    const captions = images.map(({ caption }) => caption)
-    return cacheText(session, model, captions, this.options, this.progress('text'))
+  private async encodeCaptions(model: Model, session: Session, tokens: CaptionTokens): Promise<Map<string, EncodedText>> {
+    return cacheText(session, model, tokens, this.options, this.progress('text'))
   }
 
   async train(): Promise<TrainResult> {
@@ -162,24 +170,36 @@ export class Training {
       for (const warning of threadWarnings(options.threads, session)) this.emit(warning)
       const adapters = attachAdapters(session, lora, parts, options, optimizer.spec)
       const saved = stateBuffers(session)
-      const saving = chosen.device === 'cpu' ? bytesToSave(saved, adapters, options) : 0
-      const toPlan = { session, model, items, trainsText, chosen, label: this.label, saving, signal: this.signal }
+      const saving = bytesToSave(saved, adapters, options)
+      const toPlan = { session, model, items, lastTextStep: textUntil, chosen, label: this.label, saving, signal: this.signal }
       const planned = await planMemory(toPlan, options)
       output = new OutputFolder(options, adapters, loraPrefixes(model.family, model.networks))
       await output.prepare(saved, this.signal)
       const found = await assignBuckets(items, options, this.signal)
-      const resumed = await this.readResumed(model, session, found)
-      const { images, samples, hashes } = await this.cache(model, session, found, trainsText)
-      const identity = { model: hashes.hash, images: await hashImages(images, this.signal), settings: fixedOptions(options) }
+      const tokens = await tokenizeCaptions(model, found, options, this.signal)
+      const files = new Map<string, string>()
+      const made = {
+        options,
+        model,
+        hashes: () => this.partHashes(model),
+        tokens,
+        files,
+        parts,
+        precision: chosen.precision,
+        signal: this.signal,
+      }
+      const resumed = await this.readResumed(session, found, made)
+      const { images, samples, ...hashes } = await this.cache(session, found, made, trainsText)
+      const identity = await identityOf(made, images)
       // An image may have been damaged since the state was checked.
-      if (resumed) checkIdentity(resumed.path, resumed.identity, identity)
+      if (resumed) checkIdentity(resumed.path, resumed.identity, { images: identity.images })
       const batches = makeBatches(images, options)
-      const steps = this.stepsOf(batches)
+      const steps = stepsOf(batches, options)
       const from = resumed?.step ?? 0
       const buffers = resumed?.buffers ?? { weights: await initialWeights(adapters, options.seed, turns(this.signal)) }
       for (const [name, data] of Object.entries(buffers)) session.write(name, data)
       const encode = async () => {
-        const texts = await this.encodeCaptions(model, session, images)
+        const texts = await this.encodeCaptions(model, session, tokens)
         return images.map(({ caption }) => texts.get(caption)!)
       }
       const sizes = { ...model, contextLength: contextLength(model, options) }
@@ -187,7 +207,7 @@ export class Training {
       if (from < steps) await session.prepare(inputs.shapesOf((await batches.of(from + 1))[0]!, from + 1))
       const run = resumed?.run ?? { sessionId: randomInt(2 ** 32), startedAt: Date.now() / 1000 }
       const described = await imagesMetadata(images, options, this.signal)
-      const info = { options, precision: chosen.precision, optimizer, images: described, run, steps, batches, model, hashes }
+      const info = { options, precision: chosen.precision, optimizer, images: described, run, steps, batches, model, ...hashes }
       const lossScale = new LossScale(chosen, resumed?.lossScale)
       const [modules, parameters] = [adapterCount(adapters), parameterCount(adapters.parameters)]
       this.emit({

@@ -6,13 +6,16 @@ import { readHeader, readTensors, type SafetensorsHeader, writeSafetensors } fro
 import type { BufferInfo, Session } from '../native.js'
 import type { LossScaleState } from './loss-scale.js'
 
-/** Identifies the model, images and settings that a state was trained with. */
+/** Identifies the model, images and settings that a state was trained with: see `lib/train/identity.ts`. */
 export interface Identity {
-  /** sha256 of the UNet's weights. */
-  model: string
+  /** sha256 of each part of the model. */
+  model: Record<string, string>
   /** sha256 of the images' names, sizes, repeats and captions. */
   images: string
-  /** The options that change the result. */
+  /** sha256 of the images' files, and of the captions' tokens; states before version 3 have neither. */
+  contents?: string
+  tokens?: string
+  /** The options that change the result, as they act. */
   settings: Record<string, unknown>
 }
 
@@ -39,8 +42,8 @@ export interface TrainingState {
 export interface About extends RunId {
   /** The run's; early states have none. */
   name?: string
-  /** Version 1 had neither `writtenAt` nor a checksum of this description. */
-  version: 1 | 2
+  /** Version 1 had neither `writtenAt` nor a checksum of this description; versions 1 and 2 hold an `earlierIdentity`. */
+  version: 1 | 2 | typeof VERSION
   step: number
   /** Unix time in seconds; later than that of every state written before it. */
   writtenAt?: number
@@ -53,7 +56,7 @@ export interface About extends RunId {
 const KEY = 'lorafuse_state'
 const CHECKSUM = `${KEY}_sha256`
 const WHAT = 'a training state'
-const VERSION = 2
+export const VERSION = 3
 /** How many differences a `STATE_MISMATCH` lists. */
 const DIFFERENCES = 3
 
@@ -97,14 +100,13 @@ const isHash = (value: unknown) => isText(value) && /^[0-9a-f]{64}$/.test(value 
 const isSetting = (value: unknown): boolean =>
   Array.isArray(value) ? value.every((each) => !Array.isArray(each) && isSetting(each)) : !isRecord(value)
 
-function isIdentity(value: unknown): boolean {
-  return (
-    isRecord(value) &&
-    isText(value.model) &&
-    isText(value.images) &&
-    isRecord(value.settings) &&
-    Object.values(value.settings).every(isSetting)
-  )
+function isIdentity(value: unknown, version: unknown): boolean {
+  if (!isRecord(value)) return false
+  const { model, images, contents, tokens, settings } = value
+  const isNew = version === VERSION
+  const hasModel = isNew ? isRecord(model) && Object.values(model).every(isText) : isText(model)
+  const hasContents = [contents, tokens].every((hash) => (isNew ? isText(hash) : hash === undefined))
+  return hasModel && hasContents && isText(images) && isRecord(settings) && Object.values(settings).every(isSetting)
 }
 
 function isLossScale(value: unknown, step: number): boolean {
@@ -122,7 +124,7 @@ function wrongIn(about: Json): string[] {
     sessionId: isCount(about.sessionId),
     startedAt: isTime(about.startedAt),
     writtenAt: about.version === 1 || isTime(about.writtenAt),
-    identity: isIdentity(about.identity),
+    identity: isIdentity(about.identity, about.version),
     lossScale: isLossScale(about.lossScale, Number(about.step)),
     sha256: isHash(about.sha256),
   }
@@ -142,28 +144,40 @@ export async function readAbout(path: string): Promise<{ about: About; header: S
   if (!about) throw invalid(path, 'a damaged file: its description is no JSON')
   const { version } = about
   const checksum = header.metadata[CHECKSUM]
-  if (checksum === undefined ? version === VERSION : checksum !== (await hashParts([text])))
+  if (checksum === undefined ? version === 2 || version === VERSION : checksum !== (await hashParts([text])))
     throw invalid(path, 'a damaged file: the checksum of its description differs')
-  if (version !== 1 && version !== VERSION) throw invalid(path, `version ${shown(version)}; update lorafuse`)
+  if (version !== 1 && version !== 2 && version !== VERSION) throw invalid(path, `version ${shown(version)}; update lorafuse`)
   if (version === 1 && (checksum !== undefined || about.writtenAt !== undefined || path.endsWith(EXTENSION)))
     throw invalid(path, 'a damaged file: its description says version 1, the rest of it a later one')
   const wrong = wrongIn(about)
   if (wrong.length > 0) throw invalid(path, `a damaged file: without valid ${wrong.join(', ')}`)
+  const identity = about.identity as Identity & { model: unknown }
+  // Versions 1 and 2 know the UNet alone.
+  if (isText(identity.model)) identity.model = { unet: String(identity.model) }
   return { about: about as Json & About, header }
+}
+
+/** Names the parts that differ. */
+function differing(saved: Record<string, string>, now: Record<string, string>): string[] {
+  return [...new Set([...Object.keys(saved), ...Object.keys(now)])].filter((part) => saved[part] !== now[part])
 }
 
 /** Compares a state's identity with the parts of this run's that are known. Throws `STATE_MISMATCH` with what differs. */
 export function checkIdentity(path: string, saved: Identity, now: Partial<Identity>): void {
-  const { model = saved.model, images = saved.images, settings = saved.settings } = now
+  const { model, images, contents, tokens, settings } = { ...saved, ...now }
   const found: string[] = []
-  if (saved.model !== model) found.push('another model')
+  const parts = differing(saved.model, model)
+  if (parts.length > 0) found.push(`another model (${parts.map((part) => cut(part)).join(', ')})`)
   if (saved.images !== images) found.push('other images or captions')
+  else if (saved.contents !== contents) found.push('images of the same names but other contents')
   for (const name of new Set([...Object.keys(saved.settings), ...Object.keys(settings)])) {
     const [before, after] = [saved.settings[name], settings[name]]
     if (JSON.stringify(before) === JSON.stringify(after)) continue
     const [old, current] = [before, after].map((value) => (value === undefined ? 'none' : shown(value)))
     found.push(`${cut(name)} ${old} instead of ${current}`)
   }
+  // Other captions, or more tokens of them, are other tokens.
+  if (found.length === 0 && saved.tokens !== tokens) found.push('another tokenizer')
   if (found.length === 0) return
   const differences = listed(found, ', ', DIFFERENCES)
   const advice = 'resume with what it was trained with, or train anew without resume'

@@ -5,8 +5,10 @@ import { Batches, type BatchOptions, type Member } from '../data/batches.js'
 import { type Bucket, type BucketOptions, bucketSizes, selectBucket } from '../data/buckets.js'
 import type { DatasetItem } from '../data/dataset.js'
 import { isBadImage, loadImage } from '../data/images.js'
+import { LorafuseError } from '../errors.js'
+import { hashFiles } from '../files/hashes.js'
 import type { ResolvedTrainOptions } from '../options/resolve.js'
-import { turns } from '../turns.js'
+import { mapAtOnce, turns } from '../turns.js'
 
 /** An image and the size at which it trains. */
 export interface TrainingImage extends DatasetItem {
@@ -36,6 +38,15 @@ export function makeBatches(images: TrainingImage[], options: BatchOptions): Bat
   return new Batches([...buckets.values()], options)
 }
 
+/** Returns how many optimizer updates a run has. */
+export function stepsOf(
+  { updatesPerEpoch }: Pick<Batches, 'updatesPerEpoch'>,
+  options: Pick<ResolvedTrainOptions, 'steps' | 'epochs'>,
+): number {
+  const { steps, epochs } = options
+  return epochs === undefined ? steps : epochs * updatesPerEpoch
+}
+
 /**
  * Hashes the images' names, sizes, repeats and captions (sha256), but not their paths, so the folder may be moved: the JSON of a list of
  * lists, in pieces. `signal`: stops it.
@@ -51,6 +62,32 @@ export async function hashImages(images: TrainingImage[], signal?: AbortSignal):
     separator = ','
   }
   return hash.update(images.length > 0 ? ']' : '[]').digest('hex')
+}
+
+/** Files that are hashed at once. */
+const AT_ONCE = 4
+
+/**
+ * Hashes the bytes of the images' files (sha256). `known`: hashes by paths, to which those that are made are added; a file that cannot be
+ * read has none, as it is skipped when it is decoded. Throws `TOO_MANY_FILES`, or the signal's reason.
+ */
+export async function hashContents(
+  images: Pick<TrainingImage, 'path'>[],
+  known: Map<string, string>,
+  signal?: AbortSignal,
+): Promise<string> {
+  const hashOf = async ({ path }: Pick<TrainingImage, 'path'>): Promise<string> => {
+    const hash =
+      known.get(path) ??
+      (await hashFiles([path], { signal }).catch((error: unknown) => {
+        if (error instanceof LorafuseError && error.code !== 'TOO_MANY_FILES') return ''
+        throw error
+      }))
+    known.set(path, hash)
+    return hash
+  }
+  const hashes = await mapAtOnce(images, AT_ONCE, hashOf, signal)
+  return createHash('sha256').update(hashes.join()).digest('hex')
 }
 
 /** Leaves out the images that cannot be decoded. */

@@ -24,7 +24,7 @@ const { values: options } = parseArgs({
     steps: { type: 'string', default: '20' },
     cfg: { type: 'string', default: '4' },
     'train-steps': { type: 'string', default: '20' },
-    targets: { type: 'string' },
+    targets: { type: 'string', default: 'default' },
     // With it convolutions are trained, too.
     'conv-rank': { type: 'string' },
     'network-format': { type: 'string', default: 'kohya' },
@@ -116,8 +116,7 @@ try {
     alpha: 2,
     networkFormat: options['network-format'],
     ...(options['text-encoder-lr'] === undefined ? {} : { textEncoderLr: number('text-encoder-lr') }),
-    // kohya writes SD2's linear projections as 1×1 convolutions, and so do we; diffusers refuses these.
-    targets: options.targets ?? (options.family === 'sd2' && options['network-format'] === 'kohya' ? 'attention' : 'default'),
+    targets: options.targets,
     ...(options['conv-rank'] === undefined ? {} : { convRank: number('conv-rank'), convAlpha: 1 }),
     learningRate: 2e-3,
     seed: 1,

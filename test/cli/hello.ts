@@ -3,7 +3,7 @@ import type { Command } from '../../lib/cli/command.js'
 import { commands } from '../../lib/cli/commands.js'
 import { main } from '../../lib/cli/main.js'
 import { resolve } from '../../lib/options/resolve.js'
-import { defaulted, rowsOf } from '../../lib/options/table.js'
+import { defaulted, rowsOf } from '../../lib/options/rows.js'
 import { flag, integer } from '../../lib/options/values.js'
 
 const options = {

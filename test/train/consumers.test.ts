@@ -21,6 +21,7 @@ import {
 import { copyImages } from '../fixtures/images.js'
 import { temporaryFolder } from '../fixtures/temporary.js'
 import { root } from './golden.js'
+import { goldenModel } from './hollow.js'
 
 const model = `${root}test/fixtures/golden-sd1/model`
 const config = { layers: 2, attention: [true, true, false] }
@@ -39,12 +40,22 @@ async function unetOf(folder: string): Promise<Modules> {
 }
 
 /** What a training writes, as its bytes are, and the folder. */
-async function trained(t: TestContext) {
+async function trained(t: TestContext, from = model) {
   const folder = await temporaryFolder(t)
   const images = await copyImages(folder, 3)
   const output = join(folder, 'out')
   const size = { resolution: 64, bucketMin: 64, steps: 2, saveEvery: 1 }
-  const { path } = await train({ model, images, output, name: 'my style', rank, alpha, ...size, savePrecision: 'f32', learningRate: 0.01 })
+  const { path } = await train({
+    model: from,
+    images,
+    output,
+    name: 'my style',
+    rank,
+    alpha,
+    ...size,
+    savePrecision: 'f32',
+    learningRate: 0.01,
+  })
   return { output, file: parseFile(await readFile(path)) }
 }
 
@@ -63,6 +74,18 @@ test('what a training writes is read whole as kohya, diffusers, A1111 and ComfyU
   assertAll(readAsDiffusers(file, unet), unet.keys())
   assertAll(readAsA1111(file, ldm), ldm.keys())
   assertAll(readAsComfyUI(file, unet, config), ldm.keys())
+})
+
+test("so is what a training of SD2 writes, whose projections are matrices, as in kohya's of a folder", async (t) => {
+  const folder = await goldenModel('golden-sd2')
+  const { file } = await trained(t, folder)
+  const [unet, sd2] = [await unetOf(folder), { layers: 2, attention: [true, true, true, false] }]
+  assert.equal(unet.get('mid_block.attentions.0.proj_in')!.length, 2)
+  const ldm = ldmModules(unet, sd2)
+  assertAll(readAsKohya(file, unet), unet.keys())
+  assertAll(readAsDiffusers(file, unet), unet.keys())
+  assertAll(readAsA1111(file, ldm), ldm.keys())
+  assertAll(readAsComfyUI(file, unet, sd2), ldm.keys())
 })
 
 test("the 192 modules of Stable Diffusion 1.5 stand at LDM's places for A1111 and ComfyUI", async () => {

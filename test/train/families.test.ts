@@ -2,8 +2,8 @@ import assert from 'node:assert/strict'
 import { after, before, describe, it, type TestContext } from 'node:test'
 import { type Model, openSession, type ReadOptions } from '../../lib/models/model.js'
 import { readModel } from '../../lib/models/read.js'
-import { encodeText } from '../../lib/models/text.js'
 import type { Inputs, Parameter, Session, Tensor } from '../../lib/native.js'
+import { encodeCaption } from '../fixtures/clip.js'
 import {
   attach,
   compare,
@@ -128,7 +128,7 @@ for (const { title, name, file } of sources.filter(({ file }) => !file || place.
         ['caption', SHORT, 75],
         ['caption_225', LONG, 225],
       ] as const) {
-        const { context, pooled } = await encodeText(session, model, text, { clipSkip: 1, maxTokenLength })
+        const { context, pooled } = await encodeCaption(session, model, text, { clipSkip: 1, maxTokenLength })
         check(t, group, [[`${group}/context`, context]])
         assert.equal(pooled !== undefined, model.pooledDim > 0)
         if (pooled) check(t, group, [[`${group}/pooled`, pooled]])

@@ -1,17 +1,18 @@
 import assert from 'node:assert/strict'
 import { existsSync } from 'node:fs'
-import { copyFile, mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { copyFile, cp, mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import sharp from 'sharp'
 import type { TrainEvent } from '../../lib/events.js'
+import { hashFiles } from '../../lib/files/hashes.js'
 import { readHeader, readTensors } from '../../lib/files/safetensors.js'
 import type { TrainOptions } from '../../lib/options/resolve.js'
 import { train } from '../../lib/train/run.js'
 import { newestState } from '../../lib/train/states.js'
 import { copyImages } from '../fixtures/images.js'
 import { tiny } from '../fixtures/lora.js'
-import { alteredModel } from '../fixtures/models.js'
+import { alteredModel, vaeFile } from '../fixtures/models.js'
 import { temporaryFolder } from '../fixtures/temporary.js'
 
 /** Four square images and a wide one, so that there are two buckets; all that is random is on. */
@@ -113,10 +114,42 @@ test('a state of another model, other images or other settings is refused, and s
   await refuse({ seed: 12, learningRate: 1e-4 }, /learningRate 0\.001 instead of 0\.0001, seed 11 instead of 12;/)
   await refuse({ targets: 'attention' }, /targets "default" instead of "attention"/)
   await refuse({ lrScheduler: 'cosine' }, /lrScheduler "constant" instead of "cosine", steps none instead of 7/)
-  const folder = await temporaryFolder(t)
-  await refuse({ model: await alteredModel(folder, Uint8Array.of(1, 2)) }, /received one of another model;/)
+  for (const part of ['unet', 'vae', 'text_encoder'] as const) {
+    const model = await alteredModel(await temporaryFolder(t), Uint8Array.of(1, 2), part)
+    const message = new RegExp(`received one of another model \\(${part}\\);`)
+    await refuse({ model }, message)
+    if (part === 'vae') await refuse({ vae: join(model, 'vae') }, message)
+    if (part === 'text_encoder') await refuse({ textEncoder: [join(model, part)] }, message)
+  }
+  const wide = join(given.images, 'wide.png')
+  const red = await readFile(wide)
+  await sharp({ create: { width: 200, height: 90, channels: 3, background: 'blue' } }).toFile(wide)
+  await refuse({}, /received one of images of the same names but other contents;/)
+  await writeFile(wide, red)
   await writeFile(join(given.images, 'wide.txt'), 'a green flag')
   await refuse({}, /received one of other images or captions;/)
+})
+
+test('a model that lies elsewhere, or whose parts are named one by one, is the same', async (t) => {
+  const given = await options(t)
+  await train({ ...given, output: `${given.output}-whole` })
+  await stopAfter(2, { ...given, vae: join(tiny, 'vae') })
+  const model = join(await temporaryFolder(t), 'another name')
+  await cp(tiny, model, { recursive: true })
+  await stopAfter(4, { ...given, model, resume: true })
+  const { path } = await train({ ...given, vae: join(model, 'vae'), textEncoder: join(model, 'text_encoder'), resume: true })
+  const { metadata } = await readHeader(path)
+  assert.deepEqual([metadata.ss_vae_name, metadata.ss_new_vae_hash], ['vae', await hashFiles([join(tiny, vaeFile)])])
+  assert.deepEqual(await bits(given.output), await bits(`${given.output}-whole`))
+})
+
+test('options that mean the same in other words resume', async (t) => {
+  const given = { ...(await options(t)), bucketMax: 100, lrScheduler: 'cosine' as const, steps: undefined, epochs: 3 }
+  const { step: steps } = await train({ ...given, output: `${given.output}-whole` })
+  await stopAfter(1, { ...given, bucketMin: 32 })
+  const words = { networkTrainUnetOnly: true, textEncoderLr: 0, predictionType: 'epsilon', precision: 'f32', alpha: 2 } as const
+  await train({ ...given, bucketMin: 60, bucketMax: 128, epochs: undefined, steps, ...words, resume: true })
+  assert.deepEqual(await bits(given.output), await bits(`${given.output}-whole`))
 })
 
 test('a state that is missing or damaged is refused; without any the training starts anew and says so', async (t) => {

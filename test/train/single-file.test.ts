@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
+import type { TrainEvent } from '../../lib/events.js'
 import { narrow, widen } from '../../lib/files/floats.js'
 import { leftovers, singleFileTensors, smallModel, writeFolder } from '../fixtures/checkpoints.js'
 import { torchLegacy, torchZip } from '../fixtures/pickles.js'
@@ -33,6 +34,29 @@ test('a small model trains to the same LoRA from a folder, a safetensors file an
     ['a.pt', (path) => writeFile(path, torchLegacy(single))],
   ]
   for (const [name, write] of files) assert.deepEqual(await loraFrom(t, put(name, write)), expected, name)
+})
+
+test('a training from a folder resumes from one file of the same weights, and from a pickle of them, to the same bits', async (t) => {
+  const given = { ...(await place(t)), steps: 4, seed: 3, textEncoderLr: 1e-3 }
+  const model = smallModel('sdxl')
+  const folder = join(given.folder, 'model')
+  await writeFolder(folder, model)
+  const [file, pickle] = [join(given.folder, 'a.safetensors'), join(given.folder, 'a.ckpt')]
+  await writeRaw(file, singleFileTensors('sdxl', model))
+  await writeFile(pickle, torchZip(singleFileTensors('sdxl', model)))
+  const whole = await run({ ...given, output: `${given.output}-whole`, model: folder })
+  const stop = async (step: number, change: object) => {
+    const controller = new AbortController()
+    const onEvent = (event: TrainEvent) => {
+      if (event.type === 'step' && event.step === step) controller.abort()
+    }
+    await assert.rejects(run({ ...given, ...change }, onEvent, controller.signal), { name: 'AbortError' })
+  }
+  await stop(1, { model: folder })
+  await stop(2, { model: file, resume: true })
+  const last = await run({ ...given, model: pickle, resume: true })
+  assert.deepEqual(await tensors(last.path), await tensors(whole.path))
+  assert.deepEqual(await tensors(last.statePath), await tensors(whole.statePath))
 })
 
 /** The same tensor in 8 bits: bytes that are no NaN, made from its own. */

@@ -2,16 +2,22 @@
  * The cache on disk, laid out as Python's huggingface_hub does (its `file_download.py`), so that both share it:
  * `models--owner--name/blobs/<etag>`, `snapshots/<commit>/<path>` as relative links to them, `refs/<revision>` with the commit.
  */
-import { copyFile, link, readdir, rename, stat, symlink, unlink } from 'node:fs/promises'
+import { copyFile, link, readdir, rename, rm, stat, symlink, unlink } from 'node:fs/promises'
 import { dirname, join, relative } from 'node:path'
 import { makeFolder, temporaryOf, writeAtomically, writeError } from '../../files/atomic.js'
 import { pathError, readText, unlessMissing } from '../../files/read.js'
 
 /** The name of a commit. */
 export const COMMIT = /^[0-9a-f]{40}$/
-/** File systems that have no links say one of these. */
-const NO_LINKS = ['EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EINVAL']
 const MOST_REF_BYTES = 256
+
+/** A file of a repository, as the Hub lists it. */
+export interface HubFile {
+  path: string
+  size: number
+  /** The name of its blob: the sha256 of large files, git's sha1 of others. */
+  etag: string
+}
 
 /** The size of the file at a path, links followed; undefined if there is none. */
 export async function sizeOf(path: string): Promise<number | undefined> {
@@ -62,26 +68,37 @@ export class CachedRepository {
     return names.filter((_, i) => sizes[i] !== undefined)
   }
 
-  /** Gives a blob its path in a snapshot. Where there are no links, the file is moved there, or copied. Throws as `writeAtomically`. */
-  async link(commit: string, path: string, etag: string): Promise<void> {
+  /**
+   * Gives a blob its path in a snapshot. Where there are no symbolic links, the path is a hard link; where there are none of them either, a
+   * blob that is new moves there and another is copied, as huggingface_hub does. Throws as `writeAtomically`.
+   */
+  async link(commit: string, { path, etag, size }: HubFile, isNew: boolean): Promise<void> {
     const pointer = join(this.snapshot(commit), path)
     const blob = this.blob(etag)
-    if ((await sizeOf(pointer)) !== undefined) return
+    if ((await sizeOf(pointer)) === size) return
     const temporary = temporaryOf(pointer)
     try {
       await makeFolder(dirname(pointer))
-      const linked = await symlink(relative(dirname(pointer), blob), temporary).then(
-        () => true,
-        (error: NodeJS.ErrnoException) => {
-          if (!NO_LINKS.includes(error.code ?? '')) throw error
-          return false
-        },
-      )
-      if (!linked) await link(blob, temporary).catch(() => copyFile(blob, temporary))
+      // File systems without links refuse them in many words; where nothing can be written what follows says so.
+      const isLink = await symlink(relative(dirname(pointer), blob), temporary)
+        .catch(() => link(blob, temporary))
+        .then(
+          () => true,
+          () => false,
+        )
+      if (!isLink && isNew) return await rename(blob, pointer)
+      if (!isLink) await copyFile(blob, temporary)
       await rename(temporary, pointer)
     } catch (cause) {
       await unlink(temporary).catch(() => undefined)
       throw writeError(pointer, cause)
+    }
+  }
+
+  /** Removes a file's blob and its path in a snapshot. Throws as `writeAtomically`. */
+  async discard(commit: string, { path, etag }: HubFile): Promise<void> {
+    for (const place of [join(this.snapshot(commit), path), this.blob(etag)]) {
+      await rm(place, { force: true }).catch((cause: unknown) => Promise.reject(writeError(place, cause)))
     }
   }
 

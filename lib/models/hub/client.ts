@@ -6,16 +6,8 @@ import { setTimeout } from 'node:timers/promises'
 import { cut, LorafuseError, shown } from '../../errors.js'
 import { isRecord } from '../../files/json.js'
 import { version } from '../../version.js'
-import { COMMIT } from './cache.js'
+import { COMMIT, type HubFile } from './cache.js'
 import type { HubSettings } from './settings.js'
-
-/** A file of a repository, as the Hub lists it. */
-export interface HubFile {
-  path: string
-  size: number
-  /** The name of its blob: the sha256 of large files, git's sha1 of others. */
-  etag: string
-}
 
 /** A failure that may be over the next time. */
 export class Transient extends Error {
@@ -33,6 +25,10 @@ const MOST_REDIRECTS = 10
 /** How often a listing is asked for. */
 const MOST_TRIES = 4
 const LONGEST_WAIT_MS = 60_000
+/** What is said about a repository is shorter, and its listing has fewer pages and files. */
+const MOST_REPLY_BYTES = 2 ** 25
+const MOST_PAGES = 2 ** 10
+const MOST_FILES = 2 ** 18
 const NOT_CONNECTED = ['ENOTFOUND', 'EAI_AGAIN', 'ECONNREFUSED', 'EHOSTUNREACH', 'ENETUNREACH', 'ENETDOWN', 'UND_ERR_CONNECT_TIMEOUT']
 const BLOB = /^([0-9a-f]{40}|[0-9a-f]{64})$/
 
@@ -169,12 +165,36 @@ export class HubClient {
     throw failed(`Expected ${this.repository} from ${endpoint} but received redirects that lead nowhere`)
   }
 
+  private excess(most: string): LorafuseError {
+    const { repository, settings } = this
+    return failed(`Expected at most ${most} about ${repository} from ${settings.endpoint} but received more`)
+  }
+
+  /** Reads an answer as a whole. */
+  private async whole({ body }: Response, patience: Patience): Promise<Blob> {
+    const reader = body?.getReader()
+    const pieces: Uint8Array<ArrayBuffer>[] = []
+    let length = 0
+    try {
+      for (;;) {
+        const { done, value } = (await (reader && orAborted(reader.read(), patience.signal))) ?? { done: true }
+        if (done) return new Blob(pieces)
+        patience.renew()
+        length += value.length
+        if (length > MOST_REPLY_BYTES) throw this.excess(`${MOST_REPLY_BYTES / 2 ** 20} MiB`)
+        pieces.push(value)
+      }
+    } finally {
+      void reader?.cancel().catch(() => undefined)
+    }
+  }
+
   /** `fetch` for `@huggingface/hub`: gets an answer as a whole. */
   private readonly fetch: typeof fetch = async (input, init) => {
     const patience = new Patience(this.settings.stallMs, this.signal)
     try {
       const { response } = await this.get(String(input), { ...(init?.headers as Record<string, string>) }, patience.signal)
-      return new Response(await orAborted(response.arrayBuffer(), patience.signal), { headers: response.headers })
+      return new Response(await this.whole(response, patience), { headers: response.headers })
     } catch (cause) {
       throw interruption(cause, patience.signal)
     } finally {
@@ -231,7 +251,13 @@ export class HubClient {
     const repo = { type: 'model', name: this.repository } as const
     return this.persist(async () => {
       const files = new Map<string, HubFile>()
-      for await (const entry of listFiles({ repo, revision: commit, recursive: true, hubUrl: this.settings.endpoint, fetch: this.fetch })) {
+      let [pages, entries] = [0, 0]
+      const fetch: typeof this.fetch = (...call) => {
+        if (++pages > MOST_PAGES) throw this.excess(`${MOST_PAGES} pages of files`)
+        return this.fetch(...call)
+      }
+      for await (const entry of listFiles({ repo, revision: commit, recursive: true, hubUrl: this.settings.endpoint, fetch })) {
+        if (++entries > MOST_FILES) throw this.excess(`${MOST_FILES} files`)
         const { type, path, size, oid, lfs } = entry
         const etag = lfs?.oid ?? oid ?? ''
         // Names of blobs become names of files.

@@ -1,12 +1,12 @@
 /** Fetches one file: goes on where a connection or a process ended, and believes no byte before the hash of all agrees. */
 import { createHash, type Hash } from 'node:crypto'
-import { constants } from 'node:fs'
+import { constants, createReadStream } from 'node:fs'
 import { type FileHandle, open, rename, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { LorafuseError } from '../../errors.js'
 import { syncFolder, writeError } from '../../files/atomic.js'
-import { sizeOf } from './cache.js'
-import { type HubClient, type HubFile, interruption, orAborted, Patience, Transient } from './client.js'
+import { type HubFile, sizeOf } from './cache.js'
+import { type HubClient, interruption, orAborted, Patience, Transient } from './client.js'
 
 /** How often in a row a connection may bring nothing. */
 const MOST_FAILURES = 6
@@ -25,6 +25,27 @@ export async function fetchedBytes(blob: string, { size }: HubFile): Promise<num
 /** The hash whose hex digits are the etag: sha256, or git's sha1 of a blob. */
 function hashOf({ etag, size }: HubFile): Hash {
   return etag.length === 64 ? createHash('sha256') : createHash('sha1').update(`blob ${size}\0`)
+}
+
+/**
+ * Says what is at a path instead of a file, undefined where it is the file: another size or, `withHashes`, another content. Throws the signal's
+ * reason.
+ */
+export async function damageOf(path: string, file: HubFile, withHashes: boolean, signal?: AbortSignal): Promise<string | undefined> {
+  const size = await sizeOf(path)
+  if (size !== file.size) return `${size ?? 'no'} bytes instead of ${file.size}`
+  if (!withHashes) return undefined
+  const hash = hashOf(file)
+  try {
+    for await (const chunk of createReadStream(path, { highWaterMark: 2 ** 20 })) {
+      signal?.throwIfAborted()
+      hash.update(chunk as Uint8Array)
+    }
+  } catch (cause) {
+    signal?.throwIfAborted()
+    return `what cannot be read (${(cause as NodeJS.ErrnoException).code})`
+  }
+  return hash.digest('hex') === file.etag ? undefined : 'another content'
 }
 
 interface Context {

@@ -1,63 +1,44 @@
 /** Which files of a diffusers repository a training needs, of each network's weights one set. */
+import type { Network } from '../../native.js'
+import { usualFile, type WeightSet, weightSets } from '../weight-files.js'
 
-/** What a part of a model consists of: files that must be there, others that are taken if they are, and weights. */
+/** What a part of a model consists of: files that must be there, of one of several sets, others that are taken if they are, and weights. */
 interface Part {
-  needed?: string[]
+  needed: string[][]
   taken?: string[]
-  /** How the names of weights begin and end; pickles are the last resort. */
-  weights?: [stem: string, extension: string][]
+  weights?: Network['architecture']
 }
 
-const UNET: Part = {
-  needed: ['config.json'],
-  weights: [
-    ['diffusion_pytorch_model', 'safetensors'],
-    ['diffusion_pytorch_model', 'bin'],
-  ],
-}
-const TEXT_ENCODER: Part = {
-  needed: ['config.json'],
-  weights: [
-    ['model', 'safetensors'],
-    ['pytorch_model', 'bin'],
-  ],
-}
+const NETWORK = { needed: [['config.json']] }
 const TOKENIZER: Part = {
-  taken: ['vocab.json', 'merges.txt', 'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json'],
+  needed: [['vocab.json', 'merges.txt'], ['tokenizer.json']],
+  taken: ['tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json'],
 }
 
 /** By the names of diffusers' folders. */
 const PARTS: Record<string, Part> = {
-  unet: UNET,
-  vae: UNET,
-  text_encoder: TEXT_ENCODER,
-  text_encoder_2: TEXT_ENCODER,
+  unet: { ...NETWORK, weights: 'unet' },
+  vae: { ...NETWORK, weights: 'vae' },
+  text_encoder: { ...NETWORK, weights: 'clip' },
+  text_encoder_2: { ...NETWORK, weights: 'clip' },
   tokenizer: TOKENIZER,
   tokenizer_2: TOKENIZER,
-  scheduler: { needed: ['scheduler_config.json'] },
+  scheduler: { needed: [['scheduler_config.json']] },
 }
 /** What every model has. */
 const ALWAYS = ['unet', 'vae', 'text_encoder', 'tokenizer', 'scheduler']
 export const INDEX: string = 'model_index.json'
 /**
- * Variants of weights, the one that is fetched first. fp16 has half the bytes, and frozen weights are used in 16 bits anyway; diffusers takes it
- * only where it is asked to. The others are for caches and repositories without it.
+ * The variant that is fetched before the others, which come in the order in which they are read. It has half the bytes, and frozen weights are
+ * used in 16 bits anyway; diffusers takes it only where it is asked to.
  */
-const VARIANTS = ['.fp16', '', '.bf16', '.fp32', '.non_ema']
+const SMALL = '.fp16'
 
-/** Finds the sets of files that each hold all weights of a part, in one variant: one file, or an index and its shards. */
-function weightSets(paths: string[], folder: string, stem: string, extension: string): string[][] {
-  return VARIANTS.flatMap((variant) => {
-    const single = `${folder}/${stem}${variant}.${extension}`
-    if (paths.includes(single)) return [[single]]
-    // diffusers once wrote the variant behind the number.
-    const dotted = variant.replace('.', '\\.')
-    const pattern = new RegExp(`^${folder}/${stem}(?:${dotted}-\\d{5}-of-(\\d{5})|-\\d{5}-of-(\\d{5})${dotted})\\.${extension}$`)
-    const shards = paths.filter((path) => pattern.test(path))
-    const [, count, other = count] = pattern.exec(shards[0] ?? '') ?? []
-    const index = `${folder}/${stem}.${extension}.index${variant}.json`
-    return paths.includes(index) && shards.length === Number(other) ? [[index, ...shards]] : []
-  })
+/** Lists the whole sets of a network's weights, the one that is fetched first; pickles are the last. */
+function fetchedSets(names: string[], architecture: Network['architecture']): string[][] {
+  const sets = weightSets(names, architecture).filter(({ isWhole }) => isWhole)
+  const rank = ({ isPickle, variant }: WeightSet) => 2 * Number(isPickle) + Number(variant !== SMALL)
+  return sets.sort((a, b) => rank(a) - rank(b)).map(({ files }) => files)
 }
 
 /**
@@ -70,17 +51,17 @@ export function chooseFiles(
   listed: string[] = [],
 ): { files: string[] } | { missing: string } {
   const files = paths.filter((path) => path === INDEX)
-  for (const [folder, { needed = [], taken = [], weights }] of Object.entries(PARTS)) {
-    const inside = paths.filter((path) => path.startsWith(`${folder}/`))
+  for (const [folder, { needed, taken = [], weights }] of Object.entries(PARTS)) {
+    const inside = paths.filter((path) => path.startsWith(`${folder}/`)).map((path) => path.slice(folder.length + 1))
+    const put = (names: string[]) => names.map((name) => `${folder}/${name}`)
     if (inside.length === 0 && !ALWAYS.includes(folder) && !listed.includes(folder)) continue
-    const small = inside.filter((path) => [...needed, ...taken].includes(path.slice(folder.length + 1)))
-    const absent = needed.find((name) => !small.includes(`${folder}/${name}`))
-    if (absent !== undefined || small.length === 0) return { missing: `${folder}/${absent ?? taken[0]}` }
-    files.push(...small)
+    const absent = needed.map((set) => set.find((name) => !inside.includes(name)))
+    if (!absent.includes(undefined)) return { missing: `${folder}/${absent[0]}` }
+    files.push(...put(inside.filter((name) => needed.flat().includes(name) || taken.includes(name))))
     if (weights === undefined) continue
-    const [sets = []] = weights.map(([stem, extension]) => weightSets(inside, folder, stem, extension)).filter(({ length }) => length > 0)
+    const sets = fetchedSets(inside, weights).map(put)
     const chosen = sets.find((set) => set.every(isHere)) ?? sets[0]
-    if (!chosen) return { missing: `${folder}/${weights[0]!.join('.')}` }
+    if (!chosen) return { missing: `${folder}/${usualFile(weights)}` }
     files.push(...chosen)
   }
   return { files }

@@ -40,11 +40,20 @@ export async function hubSettings(environment: NodeJS.ProcessEnv = process.env):
     )
   }
   const file = folder(environment.HF_TOKEN_PATH || join(hfHome, 'token'))
-  const stored = async () =>
-    isTrue(environment.HF_HUB_DISABLE_IMPLICIT_TOKEN) ? undefined : await unlessMissing(readText(file, 'a token', MOST_TOKEN_BYTES))
+  const invalid = () =>
+    new LorafuseError(
+      'OPTION_INVALID',
+      `Expected a token, one word of letters and digits, in HF_TOKEN or ${file} but received another text`,
+    )
+  const stored = async () => {
+    if (isTrue(environment.HF_HUB_DISABLE_IMPLICIT_TOKEN)) return undefined
+    return unlessMissing(readText(file, 'a token', MOST_TOKEN_BYTES)).catch((cause: unknown) => {
+      // Bytes that are no UTF-8.
+      throw cause instanceof TypeError ? invalid() : cause
+    })
+  }
   const token = (environment.HF_TOKEN || environment.HUGGING_FACE_HUB_TOKEN || (await stored()) || '').trim()
-  if (!/^[\x21-\x7e]*$/.test(token))
-    throw new LorafuseError('OPTION_INVALID', `Expected a token in one word in HF_TOKEN or ${file} but received more`)
+  if (!/^[\x21-\x7e]*$/.test(token)) throw invalid()
   return {
     endpoint,
     token: token || undefined,

@@ -43,7 +43,7 @@ function specs(targets: AdapterOptions['targets'], rank: number, alpha: number, 
 }
 
 function attached(rank: number, alpha: number, from = layers) {
-  return { kind: lora, alpha, layers: from, parameters: parametersOf(from, specs('default', rank, alpha, from)) }
+  return { kind: lora, alpha, layers: { unet: from }, parameters: parametersOf(from, specs('default', rank, alpha, from)) }
 }
 
 test('by default every layer of the transformers gets an adapter, in order; with attention q, k, v and out alone', () => {
@@ -53,6 +53,22 @@ test('by default every layer of the transformers gets an adapter, in order; with
   )
   const names = specs('attention', 4, 2).map(({ path }) => path.slice(block.length + 1))
   assert.deepEqual(names, ['attn1.to_q', 'attn1.to_k', 'attn1.to_v', 'attn1.to_out.0', 'attn2.to_k'])
+})
+
+test('layers of one path in two networks are told apart', async () => {
+  const path = 'text_model.encoder.layers.0.mlp.fc1'
+  const both = { text_encoder: [linear(path, 4, 6)], text_encoder_2: [convolution(path, 4, 6)] }
+  const parameters = Object.entries(both).flatMap(([network, own]) =>
+    parametersOf(own, lora.specs(network, own, { targets: 'default', rank: 1, alpha: 1 })).map((parameter) => ({ ...parameter, network })),
+  )
+  const two = { text_encoder: { prefix: 'lora_te1' }, text_encoder_2: { prefix: 'lora_te2' } }
+  const adapters = { kind: lora, alpha: 1, layers: both, parameters }
+  const tensors = await fileTensors('kohya', adapters, new Float32Array(parameterCount(parameters)), 'F32', two)
+  const shapes = tensors.filter(({ name }) => name.endsWith('down.weight')).map(({ shape }) => shape)
+  assert.deepEqual(shapes, [
+    [1, 4],
+    [1, 4, 1, 1],
+  ])
 })
 
 test('a rank above what a layer can have is refused, and the layer named', () => {
@@ -185,7 +201,7 @@ test('the kernel of a convolution is in the file as PyTorch has it, with an alph
   const options = { targets: 'attention', rank: 8, alpha: 3, convRank: 2, convAlpha: 5 } as const
   const [first] = convolutions
   const parameters = parametersOf([first!], lora.specs('unet', [first!], options))
-  const adapters = { kind: lora, alpha: 3, convAlpha: 5, layers: [first!], parameters }
+  const adapters = { kind: lora, alpha: 3, convAlpha: 5, layers: { unet: [first!] }, parameters }
   const flat = Float32Array.from({ length: parameterCount(parameters) }, (_, i) => i)
   const [down, alpha, up] = await fileTensors('kohya', adapters, flat, 'F32', prefixes)
   const name = 'lora_unet_down_blocks_0_resnets_0_conv1'

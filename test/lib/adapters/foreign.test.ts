@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { join } from 'node:path'
-import { test } from 'node:test'
+import { type TestContext, test } from 'node:test'
 import { readAdapters } from '../../../lib/adapters/files.js'
 import { lora } from '../../../lib/adapters/lora.js'
 import { loraPrefixes } from '../../../lib/models/model.js'
@@ -14,13 +14,16 @@ const path = 'mid_block.attentions.0.transformer_blocks.0.attn2.to_k'
 const layers = [linear(path, 768, 4)]
 const target = { layers: { unet: layers }, prefixes: loraPrefixes(sd1, {}), baseModelVersion: 'sd_v1' }
 
+function rawTensors(tensors: Record<string, number[]>) {
+  return Object.entries(tensors).map(([name, shape]) => {
+    return { name, dtype: 'F32', shape, data: new Float32Array(shape.reduce((product, length) => product * length, 1)) }
+  })
+}
+
 /** The refusal of a file with tensors of these names, and shapes where they matter. */
 async function refusalOf(folder: string, tensors: Record<string, number[]>, metadata: Record<string, string> = {}): Promise<string> {
   const file = join(folder, 'x.safetensors')
-  const raw = Object.entries(tensors).map(([name, shape]) => {
-    return { name, dtype: 'F32', shape, data: new Float32Array(shape.reduce((product, length) => product * length, 1)) }
-  })
-  await writeRaw(file, raw, metadata)
+  await writeRaw(file, rawTensors(tensors), metadata)
   const error = await readAdapters(lora, file, target).catch((cause: unknown) => cause as { code: string; message: string })
   assert.ok('code' in error, 'it was read')
   assert.ok(error.message.length < 500, error.message)
@@ -44,6 +47,7 @@ const kinds: [what: string, tensors: Record<string, number[]>, says: RegExp][] =
   ['norms', { ...plain, 'lora_unet_mid_block_attentions_0_norm.w_norm': [4] }, /received differences of whole weights/],
   ['GLoRA', { [`${key}.a1.weight`]: [2, 2] }, /received a GLoRA/],
   ['LoCon of Tucker', { [`${conv}.lora_mid.weight`]: [2, 2, 3, 3] }, /received a LoCon with a core tensor/],
+  ['biases of PEFT', { [`unet.${path}.lora_A.weight`]: [2, 768], [`unet.${path}.lora_B.bias`]: [4] }, /received a LoRA with biases/],
   ['embeddings of OneTrainer', { ...plain, 'bundle_emb.cat.emb_params': [2] }, /received a LoRA with OneTrainer's embeddings/],
   ['first convolution', { ...plain, 'lora_unet_conv_in.alpha': [] }, /also changes what comes before or after the blocks of the UNet/],
   ['text projection', { ...plain, 'lora_te_text_projection.alpha': [] }, /also changes embeddings or the projection of the text/],
@@ -88,6 +92,48 @@ for (const [what, tensors, metadata, family] of families) {
     assert.ok(told.startsWith('LORA_MISMATCH ') && told.includes(family), told)
   })
 }
+
+/** Reads a LoRA of a text encoder, and for `wide` of cross attention, that fits the model. */
+async function readFitting(t: TestContext, model: string, prefix: string, metadata: Record<string, string>, wide = false) {
+  const file = join(await temporaryFolder(t), 'x.safetensors')
+  const layer = 'text_model.encoder.layers.0.mlp.fc1'
+  const name = `${prefix}_${layer.replaceAll('.', '_')}`
+  const tensors = { [`${name}.lora_down.weight`]: [2, 6], [`${name}.lora_up.weight`]: [4, 2], ...(wide ? plain : {}) }
+  await writeRaw(file, rawTensors(tensors), metadata)
+  const warnings: string[] = []
+  const families = { unet: layers, text_encoder: [linear(layer, 6, 4)] }
+  const found = await readAdapters(lora, file, { ...target, layers: families, baseModelVersion: model }, (warning) =>
+    warnings.push(`${warning.code} ${warning.message.replace(file, 'FILE')}`),
+  ).catch(({ code, message }: { code: string; message: string }) => `${code} ${message.replace(file, 'FILE')}`)
+  return typeof found === 'string' ? found : warnings.join()
+}
+
+test('a LoRA of a text encoder that fits but was made for another family is refused by its metadata', async (t) => {
+  const refused = 'LORA_MISMATCH Expected a LoRA for Stable Diffusion XL (SDXL) at FILE but received one for Stable Diffusion 1.x'
+  const metadatas: Record<string, string>[] = [
+    { ss_base_model_version: 'sd_v1' },
+    { ss_v2: 'False' },
+    { 'modelspec.architecture': 'stable-diffusion-v1/lora' },
+  ]
+  for (const metadata of metadatas)
+    assert.equal(await readFitting(t, 'sdxl_base_v1-0', 'lora_te1', metadata), `${refused}; use one for Stable Diffusion XL (SDXL)`)
+  assert.match(await readFitting(t, 'sd_v1', 'lora_te', { ss_base_model_version: 'sdxl_base_v1-0' }), /^LORA_MISMATCH .* for .*SDXL/)
+  for (const version of ['sd_v1', 'sd_v1_v', 'my own'])
+    assert.equal(await readFitting(t, 'sd_v1', 'lora_te', { ss_base_model_version: version }), '')
+})
+
+test('a LoRA of a text encoder that is only named as for another family is applied, and told', async (t) => {
+  const told = (own: string, other: string) =>
+    `LORA_FAMILY_UNCERTAIN Expected a LoRA for ${own} at FILE but its tensors are named as for ${other}; they fit and are applied`
+  const [sd, xl] = ['Stable Diffusion 1.x', 'Stable Diffusion XL (SDXL)']
+  assert.equal(await readFitting(t, 'sdxl_base_v1-0', 'lora_te', {}), told(xl, `${sd} or 2.x`))
+  assert.equal(await readFitting(t, 'sd_v1', 'lora_te1', {}), told(sd, xl))
+  assert.equal(await readFitting(t, 'sd_v1', 'lora_te', {}), '')
+  assert.equal(await readFitting(t, 'sdxl_base_v1-0', 'lora_te1', {}), '')
+  // Metadata that say the model's own family, and cross attention of its width, leave no doubt.
+  assert.equal(await readFitting(t, 'sd_v1', 'lora_te1', { ss_base_model_version: 'sd_v1' }), '')
+  assert.equal(await readFitting(t, 'sd_v1', 'lora_te1', {}, true), '')
+})
 
 test('a state in place of a LoRA is named', async (t) => {
   const told = await refusalOf(await temporaryFolder(t), { weights: [4] }, { lorafuse_state: '{}' })

@@ -30,7 +30,12 @@ const readLora = async (path: string) => (await readAdapters(kind, path, target)
 type Lora = Map<string, LoraPart>
 
 function attached(layers: Layer[], rank: number, alpha: number): Adapters {
-  return { kind, alpha, layers, parameters: parametersOf(layers, kind.specs('unet', layers, { targets: 'default', rank, alpha })) }
+  return {
+    kind,
+    alpha,
+    layers: { unet: layers },
+    parameters: parametersOf(layers, kind.specs('unet', layers, { targets: 'default', rank, alpha })),
+  }
 }
 
 function random(name: string, { parameters }: Adapters): Float32Array {
@@ -95,7 +100,7 @@ test('kernels of convolutions are read into the order of the session, and stacke
   ] as const) {
     const options = { targets: 'default', rank: 1, alpha: 1, convRank: rank, convAlpha: alpha } as const
     const adapters = {
-      ...{ kind, alpha: 1, convAlpha: alpha, layers: [conv] },
+      ...{ kind, alpha: 1, convAlpha: alpha, layers: { unet: [conv] } },
       parameters: parametersOf([conv], kind.specs('unet', [conv], options)),
     }
     const flat = random(`conv ${rank}`, adapters)
@@ -161,6 +166,19 @@ test("diffusers' and PEFT's layouts say the same as kohya's", async (t) => {
     )
     assert.deepEqual([...(await readLora(file))], [[path, { rank: 2, scale, down, up }]])
   }
+})
+
+test("a linear layer's LoRA may be a 1×1 kernel, as kohya's of SD2 from a single file", async (t) => {
+  const layer = linear('mid_block.attentions.0.proj_in', 6, 6)
+  const given = { ...target, layers: { unet: [layer] } }
+  const read = async (kernel: number[]) => {
+    const tensors = (['down', 'up'] as const).map((role): NamedTensor => {
+      const shape = [...(role === 'down' ? [2, 6] : [6, 2]), ...kernel]
+      return { name: `${kohyaName(layer.path)}.lora_${role}.weight`, dtype: 'F32', shape, data: pattern(role, 12) }
+    })
+    return (await readAdapters(kind, await write(t, tensors), given)).get('unet')!.get(layer.path)!
+  }
+  assert.deepEqual(await read([1, 1]), await read([]))
 })
 
 test('an alpha of 0 means the rank', async (t) => {

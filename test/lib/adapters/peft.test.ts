@@ -120,7 +120,7 @@ test("training writes PEFT's names, with alpha multiplied in and said to be the 
     { network: 'text_encoder', name: `${text.path}.down`, shape: [4, 6], group: 1 },
     { network: 'text_encoder', name: `${text.path}.up`, shape: [6, 4], group: 1 },
   ]
-  const adapters = { kind: lora, alpha: 2, convAlpha: 3, parameters, layers: [...all, text] }
+  const adapters = { kind: lora, alpha: 2, convAlpha: 3, parameters, layers: { unet: all, text_encoder: [text] } }
   const flat = pattern('peft', parameterCount(parameters))
   const room = new Float32Array(changedCount(adapters, 'baked'))
   const tensors = await fileTensors('peft', adapters, flat, 'F32', {}, room)

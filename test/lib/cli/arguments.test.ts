@@ -65,10 +65,38 @@ test("kohya's network arguments are options of their own", () => {
   })
   assert.deepEqual(train('--network_args=conv_dim=4', '--conv-alpha', '2').values, { convRank: 4, convAlpha: 2 })
   assert.deepEqual(train('--network_args', '--flip').values, { flip: true })
-  const expected = 'Expected conv_dim= or conv_alpha= after --network_args but received'
-  refuses(['--network_args', 'conv_dim=4', 'dropout=0.1'], 'OPTION_UNKNOWN', `${expected} "dropout=0.1"`)
-  refuses(['--network_args', 'conv_dim'], 'OPTION_UNKNOWN', `${expected} "conv_dim"`)
+  const others = (name: string) => `--network_args ${name}; not supported: network_args are conv_dim=N and conv_alpha=X alone`
+  const expected = 'Expected an option of train but received'
+  refuses(['--network_args', 'conv_dim=4', 'dropout=0.1'], 'OPTION_UNKNOWN', `${expected} ${others('dropout')}`)
+  refuses(['--network_args', 'conv_dim'], 'OPTION_UNKNOWN', `${expected} ${others('conv_dim')}`)
   assert.throws(() => generate('--network_args', 'conv_dim=4'), { code: 'OPTION_UNKNOWN', message: /received --network_args/ })
+})
+
+test("what a command line of kohya's has that is none here is told all at once, with what to do instead", () => {
+  const words =
+    '--pretrained_model_name_or_path=m --train_data_dir=i --network_module=networks.lora --network_dim=32 --network_args conv_dim=8 rank_dropout=0.1 ' +
+    '--optimizer_type AdamW8bit --optimizer_args weight_decay=0.1 betas=0.9,0.99 --unet_lr 1e-4 --text_encoder_lr1 1e-5 --text_encoder_lr2 1e-5 ' +
+    '--mixed_precision bf16 --xformers --sdpa --cache_latents --cache_latents_to_disk --save_model_as safetensors --min_snr_gamma 5'
+  refuses(
+    words.split(' '),
+    'OPTION_UNKNOWN',
+    [
+      'Expected options of train but received 13 that it does not have:',
+      '--network_module; leave it out: what is trained is a LoRA, as by networks.lora',
+      '--network_args rank_dropout; not supported: network_args are conv_dim=N and conv_alpha=X alone',
+      '--optimizer_type; leave it out: the optimizer is AdamW',
+      '--optimizer_args; use --weight-decay',
+      '--unet_lr; use --learning-rate',
+      '--text_encoder_lr1; use --text-encoder-lr and both rates after it',
+      '--text_encoder_lr2; use --text-encoder-lr and both rates after it',
+      "--xformers; leave it out: attention's scores are never in memory as a whole",
+      "--sdpa; leave it out: attention's scores are never in memory as a whole",
+      '--cache_latents; leave it out: latents and text embeddings are computed once and held in memory',
+      '--cache_latents_to_disk; leave it out: latents and text embeddings are computed once and held in memory',
+      '--save_model_as; leave it out: files are safetensors',
+      '--min_snr_gamma; not supported: the loss is the plain mean squared error',
+    ].join('\n  '),
+  )
 })
 
 test('resume goes from the newest state, or from one that is named', () => {

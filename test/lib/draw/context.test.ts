@@ -1,15 +1,15 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { encodePrompt, isCut, weigh } from '../../../lib/draw/context.js'
+import { encodePrompt, weigh } from '../../../lib/draw/context.js'
 import { openSession } from '../../../lib/models/model.js'
 import { readModel } from '../../../lib/models/read.js'
-import { encodeText } from '../../../lib/models/text.js'
+import { encodeCaption } from '../../fixtures/clip.js'
 import { tiny } from '../../fixtures/lora.js'
 
 const model = await readModel(tiny)
 const session = openSession(model, { device: 'cpu', threads: 1, precision: 'f32' })
 const encode = async (prompt: string) => (await encodePrompt(session, model, prompt, 1)).context
-const plain = async (text: string) => (await encodeText(session, model, text, { clipSkip: 1, maxTokenLength: 75 })).context
+const plain = async (text: string) => (await encodeCaption(session, model, text, { clipSkip: 1, maxTokenLength: 75 })).context
 
 test('a prompt of one chunk without brackets is what training makes of it', async () => {
   for (const text of ['', 'an apple', 'a house, a cat']) assert.deepEqual(await encode(text), await plain(text))
@@ -35,7 +35,15 @@ test('weights are those of the words', async () => {
   assert.deepEqual(await encode('\\(apple\\)'), await plain('(apple)'))
 })
 
-test('what is too long is cut', async () => {
-  assert.equal(isCut(model, 'cat '.repeat(75 * 32)), false)
-  assert.equal(isCut(model, 'cat '.repeat(75 * 32 + 1)), true)
+test('what is too long is cut, and told', async () => {
+  // The encoder is not asked.
+  const silent = { run: async () => [{ shape: [1, 1], data: new Float32Array(77 * 32) }] }
+  for (const [count, codes] of [
+    [75 * 32, []],
+    [75 * 32 + 1, ['PROMPT_TOO_LONG']],
+  ] as const) {
+    const told: string[] = []
+    await encodePrompt(silent, model, 'cat '.repeat(count), 1, ({ code }) => told.push(code))
+    assert.deepEqual(told, codes)
+  }
 })

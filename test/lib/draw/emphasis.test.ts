@@ -56,15 +56,39 @@ test('brackets mean what they mean in A1111', () => {
   for (const [prompt, words] of Object.entries(examples)) assert.deepEqual(read(prompt), [words], prompt)
 })
 
-test('BREAK ends a section, in brackets too, but is not a part of words', () => {
-  assert.deepEqual(read('a BREAK b'), [[['a ', 1]], [[' b', 1]]])
-  assert.deepEqual(read('(a BREAK b:1.2)'), [[['a ', 1.2]], [[' b', 1.2]]])
+test('BREAK ends a section; in brackets that change its weight it is a word, as in A1111', () => {
+  assert.deepEqual(read('a BREAK b'), [[['a', 1]], [['b', 1]]])
   assert.equal(read('BREAK a BREAK BREAK b').length, 4)
-  assert.deepEqual(read('BREAKFAST break'), [[['BREAKFAST break', 1]]])
+  assert.deepEqual(read('BREAKFAST break, \u672cBREAK'), [[['BREAKFAST break, \u672cBREAK', 1]]])
+  // What its parse_prompt_attention gives, where a BREAK is ["BREAK", -1] and nothing else.
+  assert.deepEqual(read('(a BREAK b:1.2)'), [
+    [
+      ['a', 1.2],
+      ['BREAK', -1.2],
+      ['b', 1.2],
+    ],
+  ])
+  assert.deepEqual(read('x ((a BREAK b)'), [
+    [
+      ['x ', 1],
+      ['a', 1.21],
+      ['BREAK', -1.21],
+      ['b', 1.21],
+    ],
+  ])
+  assert.deepEqual(read('(a BREAK b:1.0) c'), [[['a', 1]], [['b c', 1]]])
+  assert.deepEqual(read('([a BREAK b])'), [[['a', 1]], [['b', 1]]])
+  assert.deepEqual(read('(a BREAK b:-1)'), [
+    [
+      ['a', -1],
+      ['BREAK', 1],
+      ['b', -1],
+    ],
+  ])
 })
 
 test('what is not supported is refused, not drawn as words', () => {
-  for (const prompt of ['[cat:dog:0.5]', 'a [dog:10]', '[a|b]', '[[a]:b:.5]', '(x [a::2])', '[a:1.2]']) {
+  for (const prompt of ['[cat:dog:0.5]', 'a [dog:10]', '[a|b]', '[[a]:b:.5]', '(x [a::2])', '[a:1.2]', '[a:b:5e-1]']) {
     assert.throws(
       () => parseEmphasis(prompt),
       { code: 'PROMPT_INVALID', message: /stays the same at all steps but received "\[.*write \\\[$/ },
@@ -72,13 +96,20 @@ test('what is not supported is refused, not drawn as words', () => {
     )
   }
   assert.throws(() => parseEmphasis('a AND b'), { code: 'PROMPT_INVALID', message: /joined with AND/ })
+  assert.throws(() => parseEmphasis('a \\AND b'), { code: 'PROMPT_INVALID', message: /joined with AND/ })
+  const nested = { code: 'PROMPT_INVALID', message: 'Expected at most 100 brackets in one another in a prompt but received more' }
+  for (const bracket of ['(', '[(']) assert.throws(() => parseEmphasis(bracket.repeat(101)), nested)
   assert.throws(() => parseEmphasis('(a:1.2.3)'), { code: 'PROMPT_INVALID', message: /a number after : in a bracket .* received "1.2.3"/ })
   assert.throws(() => parseEmphasis('x'.repeat(50_001)), { code: 'PROMPT_INVALID', message: /at most 50000 characters/ })
-  for (const prompt of ['\\[a|b\\]', 'a|b', '[a: b]', 'BRAND', 'and']) parseEmphasis(prompt)
+  for (const prompt of ['\\[a|b\\]', 'a|b', '[a: b]', 'BRAND', 'éAND', 'and']) parseEmphasis(prompt)
 })
 
-test('prompts that are long or deep are read', () => {
-  for (const part of ['(a', '[', '(', '|', ':', '[|', '((a:1.1)', '\\', ' ', ': ']) parseEmphasis(part.repeat(50_000 / part.length))
+test('prompts that are long or deep are read, or refused, soon', () => {
+  const parts = ['|', ':', '\\', ' ', ': ', '(a:1.1)', '[a]', 'BREAK ', 'BREAK,'].map((part) => part.repeat(50_000 / part.length))
+  const deep = ['(', '['].map((bracket) => bracket.repeat(99))
+  for (const prompt of [...parts, ...deep, ...deep.map((brackets) => brackets + '(a)'.repeat(15_000))]) parseEmphasis(prompt)
+  for (const part of ['(a', '[', '((a:1.1)', '[|'])
+    assert.throws(() => parseEmphasis(part.repeat(50_000 / part.length)), { code: 'PROMPT_INVALID' })
 })
 
 /** A tokenizer that gives each word one id: its number, or 7 for a comma. */
@@ -89,8 +120,7 @@ const words: Tokenizer = {
   eosId: 2,
   padId: 0,
   ids: (text, most) => (text.match(/\d+|,/g) ?? []).slice(0, most).map((word) => (word === ',' ? 7 : Number(word))),
-  encode: () => assert.fail(),
-  count: () => assert.fail(),
+  chunk: () => assert.fail(),
 }
 
 function chunk(prompt: string): number[][] {

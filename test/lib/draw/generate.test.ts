@@ -6,7 +6,7 @@ import { test } from 'node:test'
 import { promisify } from 'node:util'
 import sharp from 'sharp'
 import { type GeneratedImage, type GenerateEvent, generate } from '../../../lib/draw/generate.js'
-import { Pipeline } from '../../../lib/draw/pipeline.js'
+import { type LoraWeights, Pipeline } from '../../../lib/draw/pipeline.js'
 import { readTexts } from '../../../lib/draw/png.js'
 import { LorafuseError } from '../../../lib/errors.js'
 import { hashFiles } from '../../../lib/files/hashes.js'
@@ -24,6 +24,8 @@ const small = { model: tiny, steps: 3, cfg: 4, seed: 1, width: 64, height: 64 }
 async function pixelsOf(png: Uint8Array): Promise<Buffer> {
   return sharp(png).removeAlpha().raw().toBuffer()
 }
+
+type AppliedLora = { path: string } & LoraWeights
 
 /** The pixels of the first picture. */
 async function draw(options: Omit<GenerateOptions, 'model' | 'prompt'> & { prompt?: string | string[] } = {}): Promise<Buffer> {
@@ -175,6 +177,17 @@ test('a prompt of more tokens than are used is told, once', async () => {
   )
 })
 
+test('a tag that is no LoRA is not drawn, and told, once', async () => {
+  const warnings: string[] = []
+  const onEvent = (event: GenerateEvent) => event.type === 'warning' && warnings.push(`${event.code} ${event.message}`)
+  const prompt = ['an apple<hypernet:x:1>', 'an apple<hypernet:x:1> ', '<y:1>']
+  const [image] = await generate({ ...small, prompt }, { onEvent })
+  assert.deepEqual(await pixelsOf(image!.png), await draw())
+  assert.match(image!.parameters, /^an apple<hypernet:x:1>\n/)
+  const told = 'Expected no tags but <lora:name:weight> in prompts but received "<hypernet:x:1>", "<y:1>"; what is no LoRA is left out'
+  assert.deepEqual(warnings, [`TAG_UNKNOWN ${told}`])
+})
+
 test('words count by their weights, and those beyond the first 75 tokens count, too', async () => {
   const plain = await draw()
   for (const prompt of ['an (apple:1.5)', 'an apple BREAK a house', `an apple ${', cat'.repeat(60)}`]) {
@@ -254,6 +267,34 @@ test('an open pipeline draws one picture after another, and after its disposal n
   assert.deepEqual(Buffer.from(first.data), await draw())
   await pipeline[Symbol.asyncDispose]()
   await assert.rejects(pipeline.draw(request), { code: 'DISPOSED' })
+})
+
+test('a pipeline holds the LoRAs that are applied alone, and reads a file again that changed', async (t) => {
+  const folder = await temporaryFolder(t)
+  const [a, b] = [join(folder, 'a.safetensors'), join(folder, 'b.safetensors')].map((path) => ({ path, te: 1, unet: 1 })) as [
+    AppliedLora,
+    AppliedLora,
+  ]
+  await writeLora(a.path, 1)
+  await writeLora(b.path, 2)
+  await using pipeline = await Pipeline.open({ model: tiny, device: 'auto', precision: 'auto', threads: 1 })
+  const held = () => (pipeline as unknown as { loras: Map<string, { file: unknown }> }).loras
+  await pipeline.apply([a])
+  const { file } = held().get(a.path)!
+  await pipeline.apply([a, a, b])
+  assert.deepEqual([...held().keys()], [a.path, b.path])
+  assert.equal(held().get(a.path)!.file, file)
+  const request = { ...small, prompt: 'an apple', negativePrompt: '', sampler: 'DDIM' as const, clipSkip: 1 }
+  await pipeline.apply([b])
+  assert.deepEqual([...held().keys()], [b.path])
+  const drawn = await pipeline.draw(request)
+  // As large as before.
+  await writeLora(b.path, 1)
+  await pipeline.apply([b])
+  assert.deepEqual(Buffer.from((await pipeline.draw(request)).data), await draw({ lora: a.path }))
+  assert.notDeepEqual(await pipeline.draw(request), drawn)
+  await pipeline.apply([])
+  assert.equal(held().size, 0)
 })
 
 test('a LoRA that was changed after it was written is told, once, and drawn', async (t) => {

@@ -11,8 +11,22 @@ test('LoRAs are taken out of a prompt', () => {
       { name: 'style', te: 0.8, unet: 0.8 },
       { name: 'b', te: 1, unet: 1 },
     ],
+    unused: [],
   })
-  assert.deepEqual(parsePrompt('plain <3 <hyper:x:1>').loras, [])
+})
+
+test('tags of other kinds are no words either, and are told', () => {
+  // A1111's pattern for tags of extra networks is <(\\w+):([^>]+)>.
+  assert.deepEqual(parsePrompt('plain <3 <hypernet:x:1>, <Lora:b><日本:a<b> <x:> <a b:1> <y:1'), {
+    text: 'plain <3 ,  <x:> <a b:1> <y:1',
+    loras: [],
+    unused: ['<hypernet:x:1>', '<Lora:b>', '<日本:a<b>'],
+  })
+  for (const part of ['<a:', '<', '>', '<a', '<a:>', '<a:b>', 'a'])
+    assert.equal(
+      parsePrompt(part.repeat(1e6 / part.length)).text.length,
+      part === '<a:b>' ? 0 : Math.floor(1e6 / part.length) * part.length,
+    )
 })
 
 test("as in A1111, weights are the text encoder's and the UNet's, in this order or by name", () => {
@@ -27,7 +41,7 @@ test("as in A1111, weights are the text encoder's and the UNet's, in this order 
     ' 1e-1 ': [0.1, 0.1],
   }
   for (const [weights, [te, unet]] of Object.entries(tags)) {
-    assert.deepEqual(parsePrompt(`<lora:a:${weights}>`), { text: '', loras: [{ name: 'a', te, unet }] }, weights)
+    assert.deepEqual(parsePrompt(`<lora:a:${weights}>`).loras, [{ name: 'a', te, unet }], weights)
   }
   assert.deepEqual(parsePrompt('<lyco:a:0.5>').loras, [{ name: 'a', te: 0.5, unet: 0.5 }])
 })

@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { guide, trajectory } from '../../../lib/draw/sampler.js'
 import type { PredictionType, SchedulerConfig } from '../../../lib/models/configs.js'
 import { type SamplerName, samplerNames } from '../../../lib/options/samplers.js'
-import { readSchedules, schedulerOf } from '../../fixtures/schedules.js'
+import { type Config, readSchedules, schedulerOf } from '../../fixtures/schedules.js'
 import { pattern } from '../../train/pattern.js'
 
 const unwanted = () => assert.fail('noise where none is used')
@@ -28,25 +29,40 @@ for (const { config, steps, timesteps, path } of readSchedules().pictures) {
 }
 
 /** What `scripts/goldens/samplers.py` wrote. */
-interface GoldenPicture {
-  sampler: SamplerName
-  prediction: PredictionType
-  zero: boolean
-  timesteps: number[]
-  path: number[][]
+interface Golden {
+  pictures: { sampler: SamplerName; config: Config; timesteps: number[]; path: number[][] }[]
+  /** sha256 of DDIM's timesteps, of 1 to 1000 steps. */
+  timesteps: Record<SchedulerConfig['timestepSpacing'], string>
 }
 
-const golden = fileURLToPath(new URL('../../../../test/fixtures/samplers.json', import.meta.url))
+const golden = JSON.parse(
+  readFileSync(fileURLToPath(new URL('../../../../test/fixtures/samplers.json', import.meta.url)), 'utf8'),
+) as Golden
 const sd1 = readSchedules().pictures[0]!.config
 
 function schedulerFor(predictionType: PredictionType, rescaleBetasZeroSnr: boolean): SchedulerConfig {
-  return { ...schedulerOf(sd1), predictionType, rescaleBetasZeroSnr }
+  return { ...schedulerOf({ ...sd1, rescale_betas_zero_snr: rescaleBetasZeroSnr }), predictionType }
 }
 
-for (const { sampler, prediction, zero, timesteps, path } of JSON.parse(readFileSync(golden, 'utf8')) as GoldenPicture[]) {
+/** What sets a config apart, for a test's name. */
+function differences({ num_train_timesteps: _n, beta_start: _s, beta_end: _e, beta_schedule: _b, ...config }: Config): string {
+  return Object.entries(config)
+    .map(([key, value]) => `${key} ${value}`)
+    .join(', ')
+}
+
+for (const [spacing, expected] of Object.entries(golden.timesteps)) {
+  test(`DDIM goes through diffusers' timesteps, whatever the number of steps: ${spacing}`, () => {
+    const scheduler = schedulerOf({ ...sd1, steps_offset: 0, timestep_spacing: spacing as SchedulerConfig['timestepSpacing'] })
+    const all = Array.from({ length: 1000 }, (_, i) => trajectory('DDIM', scheduler, i + 1).steps.map(({ timestep }) => timestep))
+    assert.equal(createHash('sha256').update(JSON.stringify(all)).digest('hex'), expected)
+  })
+}
+
+for (const { sampler, config, timesteps, path } of golden.pictures) {
   const count = timesteps.length
-  test(`${sampler} draws as diffusers: ${count} steps, ${prediction}${zero ? ', zero terminal SNR' : ''}`, () => {
-    const plan = trajectory(sampler, schedulerFor(prediction, zero), count)
+  test(`${sampler} draws as diffusers: ${count} steps, ${differences(config)}`, () => {
+    const plan = trajectory(sampler, schedulerOf(config), count)
     // diffusers rounds Karras's timesteps for DPM-Solver; k-diffusion, and so A1111, does not.
     const allowed = sampler === 'DPM++ 2M Karras' ? 0.501 : 2e-3
     for (const [i, { timestep }] of plan.steps.entries())

@@ -28,6 +28,8 @@ const foreign: [string, string, Record<string, unknown>][] = [
   ['shifted latents', 'vae/config.json', { shift_factor: 0.1 }],
   ['prediction of the sample', 'scheduler/scheduler_config.json', { prediction_type: 'sample' }],
   ['cosine betas', 'scheduler/scheduler_config.json', { beta_schedule: 'squaredcos_cap_v2' }],
+  ["Playground's noise", 'scheduler/scheduler_config.json', { _class_name: 'EDMDPMSolverMultistepScheduler' }],
+  ['timesteps by a word unheard of', 'scheduler/scheduler_config.json', { timestep_spacing: 'random' }],
 ]
 for (const [name, file, changes] of foreign) {
   test(`${name} is refused by key and value`, async (t) => {

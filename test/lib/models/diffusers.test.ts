@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict'
-import { readFile, rename, rm, truncate, writeFile } from 'node:fs/promises'
+import { readFile, rename, rm, symlink, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { toHalf } from '../../../lib/files/floats.js'
 import { hashFiles } from '../../../lib/files/hashes.js'
 import { readTensors, writeSafetensors } from '../../../lib/files/safetensors.js'
+import type { ReadOptions } from '../../../lib/models/model.js'
 import { ourName } from '../../../lib/models/names.js'
 import { readModel } from '../../../lib/models/read.js'
 import { sd1 } from '../../../lib/models/sd1.js'
@@ -55,9 +56,11 @@ test('the bundled model reads, every size from its configs', async () => {
     betaSchedule: 'scaled_linear',
     predictionType: 'epsilon',
     rescaleBetasZeroSnr: false,
+    timestepSpacing: 'leading',
     stepsOffset: 1,
     setAlphaToOne: false,
     clipSample: false,
+    clipSampleRange: 1,
   })
   const { name, family, scalingFactor, shiftFactor, mostClipSkip, contextDim, latentChannels, factor, multiple, sampleSize } = model
   assert.deepEqual([name, family, scalingFactor, shiftFactor], ['tiny-sd', sd1, 0.30835, 0])
@@ -110,6 +113,19 @@ test('the configs of SD1.5, which leave much out, give its sizes', async (t) => 
   assert.equal(model.scalingFactor, 0.18215)
   const { numTrainTimesteps, clipSample, predictionType, stepsOffset, setAlphaToOne } = model.scheduler
   assert.deepEqual([numTrainTimesteps, clipSample, predictionType, stepsOffset, setAlphaToOne], [1000, false, 'epsilon', 0, true])
+})
+
+test('where the SNR ends at zero DDIM begins at the last timestep, unless the config says otherwise', async (t) => {
+  const folder = await copyModel(t)
+  const file = 'scheduler/scheduler_config.json'
+  const spacing = async (options?: ReadOptions) => (await readModel(folder, options)).scheduler.timestepSpacing
+  const asked: ReadOptions = { predictionType: 'v_prediction', zeroTerminalSnr: true }
+  await change(folder, file, { timestep_spacing: 'linspace' })
+  assert.deepEqual([await spacing(), await spacing(asked)], ['linspace', 'trailing'])
+  await change(folder, file, { rescale_betas_zero_snr: true, prediction_type: 'v_prediction' })
+  assert.deepEqual([await spacing(), await spacing(asked)], ['linspace', 'linspace'])
+  await change(folder, file, { timestep_spacing: undefined })
+  assert.equal(await spacing(), 'trailing')
 })
 
 test('heads may differ per block', async (t) => {
@@ -215,6 +231,27 @@ test('the fp16 variant serves where there is no other', async (t) => {
   assert.equal((await readModel(folder)).networks.unet!.files[0]?.path, join(folder, unetFile))
   await rm(join(folder, unetFile))
   assert.equal((await readModel(folder)).networks.unet!.files[0]?.path, half)
+})
+
+test('of several sets of weights the first that is whole is read, and what is missing of the first is named', async (t) => {
+  const folder = await copyModel(t)
+  await rm(join(folder, unetFile))
+  const put = (name: string) => writeSafetensors(join(folder, 'unet', name), [tensor(name)])
+  const shards = [1, 2].map((i) => `diffusion_pytorch_model-0000${i}-of-00002.safetensors`)
+  const index = join(folder, 'unet/diffusion_pytorch_model.safetensors.index.json')
+  await writeFile(index, JSON.stringify({ weight_map: Object.fromEntries(shards.map((shard) => [shard, shard])) }))
+  await put(shards[0]!)
+  const read = async () => (await readModel(folder)).networks.unet!.files.map(({ path }) => path.slice(folder.length + '/unet/'.length))
+  await assert.rejects(read(), { code: 'MODEL_INCOMPLETE', message: /00002-of-00002/ })
+  await writeFile(join(folder, 'unet/diffusion_pytorch_model.bin'), torchZip([tensor('pickle')]))
+  assert.deepEqual(await read(), ['diffusion_pytorch_model.bin'])
+  // As the Hub's cache has what an interrupted download left beside the small weights.
+  await put('diffusion_pytorch_model.fp16.safetensors')
+  assert.deepEqual(await read(), ['diffusion_pytorch_model.fp16.safetensors'])
+  await symlink('nowhere', join(folder, unetFile))
+  assert.deepEqual(await read(), ['diffusion_pytorch_model.fp16.safetensors'])
+  await put(shards[1]!)
+  assert.deepEqual(await read(), shards)
 })
 
 test('hashes are computed when they are first asked for, and once', async (t) => {

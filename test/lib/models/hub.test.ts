@@ -1,69 +1,24 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
-import { mkdir, readdir, readFile, readlink, rm, stat, symlink, truncate, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, readFile, readlink, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { type TestContext, test } from 'node:test'
-import type { ModelEvent } from '../../../lib/events.js'
-import type { HubSettings } from '../../../lib/models/hub/settings.js'
+import { test } from 'node:test'
 import { locateModel, resolveHubModel } from '../../../lib/models/hub.js'
-import { etagOf, FakeHub, type FakeRepository, noise, repositoryFiles } from '../../fixtures/hub.js'
+import { etagOf, noise, repositoryFiles } from '../../fixtures/hub.js'
+import {
+  COMMIT,
+  checkSnapshot,
+  folderOf,
+  leftOf,
+  NAME,
+  NEEDED,
+  partials,
+  rejects,
+  UNET,
+  type World,
+  world,
+} from '../../fixtures/hub-world.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
-
-const NAME = 'owner/some-model'
-const COMMIT = '0123456789abcdef0123456789abcdef01234567'
-const NEEDED = [
-  ...['model_index.json', 'scheduler/scheduler_config.json', 'text_encoder/config.json', 'text_encoder/model.fp16.safetensors'],
-  ...['tokenizer/merges.txt', 'tokenizer/vocab.json', 'unet/config.json', 'unet/diffusion_pytorch_model.fp16.safetensors'],
-  ...['vae/config.json', 'vae/diffusion_pytorch_model.fp16.safetensors'],
-]
-const UNET = 'unet/diffusion_pytorch_model.fp16.safetensors'
-
-interface World {
-  hub: FakeHub
-  repository: FakeRepository
-  settings: HubSettings
-  events: ModelEvent[]
-  resolve(name?: string, settings?: Partial<HubSettings>, signal?: AbortSignal): Promise<string>
-}
-
-async function world(t: TestContext, files = repositoryFiles()): Promise<World> {
-  const hub = await FakeHub.start(t)
-  const repository: FakeRepository = { commit: COMMIT, files }
-  hub.repositories[NAME] = repository
-  const cache = join(await temporaryFolder(t), 'hub')
-  const settings: HubSettings = { endpoint: hub.endpoint, token: undefined, cache, offline: false, retryMs: 1, stallMs: 2000 }
-  const events: ModelEvent[] = []
-  const resolve = async (name = NAME, others: Partial<HubSettings> = {}, signal?: AbortSignal) => {
-    const found = await resolveHubModel(name, { settings: { ...settings, ...others }, signal, onEvent: (event) => events.push(event) })
-    assert.ok(found !== undefined, `${name} is no name`)
-    return found
-  }
-  return { hub, repository, settings, events, resolve }
-}
-
-const folderOf = ({ settings }: World, name = NAME) => join(settings.cache, `models--${name.replace('/', '--')}`)
-const partials = async (world: World) => (await readdir(join(folderOf(world), 'blobs'))).filter((name) => name.includes('incomplete'))
-
-/** Checks each file's bytes, and that nothing else is there. */
-async function checkSnapshot(path: string, files: Record<string, Uint8Array>, names = NEEDED): Promise<void> {
-  const found = (await readdir(path, { recursive: true, withFileTypes: true })).filter((entry) => !entry.isDirectory())
-  assert.deepEqual(found.map((entry) => join(entry.parentPath, entry.name).slice(path.length + 1)).sort(), [...names].sort())
-  for (const name of names) assert.deepEqual(new Uint8Array(await readFile(join(path, name))), new Uint8Array(files[name]!), name)
-}
-
-/** How many bytes of a file are left of an earlier run. */
-async function leftOf(world: World): Promise<number> {
-  const [partial] = await partials(world)
-  return (await stat(join(folderOf(world), 'blobs', partial!))).size
-}
-
-const rejects = (work: Promise<unknown>, code: string, words: RegExp) =>
-  assert.rejects(work, (error: Error & { code?: string }) => {
-    assert.equal(error.code, code, error.message)
-    assert.match(error.message, words)
-    assert.ok(!error.message.includes('\n') && error.message.length < 400, error.message)
-    return true
-  })
 
 test('a repository is fetched once, only what training needs of it, into the cache as Python lays it out', async (t) => {
   const here = await world(t)
@@ -138,6 +93,15 @@ test('the smaller weights are taken, shards included, and what the cache has in 
     const before = here.hub.downloads.length
     await here.resolve()
     assert.deepEqual(here.hub.downloads.slice(before), [shards[1]])
+  })
+  await t.test('an interrupted download of other weights takes nothing from those that are whole', async () => {
+    const before = here.hub.requests.length
+    const unet = join(path, 'unet')
+    const left = ['.safetensors.index.json', '-00001-of-00002.safetensors'].map((end) => join(unet, `diffusion_pytorch_model${end}`))
+    for (const name of left) await writeFile(name, '{}')
+    assert.equal(await here.resolve(), path)
+    assert.equal(here.hub.requests.length, before)
+    for (const name of left) await rm(name)
   })
   await t.test('pickles are taken of a part that has nothing else', async () => {
     const files = repositoryFiles()
@@ -268,6 +232,10 @@ test('a refusal says what to do', async (t) => {
   const none = repositoryFiles()
   for (const name of Object.keys(none)) if (name.startsWith('unet/') && name !== 'unet/config.json') delete none[name]
   hub.repositories['owner/none'] = { commit: COMMIT, files: none }
+  const half = repositoryFiles()
+  delete half['tokenizer/merges.txt']
+  hub.repositories['owner/half'] = { commit: COMMIT, files: half }
+  await rejects(here.resolve('owner/half'), 'HUB_NO_MODEL', /none of tokenizer\/merges.txt/)
   await rejects(here.resolve('owner/none'), 'HUB_NO_MODEL', /none of unet\/diffusion_pytorch_model.safetensors/)
   hub.repositories['owner/flux'] = { commit: COMMIT, files: {}, pipeline: 'FluxPipeline' }
   await rejects(here.resolve('owner/flux'), 'MODEL_UNSUPPORTED', /in owner\/flux but received FLUX/)
@@ -301,6 +269,21 @@ test('a server that answers nonsense ends in a sentence', async (t) => {
     'ERR_ASSERTION',
     /no name/,
   )
+})
+
+test('answers and listings without an end are cut with a sentence', async (t) => {
+  const here = await world(t)
+  here.hub.blanks = 2 ** 25
+  await rejects(
+    here.resolve(),
+    'HUB_FAILED',
+    /^Expected at most 32 MiB about owner\/some-model from http.* but received more; try again later/,
+  )
+  here.hub.blanks = 0
+  here.hub.endless = true
+  await rejects(here.resolve(), 'HUB_FAILED', /at most 1024 pages of files about owner\/some-model/)
+  here.hub.endless = false
+  await checkSnapshot(await here.resolve(), here.repository.files)
 })
 
 test('a signal stops a download at once, and the next one goes on', async (t) => {
@@ -364,40 +347,6 @@ test('two processes and a call fetch each file once', async (t) => {
   await checkSnapshot(path, here.repository.files)
   assert.deepEqual(here.hub.downloads.sort(), [...NEEDED].sort())
   assert.ok(here.events.some((event) => event.type === 'warning' && event.code === 'HUB_BUSY'))
-})
-
-test('a cache that Python made is used as it is', async (t) => {
-  const here = await world(t)
-  const { files } = here.repository
-  // As huggingface_hub 2.4 and diffusers leave it: the larger weights, an index of the tree, locks, and absent files noted.
-  const names = NEEDED.map((name) => name.replace('.fp16', ''))
-  const root = folderOf(here)
-  for (const name of names) {
-    const pointer = join(root, 'snapshots', COMMIT, name)
-    await mkdir(join(pointer, '..'), { recursive: true })
-    await mkdir(join(root, 'blobs'), { recursive: true })
-    await writeFile(join(root, 'blobs', etagOf(files[name]!)), files[name]!)
-    await symlink(`${name.includes('/') ? '../' : ''}../../blobs/${etagOf(files[name]!)}`, pointer)
-  }
-  await mkdir(join(root, 'refs'))
-  await writeFile(join(root, 'refs/main'), COMMIT)
-  await mkdir(join(here.settings.cache, '.locks', 'models--owner--some-model'), { recursive: true })
-  await writeFile(join(here.settings.cache, '.locks', 'models--owner--some-model', `${etagOf(files['vae/config.json']!)}.lock`), '')
-  await mkdir(join(root, '.no_exist', COMMIT), { recursive: true })
-  const path = await here.resolve()
-  assert.equal(path, join(root, 'snapshots', COMMIT))
-  assert.deepEqual(here.hub.requests, [])
-
-  await t.test('a part that its index names and that is not there is fetched', async () => {
-    await rm(join(path, 'vae'), { recursive: true })
-    await rejects(here.resolve(NAME, { offline: true }), 'HUB_OFFLINE', /or a part/)
-    await here.resolve()
-    assert.deepEqual(here.hub.downloads, [], 'its blobs are there')
-    await truncate(join(root, 'blobs', etagOf(files['vae/diffusion_pytorch_model.safetensors']!)), 10)
-    await rm(join(path, 'vae'), { recursive: true })
-    await here.resolve()
-    assert.deepEqual(here.hub.downloads, ['vae/diffusion_pytorch_model.fp16.safetensors'])
-  })
 })
 
 test('a path wins over a name, and what is neither stays a path', async (t) => {
@@ -469,5 +418,7 @@ test('the settings come from the variables that Python reads', async (t) => {
   assert.equal((await of({ HF_TOKEN: ' hf_env ' })).token, 'hf_env')
   assert.equal((await of({ HF_HUB_DISABLE_IMPLICIT_TOKEN: '1' })).token, undefined)
   assert.equal((await of({ HF_TOKEN_PATH: '/nowhere' })).token, undefined)
-  await rejects(of({ HF_TOKEN: 'two words' }), 'OPTION_INVALID', /in one word/)
+  await rejects(of({ HF_TOKEN: 'two words' }), 'OPTION_INVALID', /one word of letters and digits/)
+  await writeFile(join(home, '.cache/huggingface/token'), Uint8Array.of(0xff, 0xfe))
+  await rejects(of({}), 'OPTION_INVALID', /one word of letters and digits, in HF_TOKEN or .*token but received another text/)
 })

@@ -5,7 +5,9 @@ import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import type { Model } from '../../../lib/models/model.js'
 import { readModel } from '../../../lib/models/read.js'
+import { networksIn } from '../../../lib/models/single-file.js'
 import { type FamilyName, leftovers, singleFileTensors, smallModel, writeFolder } from '../../fixtures/checkpoints.js'
+import { chunksOf } from '../../fixtures/clip.js'
 import { torchLegacy, torchZip } from '../../fixtures/pickles.js'
 import { type RawTensor, writeRaw } from '../../fixtures/safetensors.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
@@ -78,7 +80,8 @@ for (const family of families) {
       assert.deepEqual({ ...found.scheduler }, { ...expected.scheduler })
       assert.deepEqual(found.sampleSize, expected.sampleSize)
       for (const [network, tokenizer] of Object.entries(expected.tokenizers)) {
-        for (const text of ['a photo of a café', '']) assert.deepEqual(found.tokenizers[network]!.encode(text), tokenizer.encode(text))
+        for (const text of ['a photo of a café', ''])
+          assert.deepEqual(chunksOf(found.tokenizers[network]!, text), chunksOf(tokenizer, text))
       }
     }
   })
@@ -190,6 +193,33 @@ test('CLIP without text_model., and the last layer of OpenCLIP, which SD2 does n
   assert.equal(config.num_hidden_layers, 23)
   assert.ok(files[0]!.tensors.some(({ name }) => name.includes('layers.22.')))
   assert.ok(!files[0]!.tensors.some(({ name }) => name.includes('layers.23.')))
+})
+
+test("SD2's text encoder under transformers' names loses its last layer too, alone and in a whole file", () => {
+  const layers = (count: number, width: number) => {
+    const shapes: [string, number[]][] = [
+      ['embeddings.token_embedding.weight', [49_408, width]],
+      ['embeddings.position_embedding.weight', [77, width]],
+      ...Array.from({ length: count }, (_, i): [string, number[]] => [`encoder.layers.${i}.mlp.fc1.weight`, [4 * width, width]]),
+      ['final_layer_norm.weight', [width]],
+    ]
+    return shapes
+  }
+  const read = (prefix: string, shapes: [string, number[]][]) => {
+    const tensors = shapes.map(([name, shape]) => ({ name: prefix + name, dtype: 'F16', shape, offset: 0, byteLength: 0 }))
+    const [[network, parts] = []] = Object.entries(networksIn({ path: 'file', metadata: {}, tensors }))
+    const { num_hidden_layers: used, hidden_act: act } = parts!.config.json
+    const names = parts!.files[0]!.tensors.map(({ name }) => name)
+    assert.ok(names.includes('text_model.final_layer_norm.weight'))
+    assert.equal(names.filter((name) => name.includes('.layers.')).length, used)
+    return [network, used, act]
+  }
+  for (const prefix of ['', 'text_model.', 'cond_stage_model.transformer.text_model.']) {
+    assert.deepEqual(read(prefix, layers(24, 1024)), ['text_encoder', 23, 'gelu'], prefix)
+    assert.deepEqual(read(prefix, layers(23, 1024)), ['text_encoder', 23, 'gelu'], prefix)
+    assert.deepEqual(read(prefix, layers(12, 768)), ['text_encoder', 12, 'quick_gelu'], prefix)
+  }
+  assert.deepEqual(read('text_model.', layers(32, 1280)), ['text_encoder_2', 32, 'gelu'])
 })
 
 test('q, k and v of unlike sizes in one tensor are refused, as nothing says where one ends', async (t) => {

@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict'
 import { copyFile, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { test } from 'node:test'
+import { type TestContext, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { gunzipSync } from 'node:zlib'
 import fc from 'fast-check'
 import { loadTokenizer, type Tokenizer } from '../../../lib/models/tokenizer.js'
-import { writeClipVocabulary } from '../../fixtures/clip.js'
+import { chunksOf, writeClipVocabulary } from '../../fixtures/clip.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 
 const root = fileURLToPath(new URL('../../../..', import.meta.url))
@@ -25,7 +25,7 @@ function assertEqualIds(tokenizer: Tokenizer, expected: number[][]): void {
     const ids = expected[i] as number[]
     // EOS is the padding of both vocabularies.
     const padded = [...ids, ...new Array<number>(77 - ids.length).fill(ids.at(-1) as number)]
-    assert.deepEqual([...tokenizer.encode(text)], padded, `text ${i}: ${JSON.stringify(text)}`)
+    assert.deepEqual([...chunksOf(tokenizer, text)], padded, `text ${i}: ${JSON.stringify(text)}`)
   })
 }
 
@@ -34,13 +34,14 @@ test('ids equal CLIPTokenizer on 1,000 strings with the bundled vocabulary', asy
   assertEqualIds(await loadTokenizer(tiny), golden.ids.tiny)
 })
 
-test('the tokens of a text are counted up to one more than fit', async () => {
+test('of the tokens of a text no more are made than asked for', async () => {
   const tokenizer = await loadTokenizer(tiny)
-  assert.equal(tokenizer.count(''), 0)
-  const one = tokenizer.count('cat')
+  const count = (text: string) => tokenizer.ids(text, 76).length
+  assert.equal(count(''), 0)
+  const one = count('cat')
   assert.ok(one >= 1)
-  assert.equal(tokenizer.count('cat '.repeat(20)), 20 * one)
-  assert.equal(tokenizer.count('cat '.repeat(100)), 76)
+  assert.equal(count('cat '.repeat(20)), 20 * one)
+  assert.equal(count('cat '.repeat(100)), 76)
 })
 
 /** Writes the bundled vocabulary with the length of a tokenizer that takes a whole text. */
@@ -75,10 +76,10 @@ test('the ids of a long text are those that it has when all of it is tokenized',
   const part = fc.tuple(piece, fc.integer({ min: 1, max: 400 })).map(([text, times]) => text.repeat(times))
   const property = fc.property(fc.array(part, { minLength: 1, maxLength: 12 }), (parts) => {
     const text = parts.join('')
-    const [ids, all] = [tokenizer.encode(text), whole.encode(text)]
-    const count = Math.min(76, whole.count(text))
+    const [ids, all] = [chunksOf(tokenizer, text), chunksOf(whole, text)]
+    const count = whole.ids(text, 76).length
     assert.deepEqual(ids.subarray(0, 1 + Math.min(75, count)), all.subarray(0, 1 + Math.min(75, count)))
-    assert.equal(tokenizer.count(text), count)
+    assert.equal(tokenizer.ids(text, 76).length, count)
   })
   fc.assert(property, { numRuns: 60 })
 })
@@ -88,7 +89,7 @@ test('a text of any length takes little time', async () => {
   for (const text of ['cat, '.repeat(2e5), 'cat'.repeat(3e5), '猫'.repeat(1e6), ' '.repeat(1e6)]) {
     // Of the processor, whatever else the machine does.
     const began = process.cpuUsage()
-    tokenizer.encode(text)
+    chunksOf(tokenizer, text)
     const milliseconds = process.cpuUsage(began).user / 1000
     assert.ok(milliseconds < 1000, `${text.slice(0, 3)} takes ${milliseconds} ms`)
   }
@@ -105,22 +106,78 @@ test('ids equal CLIPTokenizer on 1,000 strings with the vocabulary of SD1.5', as
   await writeClipVocabulary(folder)
   const tokenizer = await loadTokenizer(folder)
   assert.equal(tokenizer.length, 77)
-  assert.deepEqual([...tokenizer.encode('a photo of a cat')].slice(0, 8), [49_406, 320, 1125, 539, 320, 2368, 49_407, 49_407])
+  assert.deepEqual([...chunksOf(tokenizer, 'a photo of a cat')].slice(0, 8), [49_406, 320, 1125, 539, 320, 2368, 49_407, 49_407])
   assertEqualIds(tokenizer, golden.ids.clip)
 })
 
 test('a text that is a special token only in lower case is spelt out, as transformers does', async () => {
-  const { encode } = await loadTokenizer(tiny)
-  assert.deepEqual([...encode('<|EndOfText|>')].slice(0, 13), [1265, 27, 347, 633, 629, 69, 83, 68, 87, 339, 91, 285, 1266])
-  assert.deepEqual([...encode('<|endoftext|>')].slice(0, 3), [1265, 1266, 1266])
+  const tokenizer = await loadTokenizer(tiny)
+  assert.deepEqual([...chunksOf(tokenizer, '<|EndOfText|>')].slice(0, 13), [1265, 27, 347, 633, 629, 69, 83, 68, 87, 339, 91, 285, 1266])
+  assert.deepEqual([...chunksOf(tokenizer, '<|endoftext|>')].slice(0, 3), [1265, 1266, 1266])
 })
 
 test('the padding token is the one the folder names', async (t) => {
   const folder = await temporaryFolder(t)
   for (const name of ['vocab.json', 'merges.txt']) await copyFile(join(tiny, name), join(folder, name))
   await writeFile(join(folder, 'special_tokens_map.json'), JSON.stringify({ pad_token: { content: '!', normalized: false } }))
-  const ids = (await loadTokenizer(folder)).encode('')
+  const ids = chunksOf(await loadTokenizer(folder), '')
   assert.deepEqual([...ids.subarray(0, 4)], [1265, 1266, 0, 0])
+})
+
+/** Made by scripts/goldens/tokenizer.py: tokens added to the bundled vocabulary; `tokenizer.json` stands for the bundled one with more tokens. */
+interface AddedGolden {
+  texts: string[]
+  cases: { files: Record<string, unknown>; ids: number[][] }[]
+}
+
+async function writeAdded(t: TestContext, files: Record<string, unknown>): Promise<string> {
+  const folder = await temporaryFolder(t)
+  for (const name of files['tokenizer.json'] ? [] : ['vocab.json', 'merges.txt']) await copyFile(join(tiny, name), join(folder, name))
+  for (const [name, value] of Object.entries(files)) {
+    const whole = name === 'tokenizer.json' && (JSON.parse(await readFile(join(tiny, name), 'utf8')) as { added_tokens: unknown[] })
+    const content = whole ? { ...whole, added_tokens: [...whole.added_tokens, ...(value as unknown[])] } : value
+    await writeFile(join(folder, name), JSON.stringify(content))
+  }
+  return folder
+}
+
+test('tokens that files add have their ids wherever CLIPTokenizer finds them', async (t) => {
+  const golden = JSON.parse(gunzipSync(await readFile(join(root, 'test/fixtures/added-tokens.json.gz'))).toString()) as AddedGolden
+  for (const { files, ids } of golden.cases) {
+    const tokenizer = await loadTokenizer(await writeAdded(t, files))
+    assert.ok(tokenizer.vocabulary >= 1270)
+    golden.texts.forEach((text, i) => {
+      const expected = ids[i]!.slice(1, -1)
+      assert.deepEqual(tokenizer.ids(text, 75), expected, `${Object.keys(files)} ${JSON.stringify(text)}`)
+    })
+  }
+})
+
+test('an added token that is the padding, too, and one that is a word that pads', async (t) => {
+  const pad = await loadTokenizer(
+    await writeAdded(t, { 'added_tokens.json': { '<pad>': 1300 }, 'special_tokens_map.json': { pad_token: '<pad>' } }),
+  )
+  assert.deepEqual([pad.padId, pad.vocabulary, ...pad.ids('a <pad>', 9)], [1300, 1301, 320, 1300])
+  // transformers would take every ! of a caption for padding; A1111 and ComfyUI do not.
+  const added = { added_tokens_decoder: { 0: { content: '!', special: true } }, pad_token: '!' }
+  const word = await loadTokenizer(await writeAdded(t, { 'tokenizer_config.json': added }))
+  assert.deepEqual([word.padId, ...word.ids('a !', 9)], [0, 320, 256])
+})
+
+test('added tokens that make no sense are refused', async (t) => {
+  const cases: [Record<string, unknown>, RegExp][] = [
+    [{ 'added_tokens.json': { '<x>': -1 } }, /-1 as the id of the added token "<x>"/],
+    [{ 'added_tokens.json': { '<x>': '7' } }, /"7" as the id/],
+    [{ 'added_tokens.json': { ' ': 1267 } }, /" " as an added token/],
+    [{ 'added_tokens.json': { '<|endoftext|>': 5 } }, /two ids, 1266 and 5, of the added token "<\|endoftext\|>"/],
+    [{ 'tokenizer_config.json': { added_tokens_decoder: { x: { content: '<x>' } } } }, /NaN as the id/],
+    [{ 'tokenizer_config.json': { added_tokens_decoder: { 1267: { text: '<x>' } } } }, /undefined as an added token/],
+    [{ 'special_tokens_map.json': { additional_special_tokens: ['<x>'] } }, /the special token "<x>" without an id/],
+    [{ 'tokenizer.json': [7] }, /7 as an added token/],
+  ]
+  for (const [files, message] of cases) {
+    await assert.rejects(loadTokenizer(await writeAdded(t, files)), { code: 'TOKENIZER_INVALID', message })
+  }
 })
 
 test('a folder without a vocabulary is named', async (t) => {

@@ -6,7 +6,7 @@ import { type TestContext, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { type NumberType, widen } from '../../../lib/files/floats.js'
 import { readCheckpoint, weightsOf } from '../../../lib/models/checkpoint.js'
-import { pickled, pickledTensor, torchLegacy, torchZip, zip } from '../../fixtures/pickles.js'
+import { pickled, pickledTensor, torchLegacy, torchLegacyOf, torchZip, zip } from '../../fixtures/pickles.js'
 import type { RawTensor } from '../../fixtures/safetensors.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 
@@ -59,6 +59,54 @@ test('a tensor that does not lie in its order is refused where it is used', asyn
     ['w'],
   )
   assert.throws(() => weightsOf(checkpoint, (name) => name), { code: 'PICKLE_UNSUPPORTED', message: /"turned".*rows/ })
+})
+
+test('a part of a storage is read where it lies, and what torch keeps in no plain tensor is refused by name where it is used', async () => {
+  const path = join(folder, 'odd.pt')
+  const [file, checkpoint] = [await readFile(path), await readCheckpoint(path, 'a checkpoint')]
+  const only = (wanted: string) => weightsOf(checkpoint, (name) => (name === wanted ? name : undefined)).tensors
+  for (const [name, { dtype, shape, bytes }] of Object.entries(expected.odd!)) {
+    const [found] = only(name)
+    assert.deepEqual([found!.dtype, found!.shape], [dtype, shape], name)
+    assert.equal(file.subarray(found!.offset, found!.offset + bytes.length / 2).toString('hex'), bytes, name)
+  }
+  assert.deepEqual(Object.keys(expected.odd!), ['plain', 'tail', 'head'])
+  const refused: Record<string, RegExp> = {
+    quantized: /"quantized" whole and in its order but it is made by torch\._utils\._rebuild_qtensor/,
+    sparse: /"sparse" .* made by torch\._utils\._rebuild_sparse_tensor/,
+    complex: /"complex" .* its numbers are of another type, "torch\.ComplexFloatStorage"/,
+    numpy: /"numpy" .* made by numpy\._?core\.multiarray\._reconstruct/,
+    spread: /"spread" .* rows do not lie one after the other \(strides \[ 0 \]\)/,
+    few: /"few" .* rows/,
+  }
+  for (const [name, message] of Object.entries(refused)) {
+    assert.throws(() => only(name), { name: 'LorafuseError', code: 'PICKLE_UNSUPPORTED', message })
+  }
+})
+
+test('a storage that is a view of another, as old files have them, begins where it says', async (t) => {
+  const large: RawTensor = { name: 'root', dtype: 'F32', shape: [8], data: Float32Array.from({ length: 8 }, (_, i) => i) }
+  const view = (begin: number) => tuple(text('view'), number(begin), number(3))
+  const part = (begin: Buffer) => pickledTensor({ ...large, shape: [3] }, '0', true, 8, begin)
+  const file = torchLegacyOf(
+    [
+      ['part', part(view(5))],
+      ['odd', part(text('?'))],
+    ],
+    [large],
+  )
+  const checkpoint = await read(t, file)
+  const [found] = checkpoint.tensors
+  const bytes = new Uint8Array(file.subarray(found!.offset, found!.offset + found!.byteLength))
+  assert.deepEqual([...widen(bytes, 'F32')], [5, 6, 7])
+  assert.throws(() => weightsOf(checkpoint, (name) => name), {
+    code: 'PICKLE_UNSUPPORTED',
+    message: /"odd" .* its storage is a view of an unknown kind/,
+  })
+  await assert.rejects(read(t, torchLegacyOf([['part', part(view(6))]], [large])), {
+    code: 'PICKLE_INVALID',
+    message: /end within its storage/,
+  })
 })
 
 test('files that hold no dict of tensors are refused', async (t) => {

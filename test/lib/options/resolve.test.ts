@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { fixedOptions, kebab, nearest, resolveGenerateOptions, resolveTrainOptions } from '../../../lib/options/resolve.js'
-import { generateTable, type Table, trainTable } from '../../../lib/options/table.js'
+import { kebab, nearest, resolveGenerateOptions, resolveTrainOptions } from '../../../lib/options/resolve.js'
+import type { Table } from '../../../lib/options/rows.js'
+import { generateTable, trainTable } from '../../../lib/options/table.js'
 
 const train = { model: 'model', images: 'images' }
 
@@ -133,15 +134,6 @@ test('colours and LoRAs are read from their short forms', () => {
   refuses({ model: 'model', prompt: 'x', lora: [{}] }, 'OPTION_INVALID', /a LoRA file, or file:weight/, resolveGenerateOptions)
 })
 
-test('the options that a resumed run must share leave out paths, threads and the length of a run at constant rate', () => {
-  const constant = Object.keys(fixedOptions(resolveTrainOptions(train)))
-  for (const name of ['rank', 'alpha', 'seed', 'precision', 'learningRate', 'resolution']) assert.ok(constant.includes(name), name)
-  for (const name of ['model', 'images', 'output', 'device', 'threads', 'savePrecision', 'saveEvery', 'steps'])
-    assert.ok(!constant.includes(name), name)
-  const cosine = fixedOptions(resolveTrainOptions({ ...train, lrScheduler: 'cosine', steps: 5 }))
-  assert.equal(cosine.steps, 5)
-})
-
 test('every row has help, and no two options of a command share a name', () => {
   for (const table of [trainTable, generateTable] as Table[]) {
     const names = Object.entries(table).flatMap(([name, { kohya = [] }]) => [kebab(name), ...kohya.filter((alias) => alias !== name)])
@@ -176,7 +168,10 @@ test('options of text encoders that contradict each other, or do nothing, are re
   const convolutions = { networkTrainTextEncoderOnly: true, convRank: 4 }
   refuses({ ...train, ...convolutions }, 'OPTION_INVALID', both('networkTrainTextEncoderOnly', 'convRank'))
   const stop = { ...train, stopTextEncoderTraining: 5 }
-  refuses(stop, 'OPTION_INVALID', 'Expected textEncoderLr beside stopTextEncoderTraining but received none')
+  const beside = 'Expected textEncoderLr above 0 beside stopTextEncoderTraining but received'
+  refuses(stop, 'OPTION_INVALID', `${beside} none`)
+  refuses({ ...stop, textEncoderLr: 0 }, 'OPTION_INVALID', `${beside} [ 0 ]`)
+  assert.equal(resolveTrainOptions({ ...train, networkTrainUnetOnly: true, textEncoderLr: 0 }).networkTrainUnetOnly, true)
   refuses({ ...stop, networkTrainTextEncoderOnly: true }, 'OPTION_INVALID', both('stopTextEncoderTraining', 'networkTrainTextEncoderOnly'))
   assert.deepEqual(resolveTrainOptions({ ...train, textEncoderLr: 1e-5 }).textEncoderLr, [1e-5])
   const expected = 'Expected a number from 0 to 1, or up to 2 of them for textEncoderLr but received'

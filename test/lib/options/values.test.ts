@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { generateTable, type Row, trainTable } from '../../../lib/options/table.js'
+import type { Row } from '../../../lib/options/rows.js'
+import { generateTable, trainTable } from '../../../lib/options/table.js'
 import { pngFile } from '../../../lib/options/values.js'
 
 const rows = [...Object.entries<Row>(trainTable), ...Object.entries<Row>(generateTable)]

@@ -7,7 +7,7 @@ import type { DatasetWarning } from '../../../lib/data/skipped.js'
 import { sd1 } from '../../../lib/models/sd1.js'
 import type { Inputs } from '../../../lib/native.js'
 import { normal } from '../../../lib/random.js'
-import { cacheLatents, cacheText, type LatentsOptions, samplePosterior } from '../../../lib/train/cache.js'
+import { cacheLatents, cacheText, type LatentsOptions, samplePosterior, tokenizeCaptions } from '../../../lib/train/cache.js'
 import { isMirrored } from '../../../lib/train/inputs.js'
 import type { TrainingImage } from '../../../lib/train/training-images.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
@@ -188,7 +188,7 @@ test('where damage is not tolerated all damaged images are named, and where all 
   )
 })
 
-test('each different caption is encoded once', async () => {
+test('each different caption is tokenized and encoded once', async () => {
   const encoded: number[] = []
   const session = {
     async run(network: string, name: string, { ids }: Inputs, settings?: Record<string, number>) {
@@ -197,18 +197,22 @@ test('each different caption is encoded once', async () => {
       return [{ shape: [1, 3, 1], data: Float32Array.from(ids!.data) }]
     },
   }
-  const encode = (text: string) => Int32Array.of(text.length, 0, 0)
   const specials = { vocabulary: 1, bosId: 0, eosId: 0, padId: 0 }
-  const tokenizer = { ...specials, length: 3, encode, count: (text: string) => text.length, ids: () => [] }
+  const asked: string[] = []
+  const tokenizer = {
+    ...{ ...specials, length: 3 },
+    ids: (text: string) => {
+      asked.push(text)
+      return [text.length]
+    },
+    chunk: ([length]: number[]) => Int32Array.of(length!, 0, 0),
+  }
   const model = { family: sd1, tokenizers: { text_encoder: tokenizer } }
   const seen: number[][] = []
-  const cached = await cacheText(
-    session,
-    model,
-    ['cat', '', 'cat', 'bird'],
-    { clipSkip: 2, maxTokenLength: 75 },
-    (done, total) => void seen.push([done, total]),
-  )
+  const images = ['cat', '', 'cat', 'bird'].map((caption) => ({ caption }))
+  const tokens = await tokenizeCaptions(model, images, { maxTokenLength: 75 })
+  const cached = await cacheText(session, model, tokens, { clipSkip: 2 }, (done, total) => void seen.push([done, total]))
+  assert.deepEqual(asked, ['cat', '', 'bird'])
   assert.deepEqual(encoded, [3, 0, 4])
   assert.deepEqual(cached.get('bird'), { context: Float32Array.of(4, 0, 0) })
   assert.deepEqual(

@@ -6,6 +6,7 @@ import { sd1 } from '../../../lib/models/sd1.js'
 import { sd2 } from '../../../lib/models/sd2.js'
 import { sdxl } from '../../../lib/models/sdxl.js'
 import { resolveTrainOptions, type TrainOptions } from '../../../lib/options/resolve.js'
+import { trainTable } from '../../../lib/options/table.js'
 import { bucketInfo, datasetDirs, imagesMetadata, tagFrequency } from '../../../lib/train/images-metadata.js'
 import { trainingMetadata } from '../../../lib/train/metadata.js'
 import { optimizers } from '../../../lib/train/optimizers.js'
@@ -48,7 +49,8 @@ async function metadata(given: Partial<TrainOptions>, moment: Moment = {}): Prom
   const precision = options.precision === 'auto' ? ('f32' as const) : options.precision
   const batches = { batchesPerEpoch: 7, updatesPerEpoch: 7 }
   const described = await imagesMetadata(images, options)
-  const info = { options, precision, optimizer: optimizers.adamw, images: described, run, steps: 20, batches, model, hashes }
+  const vaeHashes = options.vae === undefined ? undefined : { legacyHash: 'abcdef01', hash: 'b'.repeat(64) }
+  const info = { options, precision, optimizer: optimizers.adamw, images: described, run, steps: 20, batches, model, hashes, vaeHashes }
   return trainingMetadata(info, name, step, 1_700_000_100)
 }
 
@@ -194,6 +196,11 @@ test("the keys are those of kohya's run, and so are the values that do not depen
   assert.deepEqual(Object.fromEntries(own.filter(([key]) => !ofImages.includes(key))), kohya)
 })
 
+test("a VAE in place of the model's has its name and hashes, as kohya writes them", async () => {
+  const { ss_vae_name, ss_vae_hash, ss_new_vae_hash } = await metadata({ vae: '/models/vae/mse.safetensors' })
+  assert.deepEqual([ss_vae_name, ss_vae_hash, ss_new_vae_hash], ['mse.safetensors', 'abcdef01', 'b'.repeat(64)])
+})
+
 test('sides of buckets are the ones in use, as kohya rounds them; None without buckets', async () => {
   const sides = ({ ss_min_bucket_reso: min, ss_max_bucket_reso: max }: Record<string, string>) => [min, max]
   assert.deepEqual(sides(await metadata({ bucketMin: 300, bucketMax: 1000 })), ['256', '1024'])
@@ -242,6 +249,30 @@ test('each family is called what kohya calls it, and tools tell SD2 and SDXL by 
   }
   const long = await metadata({ maxTokenLength: 225 }, { predictionType: 'v_prediction', rescaleBetasZeroSnr: true })
   assert.deepEqual([long.ss_max_token_length, long.ss_zero_terminal_snr], ['225', 'True'])
+})
+
+// As sai_model_spec.py, determine_resolution, and train_network.py write them of `--resolution`.
+test('the resolution is what was asked for, whatever the family, the buckets and the images are', async () => {
+  const cases: [Partial<TrainOptions>, Moment, string][] = [
+    [{ resolution: 512 }, {}, '512'],
+    [{ resolution: 1024 }, { family: sdxl }, '1024'],
+    [{ resolution: 512 }, { family: sdxl }, '512'],
+    [{ resolution: 768, bucketNoUpscale: true }, { family: sd2 }, '768'],
+    [{ resolution: 640, buckets: false }, {}, '640'],
+    [{ resolution: 1000, bucketStep: 64, bucketMax: 2048 }, { family: sdxl }, '1000'],
+  ]
+  for (const [given, moment, side] of cases) {
+    const { 'modelspec.resolution': spec, ss_resolution: written } = await metadata(given, moment)
+    assert.deepEqual([spec, written], [`${side}x${side}`, `(${side}, ${side})`])
+  }
+  assert.equal(trainTable.resolution.kind.fromText?.('768,768'), 768)
+  assert.throws(
+    () => resolveTrainOptions({ model: 'm', images: 'i', resolution: trainTable.resolution.kind.fromText?.('768,512') as number }),
+    {
+      code: 'OPTION_INVALID',
+      message: 'Expected a square\'s side, a whole number from 64 to 4096 for resolution but received "768,512"',
+    },
+  )
 })
 
 test('the keys that PEFT readers take for theirs are not there', async () => {

@@ -18,12 +18,12 @@ const parameters = [
   { network: 'unet', name: 'a.b.down', shape: [64, 2000], group: 0 },
   { network: 'unet', name: 'a.b.up', shape: [3000, 64], group: 0 },
 ]
-const adapters: Adapters = { kind: lora, alpha: 32, layers: [layer], parameters }
+const adapters: Adapters = { kind: lora, alpha: 32, layers: { unet: [layer] }, parameters }
 const prefixes = { unet: { prefix: 'lora_unet' } }
 const count = parameterCount(parameters)
 const infos = (count: number): BufferInfo[] => ['weights', 'firstMoment'].map((name) => ({ name, dtype: 'F32', count }))
 const buffers = { weights: pattern('w', count), firstMoment: pattern('m', count), secondMoment: pattern('v', count) }
-const identity = { model: 'm', images: 'i', settings: {} }
+const identity = { model: { unet: 'm' }, images: 'i', contents: 'f', tokens: 't', settings: {} }
 const state = { step: 100, run: { sessionId: 1, startedAt: 1 }, lossScale: undefined, identity, buffers }
 
 for (const [savePrecision, dtype, error] of [

@@ -10,7 +10,13 @@ import { listStates, newestState, removeOldStates, timeToWrite } from '../../../
 import { temporaryFolder } from '../../fixtures/temporary.js'
 import { pattern } from '../../train/pattern.js'
 
-const identity: Identity = { model: 'a', images: 'b', settings: { rank: 4, seed: 1, alpha: 4, background: [255, 255, 255] } }
+const identity: Identity = {
+  model: { unet: 'a', vae: 'c' },
+  images: 'b',
+  contents: 'f',
+  tokens: 't',
+  settings: { rank: 4, seed: 1, alpha: 4, background: [255, 255, 255] },
+}
 
 const infos = (count = 9): BufferInfo[] => ['weights', 'firstMoment', 'secondMoment'].map((name) => ({ name, dtype: 'F32', count }))
 
@@ -26,6 +32,10 @@ test('a state comes back to the bit', async (t) => {
   assert.deepEqual(await readState(path, structuredClone(identity), infos()), state())
 })
 
+/** What a state knew before version 3: of the model the UNet alone, and no tokens. */
+const earlier = { model: 'a', images: 'b', settings: identity.settings }
+const readAsNow: Identity = { ...earlier, model: { unet: 'a' } }
+
 /** Writes a state as version 0.1.0 did, its description changed. */
 async function writeOld(path: string, change: Record<string, unknown> = {}, of = state()): Promise<void> {
   const { buffers, lossScale, run, step } = of
@@ -33,14 +43,28 @@ async function writeOld(path: string, change: Record<string, unknown> = {}, of =
   const sha256 = createHash('sha256')
   for (const name of names) sha256.update(new Uint8Array(buffers[name]!.buffer))
   const tensors = names.map((name) => ({ name, dtype: 'F32' as const, shape: [9], data: buffers[name]! }))
-  const about = { version: 1, step, ...run, identity, lossScale, sha256: sha256.digest('hex'), ...change }
+  const about = { version: 1, step, ...run, identity: earlier, lossScale, sha256: sha256.digest('hex'), ...change }
   await writeSafetensors(path, tensors, { lorafuse_state: JSON.stringify(about) })
 }
 
 test('a state of version 0.1.0 is read: its names, its metadata and its checksum', async (t) => {
   const path = join(await temporaryFolder(t), 'x-state.safetensors')
   await writeOld(path)
-  assert.deepEqual(await readState(path, identity, infos()), state())
+  assert.deepEqual(await readState(path, structuredClone(readAsNow), infos()), { ...state(), identity: readAsNow })
+  const other = { ...readAsNow, model: { unet: 'z' } }
+  await assert.rejects(readState(path, other, infos()), { code: 'STATE_MISMATCH', message: /of another model \(unet\);/ })
+})
+
+test('a state of version 2 is read', async (t) => {
+  const path = join(await temporaryFolder(t), 'x.state')
+  await writeState(path, state(), { name: 'x', writtenAt: 200 })
+  const { metadata } = await readHeader(path)
+  const about = JSON.parse(metadata.lorafuse_state!) as object
+  const text = JSON.stringify({ ...about, version: 2, identity: earlier })
+  const tensors = infos().map(({ name }) => ({ name, dtype: 'F32' as const, shape: [9], data: state().buffers[name]! }))
+  const sha256 = createHash('sha256').update(text).digest('hex')
+  await writeSafetensors(path, tensors, { lorafuse_state: text, lorafuse_state_sha256: sha256 })
+  assert.deepEqual(await readState(path, readAsNow, infos()), { ...state(), identity: readAsNow })
 })
 
 const odd: [string, Record<string, unknown>][] = [
@@ -55,7 +79,8 @@ const odd: [string, Record<string, unknown>][] = [
   ['identity', { identity: undefined }],
   ['identity', { identity: { model: 1, images: 'b', settings: {} } }],
   ['identity', { identity: { model: 'a', images: 'b', settings: null } }],
-  ['identity', { identity: { ...identity, settings: { rank: { a: 1 } } } }],
+  ['identity', { identity: { ...earlier, settings: { rank: { a: 1 } } } }],
+  ['identity', { identity }],
   ['lossScale', { lossScale: 7 }],
   ['lossScale', { lossScale: { value: 0, growing: 3, skipped: 2 } }],
   ['lossScale', { lossScale: { value: 1, growing: 3, skipped: 8 } }],
@@ -95,14 +120,14 @@ test('a state whose description says version 1, but not all the rest of it, is r
   await writeState(path, state(), { name: 'x', writtenAt: 200 })
   const { metadata } = await readHeader(path)
   const { lorafuse_state: text, lorafuse_state_sha256: checksum } = metadata as Record<string, string>
-  const older = text!.replace('"version":2', '"version":1').replace('"step":7', '"step":9')
+  const older = text!.replace('"version":3', '"version":1').replace('"step":7', '"step":9')
   assert.notEqual(older, text)
   const tensors = infos().map(({ name }) => ({ name, dtype: 'F32' as const, shape: [9], data: state().buffers[name]! }))
   const descriptions: [string, Record<string, string>, RegExp][] = [
     ['x-state.safetensors', { lorafuse_state: older, lorafuse_state_sha256: checksum! }, /checksum of its description differs/],
     ['x-state.safetensors', { lorafuse_state: text! }, /checksum of its description differs/],
     ['x-state.safetensors', { lorafuse_state: older }, /says version 1/],
-    ['x-state.safetensors', { lorafuse_state: text!.replace('"version":2', '"version":9'), lorafuse_state_sha256: checksum! }, /checksum/],
+    ['x-state.safetensors', { lorafuse_state: text!.replace('"version":3', '"version":9'), lorafuse_state_sha256: checksum! }, /checksum/],
   ]
   for (const [file, description, message] of descriptions) {
     await writeSafetensors(join(folder, file), tensors, description)
@@ -125,7 +150,12 @@ test('what is not known yet is checked later', async (t) => {
 })
 
 const others: [string, Identity, RegExp][] = [
-  ['another model', { ...identity, model: 'z' }, /received one of another model;/],
+  ['another UNet', { ...identity, model: { unet: 'z', vae: 'c' } }, /received one of another model \(unet\);/],
+  ['another VAE', { ...identity, model: { unet: 'a', vae: 'z' } }, /received one of another model \(vae\);/],
+  ['more networks', { ...identity, model: { ...identity.model, text: 'z' } }, /received one of another model \(text\);/],
+  ['other tokens', { ...identity, tokens: 'z' }, /received one of another tokenizer;/],
+  ['other files', { ...identity, contents: 'z' }, /received one of images of the same names but other contents;/],
+  ['other captions', { ...identity, images: 'z', contents: 'z', tokens: 'z' }, /received one of other images or captions;/],
   ['other images', { ...identity, images: 'z' }, /received one of other images or captions;/],
   ['other settings', { ...identity, settings: { ...identity.settings, rank: 8 } }, /received one of rank 4 instead of 8;/],
   ['a setting more', { ...identity, settings: { ...identity.settings, flip: true } }, /flip none instead of true/],
@@ -133,10 +163,14 @@ const others: [string, Identity, RegExp][] = [
   ['values without end', { ...identity, settings: { ...identity.settings, rank: 'x'.repeat(1e5) } }, /rank 4 instead of "x{79}…;/],
   [
     'many differences',
-    { model: 'z', images: 'z', settings: {} },
-    /one of another model, other images or captions, rank 4 instead of none, and 3 more;/,
+    { model: { unet: 'z', vae: 'z' }, images: 'z', contents: 'f', tokens: 't', settings: {} },
+    /one of another model \(unet, vae\), other images or captions, rank 4 instead of none, and 3 more;/,
   ],
-  ['several differences', { model: 'z', images: 'b', settings: { ...identity.settings, seed: 2 } }, /another model, seed 1 instead of 2/],
+  [
+    'several differences',
+    { ...identity, model: {}, settings: { ...identity.settings, seed: 2 } },
+    /another model \(unet, vae\), seed 1 instead of 2/,
+  ],
 ]
 
 for (const [what, now, message] of others) {
@@ -169,8 +203,8 @@ test('a state that is missing, cut off, altered, no state, or of another length 
   await assert.rejects(readState(path, identity, infos()), { code: 'STATE_INVALID', message: /another file/ })
   await writeSafetensors(path, [], { lorafuse_state: '{' })
   await assert.rejects(readState(path, identity, infos()), { code: 'STATE_INVALID' })
-  await writeSafetensors(path, [], { lorafuse_state: '{"version":3}' })
-  await assert.rejects(readState(path, identity, infos()), { code: 'STATE_INVALID', message: /version 3; update/ })
+  await writeSafetensors(path, [], { lorafuse_state: '{"version":4}' })
+  await assert.rejects(readState(path, identity, infos()), { code: 'STATE_INVALID', message: /version 4; update/ })
 })
 
 test('the newest state is the one that was written last, whatever the names, steps and extensions say', async (t) => {

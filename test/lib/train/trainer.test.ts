@@ -9,7 +9,7 @@ import type { StepEvent, TrainEvent } from '../../../lib/events.js'
 import { loraPrefixes } from '../../../lib/models/model.js'
 import { alphasCumprod } from '../../../lib/models/schedule.js'
 import { sd1 } from '../../../lib/models/sd1.js'
-import { asIs, fixedOptions, resolveTrainOptions, type TrainOptions } from '../../../lib/options/resolve.js'
+import { asIs, resolveTrainOptions, type TrainOptions } from '../../../lib/options/resolve.js'
 import { normal } from '../../../lib/random.js'
 import { imagesMetadata } from '../../../lib/train/images-metadata.js'
 import { isMirrored, StepInputs } from '../../../lib/train/inputs.js'
@@ -65,7 +65,7 @@ async function setUp(t: TestContext, given: Partial<TrainOptions>, context: Trai
     model,
     hashes: { hash: 'h', legacyHash: 'l' },
   }
-  const identity = { model: 'h', images: 'i', settings: fixedOptions(options) }
+  const identity = { model: { unet: 'h' }, images: 'i', contents: 'f', tokens: 't', settings: { rank: options.rank } }
   const lossScale = new LossScale({ device, precision: 'fp16' })
   const files = new OutputFolder(options, adapters, loraPrefixes(sd1, {}))
   const onEvent = (event: TrainEvent) => {

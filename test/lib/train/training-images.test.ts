@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
-import { basename } from 'node:path'
+import { rm, writeFile } from 'node:fs/promises'
+import { basename, join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout } from 'node:timers/promises'
 import fc from 'fast-check'
-import { assignBuckets, hashImages, type TrainingImage } from '../../../lib/train/training-images.js'
+import { assignBuckets, hashContents, hashImages, type TrainingImage } from '../../../lib/train/training-images.js'
+import { temporaryFolder } from '../../fixtures/temporary.js'
 
 const bucket = { width: 64, height: 64, resized: { width: 64, height: 64 } }
 const image = (i: number): TrainingImage => ({
@@ -55,4 +57,23 @@ test('hashing and bucketing 50,000 images block nothing, and hashing hears a sig
   assert.ok(seconds < 60, `${seconds} s`)
   assert.ok(turns >= 3, `${turns} turns in ${seconds} s`)
   await assert.rejects(hashImages(images, AbortSignal.timeout(5)), { name: 'TimeoutError' })
+})
+
+test('the contents of images are those of their files, wherever these lie; each file is read once', async (t) => {
+  const [one, other] = [await temporaryFolder(t), await temporaryFolder(t)]
+  const write = async (folder: string, texts: string[]) => {
+    for (const [i, text] of texts.entries()) await writeFile(join(folder, `${i}.png`), text)
+    return texts.map((_, i) => ({ path: join(folder, `${i}.png`) }))
+  }
+  const images = await write(one, ['a', 'b'])
+  const known = new Map<string, string>()
+  const hash = await hashContents(images, known)
+  assert.equal(await hashContents(await write(other, ['a', 'b']), new Map()), hash)
+  assert.notEqual(await hashContents(await write(other, ['a', 'c']), new Map()), hash)
+  assert.notEqual(await hashContents(images.toReversed(), known), hash)
+  await rm(images[1]!.path)
+  assert.equal(await hashContents(images, known), hash)
+  // It is skipped when it is decoded.
+  assert.notEqual(await hashContents(images, new Map()), hash)
+  await assert.rejects(hashContents(images, new Map(), AbortSignal.abort(new Error('enough'))), /enough/)
 })
