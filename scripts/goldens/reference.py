@@ -76,11 +76,11 @@ def sum_taps(unet: UNet2DConditionModel) -> None:
 
 
 class Reference:
-    def __init__(self, checkpoint: Path, case: Case, dtype: torch.dtype, mixed_precision: bool = False):
-        """`mixed_precision`: everything but the VAE in fp16 as accelerate does it, with a loss scale that the gradients are free of again."""
+    def __init__(self, checkpoint: Path, case: Case, dtype: torch.dtype, loss_scale: float | None = None):
+        """`loss_scale`: everything but the VAE in mixed precision of fp16, as accelerate does it; the gradients are free of the scale again."""
         torch.set_num_threads(1)
-        self.checkpoint, self.case, self.dtype, self.mixed_precision = checkpoint, case, dtype, mixed_precision
-        self.loss_scale = 1024 if mixed_precision else 1
+        self.checkpoint, self.case, self.dtype = checkpoint, case, dtype
+        self.mixed_precision, self.loss_scale = loss_scale is not None, loss_scale or 1
         self.added: dict[str, torch.Tensor] | None = None
         self.out: dict[str, torch.Tensor] = {}
         self.load()
