@@ -3,6 +3,7 @@
  * (kohya-ss/sd-scripts:library/sai_model_spec.py). All values are strings; booleans, null and floats are written as Python writes them.
  */
 
+import { basename } from 'node:path'
 import type { Batches } from '../data/batches.js'
 import { type Model, predictsV } from '../models/model.js'
 import type { SessionOptions } from '../native.js'
@@ -29,7 +30,15 @@ export interface TrainingInfo {
   batches: Pick<Batches, 'batchesPerEpoch' | 'updatesPerEpoch'>
   model: Pick<Model, 'name' | 'family' | 'scheduler'>
   /** `Model.hash` and `Model.legacyHash`. */
-  hashes: { hash: string; legacyHash: string }
+  hashes: FileHashes
+  /** Of the VAE in place of the model's, if there is one. */
+  vaeHashes?: FileHashes | undefined
+}
+
+/** The sha256 of weight files, and A1111's old hash of the first. */
+export interface FileHashes {
+  hash: string
+  legacyHash: string
 }
 
 type Value = string | number | boolean | null
@@ -57,9 +66,15 @@ function networkArgs({ convRank, convAlpha }: ResolvedTrainOptions): Record<stri
   return { network_args: `{"conv_dim": "${convRank}", "conv_alpha": "${convAlpha}"}` }
 }
 
+/** Returns what kohya writes of `--vae`; nothing where it is left out. */
+function vaeValues({ vae }: ResolvedTrainOptions, hashes: FileHashes | undefined): Record<string, Value> {
+  if (vae === undefined || !hashes) return {}
+  return { vae_hash: hashes.legacyHash, new_vae_hash: hashes.hash, vae_name: basename(vae) }
+}
+
 /** Returns the metadata of the LoRA `name`, saved after update `step` at `savedAt`, Unix time in seconds, without the LoRA's own hashes. */
 export function trainingMetadata(info: TrainingInfo, name: CheckpointName, step: number, savedAt: number): Record<string, string> {
-  const { options, precision, optimizer, images, run, steps, batches, model, hashes } = info
+  const { options, precision, optimizer, images, run, steps, batches, model, hashes, vaeHashes } = info
   const { baseModelVersion, v2, architecture, implementation } = model.family.metadata(predictsV(model))
   const epochs = Math.ceil(steps / batches.updatesPerEpoch)
   const values: Record<string, Value> = {
@@ -101,6 +116,7 @@ export function trainingMetadata(info: TrainingInfo, name: CheckpointName, step:
     sd_model_name: model.name,
     sd_model_hash: hashes.legacyHash,
     new_sd_model_hash: hashes.hash,
+    ...vaeValues(options, vaeHashes),
     clip_skip: options.clipSkip > 1 ? options.clipSkip : null,
     max_token_length: options.maxTokenLength > CHUNK_TOKENS ? options.maxTokenLength : null,
     cache_latents: true,

@@ -6,7 +6,7 @@ import { scanDataset } from '../data/dataset.js'
 import { computation, threadWarnings } from '../device.js'
 import { LorafuseError, rejecting, throwIfAborted } from '../errors.js'
 import { Listener, type TrainEvent } from '../events.js'
-import { loraPrefixes, type Model, openSession } from '../models/model.js'
+import { lazyHashes, loraPrefixes, type Model, openSession } from '../models/model.js'
 import { readModel } from '../models/read.js'
 import { contextLength, type EncodedText, mostTokens } from '../models/text.js'
 import type { Session } from '../native.js'
@@ -19,6 +19,7 @@ import { imagesMetadata } from './images-metadata.js'
 import { StepInputs } from './inputs.js'
 import { LossScale } from './loss-scale.js'
 import { planMemory } from './memory.js'
+import type { FileHashes } from './metadata.js'
 import { optimizers } from './optimizers.js'
 import { bytesToSave, OutputFolder } from './output.js'
 import { lastTextStep, textEncoders, trainedParts } from './parts.js'
@@ -36,6 +37,10 @@ export interface TrainResult extends Finished {
 function checkOptions({ clipSkip, bucketStep }: ResolvedTrainOptions, { multiple, mostClipSkip }: Model, label: Label): void {
   if (clipSkip > mostClipSkip) throw invalidOption(`at most ${mostClipSkip}`, `${label('clipSkip')} with this model`, clipSkip)
   if (bucketStep % multiple !== 0) throw invalidOption(`a multiple of ${multiple}`, `${label('bucketStep')} with this model`, bucketStep)
+}
+
+async function fileHashes({ hash, legacyHash }: Pick<Model, 'hash' | 'legacyHash'>, signal: AbortSignal): Promise<FileHashes> {
+  return { hash: await hash(signal), legacyHash: await legacyHash(signal) }
 }
 
 const optimizer = optimizers.adamw
@@ -108,7 +113,14 @@ export class Training {
   private async cache(session: Session, found: TrainingImage[], made: Made & { model: Model }, trainsText: boolean) {
     const { options, signal } = this
     const { model, tokens, files } = made
-    const hashing = Promise.all([model.hash(signal), model.legacyHash(signal), made.hashes(), hashContents(found, files, signal)])
+    const vae = options.vae === undefined ? undefined : model.networks[model.family.vae]!.files.map(({ path }) => path)
+    const hashing = Promise.all([
+      fileHashes(model, signal),
+      vae && fileHashes(lazyHashes(vae), signal),
+      // For the identity, which holds them.
+      made.hashes(),
+      hashContents(found, files, signal),
+    ])
     // Awaited after the caching; until then its rejection must not count as unhandled.
     hashing.catch(() => undefined)
     const texts = trainsText ? undefined : await this.encodeCaptions(model, session, tokens)
@@ -122,8 +134,8 @@ export class Training {
     // Of the images that train, so after all that can be skipped has been.
     const most = mostTokens(model.tokenizers[model.family.text[0]!.network]!, options)
     for (const warning of captionWarnings(images, options.images, tokens, most)) this.emit({ type: 'warning', ...warning })
-    const [hash, legacyHash] = await hashing
-    return { images, samples, fileHashes: { hash, legacyHash } }
+    const [hashes, vaeHashes] = await hashing
+    return { images, samples, hashes, vaeHashes }
   }
 
   private async encodeCaptions(model: Model, session: Session, tokens: CaptionTokens): Promise<Map<string, EncodedText>> {
@@ -165,11 +177,19 @@ export class Training {
       await output.prepare(saved, this.signal)
       const found = await assignBuckets(items, options, this.signal)
       const tokens = await tokenizeCaptions(model, found, options, this.signal)
-      const hashes = () => this.partHashes(model)
       const files = new Map<string, string>()
-      const made = { options, model, hashes, tokens, files, parts, precision: chosen.precision, signal: this.signal }
+      const made = {
+        options,
+        model,
+        hashes: () => this.partHashes(model),
+        tokens,
+        files,
+        parts,
+        precision: chosen.precision,
+        signal: this.signal,
+      }
       const resumed = await this.readResumed(session, found, made)
-      const { images, samples, fileHashes } = await this.cache(session, found, made, trainsText)
+      const { images, samples, ...hashes } = await this.cache(session, found, made, trainsText)
       const identity = await identityOf(made, images)
       // An image may have been damaged since the state was checked.
       if (resumed) checkIdentity(resumed.path, resumed.identity, { images: identity.images })
@@ -187,7 +207,7 @@ export class Training {
       if (from < steps) await session.prepare(inputs.shapesOf((await batches.of(from + 1))[0]!, from + 1))
       const run = resumed?.run ?? { sessionId: randomInt(2 ** 32), startedAt: Date.now() / 1000 }
       const described = await imagesMetadata(images, options, this.signal)
-      const info = { options, precision: chosen.precision, optimizer, images: described, run, steps, batches, model, hashes: fileHashes }
+      const info = { options, precision: chosen.precision, optimizer, images: described, run, steps, batches, model, ...hashes }
       const lossScale = new LossScale(chosen, resumed?.lossScale)
       const [modules, parameters] = [adapterCount(adapters), parameterCount(adapters.parameters)]
       this.emit({

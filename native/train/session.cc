@@ -13,8 +13,7 @@ namespace lorafuse {
 namespace {
 
 constexpr const char* kTrained = "unet";  // the network that a step trains
-constexpr int64_t kMostBatch = 1024;
-constexpr int64_t kResults = 1 + kMostBatch;  // an update's norm, and the losses that may wait
+constexpr int64_t kMostBatch = Trainables::kMostBatch, kResults = Trainables::kResults;
 // Programs of functions, as of pictures of many sizes and prompts of many lengths. Beyond them all go at once: making those anew that are
 // still wanted takes a moment.
 constexpr std::ptrdiff_t kMostPrograms = 32;
@@ -103,7 +102,7 @@ Graph Session::graph(const ProgramKey& key, bool recompute) {
     b.graph.results = find_function(part(network).options.architecture, key.function).build(b, key.settings);
     return std::move(b.graph);
   }
-  CHECK(parameter_count() > 0 && attached_.optimizer, "NO_ADAPTERS",
+  CHECK(parameter_count() > 0 && trainables_.optimizer(), "NO_ADAPTERS",
         "Expected adapters and an optimizer to train with but none are attached");
   // Text that is given is not encoded.
   const ValueId loss = training_loss(b, key.shapes.contains("context") ? std::vector<TextEncoder>{} : text_encoders());
@@ -130,8 +129,7 @@ Program& Session::program(const ProgramKey& key) {
 
 Tensor Session::bind(const Value& value) {
   if (value.storage == Storage::weight) return part(value.network).frozen.get(value);
-  float* buffer = value.storage == Storage::parameter ? attached_.trained.weights : attached_.trained.gradients;
-  return {buffer + attached_.offsets.at({value.network, value.name}), DType::f32, value.shape};
+  return trainables_.bind(value);
 }
 
 // ---- adapters ----
@@ -163,61 +161,10 @@ std::vector<Parameter> Session::attach(const std::vector<AdapterSpec>& adapters,
   programs_.clear();
   // No adapters, should there be no memory for the new ones.
   for (auto& [name, p] : parts_) p.adapters.clear();
-  attached_ = {};
-
-  Attached made;
-  Trained& trained = made.trained;
-  int64_t count = 0;
-  for (const Parameter& p : parameters) {
-    while (trained.group_ends.size() <= p.group) trained.group_ends.push_back(count);
-    made.offsets[{p.network, p.name}] = count;
-    trained.group_ends.back() = count += p.shape.elements();
-  }
-  made.buffers = {{"weights", DType::f32, count}};
-  if (optimizer) {
-    made.buffers.push_back({"gradients", DType::f32, count});
-    for (const BufferSpec& spec : lorafuse::buffers(*optimizer, count)) made.buffers.push_back(spec);
-    made.results = Memory(*backend_, kResults * sizeof(float));
-  }
-  for (const BufferSpec& spec : made.buffers) {
-    CHECK(spec.dtype == DType::f32, "INTERNAL", "Expected buffers in f32, as read() and write() move them, but ", spec.name, " is not");
-    made.memory.emplace_back(*backend_, spec.count * sizeof(float));
-  }
-  trained.weights = made.memory[0].f32();
-  if (optimizer) trained.gradients = made.memory[1].f32();
-  for (size_t i = 2; i < made.memory.size(); i++) trained.state.push_back(made.memory[i].data());
-  made.optimizer = std::move(optimizer);
-  attached_ = std::move(made);
+  trainables_ = {};
+  trainables_ = Trainables(*backend_, parameters, std::move(optimizer));
   for (auto& [network, of_network] : of_networks) part(network).adapters = std::move(of_network);
   return parameters;
-}
-
-size_t Session::buffer_index(const std::string& name) const {
-  const auto found = std::find_if(buffers().begin(), buffers().end(), [&](const BufferSpec& spec) { return spec.name == name; });
-  CHECK(found != buffers().end(), "ARGUMENT_INVALID", "Expected the name of a buffer but received ", name);
-  return found - buffers().begin();
-}
-
-// Its memory, which has `elements`.
-void* Session::buffer(const std::string& name, size_t elements) const {
-  const size_t i = buffer_index(name);
-  CHECK(static_cast<int64_t>(elements) == buffers()[i].count, "ARGUMENT_INVALID", "Expected ", buffers()[i].count,
-        " elements for the buffer ", name, " but received ", elements);
-  return attached_.memory[i].data();
-}
-
-void Session::read(const std::string& name, std::span<float> to) {
-  backend_->download(to.data(), buffer(name, to.size()), to.size_bytes());
-}
-
-std::vector<float> Session::read(const std::string& name) {
-  std::vector<float> data(buffers()[buffer_index(name)].count);
-  read(name, data);
-  return data;
-}
-
-void Session::write(const std::string& name, std::span<const float> data) {
-  backend_->upload(buffer(name, data.size()), data.data(), data.size_bytes());
 }
 
 // ---- running ----
@@ -292,7 +239,7 @@ void Session::load(const Inputs& inputs) {
 void Session::step(const std::vector<float>& weights, const Update* update) {
   CHECK(!loaded_.empty(), "ARGUMENT_INVALID", "Expected a batch to be loaded before a step");
   const auto [program, inputs, batch] = loaded_.front();
-  const Trained& trained = attached_.trained;
+  const Trained& trained = trainables_.trained();
   CHECK(static_cast<int64_t>(weights.size()) == batch, "ARGUMENT_INVALID", "Expected ", batch, " elements for weights but received ",
         weights.size());
   if (update)
@@ -305,15 +252,16 @@ void Session::step(const std::vector<float>& weights, const Update* update) {
     Update numbers = *update;
     if (!std::all_of(losses_.begin(), losses_.end(), [](float loss) { return std::isfinite(loss); }))
       numbers.loss_scale = NAN;  // so is the norm
-    backend_->set(*attached_.optimizer, numbers, pending_);
+    backend_->set(*trainables_.optimizer(), numbers, pending_);
   }
   program->prefetch(inputs->memory.data(), kSampleWeights, weights.data(), inputs->taken.get());
   program->take(inputs->memory.data());
   inputs->taken = backend_->record_event();
   const Tensor& losses = program->result(0);
   std::function<void()> end;
-  float *norm = attached_.results.f32(), *waiting = norm + 1;
-  if (update) end = [=, this, latest = losses] { backend_->update(*attached_.optimizer, attached_.trained, norm, waiting, latest); };
+  float *norm = trainables_.results(), *waiting = norm + 1;
+  if (update)
+    end = [=, this, latest = losses] { backend_->update(*trainables_.optimizer(), trainables_.trained(), norm, waiting, latest); };
   run_program(*program, *backend_, std::move(end));
   backend_->copy(waiting + pending_, losses.data, losses.bytes());
   pending_ += batch;
@@ -321,7 +269,7 @@ void Session::step(const std::vector<float>& weights, const Update* update) {
 
 void Session::collect_losses() {
   losses_.resize(losses_.size() + pending_);
-  if (pending_) backend_->download(losses_.data() + losses_.size() - pending_, attached_.results.f32() + 1, pending_ * sizeof(float));
+  if (pending_) backend_->download(losses_.data() + losses_.size() - pending_, trainables_.results() + 1, pending_ * sizeof(float));
   pending_ = 0;
 }
 
@@ -331,9 +279,9 @@ std::vector<float> Session::losses() {
 }
 
 float Session::norm() {
-  CHECK(attached_.optimizer, "NO_ADAPTERS", "Expected adapters and an optimizer to train with but none are attached");
+  CHECK(trainables_.optimizer(), "NO_ADAPTERS", "Expected adapters and an optimizer to train with but none are attached");
   float norm = 0;
-  backend_->download(&norm, attached_.results.data(), sizeof(norm));
+  backend_->download(&norm, trainables_.results(), sizeof(norm));
   return norm;
 }
 

@@ -10,6 +10,7 @@
 #include "frozen.h"
 #include "inputs.h"
 #include "program.h"
+#include "trainables.h"
 
 namespace lorafuse {
 
@@ -48,13 +49,6 @@ struct AdapterSpec {
   Adapter adapter;
 };
 
-// A trainable tensor of the graph.
-struct Parameter {
-  std::string network, name;
-  Shape shape;
-  uint8_t group = 0;
-};
-
 struct MemoryPlan {
   size_t weights = 0, adapters = 0, activations = 0, workspace = 0;
   size_t mapped = 0;  // the part of `weights` that kernels read in the mapped files
@@ -86,11 +80,11 @@ class Session {
   // then. Without an optimizer only the weights have a buffer.
   std::vector<Parameter> attach(const std::vector<AdapterSpec>& adapters, std::optional<Optimizer> optimizer = std::nullopt);
   // weights, gradients, then the optimizer's.
-  const std::vector<BufferSpec>& buffers() const { return attached_.buffers; }
-  int64_t parameter_count() const { return attached_.trained.count(); }
-  void read(const std::string& buffer, std::span<float> to);
-  std::vector<float> read(const std::string& buffer);
-  void write(const std::string& buffer, std::span<const float> data);
+  const std::vector<BufferSpec>& buffers() const { return trainables_.buffers(); }
+  int64_t parameter_count() const { return trainables_.trained().count(); }
+  void read(const std::string& buffer, std::span<float> to) { trainables_.read(*backend_, buffer, to); }
+  std::vector<float> read(const std::string& buffer) { return trainables_.read(*backend_, buffer); }
+  void write(const std::string& buffer, std::span<const float> data) { trainables_.write(*backend_, buffer, data); }
 
   // recompute: of a step, if not as the session does.
   MemoryPlan plan(const ProgramKey& key, std::optional<bool> recompute = std::nullopt);
@@ -131,23 +125,12 @@ class Session {
   Program& step_program(const Shapes& shapes);
   void place(Program& program);
   Tensor bind(const Value& value);
-  size_t buffer_index(const std::string& name) const;
-  void* buffer(const std::string& name, size_t elements) const;
   void collect_losses();
 
   // Inputs of a batch, outside the arena.
   struct Block {
     Memory memory;
     std::unique_ptr<Event> taken;  // when it was last read
-  };
-  // What attach() makes.
-  struct Attached {
-    std::map<std::pair<std::string, std::string>, int64_t> offsets;  // of a parameter in each flat buffer, in elements
-    std::optional<Optimizer> optimizer;
-    std::vector<BufferSpec> buffers;
-    std::vector<Memory> memory;  // of each buffer
-    Trained trained;             // the same
-    Memory results;              // an update's norm, then losses that were not collected yet
   };
   // A batch that waits for its step. The batch after next reuses its block.
   struct Loaded {
@@ -159,7 +142,7 @@ class Session {
   SessionOptions options_;
   std::shared_ptr<Backend> backend_;
   std::map<std::string, Part> parts_;
-  Attached attached_;
+  Trainables trainables_;
   int64_t pending_ = 0;        // losses that were not collected yet
   std::vector<float> losses_;  // collected ones
   std::array<Block, 2> blocks_;

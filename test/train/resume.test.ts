@@ -5,13 +5,14 @@ import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import sharp from 'sharp'
 import type { TrainEvent } from '../../lib/events.js'
+import { hashFiles } from '../../lib/files/hashes.js'
 import { readHeader, readTensors } from '../../lib/files/safetensors.js'
 import type { TrainOptions } from '../../lib/options/resolve.js'
 import { train } from '../../lib/train/run.js'
 import { newestState } from '../../lib/train/states.js'
 import { copyImages } from '../fixtures/images.js'
 import { tiny } from '../fixtures/lora.js'
-import { alteredModel } from '../fixtures/models.js'
+import { alteredModel, vaeFile } from '../fixtures/models.js'
 import { temporaryFolder } from '../fixtures/temporary.js'
 
 /** Four square images and a wide one, so that there are two buckets; all that is random is on. */
@@ -136,7 +137,9 @@ test('a model that lies elsewhere, or whose parts are named one by one, is the s
   const model = join(await temporaryFolder(t), 'another name')
   await cp(tiny, model, { recursive: true })
   await stopAfter(4, { ...given, model, resume: true })
-  await train({ ...given, vae: join(model, 'vae'), textEncoder: join(model, 'text_encoder'), resume: true })
+  const { path } = await train({ ...given, vae: join(model, 'vae'), textEncoder: join(model, 'text_encoder'), resume: true })
+  const { metadata } = await readHeader(path)
+  assert.deepEqual([metadata.ss_vae_name, metadata.ss_new_vae_hash], ['vae', await hashFiles([join(tiny, vaeFile)])])
   assert.deepEqual(await bits(given.output), await bits(`${given.output}-whole`))
 })
 

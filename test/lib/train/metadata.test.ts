@@ -49,7 +49,8 @@ async function metadata(given: Partial<TrainOptions>, moment: Moment = {}): Prom
   const precision = options.precision === 'auto' ? ('f32' as const) : options.precision
   const batches = { batchesPerEpoch: 7, updatesPerEpoch: 7 }
   const described = await imagesMetadata(images, options)
-  const info = { options, precision, optimizer: optimizers.adamw, images: described, run, steps: 20, batches, model, hashes }
+  const vaeHashes = options.vae === undefined ? undefined : { legacyHash: 'abcdef01', hash: 'b'.repeat(64) }
+  const info = { options, precision, optimizer: optimizers.adamw, images: described, run, steps: 20, batches, model, hashes, vaeHashes }
   return trainingMetadata(info, name, step, 1_700_000_100)
 }
 
@@ -193,6 +194,11 @@ test("the keys are those of kohya's run, and so are the values that do not depen
   const ofImages = ['ss_bucket_info', 'ss_dataset_dirs', 'ss_tag_frequency']
   assert.deepEqual(own.map(([key]) => key).sort(), [...Object.keys(kohya), ...ofImages].sort())
   assert.deepEqual(Object.fromEntries(own.filter(([key]) => !ofImages.includes(key))), kohya)
+})
+
+test("a VAE in place of the model's has its name and hashes, as kohya writes them", async () => {
+  const { ss_vae_name, ss_vae_hash, ss_new_vae_hash } = await metadata({ vae: '/models/vae/mse.safetensors' })
+  assert.deepEqual([ss_vae_name, ss_vae_hash, ss_new_vae_hash], ['mse.safetensors', 'abcdef01', 'b'.repeat(64)])
 })
 
 test('sides of buckets are the ones in use, as kohya rounds them; None without buckets', async () => {
