@@ -31,7 +31,13 @@ const sources: Source[] = [
 const SHORT = 'a 3d emoji of a red apple on a white background'
 const ADJECTIVES = 'red,very large,watercolor,isometric,neon,low-poly,hand drawn,wooden,golden,translucent,tiny,old'.split(',')
 const LONG = ['apple', 'octopus', 'rocket', 'castle', 'fox'].flatMap((noun) => ADJECTIVES.map((word) => `${word} ${noun}`)).join(', ')
-const place: Place = { title: 'on the CPU', device: 'cpu', computes: 'f32' }
+// On the GPU instead where a backend for one is named, as test/gpu/families.test.ts does.
+const onGpu = process.env.LORAFUSE_CUDA_LIBRARY !== undefined
+const place: Place = onGpu
+  ? { title: 'on a gpu in fp16', device: 'cuda', computes: 'fp16' }
+  : { title: 'on the CPU', device: 'cpu', computes: 'f32' }
+/** As `Reference` in mixed precision. */
+const lossScale = onGpu ? 1024 : 1
 const LENGTH = 77
 
 /** Joins rows of equal count along their channels. */
@@ -48,7 +54,7 @@ function joinChannels(parts: Float32Array[], rows: number): Float32Array {
   return joined
 }
 
-for (const { title, name, file } of sources)
+for (const { title, name, file } of onGpu ? sources.filter((source) => source.name === 'golden-sd2' && !source.file) : sources)
   describe(`${title}, ${place.title}, against diffusers and peft`, () => {
     let golden: Golden
     let model: Model
@@ -161,14 +167,19 @@ for (const { title, name, file } of sources)
         ['losses_v', 'v_prediction'],
       ] as const) {
         const losses: number[] = []
-        for (let step = 0; step < golden.case.steps; step++) losses.push(...(await train(session, inputsOf(step, learned))))
+        for (let step = 0; step < golden.case.steps; step++) losses.push(...(await train(session, inputsOf(step, learned), lossScale)))
         check(t, group, [[group, Float32Array.from(losses)]])
       }
     })
 
     const gradients = async (t: TestContext, group: string, parameters: Parameter[], inputs: Inputs) => {
-      check(t, `losses_${group}`, [[`losses_${group}`, await train(session, inputs)]])
-      return new Map(named(parameters, session.read('gradients')))
+      check(t, `losses_${group}`, [[`losses_${group}`, await train(session, inputs, lossScale)]])
+      return new Map(
+        named(
+          parameters,
+          session.read('gradients').map((each) => each / lossScale),
+        ),
+      )
     }
     const checkGradients = (t: TestContext, group: string, values: Iterable<[string, Float32Array]>) =>
       check(
@@ -221,6 +232,9 @@ for (const { title, name, file } of sources)
         )
       checkGradients(t, 'text', read)
     })
+
+    // In fp16 test/train/golden.test.ts trains.
+    if (onGpu) return
 
     it('trains ten steps of all adapters, with a rate for each network', async (t) => {
       const { case: settings } = golden
