@@ -73,7 +73,7 @@ async function widened(model: Model, folder: string): Promise<Model> {
   return { ...model, networks }
 }
 
-/** What the text encoders and the UNet compute with a model's weights. */
+/** What all networks compute with a model's weights. */
 async function computed(model: Model): Promise<Float32Array[]> {
   const text = model.family.text.map(({ network, skip, norm, pooled }) => ({ network, skip: skip(1), norm, pooled }))
   const session = openSession(model, { device: 'cpu', threads: 2, precision: 'f32', text })
@@ -91,6 +91,8 @@ async function computed(model: Model): Promise<Float32Array[]> {
     ...(model.pooledDim > 0 && { pooled: tensor('pooled', 1, model.pooledDim), time_ids: tensor('time_ids', 1, 6) }),
   }
   results.push((await session.run('unet', 'predict', inputs))[0]!.data as Float32Array)
+  results.push((await session.run('vae', 'encode', { pixels: tensor('pixels', 1, 32, 32, 3) }))[0]!.data as Float32Array)
+  results.push((await session.run('vae', 'decode', { latents: tensor('latents', 1, 4, 4, 4) }))[0]!.data as Float32Array)
   session.dispose()
   return results
 }
