@@ -23,7 +23,7 @@ export interface AddedToken {
   single: boolean
 }
 
-/** The files of a tokenizer: `tokenizer.json` where the vocabulary is from it, `added_tokens.json`, and those that hold settings. */
+/** The files of a tokenizer: `tokenizer.json`, `added_tokens.json`, and those that hold settings. */
 export interface AddedFiles {
   whole: Json
   added: Json

@@ -3,7 +3,6 @@ import { LorafuseError, shown } from '../errors.js'
 import { openFile, pathError, readRange } from '../files/read.js'
 import { BRACE, readHeader } from '../files/safetensors.js'
 import type { WeightEntry, WeightFile } from '../native.js'
-import { unsupported } from './configs.js'
 import { type Checkpoint, type CheckpointTensor, readTorchFile, unreadable } from './torch-file.js'
 
 export type { Checkpoint } from './torch-file.js'
@@ -43,15 +42,18 @@ const FLOATS: readonly string[] = ['F32', 'F16', 'BF16', 'F8_E4M3', 'F8_E5M2'] s
 /** What becomes of a tensor under the core's name. Throws where it cannot be used as it lies in the file. */
 function weightOf({ name: theirs, dtype, shape, offset, problem }: CheckpointTensor, name: string, path: string): WeightEntry {
   if (problem !== undefined) throw unreadable(path, `tensor ${shown(theirs)} whole and in its order but ${problem}`)
-  if (!FLOATS.includes(dtype))
-    throw unsupported(
-      `Expected ${FLOATS.slice(0, -1).join(', ')} or ${FLOATS.at(-1)} for tensor ${shown(theirs)} in ${path} but received ${dtype}`,
-    )
+  if (!FLOATS.includes(dtype)) {
+    const expected = `Expected ${FLOATS.slice(0, -1).join(', ')} or ${FLOATS.at(-1)} for tensor ${shown(theirs)} in ${path}`
+    throw new LorafuseError('MODEL_UNSUPPORTED', `${expected} but received ${dtype}; use the model's weights in one of them, such as fp16`)
+  }
   return { name, dtype: dtype as WeightEntry['dtype'], shape, offset }
 }
 
 /** ComfyUI's factors of weights in 8 bits (comfy/utils.py, comfy/ops.py). */
 const SCALED = /(^|\.)(scaled_fp8|scale_weight|weight_scale)$/
+
+/** Whether a tensor holds integers that are no weights; those of a quantized network are weights by their names. */
+const isBuffer = ({ name, dtype }: CheckpointTensor) => /^[IU]\d|^BOOL$/.test(dtype) && !/(^|\.)(weight|bias)$/.test(name)
 
 /** OpenCLIP's q, k and v in one: their rows lie one after the other. */
 const IN_PROJECTION = /^(.*)\.attn\.in_proj_(weight|bias)$/
@@ -72,8 +74,8 @@ function thirds(path: string, weight: WeightEntry, layer: string, kind: string, 
 }
 
 /**
- * Lists the weights of a network. `ourName`: the core's name of a tensor, undefined for those that are not the network's. Integers
- * (`position_ids`) are left out. Throws `MODEL_UNSUPPORTED` and `PICKLE_UNSUPPORTED` for weights that cannot be used.
+ * Lists the weights of a network. `ourName`: the core's name of a tensor, undefined for those that are not the network's. Integers that are
+ * no weights (`position_ids`) are left out. Throws `MODEL_UNSUPPORTED` and `PICKLE_UNSUPPORTED` for weights that cannot be used.
  */
 export function weightsOf({ path, tensors }: Checkpoint, ourName: (name: string) => string | undefined): WeightFile {
   const scaled = tensors.find(({ name }) => SCALED.test(name))
@@ -82,7 +84,7 @@ export function weightsOf({ path, tensors }: Checkpoint, ourName: (name: string)
     throw new LorafuseError('MODEL_UNSUPPORTED', message)
   }
   const weights = tensors.flatMap((tensor) => {
-    if (/^[IU]\d|^BOOL$/.test(tensor.dtype)) return []
+    if (isBuffer(tensor)) return []
     const [, theirLayer, kind] = IN_PROJECTION.exec(tensor.name) ?? []
     const layer = theirLayer && ourName(`${theirLayer}.ln_1`)?.replace(/\.layer_norm1$/, '')
     if (layer && kind) return thirds(path, weightOf(tensor, layer, path), layer, kind, tensor.byteLength)

@@ -76,8 +76,8 @@ async function checkKind(folder: string, names: string[]): Promise<void> {
   throw foreignModel(folder, className === undefined ? 'parts of another model' : shown(className))
 }
 
-/** Each network's architecture and title, and the folder of the tokenizer that makes its ids. */
-const PARTS: Record<string, { architecture: Network['architecture']; title: string; tokenizer?: string }> = {
+/** By the names of diffusers' folders: each network's architecture and title, and the folder of the tokenizer that makes its ids. */
+export const NETWORKS: Record<string, { architecture: Network['architecture']; title: string; tokenizer?: string }> = {
   unet: { architecture: 'unet', title: 'the UNet' },
   text_encoder: { architecture: 'clip', title: 'the text encoder', tokenizer: 'tokenizer' },
   text_encoder_2: { architecture: 'clip', title: 'the second text encoder', tokenizer: 'tokenizer_2' },
@@ -86,7 +86,7 @@ const PARTS: Record<string, { architecture: Network['architecture']; title: stri
 
 /** Reads the folder of one network, by the name that diffusers gives it. */
 export async function readNetworkFolder(folder: string, network: string): Promise<NetworkParts> {
-  const { architecture, title } = PARTS[network]!
+  const { architecture, title } = NETWORKS[network]!
   const config = await readConfig(join(folder, 'config.json'), title)
   return { config, files: await readWeights(folder, architecture, title) }
 }
@@ -96,7 +96,7 @@ export async function readDiffusers(folder: string): Promise<Parts> {
   const names = await listFolder(folder, 'a model folder')
   await checkKind(folder, names)
   const networks: Parts['networks'] = {}
-  for (const name of Object.keys(PARTS)) if (names.includes(name)) networks[name] = await readNetworkFolder(join(folder, name), name)
+  for (const name of Object.keys(NETWORKS)) if (names.includes(name)) networks[name] = await readNetworkFolder(join(folder, name), name)
   const scheduler = 'scheduler/scheduler_config.json'
   return {
     name: basename(folder),
@@ -104,8 +104,8 @@ export async function readDiffusers(folder: string): Promise<Parts> {
     networks,
     missing: (network, title) => incomplete(title, join(folder, network)),
     tokenizer: async (network, padId) => {
-      const tokenizer = PARTS[network]!.tokenizer!
-      if (!names.includes(tokenizer)) throw incomplete(`the tokenizer of ${PARTS[network]!.title}`, join(folder, tokenizer))
+      const tokenizer = NETWORKS[network]!.tokenizer!
+      if (!names.includes(tokenizer)) throw incomplete(`the tokenizer of ${NETWORKS[network]!.title}`, join(folder, tokenizer))
       return loadTokenizer(join(folder, tokenizer), padId)
     },
     scheduler: await readConfig(join(folder, scheduler), 'the scheduler'),

@@ -28,8 +28,8 @@ export interface HubContext {
 
 /** How often a folder is looked at that another process fetches. */
 const WAIT_MS = 500
-/** What an error that a damaged file may be the cause of says. */
-const DAMAGES = ['MODEL_INVALID', 'SAFETENSORS_INVALID', 'PICKLE_INVALID', 'PICKLE_UNSUPPORTED', 'TOKENIZER_INVALID']
+/** The codes of errors that a damaged file may be the cause of. */
+const DAMAGES = ['MODEL_INVALID', 'SAFETENSORS_INVALID', 'PICKLE_INVALID', 'TOKENIZER_INVALID']
 
 /** One resolution of a name. */
 class Resolution {

@@ -34,11 +34,15 @@ interface Vocabulary {
   vocab: Record<string, number>
   /** Pairs in the order of their ranks, each `a b` or `[a, b]`. */
   merges: unknown[]
-  /** The `tokenizer.json` that it is from. */
+  /** The `tokenizer.json` that it is from or lies beside. */
   whole?: Json
 }
 
 const WHAT = 'a tokenizer'
+/** The files of a tokenizer's folder: either of these hold its vocabulary. */
+export const VOCABULARIES = [['vocab.json', 'merges.txt'], ['tokenizer.json']] as const
+/** Those that are read where they are. */
+export const SETTINGS = ['added_tokens.json', 'tokenizer_config.json', 'special_tokens_map.json']
 const MOST_MERGES_BYTES = 2 ** 26
 const MOST_LENGTH = 2 ** 31 - 2
 
@@ -78,17 +82,17 @@ async function readMerges(path: string): Promise<string[] | undefined> {
   return text?.split(/\r?\n/).filter((line) => line !== '' && !line.startsWith('#version'))
 }
 
-/** Reads `vocab.json` and `merges.txt`, or else `tokenizer.json`. */
+/** Reads the first of `VOCABULARIES` that is there. */
 async function readVocabulary(folder: string): Promise<Vocabulary> {
-  const [vocabPath, mergesPath] = [join(folder, 'vocab.json'), join(folder, 'merges.txt')]
-  const [vocab, merges] = await Promise.all([readJson(vocabPath), readMerges(mergesPath)])
-  if (vocab && merges) return checked(vocab, vocabPath, merges, mergesPath)
-  const path = join(folder, 'tokenizer.json')
-  const whole = await readJson(path)
+  const [parts, [single]] = VOCABULARIES
+  const [vocabPath, mergesPath] = parts.map((name) => join(folder, name)) as [string, string]
+  const path = join(folder, single)
+  const [vocab, merges, whole] = await Promise.all([readJson(vocabPath), readMerges(mergesPath), readJson(path)])
+  if (vocab && merges) return { ...checked(vocab, vocabPath, merges, mergesPath), ...(whole && { whole }) }
   if (!whole) {
     throw new LorafuseError(
       'MODEL_INCOMPLETE',
-      `Expected vocab.json and merges.txt, or tokenizer.json, for the tokenizer but received none in ${folder}`,
+      `Expected ${parts.join(' and ')}, or ${single}, for the tokenizer but received none in ${folder}`,
     )
   }
   const model = isRecord(whole.model) ? whole.model : {}
@@ -225,8 +229,7 @@ function makeTokenizer(vocabulary: Vocabulary, folder: string, configs: Json[], 
  */
 export async function loadTokenizer(folder: string, padId?: number): Promise<Tokenizer> {
   const vocabulary = await readVocabulary(folder)
-  const names = ['added_tokens.json', 'tokenizer_config.json', 'special_tokens_map.json']
-  const [added = {}, ...configs] = await Promise.all(names.map(async (name) => (await readJson(join(folder, name))) ?? {}))
+  const [added = {}, ...configs] = await Promise.all(SETTINGS.map(async (name) => (await readJson(join(folder, name))) ?? {}))
   return makeTokenizer(vocabulary, folder, configs, added, padId)
 }
 

@@ -63,7 +63,8 @@ const instead: Instead[] = [
   },
   { names: 'color_aug face_crop_aug_range', advice: missing('images are flipped and cropped alone') },
   { names: 'resize_interpolation', advice: missing('images are shrunk by area and enlarged by Lanczos, as without it') },
-  { names: 'dataset_repeats dataset_class debug_dataset', advice: (option) => `${use(option)} with N_class folders`, option: 'images' },
+  { names: 'dataset_repeats', advice: (option) => `${use(option)} with N_class folders`, option: 'images' },
+  { names: 'dataset_class debug_dataset', advice: missing('a dataset is a folder of images and captions') },
   { names: 'alpha_mask masked_loss conditioning_data_dir', advice: missing('masks') },
   {
     names:

@@ -1,6 +1,6 @@
 /** `train`: a folder of images in, a LoRA out. Reads, plans and checks everything first, then caches, then trains. */
 import { randomInt } from 'node:crypto'
-import { adapterCount, attachAdapters, initialWeights, parameterCount } from '../adapters/adapter.js'
+import { type Adapters, adapterCount, attachAdapters, initialWeights, parameterCount } from '../adapters/adapter.js'
 import { lora } from '../adapters/lora.js'
 import { scanDataset } from '../data/dataset.js'
 import { computation, threadWarnings } from '../device.js'
@@ -46,7 +46,12 @@ async function fileHashes({ hash, legacyHash }: Pick<Model, 'hash' | 'legacyHash
 const optimizer = optimizers.adamw
 
 /** A state to continue from, and its path. */
-type Resumed = TrainingState & { path: string }
+type Resumed = Omit<TrainingState, 'buffers'> & { path: string }
+
+/** Puts the weights that a run begins with into the session. */
+async function writeInitial(session: Session, adapters: Adapters, seed: number, signal: AbortSignal): Promise<void> {
+  session.write('weights', await initialWeights(adapters, seed, turns(signal)))
+}
 
 /** One call of `train`. */
 export class Training {
@@ -79,7 +84,10 @@ export class Training {
     return this.hashes
   }
 
-  /** Reads the state to resume from and checks that this run may continue from it. */
+  /**
+   * Reads the state to resume from, checks that this run may continue from it, and puts its buffers into the session. Nothing but the adapters
+   * holds those then.
+   */
   private async readResumed(session: Session, found: TrainingImage[], made: Made): Promise<Resumed | undefined> {
     const { resume, output, name } = this.options
     const path = resume === true ? await newestState(output, name) : resume
@@ -89,8 +97,9 @@ export class Training {
       // The images of a state are those that can be decoded.
       const images = same ? found : await decodable(found, this.options, this.signal)
       const now = await (about.version === VERSION ? identityOf : earlierIdentityOf)(made, images)
-      const state = await readState(path, now, stateBuffers(session))
+      const { buffers, ...state } = await readState(path, now, stateBuffers(session))
       const steps = stepsOf(makeBatches(images, this.options), this.options)
+      for (const [name, data] of Object.entries(buffers)) session.write(name, data)
       if (state.step <= steps) return { ...state, path }
       const message = `Expected a state of at most ${steps} steps but received one of ${state.step}; raise ${this.label('steps')}`
       throw new LorafuseError('STATE_MISMATCH', message)
@@ -196,8 +205,7 @@ export class Training {
       const batches = makeBatches(images, options)
       const steps = stepsOf(batches, options)
       const from = resumed?.step ?? 0
-      const buffers = resumed?.buffers ?? { weights: await initialWeights(adapters, options.seed, turns(this.signal)) }
-      for (const [name, data] of Object.entries(buffers)) session.write(name, data)
+      if (!resumed) await writeInitial(session, adapters, options.seed, this.signal)
       const encode = async () => {
         const texts = await this.encodeCaptions(model, session, tokens)
         return images.map(({ caption }) => texts.get(caption)!)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from families import FAMILIES, build_family
 from hollow import Drawn, hollow
+from irregular import UNETS, build_irregular
 from make import BUILT, FIXTURES
 
 Tensors = dict[str, torch.Tensor]
@@ -172,16 +173,28 @@ def write_sdxl(folder: Path, scripts: dict[str, types.ModuleType], writer: Write
     tensors = sdxl(folder, scripts)
     check(folder, tensors)
     writer.safetensors("sdxl.safetensors", tensors, SPEC)
+    writer.pickle("sdxl.ckpt", tensors, {"state_dict": tensors, "global_step": 7})
     markers = {"v_pred": torch.tensor([]), "ztsnr": torch.tensor([])}
     eight = cast(sdxl(folder, scripts, own_projection=False), torch.float8_e4m3fn, ("first_stage_model.",))
     writer.safetensors("sdxl-v-e4m3.safetensors", markers | eight)
+
+
+def write_irregular(name: str, scripts: dict[str, types.ModuleType]) -> None:
+    """A UNet alone."""
+    folder = FOLDERS / name
+    writer = Writer(build_irregular(folder, name))
+    unet = scripts["sdxl"].convert_unet_state_dict(part(folder, "unet"))
+    writer.safetensors(f"{name.removeprefix('golden-')}.safetensors", named("model.diffusion_model.", unet))
 
 
 def main(diffusers: Path, models: list[str]) -> None:
     names = {"sd": "convert_diffusers_to_original_stable_diffusion", "sdxl": "convert_diffusers_to_original_sdxl"}
     scripts = {key: load_script(diffusers / f"scripts/{name}.py") for key, name in names.items()}
     writers = {"golden-sd1-model": write_sd1, "golden-sd2": write_sd2, "golden-sdxl-model": write_sdxl}
-    for model in models or writers:
+    for model in models or [*writers, *UNETS]:
+        if model in UNETS:
+            write_irregular(model, scripts)
+            continue
         folder = FOLDERS / model
         writers[model](folder, scripts, Writer(build_family(folder, FAMILIES[model])))
 

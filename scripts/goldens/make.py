@@ -1,4 +1,4 @@
-"""Goldens: what diffusers + peft compute for small models, checked against in test/train/golden.test.ts, test/train/families.test.ts and
+"""Goldens: what diffusers + peft compute for small models, checked against in test/train/golden.test.ts, test/train/families.test.ts, test/train/irregular.test.ts and
 test/native/goldens.cc: make.py [NAME…], all without a name.
 
 The outputs are computed in f64 on the stored f16 weights and kept as f32; the same in f32 gives the error that the
@@ -22,7 +22,8 @@ from transformers.utils import logging as transformers_logging
 import model
 import names
 from families import FAMILIES, build_family, write_index
-from hollow import hollow
+from hollow import Drawn, hollow
+from irregular import UNETS, IrregularCase, IrregularReference, build_irregular
 from reference import Case, Reference, ReferenceXL
 from reference_family import FamilyCase, FamilyReference
 
@@ -93,18 +94,28 @@ def tiny_sd() -> None:
     write(FIXTURES / "golden-tiny-sd", TINY, Case(rank=2, alpha=3, deviation=0.05, latents=(2, 16, 12), pixels=(1, 64, 48), max_grad_norm=0.07))
 
 
-def family(name: str) -> None:
-    folder, built = FIXTURES / name, BUILT / name
-    drawn = build_family(built, FAMILIES[name])
+def copy_hollow(built: Path, folder: Path, drawn: list[Drawn]) -> None:
+    """Copies configs, and hollow weights, of a model's networks."""
     shutil.rmtree(folder, ignore_errors=True)
     for config in built.glob("*/config.json"):
         part = config.parent.name
-        (folder / "model" / part).mkdir(parents=True)
-        shutil.copyfile(config, folder / "model" / part / config.name)
+        (folder / part).mkdir(parents=True)
+        shutil.copyfile(config, folder / part / config.name)
         for weights in config.parent.glob("*.safetensors"):
-            hollow(weights, folder / "model" / part / f"{weights.name}.hollow.gz", load_file(weights).values(), drawn)
+            hollow(weights, folder / part / f"{weights.name}.hollow.gz", load_file(weights).values(), drawn)
+
+
+def family(name: str) -> None:
+    folder, built = FIXTURES / name, BUILT / name
+    copy_hollow(built, folder / "model", build_family(built, FAMILIES[name]))
     write_index(folder / "model", FAMILIES[name])
     write(folder, built, FamilyCase(rank=2, alpha=1, deviation=0.08, latents=(2, 8, 16), pixels=(1, 32, 48)), FamilyReference)
+
+
+def irregular(name: str) -> None:
+    folder, built = FIXTURES / name, BUILT / name
+    copy_hollow(built, folder / "model", build_irregular(built, name))
+    write(folder, built, IrregularCase(rank=2, alpha=1, deviation=0.08, latents=(2, 8, 12), pixels=(0, 0, 0)), IrregularReference)
 
 
 def main() -> None:
@@ -113,6 +124,7 @@ def main() -> None:
     torch.manual_seed(0)
     makers = {"golden-names": names.main, "golden-sd1": sd1, "golden-sdxl": sdxl, "golden-tiny-sd": tiny_sd}
     makers |= {name: lambda name=name: family(name) for name in FAMILIES}
+    makers |= {name: lambda name=name: irregular(name) for name in UNETS}
     for name in sys.argv[1:] or makers:
         makers[name]()
 

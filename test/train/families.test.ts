@@ -38,6 +38,7 @@ const sources: Source[] = [
   { title: 'a whole SD2 model in a checkpoint', name: 'golden-sd2', file: 'sd2.ckpt' },
   { title: 'a whole SDXL model', name: 'golden-sdxl-model' },
   { title: 'a whole SDXL model in a safetensors file', name: 'golden-sdxl-model', file: 'sdxl.safetensors' },
+  { title: 'a whole SDXL model in a checkpoint', name: 'golden-sdxl-model', file: 'sdxl.ckpt' },
 ]
 /** As in `scripts/goldens/reference_family.py`. */
 const SHORT = 'a 3d emoji of a red apple on a white background'

@@ -25,7 +25,7 @@ interface Fill {
 }
 
 /** Rounds to floats of 8 bits, ties to even. */
-function toEight(values: Float32Array, type: 'F8_E4M3' | 'F8_E5M2'): Uint8Array {
+export function toEight(values: Float32Array, type: 'F8_E4M3' | 'F8_E5M2'): Uint8Array {
   const known = widen(
     Uint8Array.from({ length: 128 }, (_, code) => code),
     type,
@@ -89,7 +89,7 @@ async function once(name: string, sources: string[], make: (path: string) => Pro
   return path
 }
 
-/** Returns the diffusers folder of a whole golden model: `golden-sd1-model`, `golden-sd2` or `golden-sdxl-model`. */
+/** Returns the diffusers folder of a hollow golden model: `golden-sd1-model`, `golden-sd2`, `golden-sdxl-model`; of the UNet of `golden-ssd` or `golden-vega`. */
 export async function goldenModel(name: string): Promise<string> {
   const from = join(fixtures, name, 'model')
   const entries = await readdir(from, { recursive: true, withFileTypes: true })

@@ -89,18 +89,14 @@ for (const maxTokenLength of [75, 225]) {
   })
 }
 
-for (const change of [
-  {},
-  { stopTextEncoderTraining: 2 },
-  { maxTokenLength: 225, stopTextEncoderTraining: 3 },
-  { textEncoderLr: [0, 5e-5] },
-])
-  test(`stopped at every step, and resumed from a folder and from one file, a run has the bits of a whole one: ${JSON.stringify(change)}`, async (t) => {
+for (const change of [{}, { maxTokenLength: 225, stopTextEncoderTraining: 2 }, { textEncoderLr: [0, 5e-5] }])
+  test(`stopped twice, and resumed from one file and from a folder, a run has the bits of a whole one: ${JSON.stringify(change)}`, async (t) => {
     const given = { ...(await options(t)), ...change }
     const whole = await run({ ...given, output: `${given.output}-whole`, threads: 2 })
     const file = await singleFile('sdxl.safetensors')
-    for (const step of [1, 2, 3]) await run({ ...given, model: step % 2 === 0 ? file : given.model, resume: true, threads: 1 }, step)
-    const { lora, state } = await run({ ...given, model: file, resume: true, threads: 2 })
+    await run({ ...given, threads: 1 }, 1)
+    await run({ ...given, model: file, resume: true, threads: 1 }, 3)
+    const { lora, state } = await run({ ...given, resume: true, threads: 2 })
     assert.deepEqual([lora, state], [whole.lora, whole.state])
   })
 

@@ -4,7 +4,7 @@
  */
 import { setTimeout } from 'node:timers/promises'
 import { cut, LorafuseError, shown } from '../../errors.js'
-import { isRecord } from '../../files/json.js'
+import { isCount, isRecord } from '../../files/json.js'
 import { version } from '../../version.js'
 import { COMMIT, type HubFile } from './cache.js'
 import type { HubSettings } from './settings.js'
@@ -258,11 +258,11 @@ export class HubClient {
       }
       for await (const entry of listFiles({ repo, revision: commit, recursive: true, hubUrl: this.settings.endpoint, fetch })) {
         if (++entries > MOST_FILES) throw this.excess(`${MOST_FILES} files`)
-        const { type, path, size, oid, lfs } = entry
-        const etag = lfs?.oid ?? oid ?? ''
+        const { type, path, oid, lfs } = entry
+        const [etag, size] = [lfs?.oid ?? oid, lfs?.size ?? entry.size]
         // Names of blobs become names of files.
-        if (type === 'file' && BLOB.test(etag) && Number.isSafeInteger(lfs?.size ?? size))
-          files.set(path, { path, size: lfs?.size ?? size, etag })
+        const isKnown = typeof path === 'string' && typeof etag === 'string' && BLOB.test(etag) && isCount(size)
+        if (type === 'file' && isKnown) files.set(path, { path, size, etag })
       }
       return files
     })

@@ -1,28 +1,24 @@
 /** Which files of a diffusers repository a training needs, of each network's weights one set. */
 import type { Network } from '../../native.js'
+import { NETWORKS } from '../diffusers.js'
+import { SETTINGS, VOCABULARIES } from '../tokenizer.js'
 import { usualFile, type WeightSet, weightSets } from '../weight-files.js'
 
 /** What a part of a model consists of: files that must be there, of one of several sets, others that are taken if they are, and weights. */
 interface Part {
-  needed: string[][]
-  taken?: string[]
+  needed: readonly (readonly string[])[]
+  taken?: readonly string[]
   weights?: Network['architecture']
 }
 
-const NETWORK = { needed: [['config.json']] }
-const TOKENIZER: Part = {
-  needed: [['vocab.json', 'merges.txt'], ['tokenizer.json']],
-  taken: ['tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json'],
-}
+const TOKENIZER: Part = { needed: VOCABULARIES, taken: SETTINGS }
 
 /** By the names of diffusers' folders. */
 const PARTS: Record<string, Part> = {
-  unet: { ...NETWORK, weights: 'unet' },
-  vae: { ...NETWORK, weights: 'vae' },
-  text_encoder: { ...NETWORK, weights: 'clip' },
-  text_encoder_2: { ...NETWORK, weights: 'clip' },
-  tokenizer: TOKENIZER,
-  tokenizer_2: TOKENIZER,
+  ...Object.fromEntries(
+    Object.entries(NETWORKS).map(([name, { architecture }]) => [name, { needed: [['config.json']], weights: architecture }]),
+  ),
+  ...Object.fromEntries(Object.values(NETWORKS).flatMap(({ tokenizer }) => (tokenizer ? [[tokenizer, TOKENIZER]] : []))),
   scheduler: { needed: [['scheduler_config.json']] },
 }
 /** What every model has. */
@@ -57,7 +53,7 @@ export function chooseFiles(
     if (inside.length === 0 && !ALWAYS.includes(folder) && !listed.includes(folder)) continue
     const absent = needed.map((set) => set.find((name) => !inside.includes(name)))
     if (!absent.includes(undefined)) return { missing: `${folder}/${absent[0]}` }
-    files.push(...put(inside.filter((name) => needed.flat().includes(name) || taken.includes(name))))
+    files.push(...put(inside.filter((name) => needed.some((set) => set.includes(name)) || taken.includes(name))))
     if (weights === undefined) continue
     const sets = fetchedSets(inside, weights).map(put)
     const chosen = sets.find((set) => set.every(isHere)) ?? sets[0]

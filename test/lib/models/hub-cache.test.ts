@@ -123,6 +123,13 @@ test('a file that is damaged in the cache is fetched again, and a run that canno
     assert.ok(warning?.type === 'warning' && warning.code === 'CACHE_DAMAGED' && warning.path === join(path, name))
     assert.match(warning.message, received)
   }
+  await t.test('a VAE apart from the model, too', async () => {
+    await truncate(blob(vae), 1000)
+    const before = hub.downloads.length
+    // Without its config it has another number of groups, which is found out once it is whole again.
+    await assert.rejects(readModel(tiny, { vae: `${NAME}/${vae}` }, { settings }), { code: 'MODEL_INVALID', message: /groups/ })
+    assert.deepEqual(hub.downloads.slice(before), [vae])
+  })
   await t.test('what is wrong on the Hub itself is fetched once, and said', async () => {
     const broken = { ...files, 'vae/config.json': Buffer.from('{') }
     hub.repositories['owner/broken'] = { commit: COMMIT, files: broken }

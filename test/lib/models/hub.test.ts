@@ -271,7 +271,7 @@ test('a server that answers nonsense ends in a sentence', async (t) => {
   )
 })
 
-test('answers and listings without an end are cut with a sentence', async (t) => {
+test('answers and listings without an end are cut with a sentence, and entries that make no sense are passed over', async (t) => {
   const here = await world(t)
   here.hub.blanks = 2 ** 25
   await rejects(
@@ -283,7 +283,11 @@ test('answers and listings without an end are cut with a sentence', async (t) =>
   here.hub.endless = true
   await rejects(here.resolve(), 'HUB_FAILED', /at most 1024 pages of files about owner\/some-model/)
   here.hub.endless = false
+  const entry = { type: 'file', path: 'x', size: 1, oid: 'a'.repeat(40) }
+  here.hub.odd = [{ ...entry, path: 5 }, { ...entry, size: -1 }, { ...entry, oid: 7 }, { ...entry, oid: '../../x' }, {}]
   await checkSnapshot(await here.resolve(), here.repository.files)
+  here.hub.odd = [null]
+  await rejects(here.resolve(`${NAME}/vae/diffusion_pytorch_model.bin`), 'HUB_FAILED', /^Expected a listing of owner\/some-model/)
 })
 
 test('a signal stops a download at once, and the next one goes on', async (t) => {

@@ -280,7 +280,15 @@ test('weights of a type that is not read are refused; a folder is no file', asyn
       tensor.name.endsWith('.out.2.bias') ? { ...tensor, dtype: 'F64', data: new Float64Array(tensor.shape[0]!) } : tensor,
     ),
   )
-  await assert.rejects(readModel(wide), { code: 'MODEL_UNSUPPORTED', message: /out\.2\.bias.*F64/ })
+  await assert.rejects(readModel(wide), { code: 'MODEL_UNSUPPORTED', message: /out\.2\.bias.*F64; use the model's weights in one of them/ })
+  const quantized = await smallFile(t, 'sd1', (tensors) =>
+    tensors.map((tensor) =>
+      tensor.name.endsWith('mlp.fc1.weight')
+        ? { ...tensor, dtype: 'I8', data: new Uint8Array(tensor.shape[0]! * tensor.shape[1]!) }
+        : tensor,
+    ),
+  )
+  await assert.rejects(readModel(quantized), { code: 'MODEL_UNSUPPORTED', message: /mlp\.fc1\.weight.*I8/ })
   const folder = await temporaryFolder(t)
   await mkdir(join(folder, 'model.safetensors'))
   await assert.rejects(readModel(join(folder, 'model.safetensors')), { code: 'MODEL_INCOMPLETE' })

@@ -153,6 +153,12 @@ test('tokens that files add have their ids wherever CLIPTokenizer finds them', a
   }
 })
 
+test('a token that tokenizer.json alone adds counts beside vocab.json, too', async (t) => {
+  const folder = await writeAdded(t, { 'tokenizer.json': [{ id: 1267, content: '<x>', normalized: true }] })
+  for (const name of ['vocab.json', 'merges.txt']) await copyFile(join(tiny, name), join(folder, name))
+  assert.deepEqual((await loadTokenizer(folder)).ids('a <X>', 9), [320, 1267])
+})
+
 test('an added token that is the padding, too, and one that is a word that pads', async (t) => {
   const pad = await loadTokenizer(
     await writeAdded(t, { 'added_tokens.json': { '<pad>': 1300 }, 'special_tokens_map.json': { pad_token: '<pad>' } }),

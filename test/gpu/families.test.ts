@@ -1,0 +1,3 @@
+import { hasGpu } from './emulated.js'
+
+if (hasGpu()) await import('../train/families.test.js')
