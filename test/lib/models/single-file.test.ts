@@ -249,7 +249,6 @@ test("other models' files are refused by their names", async (t) => {
     [['text_model.encoder.layers.0.mlp.fc1.weight'], /a text encoder alone/],
     [['model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight'], /Stable Diffusion 3/],
     [['double_blocks.0.img_attn.qkv.weight'], /FLUX/],
-    [['model.diffusion_model.input_blocks.0.0.weight', 'conditioner.embedders.0.model.ln_final.weight'], /the refiner of SDXL/],
     [['emb_params'], /a textual inversion/],
     [['conv_in.weight', 'down_blocks.0.resnets.0.conv1.weight'], /a part of a diffusers folder/],
     [[], /without tensors/],
