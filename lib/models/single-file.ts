@@ -7,7 +7,7 @@ import { LorafuseError } from '../errors.js'
 import { isNumberType, widen } from '../files/floats.js'
 import type { Json } from '../files/json.js'
 import { type Checkpoint, readCheckpoint, readPart, weightsOf } from './checkpoint.js'
-import { ConfigReader, type UNetConfig, type VaeConfig } from './configs.js'
+import { ConfigReader, type PredictionType, type UNetConfig, type VaeConfig } from './configs.js'
 import { foreignModel } from './families.js'
 import { foreignKind, kindWithoutUNet } from './foreign-files.js'
 import { clipLayout, OPEN_CLIP_G, OPEN_CLIP_H, openClipLayout, type Shapes, unetLayout, vaeLayout } from './layouts.js'
@@ -168,8 +168,8 @@ function sampleSize({ metadata }: Checkpoint, isSd2: boolean, prediction: string
   return isSd2 && prediction === 'v_prediction' ? { sample_size: 96 } : {}
 }
 
-/** Reads a checkpoint in one file. Throws as `readModel`, `PICKLE_INVALID` and `PICKLE_UNSUPPORTED`. */
-export async function readSingleFile(path: string): Promise<Parts> {
+/** Reads a checkpoint in one file. `asked`: what it predicts if not what it says. Throws as `readModel`, `PICKLE_INVALID` and `PICKLE_UNSUPPORTED`. */
+export async function readSingleFile(path: string, asked?: PredictionType): Promise<Parts> {
   const checkpoint = await readCheckpoint(path, WHAT)
   const names = checkpoint.tensors.map(({ name }) => name)
   const foreign = foreignKind(names)
@@ -180,7 +180,9 @@ export async function readSingleFile(path: string): Promise<Parts> {
   const isSd2 = sd2.matches(unet.config)
   const { type, by } = await predictionOf(checkpoint, isSd2)
   Object.assign(unet.config.json, sampleSize(checkpoint, isSd2, type))
-  const scheduler = { ...SCHEDULER, prediction_type: type, rescale_betas_zero_snr: names.includes('ztsnr') }
+  // As ComfyUI, which heeds it of models that predict v.
+  const hasZeroSnr = names.includes('ztsnr') && [type, asked].includes('v_prediction')
+  const scheduler = { ...SCHEDULER, prediction_type: type, rescale_betas_zero_snr: hasZeroSnr }
   return {
     name: basename(path),
     path,
