@@ -34,7 +34,7 @@ export interface TrainResult extends Finished {
 }
 
 /** Checks options that depend on the model. Throws `OPTION_INVALID`. */
-function checkOptions({ clipSkip, bucketStep }: ResolvedTrainOptions, { multiple, mostClipSkip }: Model, label: Label): void {
+export function checkOptions({ clipSkip, bucketStep }: ResolvedTrainOptions, { multiple, mostClipSkip }: Model, label: Label): void {
   if (clipSkip > mostClipSkip) throw invalidOption(`at most ${mostClipSkip}`, `${label('clipSkip')} with this model`, clipSkip)
   if (bucketStep % multiple !== 0) throw invalidOption(`a multiple of ${multiple}`, `${label('bucketStep')} with this model`, bucketStep)
 }
@@ -43,7 +43,7 @@ async function fileHashes({ hash, legacyHash }: Pick<Model, 'hash' | 'legacyHash
   return { hash: await hash(signal), legacyHash: await legacyHash(signal) }
 }
 
-const optimizer = optimizers.adamw
+export const optimizer = optimizers.adamw
 
 /** A state to continue from, and its path. */
 type Resumed = Omit<TrainingState, 'buffers'> & { path: string }

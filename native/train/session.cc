@@ -185,6 +185,10 @@ MemoryPlan Session::plan(const ProgramKey& key, const std::optional<Recompute>& 
   return plan;
 }
 
+Description Session::describe(const ProgramKey& key, const std::optional<Recompute>& recompute) {
+  return lorafuse::describe(make_program(key, recompute.value_or(options_.recompute)));
+}
+
 void Session::place(Program& program) {
   arena_.reserve(*backend_, program.arena_bytes());
   for (auto& [name, p] : parts_) p.frozen.place(program.graph());

@@ -7,9 +7,10 @@
 #include <tuple>
 
 #include "../model/networks.h"
+#include "description.h"
 #include "frozen.h"
 #include "inputs.h"
-#include "program.h"
+#include "speeds.h"
 #include "trainables.h"
 
 namespace lorafuse {
@@ -88,6 +89,9 @@ class Session {
 
   // recompute: of a step, if not as the session does.
   MemoryPlan plan(const ProgramKey& key, const std::optional<Recompute>& recompute = std::nullopt);
+  // What a program of this key would do and hold.
+  Description describe(const ProgramKey& key, const std::optional<Recompute>& recompute = std::nullopt);
+  Speeds speeds() { return measure_speeds(*backend_, backend_->reads_host_memory() ? DType::f32 : options_.precision); }
   size_t available_bytes() const { return backend_->available_bytes(); }
 
   // The results of a function of a network.
