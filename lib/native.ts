@@ -176,6 +176,8 @@ export interface Session {
   /** Reads a buffer into `to`, which has its length, or into a new array. With `to` no memory is needed. */
   read(buffer: string, to?: Float32Array): Float32Array
   write(buffer: string, data: Float32Array): void
+  /** Makes all of a buffer zero; no memory is needed. */
+  clear(buffer: string): void
   /**
    * Plans the memory of a training step whose inputs have these shapes; nothing is loaded or allocated. `recompute`: as in the session's
    * options, which it replaces.

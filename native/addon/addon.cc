@@ -115,6 +115,9 @@ auto read(const Arguments& args) {
 auto write(const Arguments& args) {
   return [buffer = string(args[0], "buffer"), data = view<float>(args[1], "data")](Session& s) { return s.write(buffer, data), Done(); };
 }
+auto clear(const Arguments& args) {
+  return [buffer = string(args[0], "buffer")](Session& s) { return s.clear(buffer), Done(); };
+}
 auto plan_step(const Arguments& args) {
   const std::optional<bool> recompute = args[1].IsUndefined() ? std::nullopt : std::optional(boolean(args[1], "recompute"));
   return [key = ProgramKey::step(shapes(args[0])), recompute](Session& s) { return s.plan(key, recompute); };
@@ -174,12 +177,13 @@ class JsSession : public Napi::ObjectWrap<JsSession> {
         {InstanceMethod<&JsSession::now<layers>>("layers"), InstanceMethod<&JsSession::now<attach>>("attach"),
          InstanceMethod<&JsSession::now<threads>>("threads"), InstanceMethod<&JsSession::now<buffers>>("buffers"),
          InstanceMethod<&JsSession::now<read>>("read"), InstanceMethod<&JsSession::now<write>>("write"),
-         InstanceMethod<&JsSession::now<plan_step>>("planStep"), InstanceMethod<&JsSession::now<plan_run>>("planRun"),
-         InstanceMethod<&JsSession::now<describe_step>>("describeStep"), InstanceMethod<&JsSession::now<available_bytes>>("availableBytes"),
-         InstanceMethod<&JsSession::later<speeds>>("speeds"), InstanceMethod<&JsSession::later<run>>("run"),
-         InstanceMethod<&JsSession::later<prepare>>("prepare"), InstanceMethod<&JsSession::later<load>>("load"),
-         InstanceMethod<&JsSession::later<step>>("step"), InstanceMethod<&JsSession::later<losses>>("losses"),
-         InstanceMethod<&JsSession::later<norm>>("norm"), InstanceMethod<&JsSession::dispose>("dispose")});
+         InstanceMethod<&JsSession::now<clear>>("clear"), InstanceMethod<&JsSession::now<plan_step>>("planStep"),
+         InstanceMethod<&JsSession::now<plan_run>>("planRun"), InstanceMethod<&JsSession::now<describe_step>>("describeStep"),
+         InstanceMethod<&JsSession::now<available_bytes>>("availableBytes"), InstanceMethod<&JsSession::later<speeds>>("speeds"),
+         InstanceMethod<&JsSession::later<run>>("run"), InstanceMethod<&JsSession::later<prepare>>("prepare"),
+         InstanceMethod<&JsSession::later<load>>("load"), InstanceMethod<&JsSession::later<step>>("step"),
+         InstanceMethod<&JsSession::later<losses>>("losses"), InstanceMethod<&JsSession::later<norm>>("norm"),
+         InstanceMethod<&JsSession::dispose>("dispose")});
   }
 
  private:

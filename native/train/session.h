@@ -85,6 +85,7 @@ class Session {
   int64_t parameter_count() const { return trainables_.trained().count(); }
   void read(const std::string& buffer, std::span<float> to) { trainables_.read(*backend_, buffer, to); }
   std::vector<float> read(const std::string& buffer) { return trainables_.read(*backend_, buffer); }
+  void clear(const std::string& buffer) { trainables_.clear(*backend_, buffer); }  // to zeros
   void write(const std::string& buffer, std::span<const float> data) { trainables_.write(*backend_, buffer, data); }
 
   // recompute: of a step, if not as the session does.

@@ -77,6 +77,7 @@ const right: Record<Exclude<keyof Session, 'dispose'>, () => unknown[]> = {
   buffers: () => [],
   read: () => ['weights', new Float32Array(count)],
   write: () => ['weights', new Float32Array(count)],
+  clear: () => ['gradients'],
   planStep: () => [shapes()],
   describeStep: () => [shapes()],
   planRun: () => ['text_encoder', 'encode', { ids: [1, 77] }, { skip: 1 }],
