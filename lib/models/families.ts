@@ -1,6 +1,7 @@
 /** Finds the family of a model, and names the models that are of none. */
 import { type LorafuseError, shown } from '../errors.js'
 import { type ConfigReader, unsupported } from './configs.js'
+import { OPEN_CLIP_G } from './layouts.js'
 import type { Family, Parts } from './model.js'
 import { sd1 } from './sd1.js'
 import { sd2 } from './sd2.js'
@@ -40,12 +41,9 @@ const CHANNELS: Record<number, string> = {
   9: 'an inpainting model',
 }
 
-/** Of the refiner's text encoder, OpenCLIP ViT-bigG/14 alone. */
-const REFINER_CONTEXT = 1280
-
 /** Names what a UNet belongs to that only looks like one of a known family. */
 export function foreignUNet({ json }: ConfigReader): string | undefined {
-  if (json.addition_embed_type === 'text_time' && json.cross_attention_dim === REFINER_CONTEXT) return 'the refiner of SDXL'
+  if (json.addition_embed_type === 'text_time' && json.cross_attention_dim === OPEN_CLIP_G) return 'the refiner of SDXL'
   if (json.encoder_hid_dim_type === 'text_proj') return 'DeepFloyd IF'
   if (typeof json.encoder_hid_dim_type === 'string') return 'Kandinsky'
   if (json.class_embed_type === 'projection') return 'Stable Diffusion 2 unCLIP'

@@ -27,7 +27,6 @@ const KEYS: [RegExp, string][] = [
   [/depth_model\./, 'Stable Diffusion 2 with depth'],
   [/noise_augmentor\.|embedder\.model\.visual\./, 'Stable Diffusion 2 unCLIP'],
   [/low_scale_model\./, 'an upscaler'],
-  [/^conditioner\.embedders\.0\.model\./, 'the refiner of SDXL'],
 ]
 
 /** What is left to be told once no UNet was found. */

@@ -13,8 +13,9 @@ const HEAD_SIZE = 64
 const GROUPS = 32
 /** Sinusoids of each of SDXL's sizes. */
 const TIME_EMBED = 256
-/** Features of OpenCLIP ViT-H/14's tokens: the context of SD2. */
-const SD2_CONTEXT = 1024
+/** Features of the tokens of OpenCLIP ViT-H/14, the context of SD2, and of ViT-bigG/14, of SDXL's second encoder and of its refiner's only. */
+export const OPEN_CLIP_H = 1024
+export const OPEN_CLIP_G = 1280
 
 /** Counts from 0 what has a shape. */
 function count(has: (i: number) => boolean): number {
@@ -73,7 +74,7 @@ function additions(shapes: Shapes, context: number): Json {
   const inputs = shapes.get('label_emb.0.0.weight')?.[1]
   if (inputs === undefined) return {}
   // Stable unCLIP, the only kin of SD2 with it, takes an image.
-  if (context === SD2_CONTEXT) return { class_embed_type: 'projection', projection_class_embeddings_input_dim: inputs }
+  if (context === OPEN_CLIP_H) return { class_embed_type: 'projection', projection_class_embeddings_input_dim: inputs }
   return { addition_embed_type: 'text_time', addition_time_embed_dim: TIME_EMBED, projection_class_embeddings_input_dim: inputs }
 }
 
@@ -94,7 +95,7 @@ export function unetLayout(shapes: Shapes, path: string): Json | undefined {
   const context = cross?.[1][1] ?? 0
   const projection = [...shapes].find(([name]) => name.endsWith('.1.proj_in.weight'))
   const isLinear = projection?.[1].length === 2
-  const fixedSize = isLinear || context === SD2_CONTEXT || shapes.has('label_emb.0.0.weight')
+  const fixedSize = isLinear || context === OPEN_CLIP_H || shapes.has('label_emb.0.0.weight')
   const attends = down.map(([depth]) => depth! > 0)
   return {
     _class_name: 'UNet2DConditionModel',

@@ -25,13 +25,13 @@ import type { Tokenizer } from './tokenizer.js'
 const MOST_LATENTS = 1024
 
 /** Finds a model, on the Hub where there is no such path, and picks the reader of what is there. */
-async function readParts(model: string, context: HubContext): Promise<Parts> {
+async function readParts(model: string, { predictionType }: ReadOptions, context: HubContext): Promise<Parts> {
   const { path, name } = await locateModel(model, context)
   const place = resolve(path)
   const found = await isFolder(place, 'a model')
   if (found === undefined)
     throw new LorafuseError('MODEL_NOT_FOUND', `Expected a model folder or file at ${place} but received nothing: there is neither`)
-  if (!found) return readSingleFile(place)
+  if (!found) return readSingleFile(place, predictionType)
   const parts = await readDiffusers(place)
   return name === undefined ? parts : { ...parts, name }
 }
@@ -84,9 +84,8 @@ const PREDICTIONS: Record<SchedulerConfig['predictionType'], string> = {
 function chosenScheduler(path: string, config: SchedulerConfig, options: ReadOptions): SchedulerConfig {
   const { predictionType = config.predictionType, zeroTerminalSnr: rescaleBetasZeroSnr = config.rescaleBetasZeroSnr } = options
   if (rescaleBetasZeroSnr && predictionType === 'epsilon') {
-    throw unsupported(
-      `Expected v_prediction with zero terminal SNR for ${path} but received epsilon, which says nothing of an image that is noise alone`,
-    )
+    const message = `Expected v_prediction with zero terminal SNR for ${path} but received epsilon, which says nothing of noise alone`
+    throw new LorafuseError('MODEL_UNSUPPORTED', `${message}; use --prediction-type v_prediction or --zero-terminal-snr=false`)
   }
   // The config's timesteps are those of a model without it, and a picture has to begin at the last one.
   const timestepSpacing = rescaleBetasZeroSnr && !config.rescaleBetasZeroSnr ? 'trailing' : config.timestepSpacing
@@ -112,7 +111,7 @@ function readNetworks(family: Family, parts: Parts): Record<string, Network> {
 
 /** Reads what is there. */
 async function readOnce(model: string, options: ReadOptions, context: HubContext): Promise<Model> {
-  const found = await readParts(model, context)
+  const found = await readParts(model, options, context)
   const components = await readComponents(options, context)
   const parts = { ...found, networks: { ...found.networks, ...components } }
   const family = familyOf(parts)

@@ -1,8 +1,6 @@
+import { OPEN_CLIP_H } from './layouts.js'
 import type { Family } from './model.js'
 import { sd1 } from './sd1.js'
-
-/** Features of OpenCLIP ViT-H/14's tokens, which no model of SD1 has. */
-const CONTEXT = 1024
 
 /**
  * Stable Diffusion 2.x: as 1.x, with linear projections around the transformers and OpenCLIP ViT-H/14, whose files in diffusers' layout end
@@ -11,7 +9,7 @@ const CONTEXT = 1024
 export const sd2: Family = {
   ...sd1,
   title: 'SD 2.x',
-  matches: (unet) => sd1.matches(unet) && (unet.json.use_linear_projection === true || unet.json.cross_attention_dim === CONTEXT),
+  matches: (unet) => sd1.matches(unet) && (unet.json.use_linear_projection === true || unet.json.cross_attention_dim === OPEN_CLIP_H),
   text: [{ ...sd1.text[0]!, padId: 0 }],
   metadata: (v) => ({
     baseModelVersion: v ? 'sd_v2_v' : 'sd_v2',

@@ -7,10 +7,10 @@ import { LorafuseError } from '../errors.js'
 import { isNumberType, widen } from '../files/floats.js'
 import type { Json } from '../files/json.js'
 import { type Checkpoint, readCheckpoint, readPart, weightsOf } from './checkpoint.js'
-import { ConfigReader, type UNetConfig, type VaeConfig } from './configs.js'
+import { ConfigReader, type PredictionType, type UNetConfig, type VaeConfig } from './configs.js'
 import { foreignModel } from './families.js'
 import { foreignKind, kindWithoutUNet } from './foreign-files.js'
-import { clipLayout, openClipLayout, type Shapes, unetLayout, vaeLayout } from './layouts.js'
+import { clipLayout, OPEN_CLIP_G, OPEN_CLIP_H, openClipLayout, type Shapes, unetLayout, vaeLayout } from './layouts.js'
 import { openClipNames, unetNames, vaeNames } from './ldm-names.js'
 import type { NetworkParts, Parts } from './model.js'
 import { ourName } from './names.js'
@@ -75,9 +75,6 @@ const readOpenClip = (isSd2: boolean) => (shapes: Shapes) => {
   return { config, rename: (name: string) => (isProjection(name) ? name : names.diffusers(name)) }
 }
 
-/** Features of OpenCLIP's tokens in SD2, whose text encoder is its only one, and in SDXL, whose second it is. */
-const [OPEN_CLIP_H, OPEN_CLIP_G] = [1024, 1280]
-
 /** Reads a text encoder where it is as wide as this network's. */
 const ofWidth = (least: number, below: number, read: Layout['read']) => (shapes: Shapes, path: string) => {
   const found = read(shapes, path)
@@ -88,6 +85,8 @@ const ofWidth = (least: number, below: number, read: Layout['read']) => (shapes:
 /** Under transformers' names, those of SD1, SDXL's first and SD2 are told apart by their width. */
 const CLIP_L = ofWidth(0, OPEN_CLIP_H, readClip('quick_gelu'))
 const CLIP_H = ofWidth(OPEN_CLIP_H, OPEN_CLIP_G, readClip('gelu', true))
+/** Under OpenCLIP's, SD2's is told from the one that SDXL and its refiner have. */
+const SD2_TEXT = ofWidth(0, OPEN_CLIP_G, readOpenClip(true))
 
 /** The networks of a whole checkpoint; of two layouts of one, a file has one. */
 const LAYOUTS: Layout[] = [
@@ -95,7 +94,8 @@ const LAYOUTS: Layout[] = [
   { network: 'vae', prefix: 'first_stage_model.', read: readVae },
   { network: 'text_encoder', prefix: 'cond_stage_model.transformer.', read: CLIP_L },
   { network: 'text_encoder', prefix: 'cond_stage_model.transformer.', read: CLIP_H },
-  { network: 'text_encoder', prefix: 'cond_stage_model.model.', read: readOpenClip(true) },
+  { network: 'text_encoder', prefix: 'cond_stage_model.model.', read: SD2_TEXT },
+  { network: 'text_encoder', prefix: 'conditioner.embedders.0.model.', read: SD2_TEXT },
   { network: 'text_encoder', prefix: 'conditioner.embedders.0.transformer.', read: readClip('quick_gelu') },
   { network: 'text_encoder_2', prefix: 'conditioner.embedders.1.model.', read: readOpenClip(false) },
   { network: 'text_encoder_2', prefix: 'conditioner.embedders.1.transformer.', read: readClip('gelu') },
@@ -108,7 +108,7 @@ const ALONE: Layout[] = [
   { network: 'vae', prefix: '', read: readVae },
   { network: 'text_encoder', prefix: '', read: CLIP_L },
   { network: 'text_encoder', prefix: '', read: CLIP_H },
-  { network: 'text_encoder', prefix: '', read: ofWidth(0, OPEN_CLIP_G, readOpenClip(true)) },
+  { network: 'text_encoder', prefix: '', read: SD2_TEXT },
   { network: 'text_encoder_2', prefix: '', read: ofWidth(OPEN_CLIP_G, Infinity, readClip('gelu')) },
   { network: 'text_encoder_2', prefix: '', read: ofWidth(OPEN_CLIP_G, Infinity, readOpenClip(false)) },
 ]
@@ -168,8 +168,8 @@ function sampleSize({ metadata }: Checkpoint, isSd2: boolean, prediction: string
   return isSd2 && prediction === 'v_prediction' ? { sample_size: 96 } : {}
 }
 
-/** Reads a checkpoint in one file. Throws as `readModel`, `PICKLE_INVALID` and `PICKLE_UNSUPPORTED`. */
-export async function readSingleFile(path: string): Promise<Parts> {
+/** Reads a checkpoint in one file. `asked`: what it predicts if not what it says. Throws as `readModel`, `PICKLE_INVALID` and `PICKLE_UNSUPPORTED`. */
+export async function readSingleFile(path: string, asked?: PredictionType): Promise<Parts> {
   const checkpoint = await readCheckpoint(path, WHAT)
   const names = checkpoint.tensors.map(({ name }) => name)
   const foreign = foreignKind(names)
@@ -180,7 +180,9 @@ export async function readSingleFile(path: string): Promise<Parts> {
   const isSd2 = sd2.matches(unet.config)
   const { type, by } = await predictionOf(checkpoint, isSd2)
   Object.assign(unet.config.json, sampleSize(checkpoint, isSd2, type))
-  const scheduler = { ...SCHEDULER, prediction_type: type, rescale_betas_zero_snr: names.includes('ztsnr') }
+  // As ComfyUI, which heeds it of models that predict v.
+  const hasZeroSnr = names.includes('ztsnr') && [type, asked].includes('v_prediction')
+  const scheduler = { ...SCHEDULER, prediction_type: type, rescale_betas_zero_snr: hasZeroSnr }
   return {
     name: basename(path),
     path,

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
-import type { Model } from '../../../lib/models/model.js'
+import type { Model, ReadOptions } from '../../../lib/models/model.js'
 import { readModel } from '../../../lib/models/read.js'
 import { networksIn } from '../../../lib/models/single-file.js'
 import { type FamilyName, leftovers, singleFileTensors, smallModel, writeFolder } from '../../fixtures/checkpoints.js'
@@ -88,8 +88,9 @@ for (const family of families) {
 }
 
 test('a key v_pred, a key ztsnr and modelspec tell what a model predicts', async (t) => {
-  const read = async (family: FamilyName, keys: string[], metadata: Record<string, string> = {}) => {
-    const { scheduler, foundBy } = await readModel(await smallFile(t, family, (tensors) => [...tensors, ...keys.map(marker)], metadata))
+  const read = async (family: FamilyName, keys: string[], metadata: Record<string, string> = {}, options: ReadOptions = {}) => {
+    const path = await smallFile(t, family, (tensors) => [...tensors, ...keys.map(marker)], metadata)
+    const { scheduler, foundBy } = await readModel(path, options)
     return { predicts: scheduler.predictionType, zero: scheduler.rescaleBetasZeroSnr, foundBy }
   }
   assert.deepEqual(await read('sdxl', []), {
@@ -102,6 +103,16 @@ test('a key v_pred, a key ztsnr and modelspec tell what a model predicts', async
     predicts: 'v_prediction',
     zero: true,
     foundBy: 'SDXL, v-prediction with zero terminal SNR, found by the key v_pred',
+  })
+  const alone = await read('sdxl', ['ztsnr'])
+  assert.deepEqual([alone.predicts, alone.zero], ['epsilon', false])
+  assert.deepEqual(await read('sdxl', ['ztsnr'], {}, { predictionType: 'v_prediction' }), {
+    ...both,
+    foundBy: 'SDXL, v-prediction with zero terminal SNR, as asked for',
+  })
+  await assert.rejects(read('sdxl', ['v_pred', 'ztsnr'], {}, { predictionType: 'epsilon' }), {
+    code: 'MODEL_UNSUPPORTED',
+    message: /received epsilon, .*; use --prediction-type v_prediction or --zero-terminal-snr=false$/,
   })
   assert.equal((await read('sd1', [], { 'modelspec.prediction_type': 'v' })).predicts, 'v_prediction')
   assert.equal((await read('sd1', [], { 'modelspec.prediction_type': 'epsilon' })).predicts, 'epsilon')
@@ -249,7 +260,6 @@ test("other models' files are refused by their names", async (t) => {
     [['text_model.encoder.layers.0.mlp.fc1.weight'], /a text encoder alone/],
     [['model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight'], /Stable Diffusion 3/],
     [['double_blocks.0.img_attn.qkv.weight'], /FLUX/],
-    [['model.diffusion_model.input_blocks.0.0.weight', 'conditioner.embedders.0.model.ln_final.weight'], /the refiner of SDXL/],
     [['emb_params'], /a textual inversion/],
     [['conv_in.weight', 'down_blocks.0.resnets.0.conv1.weight'], /a part of a diffusers folder/],
     [[], /without tensors/],
