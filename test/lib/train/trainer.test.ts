@@ -75,7 +75,19 @@ async function setUp(t: TestContext, given: Partial<TrainOptions>, context: Trai
   const encode = () => assert.fail('captions are encoded')
   const inputs = new StepInputs({ ...options, samples, batches, model: { ...model, tokenizers: {} }, lastTextStep: 0, encode })
   const trainer = new Trainer(
-    { session, batches, inputs, parts, lastTextStep: 0, output: files, info, identity, lossScale, from: 0 },
+    {
+      session,
+      batches,
+      inputs,
+      parts,
+      lastTextStep: 0,
+      output: files,
+      info,
+      identity,
+      lossScale,
+      from: 0,
+      overwritten: async () => undefined,
+    },
     { ...context, onEvent },
   )
   const read = (path: string) => readState(path, identity, stateBuffers(session))
