@@ -127,6 +127,27 @@ export interface MemoryPlan {
   total: number
 }
 
+/** What a device does a second. */
+export interface Speeds {
+  /** Bytes that an op reads and writes which does little else. */
+  bytes: number
+  /** Floating-point operations, by op: `mat_mul`, `conv2d`, `attention`, `attention_grad`. */
+  flops: Record<string, number>
+}
+
+/** What a planned step does and holds. */
+export interface StepDescription {
+  /**
+   * In the order in which they run: floating-point operations, bytes that are read and written, each once, and bytes of the arena that are
+   * in use meanwhile. `layer`: the path of the module, empty where there is none.
+   */
+  nodes: { op: string; layer: string; flops: number; bytes: number; alive: number }[]
+  /** Index of the node while which most is in use. */
+  peak: number
+  /** The ten largest values that are then, largest first; `name`: an input's, or of the op that made it. */
+  largest: { name: string; layer: string; shape: number[]; bytes: number }[]
+}
+
 /** A flat buffer with a value for each element of each parameter, in the order of `attach`. */
 export interface BufferInfo {
   /** `weights`, `gradients`, then the optimizer's own, e.g. `firstMoment`. */
@@ -155,13 +176,19 @@ export interface Session {
   /** Reads a buffer into `to`, which has its length, or into a new array. With `to` no memory is needed. */
   read(buffer: string, to?: Float32Array): Float32Array
   write(buffer: string, data: Float32Array): void
+  /** Makes all of a buffer zero; no memory is needed. */
+  clear(buffer: string): void
   /**
    * Plans the memory of a training step whose inputs have these shapes; nothing is loaded or allocated. `recompute`: as in the session's
    * options, which it replaces.
    */
   planStep(shapes: Record<string, number[]>, recompute?: boolean): MemoryPlan
+  /** Describes the same step: what it does and holds, node by node. */
+  describeStep(shapes: Record<string, number[]>, recompute?: boolean): StepDescription
   /** Plans the memory of a `run` whose inputs have these shapes. */
   planRun(network: string, functionName: string, shapes: Record<string, number[]>, settings?: Record<string, number>): MemoryPlan
+  /** Measures the device for about a second. */
+  speeds(): Promise<Speeds>
   /** Returns how many bytes can still be allocated on the GPU; undefined on the CPU, where the system knows. */
   availableBytes(): number | undefined
   /**

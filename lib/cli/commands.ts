@@ -4,13 +4,15 @@ import { describe, doctor } from '../doctor.js'
 import { runGeneration } from '../draw/generate.js'
 import type { ModelEvent, TrainEvent } from '../events.js'
 import { makeFolder, writeAtomically, writeError } from '../files/atomic.js'
-import { resolve, resolveGenerateOptions, resolveTrainOptions } from '../options/resolve.js'
+import { resolve, resolveGenerateOptions, resolvePlanOptions, resolveTrainOptions } from '../options/resolve.js'
 import { defaulted, optional, type Table } from '../options/rows.js'
-import { generateGroups, trainGroups } from '../options/table.js'
+import { generateGroups, planGroups, trainGroups } from '../options/table.js'
 import { flag, pngFile } from '../options/values.js'
 import { type CurvePoint, lossCurvePng } from '../train/loss-curve.js'
+import { type PlanContext, runPlan } from '../train/plan.js'
 import { runTraining } from '../train/run.js'
 import type { Commands, Context } from './command.js'
+import { describePlan } from './plan.js'
 import { downloadLine, downloadStartLine, memory, stepLine } from './progress.js'
 import { quote, without } from './shell.js'
 
@@ -20,10 +22,16 @@ const common = {
   help: defaulted(flag, false, 'Show this help'),
 }
 const trainOnly = { lossCurve: optional(pngFile, 'PNG file for the loss curve', { defaultText: '<output>/<name>-loss.png' }), ...common }
+const planOnly = { ...common, json: { ...common.json, help: 'Print the plan as one JSON object' } }
 const doctorOnly = { ...common, json: { ...common.json, help: 'Print the report as JSON' } }
 
 export const commands: Commands = {
   train: { summary: 'Train a LoRA on a folder of images', options: { ...trainGroups, 'Command line': trainOnly }, run: runTrain },
+  plan: {
+    summary: 'Say what a training would take: memory, operations, time',
+    options: { ...planGroups, 'Command line': planOnly },
+    run: runPlanning,
+  },
   generate: { summary: 'Generate images, with or without LoRAs', options: { ...generateGroups, 'Command line': common }, run: runGenerate },
   doctor: { summary: 'Report whether this machine can train, and on what', options: { 'Command line': doctorOnly }, run: runDoctor },
 }
@@ -122,6 +130,18 @@ async function runGenerate(context: Context): Promise<boolean> {
     },
   })
   return true
+}
+
+async function runPlanning(context: Context): Promise<boolean> {
+  const { own, rest } = split(context, planOnly)
+  const onEvent = (event: Parameters<NonNullable<PlanContext['onEvent']>>[0]) => {
+    if (!own.json) showModel(event, context)
+    else if (event.type === 'warning') context.warn(event.code, event.message)
+  }
+  const { label, signal, print } = context
+  const plan = await runPlan(resolvePlanOptions(rest, label), { signal, onEvent }, label)
+  print(own.json ? JSON.stringify(plan) : describePlan(plan))
+  return plan.fits
 }
 
 function runDoctor(context: Context): boolean {

@@ -21,7 +21,7 @@ const MOST_OPEN = 100
 const TOKEN = /\\[()[\]\\]?|\(|\[|:\s*([+-]?[.\d]+)\s*\)|\)|\]|[^\\()[\]:]+|:/g
 const BRACKET = /\[([^[\]]*)\]/g
 /** `from:to:step` and `one|other` in a square bracket. */
-const EDITING = /\||:\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?\s*$/i
+const EDITING = /\||:\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?\s*$/i
 /** Brackets in brackets are looked through so deep. */
 const DEPTH = 8
 

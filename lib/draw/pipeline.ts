@@ -144,7 +144,7 @@ export class Pipeline implements AsyncDisposable {
     return rejecting(this.picture(request, context))
   }
 
-  /** Encodes a prompt. An empty negative one is zeros for SDXL, as in A1111 and diffusers. */
+  /** Encodes a prompt. An empty negative one is zeros for SDXL, as in A1111. */
   private async encode(prompt: string, clipSkip: number, isNegative: boolean, warn: Warn | undefined): Promise<EncodedText> {
     const { context, pooled } = await encodePrompt(this.session, this.model, prompt, clipSkip, warn)
     if (pooled === undefined) return { context }

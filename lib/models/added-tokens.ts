@@ -8,6 +8,9 @@ import { isCount, isRecord, type Json } from '../files/json.js'
 
 /** Ids are i32. */
 const MOST_ID = 2 ** 31 - 2
+/** In characters: of one token, and of all, which are looked for at once. */
+const MOST_TOKEN = 1024
+const MOST_TOKENS = 2 ** 20
 
 export const isId = (value: unknown): value is number => isCount(value) && value <= MOST_ID
 
@@ -69,6 +72,11 @@ export function readAddedTokens(
   }
   const lacking = specials.find((content) => !ids.has(content))
   if (lacking !== undefined) throw invalid(`the special token ${shown(lacking)} without an id`)
+  const lengths = [...tokens.keys()].map(({ length }) => length)
+  const longest = Math.max(0, ...lengths.slice(0, MOST_TOKENS))
+  const all = lengths.reduce((sum, length) => sum + length, 0)
+  if (longest > MOST_TOKEN) throw invalid(`an added token of ${longest} characters, which may have ${MOST_TOKEN},`)
+  if (all > MOST_TOKENS) throw invalid(`added tokens of ${all} characters, which together may have ${MOST_TOKENS},`)
   return [...tokens.values()]
 }
 

@@ -231,8 +231,11 @@ export class Unpickler {
         return this.contain(this.popMany(opcode.charCodeAt(0) - 0x84))
       case 'c':
         return new Global(`${bytes.line()}.${bytes.line()}`)
-      case '\x93':
-        return new Global(this.popMany(2).map(String).join('.'))
+      case '\x93': {
+        // Of lists in lists a name could be longer than all memory.
+        const names = this.popMany(2)
+        return names.every((name) => typeof name === 'string') ? new Global(names.join('.')) : OPAQUE
+      }
       default:
         return this.object(opcode)
     }

@@ -202,7 +202,7 @@ function makeTokenizer(vocabulary: Vocabulary, folder: string, configs: Json[], 
   // transformers writes 1e30 where no length is known.
   const known = maximum !== undefined && maximum !== null && !(typeof maximum === 'number' && maximum > MOST_LENGTH)
   const length = known ? (maximum as number) : 77
-  if (!Number.isInteger(length) || length < 2) throw invalid(folder, `${shown(maximum)} as model_max_length`)
+  if (!Number.isInteger(length) || length < 3) throw invalid(folder, `${shown(maximum)} as model_max_length`)
   const pipeline = new Pipeline(clipPipeline(vocabulary, Object.hasOwn(vocab, unknown) ? unknown : eos), {})
   const ends = [bos, eos].map((content) => ({ id: idOf(content), content, normalized: false, lstrip: false, rstrip: false, single: false }))
   // What pads may be a word of the vocabulary, as SD2's `!`: in a text it is that word, as A1111 and ComfyUI have it.

@@ -2,7 +2,7 @@
 import { cut, LorafuseError, shortened, shown } from '../errors.js'
 import { insteadOf } from './kohya.js'
 import type { Presence, Row, Table } from './rows.js'
-import { generateTable, trainTable } from './table.js'
+import { generateTable, planTable, trainTable } from './table.js'
 import type { Kind } from './values.js'
 
 export type { LoraReference } from './values.js'
@@ -24,6 +24,9 @@ export interface TrainOptions extends Options<typeof trainTable> {}
 export interface GenerateOptions extends Options<typeof generateTable> {}
 
 /** Checked options with their defaults; where `epochs` is given it replaces `steps`. */
+/** The options of `train`, but that `imageCount` may stand for `images`. */
+export interface PlanOptions extends Options<typeof planTable> {}
+export type ResolvedPlanOptions = ResolvedTrainOptions & { imageCount: number | undefined }
 export type ResolvedTrainOptions = Resolved<typeof trainTable> & { alpha: number; convAlpha: number | undefined }
 export type ResolvedGenerateOptions = Resolved<typeof generateTable>
 
@@ -156,6 +159,18 @@ export function resolveTrainOptions(input: unknown, label: Label = asIs): Resolv
       throw invalidOption(`0 or at least ${LEAST_ALPHA}, as files hold it in f32,`, label(name), value)
   }
   return { ...options, alpha, convAlpha }
+}
+
+/** Checks what `plan` was given. Throws as `resolveTrainOptions`. */
+export function resolvePlanOptions(input: unknown, label: Label = asIs): ResolvedPlanOptions {
+  const { images, imageCount } = resolve('plan', planTable, input, label)
+  if ((images === undefined) === (imageCount === undefined)) {
+    const received = images === undefined ? 'neither' : 'both'
+    const code = images === undefined ? 'OPTION_REQUIRED' : 'OPTION_INVALID'
+    throw new LorafuseError(code, `Expected ${label('images')} or ${label('imageCount')} but received ${received}`)
+  }
+  const { imageCount: _, ...rest } = input as PlanOptions
+  return { ...resolveTrainOptions({ images: '.', ...rest }, label), imageCount }
 }
 
 /** Checks what `generate` was given. Throws as `resolveTrainOptions`. */

@@ -187,6 +187,14 @@ const training = {
   seed: defaulted(integer({ min: 0, max: MAX_SEED }), 0, 'Random seed', { kohya: ['seed'] }),
 }
 
+/** Instead of a folder, as nothing is known of the images but their number. */
+const count = {
+  imageCount: optional(
+    integer({ min: 1, max: 1e7 }),
+    'Plan for so many square images of the resolution, each with a caption of its own, instead of a folder',
+  ),
+}
+
 const saving = {
   saveEvery: defaulted(integer({ min: 0 }), 500, 'Save a checkpoint and its training state every N steps; 0 turns this off', {
     kohya: ['save_every_n_steps'],
@@ -227,6 +235,16 @@ export const trainGroups = {
   Machine: { ...machine, ...memory },
 }
 export const trainTable = rowsOf(trainGroups)
+
+/** Nothing is read but the model's headers and the sizes of images, and nothing is written. */
+export const planGroups = {
+  Files: { ...files, images: optional(files.images.kind, files.images.help, { kohya: files.images.kohya! }), ...count },
+  Images: { ...images, ...captions },
+  Training: { ...length, ...training },
+  Saving: saving,
+  Machine: { ...machine, ...memory },
+}
+export const planTable = rowsOf(planGroups)
 
 /** Names the options that change the result, so that those of a resumed run must mean the same. */
 export const fixed = Object.keys({ ...images, ...training, precision: machine.precision }) as (keyof typeof trainTable)[]

@@ -1,5 +1,5 @@
 /** Decides when a training is saved, and collects what a LoRA file and its state hold. */
-import type { CheckpointEvent } from '../events.js'
+import type { CheckpointEvent, WarningEvent } from '../events.js'
 import type { Session } from '../native.js'
 import type { LossScale } from './loss-scale.js'
 import { type TrainingInfo, trainingMetadata } from './metadata.js'
@@ -12,6 +12,8 @@ export interface CheckpointsOptions {
   info: TrainingInfo
   identity: Identity
   lossScale: LossScale
+  /** Finds a file of the trained networks that has been written to since the run began. */
+  overwritten: () => Promise<string | undefined>
   /** The last update that is done, in the state that the run resumed from; 0 for a new run. */
   from: number
 }
@@ -19,12 +21,13 @@ export interface CheckpointsOptions {
 export class Checkpoints {
   /** The last update that has been saved. */
   private savedStep: number
+  private warned = false
   /** Where the buffers are read to: to find no memory when a training is to be saved would lose it. */
   private readonly room: [name: string, data: Float32Array][]
 
   constructor(
     private readonly options: CheckpointsOptions,
-    private readonly onSaved: (event: CheckpointEvent) => void,
+    private readonly onEvent: (event: CheckpointEvent | WarningEvent) => void,
   ) {
     this.savedStep = options.from
     this.room = stateBuffers(options.session).map(({ name, count }) => [name, new Float32Array(count)])
@@ -37,12 +40,22 @@ export class Checkpoints {
     const state = { step, run: info.run, lossScale: lossScale.state, identity, buffers }
     const saved = await output.save(name, state, trainingMetadata(info, name, step, Date.now() / 1000))
     this.savedStep = step
+    await this.warnIfOverwritten(saved.path)
     return saved
+  }
+
+  /** Kernels read the weights in the mapped files. */
+  private async warnIfOverwritten(saved: string): Promise<void> {
+    const path = this.warned ? undefined : await this.options.overwritten()
+    if (path === undefined) return
+    this.warned = true
+    const message = `Expected ${path} to stay as it is during the training but it was written to; ${saved} is of both, so train again`
+    this.onEvent({ type: 'warning', code: 'WEIGHTS_CHANGED', message, path })
   }
 
   private async save(name: CheckpointName, step: number): Promise<Saved> {
     const saved = await this.write(name, step)
-    this.onSaved({ type: 'checkpoint', step, ...saved })
+    this.onEvent({ type: 'checkpoint', step, ...saved })
     return saved
   }
 

@@ -61,14 +61,18 @@ async function largestShapes(shapes: Shape[], turn: Turn): Promise<Shape[]> {
 /** A plan, and the shapes of its step's inputs. */
 type StepPlan = MemoryPlan & { shapes: Record<string, number[]> }
 
-/** What a training takes: of the session, the plan of the largest bucket's step and the peak of what is still to be allocated; of the host. */
-interface Requirement {
+/**
+ * What a training takes: of the session, the plan of the largest bucket's step and the peak of what is still to be allocated; of the host,
+ * `caches` and what saving needs among it.
+ */
+export interface Requirement {
   step: StepPlan
   session: number
   host: number
+  caches: number
 }
 
-async function requirement(
+export async function requirement(
   { session, model, items, lastTextStep, saving, signal }: Planned,
   options: ResolvedTrainOptions,
 ): Promise<Requirement> {
@@ -77,7 +81,7 @@ async function requirement(
   const batches = makeBatches(images, options)
   const fullest = batches.fullest()
   const trainsText = lastTextStep > 0
-  const host = cachedBytes(images, model, options, lastTextStep < stepsOf(batches, options)) + saving
+  const caches = cachedBytes(images, model, options, lastTextStep < stepsOf(batches, options))
   const shapes = fullest.map((batch) => ({ ...images[batch[0]!]!.bucket, count: batch.length }))
   const sizes = { ...model, contextLength: contextLength(model, options) }
   const steps: StepPlan[] = []
@@ -101,7 +105,7 @@ async function requirement(
     const larger = one.activations + one.workspace > all.activations + all.workspace ? one : all
     return { ...larger, weights: all.weights + one.weights, mapped: all.mapped + one.mapped }
   })
-  return { step, session: Math.max(missing(step), missing(caching)), host }
+  return { step, session: Math.max(missing(step), missing(caching)), host: caches + saving, caches }
 }
 
 /** Finds the largest number from 1 to `most` that fits, 0 if none does, by bisection. */

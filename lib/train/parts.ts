@@ -17,9 +17,9 @@ export type PartOptions = Pick<
 >
 
 /**
- * Lists what is trained: the UNet in group 0, then each text encoder whose rate is not 0. One rate is that of all encoders; without any they
- * are trained, at the UNet's, only where nothing else is (kohya-ss/sd-scripts:networks/lora.py, prepare_optimizer_params). Throws
- * `OPTION_INVALID` for more rates than encoders, or where nothing is left to train.
+ * Lists what is trained: the UNet in group 0, then each text encoder whose rate is not 0. One rate is that of all encoders. Without any they
+ * are trained, at the UNet's, only where nothing else is: unlike kohya, which then always trains them (networks/lora.py,
+ * prepare_optimizer_params). Throws `OPTION_INVALID` for more rates than encoders, or where nothing is left to train.
  */
 export function trainedParts(options: PartOptions, { trained, text }: Pick<Family, 'trained' | 'text'>, label: Label): TrainedPart[] {
   const { learningRate, textEncoderLr, networkTrainTextEncoderOnly } = options

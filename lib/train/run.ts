@@ -6,6 +6,7 @@ import { scanDataset } from '../data/dataset.js'
 import { computation, threadWarnings } from '../device.js'
 import { LorafuseError, rejecting, throwIfAborted } from '../errors.js'
 import { Listener, type TrainEvent } from '../events.js'
+import { overwrittenSince } from '../files/overwritten.js'
 import { lazyHashes, loraPrefixes, type Model, openSession } from '../models/model.js'
 import { readModel } from '../models/read.js'
 import { contextLength, type EncodedText, mostTokens } from '../models/text.js'
@@ -34,7 +35,7 @@ export interface TrainResult extends Finished {
 }
 
 /** Checks options that depend on the model. Throws `OPTION_INVALID`. */
-function checkOptions({ clipSkip, bucketStep }: ResolvedTrainOptions, { multiple, mostClipSkip }: Model, label: Label): void {
+export function checkOptions({ clipSkip, bucketStep }: ResolvedTrainOptions, { multiple, mostClipSkip }: Model, label: Label): void {
   if (clipSkip > mostClipSkip) throw invalidOption(`at most ${mostClipSkip}`, `${label('clipSkip')} with this model`, clipSkip)
   if (bucketStep % multiple !== 0) throw invalidOption(`a multiple of ${multiple}`, `${label('bucketStep')} with this model`, bucketStep)
 }
@@ -43,7 +44,7 @@ async function fileHashes({ hash, legacyHash }: Pick<Model, 'hash' | 'legacyHash
   return { hash: await hash(signal), legacyHash: await legacyHash(signal) }
 }
 
-const optimizer = optimizers.adamw
+export const optimizer = optimizers.adamw
 
 /** A state to continue from, and its path. */
 type Resumed = Omit<TrainingState, 'buffers'> & { path: string }
@@ -180,6 +181,8 @@ export class Training {
       const adapters = attachAdapters(session, lora, parts, options, optimizer.spec)
       const saved = stateBuffers(session)
       const saving = bytesToSave(saved, adapters, options)
+      const trained = parts.flatMap(({ network }) => model.networks[network]!.files.map(({ path }) => path))
+      const overwritten = await overwrittenSince(trained)
       const toPlan = { session, model, items, lastTextStep: textUntil, chosen, label: this.label, saving, signal: this.signal }
       const planned = await planMemory(toPlan, options)
       output = new OutputFolder(options, adapters, loraPrefixes(model.family, model.networks))
@@ -224,7 +227,7 @@ export class Training {
         ...{ resumedFrom: from, seed: options.seed },
       })
       const trainer = new Trainer(
-        { session, batches, inputs, parts, lastTextStep: textUntil, output, info, identity, lossScale, from },
+        { session, batches, inputs, parts, lastTextStep: textUntil, output, info, identity, lossScale, from, overwritten },
         { signal, onEvent: (event) => this.emit(event) },
       )
       return await trainer.train()

@@ -87,7 +87,9 @@ export class Trainer {
   private async update(step: number): Promise<Update> {
     const { session, batches, info, lossScale, parts, lastTextStep } = this.options
     const { weightDecay, maxGradNorm, gradientAccumulation } = info.options
-    const rateOf = (learningRate: number) => learningRateAt(step, info.steps, { ...info.options, learningRate })
+    // As in accelerate, the schedule waits for skipped updates, and so does the bias correction.
+    const made = step - lossScale.state.skipped
+    const rateOf = (learningRate: number) => learningRateAt(made, info.steps, { ...info.options, learningRate })
     const groups = Array.from({ length: 1 + Math.max(...parts.map(({ group }) => group)) }, () => ({ learningRate: 0, weightDecay }))
     for (const { group, isText, learningRate } of parts)
       if (!isText || step <= lastTextStep) groups[group]!.learningRate = rateOf(learningRate)
@@ -96,8 +98,7 @@ export class Trainer {
       groups,
       maxGradNorm,
       lossScale: lossScale.state.value,
-      // The bias correction does not count skipped updates.
-      step: step - lossScale.state.skipped,
+      step: made,
     }
     const sizes = (await batches.of(step)).map(({ length }) => length)
     for (const [i, size] of sizes.entries()) {
@@ -116,7 +117,7 @@ export class Trainer {
     if (!Number.isFinite(loss) || (overflowed && !lossScale.canShrink)) throw await this.diverged(step, loss, gradNorm)
     if (overflowed) {
       lossScale.skipped()
-      session.write('gradients', session.read('gradients').fill(0))
+      session.clear('gradients')
     } else {
       lossScale.made()
     }

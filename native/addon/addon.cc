@@ -115,14 +115,24 @@ auto read(const Arguments& args) {
 auto write(const Arguments& args) {
   return [buffer = string(args[0], "buffer"), data = view<float>(args[1], "data")](Session& s) { return s.write(buffer, data), Done(); };
 }
+auto clear(const Arguments& args) {
+  return [buffer = string(args[0], "buffer")](Session& s) { return s.clear(buffer), Done(); };
+}
 auto plan_step(const Arguments& args) {
   const std::optional<bool> recompute = args[1].IsUndefined() ? std::nullopt : std::optional(boolean(args[1], "recompute"));
   return [key = ProgramKey::step(shapes(args[0])), recompute](Session& s) { return s.plan(key, recompute); };
+}
+auto describe_step(const Arguments& args) {
+  const std::optional<bool> recompute = args[1].IsUndefined() ? std::nullopt : std::optional(boolean(args[1], "recompute"));
+  return [key = ProgramKey::step(shapes(args[0])), recompute](Session& s) { return s.describe(key, recompute); };
 }
 auto plan_run(const Arguments& args) {
   return [key = ProgramKey{string(args[0], "network"), string(args[1], "function"), shapes(args[2]), settings(args[3])}](Session& s) {
     return s.plan(key);
   };
+}
+auto speeds(const Arguments&) {
+  return [](Session& s) { return s.speeds(); };
 }
 auto available_bytes(const Arguments&) {
   return [](Session& s) {
@@ -162,15 +172,18 @@ class JsSession : public Napi::ObjectWrap<JsSession> {
   }
 
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(env, "Session",
-                       {InstanceMethod<&JsSession::now<layers>>("layers"), InstanceMethod<&JsSession::now<attach>>("attach"),
-                        InstanceMethod<&JsSession::now<threads>>("threads"), InstanceMethod<&JsSession::now<buffers>>("buffers"),
-                        InstanceMethod<&JsSession::now<read>>("read"), InstanceMethod<&JsSession::now<write>>("write"),
-                        InstanceMethod<&JsSession::now<plan_step>>("planStep"), InstanceMethod<&JsSession::now<plan_run>>("planRun"),
-                        InstanceMethod<&JsSession::now<available_bytes>>("availableBytes"), InstanceMethod<&JsSession::later<run>>("run"),
-                        InstanceMethod<&JsSession::later<prepare>>("prepare"), InstanceMethod<&JsSession::later<load>>("load"),
-                        InstanceMethod<&JsSession::later<step>>("step"), InstanceMethod<&JsSession::later<losses>>("losses"),
-                        InstanceMethod<&JsSession::later<norm>>("norm"), InstanceMethod<&JsSession::dispose>("dispose")});
+    return DefineClass(
+        env, "Session",
+        {InstanceMethod<&JsSession::now<layers>>("layers"), InstanceMethod<&JsSession::now<attach>>("attach"),
+         InstanceMethod<&JsSession::now<threads>>("threads"), InstanceMethod<&JsSession::now<buffers>>("buffers"),
+         InstanceMethod<&JsSession::now<read>>("read"), InstanceMethod<&JsSession::now<write>>("write"),
+         InstanceMethod<&JsSession::now<clear>>("clear"), InstanceMethod<&JsSession::now<plan_step>>("planStep"),
+         InstanceMethod<&JsSession::now<plan_run>>("planRun"), InstanceMethod<&JsSession::now<describe_step>>("describeStep"),
+         InstanceMethod<&JsSession::now<available_bytes>>("availableBytes"), InstanceMethod<&JsSession::later<speeds>>("speeds"),
+         InstanceMethod<&JsSession::later<run>>("run"), InstanceMethod<&JsSession::later<prepare>>("prepare"),
+         InstanceMethod<&JsSession::later<load>>("load"), InstanceMethod<&JsSession::later<step>>("step"),
+         InstanceMethod<&JsSession::later<losses>>("losses"), InstanceMethod<&JsSession::later<norm>>("norm"),
+         InstanceMethod<&JsSession::dispose>("dispose")});
   }
 
  private:

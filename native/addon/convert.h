@@ -216,9 +216,40 @@ inline Napi::Value to_js(Napi::Env env, const MemoryPlan& plan) {
   out.Set("total", static_cast<double>(plan.total()));
   return out;
 }
+inline Napi::Value to_js(Napi::Env env, const Description::Work& work) {
+  auto out = Napi::Object::New(env);
+  out.Set("op", work.op);
+  out.Set("layer", work.layer);
+  out.Set("flops", work.flops);
+  out.Set("bytes", static_cast<double>(work.bytes));
+  out.Set("alive", static_cast<double>(work.alive));
+  return out;
+}
+inline Napi::Value to_js(Napi::Env env, const Description::Held& held) {
+  auto out = Napi::Object::New(env);
+  out.Set("name", held.name);
+  out.Set("layer", held.layer);
+  out.Set("shape", to_js(env, held.shape));
+  out.Set("bytes", static_cast<double>(held.bytes));
+  return out;
+}
 template <class Item> Napi::Value to_js(Napi::Env env, const std::vector<Item>& items) {
   auto out = Napi::Array::New(env, items.size());
   for (uint32_t i = 0; i < items.size(); i++) out.Set(i, to_js(env, items[i]));
+  return out;
+}
+inline Napi::Value to_js(Napi::Env env, const Description& description) {
+  auto out = Napi::Object::New(env);
+  out.Set("nodes", to_js(env, description.nodes));
+  out.Set("peak", static_cast<double>(description.peak));
+  out.Set("largest", to_js(env, description.largest));
+  return out;
+}
+inline Napi::Value to_js(Napi::Env env, const Speeds& speeds) {
+  auto out = Napi::Object::New(env), flops = Napi::Object::New(env);
+  for (const auto& [op, rate] : speeds.flops) flops.Set(op, rate);
+  out.Set("bytes", speeds.bytes);
+  out.Set("flops", flops);
   return out;
 }
 struct Done {};  // the result of what has none

@@ -26,13 +26,17 @@ class CpuBackend : public Backend {
   bool computes_in(DType activations) const override { return activations == DType::f32; }
   bool reads_host_memory() const override { return true; }
   void* allocate(size_t bytes) override {
-    const size_t rounded = aligned(std::max<size_t>(bytes, 1));
-    void* memory = std::aligned_alloc(kAlignment, rounded);
-    CHECK(memory, "OUT_OF_MEMORY", "Expected ", bytes, " bytes of memory but the system has no more");
-    std::memset(memory, 0, rounded);
+    // calloc's pages are the system's zeros: nothing is taken before it is written. Where its block begins stands before what is returned.
+    void* block = std::calloc(1, aligned(bytes) + kAlignment);
+    CHECK(block, "OUT_OF_MEMORY", "Expected ", bytes, " bytes of memory but the system has no more");
+    const auto begin = reinterpret_cast<uintptr_t>(block);
+    auto** memory = reinterpret_cast<void**>(begin + kAlignment - begin % kAlignment);
+    memory[-1] = block;
     return memory;
   }
-  void release(void* memory) override { std::free(memory); }
+  void release(void* memory) override {
+    if (memory) std::free(static_cast<void**>(memory)[-1]);
+  }
   void upload(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   void prefetch(void* to, const void* from, size_t bytes, const Event*) override { std::memcpy(to, from, bytes); }
   std::unique_ptr<Event> record_event() override { return nullptr; }  // each call is done when it returns

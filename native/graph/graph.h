@@ -113,6 +113,7 @@ struct Plan {
   std::vector<size_t> offsets;               // per value, in the arena; only meaningful for inputs and activations
   std::vector<size_t> workspaces;            // per node, offset of its workspace
   std::vector<int32_t> first_use, last_use;  // per value, node positions; last_use = nodes.size() for results
+  std::vector<size_t> alive;                 // per node: bytes that are in use while it runs, its workspace among them
   size_t arena_bytes = 0;
   size_t lower_bound_bytes = 0;  // the most that is alive at once: no plan can be smaller
 };

@@ -68,7 +68,9 @@ Plan plan(const Graph& graph, const std::vector<size_t>& workspace_bytes) {
   std::vector<int64_t> change(nodes + 2, 0);
   for (const Buffer& b : buffers) change[b.first] += static_cast<int64_t>(b.bytes), change[b.last + 1] -= static_cast<int64_t>(b.bytes);
   int64_t alive = 0;
-  for (int64_t c : change) p.lower_bound_bytes = std::max(p.lower_bound_bytes, static_cast<size_t>(alive += c));
+  for (int64_t c : change) p.alive.push_back(static_cast<size_t>(alive += c));
+  p.lower_bound_bytes = *std::max_element(p.alive.begin(), p.alive.end());
+  p.alive.resize(graph.nodes.size());
 
   p.arena_bytes = place(std::move(buffers));
   return p;

@@ -8,6 +8,8 @@
 #include <map>
 #include <set>
 
+#include "description.h"
+
 namespace lorafuse {
 namespace {
 
@@ -31,25 +33,11 @@ double mebibytes(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); 
 
 void write_plan(const std::string& what, const Program& program) {
   const Plan& plan = program.plan();
-  const Graph& graph = program.graph();
-  std::fprintf(stderr, "plan %s: %zu nodes, arena %.1f MiB, at least %.1f, largest workspace %.1f\n", what.c_str(), graph.nodes.size(),
-               mebibytes(plan.arena_bytes), mebibytes(plan.lower_bound_bytes), mebibytes(program.workspace_bytes()));
-  // The node during which most is alive, and the largest values that are.
-  std::vector<size_t> alive(graph.nodes.size() + 1, 0);
-  for (size_t v = 0; v < graph.values.size(); v++)
-    for (int32_t i = plan.first_use[v]; graph.values[v].is_planned() && i <= plan.last_use[v]; i++) alive[i] += graph.values[v].bytes();
-  const auto peak = static_cast<int32_t>(std::max_element(alive.begin(), alive.end()) - alive.begin());
-  std::map<ValueId, std::string> layer_of;
-  for (const Node& node : graph.nodes)
-    for (ValueId v : node.outputs) layer_of[v] = node.layer;
-  std::vector<ValueId> values;
-  for (size_t v = 0; v < graph.values.size(); v++)
-    if (graph.values[v].is_planned() && plan.first_use[v] <= peak && peak <= plan.last_use[v]) values.push_back(static_cast<ValueId>(v));
-  std::sort(values.begin(), values.end(), [&](ValueId a, ValueId b) { return graph.values[a].bytes() > graph.values[b].bytes(); });
-  values.resize(std::min<size_t>(values.size(), 10));
-  for (ValueId v : values)
-    std::fprintf(stderr, "  %8.1f MiB %s %s %s\n", mebibytes(graph.values[v].bytes()), graph.values[v].name.c_str(),
-                 graph.shape(v).str().c_str(), layer_of[v].c_str());
+  std::fprintf(stderr, "plan %s: %zu nodes, arena %.1f MiB, at least %.1f, largest workspace %.1f\n", what.c_str(),
+               program.graph().nodes.size(), mebibytes(plan.arena_bytes), mebibytes(plan.lower_bound_bytes),
+               mebibytes(program.workspace_bytes()));
+  for (const auto& [name, layer, shape, bytes] : describe(program).largest)
+    std::fprintf(stderr, "  %8.1f MiB %s %s %s\n", mebibytes(bytes), name.c_str(), shape.str().c_str(), layer.c_str());
 }
 
 void write_graph(const std::string& what, const Graph& graph) {

@@ -185,6 +185,10 @@ MemoryPlan Session::plan(const ProgramKey& key, const std::optional<Recompute>& 
   return plan;
 }
 
+Description Session::describe(const ProgramKey& key, const std::optional<Recompute>& recompute) {
+  return lorafuse::describe(make_program(key, recompute.value_or(options_.recompute)));
+}
+
 void Session::place(Program& program) {
   arena_.reserve(*backend_, program.arena_bytes());
   for (auto& [name, p] : parts_) p.frozen.place(program.graph());
@@ -209,12 +213,20 @@ std::vector<HostTensor> Session::run(const std::string& network, const std::stri
 
 // ---- training ----
 
-// Networks that the step does not read are done with: their programs, copies and pages go, and with them an arena larger than the step's.
+static std::set<std::string> networks_of(const Program& program) {
+  std::set<std::string> all;
+  for (const Value& v : program.graph().values) all.insert(v.network);
+  return all;
+}
+
+// Networks that neither the step nor one that is loaded reads are done with: programs that do, copies and pages go, and with them an arena
+// larger than the step's.
 Program& Session::step_program(const Shapes& shapes) {
   Program& step = program(ProgramKey::step(shapes));
-  std::set<std::string> used;
-  for (const Value& v : step.graph().values) used.insert(v.network);
-  if (std::erase_if(programs_, [&](const auto& p) { return !p.first.is_step() && !used.contains(p.first.network); }) == 0) return step;
+  std::set<std::string> used = networks_of(step);
+  for (const Loaded& loaded : loaded_) used.merge(networks_of(*loaded.program));
+  const auto reads_another = [&](const auto& p) { return !std::ranges::includes(used, networks_of(p.second)); };
+  if (std::erase_if(programs_, reads_another) == 0) return step;
   for (auto& [name, p] : parts_)
     if (!used.contains(name)) p.frozen.release();
   arena_ = {};

@@ -7,9 +7,10 @@
 #include <tuple>
 
 #include "../model/networks.h"
+#include "description.h"
 #include "frozen.h"
 #include "inputs.h"
-#include "program.h"
+#include "speeds.h"
 #include "trainables.h"
 
 namespace lorafuse {
@@ -84,10 +85,14 @@ class Session {
   int64_t parameter_count() const { return trainables_.trained().count(); }
   void read(const std::string& buffer, std::span<float> to) { trainables_.read(*backend_, buffer, to); }
   std::vector<float> read(const std::string& buffer) { return trainables_.read(*backend_, buffer); }
+  void clear(const std::string& buffer) { trainables_.clear(*backend_, buffer); }  // to zeros
   void write(const std::string& buffer, std::span<const float> data) { trainables_.write(*backend_, buffer, data); }
 
   // recompute: of a step, if not as the session does.
   MemoryPlan plan(const ProgramKey& key, const std::optional<Recompute>& recompute = std::nullopt);
+  // What a program of this key would do and hold.
+  Description describe(const ProgramKey& key, const std::optional<Recompute>& recompute = std::nullopt);
+  Speeds speeds() { return measure_speeds(*backend_, backend_->reads_host_memory() ? DType::f32 : options_.precision); }
   size_t available_bytes() const { return backend_->available_bytes(); }
 
   // The results of a function of a network.

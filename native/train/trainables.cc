@@ -55,6 +55,11 @@ void Trainables::write(Backend& backend, const std::string& buffer, std::span<co
   backend.upload(memory(buffer, data.size()), data.data(), data.size_bytes());
 }
 
+void Trainables::clear(Backend& backend, const std::string& buffer) {
+  const BufferSpec& spec = buffers_[index(buffer)];
+  backend.fill(memory(buffer, spec.count), 0, spec.count * size_of(spec.dtype));
+}
+
 Tensor Trainables::bind(const Value& value) const {
   float* buffer = value.storage == Storage::parameter ? trained_.weights : trained_.gradients;
   return {buffer + offsets_.at({value.network, value.name}), DType::f32, value.shape};

@@ -33,6 +33,7 @@ class Trainables {
   void read(Backend& backend, const std::string& buffer, std::span<float> to) const;
   std::vector<float> read(Backend& backend, const std::string& buffer) const;
   void write(Backend& backend, const std::string& buffer, std::span<const float> data);
+  void clear(Backend& backend, const std::string& buffer);  // to zeros
   // Where a parameter or its gradient lies.
   Tensor bind(const Value& value) const;
 

@@ -77,9 +77,12 @@ const right: Record<Exclude<keyof Session, 'dispose'>, () => unknown[]> = {
   buffers: () => [],
   read: () => ['weights', new Float32Array(count)],
   write: () => ['weights', new Float32Array(count)],
+  clear: () => ['gradients'],
   planStep: () => [shapes()],
+  describeStep: () => [shapes()],
   planRun: () => ['text_encoder', 'encode', { ids: [1, 77] }, { skip: 1 }],
   availableBytes: () => [],
+  speeds: () => [],
   run: () =>
     odd.of<() => unknown[]>([
       () => ['unet', 'predict', { latents: floats(1, 8, 8, 4), timesteps: floats(1), context: floats(1, 7, dim) }, {}],

@@ -13,7 +13,7 @@ test('without a command, and with --help, it says what it can do', async () => {
   for (const words of [[], ['--help'], ['help'], ['-h']]) {
     const { code, stdout, stderr } = await lorafuse(words)
     assert.equal(code, 0)
-    assert.match(stdout, /train .*\n.*generate .*\n.*doctor /)
+    assert.match(stdout, /train .*\n.*plan .*\n.*generate .*\n.*doctor /)
     assert.equal(stderr, '')
   }
 })
@@ -58,7 +58,7 @@ test('a shell completes commands, options, words of an option, and files after a
 const mistakes: { words: string[]; error: string }[] = [
   {
     words: ['trian'],
-    error: 'error COMMAND_UNKNOWN: Expected train, generate, doctor for the command but received trian; did you mean train?',
+    error: 'error COMMAND_UNKNOWN: Expected train, plan, generate, doctor for the command but received trian; did you mean train?',
   },
   { words: ['train'], error: 'error OPTION_REQUIRED: Expected a path for --model but received none' },
   {
@@ -95,7 +95,7 @@ const mistakes: { words: string[]; error: string }[] = [
   },
   {
     words: ['--flip'],
-    error: 'error COMMAND_UNKNOWN: Expected train, generate, doctor for the command but received --flip',
+    error: 'error COMMAND_UNKNOWN: Expected train, plan, generate, doctor for the command but received --flip',
   },
   { words: ['doctor', '--all'], error: 'error OPTION_UNKNOWN: Expected an option of doctor but received --all' },
 ]

@@ -115,7 +115,7 @@ std::vector<float> train(Session& session, const Inputs& in, const std::optional
 }
 
 std::vector<float> gradients_of(Session& session) { return session.read("gradients"); }
-void forget_gradients(Session& session) { session.write("gradients", std::vector<float>(session.parameter_count())); }
+void forget_gradients(Session& session) { session.clear("gradients"); }
 
 std::vector<float> predict(Session& session) {
   auto out = session.run("unet", "predict",

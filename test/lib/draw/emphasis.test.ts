@@ -106,6 +106,7 @@ test('what is not supported is refused, not drawn as words', () => {
 
 test('prompts that are long or deep are read, or refused, soon', () => {
   const parts = ['|', ':', '\\', ' ', ': ', '(a:1.1)', '[a]', 'BREAK ', 'BREAK,'].map((part) => part.repeat(50_000 / part.length))
+  parts.push(`[a:${'1'.repeat(49_000)}x]`)
   const deep = ['(', '['].map((bracket) => bracket.repeat(99))
   for (const prompt of [...parts, ...deep, ...deep.map((brackets) => brackets + '(a)'.repeat(15_000))]) parseEmphasis(prompt)
   for (const part of ['(a', '[', '((a:1.1)', '[|'])

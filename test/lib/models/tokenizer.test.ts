@@ -180,6 +180,12 @@ test('added tokens that make no sense are refused', async (t) => {
     [{ 'tokenizer_config.json': { added_tokens_decoder: { 1267: { text: '<x>' } } } }, /undefined as an added token/],
     [{ 'special_tokens_map.json': { additional_special_tokens: ['<x>'] } }, /the special token "<x>" without an id/],
     [{ 'tokenizer.json': [7] }, /7 as an added token/],
+    [{ 'added_tokens.json': { ['x'.repeat(1025)]: 1267 } }, /an added token of 1025 characters, which may have 1024,/],
+    [
+      { 'added_tokens.json': Object.fromEntries(Array.from({ length: 1100 }, (_, i) => [`${i}`.padEnd(1000, 'x'), 1267 + i])) },
+      /added tokens of 1100000 characters, which together may have 1048576,/,
+    ],
+    [{ 'tokenizer_config.json': { model_max_length: 2 } }, /2 as model_max_length/],
   ]
   for (const [files, message] of cases) {
     await assert.rejects(loadTokenizer(await writeAdded(t, files)), { code: 'TOKENIZER_INVALID', message })

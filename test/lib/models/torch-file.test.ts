@@ -153,6 +153,8 @@ test('cycles, bombs and nonsense end in a sentence, soon', async (t) => {
   const cycle = whole(op('}q\x00('), text('state_dict'), op('h\x00'), ...rest)
   const itself = whole(op(']q\x00'), op('h\x00a.'))
   const doubling = whole(op(']q\x00'), ...Array.from({ length: 200 }, () => op('0(h\x00h\x00tq\x00')))
+  // A class that is named by lists in lists.
+  const named = whole(op('(U\x08aaaaaaaalq\x00'), op('0(h\x00h\x00lq\x00'.repeat(30)), op('h\x00h\x00\x93'))
   const manyValues = whole(op('N'.repeat(2 ** 21)))
   const manyDicts = whole(op('}0'.repeat(2 ** 20)))
   const list = Buffer.concat([op('](\x00'.slice(0, 2)), op(')'.repeat(2 ** 18)), op('e\x85q\x010')])
@@ -163,7 +165,21 @@ test('cycles, bombs and nonsense end in a sentence, soon', async (t) => {
   const nothing = whole(op('R'))
   const noMemo = whole(op('h\x09'))
   const unknown = whole(op('\xff'))
-  for (const pickle of [cycle, itself, doubling, manyValues, manyDicts, calls, longText, longNumber, noMark, nothing, noMemo, unknown]) {
+  for (const pickle of [
+    cycle,
+    itself,
+    doubling,
+    named,
+    manyValues,
+    manyDicts,
+    calls,
+    longText,
+    longNumber,
+    noMark,
+    nothing,
+    noMemo,
+    unknown,
+  ]) {
     await assert.rejects(read(t, zipped(pickle)), { name: 'LorafuseError', code: /^PICKLE_/ })
   }
 })

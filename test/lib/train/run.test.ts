@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { appendFileSync, renameSync, writeFileSync } from 'node:fs'
 import { cp, mkdir, readdir, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -249,4 +250,27 @@ test('a disk that fills up ends the training with one sentence; the older checkp
   await assertWhole(options.output)
   assert.deepEqual(await tensors(join(options.output, 'lora.safetensors')), before)
   assert.equal((await train({ ...options, resume: true, steps: 3 })).step, 3)
+})
+
+test('weights that are written to during the training are told once, others are no matter', async (t) => {
+  const told = async (change: (unet: string, vae: string) => void) => {
+    const given = await place(t)
+    const model = join(given.folder, 'model')
+    await cp(tiny, model, { recursive: true, dereference: true })
+    const warnings: { code: string; path?: string }[] = []
+    const unet = join(model, 'unet/diffusion_pytorch_model.safetensors')
+    await run({ ...given, model, saveEvery: 1 }, (event) => {
+      if (event.type === 'warning') warnings.push(event)
+      if (event.type === 'step' && event.step === 1) change(unet, join(model, 'vae/diffusion_pytorch_model.safetensors'))
+    })
+    return { codes: warnings.map(({ code }) => code), paths: warnings.map(({ path }) => path), unet }
+  }
+  const { codes, paths, unet } = await told((unet) => appendFileSync(unet, 'x'))
+  assert.deepEqual([codes, paths], [['WEIGHTS_CHANGED'], [unet]])
+  assert.deepEqual((await told((_, vae) => appendFileSync(vae, 'x'))).codes, [])
+  const replaced = await told((unet) => {
+    writeFileSync(`${unet}.new`, 'x')
+    renameSync(`${unet}.new`, unet)
+  })
+  assert.deepEqual(replaced.codes, [])
 })

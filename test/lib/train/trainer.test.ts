@@ -75,7 +75,19 @@ async function setUp(t: TestContext, given: Partial<TrainOptions>, context: Trai
   const encode = () => assert.fail('captions are encoded')
   const inputs = new StepInputs({ ...options, samples, batches, model: { ...model, tokenizers: {} }, lastTextStep: 0, encode })
   const trainer = new Trainer(
-    { session, batches, inputs, parts, lastTextStep: 0, output: files, info, identity, lossScale, from: 0 },
+    {
+      session,
+      batches,
+      inputs,
+      parts,
+      lastTextStep: 0,
+      output: files,
+      info,
+      identity,
+      lossScale,
+      from: 0,
+      overwritten: async () => undefined,
+    },
     { ...context, onEvent },
   )
   const read = (path: string) => readState(path, identity, stateBuffers(session))
@@ -216,9 +228,10 @@ for (const [what, fails] of [
 }
 
 test('on a gpu in fp16, gradients that overflow halve the loss scale and their update is left out', async (t) => {
-  const plain = await setUp(t, { steps: 6 })
+  const options = { steps: 6, lrWarmupSteps: 5 }
+  const plain = await setUp(t, options)
   await plain.trainer.train()
-  const { trainer, session, output, events, read } = await setUp(t, { steps: 6 }, {}, 'cuda')
+  const { trainer, session, output, events, read } = await setUp(t, options, {}, 'cuda')
   session.largest = 2 ** 14
   await trainer.train()
   const overflowed = stepsOf(events).map(({ gradNorm }) => gradNorm === Infinity)
@@ -232,6 +245,7 @@ test('on a gpu in fp16, gradients that overflow halve the loss scale and their u
     6 - overflowed.slice(0, 5).filter(Boolean).length,
     'the bias correction counts updates that were made',
   )
+  for (const { step, groups } of session.updates) assert.deepEqual(groups, plain.session.updates[step - 1]!.groups, 'so does the schedule')
   const saved = await read(join(output, 'fake.state'))
   assert.deepEqual(saved.lossScale, { value: 2 ** (16 - left), growing: 5 - overflowed.lastIndexOf(true), skipped: left })
   assert.ok(plain.session.updates.every(({ lossScale }) => lossScale === 1))

@@ -1,0 +1,36 @@
+/** A plan as text. */
+import type { TrainingPlan } from '../train/plan.js'
+import { duration, memory } from './progress.js'
+
+/** Values right-aligned behind their names. */
+function table(rows: [name: string, value: string, note?: string][]): string {
+  const [names, values] = [0, 1].map((column) => Math.max(...rows.map((row) => row[column]!.length)))
+  return rows.map(([name, value, note = '']) => `  ${name.padEnd(names!)}  ${value.padStart(values!)}  ${note}`.trimEnd()).join('\n')
+}
+
+export function describePlan(plan: TrainingPlan): string {
+  const { bytes, device, largest } = plan
+  const tera = (n: number) => (n / 1e12).toFixed(2)
+  const kinds: [string, string, string?][] = [
+    ['weights', memory(bytes.weights), bytes.mapped > 0 ? `${memory(bytes.mapped)} of it mapped from the file` : ''],
+    ['LoRA', memory(bytes.adapters), `${plan.modules} modules, ${plan.parameters.toLocaleString('en')} parameters`],
+    ['gradients', memory(bytes.gradients)],
+    ['optimizer', memory(bytes.optimizer)],
+    ['activations', memory(bytes.activations)],
+    ['workspace', memory(bytes.workspace)],
+    ['caches', memory(bytes.caches), 'latents and captions'],
+    ['saving', memory(bytes.saving)],
+  ]
+  const there = device === 'cpu' ? 'this machine' : 'the GPU'
+  return [
+    `model: ${plan.model}`,
+    `${plan.images} images, ${plan.steps} steps, ${plan.precision} on ${device === 'cpu' ? 'the CPU' : 'the GPU'}`,
+    table(kinds),
+    `${memory(bytes.total)} planned, ${memory(bytes.process)} of memory for the process, ${memory(bytes.disk)} of disk; ${
+      plan.fits ? `${there} has as much` : `${there} has less`
+    }`,
+    `a step: ${plan.secondsPerStep.toFixed(2)} s (${tera(plan.flops)} TFLOP and ${memory(plan.traffic)} of traffic a batch); all steps: ${duration(plan.seconds)}`,
+    'largest when most is alive:',
+    table(largest.map(({ name, layer, shape, bytes }) => [layer === '' ? name : layer, memory(bytes), `${name} ${shape.join(' × ')}`])),
+  ].join('\n')
+}

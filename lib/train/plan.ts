@@ -1,0 +1,157 @@
+/** `plan`: what a training would take, from the model's headers and the sizes of the images; no weights are read. */
+import { adapterCount, attachAdapters, parameterCount } from '../adapters/adapter.js'
+import { lora } from '../adapters/lora.js'
+import { type DatasetItem, scanDataset } from '../data/dataset.js'
+import { availableMemory, computation } from '../device.js'
+import { rejecting } from '../errors.js'
+import { Listener, type ModelEvent, type WarningEvent } from '../events.js'
+import { openSession } from '../models/model.js'
+import { readModel } from '../models/read.js'
+import type { Speeds, StepDescription } from '../native.js'
+import { asIs, type Label, type PlanOptions, type ResolvedPlanOptions, resolvePlanOptions } from '../options/resolve.js'
+import { requirement } from './memory.js'
+import { bytesToSave } from './output.js'
+import { lastTextStep, textEncoders, trainedParts } from './parts.js'
+import { checkOptions, optimizer } from './run.js'
+import { stateBuffers } from './state.js'
+import { assignBuckets, makeBatches, stepsOf } from './training-images.js'
+
+/** What a training would take. Bytes and seconds. */
+export interface TrainingPlan {
+  /** The model's family, what it predicts, and what says so. */
+  model: string
+  device: 'cpu' | 'cuda'
+  precision: 'f32' | 'fp16' | 'bf16'
+  images: number
+  steps: number
+  modules: number
+  parameters: number
+  bytes: {
+    weights: number
+    /** The part of `weights` that kernels read in the mapped files. */
+    mapped: number
+    /** The LoRA, its gradients and what the optimizer keeps of it. */
+    adapters: number
+    gradients: number
+    optimizer: number
+    activations: number
+    workspace: number
+    /** Latents and captions, in this machine's memory. */
+    caches: number
+    /** What saving needs of this machine's memory. */
+    saving: number
+    /** The planned peak of the device; on the CPU, caches and saving are part of it. */
+    total: number
+    /** Resident memory of the process to expect, Node's own included. */
+    process: number
+    /** Of the last checkpoint and its state. */
+    disk: number
+  }
+  /** Whether the device and this machine have as much now. */
+  fits: boolean
+  /** Of one batch, forward and backward: floating-point operations, and bytes that its ops read and write. */
+  flops: number
+  traffic: number
+  /** Of an optimizer step with all its batches, estimated from speeds that have just been measured. */
+  secondsPerStep: number
+  /** Of all steps; images and captions are encoded before. */
+  seconds: number
+  /** What is alive when most is, largest first, and how much is alive while each op of the step runs. */
+  largest: StepDescription['largest']
+  timeline: number[]
+}
+
+export interface PlanContext {
+  signal?: AbortSignal
+  onEvent?: (event: ModelEvent | WarningEvent) => unknown
+}
+
+/** What a process needs besides its plan: see "Speed and memory" in docs/benchmarks.md. */
+const PROCESS_BYTES = 300 * 2 ** 20
+
+/** Which of the measured ops an op is computed like. */
+const LIKE: Record<string, string> = {
+  attention: 'attention',
+  attention_grad: 'attention_grad',
+  conv2d: 'conv2d',
+  conv_transpose2d: 'conv2d',
+}
+
+/** Each op takes as long as its operations or its bytes, whichever takes longer (a roofline, doi:10.1145/1498765.1498785). */
+export function secondsOf({ nodes }: Pick<StepDescription, 'nodes'>, speeds: Speeds): number {
+  return nodes.reduce((sum, { op, flops, bytes }) => {
+    const rate = speeds.flops[LIKE[op] ?? 'mat_mul']!
+    return sum + Math.max(flops / rate, bytes / speeds.bytes)
+  }, 0)
+}
+
+/** Images of which nothing but their number is known. */
+function imagined(count: number, resolution: number): DatasetItem[] {
+  const image = { path: '', repeats: 1, width: resolution, height: resolution, folder: '' }
+  return Array.from({ length: count }, (_, i) => ({ ...image, caption: `${i}` }))
+}
+
+async function planTraining(options: ResolvedPlanOptions, context: PlanContext, label: Label): Promise<TrainingPlan> {
+  const listener = new Listener(context.onEvent)
+  const signal = context.signal ?? new AbortController().signal
+  const { imageCount } = options
+  const model = await readModel(options.model, options, { signal, onEvent: (event) => listener.emit(event) })
+  checkOptions(options, model, label)
+  const { items, warnings } =
+    imageCount === undefined ? await scanDataset(options, signal) : { items: imagined(imageCount, options.resolution), warnings: [] }
+  for (const warning of warnings) listener.emit({ type: 'warning', ...warning })
+  const chosen = computation(options)
+  const parts = trainedParts(options, model.family, label)
+  const textUntil = lastTextStep(parts, options)
+  const text = textUntil > 0 ? textEncoders(model, options) : []
+  const session = openSession(model, { ...chosen, text, recompute: options.gradientCheckpointing })
+  try {
+    const adapters = attachAdapters(session, lora, parts, options, optimizer.spec)
+    const saved = stateBuffers(session)
+    const saving = bytesToSave(saved, adapters, options)
+    const toPlan = { session, model, items, lastTextStep: textUntil, chosen, label, saving, signal }
+    const { step, session: needed, host, caches } = await requirement(toPlan, options)
+    const description = session.describeStep(step.shapes)
+    const batches = makeBatches(await assignBuckets(items, options, signal), options)
+    const steps = stepsOf(batches, options)
+    const speeds = await session.speeds()
+    const parameters = parameterCount(adapters.parameters)
+    // An update reads value, gradient and what the optimizer keeps, and writes them all.
+    const update = (2 * step.adapters) / speeds.bytes
+    const secondsPerStep = options.gradientAccumulation * secondsOf(description, speeds) + update
+    const freeOnGpu = session.availableBytes()
+    const free = availableMemory()
+    const total = step.total + (freeOnGpu === undefined ? host : 0)
+    await listener.settled(context.signal)
+    return {
+      ...{ model: model.foundBy, device: chosen.device, precision: chosen.precision, images: items.length, steps },
+      ...{ modules: adapterCount(adapters), parameters },
+      bytes: {
+        ...{ weights: step.weights, mapped: step.mapped, activations: step.activations, workspace: step.workspace, caches, saving },
+        ...{ adapters: 4 * parameters, gradients: 4 * parameters, optimizer: step.adapters - 8 * parameters },
+        ...{ total, process: (freeOnGpu === undefined ? total : host) + PROCESS_BYTES },
+        disk: 4 * (saved.reduce((sum, { count }) => sum + count, 0) + parameters),
+      },
+      fits: freeOnGpu === undefined ? needed + host <= free : needed <= freeOnGpu && host <= free,
+      flops: description.nodes.reduce((sum, { flops }) => sum + flops, 0),
+      traffic: description.nodes.reduce((sum, { bytes }) => sum + bytes, 0),
+      ...{ secondsPerStep, seconds: steps * secondsPerStep },
+      ...{ largest: description.largest, timeline: description.nodes.map(({ alive }) => alive) },
+    }
+  } finally {
+    session.dispose()
+  }
+}
+
+/**
+ * Says what a training of these options would take: memory by kind, operations, time. Takes the options of `train`; `imageCount` may stand for
+ * `images`. Rejects as `train` does, but for `OUT_OF_MEMORY`: see `fits`.
+ */
+export async function plan(options: PlanOptions, context: PlanContext = {}): Promise<TrainingPlan> {
+  return runPlan(resolvePlanOptions(options), context)
+}
+
+/** Plans with options that have been checked. */
+export async function runPlan(options: ResolvedPlanOptions, context: PlanContext, label: Label = asIs): Promise<TrainingPlan> {
+  return rejecting(planTraining(options, context, label), context.signal, 'The planning')
+}

@@ -1,0 +1,54 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import type { TrainEvent } from '../../../lib/events.js'
+import type { Speeds } from '../../../lib/native.js'
+import { plan, secondsOf } from '../../../lib/train/plan.js'
+import { place, run } from '../../fixtures/training.js'
+
+const sum = (values: number[]) => values.reduce((total, value) => total + value, 0)
+
+test('an op takes as long as its operations or its bytes, whichever is longer, at the speed of its kind', () => {
+  const speeds: Speeds = { bytes: 10, flops: { mat_mul: 100, conv2d: 50, attention: 20, attention_grad: 40 } }
+  const seconds = (op: string, flops: number, bytes: number) => secondsOf({ nodes: [{ op, layer: '', flops, bytes, alive: 0 }] }, speeds)
+  assert.equal(seconds('mat_mul', 100, 5), 1)
+  assert.equal(seconds('weight_grad', 100, 5), 1)
+  assert.equal(seconds('conv_transpose2d', 100, 5), 2)
+  assert.equal(seconds('attention', 100, 5), 5)
+  assert.equal(seconds('attention_grad', 100, 5), 2.5)
+  assert.equal(seconds('add', 0, 5), 0.5)
+})
+
+test('what is planned is what a training plans, for a folder or a number of images', async (t) => {
+  const { folder, ...given } = { ...(await place(t)), device: 'cpu' as const, rank: 4, steps: 1 }
+  const { images: _, ...rest } = given
+  let memory: { total: number; weights: number; activations: number; adapters: number } | undefined
+  await run({ folder, ...given }, (event: TrainEvent) => {
+    if (event.type === 'start') memory = event.memory
+  })
+  const planned = await plan(given)
+  const { bytes, timeline, largest } = planned
+  assert.equal(bytes.total, memory!.total)
+  assert.deepEqual([bytes.weights, bytes.activations], [memory!.weights, memory!.activations])
+  assert.equal(bytes.adapters + bytes.gradients + bytes.optimizer, memory!.adapters)
+  const kinds = ['weights', 'adapters', 'gradients', 'optimizer', 'activations', 'workspace', 'caches', 'saving'] as const
+  assert.equal(sum(kinds.map((kind) => bytes[kind])), bytes.total)
+  assert.ok(planned.fits && planned.steps === 1 && bytes.process > bytes.total)
+  assert.ok(planned.secondsPerStep > 0 && planned.seconds === planned.secondsPerStep)
+  assert.ok(planned.flops > 1e6 && planned.traffic > 1e6)
+  assert.ok(largest.length === 10 && largest.every(({ bytes }, i) => i === 0 || bytes <= largest[i - 1]!.bytes))
+  assert.ok(Math.max(...timeline) <= bytes.activations + bytes.workspace && timeline.every((alive) => alive > 0))
+  const imagined = await plan({ ...rest, imageCount: planned.images })
+  assert.equal(imagined.images, planned.images)
+  assert.equal(imagined.bytes.adapters, bytes.adapters)
+  const recomputed = await plan({ ...rest, imageCount: 1, gradientCheckpointing: true })
+  assert.ok(recomputed.bytes.activations < bytes.activations && recomputed.flops > planned.flops)
+})
+
+test('images or their number are needed, not both', async (t) => {
+  const { folder: _, images, ...rest } = await place(t)
+  await assert.rejects(plan(rest), { code: 'OPTION_REQUIRED', message: 'Expected images or imageCount but received neither' })
+  await assert.rejects(plan({ ...rest, images, imageCount: 3 }), {
+    code: 'OPTION_INVALID',
+    message: 'Expected images or imageCount but received both',
+  })
+})
