@@ -1,7 +1,7 @@
 // Writes docs/options.md from the table of commands; with --check, fails unless the file is up to date. Run `npm run build` first.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { commands } from '../dist/lib/cli/commands.js'
-import { defaultText, kohyaSpellings, usage } from '../dist/lib/options/help.js'
+import { aliasText, defaultText, kohyaSpellings, usage } from '../dist/lib/options/help.js'
 
 const cell = (text) => text.replaceAll('|', '\\|').replaceAll('<', '&lt;')
 const code = (text) => `\`${text.replaceAll('|', '\\|')}\``
@@ -9,7 +9,8 @@ const code = (text) => `\`${text.replaceAll('|', '\\|')}\``
 function row([name, option]) {
   const fallback = option.presence === 'required' ? '**required**' : cell(defaultText(option))
   const aliases = kohyaSpellings(option).map(code).join(' ')
-  return `| ${code(usage(name, option))} | ${code(name)} | ${cell(option.kind.expected)} | ${fallback} | ${aliases} | ${cell(option.help)} |`
+  const value = [option.kind.expected, ...(aliasText(option) ? [`also ${aliasText(option)}`] : [])].join('; ')
+  return `| ${code(usage(name, option))} | ${code(name)} | ${cell(value)} | ${fallback} | ${aliases} | ${cell(option.help)} |`
 }
 
 function section([name, { summary, options }]) {

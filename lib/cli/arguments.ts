@@ -1,6 +1,6 @@
 /** Reads command lines by yargs, from tables of commands and options; mistakes are reported in this package's own sentences. */
 import yargs, { type Argv, type FallbackCompletionFunction, type Options } from 'yargs'
-import { cut, LorafuseError, shown } from '../errors.js'
+import { cut, LorafuseError, listed, shown } from '../errors.js'
 import { describeCommand, describeOption, usage } from '../options/help.js'
 import { withoutNetworkArgs } from '../options/kohya.js'
 import { invalidOption, kebab, type Label, nearest, unknownOptions } from '../options/resolve.js'
@@ -35,7 +35,26 @@ function strayWord(command: string, word: string): LorafuseError {
   return new LorafuseError('OPTION_INVALID', `Expected options of ${command} but received the word ${shown(word)}`)
 }
 
-/** Finds a mistake in the options' names, or in a switch's value, which yargs would read as false. */
+/** Finds an option that takes one value but was given more than once, by any of its names. */
+function repeated(known: ReturnType<typeof spellings>, words: string[]): LorafuseError | undefined {
+  const given = new Map<Row, string[]>()
+  for (const [i, word] of words.entries()) {
+    const { spelling, inline } = typed(word)
+    const row = spelling === undefined ? undefined : known.get(spelling)?.row
+    if (!row || row.kind.repeatable) continue
+    const next = words[i + 1]
+    const value = inline === undefined && !isSwitch(row) && next?.startsWith('--') === false ? ` ${cut(next)}` : ''
+    const all = given.get(row) ?? []
+    all.push(cut(word) + value)
+    given.set(row, all)
+  }
+  const [row, all] = [...given].find(([, all]) => all.length > 1) ?? []
+  if (!row || !all) return undefined
+  const [name] = [...known].find(([, one]) => one.row === row)!
+  return new LorafuseError('OPTION_INVALID', `Expected ${flagOf(name)} once but received ${listed(all, ' and ')}`)
+}
+
+/** Finds a mistake in the options' names, a switch's value, which yargs would read as false, or a value too many. */
 function misspelt(command: string, table: Table, words: string[]): LorafuseError | undefined {
   const known = spellings(table)
   // yargs would ignore what follows `--`.
@@ -50,7 +69,7 @@ function misspelt(command: string, table: Table, words: string[]): LorafuseError
     if (option.negated) return invalidOption('no value', flagOf(spelling), inline)
     if (inline !== 'true' && inline !== 'false') return invalidOption(option.row.kind.expected, flagOf(spelling), inline)
   }
-  return undefined
+  return repeated(known, words)
 }
 
 function unknownCommand(commands: Commands, word: string): LorafuseError {
@@ -71,10 +90,6 @@ function refusal(message: string, parser: Argv, command: string, table: Table, w
   const argv = parser.parsed ? parser.parsed.argv : { _: [] }
   const stray = argv._[1] ?? words.find((word) => /^-[^-\d]/.test(word))
   if (stray !== undefined) return strayWord(command, String(stray))
-  for (const [name, row] of Object.entries(table)) {
-    const value = [argv[kebab(name)]].flat().find((word) => word !== undefined && wordsOf(row)?.includes(word) === false)
-    if (value !== undefined) return invalidOption(row.kind.expected, labelled(table, words)(name), value)
-  }
   return new LorafuseError('OPTION_INVALID', `Expected options of ${command} but received what yargs refuses: ${cut(message)}`)
 }
 
@@ -100,13 +115,14 @@ function valuesOf(table: Table, argv: Record<string, unknown>, words: string[]):
 }
 
 /** Describes a row to yargs: values stay texts. `--resume`, without a type, is true without a value. */
-function optionOf(name: string, row: Row, group: string): Options {
+function optionOf(name: string, row: Row, group: string, purpose: Purpose): Options {
   const { kind, default: value } = row
   const shared: Options = { alias: (row.kohya ?? []).filter((alias) => alias !== kebab(name)), describe: describeOption(row), group }
   // The default only makes completion offer --no-buckets: valuesOf ignores what was not typed.
   if (isSwitch(row)) return { ...shared, boolean: true, ...(value?.() === true ? { default: true } : {}) }
   if (kind.valueOptional) return shared
-  const choices = wordsOf(row)
+  // `resolve` checks them.
+  const choices = purpose === 'complete' ? wordsOf(row) : undefined
   return { ...shared, string: true, requiresArg: true, ...(kind.several ? { array: true } : {}), ...(choices ? { choices } : {}) }
 }
 
@@ -123,7 +139,7 @@ function build(parser: Argv, name: string, command: Command, purpose: Purpose): 
     for (const [name, row] of Object.entries(table)) {
       // yargs shows an option's key as it is, so in help the key carries the placeholder.
       if (purpose === 'help' && name !== 'help') parser.option(usage(name, row).slice(2), { describe: describeOption(row), group: title })
-      else parser.option(kebab(name), optionOf(name, row, title))
+      else parser.option(kebab(name), optionOf(name, row, title, purpose))
     }
   }
   return parser
@@ -163,7 +179,7 @@ function plain(words: string[]): string[] {
 }
 
 /**
- * Reads `COMMAND --name value --name=value --flag --no-flag`. Of a repeated option the last value counts, or all do if it is a list. A word
+ * Reads `COMMAND --name value --name=value --flag --no-flag`. Only an option that is a list is given more than once. A word
  * that begins with `--` is never a value; write `--name=--value` for one. Returns undefined if help, the version or completions were asked
  * for, which are then on stdout. Throws `COMMAND_UNKNOWN`, `OPTION_UNKNOWN`, `OPTION_INVALID`; `resolve` checks the values.
  */

@@ -22,11 +22,19 @@ export function kohyaSpellings({ kohya = [], networkArg }: Row): string[] {
   return [...kohya.map((name) => `--${name}`), ...(networkArg === undefined ? [] : [`--network_args ${networkArg}=`])]
 }
 
+/** Lists other tools' words for the values of a choice: `float and fp32 for f32, f16 for fp16`; empty if there are none. */
+export function aliasText({ kind: { aliases = {} } }: Row): string {
+  const values = [...new Set(Object.values(aliases).map(String))]
+  const others = (value: string) => Object.keys(aliases).filter((alias) => aliases[alias] === value)
+  return values.map((value) => `${others(value).join(' and ')} for ${value}`).join(', ')
+}
+
 /** Writes an option's help with its default and kohya's names. */
 export function describeOption(row: Row): string {
   const notes = [
     row.presence === 'required' ? 'required' : '',
     defaultText(row) && row.kind.type !== 'boolean' && `default ${defaultText(row)}`,
+    aliasText(row) && `also ${aliasText(row)}`,
     kohyaSpellings(row).length > 0 && `kohya ${kohyaSpellings(row).join(', ')}`,
   ].filter(Boolean)
   return `${row.help}${notes.length > 0 ? ` (${notes.join('; ')})` : ''}`

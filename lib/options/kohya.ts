@@ -1,15 +1,8 @@
 /** What to do instead of kohya's options that are not options here (kohya-ss/sd-scripts:train_network.py, library/train_util.py). */
-interface Instead {
-  /** Names of options, separated by blanks. */
-  names: string
-  /** `option` stands for the name of the option here. */
-  advice: (option: string) => string
-  option?: string
-}
+import { adviceOf, type Instead, namesOf, use } from './instead.js'
 
 const leaveOut = (reason: string) => () => `leave it out: ${reason}`
 const missing = (reason: string) => () => `not supported: ${reason}`
-const use = (option: string) => `use ${option}`
 
 const instead: Instead[] = [
   { names: 'network_module', advice: leaveOut('what is trained is a LoRA, as by networks.lora') },
@@ -40,7 +33,8 @@ const instead: Instead[] = [
     advice: leaveOut('the optimizer is AdamW'),
   },
   { names: 'optimizer_args', advice: use, option: 'weightDecay' },
-  { names: 'unet_lr', advice: use, option: 'learningRate' },
+  // `lr` is what many call it.
+  { names: 'unet_lr lr', advice: use, option: 'learningRate' },
   { names: 'text_encoder_lr1 text_encoder_lr2', advice: (option) => `${use(option)} and both rates after it`, option: 'textEncoderLr' },
   { names: 'caption_extention', advice: use, option: 'captionExtension' },
   { names: 'full_fp16 full_bf16 fp8_base fp8_base_unet', advice: use, option: 'precision' },
@@ -137,9 +131,8 @@ export function withoutNetworkArgs(words: string[], options: Map<string, string>
 /** Says what to do instead of an option that kohya has. `spelt`: writes the name of an option here. */
 export function insteadOf(name: string, spelt: (option: string) => string): string | undefined {
   if (name.startsWith(`${NETWORK_ARGS} `)) return `not supported: ${NETWORK_ARGS} are conv_dim=N and conv_alpha=X alone`
-  const found = instead.find(({ names }) => names.split(' ').includes(name))
-  return found?.advice(found.option === undefined ? '' : spelt(found.option))
+  return adviceOf(instead, name, spelt)
 }
 
 /** Lists the options that there is advice for. */
-export const insteadOfAll = () => instead.flatMap(({ names }) => names.split(' '))
+export const insteadOfAll = () => namesOf(instead)

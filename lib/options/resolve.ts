@@ -1,5 +1,6 @@
 /** Checks options against their rows. */
 import { cut, LorafuseError, shortened, shown } from '../errors.js'
+import { insteadInDrawing } from './drawing-names.js'
 import { insteadOf } from './kohya.js'
 import type { Presence, Row, Table } from './rows.js'
 import { generateTable, planTable, trainTable } from './table.js'
@@ -69,14 +70,17 @@ export function nearest(name: string, names: string[]): string | undefined {
 }
 
 /** Most unknown options that an error names. */
-const MOST_UNKNOWN = 30
+const MOST_UNKNOWN = 100
+
+/** By command, what says what to do instead of other tools' options. */
+const ADVICE: Record<string, typeof insteadOf> = { train: insteadOf, plan: insteadOf, generate: insteadInDrawing }
 
 /** Makes an `OPTION_UNKNOWN` of all names that are not known, with what to do instead, or the nearest name. */
 export function unknownOptions(command: string, unknown: string[], names: string[], label: Label): LorafuseError {
   const spelt = (option: string) => label(names.includes(option) ? option : kebab(option))
   const hints = [...new Set(unknown)].map((name) => {
     const received = cut(name)
-    const advice = command === 'train' ? insteadOf(name, spelt) : undefined
+    const advice = ADVICE[command]?.(name, spelt)
     const meant = nearest(received, names)
     const hint = advice ?? (meant === undefined ? undefined : `did you mean ${label(meant)}?`)
     return label(received) + (hint === undefined ? '' : `; ${hint}`)
@@ -89,6 +93,18 @@ export function unknownOptions(command: string, unknown: string[], names: string
 /** Makes an `OPTION_INVALID`; leave `value` out if no value came. */
 export function invalidOption(expected: string, name: string, ...value: [unknown?]): LorafuseError {
   return new LorafuseError('OPTION_INVALID', `Expected ${expected} for ${name} but received ${value.length > 0 ? shown(value[0]) : 'none'}`)
+}
+
+/** Writes the values of a list as they stand on a command line. */
+export function valuesInARow(values: unknown[]): string {
+  const written = values.slice(0, 20).map((value) => shown(value))
+  return cut(written.join(' '))
+}
+
+/** Makes the `OPTION_INVALID` of a value, which may be a list where the kind takes one. */
+function refused({ expected, repeatable }: Kind<unknown, unknown>, name: string, value: unknown): LorafuseError {
+  if (!repeatable || !Array.isArray(value) || value.length === 0) return invalidOption(expected, name, value)
+  return new LorafuseError('OPTION_INVALID', `Expected ${expected} for ${name} but received ${valuesInARow(value)}`)
 }
 
 /** Checks each value against its row. Throws `OPTION_REQUIRED`, `OPTION_INVALID`, `OPTION_UNKNOWN`. */
@@ -106,7 +122,7 @@ export function resolve<T extends Table>(command: string, table: T, input: unkno
       throw new LorafuseError('OPTION_REQUIRED', `Expected ${kind.expected} for ${label(name)} but received none`)
     }
     resolved[name] = value === undefined ? fallback?.() : kind.accept(value)
-    if (value !== undefined && resolved[name] === undefined) throw invalidOption(kind.expected, label(name), value)
+    if (value !== undefined && resolved[name] === undefined) throw refused(kind, label(name), value)
   }
   return resolved as Resolved<T>
 }
@@ -127,7 +143,7 @@ function checkTextOptions(options: Resolved<typeof trainTable>, label: Label): v
   if (stopTextEncoderTraining === undefined) return
   if (networkTrainTextEncoderOnly) either('stopTextEncoderTraining', 'networkTrainTextEncoderOnly')
   if (!trainsText) {
-    const received = textEncoderLr ? shown(textEncoderLr) : 'none'
+    const received = textEncoderLr ? valuesInARow(textEncoderLr) : 'none'
     const message = `Expected ${label('textEncoderLr')} above 0 beside ${label('stopTextEncoderTraining')} but received ${received}`
     throw new LorafuseError('OPTION_INVALID', message)
   }

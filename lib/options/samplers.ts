@@ -16,9 +16,9 @@ interface Sampler {
  * (AUTOMATIC1111/stable-diffusion-webui:modules/sd_samplers_kdiffusion.py).
  */
 export const samplers = {
-  DDIM: { solver: 'ddim', title: 'DDIM', schedule: 'Automatic', aliases: ['ddim'] },
-  Euler: { solver: 'euler', title: 'Euler', schedule: 'Automatic', aliases: ['euler', 'k_euler'] },
-  'Euler a': { solver: 'eulerAncestral', title: 'Euler a', schedule: 'Automatic', aliases: ['euler_a', 'k_euler_a'] },
+  DDIM: { solver: 'ddim', title: 'DDIM', schedule: 'Automatic', aliases: [] },
+  Euler: { solver: 'euler', title: 'Euler', schedule: 'Automatic', aliases: ['k_euler'] },
+  'Euler a': { solver: 'eulerAncestral', title: 'Euler a', schedule: 'Automatic', aliases: ['k_euler_a'] },
   'DPM++ 2M': { solver: 'dpmpp2m', title: 'DPM++ 2M', schedule: 'Uniform', aliases: ['dpmsolver++'] },
   'DPM++ 2M Karras': { solver: 'dpmpp2m', title: 'DPM++ 2M', schedule: 'Karras', aliases: ['k_dpmpp_2m_ka'] },
 } as const satisfies Record<string, Sampler>
@@ -26,6 +26,9 @@ export const samplers = {
 export type SamplerName = keyof typeof samplers
 export type Solver = Sampler['solver']
 export type NoiseSchedule = Sampler['schedule']
+
+/** Names are the same whatever their case, blanks, underscores and hyphens: `euler_a`, `Euler a`. */
+export const foldSampler = (name: string) => name.toLowerCase().replace(/[\s_-]/g, '')
 
 export const samplerNames = Object.keys(samplers) as SamplerName[]
 

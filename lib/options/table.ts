@@ -2,11 +2,11 @@
 import { availableParallelism } from 'node:os'
 import { kohyaScheduler, type LrSchedulerName, lrSchedulerNames } from './lr-schedulers.js'
 import { defaulted, optional, required, rowsOf } from './rows.js'
-import { samplerAliases, samplerNames } from './samplers.js'
+import { foldSampler, samplerAliases, samplerNames } from './samplers.js'
 import {
+  baseName,
   choice,
   colour,
-  fileName,
   flag,
   integer,
   list,
@@ -75,7 +75,7 @@ const files = {
     kohya: ['train_data_dir'],
   }),
   output: defaulted(path, 'output', 'Folder for the LoRA, its checkpoints and training states', { kohya: ['output_dir'] }),
-  name: defaulted(fileName, 'lora', 'Base name of the LoRA file, <output>/<name>.safetensors', { kohya: ['output_name'] }),
+  name: defaulted(baseName, 'lora', 'Base name of the LoRA file, <output>/<name>.safetensors', { kohya: ['output_name'] }),
 }
 
 const side = integer({ min: 8, max: 8192 })
@@ -153,7 +153,9 @@ const training = {
     'Learning rate of the text encoders, which are trained then; two rates for those of SDXL, of which one may be 0',
     { defaultText: 'not trained', kohya: ['text_encoder_lr'] },
   ),
-  networkTrainUnetOnly: optional(flag, 'Train the UNet alone, as without textEncoderLr', { kohya: ['network_train_unet_only'] }),
+  networkTrainUnetOnly: optional(flag, 'Train the UNet alone, as where text encoders have no learning rate', {
+    kohya: ['network_train_unet_only'],
+  }),
   networkTrainTextEncoderOnly: optional(flag, 'Train the text encoders alone', { kohya: ['network_train_text_encoder_only'] }),
   stopTextEncoderTraining: optional(integer({ min: 1 }), 'Steps after which the text encoders stay as they are', {
     kohya: ['stop_text_encoder_training'],
@@ -268,7 +270,11 @@ const image = {
 }
 
 const sampling = {
-  sampler: defaulted(choice(samplerNames, samplerAliases), 'DDIM', "Sampler, by A1111's name"),
+  sampler: defaulted(
+    choice(samplerNames, samplerAliases, foldSampler),
+    'DDIM',
+    "Sampler, by A1111's name; case, blanks and underscores do not matter",
+  ),
   steps: defaulted(integer({ min: 1, max: 1000 }), 30, 'Sampling steps'),
   cfg: defaulted(number({ min: 1, max: 100 }), 7, 'CFG scale (classifier-free guidance); 1 turns guidance off'),
   seed: defaulted(integer({ min: 0, max: MAX_SEED }), 0, 'Random seed'),

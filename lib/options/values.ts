@@ -72,15 +72,22 @@ function bounded(type: 'integer' | 'number', { min, max, step }: Bounds): Kind<n
 export const integer = (bounds: Bounds) => bounded('integer', bounds)
 export const number = (bounds: Bounds) => bounded('number', bounds)
 
-export function choice<const Value extends string>(words: readonly Value[], aliases: Record<string, Value> = {}): Kind<Value, Value> {
+/** One of several words, or of other tools' words for them. `fold`: words that it makes the same are the same. */
+export function choice<const Value extends string>(
+  words: readonly Value[],
+  aliases: Record<string, Value> = {},
+  fold: (word: string) => string = (word) => word,
+): Kind<Value, Value> {
+  const values = new Map(
+    [...Object.entries(aliases), ...words.map((word) => [word, word] as const)].map(([word, value]) => [fold(word), value]),
+  )
   return {
     type: 'choice',
     words,
     aliases,
     expected: words.length > 1 ? `${words.slice(0, -1).join(', ')} or ${words.at(-1)}` : `${words[0]}`,
     placeholder: words.join('|'),
-    accept: (input) =>
-      words.find((word) => word === input) ?? (typeof input === 'string' && Object.hasOwn(aliases, input) ? aliases[input] : undefined),
+    accept: (input) => (typeof input === 'string' ? values.get(fold(input)) : undefined),
   }
 }
 
@@ -104,7 +111,7 @@ function plain<Value>(
 const isText = (input: unknown): input is string => typeof input === 'string'
 /** The system takes bytes: half a surrogate pair would become another name. */
 const isPath = (input: unknown): input is string => isText(input) && input !== '' && !/[\0\p{Surrogate}]/u.test(input)
-const isFileName = (input: unknown): input is string => isPath(input) && !/[/\\]|^\.{1,2}$/.test(input)
+const isBaseName = (input: unknown): input is string => isPath(input) && !/[/\\]|^\.{1,2}$|\.safetensors$/i.test(input)
 const isPng = (input: unknown): input is string => isPath(input) && /[^/]\.png$/i.test(input)
 const isResumeFrom = (input: unknown): input is string | boolean => typeof input === 'boolean' || isPath(input)
 
@@ -112,7 +119,8 @@ export const text = plain('text', 'a text', 'TEXT', isText)
 export const path = plain('path', 'a path', 'PATH', isPath)
 /** Another ending would promise another format than the one that is written. */
 export const pngFile = plain('path', 'the path of a .png file', 'FILE', isPng)
-export const fileName = plain('text', 'a file name without folder', 'NAME', isFileName)
+/** The extension is added to it. */
+export const baseName = plain('text', 'a file name without folder and without .safetensors', 'NAME', isBaseName)
 
 /** A state's path, true for the newest state, or false for none. */
 export const resumeFrom: Kind<string | boolean, string | boolean> = {
@@ -145,10 +153,10 @@ export const colour: Kind<string, Colour> = {
   },
 }
 
-/** `file:0.8`, or an object; the weight is 1 where it is left out. */
+/** `file:0.8`, or an object; the weight is 1 where it is left out. `file.safetensors:abc` is a weight that is no number. */
 export const lora: Kind<string | { path: string; weight?: number }, LoraReference> = {
   type: 'text',
-  expected: 'a LoRA file, or file:weight',
+  expected: 'a LoRA file, or file:weight with a number as the weight',
   placeholder: 'FILE[:WEIGHT]',
   accept: (input) => {
     const { path: file, weight = 1 } = typeof input === 'string' ? splitWeight(input) : ((input ?? {}) as Partial<LoraReference>)
@@ -158,6 +166,7 @@ export const lora: Kind<string | { path: string; weight?: number }, LoraReferenc
 
 function splitWeight(words: string): Partial<LoraReference> {
   const [, file, weight] = /^(.+):([-+]?(?:\d+\.?\d*|\.\d+))$/.exec(words) ?? []
+  if (weight === undefined && /\.safetensors:[^/]*$/i.test(words)) return {}
   return weight === undefined ? { path: words } : { path: file as string, weight: Number(weight) }
 }
 

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { promisify } from 'node:util'
 import sharp from 'sharp'
+import { without } from '../../lib/cli/shell.js'
 import type { TrainEvent } from '../../lib/events.js'
 import { copyImages } from '../fixtures/images.js'
 import { tiny } from '../fixtures/lora.js'
@@ -27,6 +28,11 @@ async function place(t: TestContext): Promise<Place> {
   const images = await copyImages(folder, 2)
   const words = ['train', '--model', tiny, '--images', images, '--output', output, '--name', 'style', '--resolution', '64', '--rank', '2']
   return { folder, output, words }
+}
+
+/** Gives an option another value, or one. */
+function replaced(words: readonly string[], option: string, value: string): string[] {
+  return [...without([...words], option), option, value]
 }
 
 const linesOf = (text: string) => text.split('\n').filter((line) => line !== '')
@@ -79,7 +85,7 @@ test('Ctrl-C finishes the step, saves the state and says how to go on; that ends
   assert.equal(resumed.code, 0, resumed.stderr)
   assert.match(resumed.stderr, new RegExp(`40 steps, from step ${last.step};`))
   const first = await readFile(join(output, 'style.safetensors'))
-  const whole = await lorafuse([...run, '--output', `${output}-whole`])
+  const whole = await lorafuse(replaced(run, '--output', `${output}-whole`))
   assert.equal(whole.code, 0, whole.stderr)
   const tensors = (file: Buffer) => file.subarray(8 + Number(file.readBigUInt64LE()))
   assert.ok(tensors(await readFile(join(`${output}-whole`, 'style.safetensors'))).equals(tensors(first)))
@@ -145,7 +151,8 @@ test('with few files that may be open it says so', async (t) => {
 
 test('words whose bytes are no UTF-8 are refused, as Node would make another name of them', async (t) => {
   const { folder, words } = await place(t)
-  const run = (bytes: string) => inBash(`"$0" "$@" --output "${folder}/$(printf '${bytes}')" --steps 1 2>&1; echo $?`, words)
+  const run = (bytes: string) =>
+    inBash(`"$0" "$@" --output "${folder}/$(printf '${bytes}')" --steps 1 2>&1; echo $?`, without(words, '--output'))
   const { stdout } = await run('caf\\351')
   assert.match(stdout, /^error OPTION_INVALID: Expected UTF-8 after "--output" but received the bytes \S*caf\\xe9; rename it\n1\n$/)
   assert.deepEqual((await readdir(folder)).sort(), ['images'])
@@ -157,7 +164,7 @@ test('words whose bytes are no UTF-8 are refused, as Node would make another nam
 test('a second Ctrl-C kills at once', async (t) => {
   const { words } = await place(t)
   let signals = 0
-  const { code, signal } = await lorafuse([...words, '--steps', '100000', '--resolution', '256', '--json'], {
+  const { code, signal } = await lorafuse([...replaced(words, '--resolution', '256'), '--steps', '100000', '--json'], {
     onOutput: (text, kill) => {
       const due = signals === 0 ? text.includes('"type":"step"') : signals === 1 && text.includes('Stopping')
       if (!due) return
@@ -232,7 +239,7 @@ test('bad input ends in one sentence, exit code 1 and nothing written', async (t
     [['--rank', '4000'], 'RANK_TOO_LARGE'],
     [['--resume', join(folder, 'none.safetensors')], ''],
   ] as const) {
-    const { code: exit, stderr, stdout } = await lorafuse([...words, '--steps', '1', ...change])
+    const { code: exit, stderr, stdout } = await lorafuse([...replaced(words, change[0], change[1]), '--steps', '1'])
     assert.equal(exit, 1)
     assert.match(stderr, new RegExp(`^(warning .*\\n)*error ${code}[A-Z_]*: Expected .*\\n$`), stderr)
     assert.equal(stdout, '')

@@ -74,6 +74,18 @@ const mistakes: { words: string[]; error: string }[] = [
     error: 'error OPTION_INVALID: Expected a whole number of 1 or more for --steps but received "many"',
   },
   {
+    words: ['train', '--model', tiny, '--images', 'x', '--mixed_precision', 'f64'],
+    error: 'error OPTION_INVALID: Expected auto, f32, fp16 or bf16 for --mixed_precision but received "f64"',
+  },
+  {
+    words: ['train', '--model', tiny, '--images', 'k', '--images', 'p'],
+    error: 'error OPTION_INVALID: Expected --images once but received --images k and --images p',
+  },
+  {
+    words: ['train', '--model', tiny, '--images', 'x', '--name', 'w.safetensors'],
+    error: 'error OPTION_INVALID: Expected a file name without folder and without .safetensors for --name but received "w.safetensors"',
+  },
+  {
     words: ['train', '--model', tiny, '--images', 'x', '--json=1'],
     error: 'error OPTION_INVALID: Expected true or false for --json but received "1"',
   },

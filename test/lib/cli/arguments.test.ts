@@ -105,15 +105,24 @@ test('resume goes from the newest state, or from one that is named', () => {
   assert.deepEqual(train('--resume', 'a-state.safetensors').values, { resume: 'a-state.safetensors' })
 })
 
-test('the last of a repeated option counts, lists add up', () => {
-  assert.deepEqual(train('--rank', '4', '--network_dim', '8').values, { rank: 8 })
+test('an option that is given twice is refused with both, lists add up', () => {
+  refuses(['--network_dim=8', '--rank', '4'], 'OPTION_INVALID', 'Expected --rank once but received --network_dim=8 and --rank 4')
+  refuses(['--images', 'k', '--images', 'p'], 'OPTION_INVALID', 'Expected --images once but received --images k and --images p')
+  refuses(['--flip', '--no-flip'], 'OPTION_INVALID', 'Expected --flip once but received --flip and --no-flip')
+  refuses(['--resume', '--resume', 'x'], 'OPTION_INVALID', 'Expected --resume once but received --resume and --resume x')
+  const rank = '--conv-rank'
+  refuses(['--network_args', 'conv_dim=4', rank, '8'], 'OPTION_INVALID', `Expected ${rank} once but received ${rank}=4 and ${rank} 8`)
   const { values } = generate('--lora', 'a', '--lora', 'b:0.5', '--prompt', 'x')
   assert.deepEqual(values, { lora: ['a', 'b:0.5'], prompt: ['x'] })
 })
 
 test('negative numbers are values, words with two dashes are not', () => {
   assert.deepEqual(train('--seed', '-1').values, { seed: -1 })
-  refuses(['--name', '--rank', '4'], 'OPTION_INVALID', 'Expected a file name without folder for --name but received none')
+  refuses(
+    ['--name', '--rank', '4'],
+    'OPTION_INVALID',
+    'Expected a file name without folder and without .safetensors for --name but received none',
+  )
   assert.deepEqual(train('--name=--odd').values, { name: '--odd' })
   assert.deepEqual(generate('--cfg', '-1', '--negative-prompt', '-x').values, { cfg: -1, negativePrompt: '-x' })
   assert.deepEqual(generate('--negative-prompt=--x', '--prompt=').values, { negativePrompt: '--x', prompt: [''] })
@@ -127,12 +136,12 @@ test('a value is refused for a switch and none for what needs one, by the name t
   refuses(['--flip_aug=maybe'], 'OPTION_INVALID', 'Expected true or false for --flip_aug but received "maybe"')
   refuses(['--strict='], 'OPTION_INVALID', 'Expected true or false for --strict but received an empty text')
   refuses(['--network_dim'], 'OPTION_INVALID', 'Expected a whole number from 1 to 4096 for --network_dim but received none')
-  refuses(['--mixed_precision', 'f64'], 'OPTION_INVALID', 'Expected auto, f32, fp16 or bf16 for --mixed_precision but received "f64"')
   refuses(['--no-rank'], 'OPTION_UNKNOWN', /--no-rank; did you mean --rank\?$/)
   assert.deepEqual(train('--resume=').values, { resume: '' })
 })
 
-test('what is no number is left for the check to name', () => {
+test('what is no number, or none of the words, is left for the check to name', () => {
+  assert.deepEqual(train('--mixed_precision', 'f64').values, { precision: 'f64' })
   assert.deepEqual(train('--rank', 'four', '--steps=', '--resolution', '512,768').values, {
     rank: 'four',
     steps: '',
@@ -209,6 +218,26 @@ test("all of kohya's options that are none here are named at once, with what to 
       '  --zzzzz',
   )
   refuses(['--unet_lr=1'], 'OPTION_UNKNOWN', 'Expected an option of train but received --unet_lr; use --learning-rate')
+})
+
+test('what other tools call the options of generate is named with what it is here', () => {
+  const meant: Record<string, string> = {
+    ...{ guidance_scale: 'cfg', cfg_scale: 'cfg', num_inference_steps: 'steps', scheduler: 'sampler', sampler_name: 'sampler' },
+    ...{ negative: 'negative-prompt', neg_prompt: 'negative-prompt', n: 'negative-prompt', W: 'width', H: 'height' },
+    'guidance-scale': 'cfg',
+  }
+  for (const [name, option] of Object.entries(meant)) {
+    const message = `Expected an option of generate but received --${name}; use --${option}`
+    assert.throws(() => generate(`--${name}`, '1'), { code: 'OPTION_UNKNOWN', message })
+  }
+  const learningRate = 'Expected an option of train but received --lr; use --learning-rate'
+  refuses(['--lr', '1e-4'], 'OPTION_UNKNOWN', learningRate)
+  assert.throws(() => read('plan', '--lr', '1e-4'), { message: learningRate.replace('train', 'plan') })
+})
+
+test('as many unknown options as kohya has are all named', () => {
+  const names = Array.from({ length: 60 }, (_, i) => `--zzzzz${i}`)
+  refuses(names, 'OPTION_UNKNOWN', ['Expected options of train but received 60 that it does not have:', ...names].join('\n  '))
 })
 
 test('several values may follow an option that takes them', () => {

@@ -91,7 +91,8 @@ test('values outside their bounds are refused in one sentence', () => {
   refuses({ ...train, steps: false }, 'OPTION_INVALID', /for steps but received false$/)
   refuses({ ...train, background: 'gren' }, 'OPTION_INVALID', /white, black or #rrggbb/)
   refuses({ ...train, output: '' }, 'OPTION_INVALID', 'Expected a path for output but received an empty text')
-  for (const name of ['a/b', '..', 'a\\b', '\0']) refuses({ ...train, name }, 'OPTION_INVALID', /a file name without folder/)
+  for (const name of ['a/b', '..', 'a\\b', '\0', 'w.safetensors'])
+    refuses({ ...train, name }, 'OPTION_INVALID', /a file name without folder/)
 })
 
 test('options that exclude each other are refused', () => {
@@ -120,6 +121,23 @@ test("kohya's words for precisions and schedules are understood", () => {
   assert.equal(resolveTrainOptions({ ...train, device: 'gpu' as 'cuda' }).device, 'cuda')
 })
 
+test('samplers are known by other tools, too, and in whatever case', () => {
+  const sampler = (name: string) => resolveGenerateOptions({ model: 'model', prompt: 'a cat', sampler: name }).sampler
+  const same: [string, string[]][] = [
+    ['Euler a', ['euler a', 'EULER_A', 'k_euler_a']],
+    ['DDIM', ['ddim']],
+    ['DPM++ 2M', ['dpm++2m', 'dpmsolver++']],
+    ['DPM++ 2M Karras', ['dpm++_2m_karras', 'DPM++2M-Karras', 'k_dpmpp_2m_ka']],
+  ]
+  for (const [name, others] of same) for (const other of others) assert.equal(sampler(other), name)
+  refuses(
+    { model: 'model', prompt: 'x', sampler: 'Heun' },
+    'OPTION_INVALID',
+    /^Expected DDIM, Euler, .* for sampler/,
+    resolveGenerateOptions,
+  )
+})
+
 test('colours and LoRAs are read from their short forms', () => {
   assert.deepEqual(resolveTrainOptions({ ...train, background: '#0A80ff' }).background, [10, 128, 255])
   const lora = ['a.safetensors', 'b:0.8', 'c:d:-.5', { path: 'e:1', weight: 2 }]
@@ -131,6 +149,9 @@ test('colours and LoRAs are read from their short forms', () => {
     { path: 'e:1', weight: 2 },
   ])
   assert.deepEqual(options.prompt, ['a cat'])
+  const weight =
+    'Expected a LoRA file, or file:weight with a number as the weight, or a list of them for lora but received "w.safetensors:abc"'
+  refuses({ model: 'model', prompt: 'x', lora: ['w.safetensors:abc'] }, 'OPTION_INVALID', weight, resolveGenerateOptions)
   refuses({ model: 'model', prompt: 'x', lora: [{}] }, 'OPTION_INVALID', /a LoRA file, or file:weight/, resolveGenerateOptions)
 })
 
@@ -170,11 +191,12 @@ test('options of text encoders that contradict each other, or do nothing, are re
   const stop = { ...train, stopTextEncoderTraining: 5 }
   const beside = 'Expected textEncoderLr above 0 beside stopTextEncoderTraining but received'
   refuses(stop, 'OPTION_INVALID', `${beside} none`)
-  refuses({ ...stop, textEncoderLr: 0 }, 'OPTION_INVALID', `${beside} [ 0 ]`)
+  refuses({ ...stop, textEncoderLr: 0 }, 'OPTION_INVALID', `${beside} 0`)
   assert.equal(resolveTrainOptions({ ...train, networkTrainUnetOnly: true, textEncoderLr: 0 }).networkTrainUnetOnly, true)
   refuses({ ...stop, networkTrainTextEncoderOnly: true }, 'OPTION_INVALID', both('stopTextEncoderTraining', 'networkTrainTextEncoderOnly'))
   assert.deepEqual(resolveTrainOptions({ ...train, textEncoderLr: 1e-5 }).textEncoderLr, [1e-5])
   const expected = 'Expected a number from 0 to 1, or up to 2 of them for textEncoderLr but received'
-  refuses({ ...train, textEncoderLr: [1e-5, 1e-5, 1e-5] }, 'OPTION_INVALID', `${expected} [ 0.00001, 0.00001, 0.00001 ]`)
+  refuses({ ...train, textEncoderLr: [1e-5, 1e-5, 1e-5] }, 'OPTION_INVALID', `${expected} 0.00001 0.00001 0.00001`)
+  refuses({ ...train, textEncoderLr: ['5e-5,1e-5'] }, 'OPTION_INVALID', `${expected} "5e-5,1e-5"`)
   refuses({ ...train, textEncoderLr: [] }, 'OPTION_INVALID', `${expected} []`)
 })
