@@ -74,8 +74,8 @@ function thirds(path: string, weight: WeightEntry, layer: string, kind: string, 
 }
 
 /**
- * Lists the weights of a network. `ourName`: the core's name of a tensor, undefined for those that are not the network's. Integers that are
- * no weights (`position_ids`) are left out. Throws `MODEL_UNSUPPORTED` and `PICKLE_UNSUPPORTED` for weights that cannot be used.
+ * Lists the weights of a network. `ourName`: the core's name of a tensor, undefined for those that are not the network's or may be left out.
+ * Integers that are no weights (`position_ids`) are left out. Throws `MODEL_UNSUPPORTED` and `PICKLE_UNSUPPORTED` for weights that cannot be used.
  */
 export function weightsOf({ path, tensors }: Checkpoint, ourName: (name: string) => string | undefined): WeightFile {
   const scaled = tensors.find(({ name }) => SCALED.test(name))
@@ -86,7 +86,7 @@ export function weightsOf({ path, tensors }: Checkpoint, ourName: (name: string)
   const weights = tensors.flatMap((tensor) => {
     if (isBuffer(tensor)) return []
     const [, theirLayer, kind] = IN_PROJECTION.exec(tensor.name) ?? []
-    const layer = theirLayer && ourName(`${theirLayer}.ln_1`)?.replace(/\.layer_norm1$/, '')
+    const [, layer] = /^(.*)\.layer_norm1$/.exec((theirLayer && ourName(`${theirLayer}.ln_1`)) ?? '') ?? []
     if (layer && kind) return thirds(path, weightOf(tensor, layer, path), layer, kind, tensor.byteLength)
     const name = ourName(tensor.name)
     return name === undefined ? [] : [weightOf(tensor, name, path)]

@@ -8,7 +8,8 @@ import { readCheckpoint, weightsOf } from './checkpoint.js'
 import { ConfigReader } from './configs.js'
 import { foreignModel, foreignPipeline } from './families.js'
 import type { NetworkParts, Parts } from './model.js'
-import { ourName } from './names.js'
+import { isLeftover, ourName } from './names.js'
+import { NETWORKS } from './networks.js'
 import { loadTokenizer } from './tokenizer.js'
 import { usualFile, weightSets } from './weight-files.js'
 
@@ -59,7 +60,7 @@ async function readWeights(folder: string, architecture: Network['architecture']
   const files: WeightFile[] = []
   for (const path of await weightPaths(folder, architecture, what)) {
     const checkpoint = await readCheckpoint(path, `${what}'s weights`)
-    files.push(weightsOf(checkpoint, (name) => ourName(architecture, name)))
+    files.push(weightsOf(checkpoint, (name) => (isLeftover(architecture, name) ? undefined : ourName(architecture, name))))
   }
   return files
 }
@@ -74,14 +75,6 @@ async function checkKind(folder: string, names: string[]): Promise<void> {
   // Without a UNet, and with what other models have instead of one.
   if (names.includes('unet') || !['transformer', 'prior', 'decoder'].some((part) => names.includes(part))) return
   throw foreignModel(folder, className === undefined ? 'parts of another model' : shown(className))
-}
-
-/** By the names of diffusers' folders: each network's architecture and title, and the folder of the tokenizer that makes its ids. */
-export const NETWORKS: Record<string, { architecture: Network['architecture']; title: string; tokenizer?: string }> = {
-  unet: { architecture: 'unet', title: 'the UNet' },
-  text_encoder: { architecture: 'clip', title: 'the text encoder', tokenizer: 'tokenizer' },
-  text_encoder_2: { architecture: 'clip', title: 'the second text encoder', tokenizer: 'tokenizer_2' },
-  vae: { architecture: 'vae', title: 'the VAE' },
 }
 
 /** Reads the folder of one network, by the name that diffusers gives it. */

@@ -3,6 +3,7 @@ import { type LorafuseError, shown } from '../errors.js'
 import { type ConfigReader, unsupported } from './configs.js'
 import { OPEN_CLIP_G } from './layouts.js'
 import type { Family, Parts } from './model.js'
+import { NETWORKS } from './networks.js'
 import { sd1 } from './sd1.js'
 import { sd2 } from './sd2.js'
 import { sdxl } from './sdxl.js'
@@ -53,11 +54,11 @@ export function foreignUNet({ json }: ConfigReader): string | undefined {
 /** Finds out the family of a model, and whether all its networks are there. Throws `MODEL_UNSUPPORTED`, `MODEL_INCOMPLETE`. */
 export function familyOf({ path, networks, missing }: Parts): Family {
   const unet = networks.unet
-  if (!unet) throw missing('unet', sd1.networks.unet!.title)
+  if (!unet) throw missing('unet', NETWORKS.unet!.title)
   const foreign = foreignUNet(unet.config)
   if (foreign !== undefined) throw foreignModel(path, foreign)
   const family = families.find(({ matches }) => matches(unet.config))
   if (!family) throw foreignModel(path, `a UNet whose addition_embed_type is ${shown(unet.config.json.addition_embed_type)}`)
-  for (const [name, { title }] of Object.entries(family.networks)) if (!networks[name]) throw missing(name, title)
+  for (const name of Object.keys(family.networks)) if (!networks[name]) throw missing(name, NETWORKS[name]!.title)
   return family
 }

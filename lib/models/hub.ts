@@ -20,7 +20,7 @@ import { type HubSettings, hubSettings } from './hub/settings.js'
 
 export interface HubContext {
   signal?: AbortSignal | undefined
-  /** Told what is fetched and how far it is, and, as a warning, that another process fetches it. */
+  /** Told what is fetched and how far it is, and warnings. */
   onEvent?: ((event: ModelEvent) => void) | undefined
   /** The environment's by default. */
   settings?: HubSettings

@@ -7,10 +7,8 @@ import type { ResolvedTrainOptions } from '../options/resolve.js'
 import type { ConfigReader, PredictionType, SchedulerConfig } from './configs.js'
 import type { Tokenizer } from './tokenizer.js'
 
-/** One network of a family. */
-interface FamilyNetwork extends Pick<Network, 'architecture' | 'f32'> {
-  /** Names it in errors. */
-  title: string
+/** One network of a family, beside what `NETWORKS` says of it. */
+interface FamilyNetwork extends Pick<Network, 'f32'> {
   readConfig(config: ConfigReader): NetworkConfig
   /** How kohya names its LoRA tensors, see `loraPrefixes`; `spell` is made for a config. */
   lora?: { prefix: string; spell?(config: NetworkConfig): (path: string) => string }

@@ -14,6 +14,18 @@ const SPELLINGS: Record<Network['architecture'], [theirs: RegExp, ours: string][
   ],
 }
 
+/** What lies beside the weights of networks and takes no part in what they compute: buffers, losses, copies, CLIP's half for pictures. */
+const LEFTOVERS: Record<Network['architecture'], RegExp> = {
+  unet: /^model_ema\./,
+  clip: /(^|\.)position_ids$|^(logit_scale|attn_mask)$|^(visual|vision_model|visual_projection)[._]/,
+  vae: /^(loss|model_ema)\./,
+}
+
+/** Whether a tensor among those of a network is none of its weights, and may be left out. */
+export function isLeftover(architecture: Network['architecture'], name: string): boolean {
+  return LEFTOVERS[architecture].test(name)
+}
+
 /** Returns our spelling of a name in a file. */
 export function ourName(architecture: Network['architecture'], name: string): string {
   return SPELLINGS[architecture].reduce((spelled, [theirs, ours]) => spelled.replace(theirs, ours), name)

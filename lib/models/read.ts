@@ -1,6 +1,6 @@
 /** Reads a model of any layout and family: picks the reader, finds the family and checks that the parts fit together. */
 import { resolve } from 'node:path'
-import { LorafuseError } from '../errors.js'
+import { LorafuseError, shown } from '../errors.js'
 import { isFolder } from '../files/read.js'
 import type { Network, NetworkConfig } from '../native.js'
 import { readComponents } from './components.js'
@@ -17,9 +17,11 @@ import { invalidPart, readDiffusers } from './diffusers.js'
 import { familyOf } from './families.js'
 import { fetchDamaged, type HubContext, locateModel } from './hub.js'
 import { type Family, lazyHashes, type Model, type Parts, type ReadOptions } from './model.js'
+import { NETWORKS } from './networks.js'
 import { readSingleFile } from './single-file.js'
 import { TIME_IDS } from './text.js'
 import type { Tokenizer } from './tokenizer.js'
+import { weightNames } from './weight-names.js'
 
 /** Latents of a side of the size that a model was trained at. */
 const MOST_LATENTS = 1024
@@ -100,11 +102,32 @@ function phrase(family: Family, parts: Parts, scheduler: SchedulerConfig, option
   return `${family.title}, ${PREDICTIONS[scheduler.predictionType]}${zero}, ${by}`
 }
 
+/**
+ * Looks for weights of a network that nothing reads. Throws `MODEL_UNSUPPORTED` for those of the UNet, which would change what it computes, and
+ * else warns, `WEIGHTS_UNREAD`.
+ */
+function checkWeights(network: Network, title: string, { onEvent }: HubContext): void {
+  const names = weightNames(network)
+  const unread = network.files.flatMap(({ path, tensors }) =>
+    tensors.filter(({ name }) => !names.has(name)).map(({ name }) => ({ name, path })),
+  )
+  const [first] = unread
+  if (!first) return
+  const { name, path } = first
+  const received = `received ${shown(name)}${unread.length > 1 ? ` and ${unread.length - 1} more` : ''}`
+  const message = `Expected only weights that ${title} of this kind has in ${path} but ${received}`
+  if (network.architecture === 'unet') throw new LorafuseError('MODEL_UNSUPPORTED', `${message}; use the model without what they belong to`)
+  onEvent?.({ type: 'warning', code: 'WEIGHTS_UNREAD', message: `${message}, which are not used`, path })
+}
+
 /** Reads the networks of a family with their configs. */
-function readNetworks(family: Family, parts: Parts): Record<string, Network> {
-  const read = ([name, { architecture, readConfig, f32 = false }]: [string, Family['networks'][string]]): [string, Network] => {
+function readNetworks(family: Family, parts: Parts, context: HubContext): Record<string, Network> {
+  const read = ([name, { readConfig, f32 = false }]: [string, Family['networks'][string]]): [string, Network] => {
+    const { architecture, title } = NETWORKS[name]!
     const { config, files } = parts.networks[name]!
-    return [name, { architecture, config: readConfig(config), files, f32 }]
+    const network = { architecture, config: readConfig(config), files, f32 }
+    checkWeights(network, title, context)
+    return [name, network]
   }
   return Object.fromEntries(Object.entries(family.networks).map(read))
 }
@@ -120,7 +143,7 @@ async function readOnce(model: string, options: ReadOptions, context: HubContext
     const message = `Expected a VAE or text encoder of ${family.title} for ${parts.path} but received a ${strange} of another family`
     throw new LorafuseError('MODEL_UNSUPPORTED', message)
   }
-  const networks = readNetworks(family, parts)
+  const networks = readNetworks(family, parts, context)
   const configOf = <Config>(name: string) => networks[name]!.config as Config
   const unet = configOf<UNetConfig>(family.trained)
   const vae = configOf<VaeConfig>(family.vae)
@@ -162,7 +185,7 @@ async function readOnce(model: string, options: ReadOptions, context: HubContext
  * Reads and checks a model's configs, tokenizers and weight headers, but no weights. Throws `MODEL_NOT_FOUND`, `MODEL_INCOMPLETE` (which
  * part, where), `MODEL_INVALID` (a config), `MODEL_UNSUPPORTED`, `TOKENIZER_INVALID`, `SAFETENSORS_INVALID`, as `openFile` and as
  * `resolveHubModel`. `context`: for a model that is fetched. What of it is damaged in the Hub's cache is fetched again, with a warning
- * `CACHE_DAMAGED`.
+ * `CACHE_DAMAGED`. Weights of encoders and VAE that nothing reads have a warning `WEIGHTS_UNREAD`.
  */
 export async function readModel(model: string, options: ReadOptions = {}, context: HubContext = {}): Promise<Model> {
   try {

@@ -6,10 +6,10 @@ export const sd1: Family = {
   title: 'SD 1.x',
   matches: ({ json }) => json.addition_embed_type == null,
   networks: {
-    unet: { architecture: 'unet', title: 'the UNet', readConfig: unetConfig, lora: { prefix: 'lora_unet' } },
-    text_encoder: { architecture: 'clip', title: 'the text encoder', readConfig: textEncoderConfig, lora: { prefix: 'lora_te' } },
+    unet: { readConfig: unetConfig, lora: { prefix: 'lora_unet' } },
+    text_encoder: { readConfig: textEncoderConfig, lora: { prefix: 'lora_te' } },
     // VAEs run in f32 in every family, as that of SDXL overflows in f16.
-    vae: { architecture: 'vae', title: 'the VAE', readConfig: vaeConfig, f32: true },
+    vae: { readConfig: vaeConfig, f32: true },
   },
   trained: 'unet',
   vae: 'vae',

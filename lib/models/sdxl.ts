@@ -27,12 +27,7 @@ export const sdxl: Family = {
   networks: {
     unet: { ...unet!, lora: { prefix: 'lora_unet', spell: sgmSpelling } },
     text_encoder: { ...text_encoder!, lora: { prefix: 'lora_te1' } },
-    text_encoder_2: {
-      architecture: 'clip',
-      title: 'the second text encoder',
-      readConfig: pooledTextEncoderConfig,
-      lora: { prefix: 'lora_te2' },
-    },
+    text_encoder_2: { readConfig: pooledTextEncoderConfig, lora: { prefix: 'lora_te2' } },
     vae: vae!,
   },
   text: [

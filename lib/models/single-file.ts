@@ -13,7 +13,8 @@ import { foreignKind, kindWithoutUNet } from './foreign-files.js'
 import { clipLayout, OPEN_CLIP_G, OPEN_CLIP_H, openClipLayout, type Shapes, unetLayout, vaeLayout } from './layouts.js'
 import { openClipNames, unetNames, vaeNames } from './ldm-names.js'
 import type { NetworkParts, Parts } from './model.js'
-import { ourName } from './names.js'
+import { isLeftover, ourName } from './names.js'
+import { NETWORKS } from './networks.js'
 import { sd2 } from './sd2.js'
 import { clipTokenizer } from './tokenizer.js'
 
@@ -35,7 +36,7 @@ interface Layout {
   network: string
   /** Begins its keys. */
   prefix: string
-  /** Works out its config, and the core's names of its tensors; undefined where it is not there. */
+  /** Works out its config, and the core's names of its tensors, theirs where it has none; undefined where it is not there. */
   read(shapes: Shapes, path: string): { config: Json; rename: Rename } | undefined
 }
 
@@ -43,7 +44,7 @@ function readUNet(shapes: Shapes, path: string) {
   const config = unetLayout(shapes, path)
   if (!config) return undefined
   const names = unetNames(config as unknown as UNetConfig)
-  return { config, rename: (name: string) => names.diffusers(name) }
+  return { config, rename: (name: string) => names.diffusers(name) ?? name }
 }
 
 function readVae(shapes: Shapes) {
@@ -51,7 +52,12 @@ function readVae(shapes: Shapes) {
   if (!config) return undefined
   const names = vaeNames(config as unknown as VaeConfig)
   const isDiffusers = shapes.has('encoder.down_blocks.0.resnets.0.conv1.weight')
-  return { config, rename: (name: string) => (isDiffusers ? ourName('vae', name) : names.diffusers(name)) }
+  return { config, rename: (name: string) => (isDiffusers ? ourName('vae', name) : (names.diffusers(name) ?? name)) }
+}
+
+/** Whether a tensor is of a layer that a text encoder has but does not use. */
+function isUnused({ num_hidden_layers: used }: Json, name: string): boolean {
+  return Number(/^(?:transformer\.resblocks|(?:text_model\.)?encoder\.layers)\.(\d+)\./.exec(name)?.[1] ?? 0) >= (used as number)
 }
 
 /** `act`: the activation, which shapes do not tell. */
@@ -60,19 +66,14 @@ const readClip =
   (shapes: Shapes) => {
     const spelled = new Map([...shapes].map(([name, shape]) => [ourName('clip', name), shape]))
     const config = clipLayout(spelled, act, isSd2)
-    const rename = (name: string) => {
-      const layer = Number(/\.layers\.(\d+)\./.exec(name)?.[1] ?? 0)
-      return layer < (config!.num_hidden_layers as number) ? ourName('clip', name) : undefined
-    }
-    return config && { config, rename }
+    return config && { config, rename: (name: string) => (isUnused(config, name) ? undefined : ourName('clip', name)) }
   }
 
 const readOpenClip = (isSd2: boolean) => (shapes: Shapes) => {
   const config = openClipLayout(shapes, isSd2)
   if (!config) return undefined
   const names = openClipNames(config.num_hidden_layers as number)
-  const isProjection = (name: string) => !isSd2 && /^text_projection(\.weight)?$/.test(name)
-  return { config, rename: (name: string) => (isProjection(name) ? name : names.diffusers(name)) }
+  return { config, rename: (name: string) => (isUnused(config, name) ? undefined : (names.diffusers(name) ?? name)) }
 }
 
 /** Reads a text encoder where it is as wide as this network's. */
@@ -114,12 +115,17 @@ const ALONE: Layout[] = [
 ]
 
 /** Reads a network where a layout fits. */
-function readNetwork({ prefix, read }: Layout, checkpoint: Checkpoint): NetworkParts | undefined {
+function readNetwork({ network, prefix, read }: Layout, checkpoint: Checkpoint): NetworkParts | undefined {
   const { path, tensors } = checkpoint
   const own = tensors.filter(({ name }) => name.startsWith(prefix))
   const found = read(new Map(own.map(({ name, shape }) => [name.slice(prefix.length), shape])), path)
   if (!found) return undefined
-  const rename = (name: string) => (name.startsWith(prefix) ? found.rename(name.slice(prefix.length)) : undefined)
+  const { architecture } = NETWORKS[network]!
+  const rename = (theirs: string) => {
+    if (!theirs.startsWith(prefix)) return undefined
+    const name = theirs.slice(prefix.length)
+    return isLeftover(architecture, name) ? undefined : found.rename(name)
+  }
   return { config: new ConfigReader(path, found.config), files: [weightsOf(checkpoint, rename)] }
 }
 

@@ -1,6 +1,6 @@
 /** Which files of a diffusers repository a training needs, of each network's weights one set. */
 import type { Network } from '../../native.js'
-import { NETWORKS } from '../diffusers.js'
+import { NETWORKS } from '../networks.js'
 import { SETTINGS, VOCABULARIES } from '../tokenizer.js'
 import { usualFile, type WeightSet, weightSets } from '../weight-files.js'
 

@@ -200,12 +200,13 @@ test('shards are read as their index lists them, and a missing one is named', as
   const folder = await copyModel(t)
   await rm(join(folder, unetFile))
   const shard = (i: number) => join(folder, `unet/diffusion_pytorch_model-0000${i}-of-00002.safetensors`)
-  await writeSafetensors(shard(1), [tensor('a')])
-  await writeSafetensors(shard(2), [tensor('b', 'BF16'), tensor('c', 'F16')])
+  const [a, b, c] = ['conv_in.bias', 'conv_norm_out.bias', 'conv_out.bias'] as const
+  await writeSafetensors(shard(1), [tensor(a)])
+  await writeSafetensors(shard(2), [tensor(b, 'BF16'), tensor(c, 'F16')])
   const map = Object.fromEntries(
-    ['a', 'b', 'c'].map((name) => [
+    [a, b, c].map((name) => [
       name,
-      shard(name === 'a' ? 1 : 2)
+      shard(name === a ? 1 : 2)
         .split('/')
         .at(-1),
     ]),
@@ -215,8 +216,8 @@ test('shards are read as their index lists them, and a missing one is named', as
   assert.deepEqual(
     model.networks.unet!.files.map(({ path, tensors }) => [path, tensors.map(({ name, dtype }) => `${name} ${dtype}`)]),
     [
-      [shard(1), ['a F32']],
-      [shard(2), ['b BF16', 'c F16']],
+      [shard(1), [`${a} F32`]],
+      [shard(2), [`${b} BF16`, `${c} F16`]],
     ],
   )
   assert.equal(await model.hash(), await hashFiles([shard(1), shard(2)]))
@@ -227,7 +228,7 @@ test('shards are read as their index lists them, and a missing one is named', as
 test('the fp16 variant serves where there is no other', async (t) => {
   const folder = await copyModel(t)
   const half = join(folder, 'unet/diffusion_pytorch_model.fp16.safetensors')
-  await writeSafetensors(half, [tensor('half', 'F16')])
+  await writeSafetensors(half, [tensor('conv_in.bias', 'F16')])
   assert.equal((await readModel(folder)).networks.unet!.files[0]?.path, join(folder, unetFile))
   await rm(join(folder, unetFile))
   assert.equal((await readModel(folder)).networks.unet!.files[0]?.path, half)
@@ -236,14 +237,14 @@ test('the fp16 variant serves where there is no other', async (t) => {
 test('of several sets of weights the first that is whole is read, and what is missing of the first is named', async (t) => {
   const folder = await copyModel(t)
   await rm(join(folder, unetFile))
-  const put = (name: string) => writeSafetensors(join(folder, 'unet', name), [tensor(name)])
+  const put = (name: string) => writeSafetensors(join(folder, 'unet', name), [tensor('conv_in.bias')])
   const shards = [1, 2].map((i) => `diffusion_pytorch_model-0000${i}-of-00002.safetensors`)
   const index = join(folder, 'unet/diffusion_pytorch_model.safetensors.index.json')
   await writeFile(index, JSON.stringify({ weight_map: Object.fromEntries(shards.map((shard) => [shard, shard])) }))
   await put(shards[0]!)
   const read = async () => (await readModel(folder)).networks.unet!.files.map(({ path }) => path.slice(folder.length + '/unet/'.length))
   await assert.rejects(read(), { code: 'MODEL_INCOMPLETE', message: /00002-of-00002/ })
-  await writeFile(join(folder, 'unet/diffusion_pytorch_model.bin'), torchZip([tensor('pickle')]))
+  await writeFile(join(folder, 'unet/diffusion_pytorch_model.bin'), torchZip([tensor('conv_in.bias')]))
   assert.deepEqual(await read(), ['diffusion_pytorch_model.bin'])
   // As the Hub's cache has what an interrupted download left beside the small weights.
   await put('diffusion_pytorch_model.fp16.safetensors')
