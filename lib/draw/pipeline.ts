@@ -13,6 +13,7 @@ import { readModel } from '../models/read.js'
 import { type EncodedText, join, textInputs, timeIds } from '../models/text.js'
 import type { Inputs, Session, Tensor } from '../native.js'
 import { invalidOption, type ResolvedGenerateOptions } from '../options/resolve.js'
+import { generateTable } from '../options/table.js'
 import { normal } from '../random.js'
 import { encodePrompt } from './context.js'
 import { type Picture, toPicture } from './png.js'
@@ -61,6 +62,15 @@ function checkFinite(data: Float32Array, what: string): void {
   throw new LorafuseError('NAN_PICTURE', `Expected finite numbers from ${what} but received NaN or infinity; ${advice}`)
 }
 
+/** The options of `generate` that are those of one image. */
+const DRAWN = ['negativePrompt', 'sampler', 'steps', 'cfg', 'seed', 'clipSkip', 'width', 'height'] as const
+
+/** Throws `OPTION_INVALID`. */
+function checkReference({ path, te, unet }: { path: string } & LoraWeights): void {
+  if (typeof path !== 'string') throw invalidOption('the path of a file', 'path of a LoRA', path)
+  for (const weight of [te, unet]) if (!Number.isFinite(weight)) throw invalidOption('a finite number', 'a weight of a LoRA', weight)
+}
+
 /** An open model, which holds its memory until disposal. */
 export class Pipeline implements AsyncDisposable {
   /** Those that are applied, by path. */
@@ -101,7 +111,9 @@ export class Pipeline implements AsyncDisposable {
   }
 
   /**
-   * Applies these LoRAs to all later images, instead of earlier ones, which are given back; a file that changed since is read again. `warn`: as in `readAdapters`, and throws as it and `attachStack`. */
+   * Applies these LoRAs to all later images, instead of earlier ones, which are given back; a file that changed since is read again. `warn`: as
+   * in `readAdapters`; throws as that and `attachStack`, and `OPTION_INVALID`.
+   */
   async apply(references: ({ path: string } & LoraWeights)[], warn?: Warn): Promise<void> {
     return rejecting(this.stack(references, warn))
   }
@@ -116,6 +128,7 @@ export class Pipeline implements AsyncDisposable {
     }
     const stack = []
     const read = new Map<string, ReadLora>()
+    references.forEach(checkReference)
     for (const { path, te, unet } of references) {
       const stamp = await stampOf(path)
       const known = read.get(path) ?? this.loras.get(path)
@@ -128,6 +141,11 @@ export class Pipeline implements AsyncDisposable {
   }
 
   private check(request: DrawRequest): void {
+    if (typeof request.prompt !== 'string') throw invalidOption('a text', 'prompt', request.prompt)
+    for (const name of DRAWN) {
+      const { kind } = generateTable[name]
+      if (kind.accept(request[name]) === undefined) throw invalidOption(kind.expected, name, request[name])
+    }
     const { clipSkip, steps } = request
     this.checkSize(request)
     const { mostClipSkip, scheduler } = this.model

@@ -5,7 +5,7 @@ import { inPieces, type Turn, turns } from '../turns.js'
 import { writeAtomically } from './atomic.js'
 import { DISGUISE_BYTES, disguiseOf } from './disguise.js'
 import { type FloatType, isNumberType, NUMBER_TYPES, type NumberType, narrow, widen } from './floats.js'
-import { isCount, isRecord } from './json.js'
+import { isCount, isRecord, parseRecord } from './json.js'
 import { openFile, pathError, readRange } from './read.js'
 
 /** A tensor of any dtype as the header declares it; `offset` is in bytes from the start of the file. */
@@ -132,13 +132,12 @@ async function parseHeader(file: FileHandle, path: string): Promise<SafetensorsH
   const dataStart = 8 + length
   if (dataStart > size) throw invalid(path, `Expected a header of ${length} bytes but the file has ${size}`)
   const bytes = await readBytes(file, path, 8, length)
-  let header: unknown
+  let text = ''
   try {
-    header = JSON.parse(new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes))
-  } catch {
-    throw invalid(path, 'Expected JSON for the header but received something else')
-  }
-  if (!isRecord(header)) throw invalid(path, 'Expected a JSON object for the header but received something else')
+    text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
+  } catch {}
+  const header = parseRecord(text)
+  if (!header) throw invalid(path, 'Expected a JSON object for the header but received something else')
   const { __metadata__: metadata = {}, ...entries } = header
   const tensors = Object.entries(entries).map(([name, value]) => parseTensor(name, value, dataStart, size, path))
   tensors.sort((a, b) => a.offset - b.offset || a.byteLength - b.byteLength)

@@ -265,6 +265,11 @@ test('an open pipeline draws one picture after another, and after its disposal n
   await pipeline.draw({ ...request, seed: 5, width: 96 })
   assert.deepEqual(await pipeline.draw(request), first)
   assert.deepEqual(Buffer.from(first.data), await draw())
+  for (const odd of [{ steps: 0 }, { steps: 1.5 }, { seed: -1 }, { cfg: -5 }, { sampler: '__proto__' }, { prompt: 7 }, { width: 1e9 }]) {
+    const message = new RegExp(`for ${Object.keys(odd)[0]} but received`)
+    await assert.rejects(pipeline.draw({ ...request, ...odd } as never), { code: 'OPTION_INVALID', message })
+  }
+  await assert.rejects(pipeline.apply([{ path: 'a', te: Number.NaN, unet: 1 }]), { code: 'OPTION_INVALID' })
   await pipeline[Symbol.asyncDispose]()
   await assert.rejects(pipeline.draw(request), { code: 'DISPOSED' })
 })
