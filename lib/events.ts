@@ -1,4 +1,5 @@
 /** What a training tells its caller while it runs, and how its caller's errors come back. */
+import type { Size } from './data/buckets.js'
 import { printable } from './errors.js'
 import type { MemoryPlan } from './native.js'
 
@@ -9,6 +10,8 @@ export interface StartEvent {
   model: string
   steps: number
   images: number
+  /** The sizes at which they train, and how many do at each, the most first. */
+  buckets: (Size & { images: number })[]
   modules: number
   parameters: number
   /** `host`: bytes of this machine's memory for latents, captions and saving; on the CPU they are part of `total`, on a GPU they are not. */
