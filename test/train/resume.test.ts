@@ -168,7 +168,10 @@ test('a state that is missing or damaged is refused; without any the training st
     message: /named ….state/,
   })
   await mkdir(join(given.output, 'folder'))
-  await assert.rejects(train({ ...given, resume: join(given.output, 'folder') }), { code: 'FILE_UNREADABLE', message: /the folder .*; name a .state file in it, or leave the path out/ })
+  await assert.rejects(train({ ...given, resume: join(given.output, 'folder') }), {
+    code: 'FILE_UNREADABLE',
+    message: /the folder .*; name a .state file in it, or leave the path out/,
+  })
 })
 
 test('after an older state was resumed, each new state is there when its event comes, and the last is the newest', async (t) => {
