@@ -1,5 +1,4 @@
 /** What a training tells its caller while it runs, and how its caller's errors come back. */
-import type { Size } from './data/buckets.js'
 import { printable } from './errors.js'
 import type { MemoryPlan } from './native.js'
 
@@ -10,8 +9,6 @@ export interface StartEvent {
   model: string
   steps: number
   images: number
-  /** The sizes at which they train, and how many do at each, the most first. */
-  buckets: (Size & { images: number })[]
   modules: number
   parameters: number
   /** `host`: bytes of this machine's memory for latents, captions and saving; on the CPU they are part of `total`, on a GPU they are not. */
@@ -19,6 +16,8 @@ export interface StartEvent {
   /** As the option; `memoryOtherwise`: the total of `memory` were it the other way. */
   gradientCheckpointing: boolean
   memoryOtherwise: number
+  /** With `fit`: how many blocks and parts of blocks are computed again; `memoryOtherwise` is without. */
+  recomputed?: number | undefined
   /** The step a resumed run goes on from; 0 = new. */
   resumedFrom: number
   seed: number

@@ -183,6 +183,12 @@ export interface Session {
    * options, which it replaces.
    */
   planStep(shapes: Record<string, number[]>, recompute?: boolean): MemoryPlan
+  /**
+   * From now on steps compute as few blocks again as it takes for one with inputs of these shapes to plan for no more than `bytes`, those
+   * first that save most for the operations they take. Returns how many blocks and parts of blocks; undefined, and changes nothing, if that
+   * is not enough with all of them either.
+   */
+  fitStep(shapes: Record<string, number[]>, bytes: number): number | undefined
   /** Describes the same step: what it does and holds, node by node. */
   describeStep(shapes: Record<string, number[]>, recompute?: boolean): StepDescription
   /** Plans the memory of a `run` whose inputs have these shapes. */

@@ -22,15 +22,17 @@ export function describePlan(plan: TrainingPlan): string {
     ['caches', memory(bytes.caches), 'latents and captions'],
     ['saving', memory(bytes.saving)],
   ]
+  const again = plan.recomputed === undefined ? [] : [`${counted(plan.recomputed, 'part')} computed again`]
   const there = device === 'cpu' ? 'this machine' : 'the GPU'
   return [
     `model: ${plan.model}`,
-    `${counted(plan.images, 'image')}, ${counted(plan.steps, 'step')}, ${plan.precision} on ${device === 'cpu' ? 'the CPU' : 'the GPU'}`,
+    `${plan.images} images, ${plan.steps} steps, ${plan.precision} on ${device === 'cpu' ? 'the CPU' : 'the GPU'}`,
     table(kinds),
     `${memory(bytes.total)} planned, ${memory(bytes.process)} of memory for the process, ${memory(bytes.disk)} of disk; ${
       plan.fits ? `${there} has as much` : `${there} has less`
     }`,
     `a step: ${plan.secondsPerStep.toFixed(2)} s (${tera(plan.flops)} TFLOP and ${memory(plan.traffic)} of traffic a batch); all steps: ${duration(plan.seconds)}`,
+    ...again,
     'largest when most is alive:',
     table(largest.map(({ name, layer, shape, bytes }) => [layer === '' ? name : layer, memory(bytes), `${name} ${shape.join(' × ')}`])),
   ].join('\n')

@@ -163,6 +163,9 @@ export function resolveTrainOptions(input: unknown, label: Label = asIs): Resolv
     const most = `at most ${label('resolution')}, ${options.resolution},`
     throw new LorafuseError('OPTION_INVALID', `Expected ${most} for ${label('bucketStep')} but received ${options.bucketStep}`)
   }
+  if (options.fit !== undefined && options.gradientCheckpointing) {
+    throw new LorafuseError('OPTION_INVALID', `Expected ${label('fit')} or ${label('gradientCheckpointing')} but received both`)
+  }
   checkTextOptions(options, label)
   const alpha = options.alpha || options.rank
   const { convRank } = options

@@ -11,6 +11,7 @@ import {
   integer,
   list,
   lora,
+  memorySize,
   number,
   path,
   pngFile,
@@ -226,6 +227,11 @@ const memory = {
     false,
     'Compute parts of the networks again in the backward pass instead of keeping them: far less memory, more time; on the CPU, the same result',
     { kohya: ['gradient_checkpointing'] },
+  ),
+  fit: optional(
+    memorySize,
+    'Stay within so much memory, of the GPU or of the process: as few parts are computed again as that takes; auto: what is free',
+    { defaultText: 'keep all, or compute all again with gradientCheckpointing' },
   ),
 }
 

@@ -2,7 +2,7 @@
 
 export interface Kind<Input, Value> {
   /** The field that a form would show. */
-  type: 'integer' | 'number' | 'boolean' | 'choice' | 'text' | 'path' | 'colour'
+  type: 'integer' | 'number' | 'boolean' | 'choice' | 'text' | 'path' | 'colour' | 'size'
   /** The bounds of a number, both included. */
   min?: number
   max?: number
@@ -122,6 +122,21 @@ export const pngFile = plain('path', 'the path of a .png file', 'FILE', isPng)
 /** The extension is added to it. */
 export const baseName = plain('text', 'a file name without folder and without .safetensors', 'NAME', isBaseName)
 
+const UNITS: Record<string, number> = { '': 1, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30, t: 2 ** 40 }
+
+/** Bytes, as a number or in words: `8GB` is 8 GiB, as memory is sold. `auto`: what there is. */
+export const memorySize: Kind<number | string, number | 'auto'> = {
+  type: 'size',
+  expected: 'a size such as 8GB or 900MB, or auto',
+  placeholder: 'SIZE',
+  accept: (input) => {
+    if (input === 'auto') return 'auto'
+    const [, count = '', unit = ''] = /^(\d+(?:\.\d+)?) ?([kmgt]?)(?:i?b)?$/i.exec(String(input)) ?? []
+    const bytes = Math.floor(Number(count) * UNITS[unit.toLowerCase()]!)
+    return count !== '' && Number.isSafeInteger(bytes) && bytes > 0 ? bytes : undefined
+  },
+}
+
 /** A state's path, true for the newest state, or false for none. */
 export const resumeFrom: Kind<string | boolean, string | boolean> = {
   ...plain('path', 'the path of a state, or true for the newest', 'PATH', isResumeFrom),
@@ -190,7 +205,6 @@ export function several<Input, Value>(kind: Kind<Input, Value>, most: number): K
   return {
     ...any,
     several: true,
-    placeholder: [any.placeholder, ...Array(most - 1).fill(`[${any.placeholder}]`)].join(' '),
     expected: `${kind.expected}, or up to ${most} of them`,
     accept: (input) => {
       const values = any.accept(input)

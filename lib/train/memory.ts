@@ -15,7 +15,7 @@ import { assignBuckets, makeBatches, stepsOf } from './training-images.js'
 
 /** What a plan is made for, besides the options. */
 export interface Planned {
-  session: Pick<Session, 'planStep' | 'planRun' | 'availableBytes'>
+  session: Pick<Session, 'planStep' | 'planRun' | 'fitStep' | 'availableBytes'>
   model: Model
   items: DatasetItem[]
   chosen: Computation
@@ -70,7 +70,12 @@ export interface Requirement {
   session: number
   host: number
   caches: number
+  /** All that the session holds while images and captions are cached. */
+  caching: number
 }
+
+/** What a process needs besides its plan: see "Speed and memory" in docs/benchmarks.md. */
+export const PROCESS_BYTES = 300 * 2 ** 20
 
 export async function requirement(
   { session, model, items, lastTextStep, saving, signal }: Planned,
@@ -90,7 +95,8 @@ export async function requirement(
     await turn()
     const text = trainsText ? textIdsShapes(model, count, options) : undefined
     const inputs = stepShapes(sizes, count, height / model.factor, width / model.factor, text)
-    steps.push({ ...session.planStep(inputs, options.gradientCheckpointing), shapes: inputs })
+    const recompute = options.fit === undefined ? options.gradientCheckpointing : undefined
+    steps.push({ ...session.planStep(inputs, recompute), shapes: inputs })
     encoders.push(session.planRun(model.family.vae, 'encode', { pixels: [1, height, width, 3] }))
   }
   // Captions that the steps encode are not cached.
@@ -105,7 +111,8 @@ export async function requirement(
     const larger = one.activations + one.workspace > all.activations + all.workspace ? one : all
     return { ...larger, weights: all.weights + one.weights, mapped: all.mapped + one.mapped }
   })
-  return { step, session: Math.max(missing(step), missing(caching)), host: caches + saving, caches }
+  const held = caching.weights + step.adapters + caching.activations + caching.workspace
+  return { step, session: Math.max(missing(step), missing(caching)), host: caches + saving, caches, caching: held }
 }
 
 /** Finds the largest number from 1 to `most` that fits, 0 if none does, by bisection. */
@@ -146,10 +153,34 @@ async function advice(
   return `no ${label('batchSize')} or ${label('resolution')} would fit${lower}`
 }
 
+/**
+ * Chooses what steps compute again to stay within `fit`: on a GPU its memory, on the CPU that of the process. Returns how many blocks and parts
+ * of blocks. Throws `OUT_OF_MEMORY`.
+ */
+export async function fitMemory(planned: Planned, options: ResolvedTrainOptions, free = availableMemory()): Promise<number> {
+  const { session, label } = planned
+  const freeOnGpu = session.availableBytes()
+  const { step, host } = await requirement(planned, { ...options, fit: undefined, gradientCheckpointing: false })
+  const besides = freeOnGpu === undefined ? host + PROCESS_BYTES : 0
+  // The adapters are allocated by now.
+  const there = freeOnGpu === undefined ? free : freeOnGpu + step.adapters
+  const limit = options.fit === 'auto' || options.fit === undefined ? there : options.fit
+  const count = session.fitStep(step.shapes, Math.max(0, limit - besides))
+  // Another bucket's step may take more, once this one computes parts again.
+  const { step: fitted, caching } = await requirement(planned, options)
+  const least = Math.max(count === undefined ? session.planStep(step.shapes, true).total : fitted.total, caching) + besides
+  if (count !== undefined && least <= limit) return count
+  const [wanted, received] = [Math.ceil(least / 2 ** 20), Math.floor(limit / 2 ** 20)]
+  const lower = `lower ${label('resolution')} or ${label('batchSize')}`
+  throw new LorafuseError('OUT_OF_MEMORY', `Expected at least ${wanted} MiB for ${label('fit')} but received ${received} MiB; ${lower}`)
+}
+
 /** What a training takes, and the total were `gradientCheckpointing` the other way. */
 export interface PlannedMemory {
   memory: StartEvent['memory']
   otherwise: number
+  /** With `fit`: how many blocks and parts of blocks are computed again. */
+  recomputed: number | undefined
 }
 
 /**
@@ -165,14 +196,15 @@ export async function planMemory(planned: Planned, options: ResolvedTrainOptions
     const needed = isShared ? session + host : host
     return needed > free ? { needed, received: free, onGpu: false } : undefined
   }
+  const recomputed = options.fit === undefined ? undefined : await fitMemory(planned, options, free)
   const required = await requirement(planned, options)
   const { host } = required
   const { shapes, ...step } = required.step
   const lacking = lack(required)
   if (!lacking) {
     const shared = isShared ? host : 0
-    const otherwise = session.planStep(shapes, !options.gradientCheckpointing).total + shared
-    return { memory: { ...step, host, total: step.total + shared }, otherwise }
+    const otherwise = session.planStep(shapes, !options.gradientCheckpointing && recomputed === undefined).total + shared
+    return { memory: { ...step, host, total: step.total + shared }, otherwise, recomputed }
   }
   const fits = async (change: Partial<ResolvedTrainOptions>) => !lack(await requirement(planned, { ...options, ...change }))
   const { needed, received, onGpu } = lacking

@@ -9,7 +9,7 @@ import { openSession } from '../models/model.js'
 import { readModel } from '../models/read.js'
 import type { Speeds, StepDescription } from '../native.js'
 import { asIs, type Label, type PlanOptions, type ResolvedPlanOptions, resolvePlanOptions } from '../options/resolve.js'
-import { requirement } from './memory.js'
+import { fitMemory, PROCESS_BYTES, requirement } from './memory.js'
 import { bytesToSave } from './output.js'
 import { lastTextStep, textEncoders, trainedParts } from './parts.js'
 import { checkOptions, optimizer } from './run.js'
@@ -47,6 +47,8 @@ export interface TrainingPlan {
     /** Of the last checkpoint and its state. */
     disk: number
   }
+  /** With `fit`: how many blocks and parts of blocks are computed again. */
+  recomputed: number | undefined
   /** Whether the device and this machine have as much now. */
   fits: boolean
   /** Of one batch, forward and backward: floating-point operations, and bytes that its ops read and write. */
@@ -65,9 +67,6 @@ export interface PlanContext {
   signal?: AbortSignal
   onEvent?: (event: ModelEvent | WarningEvent) => unknown
 }
-
-/** What a process needs besides its plan: see "Speed and memory" in docs/benchmarks.md. */
-const PROCESS_BYTES = 300 * 2 ** 20
 
 /** Which of the measured ops an op is computed like. */
 const LIKE: Record<string, string> = {
@@ -106,10 +105,11 @@ async function planTraining(options: ResolvedPlanOptions, context: PlanContext, 
   const text = textUntil > 0 ? textEncoders(model, options) : []
   const session = openSession(model, { ...chosen, text, recompute: options.gradientCheckpointing })
   try {
-    const adapters = attachAdapters(session, lora, parts, options, optimizer.spec, label)
+    const adapters = attachAdapters(session, lora, parts, options, optimizer.spec)
     const saved = stateBuffers(session)
     const saving = bytesToSave(saved, adapters, options)
     const toPlan = { session, model, items, lastTextStep: textUntil, chosen, label, saving, signal }
+    const recomputed = options.fit === undefined ? undefined : await fitMemory(toPlan, options)
     const { step, session: needed, host, caches } = await requirement(toPlan, options)
     const description = session.describeStep(step.shapes)
     const batches = makeBatches(await assignBuckets(items, options, signal), options)
@@ -132,6 +132,7 @@ async function planTraining(options: ResolvedPlanOptions, context: PlanContext, 
         ...{ total, process: (freeOnGpu === undefined ? total : host) + PROCESS_BYTES },
         disk: 4 * (saved.reduce((sum, { count }) => sum + count, 0) + parameters),
       },
+      recomputed,
       fits: freeOnGpu === undefined ? needed + host <= free : needed <= freeOnGpu && host <= free,
       flops: description.nodes.reduce((sum, { flops }) => sum + flops, 0),
       traffic: description.nodes.reduce((sum, { bytes }) => sum + bytes, 0),
@@ -145,7 +146,7 @@ async function planTraining(options: ResolvedPlanOptions, context: PlanContext, 
 
 /**
  * Says what a training of these options would take: memory by kind, operations, time. Takes the options of `train`; `imageCount` may stand for
- * `images`. Rejects as `train` does, but for `OUT_OF_MEMORY`: see `fits`.
+ * `images`. Rejects as `train` does; `OUT_OF_MEMORY` only where `fit` is too little: else see `fits`.
  */
 export async function plan(options: PlanOptions, context: PlanContext = {}): Promise<TrainingPlan> {
   return runPlan(resolvePlanOptions(options), context)

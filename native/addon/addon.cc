@@ -122,6 +122,12 @@ auto plan_step(const Arguments& args) {
   const std::optional<bool> recompute = args[1].IsUndefined() ? std::nullopt : std::optional(boolean(args[1], "recompute"));
   return [key = ProgramKey::step(shapes(args[0])), recompute](Session& s) { return s.plan(key, recompute); };
 }
+auto fit_step(const Arguments& args) {
+  return [of = shapes(args[0]), bytes = whole(args[1], "bytes")](Session& s) {
+    const auto count = s.fit(of, bytes);
+    return count ? std::optional(static_cast<double>(*count)) : std::nullopt;
+  };
+}
 auto describe_step(const Arguments& args) {
   const std::optional<bool> recompute = args[1].IsUndefined() ? std::nullopt : std::optional(boolean(args[1], "recompute"));
   return [key = ProgramKey::step(shapes(args[0])), recompute](Session& s) { return s.describe(key, recompute); };
@@ -174,16 +180,16 @@ class JsSession : public Napi::ObjectWrap<JsSession> {
   static Napi::Function define(Napi::Env env) {
     return DefineClass(
         env, "Session",
-        {InstanceMethod<&JsSession::now<layers>>("layers"), InstanceMethod<&JsSession::now<attach>>("attach"),
-         InstanceMethod<&JsSession::now<threads>>("threads"), InstanceMethod<&JsSession::now<buffers>>("buffers"),
-         InstanceMethod<&JsSession::now<read>>("read"), InstanceMethod<&JsSession::now<write>>("write"),
-         InstanceMethod<&JsSession::now<clear>>("clear"), InstanceMethod<&JsSession::now<plan_step>>("planStep"),
-         InstanceMethod<&JsSession::now<plan_run>>("planRun"), InstanceMethod<&JsSession::now<describe_step>>("describeStep"),
-         InstanceMethod<&JsSession::now<available_bytes>>("availableBytes"), InstanceMethod<&JsSession::later<speeds>>("speeds"),
-         InstanceMethod<&JsSession::later<run>>("run"), InstanceMethod<&JsSession::later<prepare>>("prepare"),
-         InstanceMethod<&JsSession::later<load>>("load"), InstanceMethod<&JsSession::later<step>>("step"),
-         InstanceMethod<&JsSession::later<losses>>("losses"), InstanceMethod<&JsSession::later<norm>>("norm"),
-         InstanceMethod<&JsSession::dispose>("dispose")});
+        {InstanceMethod<&JsSession::now<layers>>("layers"),     InstanceMethod<&JsSession::now<attach>>("attach"),
+         InstanceMethod<&JsSession::now<threads>>("threads"),   InstanceMethod<&JsSession::now<buffers>>("buffers"),
+         InstanceMethod<&JsSession::now<read>>("read"),         InstanceMethod<&JsSession::now<write>>("write"),
+         InstanceMethod<&JsSession::now<clear>>("clear"),       InstanceMethod<&JsSession::now<plan_step>>("planStep"),
+         InstanceMethod<&JsSession::now<plan_run>>("planRun"),  InstanceMethod<&JsSession::now<describe_step>>("describeStep"),
+         InstanceMethod<&JsSession::now<fit_step>>("fitStep"),  InstanceMethod<&JsSession::now<available_bytes>>("availableBytes"),
+         InstanceMethod<&JsSession::later<speeds>>("speeds"),   InstanceMethod<&JsSession::later<run>>("run"),
+         InstanceMethod<&JsSession::later<prepare>>("prepare"), InstanceMethod<&JsSession::later<load>>("load"),
+         InstanceMethod<&JsSession::later<step>>("step"),       InstanceMethod<&JsSession::later<losses>>("losses"),
+         InstanceMethod<&JsSession::later<norm>>("norm"),       InstanceMethod<&JsSession::dispose>("dispose")});
   }
 
  private:

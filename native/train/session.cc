@@ -95,19 +95,24 @@ Builder Session::layers_builder(const std::string& network, const Adapters& adap
 
 std::vector<Layer> Session::layers(const std::string& network) { return layers_builder(network, {}).layers; }
 
-Graph Session::graph(const ProgramKey& key, const Recompute& recompute) {
-  const std::string network = key.is_step() ? kTrained : key.network;
-  Builder b = builder(network, part(network).adapters, key.shapes);
-  if (!key.is_step()) {
-    b.graph.results = find_function(part(network).options.architecture, key.function).build(b, key.settings);
-    return std::move(b.graph);
-  }
+std::pair<Graph, ValueId> Session::forward_step(const ProgramKey& key) {
   CHECK(parameter_count() > 0 && trainables_.optimizer(), "NO_ADAPTERS",
         "Expected adapters and an optimizer to train with but none are attached");
+  Builder b = builder(kTrained, part(kTrained).adapters, key.shapes);
   // Text that is given is not encoded.
   const ValueId loss = training_loss(b, key.shapes.contains("context") ? std::vector<TextEncoder>{} : text_encoders());
   b.graph.results = {loss};
-  return gradients(b.graph, loss, recompute);
+  return {std::move(b.graph), loss};
+}
+
+Graph Session::graph(const ProgramKey& key, const Recompute& recompute) {
+  if (key.is_step()) {
+    const auto [forward, loss] = forward_step(key);
+    return gradients(forward, loss, recompute);
+  }
+  Builder b = builder(key.network, part(key.network).adapters, key.shapes);
+  b.graph.results = find_function(part(key.network).options.architecture, key.function).build(b, key.settings);
+  return std::move(b.graph);
 }
 
 Program Session::make_program(const ProgramKey& key, const Recompute& recompute) {
@@ -170,7 +175,10 @@ std::vector<Parameter> Session::attach(const std::vector<AdapterSpec>& adapters,
 // ---- running ----
 
 MemoryPlan Session::plan(const ProgramKey& key, const std::optional<Recompute>& recompute) {
-  const Program program = make_program(key, recompute.value_or(options_.recompute));
+  return plan(make_program(key, recompute.value_or(options_.recompute)), key.is_step());
+}
+
+MemoryPlan Session::plan(const Program& program, bool is_step) {
   MemoryPlan plan;
   for (const Value& v : program.graph().values) {
     if (v.storage != Storage::weight) continue;
@@ -181,8 +189,20 @@ MemoryPlan Session::plan(const ProgramKey& key, const std::optional<Recompute>& 
   for (const BufferSpec& spec : buffers()) plan.adapters += spec.count * size_of(spec.dtype);
   plan.workspace = program.workspace_bytes();
   plan.activations = program.arena_bytes() - plan.workspace;
-  if (key.is_step()) plan.activations += blocks_.size() * program.input_bytes() + kResults * sizeof(float);
+  if (is_step) plan.activations += blocks_.size() * program.input_bytes() + kResults * sizeof(float);
   return plan;
+}
+
+std::optional<size_t> Session::fit(const Shapes& shapes, size_t bytes) {
+  CHECK(loaded_.empty(), "ARGUMENT_INVALID", "Expected no batch to be loaded before it is chosen what is computed again");
+  const auto [forward, loss] = forward_step(ProgramKey::step(shapes));
+  const auto chosen = cheapest_recompute(forward, loss, [&](const Graph& step) {
+    return plan(Program(*backend_, fuse(step, backend_->fusions()), {}), true).total() <= bytes;
+  });
+  if (!chosen) return std::nullopt;
+  options_.recompute = *chosen;
+  std::erase_if(programs_, [](const auto& p) { return p.first.is_step(); });
+  return chosen->all ? region_names(forward, &Node::block).size() : chosen->names.size();
 }
 
 Description Session::describe(const ProgramKey& key, const std::optional<Recompute>& recompute) {

@@ -90,6 +90,9 @@ class Session {
 
   // recompute: of a step, if not as the session does.
   MemoryPlan plan(const ProgramKey& key, const std::optional<Recompute>& recompute = std::nullopt);
+  // From now on steps compute as few blocks again as it takes for one of these shapes to plan for no more than `bytes`. Returns how many
+  // blocks and parts; nothing, and changes nothing, if that is not enough with all of them either.
+  std::optional<size_t> fit(const Shapes& shapes, size_t bytes);
   // What a program of this key would do and hold.
   Description describe(const ProgramKey& key, const std::optional<Recompute>& recompute = std::nullopt);
   Speeds speeds() { return measure_speeds(*backend_, backend_->reads_host_memory() ? DType::f32 : options_.precision); }
@@ -124,7 +127,9 @@ class Session {
   std::vector<TextEncoder> text_encoders();
   Builder builder(const std::string& network, const Adapters& adapters, const Shapes& shapes = {});
   Builder layers_builder(const std::string& network, const Adapters& adapters);
+  std::pair<Graph, ValueId> forward_step(const ProgramKey& key);  // and its loss
   Graph graph(const ProgramKey& key, const Recompute& recompute);
+  MemoryPlan plan(const Program& program, bool is_step);
   Program make_program(const ProgramKey& key, const Recompute& recompute);
   Program& program(const ProgramKey& key);
   Program& step_program(const Shapes& shapes);

@@ -80,6 +80,7 @@ const right: Record<Exclude<keyof Session, 'dispose'>, () => unknown[]> = {
   clear: () => ['gradients'],
   planStep: () => [shapes()],
   describeStep: () => [shapes()],
+  fitStep: () => [shapes(), 2 ** 40],
   planRun: () => ['text_encoder', 'encode', { ids: [1, 77] }, { skip: 1 }],
   availableBytes: () => [],
   speeds: () => [],

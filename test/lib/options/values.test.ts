@@ -20,6 +20,10 @@ test('what the data of a kind say is what it accepts', () => {
       if (step !== undefined) refused(min + step / 2)
       if (type === 'integer') refused(min + 0.5)
       refused(Number.NaN)
+    } else if (type === 'size') {
+      for (const size of [1, '900MB', '7.5 GiB', '8g', 'auto']) accepted(size)
+      for (const size of [0, -1, '8 apples', 'GB', '1e9', Number.NaN, 2 ** 60]) refused(size)
+      assert.equal(kind.accept('8GB'), 2 ** 33)
     } else if (type === 'choice') {
       for (const word of words ?? []) assert.equal(kind.accept(word), word)
       for (const [alias, word] of Object.entries(aliases ?? {})) assert.equal(kind.accept(alias), word)

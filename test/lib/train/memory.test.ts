@@ -22,6 +22,7 @@ async function plan(sizes: [width: number, height: number, repeats?: number][], 
       return { ...none, total: latents!.reduce((product, length) => product * length, 1) }
     },
     planRun: () => ({ ...none, total: 0 }),
+    fitStep: () => undefined,
     availableBytes: () => 2 ** 40,
   }
   const items = sizes.map(([width, height, repeats = 1], i) => ({ path: `${i}.png`, caption: '', repeats, width, height, folder: 'x' }))
@@ -91,6 +92,7 @@ test('a step that encodes its text is planned with ids, and nothing for captions
       calls.push(network)
       return none
     },
+    fitStep: () => undefined,
     availableBytes: () => 1,
   }
   const items = [{ path: 'a.png', caption: '', repeats: 2, width: 64, height: 64, folder: 'x' }]
@@ -144,7 +146,7 @@ for (const family of ['sd1', 'sdxl'] as const) {
 /** Plans a run of two steps on the CPU, or a GPU with as much memory, of two images of 64 × 64 pixels, on a machine with so much. */
 async function planTwo(change: Partial<Planned>, given: object, onGpu?: number, free?: number) {
   const plan = { weights: 0, mapped: 0, adapters: 0, activations: 1000, workspace: 0, total: 1000 }
-  const session = { planStep: () => plan, planRun: () => plan, availableBytes: () => onGpu }
+  const session = { planStep: () => plan, planRun: () => plan, fitStep: () => undefined, availableBytes: () => onGpu }
   const items = ['a', 'b'].map((caption) => ({ path: caption, caption, repeats: 1, width: 64, height: 64, folder: 'x' }))
   const options = resolveTrainOptions({ model: tiny, images: 'x', resolution: 64, steps: 2, ...given })
   const chosen = { device: onGpu === undefined ? 'cpu' : 'cuda', precision: 'f32', threads: 1 } as const

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import type { TrainEvent } from '../../../lib/events.js'
+import type { StartEvent, TrainEvent } from '../../../lib/events.js'
 import type { Speeds } from '../../../lib/native.js'
 import { plan, secondsOf } from '../../../lib/train/plan.js'
-import { place, run } from '../../fixtures/training.js'
+import { place, run, tensors } from '../../fixtures/training.js'
 
 const sum = (values: number[]) => values.reduce((total, value) => total + value, 0)
 
@@ -51,4 +51,36 @@ test('images or their number are needed, not both', async (t) => {
     code: 'OPTION_INVALID',
     message: 'Expected images or imageCount but received both',
   })
+})
+
+test('within `fit` as little is computed again as that takes, to the same bits', async (t) => {
+  const { folder, ...given } = { ...(await place(t)), device: 'cpu' as const, resolution: 256, bucketMin: 64, steps: 1 }
+  const [kept, all] = [await plan(given), await plan({ ...given, gradientCheckpointing: true })]
+  const besides = kept.bytes.process - kept.bytes.total
+  const within = async (bytes: number) => plan({ ...given, fit: bytes + besides })
+  const roomy = await within(kept.bytes.total)
+  assert.deepEqual([roomy.recomputed, roomy.bytes, roomy.flops], [0, kept.bytes, kept.flops])
+  const budget = Math.ceil((kept.bytes.total + 2 * all.bytes.total) / 3)
+  const tight = await within(budget)
+  assert.ok(tight.recomputed! > 0 && tight.bytes.total <= budget, `${tight.recomputed} parts, ${tight.bytes.total} of ${budget} bytes`)
+  assert.ok(tight.flops > kept.flops && tight.flops < all.flops)
+  await assert.rejects(within(all.bytes.total / 2), {
+    code: 'OUT_OF_MEMORY',
+    message: /^Expected at least \d+ MiB for fit but received \d+ MiB; lower resolution or batchSize$/,
+  })
+  await assert.rejects(plan({ ...given, fit: 'auto', gradientCheckpointing: true }), {
+    code: 'OPTION_INVALID',
+    message: 'Expected fit or gradientCheckpointing but received both',
+  })
+  let start: StartEvent | undefined
+  const trained = async (name: string, fit?: number) => {
+    const { path } = await run({ folder, ...given, name, ...(fit !== undefined && { fit }) }, (event) => {
+      if (event.type === 'start') start = event
+    })
+    return tensors(path)
+  }
+  const before = await trained('kept')
+  assert.deepEqual(await trained('fitted', budget + besides), before)
+  assert.deepEqual([start!.recomputed, start!.memory.total], [tight.recomputed, tight.bytes.total])
+  assert.equal(start!.memoryOtherwise, kept.bytes.total)
 })
