@@ -17,7 +17,7 @@ export interface StartEvent {
   gradientCheckpointing: boolean
   memoryOtherwise: number
   /** With `fit`: how many blocks and parts of blocks are computed again; `memoryOtherwise` is without. */
-  recomputed?: number | undefined
+  recomputed?: number
   /** The step a resumed run goes on from; 0 = new. */
   resumedFrom: number
   seed: number

@@ -229,6 +229,7 @@ export class Training {
           recomputed: planned.recomputed,
           gradientCheckpointing: options.gradientCheckpointing,
         },
+        ...(planned.recomputed !== undefined && { recomputed: planned.recomputed }),
         ...{ resumedFrom: from, seed: options.seed },
       })
       const trainer = new Trainer(

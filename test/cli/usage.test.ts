@@ -27,6 +27,8 @@ test('the help of a command lists every option with default and kohya name, with
   assert.match(stdout, /^ {2}--\[no-\]buckets /m)
   assert.match(stdout, /--rank N +Rank of the LoRA \(default 16; kohya --network_dim\)/)
   assert.ok(stdout.split('\n').every((line) => line.length <= 120))
+  assert.match(stdout, /^ {2}--text-encoder-lr X \[X\] /m)
+  assert.match(stdout, /constant_with_warmup for\s+constant/)
   const drawn = await lorafuse(['help', 'generate'])
   const others = 'model prompt lora steps cfg seed width height output compare negative-prompt'
   for (const name of others.split(' ')) assert.match(drawn.stdout, new RegExp(`^  --${name}\\b`, 'm'))
