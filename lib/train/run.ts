@@ -226,7 +226,6 @@ export class Training {
         ...{
           memory: planned.memory,
           memoryOtherwise: planned.otherwise,
-          recomputed: planned.recomputed,
           gradientCheckpointing: options.gradientCheckpointing,
         },
         ...(planned.recomputed !== undefined && { recomputed: planned.recomputed }),
