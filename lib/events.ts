@@ -9,6 +9,8 @@ export interface StartEvent {
   model: string
   steps: number
   images: number
+  /** The sizes at which they train, and how many do at each, the most first. */
+  buckets: { width: number; height: number; images: number }[]
   modules: number
   parameters: number
   /** `host`: bytes of this machine's memory for latents, captions and saving; on the CPU they are part of `total`, on a GPU they are not. */

@@ -7,7 +7,7 @@ import type { WarningEvent } from '../events.js'
 import { allFinite } from '../files/floats.js'
 import type { Tensor } from '../files/safetensors.js'
 import type { AdapterSpec, Layer, OptimizerSpec, Parameter, Session } from '../native.js'
-import type { ResolvedTrainOptions } from '../options/resolve.js'
+import { asIs, type Label, type ResolvedTrainOptions } from '../options/resolve.js'
 import { inPieces, type Turn, turns } from '../turns.js'
 
 /** `convRank` and `convAlpha`: of larger kernels; undefined, convolutions have no adapters. */
@@ -55,7 +55,7 @@ export interface AdapterKind<Part = unknown> {
   /** Whether a layer can have an adapter. */
   carries(layer: Layer): boolean
   /** Chooses the layers of a network that get an adapter. Throws `RANK_TOO_LARGE`. */
-  specs(network: string, layers: Layer[], options: AdapterOptions): AdapterSpec[]
+  specs(network: string, layers: Layer[], options: AdapterOptions, label?: Label): AdapterSpec[]
   /** Fills a part of a parameter, all zeros, with its initial values from the one numbered `first`, a multiple of 4. */
   initial(part: Float32Array, view: Pick<ParameterView, 'role' | 'shape' | 'index'>, seed: number, first: number): void
   /** Returns the shape that a parameter has in a file. */
@@ -143,9 +143,10 @@ export function attachAdapters(
   networks: { network: string; group: number }[],
   options: AdapterOptions,
   optimizer: OptimizerSpec,
+  label: Label = asIs,
 ): Adapters {
   const all = networks.map(({ network, group }) => ({ network, group, layers: session.layers(network).filter(kind.carries) }))
-  const specs = all.flatMap(({ network, group, layers }) => kind.specs(network, layers, options).map((spec) => ({ ...spec, group })))
+  const specs = all.flatMap(({ network, group, layers }) => kind.specs(network, layers, options, label).map((spec) => ({ ...spec, group })))
   const parameters = session.attach(specs, optimizer)
   return {
     kind,

@@ -6,6 +6,7 @@ import { LorafuseError, shown } from '../errors.js'
 import { allFinite } from '../files/floats.js'
 import type { Tensor } from '../files/safetensors.js'
 import type { Layer } from '../native.js'
+import { asIs } from '../options/resolve.js'
 import { uniform } from '../random.js'
 import { inPieces } from '../turns.js'
 import { type AdapterKind, type AdapterOptions, alphaOf, type FilePart, heeded, invalidLora, shownName, unsupported } from './adapter.js'
@@ -86,7 +87,7 @@ function tapsOf(shape: number[]): [taps: number, rows: number, columns: number] 
 export const lora: AdapterKind<LoraPart> = {
   carries: ({ path }) => TARGETS.default.test(path) || CONVOLUTIONS.test(path) || TEXT.test(path),
 
-  specs(network, layers, options) {
+  specs(network, layers, options, label = asIs) {
     const { targets, convRank } = options
     const isChosen = ({ path }: Layer) =>
       TARGETS[targets].test(path) || TEXT.test(path) || (convRank !== undefined && CONVOLUTIONS.test(path))
@@ -96,7 +97,7 @@ export const lora: AdapterKind<LoraPart> = {
       const [rank, inputs] = [rankOf(options, layer), inFeatures * kernel ** 2]
       const most = Math.min(inputs, outFeatures)
       if (rank <= most) continue
-      const name = heeded(layer, 'rank', 'convRank')
+      const name = label(heeded(layer, 'rank', 'convRank'))
       throw new LorafuseError(
         'RANK_TOO_LARGE',
         `Expected at most ${most} for ${name}, as ${path} is ${outFeatures} × ${inputs}, but received ${rank}`,

@@ -100,7 +100,7 @@ function spelt(name: string, row: Row, words: string[]): string | undefined {
 }
 
 function labelled(table: Table, words: string[]): Label {
-  return (name) => flagOf((table[name] && spelt(name, table[name], words)) ?? kebab(name))
+  return (name) => flagOf((Object.hasOwn(table, name) ? spelt(name, table[name]!, words) : undefined) ?? kebab(name))
 }
 
 /** Collects the values that were given; yargs makes a list of those of a repeated option. */

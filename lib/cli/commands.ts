@@ -14,7 +14,7 @@ import { type PlanContext, runPlan } from '../train/plan.js'
 import { runTraining } from '../train/run.js'
 import type { Commands, Context } from './command.js'
 import { describePlan } from './plan.js'
-import { downloadLine, downloadStartLine, memory, stepLine } from './progress.js'
+import { bucketList, downloadLine, downloadStartLine, memory, stepLine } from './progress.js'
 import { quote, without } from './shell.js'
 
 /** Options that every command has. */
@@ -51,15 +51,15 @@ function showTrain(event: TrainEvent, context: Context): void {
   const { progress, print } = context
   if (showModel(event, context)) return
   if (event.type === 'start') {
-    const { model, steps, images, modules, parameters, resumedFrom, gradientCheckpointing, memoryOtherwise } = event
+    const { model, steps, images, buckets, modules, parameters, resumedFrom, gradientCheckpointing, memoryOtherwise } = event
     const from = resumedFrom > 0 ? `, from step ${resumedFrom}` : ''
     const otherwise =
       event.recomputed === undefined
         ? `${memory(memoryOtherwise)} with${gradientCheckpointing ? 'out' : ''} --gradient-checkpointing`
         : `${memory(memoryOtherwise)} if all were kept; ${counted(event.recomputed, 'part')} computed again`
-    const size = `${modules} modules, ${parameters.toLocaleString('en')} parameters, ${memory(event.memory.total)} planned (${otherwise})`
+    const size = `${counted(modules, 'module')}, ${parameters.toLocaleString('en')} parameters, ${memory(event.memory.total)} planned (${otherwise})`
     progress.line(`model: ${model}`)
-    progress.line(`${images} images, ${steps} steps${from}; ${size}`)
+    progress.line(`${counted(images, 'image')} (${bucketList(buckets)}), ${counted(steps, 'step')}${from}; ${size}`)
   } else if (event.type === 'cache') {
     progress.update(`${event.kind} ${event.done}/${event.total}`, event.done === event.total)
   } else if (event.type === 'step') {

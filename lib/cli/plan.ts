@@ -26,7 +26,7 @@ export function describePlan(plan: TrainingPlan): string {
   const there = device === 'cpu' ? 'this machine' : 'the GPU'
   return [
     `model: ${plan.model}`,
-    `${plan.images} images, ${plan.steps} steps, ${plan.precision} on ${device === 'cpu' ? 'the CPU' : 'the GPU'}`,
+    `${counted(plan.images, 'image')}, ${counted(plan.steps, 'step')}, ${plan.precision} on ${device === 'cpu' ? 'the CPU' : 'the GPU'}`,
     table(kinds),
     `${memory(bytes.total)} planned, ${memory(bytes.process)} of memory for the process, ${memory(bytes.disk)} of disk; ${
       plan.fits ? `${there} has as much` : `${there} has less`

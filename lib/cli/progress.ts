@@ -1,7 +1,7 @@
 /** Progress: one line that is redrawn on a terminal, a plain line now and then elsewhere. */
 import { counted } from '../data/skipped.js'
-import { bytesOf } from '../errors.js'
-import type { DownloadEvent, DownloadStartEvent, StepEvent } from '../events.js'
+import { bytesOf, listed } from '../errors.js'
+import type { DownloadEvent, DownloadStartEvent, StartEvent, StepEvent } from '../events.js'
 
 /** The part of a stream, such as `process.stderr`, that progress needs. */
 export interface Terminal {
@@ -72,6 +72,15 @@ export function duration(seconds: number): string {
 
 export function memory(bytes: number): string {
   return bytes >= 2 ** 30 ? `${(bytes / 2 ** 30).toFixed(2)} GiB` : `${Math.round(bytes / 2 ** 20)} MiB`
+}
+
+/** How many buckets the start of a training lists. */
+const MOST_BUCKETS = 6
+
+/** Writes how many images train at which size: `512×512: 20, 448×576: 4`. */
+export function bucketList(buckets: StartEvent['buckets']): string {
+  const written = buckets.map(({ width, height, images }) => `${width}×${height}: ${images}`)
+  return listed(written, ', ', MOST_BUCKETS)
 }
 
 /** Writes a step in one line: count, loss, speed, time left, memory. */

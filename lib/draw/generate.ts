@@ -53,9 +53,10 @@ interface Prompt {
 
 const LONGEST_LIST = 500
 
-/** Looks for a LoRA in folders, with and without the extension. Throws `LORA_NOT_FOUND`, and as `openFile` where the system does not say. */
+/** Looks for a LoRA in folders, by its name and, unless that has the extension, with the extension. Throws `LORA_NOT_FOUND`, and as `openFile` where the system does not say. */
 async function findLora(name: string, folders: string[]): Promise<string> {
-  const places = new Set(folders.flatMap((folder) => [resolve(folder, name), resolve(folder, `${name}.safetensors`)]))
+  const names = name.endsWith('.safetensors') ? [name] : [name, `${name}.safetensors`]
+  const places = new Set(folders.flatMap((folder) => names.map((name) => resolve(folder, name))))
   let received = `none of ${cut(listed([...places]), LONGEST_LIST)}`
   for (const place of places) {
     const found = await isFolder(place, 'a LoRA')

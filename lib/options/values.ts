@@ -205,6 +205,7 @@ export function several<Input, Value>(kind: Kind<Input, Value>, most: number): K
   return {
     ...any,
     several: true,
+    placeholder: [any.placeholder, ...Array(most - 1).fill(`[${any.placeholder}]`)].join(' '),
     expected: `${kind.expected}, or up to ${most} of them`,
     accept: (input) => {
       const values = any.accept(input)

@@ -1,7 +1,8 @@
 /** Which networks a run trains, each with a learning rate of its own: the UNet, text encoders, or both. */
+import { LorafuseError } from '../errors.js'
 import type { Family, Model } from '../models/model.js'
 import type { TextEncoder } from '../native.js'
-import { invalidOption, type Label, type ResolvedTrainOptions } from '../options/resolve.js'
+import { type Label, type ResolvedTrainOptions, valuesInARow } from '../options/resolve.js'
 
 export interface TrainedPart {
   network: string
@@ -25,11 +26,15 @@ export function trainedParts(options: PartOptions, { trained, text }: Pick<Famil
   const { learningRate, textEncoderLr, networkTrainTextEncoderOnly } = options
   const rates = textEncoderLr ?? (networkTrainTextEncoderOnly ? [learningRate] : [0])
   const name = label('textEncoderLr')
-  if (rates.length > text.length) throw invalidOption(`at most ${text.length}`, `${name} with this model`, rates)
+  const refuse = (expected: string) => {
+    throw new LorafuseError('OPTION_INVALID', `Expected ${expected} but received ${valuesInARow(rates)}`)
+  }
+  // No family has more than two, and no more rates are taken.
+  if (rates.length > text.length) refuse(`one rate for ${name}, as this model has one text encoder,`)
   const encoders = text.map(({ network }, i) => ({ network, group: i + 1, learningRate: rates[i] ?? rates[0]!, isText: true }))
   const parts = encoders.filter((encoder) => encoder.learningRate > 0)
   if (networkTrainTextEncoderOnly) {
-    if (parts.length === 0) throw invalidOption('a rate above 0', `${name} with ${label('networkTrainTextEncoderOnly')}`, rates)
+    if (parts.length === 0) refuse(`a rate above 0 for ${name} with ${label('networkTrainTextEncoderOnly')}`)
     return parts
   }
   return [{ network: trained, group: 0, learningRate, isText: false }, ...parts]

@@ -105,7 +105,7 @@ async function planTraining(options: ResolvedPlanOptions, context: PlanContext, 
   const text = textUntil > 0 ? textEncoders(model, options) : []
   const session = openSession(model, { ...chosen, text, recompute: options.gradientCheckpointing })
   try {
-    const adapters = attachAdapters(session, lora, parts, options, optimizer.spec)
+    const adapters = attachAdapters(session, lora, parts, options, optimizer.spec, label)
     const saved = stateBuffers(session)
     const saving = bytesToSave(saved, adapters, options)
     const toPlan = { session, model, items, lastTextStep: textUntil, chosen, label, saving, signal }

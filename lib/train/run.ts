@@ -3,6 +3,7 @@ import { randomInt } from 'node:crypto'
 import { type Adapters, adapterCount, attachAdapters, initialWeights, parameterCount } from '../adapters/adapter.js'
 import { lora } from '../adapters/lora.js'
 import { scanDataset } from '../data/dataset.js'
+import { counted } from '../data/skipped.js'
 import { computation, threadWarnings } from '../device.js'
 import { LorafuseError, rejecting, throwIfAborted } from '../errors.js'
 import { Listener, type TrainEvent } from '../events.js'
@@ -25,9 +26,18 @@ import { optimizers } from './optimizers.js'
 import { bytesToSave, OutputFolder } from './output.js'
 import { lastTextStep, textEncoders, trainedParts } from './parts.js'
 import { checkIdentity, readAbout, readState, stateBuffers, type TrainingState, VERSION } from './state.js'
-import { newestState } from './states.js'
+import { stateToResume } from './states.js'
 import { type Finished, type TrainContext, Trainer } from './trainer.js'
-import { assignBuckets, decodable, hashContents, hashImages, makeBatches, stepsOf, type TrainingImage } from './training-images.js'
+import {
+  assignBuckets,
+  bucketCounts,
+  decodable,
+  hashContents,
+  hashImages,
+  makeBatches,
+  stepsOf,
+  type TrainingImage,
+} from './training-images.js'
 
 export interface TrainResult extends Finished {
   /** Wall time of this call. */
@@ -91,18 +101,18 @@ export class Training {
    */
   private async readResumed(session: Session, found: TrainingImage[], made: Made): Promise<Resumed | undefined> {
     const { resume, output, name } = this.options
-    const path = resume === true ? await newestState(output, name) : resume
+    const path = await stateToResume(this.options, this.label)
     if (path) {
       const { about } = await readAbout(path)
       const same = (await hashImages(found, this.signal)) === about.identity.images
       // The images of a state are those that can be decoded.
       const images = same ? found : await decodable(found, this.options, this.signal)
       const now = await (about.version === VERSION ? identityOf : earlierIdentityOf)(made, images)
-      const { buffers, ...state } = await readState(path, now, stateBuffers(session))
+      const { buffers, ...state } = await readState(path, now, stateBuffers(session), this.label)
       const steps = stepsOf(makeBatches(images, this.options), this.options)
       for (const [name, data] of Object.entries(buffers)) session.write(name, data)
       if (state.step <= steps) return { ...state, path }
-      const message = `Expected a state of at most ${steps} steps but received one of ${state.step}; raise ${this.label('steps')}`
+      const message = `Expected a state of at most ${counted(steps, 'step')} but received one of ${state.step}; raise ${this.label('steps')}`
       throw new LorafuseError('STATE_MISMATCH', message)
     }
     if (resume === true) {
@@ -178,7 +188,7 @@ export class Training {
     let output: OutputFolder | undefined
     try {
       for (const warning of threadWarnings(options.threads, session)) this.emit(warning)
-      const adapters = attachAdapters(session, lora, parts, options, optimizer.spec)
+      const adapters = attachAdapters(session, lora, parts, options, optimizer.spec, this.label)
       const saved = stateBuffers(session)
       const saving = bytesToSave(saved, adapters, options)
       const trained = parts.flatMap(({ network }) => model.networks[network]!.files.map(({ path }) => path))
@@ -204,7 +214,7 @@ export class Training {
       const { images, samples, ...hashes } = await this.cache(session, found, made, trainsText)
       const identity = await identityOf(made, images)
       // An image may have been damaged since the state was checked.
-      if (resumed) checkIdentity(resumed.path, resumed.identity, { images: identity.images })
+      if (resumed) checkIdentity(resumed.path, resumed.identity, { images: identity.images }, this.label)
       const batches = makeBatches(images, options)
       const steps = stepsOf(batches, options)
       const from = resumed?.step ?? 0
@@ -222,12 +232,8 @@ export class Training {
       const lossScale = new LossScale(chosen, resumed?.lossScale)
       const [modules, parameters] = [adapterCount(adapters), parameterCount(adapters.parameters)]
       this.emit({
-        ...{ type: 'start', model: model.foundBy, steps, images: images.length, modules, parameters },
-        ...{
-          memory: planned.memory,
-          memoryOtherwise: planned.otherwise,
-          gradientCheckpointing: options.gradientCheckpointing,
-        },
+        ...{ type: 'start', model: model.foundBy, steps, images: images.length, buckets: bucketCounts(images), modules, parameters },
+        ...{ memory: planned.memory, memoryOtherwise: planned.otherwise, gradientCheckpointing: options.gradientCheckpointing },
         ...(planned.recomputed !== undefined && { recomputed: planned.recomputed }),
         ...{ resumedFrom: from, seed: options.seed },
       })

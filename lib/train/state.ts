@@ -4,6 +4,7 @@ import { hashParts } from '../files/hashes.js'
 import { isCount, isRecord, type Json, parseRecord } from '../files/json.js'
 import { readHeader, readTensors, type SafetensorsHeader, writeSafetensors } from '../files/safetensors.js'
 import type { BufferInfo, Session } from '../native.js'
+import { asIs, type Label } from '../options/resolve.js'
 import type { LossScaleState } from './loss-scale.js'
 
 /** Identifies the model, images and settings that a state was trained with: see `lib/train/identity.ts`. */
@@ -55,7 +56,7 @@ export interface About extends RunId {
 
 const KEY = 'lorafuse_state'
 const CHECKSUM = `${KEY}_sha256`
-const WHAT = 'a training state'
+export const WHAT = 'a training state'
 export const VERSION = 3
 /** How many differences a `STATE_MISMATCH` lists. */
 const DIFFERENCES = 3
@@ -163,7 +164,7 @@ function differing(saved: Record<string, string>, now: Record<string, string>): 
 }
 
 /** Compares a state's identity with the parts of this run's that are known. Throws `STATE_MISMATCH` with what differs. */
-export function checkIdentity(path: string, saved: Identity, now: Partial<Identity>): void {
+export function checkIdentity(path: string, saved: Identity, now: Partial<Identity>, label: Label = asIs): void {
   const { model, images, contents, tokens, settings } = { ...saved, ...now }
   const found: string[] = []
   const parts = differing(saved.model, model)
@@ -174,13 +175,13 @@ export function checkIdentity(path: string, saved: Identity, now: Partial<Identi
     const [before, after] = [saved.settings[name], settings[name]]
     if (JSON.stringify(before) === JSON.stringify(after)) continue
     const [old, current] = [before, after].map((value) => (value === undefined ? 'none' : shown(value)))
-    found.push(`${cut(name)} ${old} instead of ${current}`)
+    found.push(`${label(cut(name))} ${old} instead of ${current}`)
   }
   // Other captions, or more tokens of them, are other tokens.
   if (found.length === 0 && saved.tokens !== tokens) found.push('another tokenizer')
   if (found.length === 0) return
   const differences = listed(found, ', ', DIFFERENCES)
-  const advice = 'resume with what it was trained with, or train anew without resume'
+  const advice = `resume with what it was trained with, or train anew without ${label('resume')}`
   throw new LorafuseError('STATE_MISMATCH', `Expected a state of this run at ${path} but received one of ${differences}; ${advice}`)
 }
 
@@ -188,10 +189,10 @@ export function checkIdentity(path: string, saved: Identity, now: Partial<Identi
  * Reads a state, for a run with these buffers and, as far as it is known, the identity `now`. Throws `STATE_NOT_FOUND`,
  * `STATE_INVALID` (damaged, or no state), `STATE_MISMATCH`, `FILE_UNREADABLE`, `TOO_MANY_FILES`.
  */
-export async function readState(path: string, now: Partial<Identity>, infos: BufferInfo[]): Promise<TrainingState> {
+export async function readState(path: string, now: Partial<Identity>, infos: BufferInfo[], label: Label = asIs): Promise<TrainingState> {
   const { about, header } = await readAbout(path)
   const { step, sessionId, startedAt, identity, lossScale } = about
-  checkIdentity(path, identity, now)
+  checkIdentity(path, identity, now, label)
   const names = infos.map(({ name }) => name)
   const tensors = await readTensors(path, names, header).catch((cause: unknown) => {
     const damaged = cause instanceof LorafuseError && cause.code === 'SAFETENSORS_INVALID'

@@ -3,8 +3,9 @@ import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { LorafuseError } from '../errors.js'
 import { writeError } from '../files/atomic.js'
-import { listFolder } from '../files/read.js'
-import { type About, type RunId, readAbout, STATE_SUFFIX } from './state.js'
+import { isFolder, listFolder } from '../files/read.js'
+import type { Label, ResolvedTrainOptions } from '../options/resolve.js'
+import { type About, type RunId, readAbout, STATE_SUFFIX, WHAT } from './state.js'
 
 /** How many states of a run are kept. */
 const KEPT = 2
@@ -44,6 +45,18 @@ export async function newestState(output: string, name: string): Promise<string 
   const { states, damaged } = await listStates(output, name)
   if (damaged[0]) throw damaged[0]
   return states.at(-1)?.path
+}
+
+/** Finds the state that a run is to go on from, if there is any. Throws as `newestState`, and `FILE_UNREADABLE` for a folder. */
+export async function stateToResume(
+  { resume, output, name }: Pick<ResolvedTrainOptions, 'resume' | 'output' | 'name'>,
+  label: Label,
+): Promise<string | undefined> {
+  if (resume === true) return newestState(output, name)
+  if (resume === undefined || resume === false) return undefined
+  if (!(await isFolder(resume, WHAT))) return resume
+  const advice = `name a .state file in it, or leave the path out for the newest of ${name} in ${output}`
+  throw new LorafuseError('FILE_UNREADABLE', `Expected ${WHAT} for ${label('resume')} but received the folder ${resume}; ${advice}`)
 }
 
 /** Returns the time at which a state is written now: the clock's, but later than that of every state that is there. */

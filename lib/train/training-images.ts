@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import { basename } from 'node:path'
 import { Batches, type BatchOptions, type Member } from '../data/batches.js'
-import { type Bucket, type BucketOptions, bucketSizes, selectBucket } from '../data/buckets.js'
+import { type Bucket, type BucketOptions, bucketSizes, type Size, selectBucket } from '../data/buckets.js'
 import type { DatasetItem } from '../data/dataset.js'
 import { isBadImage, loadImage } from '../data/images.js'
 import { LorafuseError } from '../errors.js'
@@ -13,6 +13,17 @@ import { mapAtOnce, turns } from '../turns.js'
 /** An image and the size at which it trains. */
 export interface TrainingImage extends DatasetItem {
   bucket: Bucket
+}
+
+/** Counts the images of each bucket; those that hold most come first. */
+export function bucketCounts(images: Pick<TrainingImage, 'bucket'>[]): (Size & { images: number })[] {
+  const counts = new Map<string, Size & { images: number }>()
+  for (const { bucket } of images) {
+    const { width, height } = bucket
+    const size = `${width}x${height}`
+    counts.set(size, { width, height, images: (counts.get(size)?.images ?? 0) + 1 })
+  }
+  return [...counts.values()].sort((a, b) => b.images - a.images)
 }
 
 export async function assignBuckets(items: DatasetItem[], options: BucketOptions, signal?: AbortSignal): Promise<TrainingImage[]> {

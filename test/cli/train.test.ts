@@ -43,7 +43,7 @@ test('a training leaves a LoRA and its curve, tells the path on stdout and the r
   const { code, stdout, stderr } = await lorafuse([...words, '--steps', '3'])
   assert.equal(code, 0, stderr)
   assert.equal(stdout, `${join(output, 'style.safetensors')}\n`)
-  assert.match(stderr, /2 images, 3 steps; \d+ modules, [\d,]+ parameters/)
+  assert.match(stderr, /2 images \((\d+×\d+: [12](, )?)+\), 3 steps; \d+ modules, [\d,]+ parameters/)
   assert.match(stderr, /step 3\/3 {2}loss \d\.\d{4} \(average \d\.\d{4}\) {2}\d+\.\d\d s(teps\/s|\/step) {2}ETA 0:00 {2}\d/)
   assert.ok(!stderr.includes('\r') && !stderr.includes('\x1b'), 'no redrawing without a terminal')
   const curve = await sharp(await readFile(join(output, 'style-loss.png'))).metadata()
@@ -238,6 +238,7 @@ test('bad input ends in one sentence, exit code 1 and nothing written', async (t
     [['--model', join(folder, 'none')], 'MODEL_NOT_FOUND'],
     [['--rank', '4000'], 'RANK_TOO_LARGE'],
     [['--resume', join(folder, 'none.safetensors')], ''],
+    [['--resume', folder], 'FILE_UNREADABLE'],
   ] as const) {
     const { code: exit, stderr, stdout } = await lorafuse([...replaced(words, change[0], change[1]), '--steps', '1'])
     assert.equal(exit, 1)

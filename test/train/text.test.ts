@@ -103,5 +103,5 @@ test('a state of other rates of text encoders is refused, and what contradicts t
   const resumed = train({ ...given, textEncoderLr: 1e-4, resume: true })
   await assert.rejects(resumed, { code: 'STATE_MISMATCH', message: /textEncoderLr \[ 0.001 \] instead of \[ 0.0001 \]/ })
   const two = train({ ...given, textEncoderLr: [1e-4, 1e-4] })
-  await assert.rejects(two, { code: 'OPTION_INVALID', message: /at most 1 for textEncoderLr with this model/ })
+  await assert.rejects(two, { code: 'OPTION_INVALID', message: /one rate for textEncoderLr, as this model has one text encoder,/ })
 })

@@ -98,6 +98,7 @@ test('with a rank of convolutions the other layers of resnets get the rank, kern
     code: 'RANK_TOO_LARGE',
     message: 'Expected at most 48 for convRank, as down_blocks.0.resnets.0.conv1 is 48 × 288, but received 49',
   })
+  assert.throws(() => lora.specs('unet', all, { ...options, convRank: 49 }, (name) => `--${name}`), { message: /for --convRank, as/ })
 })
 
 test('the scale is alpha over rank', () => {

@@ -166,7 +166,8 @@ test('an unknown option is refused with the nearest, by either name', () => {
 
 test('errors name an option as it was typed', () => {
   const { label } = train('--network_dim', '0', '--batch-size', '1')
-  assert.deepEqual(['rank', 'batchSize', 'saveEvery'].map(label), ['--network_dim', '--batch-size', '--save-every'])
+  const names = ['rank', 'batchSize', 'saveEvery', 'constructor']
+  assert.deepEqual(names.map(label), ['--network_dim', '--batch-size', '--save-every', '--constructor'])
 })
 
 test('a quoted command line is read back by a shell as it was', () => {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { downloadLine, downloadStartLine, duration, memory, Progress, stepLine } from '../../../lib/cli/progress.js'
+import { bucketList, downloadLine, downloadStartLine, duration, memory, Progress, stepLine } from '../../../lib/cli/progress.js'
 
 function record(isTTY: boolean, environment: NodeJS.ProcessEnv = {}) {
   let text = ''
@@ -13,6 +13,12 @@ function record(isTTY: boolean, environment: NodeJS.ProcessEnv = {}) {
   }
   return { progress: new Progress(output, environment, () => clock.now), clock, take }
 }
+
+test('buckets are listed with their images, at most six', () => {
+  const buckets = Array.from({ length: 8 }, (_, i) => ({ width: 512, height: 512 - 64 * i, images: 20 - i }))
+  assert.equal(bucketList(buckets.slice(0, 2)), '512×512: 20, 512×448: 19')
+  assert.match(bucketList(buckets), /^512×512: 20, .*, 512×192: 15, and 2 more$/)
+})
 
 test('a terminal sees one line that is drawn anew, cut to its width, ten times a second at most', () => {
   const { progress, clock, take } = record(true)

@@ -344,6 +344,12 @@ test('a picture of no numbers is an error, not blank', async (t) => {
   await assert.rejects(generate({ ...small, prompt: 'x', lora }), { code: 'LORA_INVALID', message: /use smaller weights/ })
 })
 
+test('a LoRA that is not there is looked for with the extension once', async (t) => {
+  const lora = join(await temporaryFolder(t), 'none.safetensors')
+  const message = `Expected a LoRA file for ${JSON.stringify(lora)} but received none of ${lora}`
+  await assert.rejects(generate({ ...small, prompt: 'x', lora }), { code: 'LORA_NOT_FOUND', message })
+})
+
 test('a LoRA that is a pipe, or lies behind a circle of links, does not hang', async (t) => {
   const folder = await temporaryFolder(t)
   const lora = join(folder, 'a.safetensors')

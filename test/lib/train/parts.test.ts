@@ -23,11 +23,11 @@ test('the UNet alone is trained unless a text encoder has a rate', () => {
 })
 
 test('rates that the model has no encoder for, and none at all, are refused', () => {
-  const message = 'Expected at most 1 for textEncoderLr with this model but received [ 0.1, 0.2 ]'
+  const message = 'Expected one rate for textEncoderLr, as this model has one text encoder, but received 0.1 0.2'
   assert.throws(() => parts({ textEncoderLr: [0.1, 0.2] }), { code: 'OPTION_INVALID', message })
   const none = {
     code: 'OPTION_INVALID',
-    message: 'Expected a rate above 0 for textEncoderLr with networkTrainTextEncoderOnly but received [ 0 ]',
+    message: 'Expected a rate above 0 for textEncoderLr with networkTrainTextEncoderOnly but received 0',
   }
   assert.throws(() => parts({ networkTrainTextEncoderOnly: true, textEncoderLr: 0 }), none)
 })

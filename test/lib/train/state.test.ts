@@ -3,10 +3,12 @@ import { createHash } from 'node:crypto'
 import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { test } from 'node:test'
+import { parseArguments } from '../../../lib/cli/arguments.js'
+import { commands } from '../../../lib/cli/commands.js'
 import { readHeader, writeSafetensors } from '../../../lib/files/safetensors.js'
 import type { BufferInfo } from '../../../lib/native.js'
 import { checkIdentity, type Identity, readState, statePathOf, type TrainingState, writeState } from '../../../lib/train/state.js'
-import { listStates, newestState, removeOldStates, timeToWrite } from '../../../lib/train/states.js'
+import { listStates, newestState, removeOldStates, stateToResume, timeToWrite } from '../../../lib/train/states.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 import { pattern } from '../../train/pattern.js'
 
@@ -180,6 +182,33 @@ for (const [what, now, message] of others) {
     await assert.rejects(readState(path, now, infos()), { code: 'STATE_MISMATCH', message })
   })
 }
+
+test('what differs, and what to leave out, is called as the caller calls it', async (t) => {
+  const path = join(await temporaryFolder(t), 'x.state')
+  await writeState(path, state(), { name: 'x', writtenAt: 200 })
+  const now = { ...identity, settings: { ...identity.settings, maxTokenLength: 225 } }
+  const { label } = parseArguments(commands, ['train', '--max_token_length', '225'])!
+  const message = /one of --max_token_length none instead of 225; .* without --resume$/
+  await assert.rejects(readState(path, now, infos(), label), { code: 'STATE_MISMATCH', message })
+})
+
+test('a folder is no state to resume from; the newest, none and one by its path are', async (t) => {
+  const output = await temporaryFolder(t)
+  const path = join(output, 'x.state')
+  await writeState(path, state(), { name: 'x', writtenAt: 200 })
+  const from = (resume: string | boolean | undefined) => stateToResume({ resume, output, name: 'x' }, (name) => `--${name}`)
+  for (const [resume, expected] of [
+    [true, path],
+    [false, undefined],
+    [undefined, undefined],
+    [path, path],
+    ['none', 'none'],
+  ] as const)
+    assert.equal(await from(resume), expected)
+  const advice = `name a .state file in it, or leave the path out for the newest of x in ${output}`
+  const message = `Expected a training state for --resume but received the folder ${output}; ${advice}`
+  await assert.rejects(from(output), { code: 'FILE_UNREADABLE', message })
+})
 
 test('a state that is missing, cut off, altered, no state, or of another length is refused', async (t) => {
   const folder = await temporaryFolder(t)

@@ -5,12 +5,20 @@ import { basename, join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout } from 'node:timers/promises'
 import fc from 'fast-check'
-import { assignBuckets, hashContents, hashImages, type TrainingImage } from '../../../lib/train/training-images.js'
+import { assignBuckets, bucketCounts, hashContents, hashImages, type TrainingImage } from '../../../lib/train/training-images.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 
 const bucket = { width: 64, height: 64, resized: { width: 64, height: 64 } }
 const image = (i: number): TrainingImage => ({
   ...{ path: `/a/${i}.png`, caption: `tag ${i}, cat`, repeats: 2, width: 500 + (i % 171), height: 400, folder: '2_x', bucket },
+})
+
+test('images are counted by bucket, the most first', () => {
+  const at = (width: number, height: number) => ({ bucket: { ...bucket, width, height } })
+  assert.deepEqual(bucketCounts([at(64, 128), at(64, 64), at(64, 64)]), [
+    { width: 64, height: 64, images: 2 },
+    { width: 64, height: 128, images: 1 },
+  ])
 })
 
 /** The hash as it is defined, and in the states there are: of the JSON of all images at once. */

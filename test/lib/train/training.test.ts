@@ -76,6 +76,10 @@ test('memory is planned before anything is cached, and the first batch prepared 
   const host = 4 * (16 * 16 * 4 + 8 * 24 * 4 + 2 * (77 + 77 * 128)) + 4 * 3 * 5 + 2 * 5
   assert.deepEqual(start, {
     ...{ type: 'start', model: 'SD 1.x, ε-prediction, found by scheduler/scheduler_config.json' },
+    buckets: [
+      { width: 128, height: 128, images: 1 },
+      { width: 192, height: 64, images: 1 },
+    ],
     ...{ steps: 2, images: 2, modules: 1, parameters: 5, resumedFrom: 0, seed: 0 },
     // The square has the most latents, 16 × 16 × 4; those and the tokens and states of two captions are held, and what saving needs.
     memory: { weights: 100, adapters: 10, mapped: 0, activations: 1024, workspace: 1, host, total: 1135 + host },
@@ -217,7 +221,7 @@ test('a state is checked before anything is cached', async (t) => {
     assert.deepEqual(briefly(events), [])
   }
   await refuse({ seed: 1 }, /seed 0 instead of 1/)
-  await refuse({ steps: 1 }, /at most 1 steps but received one of 2; raise steps/)
+  await refuse({ steps: 1 }, /at most 1 step but received one of 2; raise steps/)
   const longer = await run({ ...given, resume: true, steps: 3 })
   assert.equal(longer.failed, undefined)
   assert.equal(longer.session.steps.length, 1)
