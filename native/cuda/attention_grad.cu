@@ -98,9 +98,9 @@ template <class T, int D, int kWarps, bool kCausal> __global__ void __launch_bou
 #pragma unroll
         for (int i = 0; i < 4; i++) {
           const float p = exp2_approximate(fmaf(s[n][i], scale, -shift[i / 2]));
-          const int key = j + n * 8 + lane % 4 * 2 + i % 2;
-          const bool hidden = (j + kKeys > h.keys && key >= h.keys) || (kCausal && key > query + i / 2 * 8);
-          ds[n][i] = hidden ? 0 : p * (ds[n][i] - mean[i / 2]);
+          // Two selects: one for both takes registers, and spills on sm_100 and sm_120.
+          ds[n][i] = j + kKeys > h.keys && j + n * 8 + lane % 4 * 2 + i % 2 >= h.keys ? 0 : p * (ds[n][i] - mean[i / 2]);
+          if (kCausal && j + n * 8 + lane % 4 * 2 + i % 2 > query + i / 2 * 8) ds[n][i] = 0;
         }
       uint32_t a_ds[kGroups][2];
       pack_rows<T, kGroups>(a_ds, ds);

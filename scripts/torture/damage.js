@@ -11,12 +11,11 @@ const HANGS = 30_000
 const MOST_MEMORY = 2 ** 30
 
 /** The environment in which Node loads the core that is built with ASan and UBSan. */
-function asanEnvironment(folder) {
+export function asanEnvironment(folder) {
   const built = join(root, 'build/sanitize')
   if (!existsSync(join(built, 'lorafuse.node')))
     throw new Error(`Expected ${built}/lorafuse.node but found none; npm run test:asan builds it`)
-  mkdirSync(join(folder, 'asan/build'), { recursive: true })
-  symlinkSync(built, join(folder, 'asan/build/Release'))
+  if (mkdirSync(join(folder, 'asan/build'), { recursive: true })) symlinkSync(built, join(folder, 'asan/build/Release'))
   const library = execFileSync('g++', ['-print-file-name=libasan.so'], { encoding: 'utf8' }).trim()
   return { LD_PRELOAD: library, ASAN_OPTIONS: 'detect_leaks=0', LORAFUSE_PREBUILD: join(folder, 'asan') }
 }

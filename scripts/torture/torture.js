@@ -3,7 +3,7 @@
 //   npm run torture -- --minutes 60        longer
 //   npm run torture -- --only damage       one part: soak, workers, signals, limits, damage, checkpoints
 //   npm run torture -- --short             the few rounds that npm test runs
-//   npm run torture -- --asan              damage with the core built with ASan and UBSan, and its own tests (npm run test:asan builds it)
+//   npm run torture -- --asan              damage and checkpoints with the core built with ASan and UBSan, and its own tests (npm run test:asan builds it)
 // Rounds follow from --seed and their number alone; --case runs one. Moments in time are as random as the machine is.
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, rmSync } from 'node:fs'

@@ -241,7 +241,7 @@ const values: Mutation[] = [
   { what: 'a token does not see itself', from: '(causal && key > query', to: '(causal && key >= query', ...attention },
   { what: 'earlier sums are not scaled to the new maximum', from: 'sum[c][i] *= shrink[i / 2]', to: '', ...attention },
   { what: 'delta is added', from: '? 0 : p * (ds[n][i] - mean[i / 2])', to: '? 0 : p * (ds[n][i] + mean[i / 2])', ...attentionGrad },
-  { what: "a token's dq leaves out itself", from: '(kCausal && key > query', to: '(kCausal && key >= query', ...attentionGrad },
+  { what: "a token's dq leaves out itself", from: 'i % 2 > query', to: 'i % 2 >= query', ...attentionGrad },
   { what: 'a key is seen by the token before it', from: 'x / 2 * 8 > i + n * 8', to: 'x / 2 * 8 > i + 1 + n * 8', ...attentionGrad },
   {
     what: 'a token sees the next one in f32',
