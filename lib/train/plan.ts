@@ -7,9 +7,8 @@ import { Listener, type ModelEvent, type WarningEvent } from '../events.js'
 import { readModel } from '../models/read.js'
 import type { Speeds, StepDescription } from '../native.js'
 import { asIs, type Label, type PlanOptions, type ResolvedPlanOptions, resolvePlanOptions } from '../options/resolve.js'
-import { fitMemory, PROCESS_BYTES, requirement } from './memory.js'
+import { fittedRequirement, PROCESS_BYTES } from './memory.js'
 import { checkOptions, setUp } from './setup.js'
-import { assignBuckets, makeBatches, stepsOf } from './training-images.js'
 
 /** What a training would take. Bytes and seconds. */
 export interface TrainingPlan {
@@ -97,12 +96,9 @@ async function planTraining(options: ResolvedPlanOptions, context: PlanContext, 
   const setup = setUp(model, options, label)
   const { chosen, session, adapters, buffers, saving } = setup
   try {
-    const toPlan = { ...setup, model, items, label, signal }
-    const recomputed = options.fit === undefined ? undefined : await fitMemory(toPlan, options)
-    const { step, session: needed, host, caches } = await requirement(toPlan, options)
+    const required = await fittedRequirement({ ...setup, model, items, label, signal }, options)
+    const { step, host, caches, steps, recomputed } = required
     const description = session.describeStep(step.shapes)
-    const batches = makeBatches(await assignBuckets(items, options, signal), options)
-    const steps = stepsOf(batches, options)
     const speeds = await session.speeds()
     const parameters = parameterCount(adapters.parameters)
     // An update reads value, gradient and what the optimizer keeps, and writes them all.
@@ -122,7 +118,7 @@ async function planTraining(options: ResolvedPlanOptions, context: PlanContext, 
         disk: 4 * (buffers.reduce((sum, { count }) => sum + count, 0) + parameters),
       },
       recomputed,
-      fits: freeOnGpu === undefined ? needed + host <= free : needed <= freeOnGpu && host <= free,
+      fits: freeOnGpu === undefined ? required.session + host <= free : required.session <= freeOnGpu && host <= free,
       flops: description.nodes.reduce((sum, { flops }) => sum + flops, 0),
       traffic: description.nodes.reduce((sum, { bytes }) => sum + bytes, 0),
       ...{ secondsPerStep, seconds: steps * secondsPerStep },
