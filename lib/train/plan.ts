@@ -3,7 +3,7 @@ import { adapterCount, parameterCount } from '../adapters/adapter.js'
 import { type DatasetItem, scanDataset } from '../data/dataset.js'
 import { availableMemory } from '../device.js'
 import { rejecting } from '../errors.js'
-import { Listener, type ModelEvent, type WarningEvent } from '../events.js'
+import { Listener, type PlanEvent } from '../events.js'
 import { readModel } from '../models/read.js'
 import type { Speeds, StepDescription } from '../native.js'
 import { asIs, type Label, type PlanOptions, type ResolvedPlanOptions, resolvePlanOptions } from '../options/resolve.js'
@@ -59,7 +59,7 @@ export interface TrainingPlan {
 
 export interface PlanContext {
   signal?: AbortSignal
-  onEvent?: (event: ModelEvent | WarningEvent) => unknown
+  onEvent?: (event: PlanEvent) => unknown
 }
 
 /** Which of the measured ops an op is computed like. */
