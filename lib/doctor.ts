@@ -14,8 +14,8 @@ export interface DoctorReport {
   glibc: string | undefined
   /** Was the native addon loaded; if not, why, and what to do. */
   addon: { loaded: true } | { loaded: false; code: string; reason: string }
-  /** `backend` and `features` are empty without the addon. */
-  processor: { model: string; threads: number; backend: string; features: string[] }
+  /** `backend`, `bf16Backend` (that of `--precision bf16`) and `features` are empty without the addon. */
+  processor: { model: string; threads: number; backend: string; bf16Backend: string; features: string[] }
   memory: { totalBytes: number; availableBytes: number }
   /** `gpu`: its name and size, `reason`: why there is none; either is empty. */
   cuda: { available: boolean; gpu: string; reason: string }
@@ -47,6 +47,7 @@ export function doctor(): DoctorReport {
       model: cpus()[0]?.model.trim() ?? 'unknown',
       threads: availableParallelism(),
       backend: info?.cpu ?? '',
+      bf16Backend: info?.cpuBf16 ?? '',
       features: info?.features ?? [],
     },
     memory: { totalBytes: Math.min(totalmem(), limit), availableBytes: process.availableMemory() },
@@ -58,13 +59,14 @@ export function doctor(): DoctorReport {
 export function describe(report: DoctorReport): string {
   const { ok, node, platform, addon, processor, memory, cuda } = report
   const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(1)} GiB`
+  const inBf16 = processor.bf16Backend === processor.backend ? '' : `, in bf16 ${processor.bf16Backend}`
   const features = processor.features.length > 0 ? ` (${processor.features.join(' ')})` : ''
   return [
     `lorafuse ${report.version}, Node ${node}, ${platform}${report.glibc ? `, glibc ${report.glibc}` : ''}`,
     `processor  ${processor.model}, ${processor.threads} threads`,
     `memory     ${gib(memory.availableBytes)} available of ${gib(memory.totalBytes)}`,
     `addon      ${addon.loaded ? 'loaded' : addon.reason}`,
-    ...(addon.loaded ? [`backend    cpu ${processor.backend}${features}`] : []),
+    ...(addon.loaded ? [`backend    cpu ${processor.backend}${inBf16}${features}`] : []),
     `cuda       ${cuda.available ? cuda.gpu : `off: ${cuda.reason}`}`,
     ok ? 'Training works on this machine.' : 'Training does not work on this machine yet: see addon above.',
   ].join('\n')

@@ -37,7 +37,7 @@ export interface Network {
   architecture: 'unet' | 'clip' | 'vae'
   config: NetworkConfig
   files: WeightFile[]
-  /** Compute in f32, and on a GPU hold the weights in f32, whatever the session's precision. */
+  /** Activations in f32, and on a GPU the weights too, whatever the session's precision. */
   f32?: boolean
 }
 
@@ -47,8 +47,9 @@ export interface SessionOptions {
   /** Threads of the CPU, 1 or more; see `Session.threads`. Results do not depend on it. */
   threads: number
   /**
-   * On a GPU: the type of activations and frozen weights; throws `PRECISION_UNSUPPORTED` for bf16 before Ampere. On the CPU, which
-   * computes in f32: how frozen weights are held, `f32` = exactly as the file has them, widened when used, else rounded to 16 bits first.
+   * On a GPU: the type of activations and frozen weights; throws `PRECISION_UNSUPPORTED` for bf16 before Ampere. On the CPU, whose
+   * activations are f32: how frozen weights are held, `f32` = exactly as the file has them, widened when used, else rounded to 16 bits
+   * first. In bf16 products, those of `f32` networks too, round what they multiply to bf16 where the processor does that (`info().cpuBf16`).
    */
   precision: 'f32' | 'fp16' | 'bf16'
   /** A step computes blocks of the network again for their gradients, instead of keeping all that they made: on the CPU to the same bits. */
@@ -233,6 +234,8 @@ export interface Session {
 export interface NativeInfo {
   /** The CPU backend this processor runs: `x86-64-v4`, `x86-64-v3` or `generic`. */
   cpu: string
+  /** That of a session in bf16: the same, or where the processor multiplies bf16 `x86-64-v4-bf16`. */
+  cpuBf16: string
   /** Processor features that matter here, e.g. `avx2`, `avx512f`, `avx512_bf16`. */
   features: string[]
   /** `gpu`: its name and size; `reason`: why there is none. */

@@ -8,7 +8,7 @@ export const sd1: Family = {
   networks: {
     unet: { readConfig: unetConfig, lora: { prefix: 'lora_unet' } },
     text_encoder: { readConfig: textEncoderConfig, lora: { prefix: 'lora_te' } },
-    // VAEs run in f32 in every family, as that of SDXL overflows in f16.
+    // VAEs have activations in f32 in every family, as that of SDXL overflows in f16.
     vae: { readConfig: vaeConfig, f32: true },
   },
   trained: 'unet',

@@ -38,7 +38,7 @@ const instead: Instead[] = [
   { names: 'text_encoder_lr1 text_encoder_lr2', advice: (option) => `${use(option)} and both rates after it`, option: 'textEncoderLr' },
   { names: 'caption_extention', advice: use, option: 'captionExtension' },
   { names: 'full_fp16 full_bf16 fp8_base fp8_base_unet', advice: use, option: 'precision' },
-  { names: 'no_half_vae', advice: leaveOut('the VAE always computes in f32') },
+  { names: 'no_half_vae', advice: leaveOut('the VAE always has activations in f32') },
   { names: 'disable_mmap_load_safetensors', advice: leaveOut('weights are mapped, not read') },
   { names: 'v2', advice: leaveOut('the family of a model is found from its files') },
   { names: 'tokenizer_cache_dir', advice: leaveOut("the tokenizer is the model's, or comes with lorafuse") },

@@ -45,7 +45,8 @@ const machine = {
     choice(['auto', 'f32', 'fp16', 'bf16'], { no: 'f32', fp32: 'f32', f16: 'fp16' }),
     'auto',
     'Mixed precision: the data type of activations and frozen weights on a GPU (auto is fp16, bf16 needs Ampere or newer). ' +
-      'The CPU computes in f32 and only holds frozen weights in this type (auto is f32: as in the file)',
+      'On the CPU activations are f32 and this is the type of frozen weights (auto is f32: as in the file); bf16 makes products faster ' +
+      'where the processor has avx512_bf16',
     { kohya: ['mixed_precision'] },
   ),
   threads: defaulted(integer({ min: 1, max: 1024 }), availableParallelism, 'CPU threads; the result does not depend on them', {

@@ -251,6 +251,7 @@ Napi::Value info(const Napi::CallbackInfo& call) {
     const Napi::Env env = call.Env();
     auto out = Napi::Object::New(env), cuda = Napi::Object::New(env);
     out.Set("cpu", cpu_variant());
+    out.Set("cpuBf16", cpu_variant(DType::bf16));
     const auto found = cpu_features();
     auto features = Napi::Array::New(env, found.size());
     for (uint32_t i = 0; i < found.size(); i++) features.Set(i, found[i]);

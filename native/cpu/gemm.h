@@ -2,44 +2,40 @@
 //
 // c [rows, columns] = init + Σ_segments a_s [rows, k_s] · b_s [k_s, columns]
 //
-// b is widened, scaled and packed into panels of 2 vectors, a block of k at a time, in a buffer that stays in the L2 cache;
-// a is read where it lies, its elements broadcast from memory. Every c element is summed in the order of k, whatever the split of the work.
+// b is packed into panels, a block of k at a time, in a buffer that stays in the L2 cache; the cells of a are broadcast from memory
+// (panels.h). Every c element is summed in the order of k, whatever the split of the work.
 #pragma once
 #include <algorithm>
 
 #include "kernels.h"
-#include "vector.h"
+#include "panels.h"
 
 namespace lorafuse::cpu {
 
-constexpr int kPanel = 2 * kLanes;                                             // columns of a full panel
-constexpr int64_t kDepth = 320;                                                // most of k in one block
-constexpr int64_t kColumns = 160;                                              // most columns of one job
-constexpr size_t kPackBytes = (kDepth * (kColumns + kPanel)) * sizeof(float);  // one thread's packed block of b
+constexpr int64_t kColumns = 160;                                                   // most columns of one job
+constexpr size_t kPackBytes = cells(kDepth) * (kColumns + kPanel) * sizeof(float);  // one thread's packed block of b
 
-// Element (row, k) of an operand is at data[row · row_stride + k · k_stride].
-struct Strided {
-  const float* data;
-  int64_t row_stride, k_stride;
-};
-
-// c [Rows, Vectors·kLanes] += a [Rows, k] · b [k, Vectors·kLanes], the accumulators in registers.
-template <int Rows, int Vectors> void multiply_tile(int64_t k, Strided a, const float* b, int64_t b_stride, float* c, int64_t c_stride) {
+// c [Rows, Vectors·kLanes] = a [Rows, depth] · b [depth, Vectors·kLanes], depth in cells, the accumulators in registers; added to what is
+// there if `add`.
+template <int Rows, int Vectors> void multiply_tile(int64_t depth, Strided a, const float* b, bool add, float* c, int64_t c_stride) {
+  static constexpr float kZeros[kPanel] = {};
+  const float* begin = add ? c : kZeros;
+  const int64_t begin_stride = add ? c_stride : 0;
   Vector sum[Rows][Vectors];
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; r++)
 #pragma GCC unroll 2
-    for (int v = 0; v < Vectors; v++) sum[r][v] = load(c + r * c_stride + v * kLanes);
+    for (int v = 0; v < Vectors; v++) sum[r][v] = load(begin + r * begin_stride + v * kLanes);
   const float* x = a.data;
-  for (int64_t i = 0; i < k; i++, x += a.k_stride, b += b_stride) {
+  for (int64_t i = 0; i < depth; i++, x += a.k_stride, b += Vectors * kLanes) {
     Vector bv[Vectors];
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; v++) bv[v] = load(b + v * kLanes);
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; r++) {
-      const Vector xv = splat(x[r * a.row_stride]);
+      const Vector xv = splat_cell(x[r * a.row_stride]);
 #pragma GCC unroll 2
-      for (int v = 0; v < Vectors; v++) sum[r][v] += xv * bv[v];
+      for (int v = 0; v < Vectors; v++) sum[r][v] = multiply_add(sum[r][v], xv, bv[v]);
     }
   }
 #pragma GCC unroll 16
@@ -49,71 +45,58 @@ template <int Rows, int Vectors> void multiply_tile(int64_t k, Strided a, const 
 }
 
 template <int Vectors, int Rows = kTileRows>
-void multiply_rows(int rows, int64_t k, Strided a, const float* b, int64_t b_stride, float* c, int64_t c_stride) {
+void multiply_rows(int rows, int64_t depth, Strided a, const float* b, bool add, float* c, int64_t c_stride) {
   if constexpr (Rows > 0) {
-    if (rows == Rows) return multiply_tile<Rows, Vectors>(k, a, b, b_stride, c, c_stride);
-    multiply_rows<Vectors, Rows - 1>(rows, k, a, b, b_stride, c, c_stride);
+    if (rows == Rows) return multiply_tile<Rows, Vectors>(depth, a, b, add, c, c_stride);
+    multiply_rows<Vectors, Rows - 1>(rows, depth, a, b, add, c, c_stride);
   }
 }
 
-// c [rows, columns] += a · b for up to kTileRows rows and one panel of b, `b_stride` floats a row, padded to whole vectors.
-inline void multiply_panel(int rows, int64_t columns, int64_t k, Strided a, const float* b, int64_t b_stride, float* c, int64_t c_stride) {
-  const bool wide = columns > kLanes;
-  const int64_t width = wide ? kPanel : kLanes;
-  if (columns == width) {
-    wide ? multiply_rows<2>(rows, k, a, b, b_stride, c, c_stride) : multiply_rows<1>(rows, k, a, b, b_stride, c, c_stride);
-    return;
-  }
-  float edge[kTileRows * kPanel] = {};
-  for (int r = 0; r < rows; r++) std::copy_n(c + r * c_stride, columns, edge + r * width);
-  wide ? multiply_rows<2>(rows, k, a, b, b_stride, edge, width) : multiply_rows<1>(rows, k, a, b, b_stride, edge, width);
-  for (int r = 0; r < rows; r++) std::copy_n(edge + r * width, columns, c + r * c_stride);
+// The same for up to kTileRows rows and one panel of b.
+inline void multiply_panel(int rows, int64_t columns, int64_t depth, Strided a, const float* b, bool add, float* c, int64_t c_stride) {
+  const auto multiply = columns > kLanes ? multiply_rows<2> : multiply_rows<1>;
+  const int64_t width = padded(columns);
+  if (columns == width) return multiply(rows, depth, a, b, add, c, c_stride);
+  float edge[kTileRows * kPanel];
+  const int64_t last = width - kLanes;  // where the vector begins that is not whole
+  const auto for_row = [&](auto move) {
+    for (int r = 0; r < rows; r++)
+      for (int64_t j = 0; j < width; j += kLanes) move(edge + r * width + j, c + r * c_stride + j, j < last ? kLanes : columns - last);
+  };
+  if (add) for_row([](float* to, const float* from, int64_t count) { store(to, load_some(from, count)); });
+  multiply(rows, depth, a, b, add, edge, width);
+  for_row([](const float* from, float* to, int64_t count) { store_some(to, load(from), count); });
 }
 
-// c [rows, columns] += a · b for any size; panel p of the packed b begins at b + p · kPanel · k.
-inline void multiply_packed(int64_t rows, int64_t columns, int64_t k, Strided a, const float* b, float* c, int64_t c_stride) {
+// c [rows, columns] = a · b, or added, for up to kTileRows rows, from cell `begin` of the `depth` that the panels of b have; of a from
+// there on.
+inline void multiply_panels(int rows, int64_t columns, int64_t cells, Strided a, const float* b, int64_t begin, int64_t depth, bool add,
+                            float* c, int64_t c_stride) {
+  for (int64_t n = 0; n < columns; n += kPanel) {
+    const int64_t width = std::min<int64_t>(kPanel, columns - n);
+    multiply_panel(rows, width, cells, a, b + n * depth + begin * padded(width), add, c + n, c_stride);
+  }
+}
+
+// c [rows, columns] = a · b, or added to what is there, for any size; panel p of the packed b begins at b + p · kPanel · cells(k).
+inline void multiply_packed(int64_t rows, int64_t columns, int64_t k, Strided a, const float* b, bool add, float* c, int64_t c_stride) {
+  CellTile tile;
   for (int64_t r = 0; r < rows; r += kTileRows) {
-    const int tile = static_cast<int>(std::min<int64_t>(kTileRows, rows - r));
-    const Strided at{a.data + r * a.row_stride, a.row_stride, a.k_stride};
-    for (int64_t n = 0; n < columns; n += kPanel) {
-      const int64_t width = std::min<int64_t>(kPanel, columns - n);
-      multiply_panel(tile, width, k, at, b + n * k, width > kLanes ? kPanel : kLanes, c + r * c_stride + n, c_stride);
+    const int count = static_cast<int>(std::min<int64_t>(kTileRows, rows - r));
+    for (int64_t i = 0; i < k; i += CellTile::kMost) {
+      const int64_t length = std::min(CellTile::kMost, k - i);
+      const Strided x = tile.of(count, length, {a.data + r * a.row_stride + i * a.k_stride, a.row_stride, a.k_stride});
+      multiply_panels(count, columns, cells(length), x, b, cells(i), cells(k), add || i > 0, c + r * c_stride, c_stride);
     }
   }
 }
 
-// Packs b [k, columns] whose element (i, n) is source[i · stride + n] · scale.
-template <class Element> void pack_rows(const Element* source, int64_t stride, int64_t k, int64_t columns, float scale, float* packed) {
-  for (int64_t n = 0; n < columns; n += kPanel) {
-    const int64_t width = std::min<int64_t>(kPanel, columns - n), padded = width > kLanes ? kPanel : kLanes;
-    for (int64_t i = 0; i < k; i++, packed += padded) {
-      const Element* row = source + i * stride + n;
-      int64_t j = 0;
-      for (; j + kLanes <= width; j += kLanes) store(packed + j, load(row + j) * scale);
-      for (; j < width; j++) packed[j] = widen(row[j]) * scale;
-      for (; j < padded; j++) packed[j] = 0;
-    }
-  }
-}
-
-// Packs b [k, columns] whose element (i, n) is source[n · stride + i] · scale.
-template <class Element> void pack_columns(const Element* source, int64_t stride, int64_t k, int64_t columns, float scale, float* packed) {
-  for (int64_t n = 0; n < columns; n += kPanel) {
-    const int64_t width = std::min<int64_t>(kPanel, columns - n), padded = width > kLanes ? kPanel : kLanes;
-    for (int64_t half = 0; half < padded; half += kLanes) {
-      const int64_t valid = std::clamp<int64_t>(width - half, 0, kLanes);
-      const Element* block = source + (n + half) * stride;
-      int64_t i = 0;
-      for (; i + kLanes <= k; i += kLanes) {
-        Vector rows[kLanes];
-        for (int j = 0; j < kLanes; j++) rows[j] = j < valid ? load(block + j * stride + i) * scale : Vector{};
-        transpose(rows);
-        for (int j = 0; j < kLanes; j++) store(packed + (i + j) * padded + half, rows[j]);
-      }
-      for (; i < k; i++)
-        for (int j = 0; j < kLanes; j++) packed[i * padded + half + j] = j < valid ? widen(block[j * stride + i]) * scale : 0;
-    }
-    packed += k * padded;
+// The same with an a of cells: cell (row, k / kPerCell) is at data[row · row_stride + k / kPerCell · k_stride].
+inline void multiply_cells(int64_t rows, int64_t columns, int64_t k, Strided a, const float* b, bool add, float* c, int64_t c_stride) {
+  for (int64_t r = 0; r < rows; r += kTileRows) {
+    const int count = static_cast<int>(std::min<int64_t>(kTileRows, rows - r));
+    const Strided x{a.data + r * a.row_stride, a.row_stride, a.k_stride};
+    multiply_panels(count, columns, cells(k), x, b, 0, cells(k), add, c + r * c_stride, c_stride);
   }
 }
 
@@ -153,7 +136,8 @@ template <class Loader> void gemm(Threads& threads, const Loader& loader, void* 
     if (count <= 0) return;
     float* packed = static_cast<float*>(workspace) + thread * (kPackBytes / sizeof(float));
     for (int s = 0; s < loader.segments(); s++) {
-      const int64_t depth = loader.depth(s), blocks = (depth + kDepth - 1) / kDepth, block = (depth + blocks - 1) / blocks;
+      const int64_t depth = loader.depth(s), blocks = (depth + kDepth - 1) / kDepth,
+                    block = cells((depth + blocks - 1) / blocks) * kPerCell;
       for (int64_t k = 0; k < depth; k += block) {
         const int64_t length = std::min(block, depth - k);
         loader.pack(s, k, length, n, count, packed);
@@ -163,7 +147,7 @@ template <class Loader> void gemm(Threads& threads, const Loader& loader, void* 
           const RowSource from = loader.source(s, t);
           if (from.first >= from.last) continue;
           const Strided a{from.a.data + k * from.a.k_stride, from.a.row_stride, from.a.k_stride};
-          multiply_packed(from.last - from.first, count, length, a, packed, tile.c + from.first * tile.c_stride + n, tile.c_stride);
+          multiply_packed(from.last - from.first, count, length, a, packed, true, tile.c + from.first * tile.c_stride + n, tile.c_stride);
         }
       }
     }

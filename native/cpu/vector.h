@@ -1,6 +1,8 @@
 // The widest float vector of the instruction set this file is compiled for, and loads that widen weights to it.
 #pragma once
+#include <algorithm>
 #include <cstdint>
+#include <type_traits>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -43,6 +45,34 @@ inline Vector load(const Half* p) {
   for (int i = 0; i < kLanes; i++) v[i] = widen(p[i]);
   return v;
 #endif
+}
+
+// `count` of kLanes elements, the others 0; and back, the others left alone.
+template <class Element> Vector load_some(const Element* p, int64_t count) {
+  if (count >= kLanes) return load(p);
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<Element, float>) return _mm512_maskz_loadu_ps((1u << count) - 1, p);
+#endif
+  Element some[kLanes] = {};
+  std::copy_n(p, count, some);
+  return load(some);
+}
+inline void store_some(float* p, Vector v, int64_t count) {
+  if (count >= kLanes) return store(p, v);
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, (1u << count) - 1, v);
+#else
+  for (int64_t i = 0; i < count; i++) p[i] = v[i];
+#endif
+}
+
+// Combines all lanes, in an order that only depends on their number.
+template <class F> float reduce(Vector v, F combine) {
+  Integers lane;
+  for (int j = 0; j < kLanes; j++) lane[j] = j;
+#pragma GCC unroll 4
+  for (int s = kLanes / 2; s > 0; s /= 2) v = combine(v, __builtin_shuffle(v, lane ^ s));
+  return v[0];
 }
 
 // Calls f with the tensor's data as const float*, const Half* or const Bfloat*.

@@ -41,12 +41,12 @@ struct TapLoader : GradLoader {
   }
   void pack(int, int64_t k, int64_t length, int64_t column, int64_t count, float* packed) const {
     for (int64_t n = 0; n < count; n += kPanel) {
-      const int64_t width = std::min<int64_t>(kPanel, count - n), padded = width > kLanes ? kPanel : kLanes;
-      for (int64_t i = 0; i < length; i++, packed += padded) {
-        const float* from = under(k + i);
-        std::fill_n(packed, padded, 0.0f);
-        if (from) std::copy_n(from + column + n, width, packed);
-      }
+      const int64_t width = std::min<int64_t>(kPanel, count - n);
+      const auto row = [&](int64_t i) {
+        const float* from = i < length ? under(k + i) : nullptr;
+        return from ? from + column + n : nullptr;
+      };
+      for (int64_t i = 0; i < length; i += kPerCell, packed += padded(width)) pack_row(row(i), row(i + 1), width, 1, packed);
     }
   }
 };

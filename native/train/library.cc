@@ -53,20 +53,20 @@ std::vector<std::string> cpu_features() {
   return found;
 }
 
-std::string cpu_variant() {
+std::string cpu_variant([[maybe_unused]] DType precision) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   auto all = [](auto... present) { return (present && ...); };
   if (all(__builtin_cpu_supports("avx512f"), __builtin_cpu_supports("avx512bw"), __builtin_cpu_supports("avx512cd"),
           __builtin_cpu_supports("avx512dq"), __builtin_cpu_supports("avx512vl")))
-    return "x86-64-v4";
+    return precision == DType::bf16 && __builtin_cpu_supports("avx512bf16") ? "x86-64-v4-bf16" : "x86-64-v4";
   if (all(__builtin_cpu_supports("avx2"), __builtin_cpu_supports("fma"), __builtin_cpu_supports("bmi2"))) return "x86-64-v3";
 #endif
   return "generic";
 }
 
 std::shared_ptr<Backend> open_cpu_backend(int threads, const std::string& variant) {
-  const std::string suffix = variant == "generic" ? variant : variant.substr(variant.rfind('v'));
+  const std::string suffix = variant == "generic" ? variant : variant.substr(variant.find('v'));
   return std::shared_ptr<Backend>(open_library("CPU backend", own_folder() + "/liblorafuse_cpu_" + suffix + ".so")(threads));
 }
 

@@ -41,7 +41,8 @@ Session::Part::Part(const std::string& name, const NetworkOptions& network, cons
 
 Session::Session(SessionOptions options)
     : options_(with_threads(std::move(options))),
-      backend_(options_.device == Device::cuda ? open_cuda_backend() : open_cpu_backend(options_.threads)) {
+      backend_(options_.device == Device::cuda ? open_cuda_backend()
+                                               : open_cpu_backend(options_.threads, cpu_variant(options_.precision))) {
   const DType computes = options_.device == Device::cuda ? options_.precision : DType::f32;
   CHECK(backend_->computes_in(computes), "PRECISION_UNSUPPORTED", "Expected fp16 or f32 for precision, as this GPU does not compute in ",
         name_of(computes));

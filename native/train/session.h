@@ -24,7 +24,7 @@ struct NetworkOptions {
   std::string architecture;  // model/networks.cc
   Config config;
   std::vector<WeightFile> files;
-  bool f32 = false;  // whatever the precision: SDXL's VAE overflows in f16
+  bool f32 = false;  // activations, whatever the precision: SDXL's VAE overflows in f16
 };
 
 enum class Device { cpu, cuda };
@@ -32,8 +32,8 @@ enum class Device { cpu, cuda };
 struct SessionOptions {
   Device device = Device::cpu;
   int threads = 1;
-  // On a GPU: the type of activations and weight matrices. On the CPU, which computes in f32: of weight matrices; f32: as the file has
-  // them.
+  // On a GPU: the type of activations and weight matrices. On the CPU, whose activations are f32: of weight matrices; f32: as the file has
+  // them. bf16 chooses the library (library.h).
   DType precision = DType::f32;
   Recompute recompute;  // of a step, in its backward
   std::map<std::string, NetworkOptions> networks;

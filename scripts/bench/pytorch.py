@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 settings = json.loads(sys.argv[1])
 torch.set_num_threads(settings["threads"])
 device = torch.device(settings["device"])
-on_gpu, mixed = device.type == "cuda", settings["computes"] == "fp16"
+on_gpu = device.type == "cuda"
+dtype = {"f32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[settings["computes"]]
+mixed = dtype != torch.float32
 
 
 def synchronize() -> None:
@@ -31,7 +33,7 @@ def memory() -> dict[str, int]:
 def calibrate() -> dict[str, float]:
     """GFLOP/s of one large matrix product, best of five."""
     size = 8192 if on_gpu else 2048
-    a, b = torch.randn(2, size, size, device=device, dtype=torch.float16 if on_gpu else torch.float32)
+    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(6):
         synchronize()
@@ -47,7 +49,7 @@ def calibrate() -> dict[str, float]:
 
 inputs = {name: value.to(device) for name, value in load_file(settings["inputs"]).items()}
 first = {name: inputs[name].permute(0, 3, 1, 2).contiguous() for name in ("latents", "noise")}
-unet = diffusers.UNet2DConditionModel.from_pretrained(settings["unet"], dtype=torch.float16 if mixed else torch.float32).to(device)
+unet = diffusers.UNet2DConditionModel.from_pretrained(settings["unet"], dtype=dtype).to(device)
 rank = settings["rank"]
 unet.requires_grad_(False)
 if settings["recompute"]:
@@ -67,14 +69,14 @@ timesteps = inputs["timesteps"].long()
 added = {"text_embeds": inputs["pooled"], "time_ids": inputs["time_ids"]} if "pooled" in inputs else None
 signal, sigma = inputs["coefficients"][:, :, None, None, None].unbind(1)
 # Of a fixed scale, so that both sides compute the same.
-scaler = torch.amp.GradScaler(device.type, init_scale=settings["lossScale"], growth_interval=2**31 - 1, enabled=mixed)
+scaler = torch.amp.GradScaler(device.type, init_scale=settings["lossScale"], growth_interval=2**31 - 1, enabled=dtype == torch.float16)
 unet.train()
 
 
 def step() -> dict[str, float]:
     start = time.perf_counter()
     noisy = signal * first["latents"] + sigma * first["noise"]
-    with torch.autocast(device.type, torch.float16, enabled=mixed):
+    with torch.autocast(device.type, dtype, enabled=mixed):
         prediction = unet(noisy, timesteps, inputs["context"], added_cond_kwargs=added).sample
     loss = torch.nn.functional.mse_loss(prediction.float(), first["noise"])
     scaler.scale(loss).backward()

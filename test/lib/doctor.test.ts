@@ -42,7 +42,7 @@ test('the report for people says what is missing and what to do', () => {
     platform: 'linux-x64',
     glibc: '2.36',
     addon: { loaded: false, code: 'NATIVE_NOT_FOUND', reason: 'not found\n  1. Run: npx lorafuse-build' },
-    processor: { model: 'Some CPU', threads: 2, backend: '', features: [] },
+    processor: { model: 'Some CPU', threads: 2, backend: '', bf16Backend: '', features: [] },
     memory: { totalBytes: 2 ** 33, availableBytes: 2 ** 32 },
     cuda: { available: false, gpu: '', reason: 'no driver' },
   }
@@ -62,7 +62,7 @@ test('the report for people says what is missing and what to do', () => {
     ...report,
     ok: true,
     addon: { loaded: true } as const,
-    processor: { ...report.processor, backend: 'x86-64-v4', features: ['avx512f'] },
+    processor: { ...report.processor, backend: 'x86-64-v4', bf16Backend: 'x86-64-v4-bf16', features: ['avx512f'] },
   }
-  assert.match(describe(well), /backend {4}cpu x86-64-v4 \(avx512f\).*Training works on this machine\.$/s)
+  assert.match(describe(well), /backend {4}cpu x86-64-v4, in bf16 x86-64-v4-bf16 \(avx512f\).*Training works on this machine\.$/s)
 })

@@ -12,19 +12,20 @@ namespace lorafuse::test {
 const std::vector<std::string>& variants() {
   static const std::vector<std::string> runnable = [] {
     std::vector<std::string> found;
-    for (const char* v : {"generic", "x86-64-v3", "x86-64-v4"}) {
+    for (const char* v : {"generic", "x86-64-v3", "x86-64-v4", "x86-64-v4-bf16"}) {
       found.push_back(v);
 #ifdef LORAFUSE_EXTENSION
       break;  // test/extension builds no other
 #endif
-      if (v == cpu_variant()) break;
+      if (v == cpu_variant(DType::bf16)) break;
     }
     return found;
   }();
   return runnable;
 }
 
-std::string label(const std::string& variant) { return variant == "generic" ? variant : variant.substr(variant.rfind('v')); }
+std::string label(const std::string& variant) { return variant == "generic" ? variant : variant.substr(variant.find('v')); }
+DType multiplies(const std::string& variant) { return variant.ends_with("bf16") ? DType::bf16 : DType::f32; }
 
 Backend& backend(const std::string& variant, int threads) {
   static std::map<std::pair<std::string, int>, std::shared_ptr<Backend>> opened;

@@ -11,7 +11,8 @@
 namespace lorafuse::test {
 
 const std::vector<std::string>& variants();     // generic, x86-64-v3, …
-std::string label(const std::string& variant);  // generic, v3, v4
+std::string label(const std::string& variant);  // generic, v3, v4, v4-bf16
+DType multiplies(const std::string& variant);   // what its products round their operands to; f32: they do not
 Backend& backend(const std::string& variant, int threads);
 
 // The CUDA backend on the emulated GPU, or what LORAFUSE_CUDA_LIBRARY names; none where this build has no CUDA.

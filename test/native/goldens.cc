@@ -8,15 +8,16 @@ namespace {
 struct Place {
   std::string name;
   Backend* backend;
-  DType computes;
+  DType computes;          // its products' operands
+  DType holds = computes;  // what it makes
   bool on_gpu() const { return !backend->reads_host_memory(); }
 };
 
 std::vector<Place> places() {
   std::vector<Place> all;
-  for (const std::string& v : variants()) all.push_back({"the CPU, " + label(v), &backend(v, 2), DType::f32});
+  for (const std::string& v : variants()) all.push_back({"the CPU, " + label(v), &backend(v, 2), multiplies(v), DType::f32});
   for (DType type : gpu_network_types())  // the goldens have errors of f32 and f16
-    if (type != DType::bf16) all.push_back({std::string("the gpu in ") + name_of(type), gpu(), type});
+    if (type != DType::bf16) all.push_back({.name = std::string("the gpu in ") + name_of(type), .backend = gpu(), .computes = type});
   return all;
 }
 
@@ -30,8 +31,8 @@ struct Run {
   Adapters adapters;
 
   Run(const std::string& name, const Place& where, bool attention_only = false)
-      : golden(name), place(where), loss_scale(where.computes == DType::f32 ? 1 : 1024),
-        weights(where.on_gpu() ? Weights::StorageTypes{where.computes, DType::f32} : Weights::StorageTypes{}) {
+      : golden(name), place(where), loss_scale(where.computes == DType::f16 ? 1024 : 1),
+        weights(where.on_gpu() ? Weights::StorageTypes{where.holds, DType::f32} : Weights::StorageTypes{}) {
     weights.add(golden.unet.path, golden.unet.entries);
     layers = adaptable(weights, golden.config);
     if (attention_only) std::erase_if(layers, [](const Layer& l) { return l.path.find(".attn") == std::string::npos; });
@@ -80,7 +81,7 @@ int64_t tokens(const Run& run) {
 void predicts(const std::string& name, const Place& place) {
   Run run(name, place);
   const Config& config = run.golden.config;
-  Builder b = builder(config, run.weights, run.adapters, place.computes, prediction_shapes(config, run.golden.latents, tokens(run)));
+  Builder b = builder(config, run.weights, run.adapters, place.holds, prediction_shapes(config, run.golden.latents, tokens(run)));
   b.graph.results = find_function("unet", "predict").build(b, {});
   const Graph graph = fuse(b.graph, place.backend->fusions());
   std::map<std::string, std::vector<float>> found;
@@ -109,7 +110,7 @@ std::map<std::string, std::vector<float>> inputs_of_step(const Run& run, int ste
 // Those of the steps after the first, with the same adapters.
 void add_losses(Run& run, std::vector<float>& losses) {
   const Golden& golden = run.golden;
-  const Graph forward = train_graph(run.weights, golden.config, run.adapters, golden.latents, tokens(run), run.place.computes);
+  const Graph forward = train_graph(run.weights, golden.config, run.adapters, golden.latents, tokens(run), run.place.holds);
   const Graph graph = fuse(forward, run.place.backend->fusions());
   for (int step = 1; step < golden.steps; step++) {
     const std::vector<float> each = run.execute(graph, inputs_of_step(run, step)).at(graph.results[0]);
@@ -120,7 +121,7 @@ void add_losses(Run& run, std::vector<float>& losses) {
 // Computing blocks again changes no bit on the CPU. On a GPU it is compared with the golden, as other kernels may be chosen.
 void recomputes(const std::string& name, const Place& place) {
   Run run(name, place);
-  const Graph forward = train_graph(run.weights, run.golden.config, run.adapters, run.golden.latents, tokens(run), place.computes);
+  const Graph forward = train_graph(run.weights, run.golden.config, run.adapters, run.golden.latents, tokens(run), place.holds);
   const auto computed = [&](const Recompute& recompute) {
     const Graph graph = fuse(gradients(forward, forward.results[0], recompute), place.backend->fusions());
     std::map<std::string, std::vector<float>> found;
@@ -141,7 +142,7 @@ void recomputes(const std::string& name, const Place& place) {
 void steps(const std::string& name, const Place& place, const std::string& targets) {
   Run run(name, place, targets == "attention");
   const Golden& golden = run.golden;
-  const Graph forward = train_graph(run.weights, golden.config, run.adapters, golden.latents, tokens(run), place.computes);
+  const Graph forward = train_graph(run.weights, golden.config, run.adapters, golden.latents, tokens(run), place.holds);
   const Graph graph = fuse(gradients(forward, forward.results[0]), place.backend->fusions());
   const Outcome outcome = run.execute(graph, inputs_of_step(run, 0));
   std::vector<float> losses = outcome.at(graph.results[0]), truth = golden.file.tensor("losses_" + targets);

@@ -93,7 +93,7 @@ void check_backends(const Graph& backward) {
       for (uint64_t seed = 0; seed < kTrials; seed++) {
         const Feed feed = random_feed(backward, seed);
         const auto expected = interpret<double>(backward, feed);
-        naive.add(backward, outcome_of(backward, interpret<float>(backward, feed)), expected);
+        naive.add(backward, outcome_of(backward, interpret<float>(backward, feed, multiplies(variant))), expected);
         actual.add(graph, execute(backend(variant, 2), graph, feed), expected);
       }
       expect_as_good(actual, naive);

@@ -14,10 +14,10 @@ using Feed = std::map<ValueId, std::vector<float>>;
 // Normal inputs, weights and adapters sized to keep the scale, loss weights and gradients that are not 0, early timesteps.
 Feed random_feed(const Graph& graph, uint64_t seed);
 
-template <class T> std::vector<Array<T>> interpret(const Graph& graph, const Feed& feed) {
+template <class T> std::vector<Array<T>> interpret(const Graph& graph, const Feed& feed, DType multiplies = DType::f32) {
   std::vector<Array<T>> values(graph.values.size());
   for (const auto& [v, data] : feed) values[v] = Array<T>(graph.shape(v), data);
-  return interpret(graph, std::move(values));
+  return interpret(graph, std::move(values), multiplies);
 }
 
 // What remains after a run: the graph's results and the gradients, by value.

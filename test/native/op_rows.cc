@@ -19,10 +19,10 @@ struct Trial {
   std::vector<std::vector<float>> accumulated;  // what an op that accumulates adds to, by output; else nothing
 };
 
-// Where a row runs: on the CPU with the types that it names, or on the GPU with activations of one type.
+// Where a row runs: on the CPU with the types that it names, or on the GPU with activations of one type. Products round their operands.
 struct Target {
   bool gpu = false;
-  DType activations = DType::f32;
+  DType activations = DType::f32, multiplies = activations;
   bool operator==(const Target&) const = default;
 };
 
@@ -46,6 +46,16 @@ DType type_of(const Row& row, size_t input, Target target) {
   return f32 ? DType::f32 : target.activations;
 }
 
+// A product, whose operands may be rounded.
+bool rounds_operands(const Op& op) {
+  return std::visit(
+      []<class AnyOp>(const AnyOp&) {
+        return is_one_of<AnyOp, MatMul, LoraMatMul, LoraMatMulGrad, WeightGrad, Conv2d, ConvTranspose2d, ConvWeightGrad, Attention,
+                         AttentionGrad>;
+      },
+      op);
+}
+
 struct Prepared {
   std::vector<Shape> shapes;  // of the outputs
   std::vector<DType> types;
@@ -54,7 +64,7 @@ struct Prepared {
 };
 
 template <class T> std::vector<Array<T>> outputs_of(const Row& row, const std::vector<Array<double>>& inputs, const Prepared& p,
-                                                    const std::vector<std::vector<float>>& accumulated, DType stores = DType::f32) {
+                                                    const std::vector<std::vector<float>>& accumulated, Target target = {}) {
   std::vector<Array<T>> in, out;
   for (const auto& x : inputs) in.emplace_back(x.shape, x.data);
   for (const Shape& s : p.shapes) out.emplace_back(s);
@@ -62,7 +72,8 @@ template <class T> std::vector<Array<T>> outputs_of(const Row& row, const std::v
   Operands<T> operands;
   for (const auto& x : in) operands.inputs.push_back(&x);
   for (auto& x : out) operands.outputs.push_back(&x);
-  operands.stores = stores;
+  const DType stores = operands.stores = target.activations;
+  operands.multiplies = target.multiplies;
   compute(row.op, operands);
   for (size_t i = 0; i < out.size(); i++)
     if (stores != DType::f32 && p.types[i] == stores)
@@ -87,7 +98,7 @@ Trial trial(const Row& row, Target target, Prepared& p, uint64_t seed) {
   if (std::visit([](const auto& op) { return requires { op.accumulates; }; }, row.op))
     for (const Shape& s : p.shapes) t.accumulated.push_back(random.normals(s.elements()));
   t.expected = outputs_of<double>(row, inputs, p, t.accumulated);
-  const auto naive = outputs_of<float>(row, inputs, p, t.accumulated, target.activations);
+  const auto naive = outputs_of<float>(row, inputs, p, t.accumulated, target);
   for (size_t i = 0; i < naive.size(); i++) p.naive[i].add(naive[i], t.expected[i]);
   return t;
 }
@@ -197,13 +208,14 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
   return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
-void check_numbers(const Row& row, const Prepared& p, Backend& backend) {
+void check_numbers(const Row& row, const Prepared& p, Target target, Backend& backend) {
   std::vector<Deviation> deviations(p.shapes.size());
   for (const Trial& t : p.trials) {
     const auto results = run(row, p, t, backend);
     for (size_t i = 0; i < results.size(); i++) deviations[i].add(std::span(results[i]), t.expected[i]);
   }
-  for (size_t i = 0; i < deviations.size(); i++) expect_as_good(text("output ", i), deviations[i], p.naive[i]);
+  for (size_t i = 0; i < deviations.size(); i++)
+    expect_as_good(text("output ", i), deviations[i], p.naive[i], rounds_operands(row.op) ? target.multiplies : DType::f32);
 }
 
 // Several threads need only give the bits of one.
@@ -235,8 +247,9 @@ void check_on_gpu(const std::shared_ptr<const Row>& row, DType activations) {
 }
 
 void check(const std::shared_ptr<const Row>& row, const std::string& variant, int threads) {
-  const Prepared& p = prepared(row, {});
-  if (threads == 1) check_numbers(*row, p, backend(variant, 1));
+  const Target target{.multiplies = multiplies(variant)};
+  const Prepared& p = prepared(row, target);
+  if (threads == 1) check_numbers(*row, p, target, backend(variant, 1));
   else check_bits(*row, p, backend(variant, threads), backend(variant, 1));
 }
 

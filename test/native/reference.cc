@@ -153,7 +153,7 @@ template <class T> void compute(const Op& op, const Operands<T>& operands) {
       op);
 }
 
-template <class T> std::vector<Array<T>> interpret(const Graph& graph, std::vector<Array<T>> values) {
+template <class T> std::vector<Array<T>> interpret(const Graph& graph, std::vector<Array<T>> values, DType multiplies) {
   values.resize(graph.values.size());
   // In f32 as a naive version computes it: what a graph holds in 16 bits is rounded.
   auto hold = [&](ValueId v) {
@@ -168,7 +168,10 @@ template <class T> std::vector<Array<T>> interpret(const Graph& graph, std::vect
     Operands<T> operands;
     for (ValueId v : node.inputs) operands.inputs.push_back(&values[v]);
     for (ValueId v : node.outputs) operands.outputs.push_back(&values[v]);
-    if (std::is_same_v<T, float>) operands.stores = graph.dtype;
+    if (std::is_same_v<T, float>) {
+      operands.stores = graph.dtype;
+      operands.multiplies = multiplies == DType::f32 ? graph.dtype : multiplies;
+    }
     compute(node.op, operands);
     for (ValueId v : node.outputs) hold(v);
   }
@@ -177,7 +180,7 @@ template <class T> std::vector<Array<T>> interpret(const Graph& graph, std::vect
 
 template void compute(const Op&, const Operands<float>&);
 template void compute(const Op&, const Operands<double>&);
-template std::vector<Array<float>> interpret(const Graph&, std::vector<Array<float>>);
-template std::vector<Array<double>> interpret(const Graph&, std::vector<Array<double>>);
+template std::vector<Array<float>> interpret(const Graph&, std::vector<Array<float>>, DType);
+template std::vector<Array<double>> interpret(const Graph&, std::vector<Array<double>>, DType);
 
 }  // namespace lorafuse::test

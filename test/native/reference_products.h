@@ -21,7 +21,7 @@ template <class T> void run(const MatMul& op, const Operands<T>& o) {
         const int64_t depth = x.shape[-1];
         if (i > 0) sum = o.round(sum);
         for (int64_t k = 0; k < depth; k++)
-          sum += scale * x[m * depth + k] * o.round(op.pairs[i].transposed ? w[k * outputs + n] : w[n * depth + k]);
+          sum += scale * o.operand(x[m * depth + k]) * o.operand(op.pairs[i].transposed ? w[k * outputs + n] : w[n * depth + k]);
       }
       y[m * outputs + n] = sum;
     }
@@ -38,15 +38,17 @@ template <class Adapted, class T> void run_adapted(const Adapted& op, const Oper
     for (int64_t m = 0; m < rows; m++) {
       for (int64_t r = 0; r < rank; r++) {
         T sum = 0;
-        for (int64_t k = 0; k < inputs; k++) sum += x[m * inputs + k] * o.round(transposed ? a[k * rank + r] : a[r * inputs + k]);
+        for (int64_t k = 0; k < inputs; k++)
+          sum += o.operand(x[m * inputs + k]) * o.operand(transposed ? a[k * rank + r] : a[r * inputs + k]);
         t[m * rank + r] = o.round(transposed ? scale * sum : sum);
       }
       for (int64_t n = 0; n < outputs; n++) {
         T sum = 0;
-        for (int64_t k = 0; k < inputs; k++) sum += x[m * inputs + k] * (transposed ? w[k * outputs + n] : w[n * inputs + k]);
+        for (int64_t k = 0; k < inputs; k++)
+          sum += o.operand(x[m * inputs + k]) * o.operand(transposed ? w[k * outputs + n] : w[n * inputs + k]);
         sum = o.round(sum);
         for (int64_t r = 0; r < rank; r++)
-          sum += transposed ? t[m * rank + r] * o.round(b[r * outputs + n]) : scale * t[m * rank + r] * o.round(b[n * rank + r]);
+          sum += (transposed ? T(1) : scale) * o.operand(t[m * rank + r]) * o.operand(transposed ? b[r * outputs + n] : b[n * rank + r]);
         if (i == 0 && op.epilogue.bias) sum += o.in(bias_input(op))[n];
         if (i == 0 && op.epilogue.residual) sum += o.in(residual_input(op))[m * outputs + n];
         y[m * outputs + n] = i > 0 && transposed ? o.round(y[m * outputs + n]) + sum : sum;
@@ -63,7 +65,8 @@ template <class T> void run(const WeightGrad& op, const Operands<T>& o) {
     const int64_t rows = dy.shape.rows(), outputs = dy.shape[-1], inputs = x.shape[-1];
     for (int64_t n = 0; n < outputs; n++)
       for (int64_t k = 0; k < inputs; k++)
-        for (int64_t m = 0; m < rows; m++) o.out(i)[n * inputs + k] += T(op.scales[i]) * dy[m * outputs + n] * x[m * inputs + k];
+        for (int64_t m = 0; m < rows; m++)
+          o.out(i)[n * inputs + k] += T(op.scales[i]) * o.operand(dy[m * outputs + n]) * o.operand(x[m * inputs + k]);
   }
 }
 
@@ -83,7 +86,7 @@ template <class T> void run(const Conv2d& op, const Operands<T>& o) {
     for (int tap = 0; tap < op.kernel * op.kernel; tap++) {
       const int64_t pixel = under(op, x.shape, i / outputs / y.shape[2] / y.shape[1], row, column, tap);
       if (pixel < 0) continue;
-      for (int64_t c = 0; c < inputs; c++) sum += x[pixel * inputs + c] * o.round(w[(tap * outputs + n) * inputs + c]);
+      for (int64_t c = 0; c < inputs; c++) sum += o.operand(x[pixel * inputs + c]) * o.operand(w[(tap * outputs + n) * inputs + c]);
     }
     y[i] = sum;
   }
@@ -101,7 +104,7 @@ template <class T> void run(const ConvTranspose2d& op, const Operands<T>& o) {
     for (int tap = 0; tap < op.kernel * op.kernel; tap++) {
       const int64_t pixel = under(op, y.shape, i / inputs / x.shape[2] / x.shape[1], row, column, tap);
       if (pixel < 0) continue;
-      for (int64_t c = 0; c < outputs; c++) y[pixel * outputs + c] += x[i] * o.round(w[(tap * inputs + n) * outputs + c]);
+      for (int64_t c = 0; c < outputs; c++) y[pixel * outputs + c] += o.operand(x[i]) * o.operand(w[(tap * inputs + n) * outputs + c]);
     }
   }
 }
@@ -114,7 +117,7 @@ template <class T> void run(const ConvWeightGrad& op, const Operands<T>& o) {
     for (int tap = 0; tap < op.kernel * op.kernel; tap++) {
       const int64_t pixel = under(op, x.shape, i / outputs / y.shape[2] / y.shape[1], row, column, tap);
       if (pixel < 0) continue;
-      for (int64_t c = 0; c < inputs; c++) o.out(0)[(tap * outputs + n) * inputs + c] += y[i] * x[pixel * inputs + c];
+      for (int64_t c = 0; c < inputs; c++) o.out(0)[(tap * outputs + n) * inputs + c] += o.operand(y[i]) * o.operand(x[pixel * inputs + c]);
     }
   }
 }
@@ -127,9 +130,9 @@ template <class T> const T* row_of(const Array<T>& x, int64_t b, int64_t t, int6
   return row_of(const_cast<Array<T>&>(x), b, t, head, d);
 }
 
-template <class T> T dot(const T* a, const T* b, int64_t n) {
+template <class T> T dot(const Operands<T>& o, const T* a, const T* b, int64_t n) {
   T sum = 0;
-  for (int64_t i = 0; i < n; i++) sum += a[i] * b[i];
+  for (int64_t i = 0; i < n; i++) sum += o.operand(a[i]) * o.operand(b[i]);
   return sum;
 }
 
@@ -141,13 +144,13 @@ template <class T> void run(const Attention& op, const Operands<T>& o) {
     for (int64_t h = 0; h < op.heads; h++)
       for (int64_t t = 0; t < queries; t++) {
         std::vector<T> p(op.causal ? std::min(keys, t + 1) : keys);
-        for (size_t s = 0; s < p.size(); s++) p[s] = o.round(scale * dot(row_of(q, b, t, h, d), row_of(k, b, s, h, d), d));
+        for (size_t s = 0; s < p.size(); s++) p[s] = o.round(scale * dot(o, row_of(q, b, t, h, d), row_of(k, b, s, h, d), d));
         const T most = *std::max_element(p.begin(), p.end());
         T sum = 0;
         for (T& x : p) sum += x = std::exp(x - most);
         T* y = row_of(o.out(0), b, t, h, d);
         for (size_t s = 0; s < p.size(); s++)
-          for (int64_t i = 0; i < d; i++) y[i] += o.round(p[s] / sum) * row_of(v, b, s, h, d)[i];
+          for (int64_t i = 0; i < d; i++) y[i] += o.operand(p[s] / sum) * o.operand(row_of(v, b, s, h, d)[i]);
         o.out(1)[(b * op.heads + h) * queries + t] = most + std::log(sum);
       }
 }
@@ -160,15 +163,17 @@ template <class T> void run(const AttentionGrad& op, const Operands<T>& o) {
     for (int64_t h = 0; h < op.heads; h++)
       for (int64_t t = 0; t < queries; t++) {
         const T *qt = row_of(q, b, t, h, d), *dyt = row_of(dy, b, t, h, d);
-        const T delta = dot(row_of(y, b, t, h, d), dyt, d), log_sum_exp = o.in(4)[(b * op.heads + h) * queries + t];
+        T delta = 0;
+        for (int64_t i = 0; i < d; i++) delta += row_of(y, b, t, h, d)[i] * dyt[i];
+        const T log_sum_exp = o.in(4)[(b * op.heads + h) * queries + t];
         for (int64_t s = 0; s < (op.causal ? std::min(keys, t + 1) : keys); s++) {
           const T* ks = row_of(k, b, s, h, d);
-          const T p = o.round(std::exp(scale * dot(qt, ks, d) - log_sum_exp));
-          const T ds = o.round(p * (o.round(dot(dyt, row_of(v, b, s, h, d), d)) - delta));
+          const T p = std::exp(scale * dot(o, qt, ks, d) - log_sum_exp), kept = o.round(p);
+          const T ds = o.operand(kept * (o.round(dot(o, dyt, row_of(v, b, s, h, d), d)) - delta));
           for (int64_t i = 0; i < d; i++) {
-            row_of(o.out(0), b, t, h, d)[i] += scale * ds * ks[i];
-            row_of(o.out(1), b, s, h, d)[i] += scale * ds * qt[i];
-            row_of(o.out(2), b, s, h, d)[i] += p * dyt[i];
+            row_of(o.out(0), b, t, h, d)[i] += scale * ds * o.operand(ks[i]);
+            row_of(o.out(1), b, s, h, d)[i] += scale * ds * o.operand(qt[i]);
+            row_of(o.out(2), b, s, h, d)[i] += o.operand(p) * o.operand(dyt[i]);
           }
         }
       }

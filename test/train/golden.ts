@@ -47,7 +47,7 @@ export interface Golden {
   model: string
   case: Case
   /** Largest relative error of PyTorch in f32, and in mixed precision, against the f64 that is stored, by group of tensors. */
-  naive: Record<'f32' | 'fp16', Record<string, number>>
+  naive: Record<Place['computes'], Record<string, number>>
   has(name: string): boolean
   tensor(name: string): Float32Array
 }
@@ -66,11 +66,12 @@ export async function readGolden(name: string, model: string): Promise<Golden> {
     `test/fixtures/${name}/golden.safetensors was made from another UNet than the one now in ${model}: run npm run goldens`,
   )
   const tensors = await readTensors(path)
+  const coarser = Object.fromEntries(Object.entries(about.naive_f16_error).map(([group, error]) => [group, 8 * error]))
   return {
     name,
     model: folder,
     case: about.case,
-    naive: { f32: about.naive_f32_error, fp16: about.naive_f16_error },
+    naive: { f32: about.naive_f32_error, fp16: about.naive_f16_error, bf16: coarser },
     has: (key) => tensors.has(key),
     tensor: (key) => {
       const found = tensors.get(key)
@@ -84,7 +85,7 @@ export async function readGolden(name: string, model: string): Promise<Golden> {
 export interface Place {
   title: string
   device: SessionOptions['device']
-  computes: 'f32' | 'fp16'
+  computes: 'f32' | 'fp16' | 'bf16'
 }
 
 /** The CPU; the GPU instead where a backend for one is named, as test/gpu/golden.test.ts does. */
@@ -185,14 +186,15 @@ export function relativeError(value: Float32Array, truth: Float32Array): number 
 
 /**
  * Largest relative error of any one tensor of a group. In f32: 1e-5, more where PyTorch's own f32 is not that near to f64, never above 1e-4.
- * In fp16: twice what PyTorch's mixed precision is off; of what is computed in f32 there too (the VAE), as in f32.
+ * In fp16: twice what PyTorch's mixed precision is off; of what is computed in f32 there too (the VAE), as in f32. In bf16, which has three
+ * bits less, eight times as much.
  */
 export function limit({ naive }: Golden, { computes }: Place, group: string): number {
   const single = Math.min(1e-4, Math.max(1e-5, 4 * (naive.f32[group] ?? 0)))
   if (computes === 'f32') return single
   // Two losses may be near by luck: all that there are tell how far off one is.
-  const groups = group.includes('losses') ? Object.keys(naive.fp16).filter((name) => name.includes('losses')) : [group]
-  return Math.max(single, ...groups.map((name) => 2 * (naive.fp16[name] ?? 0)))
+  const groups = group.includes('losses') ? Object.keys(naive[computes]).filter((name) => name.includes('losses')) : [group]
+  return Math.max(single, ...groups.map((name) => 2 * (naive[computes][name] ?? 0)))
 }
 
 /** Fails with every tensor that is off, worst first; returns the largest error. */
