@@ -107,6 +107,9 @@ export interface DoneEvent {
 
 export type ModelEvent = DownloadStartEvent | DownloadEvent | WarningEvent
 
+/** What `plan` tells. */
+export type PlanEvent = ModelEvent
+
 export type TrainEvent = ModelEvent | StartEvent | CacheEvent | StepEvent | CheckpointEvent | DoneEvent
 
 /** Calls a listener, which may be asynchronous: what it rejects with is thrown by a later call, as if it had been thrown there. */

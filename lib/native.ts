@@ -142,9 +142,7 @@ export interface StepDescription {
    * in use meanwhile. `layer`: the path of the module, empty where there is none.
    */
   nodes: { op: string; layer: string; flops: number; bytes: number; alive: number }[]
-  /** Index of the node while which most is in use. */
-  peak: number
-  /** The ten largest values that are then, largest first; `name`: an input's, or of the op that made it. */
+  /** The ten largest values of those that are alive when most is in use, largest first; `name`: an input's, or of the op that made it. */
   largest: { name: string; layer: string; shape: number[]; bytes: number }[]
 }
 
@@ -190,7 +188,7 @@ export interface Session {
    */
   fitStep(shapes: Record<string, number[]>, bytes: number): number | undefined
   /** Describes the same step: what it does and holds, node by node. */
-  describeStep(shapes: Record<string, number[]>, recompute?: boolean): StepDescription
+  describeStep(shapes: Record<string, number[]>): StepDescription
   /** Plans the memory of a `run` whose inputs have these shapes. */
   planRun(network: string, functionName: string, shapes: Record<string, number[]>, settings?: Record<string, number>): MemoryPlan
   /** Measures the device for about a second. */

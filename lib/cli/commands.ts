@@ -3,14 +3,14 @@ import { dirname, join } from 'node:path'
 import { counted } from '../data/skipped.js'
 import { describe, doctor } from '../doctor.js'
 import { runGeneration } from '../draw/generate.js'
-import type { ModelEvent, TrainEvent } from '../events.js'
+import type { ModelEvent, PlanEvent, TrainEvent } from '../events.js'
 import { makeFolder, writeAtomically, writeError } from '../files/atomic.js'
 import { resolve, resolveGenerateOptions, resolvePlanOptions, resolveTrainOptions } from '../options/resolve.js'
 import { defaulted, optional, type Table } from '../options/rows.js'
 import { generateGroups, planGroups, trainGroups } from '../options/table.js'
 import { flag, pngFile } from '../options/values.js'
 import { type CurvePoint, lossCurvePng } from '../train/loss-curve.js'
-import { type PlanContext, runPlan } from '../train/plan.js'
+import { runPlan } from '../train/plan.js'
 import { runTraining } from '../train/run.js'
 import type { Commands, Context } from './command.js'
 import { describePlan } from './plan.js'
@@ -138,9 +138,8 @@ async function runGenerate(context: Context): Promise<boolean> {
 
 async function runPlanning(context: Context): Promise<boolean> {
   const { own, rest } = split(context, planOnly)
-  const onEvent = (event: Parameters<NonNullable<PlanContext['onEvent']>>[0]) => {
-    if (!own.json) showModel(event, context)
-    else if (event.type === 'warning') context.warn(event.code, event.message)
+  const onEvent = (event: PlanEvent) => {
+    if (!own.json || event.type === 'warning') showModel(event, context)
   }
   const { label, signal, print } = context
   const plan = await runPlan(resolvePlanOptions(rest, label), { signal, onEvent }, label)

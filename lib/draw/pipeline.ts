@@ -1,5 +1,5 @@
 /** Draws with a model: text → embeddings → a sampler over the UNet → VAE → pixels. */
-import { stat } from 'node:fs/promises'
+import { isDeepStrictEqual } from 'node:util'
 import { attachStack, type Warn } from '../adapters/adapter.js'
 import { type AdapterFile, readAdapters } from '../adapters/files.js'
 import { type LoraPart, lora } from '../adapters/lora.js'
@@ -7,6 +7,7 @@ import { computation, threadWarnings } from '../device.js'
 import { LorafuseError, rejecting, throwIfAborted } from '../errors.js'
 import type { WarningEvent } from '../events.js'
 import { allFinite } from '../files/floats.js'
+import { type Stamp, stampOf } from '../files/stamp.js'
 import type { HubContext } from '../models/hub.js'
 import { loraPrefixes, type Model, openSession, predictsV, type ReadOptions } from '../models/model.js'
 import { readModel } from '../models/read.js'
@@ -45,14 +46,8 @@ export interface DrawContext {
 
 /** A file that was read, and how it stood on the disk before. */
 interface ReadLora {
-  stamp: string
+  stamp: Stamp
   file: AdapterFile<LoraPart>
-}
-
-/** Returns what changes when a file is written or replaced; undefined where the system does not say. */
-async function stampOf(path: string): Promise<string | undefined> {
-  const found = await stat(path, { bigint: true }).catch(() => undefined)
-  return found && [found.dev, found.ino, found.size, found.mtimeNs, found.ctimeNs].join(' ')
 }
 
 /** Throws `NAN_PICTURE` for what would be a blank picture. */
@@ -132,8 +127,8 @@ export class Pipeline implements AsyncDisposable {
     for (const { path, te, unet } of references) {
       const stamp = await stampOf(path)
       const known = read.get(path) ?? this.loras.get(path)
-      const file = known && known.stamp === stamp ? known.file : await readAdapters(lora, path, target, warn)
-      if (stamp !== undefined) read.set(path, { stamp, file })
+      const file = known && isDeepStrictEqual(known.stamp, stamp) ? known.file : await readAdapters(lora, path, target, warn)
+      if (stamp) read.set(path, { stamp, file })
       stack.push({ file, weight: (network: string) => (network === family.trained ? unet : te) })
     }
     this.loras = read

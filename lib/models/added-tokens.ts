@@ -73,7 +73,7 @@ export function readAddedTokens(
   const lacking = specials.find((content) => !ids.has(content))
   if (lacking !== undefined) throw invalid(`the special token ${shown(lacking)} without an id`)
   const lengths = [...tokens.keys()].map(({ length }) => length)
-  const longest = Math.max(0, ...lengths.slice(0, MOST_TOKENS))
+  const longest = lengths.reduce((most, length) => Math.max(most, length), 0)
   const all = lengths.reduce((sum, length) => sum + length, 0)
   if (longest > MOST_TOKEN) throw invalid(`an added token of ${longest} characters, which may have ${MOST_TOKEN},`)
   if (all > MOST_TOKENS) throw invalid(`added tokens of ${all} characters, which together may have ${MOST_TOKENS},`)

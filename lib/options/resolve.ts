@@ -24,11 +24,12 @@ export interface TrainOptions extends Options<typeof trainTable> {}
 /** What `generate` takes; see docs/options.md. */
 export interface GenerateOptions extends Options<typeof generateTable> {}
 
-/** Checked options with their defaults; where `epochs` is given it replaces `steps`. */
 /** The options of `train`, but that `imageCount` may stand for `images`. */
 export interface PlanOptions extends Options<typeof planTable> {}
-export type ResolvedPlanOptions = ResolvedTrainOptions & { imageCount: number | undefined }
+
+/** Checked options with their defaults; where `epochs` is given it replaces `steps`. */
 export type ResolvedTrainOptions = Resolved<typeof trainTable> & { alpha: number; convAlpha: number | undefined }
+export type ResolvedPlanOptions = ResolvedTrainOptions & { imageCount: number | undefined }
 export type ResolvedGenerateOptions = Resolved<typeof generateTable>
 
 /** How errors call an option: `batchSize` in the library, `--batch-size` on the command line. */
@@ -95,6 +96,11 @@ export function invalidOption(expected: string, name: string, ...value: [unknown
   return new LorafuseError('OPTION_INVALID', `Expected ${expected} for ${name} but received ${value.length > 0 ? shown(value[0]) : 'none'}`)
 }
 
+/** Makes the `OPTION_INVALID` of two options of which only one may be given. */
+function bothGiven(one: string, other: string, label: Label): LorafuseError {
+  return new LorafuseError('OPTION_INVALID', `Expected ${label(one)} or ${label(other)} but received both`)
+}
+
 /** Writes the values of a list as they stand on a command line. */
 export function valuesInARow(values: unknown[]): string {
   const written = values.slice(0, 20).map((value) => shown(value))
@@ -133,15 +139,12 @@ const LEAST_ALPHA = 1e-37
 /** Checks the options that say whether text encoders are trained. Throws `OPTION_INVALID` where two contradict each other. */
 function checkTextOptions(options: Resolved<typeof trainTable>, label: Label): void {
   const { textEncoderLr, networkTrainUnetOnly, networkTrainTextEncoderOnly, stopTextEncoderTraining } = options
-  const either = (one: string, other: string) => {
-    throw new LorafuseError('OPTION_INVALID', `Expected ${label(one)} or ${label(other)} but received both`)
-  }
   const trainsText = textEncoderLr?.some((rate) => rate > 0)
-  if (networkTrainUnetOnly && trainsText) either('networkTrainUnetOnly', 'textEncoderLr')
-  if (networkTrainUnetOnly && networkTrainTextEncoderOnly) either('networkTrainUnetOnly', 'networkTrainTextEncoderOnly')
-  if (networkTrainTextEncoderOnly && options.convRank !== undefined) either('networkTrainTextEncoderOnly', 'convRank')
+  if (networkTrainUnetOnly && trainsText) throw bothGiven('networkTrainUnetOnly', 'textEncoderLr', label)
+  if (networkTrainUnetOnly && networkTrainTextEncoderOnly) throw bothGiven('networkTrainUnetOnly', 'networkTrainTextEncoderOnly', label)
+  if (networkTrainTextEncoderOnly && options.convRank !== undefined) throw bothGiven('networkTrainTextEncoderOnly', 'convRank', label)
   if (stopTextEncoderTraining === undefined) return
-  if (networkTrainTextEncoderOnly) either('stopTextEncoderTraining', 'networkTrainTextEncoderOnly')
+  if (networkTrainTextEncoderOnly) throw bothGiven('stopTextEncoderTraining', 'networkTrainTextEncoderOnly', label)
   if (!trainsText) {
     const received = textEncoderLr ? valuesInARow(textEncoderLr) : 'none'
     const message = `Expected ${label('textEncoderLr')} above 0 beside ${label('stopTextEncoderTraining')} but received ${received}`
@@ -153,9 +156,7 @@ function checkTextOptions(options: Resolved<typeof trainTable>, label: Label): v
 export function resolveTrainOptions(input: unknown, label: Label = asIs): ResolvedTrainOptions {
   const options = resolve('train', trainTable, input, label)
   const { steps, epochs } = input as TrainOptions
-  if (steps !== undefined && epochs !== undefined) {
-    throw new LorafuseError('OPTION_INVALID', `Expected ${label('steps')} or ${label('epochs')} but received both`)
-  }
+  if (steps !== undefined && epochs !== undefined) throw bothGiven('steps', 'epochs', label)
   if (options.bucketMin > options.bucketMax) {
     throw invalidOption(`at most ${label('bucketMax')}, ${options.bucketMax},`, label('bucketMin'), options.bucketMin)
   }
@@ -163,9 +164,7 @@ export function resolveTrainOptions(input: unknown, label: Label = asIs): Resolv
     const most = `at most ${label('resolution')}, ${options.resolution},`
     throw new LorafuseError('OPTION_INVALID', `Expected ${most} for ${label('bucketStep')} but received ${options.bucketStep}`)
   }
-  if (options.fit !== undefined && options.gradientCheckpointing) {
-    throw new LorafuseError('OPTION_INVALID', `Expected ${label('fit')} or ${label('gradientCheckpointing')} but received both`)
-  }
+  if (options.fit !== undefined && options.gradientCheckpointing) throw bothGiven('fit', 'gradientCheckpointing', label)
   checkTextOptions(options, label)
   const alpha = options.alpha || options.rank
   const { convRank } = options
@@ -183,10 +182,9 @@ export function resolveTrainOptions(input: unknown, label: Label = asIs): Resolv
 /** Checks what `plan` was given. Throws as `resolveTrainOptions`. */
 export function resolvePlanOptions(input: unknown, label: Label = asIs): ResolvedPlanOptions {
   const { images, imageCount } = resolve('plan', planTable, input, label)
-  if ((images === undefined) === (imageCount === undefined)) {
-    const received = images === undefined ? 'neither' : 'both'
-    const code = images === undefined ? 'OPTION_REQUIRED' : 'OPTION_INVALID'
-    throw new LorafuseError(code, `Expected ${label('images')} or ${label('imageCount')} but received ${received}`)
+  if (images !== undefined && imageCount !== undefined) throw bothGiven('images', 'imageCount', label)
+  if (images === undefined && imageCount === undefined) {
+    throw new LorafuseError('OPTION_REQUIRED', `Expected ${label('images')} or ${label('imageCount')} but received neither`)
   }
   const { imageCount: _, ...rest } = input as PlanOptions
   return { ...resolveTrainOptions({ images: '.', ...rest }, label), imageCount }

@@ -191,12 +191,10 @@ const training = {
 }
 
 /** Instead of a folder, as nothing is known of the images but their number. */
-const count = {
-  imageCount: optional(
-    integer({ min: 1, max: 1e7 }),
-    'Plan for so many square images of the resolution, each with a caption of its own, instead of a folder',
-  ),
-}
+const imageCount = optional(
+  integer({ min: 1, max: 1e7 }),
+  'Plan for so many square images of the resolution, each with a caption of its own, instead of a folder',
+)
 
 const saving = {
   saveEvery: defaulted(integer({ min: 0 }), 500, 'Save a checkpoint and its training state every N steps; 0 turns this off', {
@@ -246,11 +244,8 @@ export const trainTable = rowsOf(trainGroups)
 
 /** Nothing is read but the model's headers and the sizes of images, and nothing is written. */
 export const planGroups = {
-  Files: { ...files, images: optional(files.images.kind, files.images.help, { kohya: files.images.kohya! }), ...count },
-  Images: { ...images, ...captions },
-  Training: { ...length, ...training },
-  Saving: saving,
-  Machine: { ...machine, ...memory },
+  ...trainGroups,
+  Files: { ...files, images: optional(files.images.kind, files.images.help, { kohya: files.images.kohya! }), imageCount },
 }
 export const planTable = rowsOf(planGroups)
 

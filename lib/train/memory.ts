@@ -61,6 +61,9 @@ async function largestShapes(shapes: Shape[], turn: Turn): Promise<Shape[]> {
 /** A plan, and the shapes of its step's inputs. */
 type StepPlan = MemoryPlan & { shapes: Record<string, number[]> }
 
+/** What a process needs besides its plan: see "Speed and memory" in docs/benchmarks.md. */
+export const PROCESS_BYTES = 300 * 2 ** 20
+
 /**
  * What a training takes: of the session, the plan of the largest bucket's step and the peak of what is still to be allocated; of the host,
  * `caches` and what saving needs among it.
@@ -72,10 +75,9 @@ export interface Requirement {
   caches: number
   /** All that the session holds while images and captions are cached. */
   caching: number
+  /** Optimizer steps. */
+  steps: number
 }
-
-/** What a process needs besides its plan: see "Speed and memory" in docs/benchmarks.md. */
-export const PROCESS_BYTES = 300 * 2 ** 20
 
 export async function requirement(
   { session, model, items, lastTextStep, saving, signal }: Planned,
@@ -86,17 +88,18 @@ export async function requirement(
   const batches = makeBatches(images, options)
   const fullest = batches.fullest()
   const trainsText = lastTextStep > 0
-  const caches = cachedBytes(images, model, options, lastTextStep < stepsOf(batches, options))
+  const steps = stepsOf(batches, options)
+  const caches = cachedBytes(images, model, options, lastTextStep < steps)
   const shapes = fullest.map((batch) => ({ ...images[batch[0]!]!.bucket, count: batch.length }))
   const sizes = { ...model, contextLength: contextLength(model, options) }
-  const steps: StepPlan[] = []
+  const plans: StepPlan[] = []
   const encoders: MemoryPlan[] = []
   for (const { count, width, height } of await largestShapes(shapes, turn)) {
     await turn()
     const text = trainsText ? textIdsShapes(model, count, options) : undefined
     const inputs = stepShapes(sizes, count, height / model.factor, width / model.factor, text)
     const recompute = options.fit === undefined ? options.gradientCheckpointing : undefined
-    steps.push({ ...session.planStep(inputs, recompute), shapes: inputs })
+    plans.push({ ...session.planStep(inputs, recompute), shapes: inputs })
     encoders.push(session.planRun(model.family.vae, 'encode', { pixels: [1, height, width, 3] }))
   }
   // Captions that the steps encode are not cached.
@@ -105,14 +108,14 @@ export async function requirement(
     const ids = [chunksOf(options), model.tokenizers[network]!.length]
     return session.planRun(network, 'encode', { ids, ...(pooled && { last: [1] }) }, encodeSettings(encoding, options.clipSkip))
   })
-  const step = largest(steps)
+  const step = largest(plans)
   // While images and captions are cached, all encoders are loaded and share the largest arena; they are released before training.
   const caching = [...texts, largest(encoders)].reduce((all, one) => {
     const larger = one.activations + one.workspace > all.activations + all.workspace ? one : all
     return { ...larger, weights: all.weights + one.weights, mapped: all.mapped + one.mapped }
   })
   const held = caching.weights + step.adapters + caching.activations + caching.workspace
-  return { step, session: Math.max(missing(step), missing(caching)), host: caches + saving, caches, caching: held }
+  return { step, session: Math.max(missing(step), missing(caching)), host: caches + saving, caches, caching: held, steps }
 }
 
 /** Finds the largest number from 1 to `most` that fits, 0 if none does, by bisection. */
@@ -153,23 +156,33 @@ async function advice(
   return `no ${label('batchSize')} or ${label('resolution')} would fit${lower}`
 }
 
+/** With `fit`, `recomputed` is how many blocks and parts of blocks are computed again. */
+export type FittedRequirement = Requirement & { recomputed?: number }
+
 /**
- * Chooses what steps compute again to stay within `fit`: on a GPU its memory, on the CPU that of the process. Returns how many blocks and parts
- * of blocks. Throws `OUT_OF_MEMORY`.
+ * Returns what a training takes. With `fit`, chooses what steps compute again to stay within it: on a GPU its memory, on the CPU that of the
+ * process. Throws `OUT_OF_MEMORY` if that is not enough.
  */
-export async function fitMemory(planned: Planned, options: ResolvedTrainOptions, free = availableMemory()): Promise<number> {
+export async function fittedRequirement(
+  planned: Planned,
+  options: ResolvedTrainOptions,
+  free = availableMemory(),
+): Promise<FittedRequirement> {
+  const { fit } = options
+  if (fit === undefined) return requirement(planned, options)
   const { session, label } = planned
   const freeOnGpu = session.availableBytes()
   const { step, host } = await requirement(planned, { ...options, fit: undefined, gradientCheckpointing: false })
   const besides = freeOnGpu === undefined ? host + PROCESS_BYTES : 0
   // The adapters are allocated by now.
   const there = freeOnGpu === undefined ? free : freeOnGpu + step.adapters
-  const limit = options.fit === 'auto' || options.fit === undefined ? there : options.fit
+  const limit = fit === 'auto' ? there : fit
   const count = session.fitStep(step.shapes, Math.max(0, limit - besides))
   // Another bucket's step may take more, once this one computes parts again.
-  const { step: fitted, caching } = await requirement(planned, options)
-  const least = Math.max(count === undefined ? session.planStep(step.shapes, true).total : fitted.total, caching) + besides
-  if (count !== undefined && least <= limit) return count
+  const fitted = await requirement(planned, options)
+  const total = count === undefined ? session.planStep(step.shapes, true).total : fitted.step.total
+  const least = Math.max(total, fitted.caching) + besides
+  if (count !== undefined && least <= limit) return { ...fitted, recomputed: count }
   const [wanted, received] = [Math.ceil(least / 2 ** 20), Math.floor(limit / 2 ** 20)]
   const lower = `lower ${label('resolution')} or ${label('batchSize')}`
   throw new LorafuseError('OUT_OF_MEMORY', `Expected at least ${wanted} MiB for ${label('fit')} but received ${received} MiB; ${lower}`)
@@ -196,9 +209,8 @@ export async function planMemory(planned: Planned, options: ResolvedTrainOptions
     const needed = isShared ? session + host : host
     return needed > free ? { needed, received: free, onGpu: false } : undefined
   }
-  const recomputed = options.fit === undefined ? undefined : await fitMemory(planned, options, free)
-  const required = await requirement(planned, options)
-  const { host } = required
+  const required = await fittedRequirement(planned, options, free)
+  const { host, recomputed } = required
   const { shapes, ...step } = required.step
   const lacking = lack(required)
   if (!lacking) {

@@ -1,20 +1,14 @@
 /** `plan`: what a training would take, from the model's headers and the sizes of the images; no weights are read. */
-import { adapterCount, attachAdapters, parameterCount } from '../adapters/adapter.js'
-import { lora } from '../adapters/lora.js'
+import { adapterCount, parameterCount } from '../adapters/adapter.js'
 import { type DatasetItem, scanDataset } from '../data/dataset.js'
-import { availableMemory, computation } from '../device.js'
+import { availableMemory } from '../device.js'
 import { rejecting } from '../errors.js'
-import { Listener, type ModelEvent, type WarningEvent } from '../events.js'
-import { openSession } from '../models/model.js'
+import { Listener, type PlanEvent } from '../events.js'
 import { readModel } from '../models/read.js'
 import type { Speeds, StepDescription } from '../native.js'
 import { asIs, type Label, type PlanOptions, type ResolvedPlanOptions, resolvePlanOptions } from '../options/resolve.js'
-import { fitMemory, PROCESS_BYTES, requirement } from './memory.js'
-import { bytesToSave } from './output.js'
-import { lastTextStep, textEncoders, trainedParts } from './parts.js'
-import { checkOptions, optimizer } from './run.js'
-import { stateBuffers } from './state.js'
-import { assignBuckets, makeBatches, stepsOf } from './training-images.js'
+import { fittedRequirement, PROCESS_BYTES } from './memory.js'
+import { checkOptions, setUp } from './setup.js'
 
 /** What a training would take. Bytes and seconds. */
 export interface TrainingPlan {
@@ -65,7 +59,7 @@ export interface TrainingPlan {
 
 export interface PlanContext {
   signal?: AbortSignal
-  onEvent?: (event: ModelEvent | WarningEvent) => unknown
+  onEvent?: (event: PlanEvent) => unknown
 }
 
 /** Which of the measured ops an op is computed like. */
@@ -99,21 +93,12 @@ async function planTraining(options: ResolvedPlanOptions, context: PlanContext, 
   const { items, warnings } =
     imageCount === undefined ? await scanDataset(options, signal) : { items: imagined(imageCount, options.resolution), warnings: [] }
   for (const warning of warnings) listener.emit({ type: 'warning', ...warning })
-  const chosen = computation(options)
-  const parts = trainedParts(options, model.family, label)
-  const textUntil = lastTextStep(parts, options)
-  const text = textUntil > 0 ? textEncoders(model, options) : []
-  const session = openSession(model, { ...chosen, text, recompute: options.gradientCheckpointing })
+  const setup = setUp(model, options, label)
+  const { chosen, session, adapters, buffers, saving } = setup
   try {
-    const adapters = attachAdapters(session, lora, parts, options, optimizer.spec, label)
-    const saved = stateBuffers(session)
-    const saving = bytesToSave(saved, adapters, options)
-    const toPlan = { session, model, items, lastTextStep: textUntil, chosen, label, saving, signal }
-    const recomputed = options.fit === undefined ? undefined : await fitMemory(toPlan, options)
-    const { step, session: needed, host, caches } = await requirement(toPlan, options)
+    const required = await fittedRequirement({ ...setup, model, items, label, signal }, options)
+    const { step, host, caches, steps, recomputed } = required
     const description = session.describeStep(step.shapes)
-    const batches = makeBatches(await assignBuckets(items, options, signal), options)
-    const steps = stepsOf(batches, options)
     const speeds = await session.speeds()
     const parameters = parameterCount(adapters.parameters)
     // An update reads value, gradient and what the optimizer keeps, and writes them all.
@@ -130,10 +115,10 @@ async function planTraining(options: ResolvedPlanOptions, context: PlanContext, 
         ...{ weights: step.weights, mapped: step.mapped, activations: step.activations, workspace: step.workspace, caches, saving },
         ...{ adapters: 4 * parameters, gradients: 4 * parameters, optimizer: step.adapters - 8 * parameters },
         ...{ total, process: (freeOnGpu === undefined ? total : host) + PROCESS_BYTES },
-        disk: 4 * (saved.reduce((sum, { count }) => sum + count, 0) + parameters),
+        disk: 4 * (buffers.reduce((sum, { count }) => sum + count, 0) + parameters),
       },
       recomputed,
-      fits: freeOnGpu === undefined ? needed + host <= free : needed <= freeOnGpu && host <= free,
+      fits: freeOnGpu === undefined ? required.session + host <= free : required.session <= freeOnGpu && host <= free,
       flops: description.nodes.reduce((sum, { flops }) => sum + flops, 0),
       traffic: description.nodes.reduce((sum, { bytes }) => sum + bytes, 0),
       ...{ secondsPerStep, seconds: steps * secondsPerStep },

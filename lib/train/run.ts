@@ -1,18 +1,17 @@
 /** `train`: a folder of images in, a LoRA out. Reads, plans and checks everything first, then caches, then trains. */
 import { randomInt } from 'node:crypto'
-import { type Adapters, adapterCount, attachAdapters, initialWeights, parameterCount } from '../adapters/adapter.js'
-import { lora } from '../adapters/lora.js'
+import { type Adapters, adapterCount, initialWeights, parameterCount } from '../adapters/adapter.js'
 import { scanDataset } from '../data/dataset.js'
 import { counted } from '../data/skipped.js'
-import { computation, threadWarnings } from '../device.js'
+import { threadWarnings } from '../device.js'
 import { LorafuseError, rejecting, throwIfAborted } from '../errors.js'
 import { Listener, type TrainEvent } from '../events.js'
-import { overwrittenSince } from '../files/overwritten.js'
+import { overwrittenSince } from '../files/stamp.js'
 import { lazyHashes, loraPrefixes, type Model, openSession } from '../models/model.js'
 import { readModel } from '../models/read.js'
 import { contextLength, type EncodedText, mostTokens } from '../models/text.js'
 import type { Session } from '../native.js'
-import { asIs, invalidOption, type Label, type ResolvedTrainOptions, resolveTrainOptions, type TrainOptions } from '../options/resolve.js'
+import { asIs, type Label, type ResolvedTrainOptions, resolveTrainOptions, type TrainOptions } from '../options/resolve.js'
 import { turns } from '../turns.js'
 import { type CaptionTokens, cacheLatents, cacheText, type OnProgress, tokenizeCaptions } from './cache.js'
 import { captionWarnings } from './captions.js'
@@ -22,9 +21,8 @@ import { StepInputs } from './inputs.js'
 import { LossScale } from './loss-scale.js'
 import { planMemory } from './memory.js'
 import type { FileHashes } from './metadata.js'
-import { optimizers } from './optimizers.js'
-import { bytesToSave, OutputFolder } from './output.js'
-import { lastTextStep, textEncoders, trainedParts } from './parts.js'
+import { OutputFolder } from './output.js'
+import { checkOptions, optimizer, setUp } from './setup.js'
 import { checkIdentity, readAbout, readState, stateBuffers, type TrainingState, VERSION } from './state.js'
 import { stateToResume } from './states.js'
 import { type Finished, type TrainContext, Trainer } from './trainer.js'
@@ -44,17 +42,9 @@ export interface TrainResult extends Finished {
   seconds: number
 }
 
-/** Checks options that depend on the model. Throws `OPTION_INVALID`. */
-export function checkOptions({ clipSkip, bucketStep }: ResolvedTrainOptions, { multiple, mostClipSkip }: Model, label: Label): void {
-  if (clipSkip > mostClipSkip) throw invalidOption(`at most ${mostClipSkip}`, `${label('clipSkip')} with this model`, clipSkip)
-  if (bucketStep % multiple !== 0) throw invalidOption(`a multiple of ${multiple}`, `${label('bucketStep')} with this model`, bucketStep)
-}
-
 async function fileHashes({ hash, legacyHash }: Pick<Model, 'hash' | 'legacyHash'>, signal: AbortSignal): Promise<FileHashes> {
   return { hash: await hash(signal), legacyHash: await legacyHash(signal) }
 }
-
-export const optimizer = optimizers.adamw
 
 /** A state to continue from, and its path. */
 type Resumed = Omit<TrainingState, 'buffers'> & { path: string }
@@ -179,24 +169,17 @@ export class Training {
     checkOptions(options, model, this.label)
     const { items, warnings } = await scanDataset(options, this.signal)
     for (const warning of warnings) this.emit({ type: 'warning', ...warning })
-    const chosen = computation(options)
-    const parts = trainedParts(options, model.family, this.label)
-    const textUntil = lastTextStep(parts, options)
-    const trainsText = textUntil > 0
-    const text = trainsText ? textEncoders(model, options) : []
-    const session = this.open(model, { ...chosen, text, recompute: options.gradientCheckpointing })
+    const setup = setUp(model, options, this.label, this.open)
+    const { chosen, parts, lastTextStep, session, adapters, buffers } = setup
+    const trainsText = lastTextStep > 0
     let output: OutputFolder | undefined
     try {
       for (const warning of threadWarnings(options.threads, session)) this.emit(warning)
-      const adapters = attachAdapters(session, lora, parts, options, optimizer.spec, this.label)
-      const saved = stateBuffers(session)
-      const saving = bytesToSave(saved, adapters, options)
       const trained = parts.flatMap(({ network }) => model.networks[network]!.files.map(({ path }) => path))
       const overwritten = await overwrittenSince(trained)
-      const toPlan = { session, model, items, lastTextStep: textUntil, chosen, label: this.label, saving, signal: this.signal }
-      const planned = await planMemory(toPlan, options)
+      const planned = await planMemory({ ...setup, model, items, label: this.label, signal: this.signal }, options)
       output = new OutputFolder(options, adapters, loraPrefixes(model.family, model.networks))
-      await output.prepare(saved, this.signal)
+      await output.prepare(buffers, this.signal)
       const found = await assignBuckets(items, options, this.signal)
       const tokens = await tokenizeCaptions(model, found, options, this.signal)
       const files = new Map<string, string>()
@@ -224,7 +207,7 @@ export class Training {
         return images.map(({ caption }) => texts.get(caption)!)
       }
       const sizes = { ...model, contextLength: contextLength(model, options) }
-      const inputs = new StepInputs({ ...options, samples, batches, model: sizes, lastTextStep: textUntil, encode })
+      const inputs = new StepInputs({ ...options, samples, batches, model: sizes, lastTextStep, encode })
       if (from < steps) await session.prepare(inputs.shapesOf((await batches.of(from + 1))[0]!, from + 1))
       const run = resumed?.run ?? { sessionId: randomInt(2 ** 32), startedAt: Date.now() / 1000 }
       const described = await imagesMetadata(images, options, this.signal)
@@ -238,7 +221,7 @@ export class Training {
         ...{ resumedFrom: from, seed: options.seed },
       })
       const trainer = new Trainer(
-        { session, batches, inputs, parts, lastTextStep: textUntil, output, info, identity, lossScale, from, overwritten },
+        { session, batches, inputs, parts, lastTextStep, output, info, identity, lossScale, from, overwritten },
         { signal, onEvent: (event) => this.emit(event) },
       )
       return await trainer.train()

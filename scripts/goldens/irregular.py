@@ -8,24 +8,13 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DConditionModel
 
-from families import CROSS_DOWN, CROSS_UP, PLAIN_DOWN, PLAIN_UP
+from families import FAMILIES
 from hollow import Drawn
 from model import randomize
 from reference import DEFAULT, Case, ReferenceXL
 
-SHARED = dict(
-    sample_size=16,
-    block_out_channels=(64, 64, 128),
-    down_block_types=(PLAIN_DOWN, CROSS_DOWN, CROSS_DOWN),
-    up_block_types=(CROSS_UP, CROSS_UP, PLAIN_UP),
-    attention_head_dim=[1, 1, 2],
-    cross_attention_dim=48,
-    use_linear_projection=True,
-    addition_embed_type="text_time",
-    addition_time_embed_dim=256,
-    # 32 of the pooled text, 6 sinusoids.
-    projection_class_embeddings_input_dim=32 + 6 * 256,
-)
+# 32 of the pooled text, 6 sinusoids.
+SHARED = FAMILIES["golden-sdxl-model"].unet | dict(cross_attention_dim=48, projection_class_embeddings_input_dim=32 + 6 * 256)
 UNETS = {
     # As SSD-1B: one resnet in the middle, and as many layers as each transformer has left; fewer of them.
     "golden-ssd": dict(

@@ -14,6 +14,7 @@ import { copyImages } from '../fixtures/images.js'
 import { tiny } from '../fixtures/lora.js'
 import { alteredModel, vaeFile } from '../fixtures/models.js'
 import { temporaryFolder } from '../fixtures/temporary.js'
+import { trainUntil } from '../fixtures/training.js'
 
 /** Four square images and a wide one, so that there are two buckets; all that is random is on. */
 async function options(t: TestContext): Promise<TrainOptions & { output: string }> {
@@ -32,23 +33,14 @@ async function bits(output: string, name = 'lora') {
   return { state, lora: await readTensors(join(output, `${name}.safetensors`)) }
 }
 
-/** Trains until a step is done, and stops. */
-async function stopAfter(step: number, given: TrainOptions): Promise<void> {
-  const controller = new AbortController()
-  const onEvent = (event: TrainEvent) => {
-    if (event.type === 'step' && event.step === step) controller.abort()
-  }
-  await assert.rejects(train(given, { signal: controller.signal, onEvent }), { name: 'AbortError' })
-}
-
 const without = (code: string) => (event: TrainEvent) => assert.notEqual(event.type === 'warning' ? event.code : '', code)
 
 for (const lrScheduler of ['constant', 'cosine'] as const) {
   test(`a run that is stopped twice and resumed ends in the bits of one that is not, ${lrScheduler} rate, other threads`, async (t) => {
     const given: TrainOptions & { output: string } = { ...(await options(t)), lrScheduler, lrWarmupSteps: 2 }
     await train({ ...given, output: `${given.output}-whole`, threads: 2 })
-    await stopAfter(2, { ...given, threads: 1 })
-    await stopAfter(5, { ...given, resume: true, threads: 2 })
+    await trainUntil({ ...given, threads: 1 }, 2)
+    await trainUntil({ ...given, resume: true, threads: 2 }, 5)
     const events: TrainEvent[] = []
     const { step } = await train({ ...given, resume: true, threads: 1 }, { onEvent: (event) => events.push(event) })
     assert.equal(step, 7)
@@ -86,7 +78,7 @@ test('resuming what is finished writes it again, the same', async (t) => {
 
 test('what does not change the result may differ: place, name of the folder, saving, threads', async (t) => {
   const given = await options(t)
-  await stopAfter(1, given)
+  await trainUntil(given, 1)
   const moved = `${given.images}-moved`
   await rename(given.images, moved)
   const state = join(given.output, 'lora-step00000001.state')
@@ -104,7 +96,7 @@ test('what does not change the result may differ: place, name of the folder, sav
 
 test('a state of another model, other images or other settings is refused, and says what differs', async (t) => {
   const given = await options(t)
-  await stopAfter(1, given)
+  await trainUntil(given, 1)
   const before = (await readdir(given.output)).sort()
   const refuse = async (change: Partial<TrainOptions>, message: RegExp) => {
     await assert.rejects(train({ ...given, resume: true, ...change }), { code: 'STATE_MISMATCH', message })
@@ -133,10 +125,10 @@ test('a state of another model, other images or other settings is refused, and s
 test('a model that lies elsewhere, or whose parts are named one by one, is the same', async (t) => {
   const given = await options(t)
   await train({ ...given, output: `${given.output}-whole` })
-  await stopAfter(2, { ...given, vae: join(tiny, 'vae') })
+  await trainUntil({ ...given, vae: join(tiny, 'vae') }, 2)
   const model = join(await temporaryFolder(t), 'another name')
   await cp(tiny, model, { recursive: true })
-  await stopAfter(4, { ...given, model, resume: true })
+  await trainUntil({ ...given, model, resume: true }, 4)
   const { path } = await train({ ...given, vae: join(model, 'vae'), textEncoder: join(model, 'text_encoder'), resume: true })
   const { metadata } = await readHeader(path)
   assert.deepEqual([metadata.ss_vae_name, metadata.ss_new_vae_hash], ['vae', await hashFiles([join(tiny, vaeFile)])])
@@ -146,7 +138,7 @@ test('a model that lies elsewhere, or whose parts are named one by one, is the s
 test('options that mean the same in other words resume', async (t) => {
   const given = { ...(await options(t)), bucketMax: 100, lrScheduler: 'cosine' as const, steps: undefined, epochs: 3 }
   const { step: steps } = await train({ ...given, output: `${given.output}-whole` })
-  await stopAfter(1, { ...given, bucketMin: 32 })
+  await trainUntil({ ...given, bucketMin: 32 }, 1)
   const words = { networkTrainUnetOnly: true, textEncoderLr: 0, predictionType: 'epsilon', precision: 'f32', alpha: 2 } as const
   await train({ ...given, bucketMin: 60, bucketMax: 128, epochs: undefined, steps, ...words, resume: true })
   assert.deepEqual(await bits(given.output), await bits(`${given.output}-whole`))

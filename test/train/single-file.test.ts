@@ -3,12 +3,11 @@ import assert from 'node:assert/strict'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
-import type { TrainEvent } from '../../lib/events.js'
 import { narrow, widen } from '../../lib/files/floats.js'
 import { leftovers, singleFileTensors, smallModel, writeFolder } from '../fixtures/checkpoints.js'
 import { torchLegacy, torchZip } from '../fixtures/pickles.js'
 import { type RawTensor, writeRaw } from '../fixtures/safetensors.js'
-import { place, run, tensors } from '../fixtures/training.js'
+import { place, run, tensors, trainUntil } from '../fixtures/training.js'
 
 /** Trains two steps from a model, and returns the LoRA's tensors. */
 async function loraFrom(t: TestContext, write: (folder: string) => Promise<string>) {
@@ -45,15 +44,8 @@ test('a training from a folder resumes from one file of the same weights, and fr
   await writeRaw(file, singleFileTensors('sdxl', model))
   await writeFile(pickle, torchZip(singleFileTensors('sdxl', model)))
   const whole = await run({ ...given, output: `${given.output}-whole`, model: folder })
-  const stop = async (step: number, change: object) => {
-    const controller = new AbortController()
-    const onEvent = (event: TrainEvent) => {
-      if (event.type === 'step' && event.step === step) controller.abort()
-    }
-    await assert.rejects(run({ ...given, ...change }, onEvent, controller.signal), { name: 'AbortError' })
-  }
-  await stop(1, { model: folder })
-  await stop(2, { model: file, resume: true })
+  await trainUntil({ ...given, model: folder }, 1)
+  await trainUntil({ ...given, model: file, resume: true }, 2)
   const last = await run({ ...given, model: pickle, resume: true })
   assert.deepEqual(await tensors(last.path), await tensors(whole.path))
   assert.deepEqual(await tensors(last.statePath), await tensors(whole.statePath))

@@ -7,12 +7,10 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { type TestContext, test } from 'node:test'
 import sharp from 'sharp'
-import type { TrainEvent } from '../../lib/events.js'
 import { readHeader, readTensors } from '../../lib/files/safetensors.js'
 import type { TrainOptions } from '../../lib/options/resolve.js'
-import { train } from '../../lib/train/run.js'
 import { temporaryFolder } from '../fixtures/temporary.js'
-import { runPath } from '../fixtures/training.js'
+import { runPath, trainUntil } from '../fixtures/training.js'
 import { goldenModel, singleFile } from './hollow.js'
 
 type Given = TrainOptions & { output: string }
@@ -35,20 +33,9 @@ async function options(t: TestContext): Promise<Given> {
 
 /** Trains to the end, or until a step is done; returns the losses, and the tensors of LoRA and state. */
 async function run(given: Given, stopAfter?: number) {
-  const controller = new AbortController()
-  const losses: number[] = []
-  const onEvent = (event: TrainEvent) => {
-    if (event.type !== 'step') return
-    losses.push(event.loss)
-    if (event.step === stopAfter) controller.abort()
-  }
-  const training = train(given, { signal: controller.signal, onEvent })
-  if (stopAfter !== undefined) {
-    await assert.rejects(training, { name: 'AbortError' })
-    return { losses, lora: new Map(), state: new Map() }
-  }
-  const { path, statePath } = await training
-  return { losses, lora: await readTensors(path), state: await readTensors(statePath) }
+  const { losses, result } = await trainUntil(given, stopAfter)
+  if (!result) return { losses, lora: new Map(), state: new Map() }
+  return { losses, lora: await readTensors(result.path), state: await readTensors(result.statePath) }
 }
 
 /** The parts of a LoRA that belong to one network. */

@@ -9,6 +9,7 @@ import { train } from '../../lib/train/run.js'
 import { copyImages } from '../fixtures/images.js'
 import { tiny } from '../fixtures/lora.js'
 import { temporaryFolder } from '../fixtures/temporary.js'
+import { trainUntil } from '../fixtures/training.js'
 
 async function options(t: TestContext): Promise<TrainOptions & { output: string }> {
   const folder = await temporaryFolder(t)
@@ -19,23 +20,12 @@ async function options(t: TestContext): Promise<TrainOptions & { output: string 
 
 /** Trains; returns the losses of the steps that were done, the LoRA and its state. */
 async function run(given: TrainOptions & { output: string }, stopAfter?: number) {
-  const controller = new AbortController()
-  const losses: number[] = []
   const cached = new Set<string>()
-  const onEvent = (event: TrainEvent) => {
-    if (event.type === 'cache') cached.add(event.kind)
-    if (event.type !== 'step') return
-    losses.push(event.loss)
-    if (event.step === stopAfter) controller.abort()
-  }
-  const training = train(given, { signal: controller.signal, onEvent })
-  if (stopAfter !== undefined) {
-    await assert.rejects(training, { name: 'AbortError' })
-    return { losses, cached }
-  }
-  await training
-  const path = join(given.output, 'lora.safetensors')
-  return { losses, cached, lora: await readTensors(path), state: await readTensors(path.replace('.safetensors', '.state')), path }
+  const hear = (event: TrainEvent) => event.type === 'cache' && cached.add(event.kind)
+  const { losses, result } = await trainUntil(given, stopAfter, hear)
+  if (!result) return { losses, cached }
+  const { path, statePath } = result
+  return { losses, cached, lora: await readTensors(path), state: await readTensors(statePath), path }
 }
 
 const dataOf = (tensors: Map<string, { data: Float32Array }>, prefix: string) =>

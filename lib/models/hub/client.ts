@@ -136,16 +136,17 @@ export class HubClient {
   }
 
   /**
-   * Asks for an address, following redirects; the token goes to the endpoint alone. Returns the answer, and the etag of the file that the
+   * Asks for an address, following redirects; token and login go to the endpoint alone. Returns the answer, and the etag of the file that the
    * Hub said on the way. Throws `HUB_NOT_FOUND`, `HUB_DENIED`, `HUB_FAILED`, `Transient`, or the signal's reason.
    */
   async get(address: string, headers: Record<string, string>, signal = this.signal): Promise<{ response: Response; etag?: string }> {
-    const { endpoint, token } = this.settings
+    const { endpoint, token, login } = this.settings
     const own = new URL(endpoint).origin
+    const credentials = login === undefined ? token && `Bearer ${token}` : `Basic ${Buffer.from(login).toString('base64')}`
     let url = new URL(address)
     let etag: string | undefined
     for (let hop = 0; hop <= MOST_REDIRECTS; hop++) {
-      const authorization: Record<string, string> = token !== undefined && url.origin === own ? { authorization: `Bearer ${token}` } : {}
+      const authorization: Record<string, string> = credentials && url.origin === own ? { authorization: credentials } : {}
       const sent = { 'user-agent': `lorafuse/${version()}`, ...headers, ...authorization }
       const response = await fetch(url, { headers: sent, redirect: 'manual', signal: signal ?? null }).catch((cause: unknown) => {
         throw interruption(cause, signal)

@@ -20,7 +20,8 @@ const REVISION = /^(?!.*\.\.)\w[\w./-]*$/
 /** What follows the repository in the address of a file's or folder's page. */
 const PAGES = ['blob', 'resolve', 'raw', 'blame', 'tree']
 
-function decoded(text: string): string {
+/** Leaves a text as it is whose percent signs encode nothing. */
+export function decoded(text: string): string {
   try {
     return decodeURIComponent(text)
   } catch {
@@ -56,6 +57,7 @@ function fromAddress(text: string, endpoint: string): HubName {
     throw invalid('; download the file yourself and give its path')
   }
   const [owner, name, page = '', ...rest] = url.pathname.split('/').filter((part) => part !== '')
+  if (name === undefined) throw invalid(`, which names none; give the address of a model's own page, as in ${endpoint}/owner/name`)
   const { revision, path } = PAGES.includes(page) ? splitRevision(rest.join('/')) : { revision: page === '' ? 'main' : '', path: '' }
   const found = checked(`${owner}/${name}`, revision, path.split('/').map(decoded).join('/'))
   if (!found) throw invalid(', which is no page of a repository of models or of a checkpoint in one')

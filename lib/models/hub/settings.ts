@@ -3,10 +3,13 @@ import { homedir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { LorafuseError, shown } from '../../errors.js'
 import { readText, unlessMissing } from '../../files/read.js'
+import { decoded } from './name.js'
 
 export interface HubSettings {
-  /** The Hub's address, without a slash at its end. */
+  /** The Hub's address, without a slash at its end; messages show it. */
   endpoint: string
+  /** The user name and password that stood in the address, as `name:password`; sent to the endpoint alone, instead of the token. */
+  login?: string
   /** Sent to the endpoint alone. */
   token: string | undefined
   /** The folder of all cached repositories. */
@@ -23,6 +26,15 @@ const MOST_TOKEN_BYTES = 4096
 
 const isTrue = (value = '') => ['1', 'ON', 'YES', 'TRUE'].includes(value.toUpperCase())
 
+/** Takes user name and password out of an address. */
+function withoutLogin(address: string): Pick<HubSettings, 'endpoint' | 'login'> {
+  const url = new URL(address)
+  const { username, password } = url
+  if (username === '' && password === '') return { endpoint: address }
+  Object.assign(url, { username: '', password: '' })
+  return { endpoint: url.href.replace(/\/+$/, ''), login: `${decoded(username)}:${decoded(password)}` }
+}
+
 /** Reads the settings; an empty variable counts as none. Throws `OPTION_INVALID` for an `HF_ENDPOINT` that is no address. */
 export async function hubSettings(environment: NodeJS.ProcessEnv = process.env): Promise<HubSettings> {
   const home = environment.HOME || homedir()
@@ -32,12 +44,11 @@ export async function hubSettings(environment: NodeJS.ProcessEnv = process.env):
     )
   const hfHome = environment.HF_HOME || join(environment.XDG_CACHE_HOME || join(home, '.cache'), 'huggingface')
   const cache = environment.HF_HUB_CACHE || environment.HUGGINGFACE_HUB_CACHE || join(hfHome, 'hub')
-  const endpoint = (environment.HF_ENDPOINT || 'https://huggingface.co').replace(/\/+$/, '')
-  if (!/^https?:/.test(endpoint) || !URL.canParse(endpoint)) {
-    throw new LorafuseError(
-      'OPTION_INVALID',
-      `Expected an address such as https://huggingface.co for HF_ENDPOINT but received ${shown(endpoint)}`,
-    )
+  const address = (environment.HF_ENDPOINT || 'https://huggingface.co').replace(/\/+$/, '')
+  if (!/^https?:/.test(address) || !URL.canParse(address)) {
+    // What stands before an @ may be a password.
+    const received = shown(address.replace(/^.*@/s, '…@'))
+    throw new LorafuseError('OPTION_INVALID', `Expected an address such as https://huggingface.co for HF_ENDPOINT but received ${received}`)
   }
   const file = folder(environment.HF_TOKEN_PATH || join(hfHome, 'token'))
   const invalid = () =>
@@ -55,7 +66,7 @@ export async function hubSettings(environment: NodeJS.ProcessEnv = process.env):
   const token = (environment.HF_TOKEN || environment.HUGGING_FACE_HUB_TOKEN || (await stored()) || '').trim()
   if (!/^[\x21-\x7e]*$/.test(token)) throw invalid()
   return {
-    endpoint,
+    ...withoutLogin(address),
     token: token || undefined,
     cache: folder(cache),
     offline: isTrue(environment.HF_HUB_OFFLINE || environment.TRANSFORMERS_OFFLINE),

@@ -1,8 +1,12 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdir, readdir, readFile, readlink, rm, stat, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { hubSettings } from '../../../lib/models/hub/settings.js'
 import { locateModel, resolveHubModel } from '../../../lib/models/hub.js'
 import { etagOf, noise, repositoryFiles } from '../../fixtures/hub.js'
 import {
@@ -246,6 +250,10 @@ test('a refusal says what to do', async (t) => {
   assert.ok(!hub.downloads.slice(before).some((path) => path.endsWith('.safetensors')))
   await rejects(here.resolve('https://example.org/model.safetensors'), 'OPTION_INVALID', /download the file yourself and give its path$/)
   await rejects(here.resolve(`https://huggingface.co/datasets/${NAME}`), 'OPTION_INVALID', /no page of a repository/)
+  for (const page of ['', '/', '/models?sort=trending', '/owner', '/owner/']) {
+    const message = /received "https:[^ ]*", which names none; give the address of a model's own page, as in http:.*\/owner\/name$/
+    await rejects(here.resolve(`https://huggingface.co${page}`), 'OPTION_INVALID', message)
+  }
 
   await hub.stop()
   await rejects(
@@ -254,6 +262,28 @@ test('a refusal says what to do', async (t) => {
     /an answer from http.*but received ECONNREFUSED; connect to the network, or set HF_ENDPOINT/,
   )
   await rejects(here.resolve('owner/third', { endpoint: 'http://hub.invalid' }), 'HUB_UNREACHABLE', /received (ENOTFOUND|EAI_AGAIN)/)
+})
+
+test('user name and password of HF_ENDPOINT go to that server alone, and into no message', async (t) => {
+  const received: unknown[] = []
+  const server = createServer(({ headers }, response) => {
+    received.push(headers.authorization)
+    response.writeHead(received.length === 1 ? 403 : 302, { location: 'nowhere:' }).end()
+  }).listen(0, '127.0.0.1')
+  t.after(() => server.close())
+  await once(server, 'listening')
+  const host = `127.0.0.1:${(server.address() as AddressInfo).port}`
+  const HOME = await temporaryFolder(t)
+  const resolve = async (endpoint: string, name = NAME) =>
+    resolveHubModel(name, { settings: { ...(await hubSettings({ HOME, HF_ENDPOINT: endpoint, HF_TOKEN: 'hf_mine' })), retryMs: 1 } })
+  const shown = new RegExp(` http://${host}[ /].*see http://${host}/${NAME}$`)
+  await rejects(resolve(`http://user:sec%40ret@${host}/`), 'HUB_DENIED', shown)
+  await rejects(resolve(`http://user:sec%40ret@${host}`), 'HUB_FAILED', new RegExp(`from http://${host} but`))
+  assert.deepEqual(received, Array(2).fill(`Basic ${Buffer.from('user:sec@ret').toString('base64')}`))
+  await rejects(resolve(`http://user:secret@${host}`, 'https://example.org/x'), 'OPTION_INVALID', new RegExp(`on http://${host} but`))
+  await rejects(resolve('http://user:secret@hub.invalid'), 'HUB_UNREACHABLE', /answer from http:\/\/hub\.invalid about/)
+  for (const address of ['user:secret@host', 'ftp://user:sec@ret@host', 'https://user:secret@'])
+    await rejects(resolve(address), 'OPTION_INVALID', /for HF_ENDPOINT but received "…@(host)?"$/)
 })
 
 test('a server that answers nonsense ends in a sentence', async (t) => {
@@ -397,7 +427,6 @@ test('a disk that is too small is found before anything is fetched', async (t) =
 })
 
 test('the settings come from the variables that Python reads', async (t) => {
-  const { hubSettings } = await import('../../../lib/models/hub/settings.js')
   const home = await temporaryFolder(t)
   const of = async (environment: Record<string, string>) => hubSettings({ HOME: home, ...environment })
   const plain = await of({})

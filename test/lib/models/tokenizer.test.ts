@@ -185,6 +185,10 @@ test('added tokens that make no sense are refused', async (t) => {
       { 'added_tokens.json': Object.fromEntries(Array.from({ length: 1100 }, (_, i) => [`${i}`.padEnd(1000, 'x'), 1267 + i])) },
       /added tokens of 1100000 characters, which together may have 1048576,/,
     ],
+    [
+      { 'added_tokens.json': Object.fromEntries(Array.from({ length: 200_000 }, (_, i) => [`<t${i}>`, 1267 + i])) },
+      /added tokens of 1688890 characters, which together may have 1048576,/,
+    ],
     [{ 'tokenizer_config.json': { model_max_length: 2 } }, /2 as model_max_length/],
   ]
   for (const [files, message] of cases) {
