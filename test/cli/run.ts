@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
+import { long } from '../long.js'
 
 export const cli = fileURLToPath(new URL('../../lib/cli/cli.js', import.meta.url))
 export const root = fileURLToPath(new URL('../../..', import.meta.url))
@@ -33,4 +34,15 @@ export function lorafuse(words: string[], { program = cli, cwd, onOutput }: RunO
     child.on('error', reject)
     child.on('close', (code, signal) => resolve({ code, signal, ...output }))
   })
+}
+
+/** Runs the command line for each list of words: in `npm run test:long` in processes of their own, else in one. */
+export async function lorafuseEach(lists: string[][]): Promise<Result[]> {
+  if (!long) {
+    const program = fileURLToPath(new URL('together.js', import.meta.url))
+    return JSON.parse((await lorafuse([JSON.stringify(lists)], { program })).stdout) as Result[]
+  }
+  const results: Result[] = []
+  for (const words of lists) results.push(await lorafuse(words))
+  return results
 }
