@@ -80,7 +80,7 @@ const right: Record<Exclude<keyof Session, 'dispose'>, () => unknown[]> = {
   clear: () => ['gradients'],
   planStep: () => [shapes()],
   describeStep: () => [shapes()],
-  fitStep: () => [shapes(), 2 ** 40],
+  fitStep: () => [shapes(), 2 ** 40, 1],
   planRun: () => ['text_encoder', 'encode', { ids: [1, 77] }, { skip: 1 }],
   availableBytes: () => [],
   speeds: () => [],

@@ -40,7 +40,7 @@ test('what is planned is what a training plans, for a folder or a number of imag
   assert.equal(bytes.total, memory!.total)
   assert.deepEqual([bytes.weights, bytes.activations], [memory!.weights, memory!.activations])
   assert.equal(bytes.adapters + bytes.gradients + bytes.optimizer, memory!.adapters)
-  const kinds = ['weights', 'adapters', 'gradients', 'optimizer', 'activations', 'workspace', 'caches', 'saving'] as const
+  const kinds = ['weights', 'adapters', 'gradients', 'optimizer', 'activations', 'workspace', 'caches', 'programs', 'saving'] as const
   assert.equal(sum(kinds.map((kind) => bytes[kind])), bytes.total)
   assert.ok(planned.fits && planned.steps === 1 && bytes.process > bytes.total)
   assert.ok(planned.secondsPerStep > 0 && planned.seconds === planned.secondsPerStep)
