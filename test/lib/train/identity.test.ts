@@ -15,6 +15,7 @@ import { torchZip } from '../../fixtures/pickles.js'
 import { writeRaw } from '../../fixtures/safetensors.js'
 import { readSchedules, schedulerOf } from '../../fixtures/schedules.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
+import { long } from '../../long.js'
 
 const hashesOf = async (path: string) => hashModel(await readModel(path))
 
@@ -35,7 +36,9 @@ for (const family of ['sd1', 'sd2', 'sdxl'] satisfies FamilyName[]) {
     const encoders = family === 'sdxl' ? ['text_encoder', 'text_encoder_2'] : ['text_encoder']
     assert.deepEqual(Object.keys(expected).sort(), ['scheduler', ...encoders, 'unet', 'vae'])
     assert.equal(new Set(Object.values(expected)).size, Object.keys(expected).length)
-    for (const name of ['a.safetensors', 'a.ckpt']) assert.deepEqual(await hashesOf(join(folder, name)), expected, name)
+    // In the short run the pickle of one family.
+    const names = long || family === 'sd1' ? ['a.safetensors', 'a.ckpt'] : ['a.safetensors']
+    for (const name of names) assert.deepEqual(await hashesOf(join(folder, name)), expected, name)
   })
 }
 
