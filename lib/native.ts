@@ -122,6 +122,8 @@ export interface MemoryPlan {
   weights: number
   /** The part of `weights` that kernels read in the mapped files. */
   mapped: number
+  /** Of this machine's memory, besides: a session keeps the programs of its steps. */
+  program: number
   adapters: number
   activations: number
   workspace: number
@@ -183,11 +185,11 @@ export interface Session {
    */
   planStep(shapes: Record<string, number[]>, recompute?: boolean): MemoryPlan
   /**
-   * From now on steps compute as few blocks again as it takes for one with inputs of these shapes to plan for no more than `bytes`, those
-   * first that save most for the operations they take. Returns how many blocks and parts of blocks; undefined, and changes nothing, if that
-   * is not enough with all of them either.
+   * From now on steps compute as few blocks again as it takes for one with inputs of these shapes, and `programs` programs like it, to plan
+   * for no more than `bytes`; those first that save most for the operations they take. Returns how many blocks and parts of blocks;
+   * undefined, and changes nothing, if that is not enough with all of them either.
    */
-  fitStep(shapes: Record<string, number[]>, bytes: number): number | undefined
+  fitStep(shapes: Record<string, number[]>, bytes: number, programs: number): number | undefined
   /** Describes the same step: what it does and holds, node by node. */
   describeStep(shapes: Record<string, number[]>): StepDescription
   /** Plans the memory of a `run` whose inputs have these shapes. */

@@ -20,6 +20,7 @@ export function describePlan(plan: TrainingPlan): string {
     ['activations', memory(bytes.activations)],
     ['workspace', memory(bytes.workspace)],
     ['caches', memory(bytes.caches), 'latents and captions'],
+    ['programs', memory(bytes.programs), 'of the kinds of steps'],
     ['saving', memory(bytes.saving)],
   ]
   const again = plan.recomputed === undefined ? [] : [`${counted(plan.recomputed, 'part')} computed again`]

@@ -49,6 +49,12 @@ export class Batches {
     this.updatesPerEpoch = Math.ceil(this.batchesPerEpoch / options.gradientAccumulation)
   }
 
+  /** How many shapes the batches have: in each bucket there are full ones, and a short last one. */
+  get shapes(): number {
+    const { batchSize } = this.options
+    return sum(this.counts.map((count) => Number(count >= batchSize) + Number(count % batchSize > 0)))
+  }
+
   /** Returns one batch of each bucket, the largest there is. */
   fullest(): Batch[] {
     return this.buckets.map((bucket, i) => {

@@ -15,24 +15,32 @@ export function isRecord(value: unknown): value is Json {
 /** Arrays and objects in one another; the files' own have four. */
 const DEPTH = 64
 
-/** Whether arrays and objects lie too deep in one another: of each bracket of a file of them `JSON.parse` would make 50 bytes. */
-function isDeep(text: string): boolean {
-  let depth = 0
+/**
+ * Measures a JSON text, of which `JSON.parse` would make many times its bytes: how deep arrays and objects lie in one another, and how many
+ * values they hold.
+ */
+export function measured(text: string): { depth: number; values: number } {
+  let [depth, deepest, values] = [0, 0, 0]
   let isText = false
   for (let i = 0; i < text.length; i++) {
     const character = text[i]
     if (character === '"') isText = !isText
     else if (isText) i += Number(character === '\\')
-    else if (character === '[' || character === '{') depth += 1
+    else if (character === ',') values += 1
     else if (character === ']' || character === '}') depth -= 1
-    if (depth > DEPTH) return true
+    else if (character === '[' || character === '{') {
+      // One more than the commas behind it.
+      values += 1
+      depth += 1
+      deepest = Math.max(deepest, depth)
+    }
   }
-  return false
+  return { depth: deepest, values }
 }
 
 /** Parses the text of a JSON object; undefined if it is anything else. */
 export function parseRecord(text: string): Json | undefined {
-  if (isDeep(text)) return undefined
+  if (measured(text).depth > DEPTH) return undefined
   try {
     const value: unknown = JSON.parse(text)
     return isRecord(value) ? value : undefined

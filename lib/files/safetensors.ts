@@ -5,7 +5,7 @@ import { inPieces, type Turn, turns } from '../turns.js'
 import { writeAtomically } from './atomic.js'
 import { DISGUISE_BYTES, disguiseOf } from './disguise.js'
 import { type FloatType, isNumberType, NUMBER_TYPES, type NumberType, narrow, widen } from './floats.js'
-import { isCount, isRecord, parseRecord } from './json.js'
+import { isCount, isRecord, measured, parseRecord } from './json.js'
 import { openFile, pathError, readRange } from './read.js'
 
 /** A tensor of any dtype as the header declares it; `offset` is in bytes from the start of the file. */
@@ -44,6 +44,10 @@ const WHAT = 'a safetensors file'
 /** `{`, with which a header begins, behind the 8 bytes of its length. */
 export const BRACE = 0x7b
 const MAX_HEADER_BYTES = 100_000_000
+/** More than any model has; each takes memory many times its bytes of the header. */
+const MOST_TENSORS = 100_000
+/** In a header: its entry, the three fields of that, four lengths of a shape and two offsets. */
+const VALUES_OF_TENSOR = 10
 const BYTES: Record<string, number> = {
   ...{ BOOL: 1, U8: 1, I8: 1, F8_E5M2: 1, F8_E4M3: 1, F8_E8M0: 1, U16: 2, I16: 2, F16: 2, BF16: 2 },
   ...{ U32: 4, I32: 4, F32: 4, U64: 8, I64: 8, F64: 8, C64: 8 },
@@ -104,6 +108,10 @@ function parseTensor(name: string, value: unknown, dataStart: number, size: numb
   return { name, dtype: dtype as string, shape: shape as number[], offset: dataStart + begin, byteLength: expected }
 }
 
+function checkCount(tensors: number, path: string): void {
+  if (tensors > MOST_TENSORS) throw invalid(path, `Expected at most ${MOST_TENSORS} tensors but the header has more`)
+}
+
 /** Refuses overlaps, holes and bytes that belong to no tensor, as the reference reader does. */
 function checkCoverage(tensors: TensorEntry[], dataStart: number, size: number, path: string): void {
   let end = dataStart
@@ -136,9 +144,11 @@ async function parseHeader(file: FileHandle, path: string): Promise<SafetensorsH
   try {
     text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
   } catch {}
+  checkCount(measured(text).values / VALUES_OF_TENSOR, path)
   const header = parseRecord(text)
   if (!header) throw invalid(path, 'Expected a JSON object for the header but received something else')
   const { __metadata__: metadata = {}, ...entries } = header
+  checkCount(Object.keys(entries).length, path)
   const tensors = Object.entries(entries).map(([name, value]) => parseTensor(name, value, dataStart, size, path))
   tensors.sort((a, b) => a.offset - b.offset || a.byteLength - b.byteLength)
   checkCoverage(tensors, dataStart, size, path)

@@ -57,6 +57,9 @@ function checkVocab(value: unknown, path: string): Record<string, number> {
   if (ids.length === 0) throw invalid(path, 'no vocabulary')
   const odd = ids.find((id) => !isId(id))
   if (odd !== undefined) throw invalid(path, `the token id ${shown(odd)}`)
+  const last = new Map(ids.map((id, i) => [id, i]))
+  const shared = ids.find((id, i) => last.get(id) !== i)
+  if (shared !== undefined) throw invalid(path, `the token id ${shown(shared)} for more than one token`)
   return value as Record<string, number>
 }
 

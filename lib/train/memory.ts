@@ -66,13 +66,15 @@ export const PROCESS_BYTES = 300 * 2 ** 20
 
 /**
  * What a training takes: of the session, the plan of the largest bucket's step and the peak of what is still to be allocated; of the host,
- * `caches` and what saving needs among it.
+ * `caches`, the `programs` of the steps and what saving needs among it.
  */
 export interface Requirement {
   step: StepPlan
   session: number
   host: number
   caches: number
+  programs: number
+  programCount: number
   /** All that the session holds while images and captions are cached. */
   caching: number
   /** Optimizer steps. */
@@ -115,7 +117,10 @@ export async function requirement(
     return { ...larger, weights: all.weights + one.weights, mapped: all.mapped + one.mapped }
   })
   const held = caching.weights + step.adapters + caching.activations + caching.workspace
-  return { step, session: Math.max(missing(step), missing(caching)), host: caches + saving, caches, caching: held, steps }
+  const programCount = Math.min(batches.shapes, steps * options.gradientAccumulation)
+  const programs = programCount * step.program
+  const host = caches + programs + saving
+  return { step, session: Math.max(missing(step), missing(caching)), host, caches, programs, programCount, caching: held, steps }
 }
 
 /** Finds the largest number from 1 to `most` that fits, 0 if none does, by bisection. */
@@ -172,16 +177,18 @@ export async function fittedRequirement(
   if (fit === undefined) return requirement(planned, options)
   const { session, label } = planned
   const freeOnGpu = session.availableBytes()
-  const { step, host } = await requirement(planned, { ...options, fit: undefined, gradientCheckpointing: false })
-  const besides = freeOnGpu === undefined ? host + PROCESS_BYTES : 0
+  const isShared = freeOnGpu === undefined
+  const kept = await requirement(planned, { ...options, fit: undefined, gradientCheckpointing: false })
+  const { step } = kept
   // The adapters are allocated by now.
-  const there = freeOnGpu === undefined ? free : freeOnGpu + step.adapters
+  const there = isShared ? free : freeOnGpu + step.adapters
   const limit = fit === 'auto' ? there : fit
-  const count = session.fitStep(step.shapes, Math.max(0, limit - besides))
+  const besides = isShared ? kept.host - kept.programs + PROCESS_BYTES : 0
+  const count = session.fitStep(step.shapes, Math.max(0, limit - besides), isShared ? kept.programCount : 0)
   // Another bucket's step may take more, once this one computes parts again.
   const fitted = await requirement(planned, options)
   const total = count === undefined ? session.planStep(step.shapes, true).total : fitted.step.total
-  const least = Math.max(total, fitted.caching) + besides
+  const least = Math.max(total, fitted.caching) + besides + (isShared ? fitted.programs : 0)
   if (count !== undefined && least <= limit) return { ...fitted, recomputed: count }
   const [wanted, received] = [Math.ceil(least / 2 ** 20), Math.floor(limit / 2 ** 20)]
   const lower = `lower ${label('resolution')} or ${label('batchSize')}`
@@ -210,13 +217,13 @@ export async function planMemory(planned: Planned, options: ResolvedTrainOptions
     return needed > free ? { needed, received: free, onGpu: false } : undefined
   }
   const required = await fittedRequirement(planned, options, free)
-  const { host, recomputed } = required
+  const { host, programCount, recomputed } = required
   const { shapes, ...step } = required.step
   const lacking = lack(required)
   if (!lacking) {
-    const shared = isShared ? host : 0
-    const otherwise = session.planStep(shapes, !options.gradientCheckpointing && recomputed === undefined).total + shared
-    return { memory: { ...step, host, total: step.total + shared }, otherwise, recomputed }
+    const other = session.planStep(shapes, !options.gradientCheckpointing && recomputed === undefined)
+    const otherwise = other.total + (isShared ? host + programCount * (other.program - step.program) : 0)
+    return { memory: { ...step, host, total: step.total + (isShared ? host : 0) }, otherwise, recomputed }
   }
   const fits = async (change: Partial<ResolvedTrainOptions>) => !lack(await requirement(planned, { ...options, ...change }))
   const { needed, received, onGpu } = lacking

@@ -32,6 +32,8 @@ export interface TrainingPlan {
     workspace: number
     /** Latents and captions, in this machine's memory. */
     caches: number
+    /** What the session knows of each kind of step, in this machine's memory. */
+    programs: number
     /** What saving needs of this machine's memory. */
     saving: number
     /** The planned peak of the device; on the CPU, caches and saving are part of it. */
@@ -97,7 +99,7 @@ async function planTraining(options: ResolvedPlanOptions, context: PlanContext, 
   const { chosen, session, adapters, buffers, saving } = setup
   try {
     const required = await fittedRequirement({ ...setup, model, items, label, signal }, options)
-    const { step, host, caches, steps, recomputed } = required
+    const { step, host, caches, programs, steps, recomputed } = required
     const description = session.describeStep(step.shapes)
     const speeds = await session.speeds()
     const parameters = parameterCount(adapters.parameters)
@@ -112,7 +114,15 @@ async function planTraining(options: ResolvedPlanOptions, context: PlanContext, 
       ...{ model: model.foundBy, device: chosen.device, precision: chosen.precision, images: items.length, steps },
       ...{ modules: adapterCount(adapters), parameters },
       bytes: {
-        ...{ weights: step.weights, mapped: step.mapped, activations: step.activations, workspace: step.workspace, caches, saving },
+        ...{
+          weights: step.weights,
+          mapped: step.mapped,
+          activations: step.activations,
+          workspace: step.workspace,
+          caches,
+          programs,
+          saving,
+        },
         ...{ adapters: 4 * parameters, gradients: 4 * parameters, optimizer: step.adapters - 8 * parameters },
         ...{ total, process: (freeOnGpu === undefined ? total : host) + PROCESS_BYTES },
         disk: 4 * (buffers.reduce((sum, { count }) => sum + count, 0) + parameters),

@@ -123,14 +123,13 @@ auto plan_step(const Arguments& args) {
   return [key = ProgramKey::step(shapes(args[0])), recompute](Session& s) { return s.plan(key, recompute); };
 }
 auto fit_step(const Arguments& args) {
-  return [of = shapes(args[0]), bytes = whole(args[1], "bytes")](Session& s) {
-    const auto count = s.fit(of, bytes);
+  return [of = shapes(args[0]), bytes = whole(args[1], "bytes"), programs = whole(args[2], "programs")](Session& s) {
+    const auto count = s.fit(of, bytes, programs);
     return count ? std::optional(static_cast<double>(*count)) : std::nullopt;
   };
 }
 auto describe_step(const Arguments& args) {
-  const std::optional<bool> recompute = args[1].IsUndefined() ? std::nullopt : std::optional(boolean(args[1], "recompute"));
-  return [key = ProgramKey::step(shapes(args[0])), recompute](Session& s) { return s.describe(key, recompute); };
+  return [key = ProgramKey::step(shapes(args[0]))](Session& s) { return s.describe(key); };
 }
 auto plan_run(const Arguments& args) {
   return [key = ProgramKey{string(args[0], "network"), string(args[1], "function"), shapes(args[2]), settings(args[3])}](Session& s) {

@@ -210,6 +210,7 @@ inline Napi::Value to_js(Napi::Env env, const MemoryPlan& plan) {
   auto out = Napi::Object::New(env);
   out.Set("weights", static_cast<double>(plan.weights));
   out.Set("mapped", static_cast<double>(plan.mapped));
+  out.Set("program", static_cast<double>(plan.program));
   out.Set("adapters", static_cast<double>(plan.adapters));
   out.Set("activations", static_cast<double>(plan.activations));
   out.Set("workspace", static_cast<double>(plan.workspace));
@@ -241,7 +242,6 @@ template <class Item> Napi::Value to_js(Napi::Env env, const std::vector<Item>& 
 inline Napi::Value to_js(Napi::Env env, const Description& description) {
   auto out = Napi::Object::New(env);
   out.Set("nodes", to_js(env, description.nodes));
-  out.Set("peak", static_cast<double>(description.peak));
   out.Set("largest", to_js(env, description.largest));
   return out;
 }

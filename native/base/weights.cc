@@ -1,11 +1,5 @@
 #include "weights.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <cstring>
 
 #include "floats.h"
@@ -51,48 +45,16 @@ template <class F> void with_stored(const WeightEntry& entry, F&& f) {
   else with_float(entry.dtype, f);
 }
 
-// What the system's refusal of a file means.
-Error refusal(const std::string& path, int error) {
-  if (error == ENOMEM || error == EAGAIN)
-    return {"OUT_OF_MEMORY", text("Expected room to map the weight file ", path, " but the system has no more")};
-  const bool missing = error == ENOENT || error == ENOTDIR || error == ENAMETOOLONG;
-  const bool exhausted = error == EMFILE || error == ENFILE;
-  const char* code = missing ? "FILE_NOT_FOUND" : exhausted ? "TOO_MANY_FILES" : "FILE_UNREADABLE";
-  return {code, text("Expected a readable weight file at ", path, " but received: ", std::strerror(error))};
-}
-
-// A mapping of a whole file. Nothing but a regular file is opened to the end: a pipe would wait for its writer.
-std::span<unsigned char> map_file(const std::string& path) {
-  CHECK(path.find('\0') == std::string::npos, "FILE_NOT_FOUND", "Expected the path of a weight file but received one with a zero byte");
-  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (file < 0) throw refusal(path, errno);
-  struct stat info{};
-  void* data = MAP_FAILED;
-  const bool known = fstat(file, &info) == 0, is_regular = known && S_ISREG(info.st_mode);
-  if (is_regular && info.st_size > 0) data = mmap(nullptr, info.st_size, PROT_READ, MAP_PRIVATE, file, 0);
-  const int error = errno;
-  close(file);
-  CHECK(!known || is_regular, "FILE_UNREADABLE", "Expected a weight file at ", path, " but received a folder, a pipe or a device");
-  CHECK(!known || info.st_size > 0, "WEIGHTS_TRUNCATED", "Expected tensors in ", path, " but the file is empty");
-  if (data == MAP_FAILED) throw refusal(path, error);
-  return {static_cast<unsigned char*>(data), static_cast<size_t>(info.st_size)};
-}
-
 }  // namespace
 
-Weights::~Weights() {
-  for (const auto& mapping : mappings_) munmap(mapping.data(), mapping.size());
-}
-
 void Weights::add(const std::string& path, const std::vector<WeightEntry>& entries) {
-  mappings_.reserve(mappings_.size() + 1);  // what is mapped is kept, whatever happens
-  const auto& mapping = mappings_.emplace_back(map_file(path));
+  const Mapping& mapping = *mappings_.emplace_back(std::make_unique<Mapping>(path));
   const size_t size = mapping.size();
   for (const WeightEntry& e : entries) {
     const size_t bytes = e.bytes();
     CHECK(e.offset <= size && bytes <= size - e.offset, "WEIGHTS_TRUNCATED", "Expected tensor ", e.name, " at bytes ", e.offset, "…",
           e.offset + bytes, " of ", path, " but the file ends at ", size);
-    entries_[e.name] = Entry{e, mapping.data() + e.offset, nullptr, {}, {}};
+    entries_[e.name] = Entry{e, &mapping, mapping.data() + e.offset, nullptr, {}, {}};
   }
 }
 
@@ -132,12 +94,7 @@ Tensor Weights::get(const std::string& name, DType dtype, const Shape& shape, Fo
       else repack<From>(e.data, to, s.elements() / taps, taps);
     });
   });
-  // The pages of the file are not read again.
-  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const auto address = reinterpret_cast<uintptr_t>(e.data);
-  const uintptr_t begin = (address + page - 1) / page * page;
-  const uintptr_t end = (address + e.info.bytes()) / page * page;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  e.mapping->release(e.data, e.data + e.info.bytes());  // those pages are not read again
   return e.ready = {e.copy.get(), dtype, shape};
 }
 
@@ -149,7 +106,11 @@ void Weights::release(const std::string& name) {
 
 void Weights::release() {
   for (auto& [name, e] : entries_) release(name);
-  for (const auto& mapping : mappings_) madvise(mapping.data(), mapping.size(), MADV_DONTNEED);
+  for (const auto& mapping : mappings_) mapping->release();
+}
+
+void Weights::check() const {
+  for (const auto& mapping : mappings_) mapping->check();
 }
 
 }  // namespace lorafuse

@@ -3,10 +3,10 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <span>
 #include <string>
 #include <vector>
 
+#include "mapping.h"
 #include "tensor.h"
 
 namespace lorafuse {
@@ -31,12 +31,8 @@ class Weights {
   struct StorageTypes { std::optional<DType> matrices, vectors; };
 
   explicit Weights(StorageTypes types) : types_(types) {}
-  ~Weights();
-  Weights(const Weights&) = delete;
-  Weights& operator=(const Weights&) = delete;
 
-  // Maps a regular file, which must stay as it is: the system ends a process that reads beyond the end of a file cut short meanwhile.
-  // Throws FILE_NOT_FOUND, FILE_UNREADABLE, TOO_MANY_FILES, OUT_OF_MEMORY, and WEIGHTS_TRUNCATED where an entry lies outside of it.
+  // Maps a regular file, which must stay as it is. Throws as Mapping, and WEIGHTS_TRUNCATED where an entry lies outside of it.
   void add(const std::string& path, const std::vector<WeightEntry>& entries);
 
   const WeightEntry* find(const std::string& name) const;
@@ -48,10 +44,13 @@ class Weights {
   // Frees what get() had to copy.
   void release();
   void release(const std::string& name);
+  // Throws WEIGHTS_TRUNCATED if what was read is not what the files had: see Mapping.
+  void check() const;
 
  private:
   struct Entry {
     WeightEntry info;
+    const Mapping* mapping = nullptr;
     const unsigned char* data = nullptr;
     std::unique_ptr<unsigned char[]> copy;
     Tensor ready;
@@ -59,7 +58,7 @@ class Weights {
   };
 
   StorageTypes types_;
-  std::vector<std::span<unsigned char>> mappings_;
+  std::vector<std::unique_ptr<Mapping>> mappings_;
   std::map<std::string, Entry> entries_;
 };
 

@@ -77,7 +77,7 @@ std::optional<Recompute> cheapest_recompute(const Graph& forward, ValueId loss, 
     const size_t middle = (few + enough) / 2;
     (fitting(first(middle)) ? enough : few) = middle;
   }
-  return fitting(first(enough)) ? first(enough) : Recompute(true);
+  return enough < order.size() || fitting(first(enough)) ? first(enough) : Recompute(true);
 }
 
 }  // namespace lorafuse

@@ -63,37 +63,27 @@ class Builder {
   // Twice as high and wide, nearest neighbour, then a 3×3 convolution: one op, and the adapter that is attached to it.
   ValueId upsample(const std::string& path, ValueId x);
 
-  // Names the layer, and the block of layers, of the nodes that are emitted while it lives.
+  // Names where the nodes are that are emitted while it lives: in a layer, a block, or a part of the block, which is one that takes few
+  // operations to compute again for what it keeps.
   class Scope {
    public:
-    Scope(Builder& b, std::string layer) : b_(b), layer_(std::exchange(b.graph.layer, std::move(layer))) {}
-    ~Scope() { b_.graph.layer = std::move(layer_); }
+    using Kind = std::string Graph::*;
+    Scope(Builder& b, std::string name, Kind kind = &Graph::layer)
+        : place_(b.graph.*kind), outer_(std::exchange(place_, std::move(name))) {}
+    ~Scope() { place_ = std::move(outer_); }
     Scope(const Scope&) = delete;
 
    private:
-    Builder& b_;
-    std::string layer_;
+    std::string& place_;
+    std::string outer_;
   };
+  // A block, named like the layer that it is.
   class Block {
    public:
-    Block(Builder& b, const std::string& block) : scope_(b, block), b_(b), block_(std::exchange(b.graph.block, block)) {}
-    ~Block() { b_.graph.block = std::move(block_); }
+    Block(Builder& b, const std::string& name) : layer_(b, name), block_(b, name, &Graph::block) {}
 
    private:
-    Scope scope_;
-    Builder& b_;
-    std::string block_;
-  };
-  // Names a part of the block: one that takes few operations to compute again for what it keeps.
-  class Part {
-   public:
-    Part(Builder& b, std::string part) : b_(b), part_(std::exchange(b.graph.part, std::move(part))) {}
-    ~Part() { b_.graph.part = std::move(part_); }
-    Part(const Part&) = delete;
-
-   private:
-    Builder& b_;
-    std::string part_;
+    Scope layer_, block_;
   };
 
  private:

@@ -69,7 +69,7 @@ struct UNet {
       const ValueId n = b.layer_norm(layer + ".norm1", h, 1e-5f);
       h = b.emit(Add{}, {h, b.attention(layer + ".attn1", n, n, heads[level], false)});
       h = b.emit(Add{}, {h, b.attention(layer + ".attn2", b.layer_norm(layer + ".norm2", h, 1e-5f), context, heads[level], false)});
-      const Builder::Part feed_forward(b, layer + ".ff");
+      const Builder::Scope feed_forward(b, layer + ".ff", &Graph::part);
       const ValueId f = b.linear(layer + ".ff.net.0.proj", b.layer_norm(layer + ".norm3", h, 1e-5f), 8 * width);
       h = b.emit(Add{}, {h, b.linear(layer + ".ff.net.2", b.emit(Geglu{}, {f}), width)});
     }

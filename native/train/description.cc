@@ -17,9 +17,8 @@ Description describe(const Program& program) {
     const Cost cost = cost_of(graph, node);
     d.nodes.push_back({name_of(node.op), node.layer, cost.flops, cost.bytes, plan.alive[i]});
     for (ValueId v : node.outputs) layer_of[v] = &node.layer;
-    if (plan.alive[i] > plan.alive[d.peak]) d.peak = i;
   }
-  const auto peak = static_cast<int32_t>(d.peak);
+  const auto peak = static_cast<int32_t>(std::ranges::max_element(plan.alive) - plan.alive.begin());
   std::vector<size_t> held;
   for (size_t v = 0; v < graph.values.size(); v++)
     if (graph.values[v].is_planned() && plan.first_use[v] <= peak && peak <= plan.last_use[v]) held.push_back(v);

@@ -21,8 +21,7 @@ struct Description {
     size_t bytes = 0;
   };
   std::vector<Work> nodes;    // in their order
-  size_t peak = 0;            // the node while which most is alive
-  std::vector<Held> largest;  // then: the ten largest, largest first
+  std::vector<Held> largest;  // when most is alive: the ten largest, largest first
 };
 
 Description describe(const Program& program);

@@ -9,6 +9,8 @@ namespace lorafuse {
 Program::Program(Backend& backend, Graph graph, Bind bind) : backend_(backend), graph_(std::move(graph)), bind_(std::move(bind)) {
   for (const Node& node : graph_.nodes) workspaces_.push_back(backend.workspace_bytes(graph_, node));
   plan_ = lorafuse::plan(graph_, workspaces_);
+  for (const Value& v : graph_.values)
+    if (!v.network.empty()) networks_.insert(v.network);
   for (size_t v = 0; v < graph_.values.size(); v++) {
     if (graph_.values[v].storage != Storage::input || plan_.last_use[v] < 0) continue;
     inputs_.push_back({v, input_bytes_});
@@ -18,10 +20,31 @@ Program::Program(Backend& backend, Graph graph, Bind bind) : backend_(backend), 
 
 size_t Program::workspace_bytes() const { return workspaces_.empty() ? 0 : *std::max_element(workspaces_.begin(), workspaces_.end()); }
 
+// Without what a GPU's driver keeps of a captured graph.
+size_t Program::host_bytes() const {
+  // As glibc's malloc rounds it.
+  const auto block = [](size_t bytes) { return bytes == 0 ? 0 : std::max<size_t>(32, (bytes + 8 + 15) / 16 * 16); };
+  const auto list = [&]<class Item>(const std::vector<Item>& items) { return block(items.capacity() * sizeof(Item)); };
+  const auto string = [&](const std::string& s) { return s.capacity() < sizeof(s) / 2 ? 0 : block(s.capacity() + 1); };
+  size_t bytes = list(graph_.values) + list(graph_.nodes) + block(graph_.values.size() * sizeof(Tensor)) + list(workspaces_) +
+                 list(plan_.offsets) + list(plan_.workspaces) + list(plan_.first_use) + list(plan_.last_use) + list(plan_.alive);
+  // A shape is held by the value and by its tensor.
+  for (const Value& v : graph_.values) bytes += string(v.name) + string(v.network) + 2 * block(v.shape.rank() * sizeof(int64_t));
+  const auto op = [&](const auto& op) -> size_t {
+    if constexpr (requires { op.pairs; }) return list(op.pairs);
+    else if constexpr (requires { op.scales; }) return list(op.scales);
+    else return 0;
+  };
+  for (const Node& n : graph_.nodes)
+    bytes += list(n.inputs) + list(n.outputs) + string(n.layer) + string(n.block) + string(n.part) + std::visit(op, n.op);
+  return bytes;
+}
+
 void Program::place(void* arena) {
   if (arena_ == arena) return;
   if (tensors_.empty()) {
     std::vector<Tensor> all;
+    all.reserve(graph_.values.size());
     for (const Value& v : graph_.values) all.push_back(v.is_planned() ? Tensor{nullptr, v.dtype, v.shape} : bind_(v));
     tensors_ = std::move(all);
   }

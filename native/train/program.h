@@ -2,6 +2,7 @@
 #pragma once
 #include <array>
 #include <functional>
+#include <set>
 
 #include "../graph/backend.h"
 
@@ -18,6 +19,10 @@ class Program {
   size_t arena_bytes() const { return plan_.arena_bytes; }
   size_t workspace_bytes() const;  // the largest of all nodes
   const std::vector<size_t>& workspaces() const { return workspaces_; }
+  // Whose weights and adapters it reads.
+  const std::set<std::string>& networks() const { return networks_; }
+  // What it holds itself once it is placed, in this machine's memory.
+  size_t host_bytes() const;
 
   // Values move with the arena: call before write(), run(), read() whenever the arena is another.
   void place(void* arena);
@@ -48,6 +53,7 @@ class Program {
   Graph graph_;
   std::vector<size_t> workspaces_;
   Plan plan_;
+  std::set<std::string> networks_;
   Bind bind_;
   // An input that is read, and where it lies in a block of inputs.
   struct Input { size_t value, offset; };

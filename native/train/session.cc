@@ -188,17 +188,19 @@ MemoryPlan Session::plan(const Program& program, bool is_step) {
     if (on_host && part(v.network).frozen.weights.in_place(v.name, v.dtype, v.form)) plan.mapped += v.bytes();
   }
   for (const BufferSpec& spec : buffers()) plan.adapters += spec.count * size_of(spec.dtype);
+  plan.program = program.host_bytes();
   plan.workspace = program.workspace_bytes();
   plan.activations = program.arena_bytes() - plan.workspace;
   if (is_step) plan.activations += blocks_.size() * program.input_bytes() + kResults * sizeof(float);
   return plan;
 }
 
-std::optional<size_t> Session::fit(const Shapes& shapes, size_t bytes) {
+std::optional<size_t> Session::fit(const Shapes& shapes, size_t bytes, size_t programs) {
   CHECK(loaded_.empty(), "ARGUMENT_INVALID", "Expected no batch to be loaded before it is chosen what is computed again");
   const auto [forward, loss] = forward_step(ProgramKey::step(shapes));
   const auto chosen = cheapest_recompute(forward, loss, [&](const Graph& step) {
-    return plan(Program(*backend_, fuse(step, backend_->fusions()), {}), true).total() <= bytes;
+    const MemoryPlan planned = plan(Program(*backend_, fuse(step, backend_->fusions()), {}), true);
+    return planned.total() + programs * planned.program <= bytes;
   });
   if (!chosen) return std::nullopt;
   options_.recompute = *chosen;
@@ -206,14 +208,17 @@ std::optional<size_t> Session::fit(const Shapes& shapes, size_t bytes) {
   return chosen->all ? region_names(forward, &Node::block).size() : chosen->names.size();
 }
 
-Description Session::describe(const ProgramKey& key, const std::optional<Recompute>& recompute) {
-  return lorafuse::describe(make_program(key, recompute.value_or(options_.recompute)));
-}
+Description Session::describe(const ProgramKey& key) { return lorafuse::describe(make_program(key, options_.recompute)); }
 
 void Session::place(Program& program) {
   arena_.reserve(*backend_, program.arena_bytes());
   for (auto& [name, p] : parts_) p.frozen.place(program.graph());
   program.place(arena_.data());
+  check_weights();
+}
+
+void Session::check_weights() const {
+  for (const auto& [name, p] : parts_) p.frozen.weights.check();
 }
 
 std::vector<HostTensor> Session::run(const std::string& network, const std::string& function, const Inputs& inputs,
@@ -223,6 +228,7 @@ std::vector<HostTensor> Session::run(const std::string& network, const std::stri
   place(p);
   for (const auto& [name, tensor] : inputs) p.write(name, tensor.bytes());
   run_program(p, *backend_);
+  check_weights();
   std::vector<HostTensor> results;
   for (size_t i = 0; i < p.graph().results.size(); i++) {
     std::vector<float> result(p.result_shape(i).elements());
@@ -234,19 +240,13 @@ std::vector<HostTensor> Session::run(const std::string& network, const std::stri
 
 // ---- training ----
 
-static std::set<std::string> networks_of(const Program& program) {
-  std::set<std::string> all;
-  for (const Value& v : program.graph().values) all.insert(v.network);
-  return all;
-}
-
 // Networks that neither the step nor one that is loaded reads are done with: programs that do, copies and pages go, and with them an arena
 // larger than the step's.
 Program& Session::step_program(const Shapes& shapes) {
   Program& step = program(ProgramKey::step(shapes));
-  std::set<std::string> used = networks_of(step);
-  for (const Loaded& loaded : loaded_) used.merge(networks_of(*loaded.program));
-  const auto reads_another = [&](const auto& p) { return !std::ranges::includes(used, networks_of(p.second)); };
+  std::set<std::string> used = step.networks();
+  for (const Loaded& loaded : loaded_) used.insert(loaded.program->networks().begin(), loaded.program->networks().end());
+  const auto reads_another = [&](const auto& p) { return !std::ranges::includes(used, p.second.networks()); };
   if (std::erase_if(programs_, reads_another) == 0) return step;
   for (auto& [name, p] : parts_)
     if (!used.contains(name)) p.frozen.release();
@@ -294,8 +294,12 @@ void Session::step(const std::vector<float>& weights, const Update* update) {
   std::function<void()> end;
   float *norm = trainables_.results(), *waiting = norm + 1;
   if (update)
-    end = [=, this, latest = losses] { backend_->update(*trainables_.optimizer(), trainables_.trained(), norm, waiting, latest); };
+    end = [=, this, latest = losses] {
+      check_weights();
+      backend_->update(*trainables_.optimizer(), trainables_.trained(), norm, waiting, latest);
+    };
   run_program(*program, *backend_, std::move(end));
+  check_weights();
   backend_->copy(waiting + pending_, losses.data, losses.bytes());
   pending_ += batch;
 }

@@ -52,7 +52,8 @@ struct AdapterSpec {
 
 struct MemoryPlan {
   size_t weights = 0, adapters = 0, activations = 0, workspace = 0;
-  size_t mapped = 0;  // the part of `weights` that kernels read in the mapped files
+  size_t mapped = 0;   // the part of `weights` that kernels read in the mapped files
+  size_t program = 0;  // of this machine's memory, besides; a session keeps the programs of its steps
   size_t total() const { return weights + adapters + activations + workspace; }
 };
 
@@ -90,11 +91,11 @@ class Session {
 
   // recompute: of a step, if not as the session does.
   MemoryPlan plan(const ProgramKey& key, const std::optional<Recompute>& recompute = std::nullopt);
-  // From now on steps compute as few blocks again as it takes for one of these shapes to plan for no more than `bytes`. Returns how many
-  // blocks and parts; nothing, and changes nothing, if that is not enough with all of them either.
-  std::optional<size_t> fit(const Shapes& shapes, size_t bytes);
+  // From now on steps compute as few blocks again as it takes for one of these shapes, and so many programs, to plan for no more than
+  // `bytes`. Returns how many blocks and parts; nothing, and changes nothing, if that is not enough with all of them either.
+  std::optional<size_t> fit(const Shapes& shapes, size_t bytes, size_t programs = 0);
   // What a program of this key would do and hold.
-  Description describe(const ProgramKey& key, const std::optional<Recompute>& recompute = std::nullopt);
+  Description describe(const ProgramKey& key);
   Speeds speeds() { return measure_speeds(*backend_, backend_->reads_host_memory() ? DType::f32 : options_.precision); }
   size_t available_bytes() const { return backend_->available_bytes(); }
 
@@ -134,6 +135,7 @@ class Session {
   Program& program(const ProgramKey& key);
   Program& step_program(const Shapes& shapes);
   void place(Program& program);
+  void check_weights() const;
   Tensor bind(const Value& value);
   void collect_losses();
 

@@ -105,13 +105,15 @@ export const limits = {
     const { most, milliseconds } = await run(['train', ...words(options(images, freshFolder(folder, 'span')))])
     const sizes = readdirSync(expected.output).map((name) => statSync(join(expected.output, name)).size)
     const [largest, total] = [Math.max(...sizes), sizes.reduce((sum, size) => sum + size, 0)]
-    const user = otherUser()
-    return { folder, images, expected, most, span: milliseconds, largest, total, user, fewest: await fewestDescriptors() }
+    return { folder, images, expected, most, span: milliseconds, largest, total }
   },
 
   async round(context, index, random, count) {
-    const { folder, images, expected, user } = context
+    const { folder, images, expected } = context
     const kind = Object.keys(kinds)[index % Object.keys(kinds).length]
+    if (kind === 'descriptors') context.fewest ??= await fewestDescriptors()
+    if (kind === 'processes') context.user ??= otherUser()
+    const { user } = context
     if (kind === 'processes' && root && user === undefined) return void count('processes left out: no other user')
     const { codes, disk, more = {}, ...how } = kinds[kind](context, random)
     const output = freshFolder(folder, 'output')

@@ -55,7 +55,7 @@ function sendAt(child, signal, { lines, after }, twice) {
 export const signals = {
   name: 'signals',
   lanes: availableParallelism(),
-  short: 3,
+  short: 2,
 
   async begin(folder, { device }) {
     const images = await makeImages(folder)

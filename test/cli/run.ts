@@ -1,3 +1,4 @@
+import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 
@@ -33,4 +34,12 @@ export function lorafuse(words: string[], { program = cli, cwd, onOutput }: RunO
     child.on('error', reject)
     child.on('close', (code, signal) => resolve({ code, signal, ...output }))
   })
+}
+
+/** Runs several command lines in one process, in turn; `module`: what exports the commands, if they are not the package's own. */
+export async function lorafuseTogether(lists: string[][], module?: string): Promise<Result[]> {
+  const program = fileURLToPath(new URL('together.js', import.meta.url))
+  const { stdout, stderr } = await lorafuse([JSON.stringify(lists), ...(module ? [module] : [])], { program })
+  assert.equal(stderr, '')
+  return JSON.parse(stdout) as Result[]
 }

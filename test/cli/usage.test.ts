@@ -5,13 +5,21 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { promisify } from 'node:util'
 import { temporaryFolder } from '../fixtures/temporary.js'
-import { cli, lorafuse, root } from './run.js'
+import { long } from '../long.js'
+import { cli, lorafuse, lorafuseTogether, type Result, root } from './run.js'
 
 const tiny = join(root, 'examples/tiny-sd')
 
+/** Runs command lines: in the long run each in a process of its own. */
+async function each(lists: string[][]): Promise<Result[]> {
+  if (!long) return lorafuseTogether(lists)
+  const results: Result[] = []
+  for (const words of lists) results.push(await lorafuse(words))
+  return results
+}
+
 test('without a command, and with --help, it says what it can do', async () => {
-  for (const words of [[], ['--help'], ['help'], ['-h']]) {
-    const { code, stdout, stderr } = await lorafuse(words)
+  for (const { code, stdout, stderr } of await each([[], ['--help'], ['help'], ['-h']])) {
     assert.equal(code, 0)
     assert.match(stdout, /train .*\n.*plan .*\n.*generate .*\n.*doctor /)
     assert.equal(stderr, '')
@@ -36,7 +44,7 @@ test('the help of a command lists every option with default and kohya name, with
 
 test("the version is the package's", async () => {
   const { version } = JSON.parse(await readFile(join(root, 'package.json'), 'utf8')) as { version: string }
-  for (const word of ['--version', '-V', 'version']) assert.equal((await lorafuse([word])).stdout, `${version}\n`)
+  for (const { stdout } of await each([['--version'], ['-V'], ['version']])) assert.equal(stdout, `${version}\n`)
 })
 
 test('a shell completes commands, options, words of an option, and files after an option that takes one', async () => {
@@ -114,9 +122,10 @@ const mistakes: { words: string[]; error: string }[] = [
   { words: ['doctor', '--all'], error: 'error OPTION_UNKNOWN: Expected an option of doctor but received --all' },
 ]
 
-for (const { words, error } of mistakes) {
+const answers = each(mistakes.map(({ words }) => words))
+for (const [i, { words, error }] of mistakes.entries()) {
   test(`one sentence and exit code 1: lorafuse ${words.join(' ').replace(tiny, 'tiny-sd')}`, async () => {
-    assert.deepEqual(await lorafuse(words), { code: 1, signal: null, stdout: '', stderr: `${error}\n` })
+    assert.deepEqual((await answers)[i], { code: 1, signal: null, stdout: '', stderr: `${error}\n` })
   })
 }
 

@@ -75,14 +75,10 @@ std::string described(const Graph& graph, const Node& node) {
 }
 
 // Bytes of a step, as planned.
-struct Memory {
+struct Bytes {
   size_t weights = 0, adapters = 0, activations = 0, workspace = 0;
-  Memory(Backend& backend, const Graph& step) {
-    std::vector<size_t> workspaces;
-    for (const Node& node : step.nodes) workspaces.push_back(backend.workspace_bytes(step, node));
-    for (size_t bytes : workspaces) workspace = std::max(workspace, bytes);
-    activations = lorafuse::plan(step, workspaces).arena_bytes - workspace;
-    for (const Value& v : step.values) {
+  explicit Bytes(const Program& step) : activations(step.arena_bytes() - step.workspace_bytes()), workspace(step.workspace_bytes()) {
+    for (const Value& v : step.graph().values) {
       if (v.storage == Storage::weight) weights += v.bytes();
       // Gradients and both moments are as large as the adapters.
       if (v.storage == Storage::parameter || v.storage == Storage::gradient) adapters += 2 * v.bytes();
@@ -107,7 +103,9 @@ class Bench {
     const Graph forward = train_graph(weights_, config_, adapters_for(layers, s.rank), {s.batch, s.size / 8, s.size / 8}, 77, s.precision);
     Recompute recompute = s.recompute;
     if (s.fit_mib > 0) {
-      const auto fits = [&](const Graph& step) { return mib(Memory(*backend_, fuse(step, backend_->fusions())).all()) <= s.fit_mib; };
+      const auto fits = [&](const Graph& step) {
+        return mib(Bytes(Program(*backend_, fuse(step, backend_->fusions()), {})).all()) <= s.fit_mib;
+      };
       const auto found = cheapest_recompute(forward, forward.results[0], fits);
       CHECK(found, "MEMORY_INSUFFICIENT", "Expected a step that plans for ", s.fit_mib, " MiB at most but none does");
       recompute = *found;
@@ -172,7 +170,7 @@ class Bench {
       }
       return t;
     });
-    const Memory m(*backend_, graph_);
+    const Bytes m(*program_);
     std::printf("memory: weights %.0f MiB, adapters and moments %.0f, activations %.0f, workspace %.0f, all %.0f MiB\n", mib(m.weights),
                 mib(m.adapters), mib(m.activations), mib(m.workspace), mib(m.all()));
     if (blocks_again_ > 0) std::printf("%zu blocks and parts of blocks are computed again\n", blocks_again_);

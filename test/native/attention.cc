@@ -7,7 +7,7 @@ namespace {
 
 void forward_row(const Shape& q, const Shape& k, int heads, bool causal = false) { op_row({Attention{heads, causal}, {{q}, {k}, {k}}}); }
 
-void gradient_row(const Shape& q, const Shape& k, int heads, bool causal = false) {
+void attention_gradient_row(const Shape& q, const Shape& k, int heads, bool causal = false) {
   Row row{AttentionGrad{heads, causal}, {{q}, {k}, {k}, {q}, {Shape{q[0], heads, q.rows() / q[0]}}, {q}}};
   row.derive = [=](std::vector<Array<double>>& in) {
     std::fill(in[3].data.begin(), in[3].data.end(), 0);
@@ -19,7 +19,7 @@ void gradient_row(const Shape& q, const Shape& k, int heads, bool causal = false
 // With one key, dq and dk are 0: what is left of them is rounding, and nothing to measure against.
 void rows(const Shape& q, const Shape& k, int heads, bool causal = false) {
   forward_row(q, k, heads, causal);
-  if (k.rows() / k[0] > 1) gradient_row(q, k, heads, causal);
+  if (k.rows() / k[0] > 1) attention_gradient_row(q, k, heads, causal);
 }
 void causal_rows(const Shape& x, int heads) { rows(x, x, heads, true); }
 

@@ -4,7 +4,7 @@
 namespace lorafuse::test {
 namespace {
 
-void gradient_row(const ConvWeightGrad& op, const Shape& x, int64_t outputs) {
+void conv_gradient_row(const ConvWeightGrad& op, const Shape& x, int64_t outputs) {
   const auto extent = [&](int64_t size) { return (size + op.before + op.after - op.kernel) / op.stride + 1; };
   op_row({op, {{Shape{x[0], extent(x[1]), extent(x[2]), outputs}}, {x}}});
 }
@@ -19,15 +19,15 @@ Input trained(Shape shape) {
 
 SUITE(conv_weight_grad) {
   for (const ConvWeightGrad& op : {ConvWeightGrad{}, {1, 1, 0, 0}, {3, 2, 1, 1}, {3, 2, 0, 1}, {4, 2, 1, 1}}) {
-    gradient_row(op, {2, 6, 4, 8}, 16);
-    gradient_row(op, {1, 5, 7, 3}, 9);
+    conv_gradient_row(op, {2, 6, 4, 8}, 16);
+    conv_gradient_row(op, {1, 5, 7, 3}, 9);
   }
-  for (int64_t outputs : {1, 3, 4, 7, 16, 33, 64, 72}) gradient_row({}, {1, 8, 8, 40}, outputs);
-  for (int64_t inputs : {1, 17, 31, 32, 33, 136}) gradient_row({}, {1, 3, 5, inputs}, 4);
-  gradient_row({}, {2, 20, 17, 24}, 16);  // k in splits
-  gradient_row({}, {1, 64, 64, 8}, 8);    // k in splits that are added up
-  gradient_row({}, {1, 1, 1, 8}, 8);
-  gradient_row({3, 2, 1, 1}, {1, 16, 16, 320}, 16);
+  for (int64_t outputs : {1, 3, 4, 7, 16, 33, 64, 72}) conv_gradient_row({}, {1, 8, 8, 40}, outputs);
+  for (int64_t inputs : {1, 17, 31, 32, 33, 136}) conv_gradient_row({}, {1, 3, 5, inputs}, 4);
+  conv_gradient_row({}, {2, 20, 17, 24}, 16);  // k in splits
+  conv_gradient_row({}, {1, 64, 64, 8}, 8);    // k in splits that are added up
+  conv_gradient_row({}, {1, 1, 1, 8}, 8);
+  conv_gradient_row({3, 2, 1, 1}, {1, 16, 16, 320}, 16);
 }
 
 SUITE(convolutions_with_trained_kernels) {

@@ -5,7 +5,7 @@ namespace lorafuse::test {
 namespace {
 
 // Odd sizes, several jobs, batches.
-const Shape kShapes[] = {{1, 1}, {2, 3, 17}, {2, 5, 7, 16}, {3, 64, 320}};
+const Shape kCopied[] = {{1, 1}, {2, 3, 17}, {2, 5, 7, 16}, {3, 64, 320}};
 
 Input ids(Shape shape, int64_t vocabulary) {
   return {std::move(shape), DType::i32, [=](Random& random) { return static_cast<float>(random.below(vocabulary)); }};
@@ -13,7 +13,7 @@ Input ids(Shape shape, int64_t vocabulary) {
 }  // namespace
 
 SUITE(copies) {
-  for (const Shape& s : kShapes) {
+  for (const Shape& s : kCopied) {
     op_row({Concat{}, {{s}, {s.with_channels(s[-1] + 3)}}});
     op_row({Slice{0, s[-1]}, {{s.with_channels(s[-1] + 3)}}});
     op_row({Slice{3, s[-1] + 3}, {{s.with_channels(s[-1] + 3)}}});

@@ -4,6 +4,8 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <fstream>
 #include <set>
 
 #include "backends.h"
@@ -257,6 +259,24 @@ SUITE(weights) {
     }
     expect_error("FILE_NOT_FOUND", [&] { weights.add(folder.file("pipe") + "/file", {}); });
     expect_error("FILE_NOT_FOUND", [&] { weights.add(std::string("/dev/null\0", 10), {}); });
+  });
+  test_case("a file that is cut short while it is mapped reads as zeros, and is told", [] {
+    TemporaryFolder folder;
+    const int64_t count = 1 << 16;
+    const std::vector<WeightEntry> entries = {{.name = "first", .shape = {16}}, {.name = "all", .shape = {count}}};
+    for (const char* name : {"cut", "whole"}) std::ofstream(folder.file(name), std::ios::binary) << std::string(count * sizeof(float), '?');
+    Weights cut(Weights::StorageTypes{}), whole(Weights::StorageTypes{});
+    cut.add(folder.file("cut"), entries);
+    whole.add(folder.file("whole"), entries);
+    std::filesystem::resize_file(folder.file("cut"), 100);
+    const auto last = [&](Weights& weights) { return weights.get("all", DType::f32, {count}, Form::as_is).f32()[count - 1]; };
+    EXPECT(cut.get("first", DType::f32, {16}, Form::as_is).f32()[15] != 0, "what the file still has is not read");
+    cut.check();
+    EXPECT(last(cut) == 0, "received ", last(cut));
+    const std::string message = expect_error("WEIGHTS_TRUNCATED", [&] { cut.check(); });
+    EXPECT(message.find(folder.file("cut")) != std::string::npos, message);
+    EXPECT(last(whole) != 0, "the other file is not read");
+    whole.check();
   });
   test_case("a file that finds no room or no descriptor is told from an empty one", [] {
     TemporaryFolder folder;

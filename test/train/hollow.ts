@@ -25,7 +25,7 @@ interface Fill {
 }
 
 /** Rounds to floats of 8 bits, ties to even. */
-export function toEight(values: Float32Array, type: 'F8_E4M3' | 'F8_E5M2'): Uint8Array {
+function rounded(values: Float32Array, type: 'F8_E4M3' | 'F8_E5M2'): Uint8Array {
   const known = widen(
     Uint8Array.from({ length: 128 }, (_, code) => code),
     type,
@@ -44,6 +44,19 @@ export function toEight(values: Float32Array, type: 'F8_E4M3' | 'F8_E5M2'): Uint
   })
 }
 
+const tables = new Map<string, Uint8Array>()
+
+/** Rounds halves to floats of 8 bits, ties to even. */
+export function toEight(halves: Uint16Array, type: 'F8_E4M3' | 'F8_E5M2'): Uint8Array {
+  let table = tables.get(type)
+  if (!table) {
+    const every = Uint16Array.from({ length: 2 ** 16 }, (_, bits) => bits)
+    table = rounded(widen(new Uint8Array(every.buffer), 'F16'), type)
+    tables.set(type, table)
+  }
+  return Uint8Array.from(halves, (bits) => table[bits]!)
+}
+
 /** Draws the numbers, rounds them to f16, and then to the type that the file has. */
 function numbers({ name, shape, mean, deviation, type, transposed }: Fill): Uint8Array {
   let values = pattern(
@@ -56,8 +69,8 @@ function numbers({ name, shape, mean, deviation, type, transposed }: Fill): Uint
   if (transposed) values = values.map((_, i) => values[(i % rows) * columns + Math.floor(i / rows)]!)
   const half = narrow(values, 'F16')
   if (type === 'F16') return half
-  const rounded = widen(half, 'F16')
-  return type === 'F32' ? narrow(rounded, type) : toEight(rounded, type)
+  if (type === 'F32') return narrow(widen(half, 'F16'), type)
+  return toEight(new Uint16Array(half.buffer, half.byteOffset, half.length / 2), type)
 }
 
 async function filled(path: string): Promise<Uint8Array> {

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { long } from '../long.js'
 import { root } from './golden.js'
 
 const parts = {
@@ -15,7 +16,7 @@ const parts = {
 
 for (const [part, what] of Object.entries(parts)) {
   test(what, () => {
-    const words = [join(root, 'scripts/torture/torture.js'), '--only', part, '--short']
+    const words = [join(root, 'scripts/torture/torture.js'), '--only', part, ...(long ? ['--minutes', '0.5'] : ['--short'])]
     const { status, stdout, stderr } = spawnSync(process.execPath, words, { encoding: 'utf8' })
     assert.equal(status, 0, stdout + stderr)
     assert.match(stdout, new RegExp(`^${part}: .*\\b\\d+ rounds`, 'm'))

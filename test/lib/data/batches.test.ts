@@ -106,6 +106,12 @@ test('one image is an epoch of one update', async () => {
   assert.deepEqual(batches.fullest(), [[0]])
 })
 
+test('batches have as many shapes as buckets have full and short ones', () => {
+  const shapes = (batchSize: number) =>
+    new Batches([once([0, 1, 2]), once([3, 4]), [{ index: 5, repeats: 4 }]], { batchSize, gradientAccumulation: 1, seed: 0 }).shapes
+  assert.deepEqual([1, 2, 3, 4, 5].map(shapes), [3, 4, 4, 3, 3])
+})
+
 test('an epoch of millions of samples takes four bytes for each, and lets others have their turn', async () => {
   const batches = new Batches([[{ index: 7, repeats: 2_000_000 }], once([1, 2])], { batchSize: 2, gradientAccumulation: 1, seed: 0 })
   assert.deepEqual(batches.fullest(), [

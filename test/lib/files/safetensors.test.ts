@@ -22,6 +22,10 @@ function file(header: unknown, size: number, claimed?: bigint): Uint8Array {
 const f32 = (shape: unknown, ...offsets: unknown[]) => ({ dtype: 'F32', shape, data_offsets: offsets })
 const whole = file({ good: f32([2], 0, 8) }, 8)
 
+/** A header of tensors without elements. */
+const manyTensors = (count: number) =>
+  `{${Array.from({ length: count }, (_, i) => `"${i}":{"dtype":"U8","shape":[1,1,1,0],"data_offsets":[0,0]}`).join()}}`
+
 const lies: [string, Uint8Array, RegExp][] = [
   ['an empty file', Buffer.alloc(0), /received 0 bytes/],
   ['a file shorter than the length prefix', Buffer.alloc(7), /received 7 bytes/],
@@ -35,6 +39,8 @@ const lies: [string, Uint8Array, RegExp][] = [
     /JSON object for the header/,
   ],
   ['a header of arrays in arrays', file(`{"a":${'['.repeat(1000)}${']'.repeat(1000)}}`, 0), /JSON object for the header/],
+  ['a header of more tensors than any model has', file(manyTensors(100_001), 0), /at most 100000 tensors but the header has more/],
+  ['a header of a million numbers', file(`{"a":[0${',0'.repeat(1e6)}]}`, 0), /at most 100000 tensors but the header has more/],
   ['a header that is a list', file([], 0), /JSON object/],
   ['metadata that are no strings', file({ __metadata__: { step: 1 } }, 0), /strings for __metadata__/],
   ['an unknown dtype', file({ bad: { dtype: 'F31', shape: [1], data_offsets: [0, 4] } }, 4), /dtype for tensor "bad" .*"F31"/],
@@ -153,6 +159,12 @@ test('a written header begins with {" and is padded to 8 bytes', async (t) => {
     assert.equal(bytes.readBigUInt64LE() % 8n, 0n)
     assert.equal((await readHeader(path)).metadata.note, 'é"\n')
   }
+})
+
+test('a header of as many tensors as there may be reads', async (t) => {
+  const path = join(await temporaryFolder(t), 'many.safetensors')
+  await writeFile(path, file(manyTensors(100_000), 0))
+  assert.equal((await readHeader(path)).tensors.length, 100_000)
 })
 
 test('the bundled model reads', async () => {

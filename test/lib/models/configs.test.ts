@@ -7,6 +7,7 @@ import { promisify } from 'node:util'
 import { LorafuseError } from '../../../lib/errors.js'
 import { readModel } from '../../../lib/models/read.js'
 import { changeConfig as change, copyModel } from '../../fixtures/models.js'
+import { long } from '../../long.js'
 
 const foreign: [string, string, Record<string, unknown>][] = [
   ['scale-shift norms', 'unet/config.json', { resnet_time_scale_shift: 'scale_shift' }],
@@ -104,8 +105,9 @@ for (const file of files) {
     const path = join(folder, file)
     const whole = file.startsWith('tokenizer') ? '{"model_max_length":77,"bos_token":"<|startoftext|>"}' : await readFile(path, 'utf8')
     const config = JSON.parse(whole) as Record<string, unknown>
-    for (const key of Object.keys(config)) {
-      for (const value of odd) {
+    for (const [k, key] of Object.keys(config).entries()) {
+      // In the short run each key has a quarter of the values, and the next key the next quarter.
+      for (const value of odd.filter((_, v) => long || (k + v) % 4 === 0)) {
         await writeFile(path, JSON.stringify({ ...config, [key]: '@' }).replace('"@"', value))
         const error = await readModel(folder).catch((cause: unknown) => cause)
         if (!(error instanceof Error)) continue

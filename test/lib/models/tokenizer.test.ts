@@ -215,6 +215,21 @@ test('broken or foreign tokenizers are refused', async (t) => {
   }
 })
 
+test('a vocabulary in which tokens share an id is refused', async (t) => {
+  const folder = await temporaryFolder(t)
+  const vocab = JSON.parse(await readFile(join(tiny, 'vocab.json'), 'utf8')) as Record<string, number>
+  const path = join(folder, 'vocab.json')
+  await copyFile(join(tiny, 'merges.txt'), join(folder, 'merges.txt'))
+  for (const [changed, id] of [
+    [Object.fromEntries(Object.keys(vocab).map((token) => [token, 0])), 0],
+    [{ ...vocab, '<|endoftext|>': 7 }, 7],
+  ] as const) {
+    await writeFile(path, JSON.stringify(changed))
+    const message = `Expected CLIP's byte-level BPE for ${path} but received the token id ${id} for more than one token`
+    await assert.rejects(loadTokenizer(folder), { code: 'TOKENIZER_INVALID', message })
+  }
+})
+
 test('what stands in place of merges.txt is not taken for merges', async (t) => {
   const folder = await temporaryFolder(t)
   await copyFile(join(tiny, 'vocab.json'), join(folder, 'vocab.json'))

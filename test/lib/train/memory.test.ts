@@ -15,7 +15,7 @@ import { temporaryFolder } from '../../fixtures/temporary.js'
 
 /** Plans steps on images of these sizes, none of which is enlarged; `onPlan` is called with the shape of each step's latents. */
 async function plan(sizes: [width: number, height: number, repeats?: number][], onPlan: (shape: number[]) => void, signal?: AbortSignal) {
-  const none = { weights: 0, mapped: 0, adapters: 0, activations: 0, workspace: 0 }
+  const none = { weights: 0, mapped: 0, program: 0, adapters: 0, activations: 0, workspace: 0 }
   const session = {
     planStep: ({ latents }: Record<string, number[]>) => {
       onPlan(latents!)
@@ -81,7 +81,7 @@ test('planning hears a signal between two buckets', async () => {
 })
 
 test('a step that encodes its text is planned with ids, and nothing for captions that are encoded ahead', async () => {
-  const none = { weights: 0, mapped: 0, adapters: 0, activations: 0, workspace: 0, total: 0 }
+  const none = { weights: 0, mapped: 0, program: 0, adapters: 0, activations: 0, workspace: 0, total: 0 }
   const calls: unknown[] = []
   const session = {
     planStep: (shapes: Record<string, number[]>) => {
@@ -145,7 +145,7 @@ for (const family of ['sd1', 'sdxl'] as const) {
 
 /** Plans a run of two steps on the CPU, or a GPU with as much memory, of two images of 64 × 64 pixels, on a machine with so much. */
 async function planTwo(change: Partial<Planned>, given: object, onGpu?: number, free?: number) {
-  const plan = { weights: 0, mapped: 0, adapters: 0, activations: 1000, workspace: 0, total: 1000 }
+  const plan = { weights: 0, mapped: 0, program: 0, adapters: 0, activations: 1000, workspace: 0, total: 1000 }
   const session = { planStep: () => plan, planRun: () => plan, fitStep: () => undefined, availableBytes: () => onGpu }
   const items = ['a', 'b'].map((caption) => ({ path: caption, caption, repeats: 1, width: 64, height: 64, folder: 'x' }))
   const options = resolveTrainOptions({ model: tiny, images: 'x', resolution: 64, steps: 2, ...given })

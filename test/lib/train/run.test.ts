@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { appendFileSync, renameSync, writeFileSync } from 'node:fs'
+import { appendFileSync, existsSync, renameSync, truncateSync, writeFileSync } from 'node:fs'
 import { cp, mkdir, readdir, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -250,6 +250,18 @@ test('a disk that fills up ends the training with one sentence; the older checkp
   await assertWhole(options.output)
   assert.deepEqual(await tensors(join(options.output, 'lora.safetensors')), before)
   assert.equal((await train({ ...options, resume: true, steps: 3 })).step, 3)
+})
+
+test('weights that are cut short during the training end it with one sentence, and save nothing of it', async (t) => {
+  const given = await place(t)
+  const model = join(given.folder, 'model')
+  await cp(tiny, model, { recursive: true, dereference: true })
+  const unet = join(model, 'unet/diffusion_pytorch_model.safetensors')
+  const training = run({ ...given, model, steps: 50 }, (event) => {
+    if (event.type === 'step' && event.step === 1) truncateSync(unet, 4096)
+  })
+  await assert.rejects(training, { code: 'WEIGHTS_TRUNCATED', message: new RegExp(`^Expected ${unet} to stay as it is during a run but`) })
+  assert.equal(existsSync(given.output), false)
 })
 
 test('weights that are written to during the training are told once, others are no matter', async (t) => {

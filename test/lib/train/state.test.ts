@@ -10,6 +10,7 @@ import type { BufferInfo } from '../../../lib/native.js'
 import { checkIdentity, type Identity, readState, statePathOf, type TrainingState, writeState } from '../../../lib/train/state.js'
 import { listStates, newestState, removeOldStates, stateToResume, timeToWrite } from '../../../lib/train/states.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
+import { long } from '../../long.js'
 import { pattern } from '../../train/pattern.js'
 
 const identity: Identity = {
@@ -103,7 +104,8 @@ test('a state that is damaged in any bit is refused', async (t) => {
   await writeState(path, state(), { name: 'x', writtenAt: 200 })
   const bytes = await readFile(path)
   const codes = new Map<string, number>()
-  for (let bit = 0; bit < bytes.length * 8; bit++) {
+  // In the short run every ninth.
+  for (let bit = 0; bit < bytes.length * 8; bit += long ? 1 : 9) {
     const damaged = Buffer.from(bytes)
     damaged[bit >> 3]! ^= 1 << (bit & 7)
     await writeFile(path, damaged)
@@ -113,7 +115,7 @@ test('a state that is damaged in any bit is refused', async (t) => {
     )
     codes.set(code, (codes.get(code) ?? 0) + 1)
   }
-  assert.deepEqual([...codes], [['STATE_INVALID', bytes.length * 8]])
+  assert.deepEqual([...codes], [['STATE_INVALID', Math.ceil((bytes.length * 8) / (long ? 1 : 9))]])
 })
 
 test('a state whose description says version 1, but not all the rest of it, is refused', async (t) => {

@@ -73,7 +73,7 @@ test('memory is planned before anything is cached, and the first batch prepared 
   const cached = ['text 0/2', 'text 1/2', 'text 2/2', 'latents 0/2', 'latents 1/2', 'latents 2/2']
   assert.deepEqual(briefly(events), [...cached, 'start', 'step', 'step', 'done'])
   const start = events.find((event) => event.type === 'start')
-  const host = 4 * (16 * 16 * 4 + 8 * 24 * 4 + 2 * (77 + 77 * 128)) + 4 * 3 * 5 + 2 * 5
+  const host = 4 * (16 * 16 * 4 + 8 * 24 * 4 + 2 * (77 + 77 * 128)) + 4 * 3 * 5 + 2 * 5 + 2 * 3
   assert.deepEqual(start, {
     ...{ type: 'start', model: 'SD 1.x, ε-prediction, found by scheduler/scheduler_config.json' },
     buckets: [
@@ -81,8 +81,8 @@ test('memory is planned before anything is cached, and the first batch prepared 
       { width: 192, height: 64, images: 1 },
     ],
     ...{ steps: 2, images: 2, modules: 1, parameters: 5, resumedFrom: 0, seed: 0 },
-    // The square has the most latents, 16 × 16 × 4; those and the tokens and states of two captions are held, and what saving needs.
-    memory: { weights: 100, adapters: 10, mapped: 0, activations: 1024, workspace: 1, host, total: 1135 + host },
+    // The square has the most latents, 16 × 16 × 4; those and the tokens and states of two captions are held, what saving needs, and two programs.
+    memory: { weights: 100, adapters: 10, mapped: 0, program: 3, activations: 1024, workspace: 1, host, total: 1135 + host },
     ...{ gradientCheckpointing: false, memoryOtherwise: 1135 + host },
   })
 })
