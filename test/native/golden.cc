@@ -144,12 +144,11 @@ Golden::Golden(const std::string& name)
 double Golden::limit(DType computes, const std::string& group) const {
   const double single = std::min(1e-4, std::max(1e-5, 4 * about_["naive_f32_error"][group].number()));
   if (computes == DType::f32) return single;
-  const double coarser = computes == DType::bf16 ? 8 : 1;  // bf16 has three bits less
   double most = single;
   // Two losses may be near by luck: all that there are tell how far off one is.
-  for (const auto& [name, error] : about_["naive_f16_error"].members())
-    if (name == group || (group.starts_with("losses") && name.find("losses") != std::string::npos))
-      most = std::max(most, 2 * coarser * error.number());
+  const Json in_bf16 = computes == DType::bf16 ? parse_json(read_file(fixtures() + "/golden-bf16.json"), "golden-bf16.json") : Json{};
+  for (const auto& [of, error] : (computes == DType::bf16 ? in_bf16[name] : about_["naive_f16_error"]).members())
+    if (of == group || (group.starts_with("losses") && of.find("losses") != std::string::npos)) most = std::max(most, 2 * error.number());
   return most;
 }
 

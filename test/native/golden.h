@@ -42,8 +42,8 @@ struct Golden {
   explicit Golden(const std::string& name);
 
   // The largest relative error that any one tensor of a group may have, as in test/train/golden.ts: in f32 1e-5, up to 1e-4 where
-  // PyTorch's own f32 is not that near; in f16 twice what PyTorch's mixed precision is off, in
-  // bf16 eight times as much.
+  // PyTorch's own f32 is not that near; in f16 and bf16 twice what PyTorch's mixed precision
+  // is off.
   double limit(DType computes, const std::string& group) const;
 
  private:
