@@ -46,7 +46,7 @@ function momentOf(index, random, span) {
 export const workers = {
   name: 'workers',
   lanes: 1,
-  short: 4,
+  short: 3,
 
   async begin(folder) {
     const images = await makeImages(folder)

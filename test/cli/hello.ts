@@ -1,7 +1,6 @@
-/** The command line with one more command, which stands in this row alone. */
-import type { Command } from '../../lib/cli/command.js'
-import { commands } from '../../lib/cli/commands.js'
-import { main } from '../../lib/cli/main.js'
+/** The commands with one more, which stands in this row alone. */
+import type { Command, Commands } from '../../lib/cli/command.js'
+import { commands as others } from '../../lib/cli/commands.js'
 import { resolve } from '../../lib/options/resolve.js'
 import { defaulted, rowsOf } from '../../lib/options/rows.js'
 import { flag, integer } from '../../lib/options/values.js'
@@ -21,4 +20,4 @@ const hello: Command = {
   },
 }
 
-await main({ ...commands, hello }, process.argv.slice(2))
+export const commands: Commands = { ...others, hello }

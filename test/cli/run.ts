@@ -1,6 +1,6 @@
+import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
-import { long } from '../long.js'
 
 export const cli = fileURLToPath(new URL('../../lib/cli/cli.js', import.meta.url))
 export const root = fileURLToPath(new URL('../../..', import.meta.url))
@@ -36,13 +36,10 @@ export function lorafuse(words: string[], { program = cli, cwd, onOutput }: RunO
   })
 }
 
-/** Runs the command line for each list of words: in `npm run test:long` in processes of their own, else in one. */
-export async function lorafuseEach(lists: string[][]): Promise<Result[]> {
-  if (!long) {
-    const program = fileURLToPath(new URL('together.js', import.meta.url))
-    return JSON.parse((await lorafuse([JSON.stringify(lists)], { program })).stdout) as Result[]
-  }
-  const results: Result[] = []
-  for (const words of lists) results.push(await lorafuse(words))
-  return results
+/** Runs several command lines in one process, in turn; `module`: what exports the commands, if they are not the package's own. */
+export async function lorafuseTogether(lists: string[][], module?: string): Promise<Result[]> {
+  const program = fileURLToPath(new URL('together.js', import.meta.url))
+  const { stdout, stderr } = await lorafuse([JSON.stringify(lists), ...(module ? [module] : [])], { program })
+  assert.equal(stderr, '')
+  return JSON.parse(stdout) as Result[]
 }

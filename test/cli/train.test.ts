@@ -10,6 +10,7 @@ import type { TrainEvent } from '../../lib/events.js'
 import { copyImages } from '../fixtures/images.js'
 import { tiny } from '../fixtures/lora.js'
 import { temporaryFolder } from '../fixtures/temporary.js'
+import { onlyLong } from '../long.js'
 import { cli, lorafuse } from './run.js'
 
 /** Runs a bash script in which `"$0" "$@"` is the command line. */
@@ -108,7 +109,7 @@ test('without --json the line that goes on can be pasted into a shell', async (t
   )
 })
 
-test('a terminal that closes, which may send more than one signal, ends a training as SIGTERM does', async (t) => {
+test('a terminal that closes, which may send more than one signal, ends a training as SIGTERM does', onlyLong, async (t) => {
   const { output, words } = await place(t)
   let sent = 0
   const { code, signal, stderr } = await lorafuse([...words, '--steps', '100000', '--json'], {
@@ -161,7 +162,7 @@ test('words whose bytes are no UTF-8 are refused, as Node would make another nam
   assert.deepEqual((await readdir(folder)).sort(), ['café', 'images', 'odd\ufffd'])
 })
 
-test('a second Ctrl-C kills at once', async (t) => {
+test('a second Ctrl-C kills at once', onlyLong, async (t) => {
   const { words } = await place(t)
   let signals = 0
   const { code, signal } = await lorafuse([...replaced(words, '--resolution', '256'), '--steps', '100000', '--json'], {
@@ -176,7 +177,7 @@ test('a second Ctrl-C kills at once', async (t) => {
   assert.ok(signal === 'SIGINT' || code === 130, `${code} ${signal}`)
 })
 
-test('when nobody reads its output any more it stops as for Ctrl-C, quietly', async (t) => {
+test('when nobody reads its output any more it stops as for Ctrl-C, quietly', onlyLong, async (t) => {
   const { output, words } = await place(t)
   const script = 'set -o pipefail; "$0" "$@" | grep -m1 \'"type":"step"\' >/dev/null; echo $?'
   const { stdout, stderr } = await inBash(script, [...words, '--steps', '100000', '--json'])

@@ -5,12 +5,21 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { promisify } from 'node:util'
 import { temporaryFolder } from '../fixtures/temporary.js'
-import { cli, lorafuse, lorafuseEach, root } from './run.js'
+import { long } from '../long.js'
+import { cli, lorafuse, lorafuseTogether, type Result, root } from './run.js'
 
 const tiny = join(root, 'examples/tiny-sd')
 
+/** Runs command lines: in the long run each in a process of its own. */
+async function each(lists: string[][]): Promise<Result[]> {
+  if (!long) return lorafuseTogether(lists)
+  const results: Result[] = []
+  for (const words of lists) results.push(await lorafuse(words))
+  return results
+}
+
 test('without a command, and with --help, it says what it can do', async () => {
-  for (const { code, stdout, stderr } of await lorafuseEach([[], ['--help'], ['help'], ['-h']])) {
+  for (const { code, stdout, stderr } of await each([[], ['--help'], ['help'], ['-h']])) {
     assert.equal(code, 0)
     assert.match(stdout, /train .*\n.*plan .*\n.*generate .*\n.*doctor /)
     assert.equal(stderr, '')
@@ -35,7 +44,7 @@ test('the help of a command lists every option with default and kohya name, with
 
 test("the version is the package's", async () => {
   const { version } = JSON.parse(await readFile(join(root, 'package.json'), 'utf8')) as { version: string }
-  for (const { stdout } of await lorafuseEach([['--version'], ['-V'], ['version']])) assert.equal(stdout, `${version}\n`)
+  for (const { stdout } of await each([['--version'], ['-V'], ['version']])) assert.equal(stdout, `${version}\n`)
 })
 
 test('a shell completes commands, options, words of an option, and files after an option that takes one', async () => {
@@ -113,7 +122,7 @@ const mistakes: { words: string[]; error: string }[] = [
   { words: ['doctor', '--all'], error: 'error OPTION_UNKNOWN: Expected an option of doctor but received --all' },
 ]
 
-const answers = lorafuseEach(mistakes.map(({ words }) => words))
+const answers = each(mistakes.map(({ words }) => words))
 for (const [i, { words, error }] of mistakes.entries()) {
   test(`one sentence and exit code 1: lorafuse ${words.join(' ').replace(tiny, 'tiny-sd')}`, async () => {
     assert.deepEqual((await answers)[i], { code: 1, signal: null, stdout: '', stderr: `${error}\n` })

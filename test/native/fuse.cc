@@ -62,14 +62,30 @@ void expect_nodes(const Graph& graph, size_t products, int adds) {
 // A sum in another order: all that fusing may change in f64.
 constexpr double kReordered = 1e-12;
 
+// Numbers of a graph and what it makes of them in f64.
+struct Trial {
+  Feed feed;
+  std::vector<Array<double>> expected;
+};
+std::vector<Trial> trials_of(const Graph& graph, const std::function<Feed(uint64_t seed)>& make_feed) {
+  std::vector<Trial> trials;
+  for (uint64_t seed = 0; seed < 12; seed++) {
+    const Feed feed = make_feed(seed);
+    trials.push_back({feed, interpret<double>(graph, feed)});
+  }
+  return trials;
+}
+std::vector<Trial> trials_of(SmallUNet& net, const Graph& graph) {
+  return trials_of(graph, [&](uint64_t seed) { return train_feed(graph, net.weights, seed); });
+}
+
 // In f64 the same numbers before and after, and every backend as close to them as plain loops over the fused graph are.
-void expect_same_meaning(const Graph& graph, FuseOptions options = {}, const std::function<Feed(uint64_t seed)>& make_feed = nullptr) {
+void expect_same_meaning(const Graph& graph, FuseOptions options, const std::vector<Trial>& trials) {
   const Graph fused = fuse(graph, options);
   std::vector<GraphDeviation> actual(variants().size());
   GraphDeviation naive;
-  for (uint64_t seed = 0; seed < 12; seed++) {
-    const Feed feed = make_feed ? make_feed(seed) : random_feed(graph, seed);
-    const auto expected = interpret<double>(graph, feed), rewritten = interpret<double>(fused, feed);
+  for (const auto& [feed, expected] : trials) {
+    const auto rewritten = interpret<double>(fused, feed);
     for (ValueId v : remaining(graph)) {
       Deviation d;
       d.add(rewritten[v], expected[v]);
@@ -80,6 +96,23 @@ void expect_same_meaning(const Graph& graph, FuseOptions options = {}, const std
   }
   for (const GraphDeviation& d : actual) expect_as_good(d, naive);
 }
+void expect_same_meaning(const Graph& graph, FuseOptions options = {}) {
+  expect_same_meaning(graph, options, trials_of(graph, [&](uint64_t seed) { return random_feed(graph, seed); }));
+}
+
+// A small UNet with its trials. The cases of one follow each other, so only the latest one is kept.
+struct Tried {
+  DType dtype;
+  bool convolutions, recompute;
+  SmallUNet net{dtype, convolutions, recompute};
+  std::vector<Trial> trials = trials_of(net, net.backward);
+};
+const Tried& tried(DType dtype, bool convolutions = false, bool recompute = false) {
+  static std::unique_ptr<Tried> latest;
+  if (!latest || latest->dtype != dtype || latest->convolutions != convolutions || latest->recompute != recompute)
+    latest.reset(new Tried{dtype, convolutions, recompute});
+  return *latest;
+}
 
 }  // namespace
 
@@ -89,17 +122,17 @@ SUITE(fuse) {
       if (dtype != DType::f32 && !(options.pairs && options.residual)) continue;
       const char* type = lorafuse::name_of(dtype);
       test_case(text("a small UNet's loss and gradients stay when fused with ", name_of(options), ", weights in ", type), [=] {
-        SmallUNet net(dtype);
-        expect_same_meaning(net.backward, options, [&](uint64_t seed) { return train_feed(net.backward, net.weights, seed); });
+        const Tried& t = tried(dtype);
+        expect_same_meaning(t.net.backward, options, t.trials);
       });
     }
-  for (FuseOptions options : {kOptions[0], kOptions[7]})
-    for (const bool recompute : {false, true})
+  for (const bool recompute : {false, true})
+    for (FuseOptions options : {kOptions[0], kOptions[7]})
       test_case(
           text("the same with adapters on all convolutions", recompute ? ", blocks computed again" : "", ", fused with ", name_of(options)),
           [=] {
-            SmallUNet net(DType::f32, true, recompute);
-            expect_same_meaning(net.backward, options, [&](uint64_t seed) { return train_feed(net.backward, net.weights, seed); });
+            const Tried& t = tried(DType::f32, true, recompute);
+            expect_same_meaning(t.net.backward, options, t.trials);
           });
   test_case("fusing takes away what it says and nothing where both ways are off", [] {
     SmallUNet net;
@@ -167,7 +200,7 @@ SUITE(fuse) {
     const Graph trained = gradients(attention, attention.results[0]);
     EXPECT(count<GegluGrad>(trained) > 0, "no gradient passes a feed-forward");
     expect_none(trained, true);
-    expect_same_meaning(trained, {.lora = true, .geglu = true}, [&](uint64_t seed) { return train_feed(trained, net.weights, seed); });
+    expect_same_meaning(trained, {.lora = true, .geglu = true}, trials_of(net, trained));
   });
   test_case("a GEGLU of what is not a product's y, or of several, stays", [] {
     Products p;

@@ -8,6 +8,7 @@ import { readTensors } from '../../lib/files/safetensors.js'
 import type { TrainOptions } from '../../lib/options/resolve.js'
 import { train } from '../../lib/train/run.js'
 import { temporaryFolder } from '../fixtures/temporary.js'
+import { onlyLong } from '../long.js'
 import { root } from './golden.js'
 
 const options = (output: string, more: TrainOptions | object = {}): TrainOptions => ({
@@ -38,7 +39,8 @@ const until = (thread: Worker, type: string) =>
     thread.on('error', reject)
   })
 
-describe('trainings beside each other', () => {
+// In short in test/lib/train/rivals.test.ts and run.test.ts.
+describe('trainings beside each other', onlyLong, () => {
   it('gives the same adapters alone, beside another, with two threads and in a worker thread', async (t) => {
     const folder = await temporaryFolder(t)
     const at = (name: string) => join(folder, name)

@@ -11,6 +11,7 @@ import { chunksOf } from '../../fixtures/clip.js'
 import { torchLegacy, torchZip } from '../../fixtures/pickles.js'
 import { type RawTensor, writeRaw } from '../../fixtures/safetensors.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
+import { long, onlyLong } from '../../long.js'
 
 const families: FamilyName[] = ['sd1', 'sd2', 'sdxl']
 
@@ -50,7 +51,7 @@ async function smallFile(t: TestContext, family: FamilyName, change = (tensors: 
 }
 
 for (const family of families) {
-  test(`a small ${family} model is the same from a folder, safetensors, and both pickles, leftovers ignored`, async (t) => {
+  test(`a small ${family} model is the same from a folder, safetensors, and both pickles, leftovers ignored`, family === 'sd2' ? onlyLong : {}, async (t) => {
     const folder = await temporaryFolder(t)
     const model = smallModel(family)
     await writeFolder(join(folder, 'folder'), model)
@@ -61,7 +62,9 @@ for (const family of families) {
     await writeFile(join(folder, 'a.pt'), torchLegacy(more))
     const expected = await readModel(join(folder, 'folder'))
     const weights = await contents(expected)
-    for (const name of ['a.safetensors', 'a.ckpt', 'a.pt']) {
+    const names = ['a.safetensors', 'a.ckpt', 'a.pt']
+    // In the short run the pickles of one family.
+    for (const name of long || family === 'sdxl' ? names : names.slice(0, 1)) {
       const found = await readModel(join(folder, name))
       assert.equal(found.name, name)
       assert.equal(found.family, expected.family)

@@ -15,11 +15,12 @@ import { torchZip } from '../../fixtures/pickles.js'
 import { writeRaw } from '../../fixtures/safetensors.js'
 import { readSchedules, schedulerOf } from '../../fixtures/schedules.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
+import { long, onlyLong } from '../../long.js'
 
 const hashesOf = async (path: string) => hashModel(await readModel(path))
 
 for (const family of ['sd1', 'sd2', 'sdxl'] satisfies FamilyName[]) {
-  test(`the parts of a small ${family} model have the same hashes in a folder, a safetensors file and a pickle`, async (t) => {
+  test(`the parts of a small ${family} model have the same hashes in a folder, a safetensors file and a pickle`, family === 'sd2' ? onlyLong : {}, async (t) => {
     const folder = await temporaryFolder(t)
     const model = smallModel(family)
     await writeFolder(join(folder, 'folder'), model)
@@ -35,7 +36,9 @@ for (const family of ['sd1', 'sd2', 'sdxl'] satisfies FamilyName[]) {
     const encoders = family === 'sdxl' ? ['text_encoder', 'text_encoder_2'] : ['text_encoder']
     assert.deepEqual(Object.keys(expected).sort(), ['scheduler', ...encoders, 'unet', 'vae'])
     assert.equal(new Set(Object.values(expected)).size, Object.keys(expected).length)
-    for (const name of ['a.safetensors', 'a.ckpt']) assert.deepEqual(await hashesOf(join(folder, name)), expected, name)
+    // In the short run the pickle of one family.
+    const names = long || family === 'sd1' ? ['a.safetensors', 'a.ckpt'] : ['a.safetensors']
+    for (const name of names) assert.deepEqual(await hashesOf(join(folder, name)), expected, name)
   })
 }
 
