@@ -7,6 +7,7 @@
 #include "../graph/lowering.h"
 #include "gemm.h"
 #include "optimizers.h"
+#include "winograd.h"
 
 namespace lorafuse::cpu {
 namespace {
@@ -51,6 +52,8 @@ class CpuBackend : public Backend {
         [&]<class AnyOp>(const AnyOp& op) -> size_t {
           if constexpr (kIsProduct<AnyOp>) {
             size_t bytes = threads_.count() * kPackBytes;
+            if constexpr (is_one_of<AnyOp, Conv2d, ConvTranspose2d>)
+              if (const auto fast = winograd(op, shapes[0], shapes[1])) return fast->workspace_bytes(threads_.count());
             if constexpr (requires { op.epilogue; }) bytes += dy_bytes(op.epilogue.gate, shapes.back(), DType::f32);
             return bytes;
           } else if constexpr (kHasWorkspace<AnyOp>) return cpu::workspace_bytes(op, shapes, threads_.count());

@@ -3,6 +3,7 @@
 // The transposed one is the same loop: pixel y gets tap k from x at (y + before − k) / stride, so with stride 2 each tile holds
 // every second pixel, and taps of the other parity are skipped.
 #include "gemm.h"
+#include "winograd.h"
 
 namespace lorafuse::cpu {
 namespace {
@@ -89,6 +90,8 @@ template <class Convolution> struct ConvLoader {
 
 template <class Convolution> void convolve(const Convolution& op, Context& c) {
   const Tensor *bias = c.in_or_null(bias_input(op)), *residual = c.in_or_null(residual_input(op));
+  if (const auto fast = winograd(op, c.in(0).shape, c.in(1).shape))
+    return fast->run(c.in(0), c.in(1), c.out(0), bias, residual, c.threads, c.workspace);
   gemm(c.threads, ConvLoader<Convolution>{op, c.in(0), c.in(1), c.out(0), bias, residual}, c.workspace);
 }
 

@@ -112,6 +112,16 @@ SUITE(conv2d) {
   row(kSame, {1, 16, 17, 24}, 168, DType::f32, true);
 }
 
+// What the CPU computes in fewer products: see native/cpu/winograd.h.
+SUITE(winograd) {
+  for (DType dtype : {DType::f32, DType::f16, DType::bf16}) row(kSame, {2, 13, 11, 64}, 80, dtype, true, true);
+  row(kSame, {1, 1, 96, 64}, 64);
+  row(kSame, {1, 97, 1, 64}, 64, DType::f32, true);
+  row(kSame, {1, 16, 14, 320}, 64, DType::f32, false, true);
+  row(kSame, {1, 14, 15, 80}, 352, DType::bf16, true);  // deeper than a chunk, and more than one job of columns
+  row(kSame, {1, 110, 117, 64}, 64);                    // more tiles than are transformed at once
+}
+
 SUITE(upsampling) {
   for (DType file : {DType::f32, DType::f16, DType::bf16})
     for (DType held : {DType::f32, DType::f16, DType::bf16})
