@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import sharp from 'sharp'
 import type { StartEvent, TrainEvent } from '../../../lib/events.js'
 import { native, type Speeds } from '../../../lib/native.js'
+import { memorySvg } from '../../../lib/train/memory-picture.js'
 import { plan, secondsOf } from '../../../lib/train/plan.js'
 import { place, run, tensors } from '../../fixtures/training.js'
 
@@ -19,7 +21,8 @@ const sum = (values: number[]) => values.reduce((total, value) => total + value,
 
 test('an op takes as long as its operations or its bytes, whichever is longer, at the speed of its kind', () => {
   const speeds: Speeds = { bytes: 10, flops: { mat_mul: 100, conv2d: 50, attention: 20, attention_grad: 40 } }
-  const seconds = (op: string, flops: number, bytes: number) => secondsOf({ nodes: [{ op, layer: '', flops, bytes, alive: 0 }] }, speeds)
+  const seconds = (op: string, flops: number, bytes: number) =>
+    secondsOf({ nodes: [{ op, layer: '', flops, bytes, alive: 0 }] }, speeds)
   assert.equal(seconds('mat_mul', 100, 5), 1)
   assert.equal(seconds('weight_grad', 100, 5), 1)
   assert.equal(seconds('conv_transpose2d', 100, 5), 2)
@@ -93,4 +96,15 @@ test('within `fit` as little is computed again as that takes, to the same bits',
   assert.deepEqual(await trained('fitted', budget + besides), before)
   assert.deepEqual([start!.recomputed, start!.memory.total], [tight.recomputed, tight.bytes.total])
   assert.equal(start!.memoryOtherwise, kept.bytes.total)
+})
+
+test('the picture of a plan names its axes, its kinds of memory, the peak and the layer of the largest value', async (t) => {
+  const { folder: _, images: __, ...rest } = await place(t)
+  const planned = await plan({ ...rest, device: 'cpu', imageCount: 1 })
+  assert.ok(planned.forward > 1 && planned.forward < planned.timeline.length)
+  const svg = await memorySvg(planned)
+  assert.deepEqual((await sharp(Buffer.from(svg)).metadata()).format, 'svg')
+  for (const text of ['memory (MiB)', 'op of the step', 'weights (', 'activations (', 'peak ', planned.largest[0]!.layer]) {
+    assert.ok(svg.includes(text), text)
+  }
 })
