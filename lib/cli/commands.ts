@@ -8,8 +8,10 @@ import { makeFolder, writeAtomically, writeError } from '../files/atomic.js'
 import { resolve, resolveGenerateOptions, resolvePlanOptions, resolveTrainOptions } from '../options/resolve.js'
 import { defaulted, optional, type Table } from '../options/rows.js'
 import { generateGroups, planGroups, trainGroups } from '../options/table.js'
-import { flag, pngFile } from '../options/values.js'
+import { flag, pictureFile, pngFile } from '../options/values.js'
+import { writePicture } from '../pictures/chart.js'
 import { type CurvePoint, lossCurvePng } from '../train/loss-curve.js'
+import { memorySvg } from '../train/memory-picture.js'
 import { runPlan } from '../train/plan.js'
 import { runTraining } from '../train/run.js'
 import type { Commands, Context } from './command.js'
@@ -23,7 +25,11 @@ const common = {
   help: defaulted(flag, false, 'Show this help'),
 }
 const trainOnly = { lossCurve: optional(pngFile, 'PNG file for the loss curve', { defaultText: '<output>/<name>-loss.png' }), ...common }
-const planOnly = { ...common, json: { ...common.json, help: 'Print the plan as one JSON object' } }
+const planOnly = {
+  picture: optional(pictureFile, 'SVG or PNG file for a picture of the memory over the ops of a step', { defaultText: 'none' }),
+  ...common,
+  json: { ...common.json, help: 'Print the plan as one JSON object' },
+}
 const doctorOnly = { ...common, json: { ...common.json, help: 'Print the report as JSON' } }
 
 export const commands: Commands = {
@@ -142,6 +148,10 @@ async function runPlanning(context: Context): Promise<boolean> {
   const { label, signal, print } = context
   const plan = await runPlan(resolvePlanOptions(rest, label), { signal, onEvent }, label)
   print(own.json ? JSON.stringify(plan) : describePlan(plan))
+  if (own.picture !== undefined) {
+    await makeFolder(dirname(own.picture))
+    await writePicture(own.picture, await memorySvg(plan))
+  }
   return plan.fits
 }
 

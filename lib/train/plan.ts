@@ -65,6 +65,8 @@ export interface TrainingPlan {
   /** What is alive when most is, largest first, and how much is alive while each op of the step runs. */
   largest: StepDescription['largest']
   timeline: number[]
+  /** How many of those ops are the forward pass: the loss is the last of them. */
+  forward: number
 }
 
 export interface PlanContext {
@@ -170,6 +172,7 @@ async function planTraining(options: ResolvedPlanOptions, context: PlanContext, 
       traffic: description.nodes.reduce((sum, { bytes }) => sum + bytes, 0),
       ...{ secondsPerStep, seconds: steps * secondsPerStep },
       ...{ largest: description.largest, timeline: description.nodes.map(({ alive }) => alive) },
+      forward: 1 + description.nodes.findIndex(({ op }) => op === 'mse_loss'),
     }
   } finally {
     session.dispose()

@@ -144,6 +144,14 @@ test('a loss curve that cannot be written is a warning: the LoRA has been writte
   assert.equal((eventsOf(json.stdout).at(-1) as { code?: string }).code, 'NO_LOSS_CURVE')
 })
 
+test('plan draws the memory of a step', async (t) => {
+  const path = join(await temporaryFolder(t), 'new', 'memory.svg')
+  const words = ['plan', '--model', tiny, '--image-count', '2', '--resolution', '64', '--device', 'cpu', '--picture', path]
+  const { code, stderr } = await lorafuse(words)
+  assert.deepEqual([code, stderr], [0, ''])
+  assert.match(await readFile(path, 'utf8'), /^<svg .*>memory \(MiB\)<.*<\/svg>/s)
+})
+
 test('with few files that may be open it says so', async (t) => {
   const { words } = await place(t)
   for (const [limit, more, expected] of [

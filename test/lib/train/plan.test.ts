@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict'
 import { existsSync } from 'node:fs'
 import { test } from 'node:test'
+import sharp from 'sharp'
 import type { StartEvent, TrainEvent } from '../../../lib/events.js'
 import { readModel } from '../../../lib/models/read.js'
 import { native, type Speeds } from '../../../lib/native.js'
 import { findCard, freeBytes } from '../../../lib/options/cards.js'
+import { memorySvg } from '../../../lib/train/memory-picture.js'
 import { plan, secondsOf } from '../../../lib/train/plan.js'
 import { tiny } from '../../fixtures/lora.js'
 import { place, run, tensors } from '../../fixtures/training.js'
@@ -144,4 +146,15 @@ test('within `fit` as little is computed again as that takes, to the same bits',
   assert.deepEqual(await trained('fitted', budget + besides), before)
   assert.deepEqual([start!.recomputed, start!.memory.total], [tight.recomputed, tight.bytes.total])
   assert.equal(start!.memoryOtherwise, kept.bytes.total)
+})
+
+test('the picture of a plan names its axes, its kinds of memory, the peak and the layer of the largest value', async (t) => {
+  const { folder: _, images: __, ...rest } = await place(t)
+  const planned = await plan({ ...rest, device: 'cpu', imageCount: 1 })
+  assert.ok(planned.forward > 1 && planned.forward < planned.timeline.length)
+  const svg = await memorySvg(planned)
+  assert.deepEqual((await sharp(Buffer.from(svg)).metadata()).format, 'svg')
+  for (const text of ['memory (MiB)', 'op of the step', 'weights (', 'activations (', 'peak ', planned.largest[0]!.layer]) {
+    assert.ok(svg.includes(text), text)
+  }
 })
