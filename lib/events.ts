@@ -2,6 +2,18 @@
 import { printable } from './errors.js'
 import type { MemoryPlan } from './native.js'
 
+/** Sent once, before anything is cached: what the training takes, as planned. */
+export interface MemoryEvent {
+  type: 'memory'
+  device: 'cpu' | 'cuda'
+  precision: 'f32' | 'fp16' | 'bf16'
+  /** As in `start`, as are `memoryOtherwise`, `gradientCheckpointing` and `recomputed`. */
+  memory: StartEvent['memory']
+  gradientCheckpointing: boolean
+  memoryOtherwise: number
+  recomputed?: number
+}
+
 /** Sent once, before the first step. */
 export interface StartEvent {
   type: 'start'
@@ -137,7 +149,7 @@ export type ModelEvent = DownloadStartEvent | DownloadEvent | WarningEvent
 /** What `plan` tells. */
 export type PlanEvent = ModelEvent
 
-export type TrainEvent = ModelEvent | StartEvent | CacheEvent | StepEvent | ProfileEvent | CheckpointEvent | DoneEvent
+export type TrainEvent = ModelEvent | MemoryEvent | StartEvent | CacheEvent | StepEvent | ProfileEvent | CheckpointEvent | DoneEvent
 
 /** Calls a listener, which may be asynchronous: what it rejects with is thrown by a later call, as if it had been thrown there. */
 export class Listener<Event extends { type: string }> {

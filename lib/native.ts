@@ -44,6 +44,11 @@ export interface Network {
 export interface SessionOptions {
   /** `cuda`: the first GPU; throws `NO_DEVICE` without one, `BACKEND_MISSING` where this build has no CUDA backend. */
   device: 'cpu' | 'cuda'
+  /**
+   * With `cuda`: a GPU that need not be there. The session plans and describes as on it; what would have to run there rejects with
+   * `GPU_PLANNED`. Throws `BACKEND_MISSING` where this build has no CUDA backend.
+   */
+  gpu?: PlannedGpu
   /** Threads of the CPU, 1 or more; see `Session.threads`. Results do not depend on it. */
   threads: number
   /**
@@ -57,6 +62,15 @@ export interface SessionOptions {
   networks: Record<string, Network>
   /** How a step makes its text where one of these networks has adapters: their hidden states side by side, in this order. */
   text?: TextEncoder[]
+}
+
+/** What the plans of a GPU depend on. */
+export interface PlannedGpu {
+  /** 75, 80, … */
+  computeCapability: number
+  multiprocessors: number
+  /** Of its memory, what can be allocated. */
+  bytes: number
 }
 
 /** What is taken of a text encoder. */

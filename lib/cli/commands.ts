@@ -17,7 +17,7 @@ import { runTraining } from '../train/run.js'
 import type { Commands, Context } from './command.js'
 import { describePlan } from './plan.js'
 import { describeProfile } from './profile.js'
-import { bucketList, downloadLine, downloadStartLine, memory, stepLine } from './progress.js'
+import { bucketList, downloadLine, downloadStartLine, memoryLines, stepLine } from './progress.js'
 import { quote, without } from './shell.js'
 
 /** Options that every command has. */
@@ -57,14 +57,12 @@ function showModel(event: { type: string }, { progress, warn }: Context): event 
 function showTrain(event: TrainEvent, context: Context): void {
   const { progress, print } = context
   if (showModel(event, context)) return
-  if (event.type === 'start') {
-    const { model, steps, images, buckets, modules, parameters, resumedFrom, gradientCheckpointing, memoryOtherwise } = event
+  if (event.type === 'memory') {
+    for (const line of memoryLines(event)) progress.line(line)
+  } else if (event.type === 'start') {
+    const { model, steps, images, buckets, modules, parameters, resumedFrom } = event
     const from = resumedFrom > 0 ? `, from step ${resumedFrom}` : ''
-    const otherwise =
-      event.recomputed === undefined
-        ? `${memory(memoryOtherwise)} with${gradientCheckpointing ? 'out' : ''} --gradient-checkpointing`
-        : `${memory(memoryOtherwise)} if all were kept; ${counted(event.recomputed, 'part')} computed again`
-    const size = `${counted(modules, 'module')}, ${parameters.toLocaleString('en')} parameters, ${memory(event.memory.total)} planned (${otherwise})`
+    const size = `${counted(modules, 'module')}, ${parameters.toLocaleString('en')} parameters`
     progress.line(`model: ${model}`)
     progress.line(`${counted(images, 'image')} (${bucketList(buckets)}), ${counted(steps, 'step')}${from}; ${size}`)
   } else if (event.type === 'cache') {

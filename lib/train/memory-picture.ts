@@ -67,7 +67,7 @@ export async function memorySvg(plan: TrainingPlan): Promise<string> {
     },
   }
   const { model, images, steps, precision, device } = plan
-  const where = device === 'cpu' ? 'the CPU' : 'the GPU'
+  const where = plan.gpu?.name ?? (device === 'cpu' ? 'the CPU' : 'the GPU')
   return chart({
     title: heading('Memory over the ops of a step', `${model}; ${images} images, ${steps} steps, ${precision} on ${where}`),
     legend: legend(areas.map(({ name }) => name)),

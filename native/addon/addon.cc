@@ -38,12 +38,22 @@ SessionOptions::TextOptions text_options(const Napi::Value& value, const std::st
   return {from.get("network", string), {from.get("skip", whole), from.get("norm", boolean), from.get("pooled", boolean)}};
 }
 
+PlannedGpu planned_gpu(const Napi::Value& value, const std::string& name) {
+  const Fields from(value, name);
+  const int64_t capability = from.get("computeCapability", integer), multiprocessors = from.get("multiprocessors", integer);
+  CHECK(capability >= 75 && capability < 1000, "ARGUMENT_INVALID", "Expected a compute capability of 75 or more but received ", capability);
+  CHECK(multiprocessors >= 1 && multiprocessors <= 1024, "ARGUMENT_INVALID", "Expected 1 to 1024 multiprocessors but received ",
+        multiprocessors);
+  return {static_cast<int>(capability), static_cast<int>(multiprocessors), static_cast<size_t>(from.get("bytes", whole))};
+}
+
 SessionOptions session_options(const Napi::Value& value) {
   Fields options(value, "options");
   options.prefix = "";
   const int64_t threads = options.get("threads", integer);
   CHECK(threads >= 1 && threads <= 1024, "ARGUMENT_INVALID", "Expected 1 to 1024 threads but received ", threads);
   return {.device = options.get("device", one_of<Device>({{"cpu", Device::cpu}, {"cuda", Device::cuda}})),
+          .gpu = options.has("gpu") ? std::optional(options.get("gpu", planned_gpu)) : std::nullopt,
           .threads = to_int(threads, "threads"),
           .precision = options.get("precision", one_of<DType>({{"f32", DType::f32}, {"fp16", DType::f16}, {"bf16", DType::bf16}})),
           .recompute = options.has("recompute") && options.get("recompute", boolean),

@@ -31,6 +31,11 @@ SessionOptions with_threads(SessionOptions options) {
   return options;
 }
 
+std::shared_ptr<Backend> open_backend(const SessionOptions& options) {
+  if (options.device == Device::cpu) return open_cpu_backend(options.threads);
+  return options.gpu ? open_cuda_planner(*options.gpu) : open_cuda_backend();
+}
+
 }  // namespace
 
 Session::Part::Part(const std::string& name, const NetworkOptions& network, const SessionOptions& session, Backend& backend)
@@ -39,9 +44,7 @@ Session::Part::Part(const std::string& name, const NetworkOptions& network, cons
   for (const WeightFile& file : network.files) frozen.weights.add(file.path, file.entries);
 }
 
-Session::Session(SessionOptions options)
-    : options_(with_threads(std::move(options))),
-      backend_(options_.device == Device::cuda ? open_cuda_backend() : open_cpu_backend(options_.threads)) {
+Session::Session(SessionOptions options) : options_(with_threads(std::move(options))), backend_(open_backend(options_)) {
   const DType computes = options_.device == Device::cuda ? options_.precision : DType::f32;
   CHECK(backend_->computes_in(computes), "PRECISION_UNSUPPORTED", "Expected fp16 or f32 for precision, as this GPU does not compute in ",
         name_of(computes));

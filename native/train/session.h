@@ -31,6 +31,8 @@ enum class Device { cpu, cuda };
 
 struct SessionOptions {
   Device device = Device::cpu;
+  // The device is this GPU, which need not be there: the session plans and describes as on it, and what would run throws GPU_PLANNED.
+  std::optional<PlannedGpu> gpu{};
   int threads = 1;
   // On a GPU: the type of activations and weight matrices. On the CPU, which computes in f32: of weight matrices; f32: as the file has
   // them.

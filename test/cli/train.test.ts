@@ -44,6 +44,11 @@ test('a training leaves a LoRA and its curve, tells the path on stdout and the r
   const { code, stdout, stderr } = await lorafuse([...words, '--steps', '3'])
   assert.equal(code, 0, stderr)
   assert.equal(stdout, `${join(output, 'style.safetensors')}\n`)
+  assert.match(
+    stderr,
+    /^memory: \d+ MiB planned on the [CG]PU in \w+ \(\d+ MiB with --gradient-checkpointing\)\n {2}weights .*\n {2}caches.*/m,
+  )
+  assert.ok(stderr.indexOf('memory:') < stderr.indexOf('latents'), 'memory is told before anything is cached')
   assert.match(stderr, /2 images \((\d+×\d+: [12](, )?)+\), 3 steps; \d+ modules, [\d,]+ parameters/)
   assert.match(stderr, /step 3\/3 {2}loss \d\.\d{4} \(average \d\.\d{4}\) {2}\d+\.\d\d s(teps\/s|\/step) {2}ETA 0:00 {2}\d/)
   assert.ok(!stderr.includes('\r') && !stderr.includes('\x1b'), 'no redrawing without a terminal')
