@@ -4,17 +4,27 @@ import { availableParallelism, freemem } from 'node:os'
 import { join } from 'node:path'
 import { readSystem } from './files/read.js'
 import { native, type Session, type SessionOptions } from './native.js'
+import { type Card, freeBytes } from './options/cards.js'
 import type { ResolvedTrainOptions } from './options/resolve.js'
 
-export type Computation = Pick<SessionOptions, 'device' | 'precision' | 'threads'>
+export type Computation = Pick<SessionOptions, 'device' | 'precision' | 'threads' | 'gpu'>
+
+/** What says where to compute. */
+export type Asked = Pick<ResolvedTrainOptions, 'device' | 'precision' | 'threads'> & { gpu?: Card | undefined }
 
 /**
- * Resolves `auto`: the GPU if there is a usable one, otherwise the CPU; fp16 on a GPU, f32 on the CPU.
+ * Resolves `auto`: the GPU if there is a usable one, otherwise the CPU; fp16 on a GPU, f32 on the CPU. `gpu`: a card to plan for.
  * Throws `NATIVE_NOT_FOUND`.
  */
-export function computation({ device, precision, threads }: Pick<ResolvedTrainOptions, 'device' | 'precision' | 'threads'>): Computation {
-  const chosen = device === 'auto' ? (native().info().cuda.available ? 'cuda' : 'cpu') : device
-  return { device: chosen, precision: precision === 'auto' ? (chosen === 'cuda' ? 'fp16' : 'f32') : precision, threads }
+export function computation({ device, precision, threads, gpu }: Asked): Computation {
+  const chosen = gpu ? 'cuda' : device === 'auto' ? (native().info().cuda.available ? 'cuda' : 'cpu') : device
+  const planned = gpu && { computeCapability: gpu.computeCapability, multiprocessors: gpu.multiprocessors, bytes: freeBytes(gpu) }
+  return {
+    device: chosen,
+    precision: precision === 'auto' ? (chosen === 'cuda' ? 'fp16' : 'f32') : precision,
+    threads,
+    ...(planned && { gpu: planned }),
+  }
 }
 
 /** Makes the event of a session in which fewer threads compute than were asked for; none where it has them all. */

@@ -18,7 +18,16 @@ const { values, positionals } = parseArgs({
 if (values.long) process.env.LORAFUSE_TEST_LONG = '1'
 
 // The longest come first, so that the cores end together.
-const LONGEST = ['native/native', 'train/torture', 'package/pack', 'train/text-sdxl', 'train/resume', 'train/single-file']
+const LONGEST = [
+  'native/native',
+  'train/torture',
+  'package/pack',
+  'train/text-sdxl',
+  'models/single-file',
+  'train/resume',
+  'train/families',
+  'cli/train',
+]
 const order = (file) => [...LONGEST, file].findIndex((name) => file.includes(name))
 
 const folder = fileURLToPath(new URL('../dist/test', import.meta.url))

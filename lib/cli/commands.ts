@@ -8,13 +8,16 @@ import { makeFolder, writeAtomically, writeError } from '../files/atomic.js'
 import { resolve, resolveGenerateOptions, resolvePlanOptions, resolveTrainOptions } from '../options/resolve.js'
 import { defaulted, optional, type Table } from '../options/rows.js'
 import { generateGroups, planGroups, trainGroups } from '../options/table.js'
-import { flag, pngFile } from '../options/values.js'
+import { flag, pictureFile, pngFile } from '../options/values.js'
+import { writePicture } from '../pictures/chart.js'
 import { type CurvePoint, lossCurvePng } from '../train/loss-curve.js'
+import { memorySvg } from '../train/memory-picture.js'
 import { runPlan } from '../train/plan.js'
 import { runTraining } from '../train/run.js'
 import type { Commands, Context } from './command.js'
 import { describePlan } from './plan.js'
-import { bucketList, downloadLine, downloadStartLine, memory, stepLine } from './progress.js'
+import { describeProfile } from './profile.js'
+import { bucketList, downloadLine, downloadStartLine, memoryLines, stepLine } from './progress.js'
 import { quote, without } from './shell.js'
 
 /** Options that every command has. */
@@ -23,7 +26,11 @@ const common = {
   help: defaulted(flag, false, 'Show this help'),
 }
 const trainOnly = { lossCurve: optional(pngFile, 'PNG file for the loss curve', { defaultText: '<output>/<name>-loss.png' }), ...common }
-const planOnly = { ...common, json: { ...common.json, help: 'Print the plan as one JSON object' } }
+const planOnly = {
+  picture: optional(pictureFile, 'SVG or PNG file for a picture of the memory over the ops of a step', { defaultText: 'none' }),
+  ...common,
+  json: { ...common.json, help: 'Print the plan as one JSON object' },
+}
 const doctorOnly = { ...common, json: { ...common.json, help: 'Print the report as JSON' } }
 
 export const commands: Commands = {
@@ -50,20 +57,20 @@ function showModel(event: { type: string }, { progress, warn }: Context): event 
 function showTrain(event: TrainEvent, context: Context): void {
   const { progress, print } = context
   if (showModel(event, context)) return
-  if (event.type === 'start') {
-    const { model, steps, images, buckets, modules, parameters, resumedFrom, gradientCheckpointing, memoryOtherwise } = event
+  if (event.type === 'memory') {
+    for (const line of memoryLines(event)) progress.line(line)
+  } else if (event.type === 'start') {
+    const { model, steps, images, buckets, modules, parameters, resumedFrom } = event
     const from = resumedFrom > 0 ? `, from step ${resumedFrom}` : ''
-    const otherwise =
-      event.recomputed === undefined
-        ? `${memory(memoryOtherwise)} with${gradientCheckpointing ? 'out' : ''} --gradient-checkpointing`
-        : `${memory(memoryOtherwise)} if all were kept; ${counted(event.recomputed, 'part')} computed again`
-    const size = `${counted(modules, 'module')}, ${parameters.toLocaleString('en')} parameters, ${memory(event.memory.total)} planned (${otherwise})`
+    const size = `${counted(modules, 'module')}, ${parameters.toLocaleString('en')} parameters`
     progress.line(`model: ${model}`)
     progress.line(`${counted(images, 'image')} (${bucketList(buckets)}), ${counted(steps, 'step')}${from}; ${size}`)
   } else if (event.type === 'cache') {
     progress.update(`${event.kind} ${event.done}/${event.total}`, event.done === event.total)
   } else if (event.type === 'step') {
     progress.update(stepLine(event), event.step === event.steps)
+  } else if (event.type === 'profile') {
+    progress.line(describeProfile(event))
   } else if (event.type === 'checkpoint') {
     progress.line(`saved ${event.path}`)
   } else {
@@ -144,6 +151,10 @@ async function runPlanning(context: Context): Promise<boolean> {
   const { label, signal, print } = context
   const plan = await runPlan(resolvePlanOptions(rest, label), { signal, onEvent }, label)
   print(own.json ? JSON.stringify(plan) : describePlan(plan))
+  if (own.picture !== undefined) {
+    await makeFolder(dirname(own.picture))
+    await writePicture(own.picture, await memorySvg(plan))
+  }
   return plan.fits
 }
 

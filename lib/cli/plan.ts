@@ -10,7 +10,7 @@ function table(rows: [name: string, value: string, note?: string][]): string {
 }
 
 export function describePlan(plan: TrainingPlan): string {
-  const { bytes, device, largest } = plan
+  const { bytes, device, gpu, largest } = plan
   const tera = (n: number) => (n / 1e12).toFixed(2)
   const kinds: [string, string, string?][] = [
     ['weights', memory(bytes.weights), bytes.mapped > 0 ? `${memory(bytes.mapped)} of it mapped from the file` : ''],
@@ -24,16 +24,20 @@ export function describePlan(plan: TrainingPlan): string {
     ['saving', memory(bytes.saving)],
   ]
   const again = plan.recomputed === undefined ? [] : [`${counted(plan.recomputed, 'part')} computed again`]
-  const there = device === 'cpu' ? 'this machine' : 'the GPU'
+  const on = gpu ? `${gpu.name}, ${memory(gpu.free)} free of ${memory(gpu.memory)}` : device === 'cpu' ? 'the CPU' : 'the GPU'
+  const there = gpu?.name ?? (device === 'cpu' ? 'this machine' : 'the GPU')
+  const estimate = gpu && `the time is an estimate that no card has confirmed${gpu.note === undefined ? '' : `; ${gpu.note}`}`
   return [
     `model: ${plan.model}`,
-    `${counted(plan.images, 'image')}, ${counted(plan.steps, 'step')}, ${plan.precision} on ${device === 'cpu' ? 'the CPU' : 'the GPU'}`,
+    `${counted(plan.images, 'image')}, ${counted(plan.steps, 'step')}, ${plan.precision} on ${on}`,
     table(kinds),
     `${memory(bytes.total)} planned, ${memory(bytes.process)} of memory for the process, ${memory(bytes.disk)} of disk; ${
       plan.fits ? `${there} has as much` : `${there} has less`
     }`,
-    `a step: ${plan.secondsPerStep.toFixed(2)} s (${tera(plan.flops)} TFLOP and ${memory(plan.traffic)} of traffic a batch); all steps: ${duration(plan.seconds)}`,
+    `a step: ${plan.secondsPerStep.toFixed(plan.secondsPerStep < 1 ? 3 : 2)} s (${tera(plan.flops)} TFLOP and ${memory(plan.traffic)} of traffic a batch); all steps: ${duration(plan.seconds)}`,
+    ...(estimate === undefined ? [] : [estimate]),
     ...again,
+    ...(plan.shortage === undefined ? [] : [plan.shortage]),
     'largest when most is alive:',
     table(largest.map(({ name, layer, shape, bytes }) => [layer === '' ? name : layer, memory(bytes), `${name} ${shape.join(' × ')}`])),
   ].join('\n')

@@ -1,7 +1,7 @@
 /** Progress: one line that is redrawn on a terminal, a plain line now and then elsewhere. */
 import { counted } from '../data/skipped.js'
 import { bytesOf, listed } from '../errors.js'
-import type { DownloadEvent, DownloadStartEvent, StartEvent, StepEvent } from '../events.js'
+import type { DownloadEvent, DownloadStartEvent, MemoryEvent, StartEvent, StepEvent } from '../events.js'
 
 /** The part of a stream, such as `process.stderr`, that progress needs. */
 export interface Terminal {
@@ -72,6 +72,21 @@ export function duration(seconds: number): string {
 
 export function memory(bytes: number): string {
   return bytes >= 2 ** 30 ? `${(bytes / 2 ** 30).toFixed(2)} GiB` : `${Math.round(bytes / 2 ** 20)} MiB`
+}
+
+/** Writes in three lines what a training takes: in all, on the device by kind, and beside it in this machine's memory. */
+export function memoryLines(event: MemoryEvent): string[] {
+  const { device, precision, memory: planned, memoryOtherwise, gradientCheckpointing, recomputed } = event
+  const otherwise =
+    recomputed === undefined
+      ? `${memory(memoryOtherwise)} with${gradientCheckpointing ? 'out' : ''} --gradient-checkpointing`
+      : `${memory(memoryOtherwise)} if all were kept; ${counted(recomputed, 'part')} computed again`
+  const mapped = planned.mapped > 0 ? ` (${memory(planned.mapped)} mapped from the file)` : ''
+  return [
+    `memory: ${memory(planned.total)} planned on the ${device === 'cpu' ? 'CPU' : 'GPU'} in ${precision} (${otherwise})`,
+    `  weights ${memory(planned.weights)}${mapped}, LoRA, gradients and optimizer ${memory(planned.adapters)}, activations ${memory(planned.activations)}, workspace ${memory(planned.workspace)}`,
+    `  caches, programs and saving ${memory(planned.host)}${device === 'cpu' ? '' : " of this machine's memory"}`,
+  ]
 }
 
 /** How many buckets the start of a training lists. */

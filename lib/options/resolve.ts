@@ -24,12 +24,12 @@ export interface TrainOptions extends Options<typeof trainTable> {}
 /** What `generate` takes; see docs/options.md. */
 export interface GenerateOptions extends Options<typeof generateTable> {}
 
-/** The options of `train`, but that `imageCount` may stand for `images`. */
+/** The options of `train`, but that `imageCount` may stand for `images`; and `gpu`. */
 export interface PlanOptions extends Options<typeof planTable> {}
 
 /** Checked options with their defaults; where `epochs` is given it replaces `steps`. */
 export type ResolvedTrainOptions = Resolved<typeof trainTable> & { alpha: number; convAlpha: number | undefined }
-export type ResolvedPlanOptions = ResolvedTrainOptions & { imageCount: number | undefined }
+export type ResolvedPlanOptions = ResolvedTrainOptions & Pick<Resolved<typeof planTable>, 'imageCount' | 'gpu'>
 export type ResolvedGenerateOptions = Resolved<typeof generateTable>
 
 /** How errors call an option: `batchSize` in the library, `--batch-size` on the command line. */
@@ -181,13 +181,14 @@ export function resolveTrainOptions(input: unknown, label: Label = asIs): Resolv
 
 /** Checks what `plan` was given. Throws as `resolveTrainOptions`. */
 export function resolvePlanOptions(input: unknown, label: Label = asIs): ResolvedPlanOptions {
-  const { images, imageCount } = resolve('plan', planTable, input, label)
+  const { images, imageCount, gpu, device } = resolve('plan', planTable, input, label)
   if (images !== undefined && imageCount !== undefined) throw bothGiven('images', 'imageCount', label)
   if (images === undefined && imageCount === undefined) {
     throw new LorafuseError('OPTION_REQUIRED', `Expected ${label('images')} or ${label('imageCount')} but received neither`)
   }
-  const { imageCount: _, ...rest } = input as PlanOptions
-  return { ...resolveTrainOptions({ images: '.', ...rest }, label), imageCount }
+  if (gpu !== undefined && device === 'cpu') throw invalidOption(`cuda beside ${label('gpu')}`, label('device'), device)
+  const { imageCount: _, gpu: _name, ...rest } = input as PlanOptions
+  return { ...resolveTrainOptions({ images: '.', ...rest }, label), imageCount, gpu }
 }
 
 /** Checks what `generate` was given. Throws as `resolveTrainOptions`. */

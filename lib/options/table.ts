@@ -1,5 +1,6 @@
 /** Every option of the library, one row each: flags, aliases, checks, types, help and docs/options.md are made from these tables. */
 import { availableParallelism } from 'node:os'
+import { card } from './cards.js'
 import { kohyaScheduler, type LrSchedulerName, lrSchedulerNames } from './lr-schedulers.js'
 import { defaulted, optional, required, rowsOf } from './rows.js'
 import { foldSampler, samplerAliases, samplerNames } from './samplers.js'
@@ -9,6 +10,7 @@ import {
   colour,
   flag,
   integer,
+  jsonFile,
   list,
   lora,
   memorySize,
@@ -197,6 +199,11 @@ const imageCount = optional(
   'Plan for so many square images of the resolution, each with a caption of its own, instead of a folder',
 )
 
+/** Which is not needed for its plan. */
+const gpu = optional(card, 'Plan for this card, whatever this machine has: memory as on the card itself, time as estimated', {
+  defaultText: "this machine's device",
+})
+
 const saving = {
   saveEvery: defaulted(integer({ min: 0 }), 500, 'Save a checkpoint and its training state every N steps; 0 turns this off', {
     kohya: ['save_every_n_steps'],
@@ -234,12 +241,18 @@ const memory = {
   ),
 }
 
+const profile = optional(
+  jsonFile,
+  'Time each op of one step, the third or the last if there are fewer, and write a trace for ui.perfetto.dev; the result stays the same',
+  { defaultText: 'none' },
+)
+
 export const trainGroups = {
   Files: files,
   Images: { ...images, ...captions },
   Training: { ...length, ...training },
   Saving: saving,
-  Machine: { ...machine, ...memory },
+  Machine: { ...machine, ...memory, profile },
 }
 export const trainTable = rowsOf(trainGroups)
 
@@ -247,6 +260,7 @@ export const trainTable = rowsOf(trainGroups)
 export const planGroups = {
   ...trainGroups,
   Files: { ...files, images: optional(files.images.kind, files.images.help, { kohya: files.images.kohya! }), imageCount },
+  Machine: { gpu, ...trainGroups.Machine },
 }
 export const planTable = rowsOf(planGroups)
 

@@ -203,31 +203,39 @@ export interface PlannedMemory {
   recomputed: number | undefined
 }
 
+/** Says where memory is too little, if it is: on the GPU, or in this machine, where `free` bytes are. */
+function lacking(planned: Planned, { session, host }: Requirement, free: number) {
+  const freeOnGpu = planned.session.availableBytes()
+  if (freeOnGpu !== undefined && session > freeOnGpu) return { needed: session, received: freeOnGpu, onGpu: true }
+  const needed = freeOnGpu === undefined ? session + host : host
+  return needed > free ? { needed, received: free, onGpu: false } : undefined
+}
+
+/** Says how much memory a training lacks, and what would fit instead; undefined where there is enough. `free`: of this machine's. */
+export async function shortage(planned: Planned, options: ResolvedTrainOptions, required: Requirement, free: number) {
+  const lack = lacking(planned, required, free)
+  if (!lack) return undefined
+  const fits = async (change: Partial<ResolvedTrainOptions>) =>
+    !lacking(planned, await requirement(planned, { ...options, ...change }), free)
+  const { needed, received, onGpu } = lack
+  const [wanted, there] = [Math.ceil(needed / 2 ** 20), Math.floor(received / 2 ** 20)]
+  const message = `Expected ${wanted} MiB of free memory${onGpu ? ' on the GPU' : ''} for this training but received ${there} MiB`
+  return `${message}; ${await advice(options, planned, onGpu, fits)}`
+}
+
 /**
  * Plans the memory of a training whose adapters are attached. Throws `OUT_OF_MEMORY` with what would fit, or the signal's reason. `free`: how
  * many bytes of this machine's memory there are.
  */
 export async function planMemory(planned: Planned, options: ResolvedTrainOptions, free = availableMemory()): Promise<PlannedMemory> {
   const { session } = planned
-  const freeOnGpu = session.availableBytes()
-  const isShared = freeOnGpu === undefined
-  const lack = ({ session, host }: Requirement) => {
-    if (!isShared && session > freeOnGpu) return { needed: session, received: freeOnGpu, onGpu: true }
-    const needed = isShared ? session + host : host
-    return needed > free ? { needed, received: free, onGpu: false } : undefined
-  }
+  const isShared = session.availableBytes() === undefined
   const required = await fittedRequirement(planned, options, free)
   const { host, programCount, recomputed } = required
   const { shapes, ...step } = required.step
-  const lacking = lack(required)
-  if (!lacking) {
-    const other = session.planStep(shapes, !options.gradientCheckpointing && recomputed === undefined)
-    const otherwise = other.total + (isShared ? host + programCount * (other.program - step.program) : 0)
-    return { memory: { ...step, host, total: step.total + (isShared ? host : 0) }, otherwise, recomputed }
-  }
-  const fits = async (change: Partial<ResolvedTrainOptions>) => !lack(await requirement(planned, { ...options, ...change }))
-  const { needed, received, onGpu } = lacking
-  const [wanted, there] = [Math.ceil(needed / 2 ** 20), Math.floor(received / 2 ** 20)]
-  const message = `Expected ${wanted} MiB of free memory${onGpu ? ' on the GPU' : ''} for this training but received ${there} MiB`
-  throw new LorafuseError('OUT_OF_MEMORY', `${message}; ${await advice(options, planned, onGpu, fits)}`)
+  const short = await shortage(planned, options, required, free)
+  if (short !== undefined) throw new LorafuseError('OUT_OF_MEMORY', short)
+  const other = session.planStep(shapes, !options.gradientCheckpointing && recomputed === undefined)
+  const otherwise = other.total + (isShared ? host + programCount * (other.program - step.program) : 0)
+  return { memory: { ...step, host, total: step.total + (isShared ? host : 0) }, otherwise, recomputed }
 }

@@ -178,6 +178,10 @@ export class Training {
       const trained = parts.flatMap(({ network }) => model.networks[network]!.files.map(({ path }) => path))
       const overwritten = await overwrittenSince(trained)
       const planned = await planMemory({ ...setup, model, items, label: this.label, signal: this.signal }, options)
+      const memory = {
+        ...{ memory: planned.memory, memoryOtherwise: planned.otherwise, gradientCheckpointing: options.gradientCheckpointing },
+        ...(planned.recomputed !== undefined && { recomputed: planned.recomputed }),
+      }
       output = new OutputFolder(options, adapters, loraPrefixes(model.family, model.networks))
       await output.prepare(buffers, this.signal)
       const found = await assignBuckets(items, options, this.signal)
@@ -194,6 +198,7 @@ export class Training {
         signal: this.signal,
       }
       const resumed = await this.readResumed(session, found, made)
+      this.emit({ type: 'memory', device: chosen.device, precision: chosen.precision, ...memory })
       const { images, samples, ...hashes } = await this.cache(session, found, made, trainsText)
       const identity = await identityOf(made, images)
       // An image may have been damaged since the state was checked.
@@ -216,9 +221,7 @@ export class Training {
       const [modules, parameters] = [adapterCount(adapters), parameterCount(adapters.parameters)]
       this.emit({
         ...{ type: 'start', model: model.foundBy, steps, images: images.length, buckets: bucketCounts(images), modules, parameters },
-        ...{ memory: planned.memory, memoryOtherwise: planned.otherwise, gradientCheckpointing: options.gradientCheckpointing },
-        ...(planned.recomputed !== undefined && { recomputed: planned.recomputed }),
-        ...{ resumedFrom: from, seed: options.seed },
+        ...{ ...memory, resumedFrom: from, seed: options.seed },
       })
       const trainer = new Trainer(
         { session, batches, inputs, parts, lastTextStep, output, info, identity, lossScale, from, overwritten },

@@ -1,7 +1,7 @@
 /** How a training and its plan begin: a session with its adapters attached, and no weights loaded. */
 import { type Adapters, attachAdapters } from '../adapters/adapter.js'
 import { lora } from '../adapters/lora.js'
-import { type Computation, computation } from '../device.js'
+import { type Asked, type Computation, computation } from '../device.js'
 import { type Model, openSession } from '../models/model.js'
 import type { BufferInfo, Session } from '../native.js'
 import { invalidOption, type Label, type ResolvedTrainOptions } from '../options/resolve.js'
@@ -33,7 +33,7 @@ export interface Setup {
 }
 
 /** Opens a session and attaches the adapters. `open` is replaced in tests. Throws as `trainedParts`, `openSession` and `attachAdapters`. */
-export function setUp(model: Model, options: ResolvedTrainOptions, label: Label, open = openSession): Setup {
+export function setUp(model: Model, options: ResolvedTrainOptions & Asked, label: Label, open = openSession): Setup {
   const chosen = computation(options)
   const parts = trainedParts(options, model.family, label)
   const textUntil = lastTextStep(parts, options)

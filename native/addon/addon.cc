@@ -38,12 +38,22 @@ SessionOptions::TextOptions text_options(const Napi::Value& value, const std::st
   return {from.get("network", string), {from.get("skip", whole), from.get("norm", boolean), from.get("pooled", boolean)}};
 }
 
+PlannedGpu planned_gpu(const Napi::Value& value, const std::string& name) {
+  const Fields from(value, name);
+  const int64_t capability = from.get("computeCapability", integer), multiprocessors = from.get("multiprocessors", integer);
+  CHECK(capability >= 75 && capability < 1000, "ARGUMENT_INVALID", "Expected a compute capability of 75 or more but received ", capability);
+  CHECK(multiprocessors >= 1 && multiprocessors <= 1024, "ARGUMENT_INVALID", "Expected 1 to 1024 multiprocessors but received ",
+        multiprocessors);
+  return {static_cast<int>(capability), static_cast<int>(multiprocessors), static_cast<size_t>(from.get("bytes", whole))};
+}
+
 SessionOptions session_options(const Napi::Value& value) {
   Fields options(value, "options");
   options.prefix = "";
   const int64_t threads = options.get("threads", integer);
   CHECK(threads >= 1 && threads <= 1024, "ARGUMENT_INVALID", "Expected 1 to 1024 threads but received ", threads);
   return {.device = options.get("device", one_of<Device>({{"cpu", Device::cpu}, {"cuda", Device::cuda}})),
+          .gpu = options.has("gpu") ? std::optional(options.get("gpu", planned_gpu)) : std::nullopt,
           .threads = to_int(threads, "threads"),
           .precision = options.get("precision", one_of<DType>({{"f32", DType::f32}, {"fp16", DType::f16}, {"bf16", DType::bf16}})),
           .recompute = options.has("recompute") && options.get("recompute", boolean),
@@ -160,6 +170,13 @@ auto step(const Arguments& args) {
     return s.step(weights, with ? &*with : nullptr), Done();
   };
 }
+auto profile_step(const Arguments& args) {
+  return [with = update(args[1]), weights = elements<float>(args[0], "weights")](Session& s) {
+    Profile profile;
+    s.step(weights, with ? &*with : nullptr, &profile);
+    return profile;
+  };
+}
 auto threads(const Arguments&) {
   return [](Session& s) { return static_cast<double>(s.threads()); };
 }
@@ -177,18 +194,28 @@ class JsSession : public Napi::ObjectWrap<JsSession> {
   }
 
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(
-        env, "Session",
-        {InstanceMethod<&JsSession::now<layers>>("layers"),     InstanceMethod<&JsSession::now<attach>>("attach"),
-         InstanceMethod<&JsSession::now<threads>>("threads"),   InstanceMethod<&JsSession::now<buffers>>("buffers"),
-         InstanceMethod<&JsSession::now<read>>("read"),         InstanceMethod<&JsSession::now<write>>("write"),
-         InstanceMethod<&JsSession::now<clear>>("clear"),       InstanceMethod<&JsSession::now<plan_step>>("planStep"),
-         InstanceMethod<&JsSession::now<plan_run>>("planRun"),  InstanceMethod<&JsSession::now<describe_step>>("describeStep"),
-         InstanceMethod<&JsSession::now<fit_step>>("fitStep"),  InstanceMethod<&JsSession::now<available_bytes>>("availableBytes"),
-         InstanceMethod<&JsSession::later<speeds>>("speeds"),   InstanceMethod<&JsSession::later<run>>("run"),
-         InstanceMethod<&JsSession::later<prepare>>("prepare"), InstanceMethod<&JsSession::later<load>>("load"),
-         InstanceMethod<&JsSession::later<step>>("step"),       InstanceMethod<&JsSession::later<losses>>("losses"),
-         InstanceMethod<&JsSession::later<norm>>("norm"),       InstanceMethod<&JsSession::dispose>("dispose")});
+    return DefineClass(env, "Session",
+                       {InstanceMethod<&JsSession::now<layers>>("layers"),
+                        InstanceMethod<&JsSession::now<attach>>("attach"),
+                        InstanceMethod<&JsSession::now<threads>>("threads"),
+                        InstanceMethod<&JsSession::now<buffers>>("buffers"),
+                        InstanceMethod<&JsSession::now<read>>("read"),
+                        InstanceMethod<&JsSession::now<write>>("write"),
+                        InstanceMethod<&JsSession::now<clear>>("clear"),
+                        InstanceMethod<&JsSession::now<plan_step>>("planStep"),
+                        InstanceMethod<&JsSession::now<plan_run>>("planRun"),
+                        InstanceMethod<&JsSession::now<describe_step>>("describeStep"),
+                        InstanceMethod<&JsSession::now<fit_step>>("fitStep"),
+                        InstanceMethod<&JsSession::now<available_bytes>>("availableBytes"),
+                        InstanceMethod<&JsSession::later<speeds>>("speeds"),
+                        InstanceMethod<&JsSession::later<run>>("run"),
+                        InstanceMethod<&JsSession::later<prepare>>("prepare"),
+                        InstanceMethod<&JsSession::later<load>>("load"),
+                        InstanceMethod<&JsSession::later<step>>("step"),
+                        InstanceMethod<&JsSession::later<losses>>("losses"),
+                        InstanceMethod<&JsSession::later<profile_step>>("profileStep"),
+                        InstanceMethod<&JsSession::later<norm>>("norm"),
+                        InstanceMethod<&JsSession::dispose>("dispose")});
   }
 
  private:

@@ -5,8 +5,8 @@
 #include <nvtx3/nvToolsExt.h>
 #endif
 
-#include "kernels.h"
 #include "optimizers.h"
+#include "planner.h"
 #include "runtime.h"
 
 namespace lorafuse::cuda {
@@ -114,10 +114,10 @@ class CudaGraph : public CapturedGraph {
   cudaGraphExec_t executable_ = nullptr;
 };
 
-class CudaBackend : public Backend {
+class CudaBackend : public Planner {
  public:
   explicit CudaBackend(const cudaDeviceProp& p)
-      : gpu_{p.major * 10 + p.minor, p.multiProcessorCount},
+      : Planner({p.major * 10 + p.minor, p.multiProcessorCount}),
         description_(text(p.name, ", compute capability ", p.major, ".", p.minor, ", ", p.totalGlobalMem >> 20, " MiB")) {
     CUDA(cudaMalloc(reinterpret_cast<void**>(&update_memory_), sizeof(UpdateMemory)));
   }
@@ -129,7 +129,6 @@ class CudaBackend : public Backend {
     const auto runs_here = [&](int built) { return built >= 800 && built <= 10 * gpu_.compute_capability; };
     return activations != DType::bf16 || std::ranges::any_of(kBuilt, runs_here);
   }
-  bool reads_host_memory() const override { return false; }
 
   size_t available_bytes() const override {
     size_t free = 0, total = 0;
@@ -194,18 +193,6 @@ class CudaBackend : public Backend {
 
   void fill(void* memory, unsigned char byte, size_t bytes) override { CUDA(cudaMemsetAsync(memory, byte, bytes, kernels_)); }
 
-  FuseOptions fusions() const override { return {.lora = true, .geglu = true, .weight_grads = true}; }
-  size_t workspace_bytes(const Graph& graph, const Node& node) const override {
-    std::vector<Value> inputs;
-    for (ValueId v : node.inputs) inputs.push_back(graph.values[v]);
-    return std::visit(
-        [&]<class AnyOp>(const AnyOp& op) -> size_t {
-          if constexpr (kHasWorkspace<AnyOp>) return cuda::workspace_bytes(op, std::span<const Value>(inputs), gpu_);
-          else return 0;
-        },
-        node.op);
-  }
-
   void run(const Node& node, const std::vector<Tensor>& tensors, void* workspace) override {
     const Range range(text(name_of(node.op), " ", node.layer));
     run_node(node, tensors, gpu_, kernels_, workspace);
@@ -222,7 +209,6 @@ class CudaBackend : public Backend {
   }
 
  private:
-  Gpu gpu_;
   std::string description_;
   Stream kernels_, copies_;
   CudaEvent computed_, copied_;

@@ -84,7 +84,18 @@ class Memory {
   size_t bytes_ = 0;
 };
 
-// The one symbol a backend library exports. Throws Error where the machine cannot run it.
+// The one symbol a backend library exports, lorafuse_create_backend. Throws Error where the machine cannot run it.
 using CreateBackend = Backend* (*)(int threads);
+
+// A GPU that need not be there: plans are made for it.
+struct PlannedGpu {
+  int compute_capability;  // 75, 80, …
+  int multiprocessors;
+  size_t bytes;  // of its memory that may be allocated
+};
+
+// The CUDA library exports lorafuse_create_planner too, which needs neither GPU nor driver. The backend makes the plans that such a GPU's
+// would make; what would have to run there throws GPU_PLANNED.
+using CreatePlanner = Backend* (*)(const PlannedGpu& gpu);
 
 }  // namespace lorafuse

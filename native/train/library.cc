@@ -17,9 +17,10 @@ std::string own_folder() {
 }
 
 // The library stays open while the process lives.
-CreateBackend open_library(const std::string& name, const std::string& path) {
+template <class Create = CreateBackend>
+Create open_library(const std::string& name, const std::string& path, const char* symbol = "lorafuse_create_backend") {
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  auto* create = library ? reinterpret_cast<CreateBackend>(dlsym(library, "lorafuse_create_backend")) : nullptr;
+  auto* create = library ? reinterpret_cast<Create>(dlsym(library, symbol)) : nullptr;
   if (create) return create;
   const char* error = dlerror();
   const std::string why = error ? error : "it has no such symbol";
@@ -70,13 +71,23 @@ std::shared_ptr<Backend> open_cpu_backend(int threads, const std::string& varian
   return std::shared_ptr<Backend>(open_library("CPU backend", own_folder() + "/liblorafuse_cpu_" + suffix + ".so")(threads));
 }
 
-std::shared_ptr<Backend> open_cuda_backend() {
+namespace {
+
+std::string cuda_library() {
   const char* other = std::getenv("LORAFUSE_CUDA_LIBRARY");
   const std::string path = other ? other : own_folder() + "/liblorafuse_cuda.so";
   CHECK(other || access(path.c_str(), F_OK) == 0, "BACKEND_MISSING",
         "Expected the CUDA backend but this build has none, as nvcc was not found, or LORAFUSE_CUDA was off, when it was built; "
         "where nvcc 12.4 or newer is, run: npx lorafuse-build");
-  return std::shared_ptr<Backend>(open_library("CUDA backend", path)(1));
+  return path;
+}
+
+}  // namespace
+
+std::shared_ptr<Backend> open_cuda_backend() { return std::shared_ptr<Backend>(open_library("CUDA backend", cuda_library())(1)); }
+
+std::shared_ptr<Backend> open_cuda_planner(const PlannedGpu& gpu) {
+  return std::shared_ptr<Backend>(open_library<CreatePlanner>("CUDA backend", cuda_library(), "lorafuse_create_planner")(gpu));
 }
 
 }  // namespace lorafuse

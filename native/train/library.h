@@ -21,5 +21,7 @@ std::shared_ptr<Backend> open_cpu_backend(int threads, const std::string& varian
 // The CUDA backend on the first GPU. Throws BACKEND_MISSING where this build has none, NO_DEVICE where the machine has no GPU for it.
 // LORAFUSE_CUDA_LIBRARY names another library: the tests' emulated one.
 std::shared_ptr<Backend> open_cuda_backend();
+// The same library's plans for a GPU that need not be there. Throws BACKEND_MISSING where this build has none.
+std::shared_ptr<Backend> open_cuda_planner(const PlannedGpu& gpu);
 
 }  // namespace lorafuse

@@ -31,6 +31,11 @@ SessionOptions with_threads(SessionOptions options) {
   return options;
 }
 
+std::shared_ptr<Backend> open_backend(const SessionOptions& options) {
+  if (options.device == Device::cpu) return open_cpu_backend(options.threads, cpu_variant(options.precision));
+  return options.gpu ? open_cuda_planner(*options.gpu) : open_cuda_backend();
+}
+
 }  // namespace
 
 Session::Part::Part(const std::string& name, const NetworkOptions& network, const SessionOptions& session, Backend& backend)
@@ -39,10 +44,7 @@ Session::Part::Part(const std::string& name, const NetworkOptions& network, cons
   for (const WeightFile& file : network.files) frozen.weights.add(file.path, file.entries);
 }
 
-Session::Session(SessionOptions options)
-    : options_(with_threads(std::move(options))),
-      backend_(options_.device == Device::cuda ? open_cuda_backend()
-                                               : open_cpu_backend(options_.threads, cpu_variant(options_.precision))) {
+Session::Session(SessionOptions options) : options_(with_threads(std::move(options))), backend_(open_backend(options_)) {
   const DType computes = options_.device == Device::cuda ? options_.precision : DType::f32;
   CHECK(backend_->computes_in(computes), "PRECISION_UNSUPPORTED", "Expected fp16 or f32 for precision, as this GPU does not compute in ",
         name_of(computes));
@@ -227,7 +229,7 @@ std::vector<HostTensor> Session::run(const std::string& network, const std::stri
   check_data(p.graph(), inputs);
   place(p);
   for (const auto& [name, tensor] : inputs) p.write(name, tensor.bytes());
-  run_program(p, *backend_);
+  run_program(p);
   check_weights();
   std::vector<HostTensor> results;
   for (size_t i = 0; i < p.graph().results.size(); i++) {
@@ -269,7 +271,7 @@ void Session::load(const Inputs& inputs) {
   loads_++;
 }
 
-void Session::step(const std::vector<float>& weights, const Update* update) {
+void Session::step(const std::vector<float>& weights, const Update* update, Profile* profile) {
   CHECK(!loaded_.empty(), "ARGUMENT_INVALID", "Expected a batch to be loaded before a step");
   const auto [program, inputs, batch] = loaded_.front();
   const Trained& trained = trainables_.trained();
@@ -298,7 +300,8 @@ void Session::step(const std::vector<float>& weights, const Update* update) {
       check_weights();
       backend_->update(*trainables_.optimizer(), trainables_.trained(), norm, waiting, latest);
     };
-  run_program(*program, *backend_, std::move(end));
+  run_program(*program, std::move(end), profile ? &profile->times : nullptr);
+  if (profile) profile->nodes = lorafuse::describe(*program).nodes;
   check_weights();
   backend_->copy(waiting + pending_, losses.data, losses.bytes());
   pending_ += batch;

@@ -31,6 +31,8 @@ enum class Device { cpu, cuda };
 
 struct SessionOptions {
   Device device = Device::cpu;
+  // The device is this GPU, which need not be there: the session plans and describes as on it, and what would run throws GPU_PLANNED.
+  std::optional<PlannedGpu> gpu{};
   int threads = 1;
   // On a GPU: the type of activations and weight matrices. On the CPU, whose activations are f32: of weight matrices; f32: as the file has
   // them. bf16 chooses the library (library.h).
@@ -55,6 +57,12 @@ struct MemoryPlan {
   size_t mapped = 0;   // the part of `weights` that kernels read in the mapped files
   size_t program = 0;  // of this machine's memory, besides; a session keeps the programs of its steps
   size_t total() const { return weights + adapters + activations + workspace; }
+};
+
+// What the nodes of a step do, and what they and the update took.
+struct Profile {
+  std::vector<Description::Work> nodes;
+  Program::Times times;
 };
 
 // What a program computes. A training step has neither network nor function.
@@ -107,8 +115,8 @@ class Session {
   void prepare(const Shapes& shapes);
   void load(const Inputs& inputs);
   // Forward and backward of the oldest loaded batch. With `update`, an optimizer step over all gradients accumulated since the last one
-  // follows.
-  void step(const std::vector<float>& weights, const Update* update = nullptr);
+  // follows. With `profile`, node by node, each of which is waited for: the same bits, but slower.
+  void step(const std::vector<float>& weights, const Update* update = nullptr, Profile* profile = nullptr);
   std::vector<float> losses();  // of the steps since the last call
   float norm();                 // of the last update's gradients; where it is not finite the update changed nothing
 

@@ -11,7 +11,7 @@ const MOST_WITH_ASAN = 2 * MOST_MEMORY
 export const checkpoints = {
   name: 'checkpoints',
   lanes: availableParallelism(),
-  short: 2,
+  short: 3,
 
   async begin(folder, { seed, asan }) {
     const environment = asan ? asanEnvironment(folder) : undefined

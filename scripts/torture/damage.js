@@ -66,7 +66,7 @@ export class Patient {
 export const damage = {
   name: 'damage',
   lanes: availableParallelism(),
-  short: 24,
+  short: 40,
 
   async begin(folder, { seed, asan }) {
     const environment = asan ? asanEnvironment(folder) : undefined

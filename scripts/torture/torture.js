@@ -2,7 +2,7 @@
 //   npm run torture                        all parts, about four minutes
 //   npm run torture -- --minutes 60        longer
 //   npm run torture -- --only damage       one part: soak, workers, signals, limits, damage, checkpoints
-//   npm run torture -- --short             the few rounds that npm test runs
+//   npm run torture -- --short 1           the few rounds that npm test runs; 2: twice as many, as npm run test:long
 //   npm run torture -- --asan              damage and checkpoints with the core built with ASan and UBSan, and its own tests (npm run test:asan builds it)
 // Rounds follow from --seed and their number alone; --case runs one. Moments in time are as random as the machine is.
 import { spawnSync } from 'node:child_process'
@@ -27,7 +27,7 @@ const { values } = parseArgs({
     seed: { type: 'string', default: '1' },
     case: { type: 'string' },
     device: { type: 'string', default: 'cpu' },
-    short: { type: 'boolean', default: false },
+    short: { type: 'string' },
     asan: { type: 'boolean', default: false },
   },
 })
@@ -43,7 +43,8 @@ const share = (Number(values.minutes) * 60_000) / chosen.length
 function* rounds({ short }) {
   if (values.case !== undefined) return yield Number(values.case)
   const end = performance.now() + share
-  for (let index = 0; values.short ? index < short : performance.now() < end; index++) yield index
+  const most = values.short === undefined ? undefined : Number(values.short) * short
+  for (let index = 0; most === undefined ? performance.now() < end : index < most; index++) yield index
 }
 
 async function runPart(part, folder) {

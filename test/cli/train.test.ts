@@ -44,6 +44,11 @@ test('a training leaves a LoRA and its curve, tells the path on stdout and the r
   const { code, stdout, stderr } = await lorafuse([...words, '--steps', '3'])
   assert.equal(code, 0, stderr)
   assert.equal(stdout, `${join(output, 'style.safetensors')}\n`)
+  assert.match(
+    stderr,
+    /^memory: \d+ MiB planned on the [CG]PU in \w+ \(\d+ MiB with --gradient-checkpointing\)\n {2}weights .*\n {2}caches.*/m,
+  )
+  assert.ok(stderr.indexOf('memory:') < stderr.indexOf('latents'), 'memory is told before anything is cached')
   assert.match(stderr, /2 images \((\d+×\d+: [12](, )?)+\), 3 steps; \d+ modules, [\d,]+ parameters/)
   assert.match(stderr, /step 3\/3 {2}loss \d\.\d{4} \(average \d\.\d{4}\) {2}\d+\.\d\d s(teps\/s|\/step) {2}ETA 0:00 {2}\d/)
   assert.ok(!stderr.includes('\r') && !stderr.includes('\x1b'), 'no redrawing without a terminal')
@@ -137,6 +142,14 @@ test('a loss curve that cannot be written is a warning: the LoRA has been writte
   const json = await lorafuse([...words, '--steps', '1', '--json', ...curve])
   assert.equal(json.code, 0)
   assert.equal((eventsOf(json.stdout).at(-1) as { code?: string }).code, 'NO_LOSS_CURVE')
+})
+
+test('plan draws the memory of a step', async (t) => {
+  const path = join(await temporaryFolder(t), 'new', 'memory.svg')
+  const words = ['plan', '--model', tiny, '--image-count', '2', '--resolution', '64', '--device', 'cpu', '--picture', path]
+  const { code, stderr } = await lorafuse(words)
+  assert.deepEqual([code, stderr], [0, ''])
+  assert.match(await readFile(path, 'utf8'), /^<svg .*>memory \(MiB\)<.*<\/svg>/s)
 })
 
 test('with few files that may be open it says so', async (t) => {

@@ -119,6 +119,10 @@ const mistakes: { words: string[]; error: string }[] = [
     words: ['--flip'],
     error: 'error COMMAND_UNKNOWN: Expected train, plan, generate, doctor for the command but received --flip',
   },
+  {
+    words: ['plan', '--model', tiny, '--image-count', '1', '--picture', 'plan.jpg'],
+    error: 'error OPTION_INVALID: Expected the path of a .svg or .png file for --picture but received "plan.jpg"',
+  },
   { words: ['doctor', '--all'], error: 'error OPTION_UNKNOWN: Expected an option of doctor but received --all' },
 ]
 

@@ -1,6 +1,9 @@
 // A session over a small random model: adapters that attach or leave things as they were, steps that add up, updates, memory.
 #include "train/session.h"
 
+#include <array>
+#include <cstdlib>
+#include <functional>
 #include <thread>
 
 #include "checkpoint.h"
@@ -45,6 +48,12 @@ struct Model {
   }
   const WeightFile& unet_file() const { return options.networks.at("unet").files[0]; }
 };
+
+// What the GPU of these tests is, should it not be there.
+PlannedGpu emulated_gpu() {
+  const char* multiprocessors = std::getenv("PTXEMU_MULTIPROCESSORS");
+  return {std::atoi(std::getenv("PTXEMU_GPU")), multiprocessors ? std::atoi(multiprocessors) : 4, size_t{1} << 30};
+}
 
 bool on_gpu(const SessionOptions& options) { return options.device == Device::cuda; }
 
@@ -486,6 +495,43 @@ SUITE(session) {
     EXPECT(small.adapters == 4 * sizeof(float) * ready.session.parameter_count(), small.adapters);
     EXPECT(large.activations > small.activations && large.weights == small.weights, large.activations, " and ", small.activations);
   });
+  if (gpu())
+    test_case("a session for a gpu that is not there plans what one on it plans, and runs nothing", [] {
+      Model model;
+      model.options.device = Device::cuda;
+      model.options.precision = DType::f16;
+      SessionOptions planned = model.options;
+      planned.gpu = emulated_gpu();
+      Session real(model.options), other(planned);
+      const std::vector<Parameter> parameters = real.attach(all_adapters(real, 2), AdamW());
+      EXPECT(other.attach(all_adapters(other, 2), AdamW()).size() == parameters.size(), "other parameters");
+      const Inputs in = input({2, 16, 8}, 3);
+      const ProgramKey step = ProgramKey::step(input_shapes(in));
+      const auto bytes = [](const MemoryPlan& p) {
+        return std::array{p.weights, p.adapters, p.activations, p.workspace, p.mapped, p.program};
+      };
+      for (const bool again : {false, true}) EXPECT(bytes(other.plan(step, again)) == bytes(real.plan(step, again)), "another plan");
+      const ProgramKey encode{"vae", "encode", {{"pixels", {1, 16, 16, 3}}}, {}};
+      EXPECT(bytes(other.plan(encode)) == bytes(real.plan(encode)), "another plan of the VAE");
+      const size_t budget = (real.plan(step, false).total() + real.plan(step, true).total()) / 2;
+      EXPECT(other.fit(step.shapes, budget) == real.fit(step.shapes, budget), "other blocks computed again");
+      const auto alive = [&](Session& s) {
+        std::vector<size_t> all;
+        for (const Description::Work& node : s.describe(step).nodes) all.push_back(node.alive);
+        return all;
+      };
+      EXPECT(alive(other) == alive(real), "another description");
+      size_t held = 1025 * sizeof(float);
+      for (const BufferSpec& buffer : other.buffers()) held += buffer.count * size_of(buffer.dtype);
+      EXPECT(other.available_bytes() == planned.gpu->bytes - held, other.available_bytes(), " bytes are left");
+      for (const auto& refused : std::vector<std::function<void()>>{
+               [&] { other.load(in); }, [&] { other.prepare(step.shapes); }, [&] { run_all(other); }, [&] { other.speeds(); },
+               [&] { other.read("weights"); }, [&] { other.clear("gradients"); }, [&] { other.norm(); }})
+        expect_error("GPU_PLANNED", refused);
+      planned.gpu->compute_capability = 75;
+      planned.precision = DType::bf16;
+      expect_error("PRECISION_UNSUPPORTED", [&] { Session refused(planned); });
+    });
   test_case("a session that computes blocks again trains to the same bits in less memory, and plans both", [] {
     Model model;
     model.options.networks.at("unet").config = small_unet({2, 2});

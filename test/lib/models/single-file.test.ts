@@ -51,43 +51,47 @@ async function smallFile(t: TestContext, family: FamilyName, change = (tensors: 
 }
 
 for (const family of families) {
-  test(`a small ${family} model is the same from a folder, safetensors, and both pickles, leftovers ignored`, family === 'sd2' ? onlyLong : {}, async (t) => {
-    const folder = await temporaryFolder(t)
-    const model = smallModel(family)
-    await writeFolder(join(folder, 'folder'), model)
-    const single = singleFileTensors(family, model)
-    const more = [...single, ...leftovers()]
-    await writeRaw(join(folder, 'a.safetensors'), more)
-    await writeFile(join(folder, 'a.ckpt'), torchZip(more))
-    await writeFile(join(folder, 'a.pt'), torchLegacy(more))
-    const expected = await readModel(join(folder, 'folder'))
-    const weights = await contents(expected)
-    const names = ['a.safetensors', 'a.ckpt', 'a.pt']
-    // In the short run the pickles of one family.
-    for (const name of long || family === 'sdxl' ? names : names.slice(0, 1)) {
-      const found = await readModel(join(folder, name))
-      assert.equal(found.name, name)
-      assert.equal(found.family, expected.family)
-      for (const network of Object.keys(expected.networks)) {
-        assert.deepEqual(found.networks[network]!.config, expected.networks[network]!.config, network)
+  test(
+    `a small ${family} model is the same from a folder, safetensors, and both pickles, leftovers ignored`,
+    family === 'sd2' ? onlyLong : {},
+    async (t) => {
+      const folder = await temporaryFolder(t)
+      const model = smallModel(family)
+      await writeFolder(join(folder, 'folder'), model)
+      const single = singleFileTensors(family, model)
+      const more = [...single, ...leftovers()]
+      await writeRaw(join(folder, 'a.safetensors'), more)
+      await writeFile(join(folder, 'a.ckpt'), torchZip(more))
+      await writeFile(join(folder, 'a.pt'), torchLegacy(more))
+      const expected = await readModel(join(folder, 'folder'))
+      const weights = await contents(expected)
+      const names = ['a.safetensors', 'a.ckpt', 'a.pt']
+      // In the short run the pickles of one family.
+      for (const name of long || family === 'sdxl' ? names : names.slice(0, 1)) {
+        const found = await readModel(join(folder, name))
+        assert.equal(found.name, name)
+        assert.equal(found.family, expected.family)
+        for (const network of Object.keys(expected.networks)) {
+          assert.deepEqual(found.networks[network]!.config, expected.networks[network]!.config, network)
+        }
+        const all = await contents(found)
+        const turned = all.text_encoder_2?.get('text_projection')
+        if (turned) {
+          // OpenCLIP's is held the other way round, which the graph knows.
+          assert.deepEqual(turned[0], [128, 128])
+          all.text_encoder_2!.delete('text_projection')
+          all.text_encoder_2!.set('text_projection.weight', weights.text_encoder_2!.get('text_projection.weight')!)
+        }
+        assert.deepEqual(sorted(all), sorted(weights))
+        assert.deepEqual({ ...found.scheduler }, { ...expected.scheduler })
+        assert.deepEqual(found.sampleSize, expected.sampleSize)
+        for (const [network, tokenizer] of Object.entries(expected.tokenizers)) {
+          for (const text of ['a photo of a café', ''])
+            assert.deepEqual(chunksOf(found.tokenizers[network]!, text), chunksOf(tokenizer, text))
+        }
       }
-      const all = await contents(found)
-      const turned = all.text_encoder_2?.get('text_projection')
-      if (turned) {
-        // OpenCLIP's is held the other way round, which the graph knows.
-        assert.deepEqual(turned[0], [128, 128])
-        all.text_encoder_2!.delete('text_projection')
-        all.text_encoder_2!.set('text_projection.weight', weights.text_encoder_2!.get('text_projection.weight')!)
-      }
-      assert.deepEqual(sorted(all), sorted(weights))
-      assert.deepEqual({ ...found.scheduler }, { ...expected.scheduler })
-      assert.deepEqual(found.sampleSize, expected.sampleSize)
-      for (const [network, tokenizer] of Object.entries(expected.tokenizers)) {
-        for (const text of ['a photo of a café', ''])
-          assert.deepEqual(chunksOf(found.tokenizers[network]!, text), chunksOf(tokenizer, text))
-      }
-    }
-  })
+    },
+  )
 }
 
 test('a key v_pred, a key ztsnr and modelspec tell what a model predicts', async (t) => {

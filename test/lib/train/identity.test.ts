@@ -20,26 +20,30 @@ import { long, onlyLong } from '../../long.js'
 const hashesOf = async (path: string) => hashModel(await readModel(path))
 
 for (const family of ['sd1', 'sd2', 'sdxl'] satisfies FamilyName[]) {
-  test(`the parts of a small ${family} model have the same hashes in a folder, a safetensors file and a pickle`, family === 'sd2' ? onlyLong : {}, async (t) => {
-    const folder = await temporaryFolder(t)
-    const model = smallModel(family)
-    await writeFolder(join(folder, 'folder'), model)
-    const single = singleFileTensors(family, model)
-    // Old files have positions, in some of them as floats.
-    const prefix = family === 'sdxl' ? 'conditioner.embedders.0' : 'cond_stage_model'
-    const positions = { name: `${prefix}.transformer.text_model.embeddings.position_ids`, dtype: 'F16', data: new Uint16Array(77) }
-    const others = leftovers().filter(({ name }) => !name.endsWith('position_ids'))
-    const more = [...single, { ...positions, shape: [1, 77] }, ...others]
-    await writeRaw(join(folder, 'a.safetensors'), more)
-    await writeFile(join(folder, 'a.ckpt'), torchZip(more))
-    const expected = await hashesOf(join(folder, 'folder'))
-    const encoders = family === 'sdxl' ? ['text_encoder', 'text_encoder_2'] : ['text_encoder']
-    assert.deepEqual(Object.keys(expected).sort(), ['scheduler', ...encoders, 'unet', 'vae'])
-    assert.equal(new Set(Object.values(expected)).size, Object.keys(expected).length)
-    // In the short run the pickle of one family.
-    const names = long || family === 'sd1' ? ['a.safetensors', 'a.ckpt'] : ['a.safetensors']
-    for (const name of names) assert.deepEqual(await hashesOf(join(folder, name)), expected, name)
-  })
+  test(
+    `the parts of a small ${family} model have the same hashes in a folder, a safetensors file and a pickle`,
+    family === 'sd2' ? onlyLong : {},
+    async (t) => {
+      const folder = await temporaryFolder(t)
+      const model = smallModel(family)
+      await writeFolder(join(folder, 'folder'), model)
+      const single = singleFileTensors(family, model)
+      // Old files have positions, in some of them as floats.
+      const prefix = family === 'sdxl' ? 'conditioner.embedders.0' : 'cond_stage_model'
+      const positions = { name: `${prefix}.transformer.text_model.embeddings.position_ids`, dtype: 'F16', data: new Uint16Array(77) }
+      const others = leftovers().filter(({ name }) => !name.endsWith('position_ids'))
+      const more = [...single, { ...positions, shape: [1, 77] }, ...others]
+      await writeRaw(join(folder, 'a.safetensors'), more)
+      await writeFile(join(folder, 'a.ckpt'), torchZip(more))
+      const expected = await hashesOf(join(folder, 'folder'))
+      const encoders = family === 'sdxl' ? ['text_encoder', 'text_encoder_2'] : ['text_encoder']
+      assert.deepEqual(Object.keys(expected).sort(), ['scheduler', ...encoders, 'unet', 'vae'])
+      assert.equal(new Set(Object.values(expected)).size, Object.keys(expected).length)
+      // In the short run the pickle of one family.
+      const names = long || family === 'sd1' ? ['a.safetensors', 'a.ckpt'] : ['a.safetensors']
+      for (const name of names) assert.deepEqual(await hashesOf(join(folder, name)), expected, name)
+    },
+  )
 }
 
 test('a part whose weights, config or scale are others has another hash, and no other part has', async (t) => {

@@ -1,9 +1,16 @@
 import assert from 'node:assert/strict'
+import { existsSync } from 'node:fs'
 import { test } from 'node:test'
+import sharp from 'sharp'
 import type { StartEvent, TrainEvent } from '../../../lib/events.js'
+import { readModel } from '../../../lib/models/read.js'
 import { native, type Speeds } from '../../../lib/native.js'
+import { findCard, freeBytes } from '../../../lib/options/cards.js'
+import { memorySvg } from '../../../lib/train/memory-picture.js'
 import { plan, secondsOf } from '../../../lib/train/plan.js'
+import { tiny } from '../../fixtures/lora.js'
 import { place, run, tensors } from '../../fixtures/training.js'
+import { built } from '../../gpu/emulated.js'
 
 // Measured once: it keeps the processor busy for a second, and every plan asks.
 const addon = native()
@@ -19,7 +26,8 @@ const sum = (values: number[]) => values.reduce((total, value) => total + value,
 
 test('an op takes as long as its operations or its bytes, whichever is longer, at the speed of its kind', () => {
   const speeds: Speeds = { bytes: 10, flops: { mat_mul: 100, conv2d: 50, attention: 20, attention_grad: 40 } }
-  const seconds = (op: string, flops: number, bytes: number) => secondsOf({ nodes: [{ op, layer: '', flops, bytes, alive: 0 }] }, speeds)
+  const seconds = (op: string, flops: number, bytes: number) =>
+    secondsOf({ nodes: [{ op, layer: '', flops, bytes, alive: 0, shape: [] }] }, speeds)
   assert.equal(seconds('mat_mul', 100, 5), 1)
   assert.equal(seconds('weight_grad', 100, 5), 1)
   assert.equal(seconds('conv_transpose2d', 100, 5), 2)
@@ -63,6 +71,52 @@ test('images or their number are needed, not both', async (t) => {
   })
 })
 
+/** Whether this build can plan for a GPU. */
+const plansForGpus = existsSync(built('liblorafuse_cuda.so'))
+
+test('a plan for a named card needs no GPU, goes by its memory and its specified speed, and says what would fit', {
+  skip: !plansForGpus,
+}, async () => {
+  const given = { model: tiny, imageCount: 2, steps: 1, rank: 4 }
+  const planned = await plan({ ...given, gpu: 'rtx 2080ti' })
+  const { bytes } = planned
+  const card = findCard('RTX 2080 Ti')!
+  assert.deepEqual(planned.gpu, { name: 'RTX 2080 Ti', memory: 11 * 2 ** 30, free: freeBytes(card) })
+  assert.deepEqual([planned.device, planned.precision, planned.fits, planned.shortage], ['cuda', 'fp16', true, undefined])
+  const kinds = ['weights', 'adapters', 'gradients', 'optimizer', 'activations', 'workspace'] as const
+  assert.equal(sum(kinds.map((kind) => bytes[kind])), bytes.total)
+  assert.ok(bytes.mapped === 0 && bytes.process > bytes.caches + bytes.saving)
+  const seconds = Math.max(planned.flops / card.tensor, planned.traffic / card.bandwidth)
+  assert.ok(
+    planned.secondsPerStep > seconds && planned.secondsPerStep < 20 * seconds + 0.01,
+    `${planned.secondsPerStep} s, ${seconds} at the peaks`,
+  )
+  const f32 = await plan({ ...given, gpu: 'RTX 2080 Ti', precision: 'f32' })
+  assert.ok(f32.secondsPerStep > planned.secondsPerStep && f32.bytes.weights > 1.9 * bytes.weights)
+  const much = await plan({ ...given, imageCount: 512, gpu: 'GTX 1660', batchSize: 512, resolution: 1024 })
+  assert.ok(!much.fits && much.bytes.total > freeBytes(findCard('GTX 1660')!) && /tensor cores/.test(much.gpu!.note!))
+  assert.match(
+    much.shortage!,
+    /^Expected \d+ MiB of free memory on the GPU for this training but received 5542 MiB; (batchSize \d+|gradientCheckpointing) /,
+  )
+  await assert.rejects(plan({ ...given, gpu: 'T4', precision: 'bf16' }), { code: 'PRECISION_UNSUPPORTED' })
+  assert.equal((await plan({ ...given, gpu: 'RTX 3060', precision: 'bf16' })).precision, 'bf16')
+})
+
+test('a session for a GPU that need not be there runs nothing', { skip: !plansForGpus }, async (t) => {
+  const { networks } = await readModel(tiny)
+  const gpu = { computeCapability: 86, multiprocessors: 28, bytes: 2 ** 30 }
+  const session = new addon.Session({ device: 'cuda', gpu, threads: 1, precision: 'fp16', networks })
+  t.after(() => session.dispose())
+  const pixels = { shape: [1, 16, 16, 3], data: new Float32Array(768) }
+  assert.ok(session.planRun('vae', 'encode', { pixels: pixels.shape }).total > 0)
+  await assert.rejects(session.run('vae', 'encode', { pixels }), { code: 'GPU_PLANNED' })
+  for (const odd of [{ multiprocessors: 0 }, { computeCapability: 60 }, { bytes: -1 }])
+    assert.throws(() => new addon.Session({ device: 'cuda', gpu: { ...gpu, ...odd }, threads: 1, precision: 'fp16', networks }), {
+      code: 'ARGUMENT_INVALID',
+    })
+})
+
 test('within `fit` as little is computed again as that takes, to the same bits', async (t) => {
   const { folder, ...given } = { ...(await place(t)), device: 'cpu' as const, resolution: 256, bucketMin: 64, steps: 1 }
   const [kept, all] = [await plan(given), await plan({ ...given, gradientCheckpointing: true })]
@@ -93,4 +147,15 @@ test('within `fit` as little is computed again as that takes, to the same bits',
   assert.deepEqual(await trained('fitted', budget + besides), before)
   assert.deepEqual([start!.recomputed, start!.memory.total], [tight.recomputed, tight.bytes.total])
   assert.equal(start!.memoryOtherwise, kept.bytes.total)
+})
+
+test('the picture of a plan names its axes, its kinds of memory, the peak and the layer of the largest value', async (t) => {
+  const { folder: _, images: __, ...rest } = await place(t)
+  const planned = await plan({ ...rest, device: 'cpu', imageCount: 1 })
+  assert.ok(planned.forward > 1 && planned.forward < planned.timeline.length)
+  const svg = await memorySvg(planned)
+  assert.deepEqual((await sharp(Buffer.from(svg)).metadata()).format, 'svg')
+  for (const text of ['memory (MiB)', 'op of the step', 'weights (', 'activations (', 'peak ', planned.largest[0]!.layer]) {
+    assert.ok(svg.includes(text), text)
+  }
 })

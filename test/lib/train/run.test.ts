@@ -27,7 +27,7 @@ test('a training tells what it caches, starts, steps and ends with, and leaves a
   const result = await run({ ...given, flip: true, saveEvery: 2 }, (event) => events.push(event))
   const types = events.map((event) => (event.type === 'cache' ? `${event.kind} ${event.done}/${event.total}` : event.type))
   const cached = ['text 0/2', 'text 1/2', 'text 2/2', ...[0, 1, 2, 3, 4].map((done) => `latents ${done}/4`)]
-  assert.deepEqual(types, [...cached, 'start', 'step', 'step', 'checkpoint', 'step', 'done'])
+  assert.deepEqual(types, ['memory', ...cached, 'start', 'step', 'step', 'checkpoint', 'step', 'done'])
   assert.deepEqual(await files(given.output), [
     ...['lora-step00000002.safetensors', 'lora-step00000002.state', 'lora.safetensors', 'lora.state'],
   ])

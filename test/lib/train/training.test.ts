@@ -71,7 +71,7 @@ test('memory is planned before anything is cached, and the first batch prepared 
     ],
   )
   const cached = ['text 0/2', 'text 1/2', 'text 2/2', 'latents 0/2', 'latents 1/2', 'latents 2/2']
-  assert.deepEqual(briefly(events), [...cached, 'start', 'step', 'step', 'done'])
+  assert.deepEqual(briefly(events), ['memory', ...cached, 'start', 'step', 'step', 'done'])
   const start = events.find((event) => event.type === 'start')
   const host = 4 * (16 * 16 * 4 + 8 * 24 * 4 + 2 * (77 + 77 * 128)) + 4 * 3 * 5 + 2 * 5 + 2 * 3
   assert.deepEqual(start, {
@@ -85,6 +85,8 @@ test('memory is planned before anything is cached, and the first batch prepared 
     memory: { weights: 100, adapters: 10, mapped: 0, program: 3, activations: 1024, workspace: 1, host, total: 1135 + host },
     ...{ gradientCheckpointing: false, memoryOtherwise: 1135 + host },
   })
+  const { memory, gradientCheckpointing, memoryOtherwise } = start!
+  assert.deepEqual(events[0], { type: 'memory', device: 'cpu', precision: 'f32', memory, gradientCheckpointing, memoryOtherwise })
 })
 
 const MIB = 2 ** 20
