@@ -197,8 +197,8 @@ const imageCount = optional(
   'Plan for so many square images of the resolution, each with a caption of its own, instead of a folder',
 )
 
-/** Which is not needed for its plan. */
-const gpu = optional(card, 'Plan for this card, whatever this machine has: memory as on the card itself, time as estimated', {
+/** It need not be there: nothing runs. */
+const gpu = optional(card, 'Plan for this card, such as "RTX 2080 Ti" or "RTX 3080 12 GB", whatever this machine has; its time is an estimate', {
   defaultText: "this machine's device",
 })
 
