@@ -236,7 +236,13 @@ export async function loadTokenizer(folder: string, padId?: number): Promise<Tok
   return makeTokenizer(vocabulary, folder, configs, added, padId)
 }
 
+/** Kept, by `padId`, for the next encoder or model: making one takes a quarter of a second. */
+const clipTokenizers = new Map<number | undefined, Promise<Tokenizer>>()
+
 /** Makes CLIP's own tokenizer, for a model that brings none. `padId`: as in `loadTokenizer`. */
 export async function clipTokenizer(padId?: number): Promise<Tokenizer> {
-  return makeTokenizer(await clipVocabulary(), 'CLIP', [], {}, padId)
+  const made = clipTokenizers.get(padId) ?? clipVocabulary().then((vocabulary) => makeTokenizer(vocabulary, 'CLIP', [], {}, padId))
+  clipTokenizers.set(padId, made)
+  made.catch(() => clipTokenizers.delete(padId))
+  return made
 }
