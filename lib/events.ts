@@ -101,6 +101,33 @@ export interface StepEvent {
   memoryBytes: number
 }
 
+/** What a group of ops took of a profiled step. */
+export interface ProfileRow {
+  /** A kind of op, or the path of a layer; empty: ops of no layer. */
+  name: string
+  count: number
+  seconds: number
+  /** Of the step's time, 0 to 1. */
+  share: number
+  flopsPerSecond: number
+  bytesPerSecond: number
+  /** The time at the speeds that have been measured of this machine over the time taken, 0 to 1 and sometimes more; 0 for the update. */
+  ofPeak: number
+}
+
+/** With `profile`: one step has been timed, op by op. */
+export interface ProfileEvent {
+  type: 'profile'
+  step: number
+  /** The trace that has been written. */
+  path: string
+  /** Of all its ops and the update. */
+  seconds: number
+  /** Kinds of ops, those that took longest first, and the ten layers that did. */
+  ops: ProfileRow[]
+  layers: ProfileRow[]
+}
+
 export interface CheckpointEvent {
   type: 'checkpoint'
   step: number
@@ -122,7 +149,7 @@ export type ModelEvent = DownloadStartEvent | DownloadEvent | WarningEvent
 /** What `plan` tells. */
 export type PlanEvent = ModelEvent
 
-export type TrainEvent = ModelEvent | MemoryEvent | StartEvent | CacheEvent | StepEvent | CheckpointEvent | DoneEvent
+export type TrainEvent = ModelEvent | MemoryEvent | StartEvent | CacheEvent | StepEvent | ProfileEvent | CheckpointEvent | DoneEvent
 
 /** Calls a listener, which may be asynchronous: what it rejects with is thrown by a later call, as if it had been thrown there. */
 export class Listener<Event extends { type: string }> {

@@ -151,13 +151,29 @@ export interface Speeds {
   flops: Record<string, number>
 }
 
+/** What one op of a step does. */
+export interface Work {
+  op: string
+  layer: string
+  flops: number
+  bytes: number
+  alive: number
+  shape: number[]
+}
+
+/** What the ops of one step did, in the order in which they ran, and what each took; `updateSeconds`: the update after them, 0 without one. */
+export interface StepProfile {
+  nodes: (Work & { seconds: number })[]
+  updateSeconds: number
+}
+
 /** What a planned step does and holds. */
 export interface StepDescription {
   /**
    * In the order in which they run: floating-point operations, bytes that are read and written, each once, and bytes of the arena that are
-   * in use meanwhile. `layer`: the path of the module, empty where there is none.
+   * in use meanwhile. `layer`: the path of the module, empty where there is none. `shape`: of the op's first output.
    */
-  nodes: { op: string; layer: string; flops: number; bytes: number; alive: number }[]
+  nodes: Work[]
   /** The ten largest values of those that are alive when most is in use, largest first; `name`: an input's, or of the op that made it. */
   largest: { name: string; layer: string; shape: number[]; bytes: number }[]
 }
@@ -239,6 +255,8 @@ export interface Session {
    * With `update`, it then clips the gradients, moves the parameters and zeroes the gradients.
    */
   step(weights: Float32Array, update?: UpdateInput): Promise<void>
+  /** As `step`, to the same bits, but waits for each op, and resolves to what they took. */
+  profileStep(weights: Float32Array, update?: UpdateInput): Promise<StepProfile>
   /** Returns each sample's unweighted mean squared error, of all steps since the last call, in order. */
   losses(): Promise<Float32Array>
   /** Returns the global norm of the last update's gradients before clipping; if it is not finite, the update changed nothing. */

@@ -16,6 +16,7 @@ import { runPlan } from '../train/plan.js'
 import { runTraining } from '../train/run.js'
 import type { Commands, Context } from './command.js'
 import { describePlan } from './plan.js'
+import { describeProfile } from './profile.js'
 import { bucketList, downloadLine, downloadStartLine, memoryLines, stepLine } from './progress.js'
 import { quote, without } from './shell.js'
 
@@ -68,6 +69,8 @@ function showTrain(event: TrainEvent, context: Context): void {
     progress.update(`${event.kind} ${event.done}/${event.total}`, event.done === event.total)
   } else if (event.type === 'step') {
     progress.update(stepLine(event), event.step === event.steps)
+  } else if (event.type === 'profile') {
+    progress.line(describeProfile(event))
   } else if (event.type === 'checkpoint') {
     progress.line(`saved ${event.path}`)
   } else {

@@ -2,11 +2,12 @@
  * CLIP's tokenizer: lower-cased text, byte-level BPE. The algorithm is @huggingface/tokenizers'; this file reads a model's tokenizer folder
  * and describes CLIP's pipeline as huggingface/transformers:src/transformers/models/clip/tokenization_clip.py does.
  */
+import { createHash } from 'node:crypto'
 import { join } from 'node:path'
 import { Tokenizer as Pipeline } from '@huggingface/tokenizers'
 import { LorafuseError, shown } from '../errors.js'
 import { isRecord, type Json, readRecord } from '../files/json.js'
-import { readText, unlessMissing } from '../files/read.js'
+import { readText, readWhole, unlessMissing } from '../files/read.js'
 import { isId, readAddedTokens, splitter } from './added-tokens.js'
 import { clipVocabulary } from './clip-vocabulary.js'
 
@@ -43,7 +44,7 @@ const WHAT = 'a tokenizer'
 export const VOCABULARIES = [['vocab.json', 'merges.txt'], ['tokenizer.json']] as const
 /** Those that are read where they are. */
 export const SETTINGS = ['added_tokens.json', 'tokenizer_config.json', 'special_tokens_map.json']
-const MOST_MERGES_BYTES = 2 ** 26
+const MOST_BYTES = 2 ** 26
 const MOST_LENGTH = 2 ** 31 - 2
 
 function invalid(path: string, problem: string): LorafuseError {
@@ -79,7 +80,7 @@ function checked(vocab: unknown, vocabPath: string, merges: unknown, path: strin
 
 /** Reads the lines of `merges.txt`; undefined if there is none. */
 async function readMerges(path: string): Promise<string[] | undefined> {
-  const text = await unlessMissing(readText(path, WHAT, MOST_MERGES_BYTES)).catch((cause: unknown) => {
+  const text = await unlessMissing(readText(path, WHAT, MOST_BYTES)).catch((cause: unknown) => {
     throw cause instanceof TypeError ? invalid(path, 'bytes that are no UTF-8') : cause
   })
   return text?.split(/\r?\n/).filter((line) => line !== '' && !line.startsWith('#version'))
@@ -226,23 +227,39 @@ function makeTokenizer(vocabulary: Vocabulary, folder: string, configs: Json[], 
   }
 }
 
+/** Those in use, by what they were made of: making one takes a quarter of a second. */
+const made = new Map<string, WeakRef<Tokenizer>>()
+
+async function once(key: string, make: () => Promise<Tokenizer>): Promise<Tokenizer> {
+  for (const [other, kept] of made) if (!kept.deref()) made.delete(other)
+  const tokenizer = made.get(key)?.deref() ?? (await make())
+  made.set(key, new WeakRef(tokenizer))
+  return tokenizer
+}
+
+/** Hashes the files of a tokenizer's folder. */
+async function contentsOf(folder: string): Promise<string> {
+  const hash = createHash('sha256')
+  for (const name of [...VOCABULARIES.flat(), ...SETTINGS]) {
+    const bytes = await unlessMissing(readWhole(join(folder, name), WHAT, MOST_BYTES))
+    hash.update(`${name} ${bytes?.length}\n`).update(bytes ?? '')
+  }
+  return hash.digest('hex')
+}
+
 /**
  * Loads a model's `tokenizer` folder. `padId`: where its files do not say, EOS if it is left out. Throws `MODEL_INCOMPLETE` where its files
  * are missing, `TOKENIZER_INVALID`.
  */
 export async function loadTokenizer(folder: string, padId?: number): Promise<Tokenizer> {
-  const vocabulary = await readVocabulary(folder)
-  const [added = {}, ...configs] = await Promise.all(SETTINGS.map(async (name) => (await readJson(join(folder, name))) ?? {}))
-  return makeTokenizer(vocabulary, folder, configs, added, padId)
+  return once(`${await contentsOf(folder)} ${padId}`, async () => {
+    const vocabulary = await readVocabulary(folder)
+    const [added = {}, ...configs] = await Promise.all(SETTINGS.map(async (name) => (await readJson(join(folder, name))) ?? {}))
+    return makeTokenizer(vocabulary, folder, configs, added, padId)
+  })
 }
-
-/** Kept, by `padId`, for the next encoder or model: making one takes a quarter of a second. */
-const clipTokenizers = new Map<number | undefined, Promise<Tokenizer>>()
 
 /** Makes CLIP's own tokenizer, for a model that brings none. `padId`: as in `loadTokenizer`. */
 export async function clipTokenizer(padId?: number): Promise<Tokenizer> {
-  const made = clipTokenizers.get(padId) ?? clipVocabulary().then((vocabulary) => makeTokenizer(vocabulary, 'CLIP', [], {}, padId))
-  clipTokenizers.set(padId, made)
-  made.catch(() => clipTokenizers.delete(padId))
-  return made
+  return once(`CLIP ${padId}`, async () => makeTokenizer(await clipVocabulary(), 'CLIP', [], {}, padId))
 }

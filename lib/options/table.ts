@@ -10,6 +10,7 @@ import {
   colour,
   flag,
   integer,
+  jsonFile,
   list,
   lora,
   memorySize,
@@ -239,12 +240,18 @@ const memory = {
   ),
 }
 
+const profile = optional(
+  jsonFile,
+  'Time each op of one step, the third or the last if there are fewer, and write a trace for ui.perfetto.dev; the result stays the same',
+  { defaultText: 'none' },
+)
+
 export const trainGroups = {
   Files: files,
   Images: { ...images, ...captions },
   Training: { ...length, ...training },
   Saving: saving,
-  Machine: { ...machine, ...memory },
+  Machine: { ...machine, ...memory, profile },
 }
 export const trainTable = rowsOf(trainGroups)
 

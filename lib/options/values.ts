@@ -114,6 +114,7 @@ const isPath = (input: unknown): input is string => isText(input) && input !== '
 const isBaseName = (input: unknown): input is string => isPath(input) && !/[/\\]|^\.{1,2}$|\.safetensors$/i.test(input)
 const isPng = (input: unknown): input is string => isPath(input) && /[^/]\.png$/i.test(input)
 const isPicture = (input: unknown): input is string => isPath(input) && /[^/]\.(png|svg)$/i.test(input)
+const isJson = (input: unknown): input is string => isPath(input) && /[^/]\.json$/i.test(input)
 const isResumeFrom = (input: unknown): input is string | boolean => typeof input === 'boolean' || isPath(input)
 
 export const text = plain('text', 'a text', 'TEXT', isText)
@@ -121,6 +122,7 @@ export const path = plain('path', 'a path', 'PATH', isPath)
 /** Another ending would promise another format than the one that is written. */
 export const pngFile = plain('path', 'the path of a .png file', 'FILE', isPng)
 export const pictureFile = plain('path', 'the path of a .svg or .png file', 'FILE', isPicture)
+export const jsonFile = plain('path', 'the path of a .json file', 'FILE', isJson)
 /** The extension is added to it. */
 export const baseName = plain('text', 'a file name without folder and without .safetensors', 'NAME', isBaseName)
 

@@ -2,12 +2,14 @@
 import type { Batches } from '../data/batches.js'
 import { LorafuseError, memoryError, throwIfAborted } from '../errors.js'
 import type { StepEvent, TrainEvent } from '../events.js'
-import type { Inputs, Session } from '../native.js'
+import { writeError } from '../files/atomic.js'
+import type { Inputs, Session, StepProfile, UpdateInput } from '../native.js'
 import { learningRateAt } from '../options/lr-schedulers.js'
 import { Checkpoints, type CheckpointsOptions } from './checkpoints.js'
 import type { StepInputs } from './inputs.js'
 import type { Saved } from './output.js'
 import type { TrainedPart } from './parts.js'
+import { profiledStep, writeProfile } from './profile.js'
 
 export interface TrainContext {
   /** Stops the training after the current step and saves its state; `train` then rejects with an error named `AbortError`. */
@@ -42,6 +44,8 @@ export class Trainer {
   /** Why the next batch is not loaded. */
   private unloaded: { reason: unknown } | undefined
   private readonly began = performance.now()
+  /** Of the batches of the step that is profiled. */
+  private readonly profiles: StepProfile[] = []
   /** Losses of the last epoch's worth of updates. */
   private readonly recent: number[] = []
 
@@ -84,6 +88,27 @@ export class Trainer {
     return new LorafuseError('NAN_LOSS', `Expected a finite loss at step ${step} but received ${what}${kept}. Lower the learning rate`)
   }
 
+  /** Runs one batch of an update, op by op where that is profiled. */
+  private async step(step: number, weights: Float32Array, update: UpdateInput | undefined): Promise<void> {
+    const { session, info, from } = this.options
+    if (info.options.profile === undefined || step !== profiledStep(from, info.steps)) return session.step(weights, update)
+    this.profiles.push(await session.profileStep(weights, update))
+  }
+
+  /** Tells of the profile. What fails is a warning, as it is no part of the training. */
+  private async tellProfile(step: number): Promise<void> {
+    const { session, info } = this.options
+    const path = info.options.profile
+    const profiles = this.profiles.splice(0)
+    if (path === undefined || profiles.length === 0) return
+    try {
+      this.context.onEvent?.(await writeProfile(path, { step, profiles, speeds: await session.speeds() }))
+    } catch (cause) {
+      const { message } = writeError(path, cause) as Error
+      this.context.onEvent?.({ type: 'warning', code: 'NO_PROFILE', message: `The profile is not written: ${message}`, path })
+    }
+  }
+
   private async update(step: number): Promise<Update> {
     const { session, batches, info, lossScale, parts, lastTextStep } = this.options
     const { weightDecay, maxGradNorm, gradientAccumulation } = info.options
@@ -105,7 +130,7 @@ export class Trainer {
       // As accelerate: divides by the full number of accumulated batches, even if an epoch's last update takes fewer.
       const weights = new Float32Array(size).fill(lossScale.state.value / (size * gradientAccumulation))
       if (this.unloaded) throw this.unloaded.reason
-      const stepping = session.step(weights, i === sizes.length - 1 ? update : undefined)
+      const stepping = this.step(step, weights, i === sizes.length - 1 ? update : undefined)
       const loading = this.loadNext()
       // A session that still runs a call cannot be read and saved.
       await stepping.finally(() => loading)
@@ -152,6 +177,7 @@ export class Trainer {
       })
       loss = update.loss
       this.context.onEvent?.(this.event(step, update))
+      await this.tellProfile(step)
       await this.checkpoints.saveWhereDue(step)
     }
     await this.stopIfAborted(steps)

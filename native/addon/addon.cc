@@ -170,6 +170,13 @@ auto step(const Arguments& args) {
     return s.step(weights, with ? &*with : nullptr), Done();
   };
 }
+auto profile_step(const Arguments& args) {
+  return [with = update(args[1]), weights = elements<float>(args[0], "weights")](Session& s) {
+    Profile profile;
+    s.step(weights, with ? &*with : nullptr, &profile);
+    return profile;
+  };
+}
 auto threads(const Arguments&) {
   return [](Session& s) { return static_cast<double>(s.threads()); };
 }
@@ -187,18 +194,28 @@ class JsSession : public Napi::ObjectWrap<JsSession> {
   }
 
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(
-        env, "Session",
-        {InstanceMethod<&JsSession::now<layers>>("layers"),     InstanceMethod<&JsSession::now<attach>>("attach"),
-         InstanceMethod<&JsSession::now<threads>>("threads"),   InstanceMethod<&JsSession::now<buffers>>("buffers"),
-         InstanceMethod<&JsSession::now<read>>("read"),         InstanceMethod<&JsSession::now<write>>("write"),
-         InstanceMethod<&JsSession::now<clear>>("clear"),       InstanceMethod<&JsSession::now<plan_step>>("planStep"),
-         InstanceMethod<&JsSession::now<plan_run>>("planRun"),  InstanceMethod<&JsSession::now<describe_step>>("describeStep"),
-         InstanceMethod<&JsSession::now<fit_step>>("fitStep"),  InstanceMethod<&JsSession::now<available_bytes>>("availableBytes"),
-         InstanceMethod<&JsSession::later<speeds>>("speeds"),   InstanceMethod<&JsSession::later<run>>("run"),
-         InstanceMethod<&JsSession::later<prepare>>("prepare"), InstanceMethod<&JsSession::later<load>>("load"),
-         InstanceMethod<&JsSession::later<step>>("step"),       InstanceMethod<&JsSession::later<losses>>("losses"),
-         InstanceMethod<&JsSession::later<norm>>("norm"),       InstanceMethod<&JsSession::dispose>("dispose")});
+    return DefineClass(env, "Session",
+                       {InstanceMethod<&JsSession::now<layers>>("layers"),
+                        InstanceMethod<&JsSession::now<attach>>("attach"),
+                        InstanceMethod<&JsSession::now<threads>>("threads"),
+                        InstanceMethod<&JsSession::now<buffers>>("buffers"),
+                        InstanceMethod<&JsSession::now<read>>("read"),
+                        InstanceMethod<&JsSession::now<write>>("write"),
+                        InstanceMethod<&JsSession::now<clear>>("clear"),
+                        InstanceMethod<&JsSession::now<plan_step>>("planStep"),
+                        InstanceMethod<&JsSession::now<plan_run>>("planRun"),
+                        InstanceMethod<&JsSession::now<describe_step>>("describeStep"),
+                        InstanceMethod<&JsSession::now<fit_step>>("fitStep"),
+                        InstanceMethod<&JsSession::now<available_bytes>>("availableBytes"),
+                        InstanceMethod<&JsSession::later<speeds>>("speeds"),
+                        InstanceMethod<&JsSession::later<run>>("run"),
+                        InstanceMethod<&JsSession::later<prepare>>("prepare"),
+                        InstanceMethod<&JsSession::later<load>>("load"),
+                        InstanceMethod<&JsSession::later<step>>("step"),
+                        InstanceMethod<&JsSession::later<losses>>("losses"),
+                        InstanceMethod<&JsSession::later<profile_step>>("profileStep"),
+                        InstanceMethod<&JsSession::later<norm>>("norm"),
+                        InstanceMethod<&JsSession::dispose>("dispose")});
   }
 
  private:

@@ -224,6 +224,7 @@ inline Napi::Value to_js(Napi::Env env, const Description::Work& work) {
   out.Set("flops", work.flops);
   out.Set("bytes", static_cast<double>(work.bytes));
   out.Set("alive", static_cast<double>(work.alive));
+  out.Set("shape", to_js(env, work.shape));
   return out;
 }
 inline Napi::Value to_js(Napi::Env env, const Description::Held& held) {
@@ -243,6 +244,15 @@ inline Napi::Value to_js(Napi::Env env, const Description& description) {
   auto out = Napi::Object::New(env);
   out.Set("nodes", to_js(env, description.nodes));
   out.Set("largest", to_js(env, description.largest));
+  return out;
+}
+inline Napi::Value to_js(Napi::Env env, const Profile& profile) {
+  auto out = Napi::Object::New(env);
+  const Napi::Value nodes = to_js(env, profile.nodes);
+  for (uint32_t i = 0; i < profile.nodes.size(); i++)
+    nodes.As<Napi::Array>().Get(i).As<Napi::Object>().Set("seconds", profile.times.nodes[i]);
+  out.Set("nodes", nodes);
+  out.Set("updateSeconds", profile.times.end);
   return out;
 }
 inline Napi::Value to_js(Napi::Env env, const Speeds& speeds) {

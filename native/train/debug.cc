@@ -1,7 +1,6 @@
 #include "debug.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -59,6 +58,20 @@ bool is_finite(Program& program, ValueId v) {
   return std::all_of(data.begin(), data.end(), [](float x) { return std::isfinite(x); });
 }
 
+// Of each kind of op, and of each block of the network: how many nodes, milliseconds.
+void write_times(const Graph& graph, const std::vector<double>& seconds) {
+  std::map<std::string, std::pair<int, double>> of_ops, of_blocks;
+  for (size_t i = 0; i < graph.nodes.size(); i++) {
+    const Node& node = graph.nodes[i];
+    for (auto* time : {&of_ops[name_of(node.op)], &of_blocks[node.block.empty() ? "no block" : node.block]}) {
+      time->first++;
+      time->second += 1e3 * seconds[i];
+    }
+  }
+  for (const auto& times : {of_ops, of_blocks})
+    for (const auto& [name, time] : times) std::fprintf(stderr, "time %-48s %5d nodes %9.3f ms\n", name.c_str(), time.first, time.second);
+}
+
 }  // namespace
 
 void debug(const std::string& what, const Program& program) {
@@ -66,33 +79,18 @@ void debug(const std::string& what, const Program& program) {
   if (wanted("graph")) write_graph(what, program.graph());
 }
 
-void run_program(Program& program, Backend& backend, std::function<void()> end) {
-  const bool times_ops = wanted("time"), finds_nan = wanted("nan");
-  if (!times_ops && !finds_nan) return program.run(std::move(end));
-  using Clock = std::chrono::steady_clock;
-  // Of each kind of op, and of each block of the network: how many nodes, milliseconds.
-  std::map<std::string, std::pair<int, double>> times_of_ops, times_of_blocks;
+void run_program(Program& program, std::function<void()> end, Program::Times* times) {
+  const bool writes_times = wanted("time"), finds_nan = wanted("nan");
+  if (!times && !writes_times && !finds_nan) return program.run(std::move(end));
   bool found = !finds_nan;
-  auto begin = Clock::now();
-  program.run_each([&](size_t i) {
+  const Program::Times taken = program.run_timed(end, [&](size_t i) {
     const Node& node = program.graph().nodes[i];
-    char byte;
-    backend.download(&byte, program.workspace(i), 1);  // waits for the node
-    const double taken = std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
-    for (auto* time : {&times_of_ops[name_of(node.op)], &times_of_blocks[node.block.empty() ? "no block" : node.block]}) {
-      time->first++;
-      time->second += taken;
-    }
-    if (!found && !std::all_of(node.outputs.begin(), node.outputs.end(), [&](ValueId v) { return is_finite(program, v); })) {
-      found = true;
-      std::fprintf(stderr, "nan: node %zu, %s, in the layer %s\n", i, name_of(node.op), node.layer.c_str());
-    }
-    begin = Clock::now();
+    if (found || std::all_of(node.outputs.begin(), node.outputs.end(), [&](ValueId v) { return is_finite(program, v); })) return;
+    found = true;
+    std::fprintf(stderr, "nan: node %zu, %s, in the layer %s\n", i, name_of(node.op), node.layer.c_str());
   });
-  if (end) end();
-  if (!times_ops) return;
-  for (const auto& times : {times_of_ops, times_of_blocks})
-    for (const auto& [name, time] : times) std::fprintf(stderr, "time %-48s %5d nodes %9.3f ms\n", name.c_str(), time.first, time.second);
+  if (writes_times) write_times(program.graph(), taken.nodes);
+  if (times) *times = taken;
 }
 
 }  // namespace lorafuse

@@ -10,7 +10,7 @@ namespace lorafuse {
 
 // For a program that was just made: plan, graph.
 void debug(const std::string& what, const Program& program);
-// Runs a program: as it does by itself or, for time and nan, node by node.
-void run_program(Program& program, Backend& backend, std::function<void()> end = {});
+// Runs a program: as it does by itself or, for time, nan and `times`, node by node.
+void run_program(Program& program, std::function<void()> end = {}, Program::Times* times = nullptr);
 
 }  // namespace lorafuse

@@ -15,7 +15,7 @@ Description describe(const Program& program) {
   for (size_t i = 0; i < graph.nodes.size(); i++) {
     const Node& node = graph.nodes[i];
     const Cost cost = cost_of(graph, node);
-    d.nodes.push_back({name_of(node.op), node.layer, cost.flops, cost.bytes, plan.alive[i]});
+    d.nodes.push_back({name_of(node.op), node.layer, cost.flops, cost.bytes, plan.alive[i], graph.shape(node.outputs[0])});
     for (ValueId v : node.outputs) layer_of[v] = &node.layer;
   }
   const auto peak = static_cast<int32_t>(std::ranges::max_element(plan.alive) - plan.alive.begin());

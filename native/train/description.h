@@ -13,6 +13,7 @@ struct Description {
     double flops = 0;  // floating-point operations
     size_t bytes = 0;  // that are read and written, each once
     size_t alive = 0;  // of the arena, while it runs
+    Shape shape;       // of its first output
   };
   // Something in the arena.
   struct Held {

@@ -1,6 +1,7 @@
 #include "program.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "../base/floats.h"
 
@@ -96,6 +97,29 @@ void Program::run(std::function<void()> end) {
   if (runs++ == 0) return all();
   if (!captured) captured = backend_.capture(all);
   captured->replay();
+}
+
+Program::Times Program::run_timed(const std::function<void()>& end, const std::function<void(size_t)>& after) {
+  using Clock = std::chrono::steady_clock;
+  auto begin = Clock::now();
+  const auto taken = [&] {
+    char byte;
+    backend_.download(&byte, arena_, 1);  // waits
+    return std::chrono::duration<double>(Clock::now() - begin).count();
+  };
+  taken();  // what was issued before does not count
+  Times times;
+  begin = Clock::now();
+  run_each([&](size_t i) {
+    times.nodes.push_back(taken());
+    after(i);
+    begin = Clock::now();
+  });
+  if (end) {
+    end();
+    times.end = taken();
+  }
+  return times;
 }
 
 void Program::run_each(const std::function<void(size_t)>& after) {

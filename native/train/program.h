@@ -35,6 +35,13 @@ class Program {
   void take(const void* inputs);
   // Runs all nodes, then `end`, which is always the same. From the second time on a captured graph of all that is replayed.
   void run(std::function<void()> end = {});
+  // What nodes and the end took, in seconds.
+  struct Times {
+    std::vector<double> nodes;
+    double end = 0;
+  };
+  // As run(), but node by node, each of which is waited for; calls `after(node)` then, which does not count.
+  Times run_timed(const std::function<void()>& end, const std::function<void(size_t)>& after);
   // Runs the nodes one by one; calls `after(node)` after each.
   void run_each(const std::function<void(size_t node)>& after);
   // Throws what the kernel throws, with the name of the layer.

@@ -229,7 +229,7 @@ std::vector<HostTensor> Session::run(const std::string& network, const std::stri
   check_data(p.graph(), inputs);
   place(p);
   for (const auto& [name, tensor] : inputs) p.write(name, tensor.bytes());
-  run_program(p, *backend_);
+  run_program(p);
   check_weights();
   std::vector<HostTensor> results;
   for (size_t i = 0; i < p.graph().results.size(); i++) {
@@ -271,7 +271,7 @@ void Session::load(const Inputs& inputs) {
   loads_++;
 }
 
-void Session::step(const std::vector<float>& weights, const Update* update) {
+void Session::step(const std::vector<float>& weights, const Update* update, Profile* profile) {
   CHECK(!loaded_.empty(), "ARGUMENT_INVALID", "Expected a batch to be loaded before a step");
   const auto [program, inputs, batch] = loaded_.front();
   const Trained& trained = trainables_.trained();
@@ -300,7 +300,8 @@ void Session::step(const std::vector<float>& weights, const Update* update) {
       check_weights();
       backend_->update(*trainables_.optimizer(), trainables_.trained(), norm, waiting, latest);
     };
-  run_program(*program, *backend_, std::move(end));
+  run_program(*program, std::move(end), profile ? &profile->times : nullptr);
+  if (profile) profile->nodes = lorafuse::describe(*program).nodes;
   check_weights();
   backend_->copy(waiting + pending_, losses.data, losses.bytes());
   pending_ += batch;

@@ -59,6 +59,12 @@ struct MemoryPlan {
   size_t total() const { return weights + adapters + activations + workspace; }
 };
 
+// What the nodes of a step do, and what they and the update took.
+struct Profile {
+  std::vector<Description::Work> nodes;
+  Program::Times times;
+};
+
 // What a program computes. A training step has neither network nor function.
 struct ProgramKey {
   std::string network, function;
@@ -109,8 +115,8 @@ class Session {
   void prepare(const Shapes& shapes);
   void load(const Inputs& inputs);
   // Forward and backward of the oldest loaded batch. With `update`, an optimizer step over all gradients accumulated since the last one
-  // follows.
-  void step(const std::vector<float>& weights, const Update* update = nullptr);
+  // follows. With `profile`, node by node, each of which is waited for: the same bits, but slower.
+  void step(const std::vector<float>& weights, const Update* update = nullptr, Profile* profile = nullptr);
   std::vector<float> losses();  // of the steps since the last call
   float norm();                 // of the last update's gradients; where it is not finite the update changed nothing
 

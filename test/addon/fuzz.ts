@@ -94,6 +94,7 @@ const right: Record<Exclude<keyof Session, 'dispose'>, () => unknown[]> = {
   prepare: () => [shapes()],
   load: () => [batch()],
   step: () => [new Float32Array([1]), update()],
+  profileStep: () => [new Float32Array([1]), update()],
   losses: () => [],
   norm: () => [],
 }

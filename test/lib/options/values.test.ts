@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import type { Row } from '../../../lib/options/rows.js'
 import { generateTable, trainTable } from '../../../lib/options/table.js'
-import { pngFile } from '../../../lib/options/values.js'
+import { jsonFile, pngFile } from '../../../lib/options/values.js'
 
 const rows = [...Object.entries<Row>(trainTable), ...Object.entries<Row>(generateTable)]
 
@@ -32,7 +32,7 @@ test('what the data of a kind say is what it accepts', () => {
       for (const value of [true, false]) accepted(value)
       refused('true')
     } else {
-      accepted(type === 'colour' ? '#123456' : 'a.png')
+      accepted(type === 'colour' ? '#123456' : kind === jsonFile ? 'a.json' : 'a.png')
       refused(0)
     }
     refused(null)

@@ -30,7 +30,8 @@ const sum = (values: number[]) => values.reduce((total, value) => total + value,
 
 test('an op takes as long as its operations or its bytes, whichever is longer, at the speed of its kind', () => {
   const speeds: Speeds = { bytes: 10, flops: { mat_mul: 100, conv2d: 50, attention: 20, attention_grad: 40 } }
-  const seconds = (op: string, flops: number, bytes: number) => secondsOf({ nodes: [{ op, layer: '', flops, bytes, alive: 0 }] }, speeds)
+  const seconds = (op: string, flops: number, bytes: number) =>
+    secondsOf({ nodes: [{ op, layer: '', flops, bytes, alive: 0, shape: [] }] }, speeds)
   assert.equal(seconds('mat_mul', 100, 5), 1)
   assert.equal(seconds('weight_grad', 100, 5), 1)
   assert.equal(seconds('conv_transpose2d', 100, 5), 2)
