@@ -199,9 +199,13 @@ const imageCount = optional(
 )
 
 /** It need not be there: nothing runs. */
-const gpu = optional(card, 'Plan for this card, such as "RTX 2080 Ti" or "RTX 3080 12 GB", whatever this machine has; its time is an estimate', {
-  defaultText: "this machine's device",
-})
+const gpu = optional(
+  card,
+  'Plan for this card, such as "RTX 2080 Ti" or "RTX 3080 12 GB", whatever this machine has; its time is an estimate',
+  {
+    defaultText: "this machine's device",
+  },
+)
 
 const saving = {
   saveEvery: defaulted(integer({ min: 0 }), 500, 'Save a checkpoint and its training state every N steps; 0 turns this off', {
