@@ -198,10 +198,14 @@ const imageCount = optional(
   'Plan for so many square images of the resolution, each with a caption of its own, instead of a folder',
 )
 
-/** Which is not needed for its plan. */
-const gpu = optional(card, 'Plan for this card, whatever this machine has: memory as on the card itself, time as estimated', {
-  defaultText: "this machine's device",
-})
+/** It need not be there: nothing runs. */
+const gpu = optional(
+  card,
+  'Plan for this card, such as "RTX 2080 Ti" or "RTX 3080 12 GB", whatever this machine has; its time is an estimate',
+  {
+    defaultText: "this machine's device",
+  },
+)
 
 const saving = {
   saveEvery: defaulted(integer({ min: 0 }), 500, 'Save a checkpoint and its training state every N steps; 0 turns this off', {
