@@ -1,5 +1,8 @@
 /** The library: `train`, `generate`, `doctor`, and what belongs to them. Options are described in docs/options.md. */
 
+export { type BenchContext, type BenchEvent, bench } from './bench/bench.js'
+export { benchSvg } from './bench/picture.js'
+export type { BenchMeasurement, BenchRow, BenchSetting } from './bench/rows.js'
 export { type DoctorReport, doctor } from './doctor.js'
 export { type GenerateContext, type GeneratedImage, type GenerateEvent, generate } from './draw/generate.js'
 export { type DrawContext, type DrawRequest, Pipeline, type PipelineOptions } from './draw/pipeline.js'
@@ -8,7 +11,7 @@ export { LorafuseError } from './errors.js'
 export type * from './events.js'
 export { readHeader, readTensors, type SafetensorsHeader, type Tensor, type TensorEntry } from './files/safetensors.js'
 export type { MemoryPlan } from './native.js'
-export type { GenerateOptions, LoraReference, PlanOptions, TrainOptions } from './options/resolve.js'
+export type { BenchOptions, GenerateOptions, LoraReference, PlanOptions, TrainOptions } from './options/resolve.js'
 export { type TrainEvents, trainEvents } from './train/iterate.js'
 export { type CurvePoint, lossCurvePng } from './train/loss-curve.js'
 export { memorySvg } from './train/memory-picture.js'

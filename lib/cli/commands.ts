@@ -1,19 +1,23 @@
 /** The commands, one row each. */
 import { dirname, join } from 'node:path'
+import { type BenchEvent, runBench } from '../bench/bench.js'
+import { benchSvg } from '../bench/picture.js'
+import type { BenchRow } from '../bench/rows.js'
 import { counted } from '../data/skipped.js'
 import { describe, doctor } from '../doctor.js'
 import { runGeneration } from '../draw/generate.js'
 import type { ModelEvent, PlanEvent, TrainEvent } from '../events.js'
 import { makeFolder, writeAtomically, writeError } from '../files/atomic.js'
-import { resolve, resolveGenerateOptions, resolvePlanOptions, resolveTrainOptions } from '../options/resolve.js'
+import { resolve, resolveBenchOptions, resolveGenerateOptions, resolvePlanOptions, resolveTrainOptions } from '../options/resolve.js'
 import { defaulted, optional, type Table } from '../options/rows.js'
-import { generateGroups, planGroups, trainGroups } from '../options/table.js'
-import { flag, pictureFile, pngFile } from '../options/values.js'
+import { benchGroups, generateGroups, planGroups, trainGroups } from '../options/table.js'
+import { csvFile, flag, pictureFile, pngFile } from '../options/values.js'
 import { writePicture } from '../pictures/chart.js'
 import { type CurvePoint, lossCurvePng } from '../train/loss-curve.js'
 import { memorySvg } from '../train/memory-picture.js'
 import { runPlan } from '../train/plan.js'
 import { runTraining } from '../train/run.js'
+import { benchCsv, benchLine, describeBench } from './bench.js'
 import type { Commands, Context } from './command.js'
 import { describePlan } from './plan.js'
 import { describeProfile } from './profile.js'
@@ -31,6 +35,12 @@ const planOnly = {
   ...common,
   json: { ...common.json, help: 'Print the plan as one JSON object' },
 }
+const benchOnly = {
+  csv: optional(csvFile, 'CSV file for the rows', { defaultText: 'none' }),
+  picture: optional(pictureFile, 'SVG or PNG file for a picture of memory against time', { defaultText: 'none' }),
+  ...common,
+  json: { ...common.json, help: 'Print each row as a line of JSON on stdout instead of a table' },
+}
 const doctorOnly = { ...common, json: { ...common.json, help: 'Print the report as JSON' } }
 
 export const commands: Commands = {
@@ -41,6 +51,11 @@ export const commands: Commands = {
     run: runPlanning,
   },
   generate: { summary: 'Generate images, with or without LoRAs', options: { ...generateGroups, 'Command line': common }, run: runGenerate },
+  bench: {
+    summary: 'Measure memory and speed of trainings on this machine',
+    options: { ...benchGroups, 'Command line': benchOnly },
+    run: runBenching,
+  },
   doctor: { summary: 'Report whether this machine can train, and on what', options: { 'Command line': doctorOnly }, run: runDoctor },
 }
 
@@ -156,6 +171,30 @@ async function runPlanning(context: Context): Promise<boolean> {
     await writePicture(own.picture, await memorySvg(plan))
   }
   return plan.fits
+}
+
+async function runBenching(context: Context): Promise<boolean> {
+  const { own, rest } = split(context, benchOnly)
+  const { label, signal, print, progress } = context
+  const rows: BenchRow[] = []
+  const onEvent = (event: BenchEvent) => {
+    if (event.type === 'row') {
+      rows.push(event.row)
+      if (own.json) print(JSON.stringify(event.row))
+    } else if (event.type === 'progress') progress.update(benchLine(event.setting, event.done, event.total, event.etaSeconds), true)
+    else showModel(event, context)
+  }
+  /** Also of what has been measured when the rest is stopped. */
+  const write = async () => {
+    if (rows.length === 0) return
+    progress.clear()
+    if (!own.json) print(describeBench(rows))
+    for (const path of [own.csv, own.picture]) if (path !== undefined) await makeFolder(dirname(path))
+    if (own.csv !== undefined) await writeAtomically(own.csv, benchCsv(rows))
+    if (own.picture !== undefined) await writePicture(own.picture, await benchSvg(rows))
+  }
+  await runBench(resolveBenchOptions(rest, label), { signal, onEvent }, label).finally(write)
+  return rows.every(({ outcome }) => outcome !== 'failed')
 }
 
 function runDoctor(context: Context): boolean {

@@ -3,7 +3,7 @@ import { cut, LorafuseError, shortened, shown } from '../errors.js'
 import { insteadInDrawing } from './drawing-names.js'
 import { insteadOf } from './kohya.js'
 import type { Presence, Row, Table } from './rows.js'
-import { generateTable, planTable, trainTable } from './table.js'
+import { benchTable, generateTable, planTable, quickDefaults, trainTable } from './table.js'
 import type { Kind } from './values.js'
 
 export type { LoraReference } from './values.js'
@@ -27,9 +27,13 @@ export interface GenerateOptions extends Options<typeof generateTable> {}
 /** The options of `train`, but that `imageCount` may stand for `images`; and `gpu`. */
 export interface PlanOptions extends Options<typeof planTable> {}
 
+/** What `bench` takes; see docs/options.md. */
+export interface BenchOptions extends Options<typeof benchTable> {}
+
 /** Checked options with their defaults; where `epochs` is given it replaces `steps`. */
 export type ResolvedTrainOptions = Resolved<typeof trainTable> & { alpha: number; convAlpha: number | undefined }
 export type ResolvedPlanOptions = ResolvedTrainOptions & Pick<Resolved<typeof planTable>, 'imageCount' | 'gpu'>
+export type ResolvedBenchOptions = Resolved<typeof benchTable>
 export type ResolvedGenerateOptions = Resolved<typeof generateTable>
 
 /** How errors call an option: `batchSize` in the library, `--batch-size` on the command line. */
@@ -189,6 +193,12 @@ export function resolvePlanOptions(input: unknown, label: Label = asIs): Resolve
   if (gpu !== undefined && device === 'cpu') throw invalidOption(`cuda beside ${label('gpu')}`, label('device'), device)
   const { imageCount: _, gpu: _name, ...rest } = input as PlanOptions
   return { ...resolveTrainOptions({ images: '.', ...rest }, label), imageCount, gpu }
+}
+
+/** Checks what `bench` was given. Throws as `resolveTrainOptions`. */
+export function resolveBenchOptions(input: unknown, label: Label = asIs): ResolvedBenchOptions {
+  const options = resolve('bench', benchTable, input, label)
+  return options.quick ? resolve('bench', benchTable, { ...quickDefaults, ...(input as BenchOptions) }, label) : options
 }
 
 /** Checks what `generate` was given. Throws as `resolveTrainOptions`. */

@@ -199,10 +199,14 @@ const imageCount = optional(
   'Plan for so many square images of the resolution, each with a caption of its own, instead of a folder',
 )
 
-/** Which is not needed for its plan. */
-const gpu = optional(card, 'Plan for this card, whatever this machine has: memory as on the card itself, time as estimated', {
-  defaultText: "this machine's device",
-})
+/** It need not be there: nothing runs. */
+const gpu = optional(
+  card,
+  'Plan for this card, such as "RTX 2080 Ti" or "RTX 3080 12 GB", whatever this machine has; its time is an estimate',
+  {
+    defaultText: "this machine's device",
+  },
+)
 
 const saving = {
   saveEvery: defaulted(integer({ min: 0 }), 500, 'Save a checkpoint and its training state every N steps; 0 turns this off', {
@@ -302,3 +306,35 @@ const sampling = {
 
 export const generateGroups = { Image: image, Sampling: sampling, Machine: machine }
 export const generateTable = rowsOf(generateGroups)
+
+/** Values of one axis of the bench. */
+const MOST_VALUES = 16
+const grid = {
+  rank: defaulted(several(integer({ min: 1, max: 4096 }), MOST_VALUES), [4, 16, 64], 'Ranks of the LoRA, one after the other', {
+    defaultText: '4 16 64',
+  }),
+  targets: defaulted(several(training.targets.kind, 2), ['default'], 'Which layers get a LoRA, as in train', { defaultText: 'default' }),
+  resolution: defaulted(several(resolution, MOST_VALUES), [512], 'Sides of the square images in pixels', { defaultText: '512' }),
+  batchSize: defaulted(several(integer({ min: 1, max: 1024 }), MOST_VALUES), [1, 2], 'Images per batch', { defaultText: '1 2' }),
+  gradientCheckpointing: defaulted(
+    several(choice(['off', 'on']), 2),
+    ['off', 'on'],
+    'Whether parts of the networks are computed again in the backward pass: off, on, or both',
+    { defaultText: 'off on' },
+  ),
+}
+const measurement = {
+  steps: defaulted(integer({ min: 1, max: 1000 }), 5, 'Steps to time in each row, after the warmup; the median counts'),
+  quick: defaulted(
+    flag,
+    false,
+    'A small grid of few steps, at 256 pixels, in place of the defaults; each row times steps for ten seconds at most',
+  ),
+}
+
+/** Latents and texts are random: no images are needed. */
+export const benchGroups = { Model: { model: files.model, vae, textEncoder }, Grid: grid, Measurement: measurement, Machine: machine }
+export const benchTable = rowsOf(benchGroups)
+
+/** With `quick`, what an option that was not given is. */
+export const quickDefaults = { rank: [4, 16], resolution: [256], batchSize: [1], gradientCheckpointing: ['off' as const], steps: 2 }

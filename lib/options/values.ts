@@ -115,6 +115,7 @@ const isBaseName = (input: unknown): input is string => isPath(input) && !/[/\\]
 const isPng = (input: unknown): input is string => isPath(input) && /[^/]\.png$/i.test(input)
 const isPicture = (input: unknown): input is string => isPath(input) && /[^/]\.(png|svg)$/i.test(input)
 const isJson = (input: unknown): input is string => isPath(input) && /[^/]\.json$/i.test(input)
+const isCsv = (input: unknown): input is string => isPath(input) && /[^/]\.csv$/i.test(input)
 const isResumeFrom = (input: unknown): input is string | boolean => typeof input === 'boolean' || isPath(input)
 
 export const text = plain('text', 'a text', 'TEXT', isText)
@@ -123,6 +124,7 @@ export const path = plain('path', 'a path', 'PATH', isPath)
 export const pngFile = plain('path', 'the path of a .png file', 'FILE', isPng)
 export const pictureFile = plain('path', 'the path of a .svg or .png file', 'FILE', isPicture)
 export const jsonFile = plain('path', 'the path of a .json file', 'FILE', isJson)
+export const csvFile = plain('path', 'the path of a .csv file', 'FILE', isCsv)
 /** The extension is added to it. */
 export const baseName = plain('text', 'a file name without folder and without .safetensors', 'NAME', isBaseName)
 

@@ -204,7 +204,7 @@ export interface PlannedMemory {
 }
 
 /** Says where memory is too little, if it is: on the GPU, or in this machine, where `free` bytes are. */
-function lacking(planned: Planned, { session, host }: Requirement, free: number) {
+export function lacking(planned: Pick<Planned, 'session'>, { session, host }: Requirement, free: number) {
   const freeOnGpu = planned.session.availableBytes()
   if (freeOnGpu !== undefined && session > freeOnGpu) return { needed: session, received: freeOnGpu, onGpu: true }
   const needed = freeOnGpu === undefined ? session + host : host

@@ -105,7 +105,7 @@ function speedsOf({ tensor, f32, bandwidth }: Card, precision: TrainingPlan['pre
 }
 
 /** Images of which nothing but their number is known. */
-function imagined(count: number, resolution: number): DatasetItem[] {
+export function imagined(count: number, resolution: number): DatasetItem[] {
   const image = { path: '', repeats: 1, width: resolution, height: resolution, folder: '' }
   return Array.from({ length: count }, (_, i) => ({ ...image, caption: `${i}` }))
 }

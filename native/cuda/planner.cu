@@ -1,6 +1,8 @@
 // Plans for a GPU that need not be there: memory has addresses, but nothing is behind them.
 #include "planner.h"
 
+#include <algorithm>
+#include <cstdint>
 #include <map>
 
 namespace lorafuse::cuda {
@@ -33,6 +35,7 @@ class PlannedBackend : public Planner {
   bool computes_in(DType activations) const override { return activations != DType::bf16 || gpu_.compute_capability >= 80; }
   size_t available_bytes() const override { return bytes_ - std::min(bytes_, held_bytes_); }
 
+  // More than there is, too: the plan says how much that is.
   void* allocate(size_t bytes) override {
     void* const memory = reinterpret_cast<void*>(next_);
     next_ += aligned(std::max<size_t>(bytes, 1));

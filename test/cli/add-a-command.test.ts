@@ -27,7 +27,7 @@ test('its options are checked, and its name and theirs are suggested', async () 
   const mistakes: [string[], string][] = [
     [
       ['helo'],
-      'error COMMAND_UNKNOWN: Expected train, plan, generate, doctor, hello for the command but received helo; did you mean hello?',
+      'error COMMAND_UNKNOWN: Expected train, plan, generate, bench, doctor, hello for the command but received helo; did you mean hello?',
     ],
     [['hello', '--tmies', '2'], 'error OPTION_UNKNOWN: Expected an option of hello but received --tmies; did you mean --times?'],
     [['hello', '--times', '4'], 'error OPTION_INVALID: Expected a whole number from 1 to 3 for --times but received 4'],

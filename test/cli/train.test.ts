@@ -152,6 +152,29 @@ test('plan draws the memory of a step', async (t) => {
   assert.match(await readFile(path, 'utf8'), /^<svg .*>memory \(MiB\)<.*<\/svg>/s)
 })
 
+test('bench measures, prints and keeps its rows', async (t) => {
+  const folder = await temporaryFolder(t)
+  const [csv, picture] = [join(folder, 'rows.csv'), join(folder, 'new', 'rows.png')]
+  const grid = ['--rank', '2', '--resolution', '64', '--batch-size', '1', '--gradient-checkpointing', 'on', '--steps', '1']
+  const { code, stdout, stderr } = await lorafuse([
+    'bench',
+    '--model',
+    tiny,
+    '--device',
+    'cpu',
+    ...grid,
+    '--csv',
+    csv,
+    '--picture',
+    picture,
+  ])
+  assert.equal(code, 0, stderr)
+  assert.match(stdout, /^ {2}rank .*\n {2}2 +default +64 +1 +on +\d+ MiB /)
+  assert.match(stderr, /^row 1\/1 /)
+  assert.match(await readFile(csv, 'utf8'), /^rank,targets,.*\r\n2,default,64,1,true,measured,/)
+  assert.equal((await sharp(picture).metadata()).width, 1200)
+})
+
 test('with few files that may be open it says so', async (t) => {
   const { words } = await place(t)
   for (const [limit, more, expected] of [

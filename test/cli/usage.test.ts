@@ -21,7 +21,7 @@ async function each(lists: string[][]): Promise<Result[]> {
 test('without a command, and with --help, it says what it can do', async () => {
   for (const { code, stdout, stderr } of await each([[], ['--help'], ['help'], ['-h']])) {
     assert.equal(code, 0)
-    assert.match(stdout, /train .*\n.*plan .*\n.*generate .*\n.*doctor /)
+    assert.match(stdout, /train .*\n.*plan .*\n.*generate .*\n.*bench .*\n.*doctor /)
     assert.equal(stderr, '')
   }
 })
@@ -68,7 +68,7 @@ test('a shell completes commands, options, words of an option, and files after a
 const mistakes: { words: string[]; error: string }[] = [
   {
     words: ['trian'],
-    error: 'error COMMAND_UNKNOWN: Expected train, plan, generate, doctor for the command but received trian; did you mean train?',
+    error: 'error COMMAND_UNKNOWN: Expected train, plan, generate, bench, doctor for the command but received trian; did you mean train?',
   },
   { words: ['train'], error: 'error OPTION_REQUIRED: Expected a path for --model but received none' },
   {
@@ -117,11 +117,15 @@ const mistakes: { words: string[]; error: string }[] = [
   },
   {
     words: ['--flip'],
-    error: 'error COMMAND_UNKNOWN: Expected train, plan, generate, doctor for the command but received --flip',
+    error: 'error COMMAND_UNKNOWN: Expected train, plan, generate, bench, doctor for the command but received --flip',
   },
   {
     words: ['plan', '--model', tiny, '--image-count', '1', '--picture', 'plan.jpg'],
     error: 'error OPTION_INVALID: Expected the path of a .svg or .png file for --picture but received "plan.jpg"',
+  },
+  {
+    words: ['bench', '--model', tiny, '--rank', '4', 'many'],
+    error: 'error OPTION_INVALID: Expected a whole number from 1 to 4096, or up to 16 of them for --rank but received 4 "many"',
   },
   { words: ['doctor', '--all'], error: 'error OPTION_UNKNOWN: Expected an option of doctor but received --all' },
 ]

@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict'
 import { existsSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import sharp from 'sharp'
 import type { StartEvent, TrainEvent } from '../../../lib/events.js'
@@ -8,9 +10,11 @@ import { native, type Speeds } from '../../../lib/native.js'
 import { findCard, freeBytes } from '../../../lib/options/cards.js'
 import { memorySvg } from '../../../lib/train/memory-picture.js'
 import { plan, secondsOf } from '../../../lib/train/plan.js'
+import { fullSizeModel } from '../../fixtures/full-size.js'
 import { tiny } from '../../fixtures/lora.js'
+import { temporaryFolder } from '../../fixtures/temporary.js'
 import { place, run, tensors } from '../../fixtures/training.js'
-import { built } from '../../gpu/emulated.js'
+import { built, root } from '../../gpu/emulated.js'
 
 // Measured once: it keeps the processor busy for a second, and every plan asks.
 const addon = native()
@@ -101,6 +105,20 @@ test('a plan for a named card needs no GPU, goes by its memory and its specified
   )
   await assert.rejects(plan({ ...given, gpu: 'T4', precision: 'bf16' }), { code: 'PRECISION_UNSUPPORTED' })
   assert.equal((await plan({ ...given, gpu: 'RTX 3060', precision: 'bf16' })).precision, 'bf16')
+})
+
+test("a step of SD1.5 on an RTX 2080 Ti is planned as docs/gpu.md counts it, and takes the page's cautious time", {
+  skip: !plansForGpus,
+}, async (t) => {
+  const page = await readFile(join(root, 'docs/gpu.md'), 'utf8')
+  const [, caution, mib] = /^\| all 192 layers \|[^|]*\|[^|]*\| \*\*([\d.]+)\*\* \| \*\*(\d+)\*\* \|/m.exec(page) ?? []
+  const model = await fullSizeModel(await temporaryFolder(t), 'sd1')
+  const { bytes, secondsPerStep } = await plan({ model, imageCount: 1, gpu: 'RTX 2080 Ti' })
+  const milliseconds = 1000 * secondsPerStep
+  assert.ok(Math.abs(milliseconds / Number(caution) - 1) < 0.05, `${milliseconds} ms instead of ${caution}`)
+  // The page leaves out a step's inputs and results.
+  const more = bytes.total / 2 ** 20 - Number(mib)
+  assert.ok(more > -1 && more < 2, `${more} MiB more than ${mib}`)
 })
 
 test('a session for a GPU that need not be there runs nothing', { skip: !plansForGpus }, async (t) => {
