@@ -37,8 +37,8 @@ export interface Network {
   architecture: 'unet' | 'clip' | 'vae'
   config: NetworkConfig
   files: WeightFile[]
-  /** Activations in f32, and on a GPU the weights too, whatever the session's precision. */
-  f32?: boolean
+  /** f32 whatever the session's precision: activations, and on a GPU the weights; `all`: what products of the CPU multiply, too. */
+  f32?: 'activations' | 'all'
 }
 
 export interface SessionOptions {
@@ -54,7 +54,7 @@ export interface SessionOptions {
   /**
    * On a GPU: the type of activations and frozen weights; throws `PRECISION_UNSUPPORTED` for bf16 before Ampere. On the CPU, whose
    * activations are f32: how frozen weights are held, `f32` = exactly as the file has them, widened when used, else rounded to 16 bits
-   * first. In bf16 products, those of `f32` networks too, round what they multiply to bf16 where the processor does that (`info().cpuBf16`).
+   * first. In bf16 products round what they multiply to bf16 where the processor does that (`info().cpuBf16`).
    */
   precision: 'f32' | 'fp16' | 'bf16'
   /** A step computes blocks of the network again for their gradients, instead of keeping all that they made: on the CPU to the same bits. */

@@ -122,10 +122,10 @@ function checkWeights(network: Network, title: string, { onEvent }: HubContext):
 
 /** Reads the networks of a family with their configs. */
 function readNetworks(family: Family, parts: Parts, context: HubContext): Record<string, Network> {
-  const read = ([name, { readConfig, f32 = false }]: [string, Family['networks'][string]]): [string, Network] => {
+  const read = ([name, { readConfig, f32 }]: [string, Family['networks'][string]]): [string, Network] => {
     const { architecture, title } = NETWORKS[name]!
     const { config, files } = parts.networks[name]!
-    const network = { architecture, config: readConfig(config), files, f32 }
+    const network = { architecture, config: readConfig(config), files, ...(f32 && { f32 }) }
     checkWeights(network, title, context)
     return [name, network]
   }

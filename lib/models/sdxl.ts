@@ -28,7 +28,8 @@ export const sdxl: Family = {
     unet: { ...unet!, lora: { prefix: 'lora_unet', spell: sgmSpelling } },
     text_encoder: { ...text_encoder!, lora: { prefix: 'lora_te1' } },
     text_encoder_2: { readConfig: pooledTextEncoderConfig, lora: { prefix: 'lora_te2' } },
-    vae: vae!,
+    // It overflows in f16, and diffusers never computes it in 16 bits.
+    vae: { ...vae!, f32: 'all' },
   },
   text: [
     { network: 'text_encoder', ...PENULTIMATE, pooled: false },

@@ -26,11 +26,12 @@ WeightFile weight_file(const Napi::Value& value, const std::string& name) {
 }
 
 NetworkOptions network_options(const Napi::Value& value, const std::string& name) {
+  using F32 = NetworkOptions::F32;
   const Fields from(value, name);
   return {.architecture = from.get("architecture", string),
           .config = from.get("config", config),
           .files = from.get("files", list(weight_file)),
-          .f32 = from.has("f32") && from.get("f32", boolean)};
+          .f32 = from.has("f32") ? from.get("f32", one_of<F32>({{"activations", F32::activations}, {"all", F32::all}})) : F32::none};
 }
 
 SessionOptions::TextOptions text_options(const Napi::Value& value, const std::string& name) {

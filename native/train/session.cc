@@ -19,7 +19,7 @@ constexpr int64_t kMostBatch = Trainables::kMostBatch, kResults = Trainables::kR
 constexpr std::ptrdiff_t kMostPrograms = 32;
 
 Weights::StorageTypes storage_types(const SessionOptions& o, const NetworkOptions& network) {
-  const DType matrices = network.f32 ? DType::f32 : o.precision;
+  const DType matrices = network.f32 == NetworkOptions::F32::none ? o.precision : DType::f32;
   if (o.device == Device::cuda) return {matrices, DType::f32};
   return {matrices == DType::f32 ? std::nullopt : std::optional(matrices), std::nullopt};
 }
@@ -39,12 +39,16 @@ std::shared_ptr<Backend> open_backend(const SessionOptions& options) {
 }  // namespace
 
 Session::Part::Part(const std::string& name, const NetworkOptions& network, const SessionOptions& session, Backend& backend)
-    : options(network), dtype(session.device == Device::cuda && !network.f32 ? session.precision : DType::f32),
+    : options(network), dtype(session.device == Device::cuda && network.f32 == NetworkOptions::F32::none ? session.precision : DType::f32),
       frozen(name, backend, storage_types(session, network), session.threads) {
   for (const WeightFile& file : network.files) frozen.weights.add(file.path, file.entries);
 }
 
-Session::Session(SessionOptions options) : options_(with_threads(std::move(options))), backend_(open_backend(options_)) {
+Session::Session(SessionOptions options)
+    : options_(with_threads(std::move(options))), backend_(open_backend(options_)), f32_backend_(backend_) {
+  const bool rounds = options_.device == Device::cpu && cpu_variant(options_.precision) != cpu_variant();
+  const auto is_f32 = [](const auto& network) { return network.second.f32 == NetworkOptions::F32::all; };
+  if (rounds && std::ranges::any_of(options_.networks, is_f32)) f32_backend_ = open_cpu_backend(options_.threads, cpu_variant());
   const DType computes = options_.device == Device::cuda ? options_.precision : DType::f32;
   CHECK(backend_->computes_in(computes), "PRECISION_UNSUPPORTED", "Expected fp16 or f32 for precision, as this GPU does not compute in ",
         name_of(computes));
@@ -121,7 +125,9 @@ Graph Session::graph(const ProgramKey& key, const Recompute& recompute) {
 Program Session::make_program(const ProgramKey& key, const Recompute& recompute) {
   Graph g = graph(key, recompute);
   check_names(g, key.shapes, key.is_step() ? kSampleWeights : "");
-  return Program(*backend_, fuse(g, backend_->fusions()), [this](const Value& v) { return bind(v); });
+  const bool is_f32 = !key.is_step() && part(key.network).options.f32 == NetworkOptions::F32::all;
+  Backend& backend = is_f32 ? *f32_backend_ : *backend_;
+  return Program(backend, fuse(g, backend.fusions()), [this](const Value& v) { return bind(v); });
 }
 
 Program& Session::program(const ProgramKey& key) {

@@ -24,7 +24,9 @@ struct NetworkOptions {
   std::string architecture;  // model/networks.cc
   Config config;
   std::vector<WeightFile> files;
-  bool f32 = false;  // activations, whatever the precision: SDXL's VAE overflows in f16
+  // What is f32 whatever the precision, as SDXL's VAE overflows in f16: activations (on a GPU the weights too), or the operands of the
+  // CPU's products as well.
+  enum class F32 { none, activations, all } f32 = F32::none;
 };
 
 enum class Device { cpu, cuda };
@@ -160,7 +162,7 @@ class Session {
   };
 
   SessionOptions options_;
-  std::shared_ptr<Backend> backend_;
+  std::shared_ptr<Backend> backend_, f32_backend_;  // the latter of networks that are all f32; the same unless bf16 chose another library
   std::map<std::string, Part> parts_;
   Trainables trainables_;
   int64_t pending_ = 0;        // losses that were not collected yet

@@ -44,7 +44,7 @@ struct Model {
     const Config unet = small_unet(), text = small_text_encoder(), vae = small_vae();
     options.networks = {{"unet", {"unet", unet, {write_random(folder.file("unet"), with_matrices(unet_layout(unet), matrices), 1)}}},
                         {"text_encoder", {"clip", text, {write_random(folder.file("text"), text_encoder_layout(text), 2)}}},
-                        {"vae", {"vae", vae, {write_random(folder.file("vae"), vae_layout(vae), 3)}, true}}};
+                        {"vae", {"vae", vae, {write_random(folder.file("vae"), vae_layout(vae), 3)}, NetworkOptions::F32::activations}}};
   }
   const WeightFile& unet_file() const { return options.networks.at("unet").files[0]; }
 };
@@ -485,6 +485,18 @@ SUITE(session) {
         Session alone(held.options);
         EXPECT(predict(alone) == prediction, "other bits with one thread");
       });
+  test_case("a network that is all f32 gives the bits of f32 in a session of bf16", [] {
+    const auto latents = [](DType precision, NetworkOptions::F32 f32) {
+      Model model;
+      model.options.precision = precision;
+      model.options.networks.at("vae").f32 = f32;
+      return Session(model.options).run("vae", "encode", {{"pixels", normal({1, 16, 16, 3}, 5)}})[0].data;
+    };
+    const auto exact = latents(DType::f32, NetworkOptions::F32::all);
+    EXPECT(latents(DType::bf16, NetworkOptions::F32::all) == exact, "other bits");
+    const bool same = latents(DType::bf16, NetworkOptions::F32::activations) == exact;
+    EXPECT(same == (cpu_variant(DType::bf16) == cpu_variant()), same ? "the same bits" : "other bits", " where only activations are f32");
+  });
   test_case("the memory plan counts weights, adapters with moments, activations and workspace", [] {
     Model model;
     Ready ready(model.options);

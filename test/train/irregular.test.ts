@@ -49,7 +49,7 @@ for (const name of ['ssd', 'vega']) {
     if (name === 'ssd') assert.deepEqual(configs[1], configs[0])
     else assert.deepEqual(rest[1], rest[0])
     for (const [i, { files }] of sources.entries()) {
-      const networks = { unet: { architecture: 'unet', config: configs[i]!, files, f32: false } } as const
+      const networks = { unet: { architecture: 'unet', config: configs[i]!, files } } as const
       const session = new (native().Session)({ device: place.device, threads: 2, precision: place.computes, networks })
       session.attach([])
       compare(golden, place, 'unet', await predictions(golden, session, 'unet'))
