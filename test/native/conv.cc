@@ -118,8 +118,8 @@ SUITE(winograd) {
   row(kSame, {1, 1, 96, 64}, 64);
   row(kSame, {1, 97, 1, 64}, 64, DType::f32, true);
   row(kSame, {1, 16, 14, 320}, 64, DType::f32, false, true);
-  row(kSame, {1, 14, 15, 80}, 352, DType::bf16, true);  // deeper than a chunk, and more than one job of columns
-  row(kSame, {1, 110, 117, 64}, 64);                    // more tiles than are transformed at once
+  row(kSame, {1, 14, 15, 80}, 352, DType::bf16, true);                 // deeper than a chunk, and more than one job of columns
+  op_row({Conv2d{}, {{Shape{1, 110, 117, 64}}, {Shape{9, 64, 64}}}});  // more tiles than are transformed at once
 }
 
 SUITE(upsampling) {
