@@ -73,8 +73,8 @@ function memory() {
 }
 
 const reply = (value) => console.log(JSON.stringify(value))
-const { cpu, features, cuda } = info()
-const place = device === 'cuda' ? cuda.gpu : `${cpu} (${features.join(' ')})`
+const { cpu, cpuBf16, features, cuda } = info()
+const place = device === 'cuda' ? cuda.gpu : `${computes === 'bf16' ? cpuBf16 : cpu} (${features.join(' ')})`
 reply({ about: `lorafuse on ${place}, Node ${process.versions.node}; prepared in ${prepared.toFixed(1)} s`, adapters: adapters.length })
 for await (const line of createInterface({ input: process.stdin })) reply(await { step, memory }[line.trim()]())
 session.dispose()
