@@ -19,8 +19,24 @@ namespace lorafuse {
 // The addresses of a mapping. Ranges are linked for good and used again, so that the handler of a signal may walk along them at any time.
 struct Mapping::Range {
   std::atomic<uintptr_t> begin = 0, end = 0;  // none while end is 0
+  std::atomic<uint32_t> version = 0;          // odd while they change
   std::atomic<bool> is_lost = false;          // zeros took the place of bytes
   Range* next = nullptr;
+
+  void set(uintptr_t from, uintptr_t to) {
+    version++;
+    begin = from;
+    end = to;
+    version++;
+  }
+  // Both as they were at one time. What changes them touches no mapped page, so that no handler waits for its own thread.
+  std::pair<uintptr_t, uintptr_t> get() const {
+    for (;;) {
+      const uint32_t before = version;
+      const std::pair<uintptr_t, uintptr_t> both(begin, end);
+      if (before % 2 == 0 && version == before) return both;
+    }
+  }
 
   static std::atomic<Range*> first;
   static void on_bus_error(int, siginfo_t* info, void*);
@@ -36,8 +52,7 @@ struct Mapping::Range {
       first = range;
     }
     range->is_lost = false;
-    range->begin = reinterpret_cast<uintptr_t>(data);
-    range->end = range->begin + size;
+    range->set(reinterpret_cast<uintptr_t>(data), reinterpret_cast<uintptr_t>(data) + size);
     return range;
   }
 };
@@ -47,12 +62,12 @@ static struct sigaction previous;  // what the process did with SIGBUS
 
 // The system sends SIGBUS to a thread that touches a page of a mapping behind the end of its file, or one that the disk does not give. In
 // one of our ranges zeros take the place of that page and those behind it, and the thread goes on. Other addresses are not ours to mend.
-void Mapping::Range::on_bus_error(int, siginfo_t* info, void*) {
+void Mapping::Range::on_bus_error(int signal, siginfo_t* info, void* context) {
   const int error = errno;
   const auto address = reinterpret_cast<uintptr_t>(info->si_addr);
   const bool is_sent = info->si_code <= 0;  // by a process
   for (Range* range = first; range && !is_sent; range = range->next) {
-    const uintptr_t begin = range->begin, end = range->end;
+    const auto [begin, end] = range->get();
     if (address < begin || address >= end) continue;
     const uintptr_t page = address - (address - begin) % sysconf(_SC_PAGESIZE);
     if (mmap(reinterpret_cast<void*>(page), end - page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED) break;
@@ -60,8 +75,12 @@ void Mapping::Range::on_bus_error(int, siginfo_t* info, void*) {
     errno = error;
     return;
   }
-  sigaction(SIGBUS, &previous, nullptr);
-  if (is_sent) raise(SIGBUS);  // a fault comes again by itself
+  if (previous.sa_flags & SA_SIGINFO) previous.sa_sigaction(signal, info, context);
+  else if (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN) previous.sa_handler(signal);
+  else if (previous.sa_handler == SIG_DFL || !is_sent) {  // who ignores it ignores no fault
+    std::signal(SIGBUS, SIG_DFL);
+    if (is_sent) raise(SIGBUS);  // a fault comes again by itself
+  }
   errno = error;
 }
 
@@ -94,6 +113,8 @@ Mapping::Mapping(std::string path) : path_(std::move(path)) {
   CHECK(!known || info.st_size > 0, "WEIGHTS_TRUNCATED", "Expected tensors in ", path_, " but the file is empty");
   if (data == MAP_FAILED) throw refusal(path_, error);
   size_ = info.st_size;
+  device_ = info.st_dev;
+  inode_ = info.st_ino;
   try {
     range_ = Range::add(data, size_);
   } catch (...) {
@@ -111,7 +132,7 @@ Mapping::Mapping(std::string path) : path_(std::move(path)) {
 
 Mapping::~Mapping() {
   const uintptr_t begin = range_->begin;
-  range_->end = 0;
+  range_->set(0, 0);
   munmap(reinterpret_cast<void*>(begin), size_);
 }
 
@@ -125,8 +146,12 @@ void Mapping::release(const unsigned char* begin, const unsigned char* end) cons
   if (from < to) madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
 }
 
+// The rest of the file's last page reads as zeros without a signal: its size tells.
 void Mapping::check() const {
-  CHECK(!range_->is_lost, "WEIGHTS_TRUNCATED", "Expected ", path_,
+  struct stat now{};
+  const bool is_same = stat(path_.c_str(), &now) == 0 && now.st_dev == device_ && now.st_ino == inode_;
+  const bool is_shorter = is_same && static_cast<size_t>(now.st_size) < size_;
+  CHECK(!range_->is_lost && !is_shorter, "WEIGHTS_TRUNCATED", "Expected ", path_,
         " to stay as it is during a run but it was cut short, or its disk failed");
 }
 

@@ -1,5 +1,7 @@
 // Files mapped for reading. One that is cut short while it is mapped costs the process an error, not its life.
 #pragma once
+#include <sys/types.h>
+
 #include <cstddef>
 #include <string>
 
@@ -25,6 +27,8 @@ class Mapping {
   const std::string path_;
   Range* range_ = nullptr;
   size_t size_ = 0;
+  dev_t device_ = 0;
+  ino_t inode_ = 0;
 };
 
 }  // namespace lorafuse

@@ -264,17 +264,21 @@ SUITE(weights) {
     TemporaryFolder folder;
     const int64_t count = 1 << 16;
     const std::vector<WeightEntry> entries = {{.name = "first", .shape = {16}}, {.name = "all", .shape = {count}}};
-    for (const char* name : {"cut", "whole"}) std::ofstream(folder.file(name), std::ios::binary) << std::string(count * sizeof(float), '?');
-    Weights cut(Weights::StorageTypes{}), whole(Weights::StorageTypes{});
+    for (const char* name : {"cut", "end", "whole"})
+      std::ofstream(folder.file(name), std::ios::binary) << std::string(count * sizeof(float), '?');
+    Weights cut(Weights::StorageTypes{}), end(Weights::StorageTypes{}), whole(Weights::StorageTypes{});
     cut.add(folder.file("cut"), entries);
+    end.add(folder.file("end"), entries);
     whole.add(folder.file("whole"), entries);
     std::filesystem::resize_file(folder.file("cut"), 100);
     const auto last = [&](Weights& weights) { return weights.get("all", DType::f32, {count}, Form::as_is).f32()[count - 1]; };
     EXPECT(cut.get("first", DType::f32, {16}, Form::as_is).f32()[15] != 0, "what the file still has is not read");
-    cut.check();
     EXPECT(last(cut) == 0, "received ", last(cut));
     const std::string message = expect_error("WEIGHTS_TRUNCATED", [&] { cut.check(); });
     EXPECT(message.find(folder.file("cut")) != std::string::npos, message);
+    end.check();
+    std::filesystem::resize_file(folder.file("end"), count * sizeof(float) - 8);  // within the last page
+    expect_error("WEIGHTS_TRUNCATED", [&] { end.check(); });
     EXPECT(last(whole) != 0, "the other file is not read");
     whole.check();
   });
