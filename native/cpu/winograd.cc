@@ -97,18 +97,23 @@ struct Block {
     const int64_t width = ((w.outputs + column_jobs - 1) / column_jobs + kPanel - 1) / kPanel * kPanel;
     const int64_t blocks = (w.inputs + kDepth - 1) / kDepth;
     const int64_t length = ((w.inputs + blocks - 1) / blocks + kLanes - 1) / kLanes * kLanes;
-    threads.for_each(kPoints * column_jobs, [&](int64_t job, int thread) {
-      const int point = static_cast<int>(job / column_jobs);
+    // Enough jobs for all threads, each with enough tiles to repay that it transforms the weights.
+    const int64_t wanted = (4 * threads.count() + kPoints * column_jobs - 1) / (kPoints * column_jobs);
+    const int64_t tile_jobs = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, count / kLeastTiles));
+    const int64_t tiles = (count + tile_jobs - 1) / tile_jobs;
+    threads.for_each(kPoints * column_jobs * tile_jobs, [&](int64_t job, int thread) {
+      const auto point = static_cast<int>(job / column_jobs / tile_jobs);
       const int64_t n = job % column_jobs * width, columns = std::min(width, w.outputs - n);
-      if (columns <= 0) return;
+      const int64_t t = job / column_jobs % tile_jobs * tiles, rows = std::min(tiles, count - t);
+      if (columns <= 0 || rows <= 0) return;
       float* mixed = scratch + thread * ((kMixedBytes + kPackBytes) / sizeof(float));
       float* packed = mixed + kMixedBytes / sizeof(float);
-      const float* a = x + point * count * w.inputs;
-      float* c = y + point * count * w.outputs + n;
+      const float* a = x + (point * count + t) * w.inputs;
+      float* c = y + (point * count + t) * w.outputs + n;
       for (int64_t k = 0; k < w.inputs; k += length) {
         const int64_t depth = std::min(length, w.inputs - k);
         pack(taps, point, k, depth, n, columns, mixed, packed);
-        multiply_packed(count, columns, depth, {a + k, w.inputs, 1}, packed, k > 0, c, w.outputs);
+        multiply_packed(rows, columns, depth, {a + k, w.inputs, 1}, packed, k > 0, c, w.outputs);
       }
     });
   }

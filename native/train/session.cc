@@ -57,8 +57,10 @@ Session::Session(SessionOptions options)
     const Part& encoder = part(text.network);
     CHECK(encoder.options.architecture == "clip", "ARGUMENT_INVALID", "Expected a text encoder for text but received ", text.network,
           ", a ", encoder.options.architecture);
-    CHECK(encoder.dtype == part(kTrained).dtype, "ARGUMENT_INVALID", "Expected the precision of ", kTrained, " for ", text.network,
-          ", which a step computes with it, but received f32");
+    const auto is_all_f32 = [](const Part& p) { return p.options.f32 == NetworkOptions::F32::all; };
+    const Part& trained = part(kTrained);
+    CHECK(encoder.dtype == trained.dtype && is_all_f32(encoder) == is_all_f32(trained), "ARGUMENT_INVALID", "Expected the precision of ",
+          kTrained, " for ", text.network, ", which a step computes with it, but received f32");
     const auto same = [&](const auto& other) { return other.network == text.network; };
     CHECK(std::count_if(options_.text.begin(), options_.text.end(), same) == 1, "ARGUMENT_INVALID",
           "Expected each network once for text but ", "received ", text.network, " twice");
@@ -125,7 +127,7 @@ Graph Session::graph(const ProgramKey& key, const Recompute& recompute) {
 Program Session::make_program(const ProgramKey& key, const Recompute& recompute) {
   Graph g = graph(key, recompute);
   check_names(g, key.shapes, key.is_step() ? kSampleWeights : "");
-  const bool is_f32 = !key.is_step() && part(key.network).options.f32 == NetworkOptions::F32::all;
+  const bool is_f32 = part(key.is_step() ? kTrained : key.network).options.f32 == NetworkOptions::F32::all;
   Backend& backend = is_f32 ? *f32_backend_ : *backend_;
   return Program(backend, fuse(g, backend.fusions()), [this](const Value& v) { return bind(v); });
 }

@@ -85,7 +85,7 @@ class Session {
   Session(const Session&) = delete;
 
   // How many threads there are: no more than processors, and than the system gives.
-  int threads() const { return options_.device == Device::cpu ? backend_->threads() : options_.threads; }
+  int threads() const { return options_.device == Device::cpu ? std::min(backend_->threads(), f32_backend_->threads()) : options_.threads; }
   std::vector<Layer> layers(const std::string& network);
 
   // Parameters in the order of the buffers: that of the graph, group after group. Throws MODULE_UNKNOWN or RANK_INVALID and changes nothing
