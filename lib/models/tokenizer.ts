@@ -227,14 +227,22 @@ function makeTokenizer(vocabulary: Vocabulary, folder: string, configs: Json[], 
   }
 }
 
-/** Those in use, by what they were made of: making one takes a quarter of a second. */
+/** Those in use, by what they were made of, and those that are being made: one takes a quarter of a second. */
 const made = new Map<string, WeakRef<Tokenizer>>()
+const making = new Map<string, Promise<Tokenizer>>()
 
 async function once(key: string, make: () => Promise<Tokenizer>): Promise<Tokenizer> {
   for (const [other, kept] of made) if (!kept.deref()) made.delete(other)
-  const tokenizer = made.get(key)?.deref() ?? (await make())
-  made.set(key, new WeakRef(tokenizer))
-  return tokenizer
+  const known = made.get(key)?.deref() ?? making.get(key)
+  if (known) return known
+  try {
+    const tokenizer = make()
+    making.set(key, tokenizer)
+    made.set(key, new WeakRef(await tokenizer))
+    return await tokenizer
+  } finally {
+    making.delete(key)
+  }
 }
 
 /** Hashes the files of a tokenizer's folder. */
