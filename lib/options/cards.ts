@@ -25,7 +25,7 @@ export interface Card {
 }
 
 /** Our kernels use `mma`, which on Hopper reaches 63 % of what `wgmma` does (Luo et al., arXiv:2402.13499). */
-const HOPPER = 0.63 * 989.4e12
+const HOPPER = 0.63
 
 export const cards: readonly Card[] = [
   // Turing: "NVIDIA Turing GPU Architecture", WP-09183-001; GTX 1660, RTX 2060: the product pages (multiprocessors and clocks); T4: DS-09179-001.
@@ -53,9 +53,10 @@ export const cards: readonly Card[] = [
   { name: 'RTX 4060 Ti', gib: 16, computeCapability: 89, multiprocessors: 34, tensor: 44.1e12, f32: 22.1e12, bandwidth: 288e9 },
   { name: 'RTX 4070', gib: 12, computeCapability: 89, multiprocessors: 46, tensor: 58.3e12, f32: 29.1e12, bandwidth: 504e9 },
   { name: 'RTX 4090', gib: 24, computeCapability: 89, multiprocessors: 128, tensor: 165.2e12, f32: 82.6e12, bandwidth: 1008e9 },
-  // Hopper, as SXM: "NVIDIA H100 Tensor Core GPU Architecture"; H200: its datasheet, 141 GB.
-  { name: 'H100', gib: 80, computeCapability: 90, multiprocessors: 132, tensor: HOPPER, f32: 66.9e12, bandwidth: 3352e9 },
-  { name: 'H200', gib: 140, computeCapability: 90, multiprocessors: 132, tensor: HOPPER, f32: 66.9e12, bandwidth: 4800e9 },
+  // Hopper, as SXM where the name does not tell: "NVIDIA H100 Tensor Core GPU Architecture"; H200: its datasheet, 141 GB.
+  { name: 'H100', gib: 80, computeCapability: 90, multiprocessors: 132, tensor: HOPPER * 989.4e12, f32: 66.9e12, bandwidth: 3352e9 },
+  { name: 'H100 PCIe', gib: 80, computeCapability: 90, multiprocessors: 114, tensor: HOPPER * 756e12, f32: 51.2e12, bandwidth: 2039e9 },
+  { name: 'H200', gib: 140, computeCapability: 90, multiprocessors: 132, tensor: HOPPER * 989.4e12, f32: 66.9e12, bandwidth: 4800e9 },
   // Blackwell: "NVIDIA RTX Blackwell GPU Architecture".
   { name: 'RTX 5090', gib: 32, computeCapability: 120, multiprocessors: 170, tensor: 209.5e12, f32: 104.8e12, bandwidth: 1792e9 },
 ]
@@ -67,13 +68,12 @@ export const nameOf = (card: Card) => (several(card) ? `${card.name} ${card.gib}
 
 /** What is the same name: in any case, with or without maker, series, form and unit, as `NVIDIA GeForce RTX 3060` and `3060`. */
 export const foldCard = (name: string) =>
-  name.toLowerCase().replace(/nvidia|geforce|tesla|rtx|gtx|sxm\d?|pcie|hbm\d?e?|(?<=\d) ?gi?b?|[\s_-]/g, '')
+  name.toLowerCase().replace(/nvidia|geforce|tesla|rtx|gtx|sxm\d?|hbm\d?e?|(?<=\d) ?gi?b?|[\s_-]/g, '')
 
-/** Finds a card by its name, or by its name and memory; of several the first, which has least memory. */
+/** Finds a card by its name, or by its name and memory; of several the first, which has least memory. Only some are another as PCIe. */
 export function findCard(name: string): Card | undefined {
-  const wanted = foldCard(name)
-  const isWanted = (card: Card) => [card.name, `${card.name} ${card.gib}`].map(foldCard).includes(wanted)
-  return cards.find(isWanted)
+  const find = (wanted: string) => cards.find((card) => [card.name, `${card.name} ${card.gib}`].map(foldCard).includes(wanted))
+  return find(foldCard(name)) ?? find(foldCard(name).replace('pcie', ''))
 }
 
 const names = cards.map(nameOf)

@@ -6,7 +6,7 @@ import { resolvePlanOptions } from '../../../lib/options/resolve.js'
 test('every card has a name of its own, and numbers that go together', () => {
   assert.equal(new Set(cards.map(nameOf).map(foldCard)).size, cards.length)
   for (const { name, gib, computeCapability, multiprocessors, tensor, f32, bandwidth, note } of cards) {
-    assert.match(name, /^(GTX \d{4}|RTX \d{4}( Ti)?|[ATH]\d+)$/)
+    assert.match(name, /^(GTX \d{4}|RTX \d{4}( Ti)?|[ATH]\d+( PCIe)?)$/)
     assert.ok(Number.isInteger(gib) && gib >= 6 && gib <= 160, name)
     assert.ok([75, 80, 86, 89, 90, 120].includes(computeCapability), name)
     assert.ok(Number.isInteger(multiprocessors) && multiprocessors >= 20 && multiprocessors <= 200, name)
@@ -28,6 +28,7 @@ test('a card is found by its name as people and drivers write it', () => {
     assert.equal(found(nameOf(one)), nameOf(one))
     assert.equal(card.accept(`${one.name} ${one.gib}GB`), one)
   }
+  assert.deepEqual(['NVIDIA H100 PCIe', 'NVIDIA A100-PCIE-40GB'].map(found), ['H100 PCIe', 'A100 40 GB'])
   for (const name of ['rtx 2080 ti', 'RTX2080Ti', '2080ti', 'NVIDIA GeForce RTX 2080 Ti', 'geforce-rtx-2080-ti 11 GB'])
     assert.equal(found(name), 'RTX 2080 Ti', name)
   assert.equal(found('RTX 3060 12GB'), 'RTX 3060')
