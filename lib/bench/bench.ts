@@ -50,13 +50,16 @@ const QUICK_SECONDS = 10
 function measured(request: Request, signal: AbortSignal | undefined): Promise<Answer> {
   return new Promise((resolve) => {
     const child = fork(measurer, [], { stdio: ['ignore', 'ignore', 'inherit', 'ipc'], execArgv: [] })
+    let received: Answer | undefined
     const failed = (message: string) => resolve({ outcome: 'failed', code: 'INTERNAL', message })
     const stop = () => child.kill('SIGKILL')
     signal?.addEventListener('abort', stop)
-    child.on('message', (answer: Answer) => resolve(answer))
+    child.on('message', (answer: Answer) => (received = answer))
     child.on('error', ({ message }) => failed(message))
     child.on('exit', (code, killedBy) => {
       signal?.removeEventListener('abort', stop)
+      // Not before: the next row finds the memory that this one held.
+      if (received) return resolve(received)
       failed(
         killedBy === 'SIGKILL'
           ? 'its process was killed, as the system does where memory runs out'

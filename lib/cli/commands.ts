@@ -189,11 +189,12 @@ async function runBenching(context: Context): Promise<boolean> {
     if (rows.length === 0) return
     progress.clear()
     if (!own.json) print(describeBench(rows))
-    for (const path of [own.csv, own.picture]) if (path !== undefined) await makeFolder(dirname(path))
     if (own.csv !== undefined) await writeAtomically(own.csv, benchCsv(rows))
     if (own.picture !== undefined) await writePicture(own.picture, await benchSvg(rows))
   }
-  await runBench(resolveBenchOptions(rest, label), { signal, onEvent }, label).finally(write)
+  const options = resolveBenchOptions(rest, label)
+  for (const path of [own.csv, own.picture]) if (path !== undefined) await makeFolder(dirname(path))
+  await runBench(options, { signal, onEvent }, label).finally(write)
   return rows.every(({ outcome }) => outcome !== 'failed')
 }
 

@@ -198,7 +198,9 @@ export function resolvePlanOptions(input: unknown, label: Label = asIs): Resolve
 /** Checks what `bench` was given. Throws as `resolveTrainOptions`. */
 export function resolveBenchOptions(input: unknown, label: Label = asIs): ResolvedBenchOptions {
   const options = resolve('bench', benchTable, input, label)
-  return options.quick ? resolve('bench', benchTable, { ...quickDefaults, ...(input as BenchOptions) }, label) : options
+  if (!options.quick) return options
+  const given = Object.entries(input as BenchOptions).filter(([, value]) => value !== undefined)
+  return resolve('bench', benchTable, { ...quickDefaults, ...Object.fromEntries(given) }, label)
 }
 
 /** Checks what `generate` was given. Throws as `resolveTrainOptions`. */

@@ -101,12 +101,11 @@ export class Trainer {
     const path = info.options.profile
     const profiles = this.profiles.splice(0)
     if (path === undefined || profiles.length === 0) return
-    try {
-      this.context.onEvent?.(await writeProfile(path, { step, profiles, speeds: await session.speeds() }))
-    } catch (cause) {
+    const event = await writeProfile(path, { step, profiles, speeds: await session.speeds() }).catch((cause: unknown) => {
       const { message } = writeError(path, cause) as Error
-      this.context.onEvent?.({ type: 'warning', code: 'NO_PROFILE', message: `The profile is not written: ${message}`, path })
-    }
+      return { type: 'warning', code: 'NO_PROFILE', message: `The profile is not written: ${message}`, path } as const
+    })
+    this.context.onEvent?.(event)
   }
 
   private async update(step: number): Promise<Update> {

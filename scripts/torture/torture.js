@@ -36,6 +36,10 @@ if (chosen.length === 0) {
   console.error(`Expected one of ${parts.map(({ name }) => name).join(', ')} for --only but received ${values.only}`)
   process.exit(1)
 }
+if (values.short !== undefined && !(Number(values.short) >= 1)) {
+  console.error(`Expected a number from 1 for --short but received ${values.short}`)
+  process.exit(1)
+}
 const report = new Report(values.seed)
 const share = (Number(values.minutes) * 60_000) / chosen.length
 
