@@ -118,6 +118,18 @@ struct RowSource {
   int first, last;
 };
 
+// How columns are shared out: jobs of `width` each, the last ones of fewer or none.
+struct ColumnJobs {
+  int64_t count, width;
+  explicit ColumnJobs(int64_t columns)
+      : count((columns + kColumns - 1) / kColumns), width(((columns + count - 1) / count + kPanel - 1) / kPanel * kPanel) {}
+};
+// How deep a block of k is, so that all are alike; a multiple of `of`.
+inline int64_t block_depth(int64_t depth, int64_t of) {
+  const int64_t blocks = (depth + kDepth - 1) / kDepth;
+  return ((depth + blocks - 1) / blocks + of - 1) / of * of;
+}
+
 // The driver. A Loader has:
 //   int64_t columns() const, tiles() const; int segments() const; int64_t depth(int segment) const
 //   RowTile tile(int64_t t) const; RowSource source(int segment, int64_t t) const  — a at k = 0
@@ -125,8 +137,7 @@ struct RowSource {
 //   void pack(int segment, int64_t k, int64_t depth, int64_t column, int64_t count, float* packed) const
 template <class Loader> void gemm(Threads& threads, const Loader& loader, void* workspace) {
   const int64_t columns = loader.columns(), tiles = loader.tiles();
-  const int64_t column_jobs = (columns + kColumns - 1) / kColumns;
-  const int64_t width = ((columns + column_jobs - 1) / column_jobs + kPanel - 1) / kPanel * kPanel;
+  const auto [column_jobs, width] = ColumnJobs(columns);
   // Enough jobs to share out evenly, each with enough rows that packing b again does not matter.
   const int64_t row_jobs = std::clamp<int64_t>((4 * threads.count() + column_jobs - 1) / column_jobs, 1, std::max<int64_t>(1, tiles / 8));
   const int64_t tiles_per_job = (tiles + row_jobs - 1) / row_jobs;
@@ -136,8 +147,7 @@ template <class Loader> void gemm(Threads& threads, const Loader& loader, void* 
     if (count <= 0) return;
     float* packed = static_cast<float*>(workspace) + thread * (kPackBytes / sizeof(float));
     for (int s = 0; s < loader.segments(); s++) {
-      const int64_t depth = loader.depth(s), blocks = (depth + kDepth - 1) / kDepth,
-                    block = cells((depth + blocks - 1) / blocks) * kPerCell;
+      const int64_t depth = loader.depth(s), block = block_depth(depth, kPerCell);
       for (int64_t k = 0; k < depth; k += block) {
         const int64_t length = std::min(block, depth - k);
         loader.pack(s, k, length, n, count, packed);

@@ -93,10 +93,8 @@ struct Block {
 
   // The products, one for each point.
   template <class Element> void multiply(Threads& threads, const Element* taps, float* scratch) const {
-    const int64_t column_jobs = (w.outputs + kColumns - 1) / kColumns;
-    const int64_t width = ((w.outputs + column_jobs - 1) / column_jobs + kPanel - 1) / kPanel * kPanel;
-    const int64_t blocks = (w.inputs + kDepth - 1) / kDepth;
-    const int64_t length = ((w.inputs + blocks - 1) / blocks + kLanes - 1) / kLanes * kLanes;
+    const auto [column_jobs, width] = ColumnJobs(w.outputs);
+    const int64_t length = block_depth(w.inputs, kLanes);
     // Enough jobs for all threads, each with enough tiles to repay that it transforms the weights.
     const int64_t wanted = (4 * threads.count() + kPoints * column_jobs - 1) / (kPoints * column_jobs);
     const int64_t tile_jobs = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, count / kLeastTiles));

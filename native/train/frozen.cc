@@ -17,20 +17,24 @@ void Frozen::place(const Graph& graph) {
   if (missing.empty()) return;
   if (backend_.reads_host_memory()) {
     convert(missing);
+    weights.check();
     for (const Value* v : missing) placed_[v->name] = convert(*v);
     return;
   }
   auto* to = static_cast<unsigned char*>(blocks_.emplace_back(backend_, bytes).data());
   // Some at a time: the copies made on the host stay few.
   const size_t some = 4 * threads_;
+  std::map<std::string, Tensor> uploaded;
   for (size_t i = 0; i < missing.size(); i++) {
     if (i % some == 0) convert(std::span(missing).subspan(i, std::min(some, missing.size() - i)));
     const Tensor t = convert(*missing[i]);
     backend_.upload(to, t.data, t.bytes());
     weights.release(missing[i]->name);
-    placed_[missing[i]->name] = {to, t.dtype, t.shape};
+    uploaded[missing[i]->name] = {to, t.dtype, t.shape};
     to += aligned(t.bytes());
   }
+  weights.check();
+  placed_.merge(uploaded);
 }
 
 // Brings the weights into the form that kernels read, on all threads.

@@ -14,7 +14,8 @@ class Frozen {
 
   Weights weights;
 
-  // Places those of the graph's weights that are this network's and not placed yet, on a GPU in one allocation. Throws OUT_OF_MEMORY.
+  // Places those of the graph's weights that are this network's and not placed yet, on a GPU in one allocation. Throws OUT_OF_MEMORY,
+  // and as Weights::check().
   void place(const Graph& graph);
   Tensor get(const Value& weight);  // after place()
   // Frees what was placed.

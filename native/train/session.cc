@@ -19,7 +19,7 @@ constexpr int64_t kMostBatch = Trainables::kMostBatch, kResults = Trainables::kR
 constexpr std::ptrdiff_t kMostPrograms = 32;
 
 Weights::StorageTypes storage_types(const SessionOptions& o, const NetworkOptions& network) {
-  const DType matrices = network.f32 == NetworkOptions::F32::none ? o.precision : DType::f32;
+  const DType matrices = network.has_f32_activations() ? DType::f32 : o.precision;
   if (o.device == Device::cuda) return {matrices, DType::f32};
   return {matrices == DType::f32 ? std::nullopt : std::optional(matrices), std::nullopt};
 }
@@ -39,7 +39,7 @@ std::shared_ptr<Backend> open_backend(const SessionOptions& options) {
 }  // namespace
 
 Session::Part::Part(const std::string& name, const NetworkOptions& network, const SessionOptions& session, Backend& backend)
-    : options(network), dtype(session.device == Device::cuda && network.f32 == NetworkOptions::F32::none ? session.precision : DType::f32),
+    : options(network), dtype(session.device == Device::cuda && !network.has_f32_activations() ? session.precision : DType::f32),
       frozen(name, backend, storage_types(session, network), session.threads) {
   for (const WeightFile& file : network.files) frozen.weights.add(file.path, file.entries);
 }
@@ -47,8 +47,8 @@ Session::Part::Part(const std::string& name, const NetworkOptions& network, cons
 Session::Session(SessionOptions options)
     : options_(with_threads(std::move(options))), backend_(open_backend(options_)), f32_backend_(backend_) {
   const bool rounds = options_.device == Device::cpu && cpu_variant(options_.precision) != cpu_variant();
-  const auto is_f32 = [](const auto& network) { return network.second.f32 == NetworkOptions::F32::all; };
-  if (rounds && std::ranges::any_of(options_.networks, is_f32)) f32_backend_ = open_cpu_backend(options_.threads, cpu_variant());
+  const auto is_all_f32 = [](const auto& network) { return network.second.is_all_f32(); };
+  if (rounds && std::ranges::any_of(options_.networks, is_all_f32)) f32_backend_ = open_cpu_backend(options_.threads, cpu_variant());
   const DType computes = options_.device == Device::cuda ? options_.precision : DType::f32;
   CHECK(backend_->computes_in(computes), "PRECISION_UNSUPPORTED", "Expected fp16 or f32 for precision, as this GPU does not compute in ",
         name_of(computes));
@@ -57,10 +57,9 @@ Session::Session(SessionOptions options)
     const Part& encoder = part(text.network);
     CHECK(encoder.options.architecture == "clip", "ARGUMENT_INVALID", "Expected a text encoder for text but received ", text.network,
           ", a ", encoder.options.architecture);
-    const auto is_all_f32 = [](const Part& p) { return p.options.f32 == NetworkOptions::F32::all; };
     const Part& trained = part(kTrained);
-    CHECK(encoder.dtype == trained.dtype && is_all_f32(encoder) == is_all_f32(trained), "ARGUMENT_INVALID", "Expected the precision of ",
-          kTrained, " for ", text.network, ", which a step computes with it, but received f32");
+    CHECK(encoder.dtype == trained.dtype && encoder.options.is_all_f32() == trained.options.is_all_f32(), "ARGUMENT_INVALID",
+          "Expected the precision of ", kTrained, " for ", text.network, ", which a step computes with it, but received f32");
     const auto same = [&](const auto& other) { return other.network == text.network; };
     CHECK(std::count_if(options_.text.begin(), options_.text.end(), same) == 1, "ARGUMENT_INVALID",
           "Expected each network once for text but ", "received ", text.network, " twice");
@@ -127,8 +126,7 @@ Graph Session::graph(const ProgramKey& key, const Recompute& recompute) {
 Program Session::make_program(const ProgramKey& key, const Recompute& recompute) {
   Graph g = graph(key, recompute);
   check_names(g, key.shapes, key.is_step() ? kSampleWeights : "");
-  const bool is_f32 = part(key.is_step() ? kTrained : key.network).options.f32 == NetworkOptions::F32::all;
-  Backend& backend = is_f32 ? *f32_backend_ : *backend_;
+  Backend& backend = backend_of(key.is_step() ? kTrained : key.network);
   return Program(backend, fuse(g, backend.fusions()), [this](const Value& v) { return bind(v); });
 }
 
@@ -208,8 +206,9 @@ MemoryPlan Session::plan(const Program& program, bool is_step) {
 std::optional<size_t> Session::fit(const Shapes& shapes, size_t bytes, size_t programs) {
   CHECK(loaded_.empty(), "ARGUMENT_INVALID", "Expected no batch to be loaded before it is chosen what is computed again");
   const auto [forward, loss] = forward_step(ProgramKey::step(shapes));
+  Backend& backend = backend_of(kTrained);
   const auto chosen = cheapest_recompute(forward, loss, [&](const Graph& step) {
-    const MemoryPlan planned = plan(Program(*backend_, fuse(step, backend_->fusions()), {}), true);
+    const MemoryPlan planned = plan(Program(backend, fuse(step, backend.fusions()), {}), true);
     return planned.total() + programs * planned.program <= bytes;
   });
   if (!chosen) return std::nullopt;
@@ -224,10 +223,10 @@ void Session::place(Program& program) {
   arena_.reserve(*backend_, program.arena_bytes());
   for (auto& [name, p] : parts_) p.frozen.place(program.graph());
   program.place(arena_.data());
-  check_weights();
 }
 
 void Session::check_weights() const {
+  if (!backend_->reads_host_memory()) return;  // they were uploaded
   for (const auto& [name, p] : parts_) p.frozen.weights.check();
 }
 
@@ -310,7 +309,7 @@ void Session::step(const std::vector<float>& weights, const Update* update, Prof
     };
   run_program(*program, std::move(end), profile ? &profile->times : nullptr);
   if (profile) profile->nodes = lorafuse::describe(*program).nodes;
-  check_weights();
+  if (!update) check_weights();
   backend_->copy(waiting + pending_, losses.data, losses.bytes());
   pending_ += batch;
 }

@@ -27,6 +27,8 @@ struct NetworkOptions {
   // What is f32 whatever the precision, as SDXL's VAE overflows in f16: activations (on a GPU the weights too), or the operands of the
   // CPU's products as well.
   enum class F32 { none, activations, all } f32 = F32::none;
+  bool has_f32_activations() const { return f32 != F32::none; }
+  bool is_all_f32() const { return f32 == F32::all; }
 };
 
 enum class Device { cpu, cuda };
@@ -133,6 +135,8 @@ class Session {
   };
 
   Part& part(const std::string& network);
+  // What computes a network's programs.
+  Backend& backend_of(const std::string& network) { return part(network).options.is_all_f32() ? *f32_backend_ : *backend_; }
   Network network(const std::string& name, const Adapters& adapters);
   // The encoders of a step's text; none where it is an input.
   std::vector<TextEncoder> text_encoders();
@@ -145,6 +149,7 @@ class Session {
   Program& program(const ProgramKey& key);
   Program& step_program(const Shapes& shapes);
   void place(Program& program);
+  // Throws if kernels have read weights that the files no longer have.
   void check_weights() const;
   Tensor bind(const Value& value);
   void collect_losses();
