@@ -54,9 +54,8 @@ export function isCount(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0
 }
 
-/** Reads a file that holds a JSON object. `what`: what was expected; `invalid`: makes the error of another content. Throws as `readWhole`. */
-export async function readRecord(path: string, what: string, invalid: (received: string) => LorafuseError): Promise<Json> {
-  const bytes = await readWhole(path, what, MOST_BYTES)
+/** Reads a JSON object from the bytes of a file. `invalid`: makes the error of another content. */
+export function recordOf(bytes: Uint8Array, invalid: (received: string) => LorafuseError): Json {
   let text = ''
   try {
     text = new TextDecoder('utf-8', { fatal: true }).decode(bytes)
@@ -65,4 +64,9 @@ export async function readRecord(path: string, what: string, invalid: (received:
   if (record) return record
   const disguise = disguiseOf(bytes)
   throw invalid(disguise ? `${disguise.kind}; ${disguise.advice}` : 'something else')
+}
+
+/** Reads a file that holds a JSON object. `what`: what was expected; `invalid`: as in `recordOf`. Throws as `readWhole`. */
+export async function readRecord(path: string, what: string, invalid: (received: string) => LorafuseError): Promise<Json> {
+  return recordOf(await readWhole(path, what, MOST_BYTES), invalid)
 }

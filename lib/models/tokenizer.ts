@@ -6,8 +6,8 @@ import { createHash } from 'node:crypto'
 import { join } from 'node:path'
 import { Tokenizer as Pipeline } from '@huggingface/tokenizers'
 import { LorafuseError, shown } from '../errors.js'
-import { isRecord, type Json, readRecord } from '../files/json.js'
-import { readText, readWhole, unlessMissing } from '../files/read.js'
+import { isRecord, type Json, recordOf } from '../files/json.js'
+import { readWhole, unlessMissing } from '../files/read.js'
 import { isId, readAddedTokens, splitter } from './added-tokens.js'
 import { clipVocabulary } from './clip-vocabulary.js'
 
@@ -51,7 +51,45 @@ function invalid(path: string, problem: string): LorafuseError {
   return new LorafuseError('TOKENIZER_INVALID', `Expected CLIP's byte-level BPE for ${path} but received ${problem}`)
 }
 
-const readJson = (path: string) => unlessMissing(readRecord(path, WHAT, (received) => invalid(path, received)))
+/** The files of a tokenizer's folder that are there. */
+class Files {
+  private constructor(
+    private readonly folder: string,
+    private readonly files: Map<string, Uint8Array>,
+  ) {}
+
+  static async read(folder: string): Promise<Files> {
+    const files = new Map<string, Uint8Array>()
+    for (const name of [...VOCABULARIES.flat(), ...SETTINGS]) {
+      const bytes = await unlessMissing(readWhole(join(folder, name), WHAT, MOST_BYTES))
+      if (bytes) files.set(name, bytes)
+    }
+    return new Files(folder, files)
+  }
+
+  hash(): string {
+    const hash = createHash('sha256')
+    for (const [name, bytes] of this.files) hash.update(`${name} ${bytes.length}\n`).update(bytes)
+    return hash.digest('hex')
+  }
+
+  json(name: string): Json | undefined {
+    const bytes = this.files.get(name)
+    return bytes && recordOf(bytes, (received) => invalid(join(this.folder, name), received))
+  }
+
+  /** The lines of `merges.txt`. */
+  merges(name: string): string[] | undefined {
+    const bytes = this.files.get(name)
+    if (!bytes) return undefined
+    try {
+      const text = new TextDecoder('utf-8', { fatal: true }).decode(bytes)
+      return text.split(/\r?\n/).filter((line) => line !== '' && !line.startsWith('#version'))
+    } catch {
+      throw invalid(join(this.folder, name), 'bytes that are no UTF-8')
+    }
+  }
+}
 
 function checkVocab(value: unknown, path: string): Record<string, number> {
   const ids = isRecord(value) ? Object.values(value) : []
@@ -78,20 +116,12 @@ function checked(vocab: unknown, vocabPath: string, merges: unknown, path: strin
   return { vocab: known, merges }
 }
 
-/** Reads the lines of `merges.txt`; undefined if there is none. */
-async function readMerges(path: string): Promise<string[] | undefined> {
-  const text = await unlessMissing(readText(path, WHAT, MOST_BYTES)).catch((cause: unknown) => {
-    throw cause instanceof TypeError ? invalid(path, 'bytes that are no UTF-8') : cause
-  })
-  return text?.split(/\r?\n/).filter((line) => line !== '' && !line.startsWith('#version'))
-}
-
 /** Reads the first of `VOCABULARIES` that is there. */
-async function readVocabulary(folder: string): Promise<Vocabulary> {
+function readVocabulary(folder: string, files: Files): Vocabulary {
   const [parts, [single]] = VOCABULARIES
   const [vocabPath, mergesPath] = parts.map((name) => join(folder, name)) as [string, string]
   const path = join(folder, single)
-  const [vocab, merges, whole] = await Promise.all([readJson(vocabPath), readMerges(mergesPath), readJson(path)])
+  const [vocab, merges, whole] = [files.json(parts[0]), files.merges(parts[1]), files.json(single)]
   if (vocab && merges) return { ...checked(vocab, vocabPath, merges, mergesPath), ...(whole && { whole }) }
   if (!whole) {
     throw new LorafuseError(
@@ -245,24 +275,15 @@ async function once(key: string, make: () => Promise<Tokenizer>): Promise<Tokeni
   }
 }
 
-/** Hashes the files of a tokenizer's folder. */
-async function contentsOf(folder: string): Promise<string> {
-  const hash = createHash('sha256')
-  for (const name of [...VOCABULARIES.flat(), ...SETTINGS]) {
-    const bytes = await unlessMissing(readWhole(join(folder, name), WHAT, MOST_BYTES))
-    hash.update(`${name} ${bytes?.length}\n`).update(bytes ?? '')
-  }
-  return hash.digest('hex')
-}
-
 /**
  * Loads a model's `tokenizer` folder. `padId`: where its files do not say, EOS if it is left out. Throws `MODEL_INCOMPLETE` where its files
  * are missing, `TOKENIZER_INVALID`.
  */
 export async function loadTokenizer(folder: string, padId?: number): Promise<Tokenizer> {
-  return once(`${await contentsOf(folder)} ${padId}`, async () => {
-    const vocabulary = await readVocabulary(folder)
-    const [added = {}, ...configs] = await Promise.all(SETTINGS.map(async (name) => (await readJson(join(folder, name))) ?? {}))
+  const files = await Files.read(folder)
+  return once(`${files.hash()} ${padId}`, async () => {
+    const vocabulary = readVocabulary(folder, files)
+    const [added = {}, ...configs] = SETTINGS.map((name) => files.json(name) ?? {})
     return makeTokenizer(vocabulary, folder, configs, added, padId)
   })
 }
