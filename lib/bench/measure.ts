@@ -11,7 +11,7 @@ import type { Inputs, Session, Speeds } from '../native.js'
 import { asIs, type ResolvedPlanOptions } from '../options/resolve.js'
 import { normal } from '../random.js'
 import { LossScale } from '../train/loss-scale.js'
-import { lacking, PROCESS_BYTES, requirement } from '../train/memory.js'
+import { lacking, requirement } from '../train/memory.js'
 import { imagined } from '../train/plan.js'
 import { checkOptions, setUp } from '../train/setup.js'
 import type { BenchMeasurement } from './rows.js'
@@ -100,10 +100,9 @@ async function measure(request: Request): Promise<Answer> {
   const weights = await initialWeights(adapters, options.seed)
   const items = imagined(options.batchSize, options.resolution)
   const required = await requirement({ ...setup, model, items, label: asIs }, options)
-  const { step, host } = required
-  const plannedBytes = step.total + (onGpu === undefined ? host : 0)
+  const { step } = required
   const planned = {
-    ...{ plannedBytes, plannedProcessBytes: (onGpu === undefined ? plannedBytes : host) + PROCESS_BYTES },
+    ...{ plannedBytes: required.total, plannedProcessBytes: required.process },
     loraBytes: await loraBytes(model, adapters, weights),
   }
   if (lacking(setup, required, availableMemory())) return { outcome: 'too large', planned }

@@ -77,6 +77,10 @@ export interface Requirement {
   programCount: number
   /** All that the session holds while images and captions are cached. */
   caching: number
+  /** The planned peak of the device; on the CPU, `host` is part of it. */
+  total: number
+  /** Resident memory of this process to expect. */
+  process: number
   /** Optimizer steps. */
   steps: number
 }
@@ -120,7 +124,12 @@ export async function requirement(
   const programCount = Math.min(batches.shapes, steps * options.gradientAccumulation)
   const programs = programCount * step.program
   const host = caches + programs + saving
-  return { step, session: Math.max(missing(step), missing(caching)), host, caches, programs, programCount, caching: held, steps }
+  const isShared = session.availableBytes() === undefined
+  const total = step.total + (isShared ? host : 0)
+  return {
+    ...{ step, session: Math.max(missing(step), missing(caching)), host, caches, programs, programCount },
+    ...{ caching: held, total, process: (isShared ? total : host) + PROCESS_BYTES, steps },
+  }
 }
 
 /** Finds the largest number from 1 to `most` that fits, 0 if none does, by bisection. */
@@ -231,11 +240,12 @@ export async function planMemory(planned: Planned, options: ResolvedTrainOptions
   const { session } = planned
   const isShared = session.availableBytes() === undefined
   const required = await fittedRequirement(planned, options, free)
-  const { host, programCount, recomputed } = required
+  const { host, programCount, total, recomputed } = required
   const { shapes, ...step } = required.step
   const short = await shortage(planned, options, required, free)
   if (short !== undefined) throw new LorafuseError('OUT_OF_MEMORY', short)
   const other = session.planStep(shapes, !options.gradientCheckpointing && recomputed === undefined)
-  const otherwise = other.total + (isShared ? host + programCount * (other.program - step.program) : 0)
-  return { memory: { ...step, host, total: step.total + (isShared ? host : 0) }, otherwise, recomputed }
+  const programs = isShared ? programCount * (other.program - step.program) : 0
+  const otherwise = total + other.total - step.total + programs
+  return { memory: { ...step, host, total }, otherwise, recomputed }
 }

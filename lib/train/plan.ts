@@ -8,7 +8,7 @@ import { readModel } from '../models/read.js'
 import type { Speeds, StepDescription } from '../native.js'
 import { type Card, freeBytes, memoryOf, nameOf } from '../options/cards.js'
 import { asIs, type Label, type PlanOptions, type ResolvedPlanOptions, resolvePlanOptions } from '../options/resolve.js'
-import { fittedRequirement, PROCESS_BYTES, shortage } from './memory.js'
+import { fittedRequirement, shortage } from './memory.js'
 import { checkOptions, setUp } from './setup.js'
 
 /** What a training would take. Bytes and seconds. */
@@ -131,15 +131,13 @@ async function planTraining(options: ResolvedPlanOptions, context: PlanContext, 
     const free = gpu ? Infinity : availableMemory()
     const planned = { ...setup, model, items, label, signal }
     const required = await fittedRequirement(planned, options, free)
-    const { step, host, caches, programs, steps, recomputed } = required
+    const { step, caches, programs, steps, recomputed } = required
     const description = session.describeStep(step.shapes)
     const speeds = gpu ? speedsOf(gpu, chosen.precision) : await session.speeds()
     const parameters = parameterCount(adapters.parameters)
     // An update reads value, gradient and what the optimizer keeps, and writes them all.
     const update = (2 * step.adapters) / speeds.bytes
     const secondsPerStep = options.gradientAccumulation * secondsOf(description, speeds, gpu && LAUNCHING) + update
-    const isShared = session.availableBytes() === undefined
-    const total = step.total + (isShared ? host : 0)
     const short = await shortage(planned, options, required, free)
     await listener.settled(context.signal)
     return {
@@ -163,7 +161,7 @@ async function planTraining(options: ResolvedPlanOptions, context: PlanContext, 
           saving,
         },
         ...{ adapters: 4 * parameters, gradients: 4 * parameters, optimizer: step.adapters - 8 * parameters },
-        ...{ total, process: (isShared ? total : host) + PROCESS_BYTES },
+        ...{ total: required.total, process: required.process },
         disk: 4 * (buffers.reduce((sum, { count }) => sum + count, 0) + parameters),
       },
       recomputed,
