@@ -1,13 +1,13 @@
 /** Rows of a bench as text and as CSV. */
 import { type BenchRow, type BenchSetting, memoryOf } from '../bench/rows.js'
-import { columns, percent } from './profile.js'
+import { columns } from './columns.js'
+import { percent } from './profile.js'
 import { duration, memory } from './progress.js'
 
 const HEAD = ['rank', 'targets', 'px', 'batch', 'checkpointing', 'planned', 'peak', 's/step', 'images/s', 'of peak', 'LoRA']
 
-const settingCells = ({ rank, targets, resolution, batchSize, gradientCheckpointing }: BenchSetting) => [
-  ...[`${rank}`, targets, `${resolution}`, `${batchSize}`, gradientCheckpointing ? 'on' : 'off'],
-]
+const settingCells = ({ rank, targets, resolution, batchSize, gradientCheckpointing }: BenchSetting) =>
+  [rank, targets, resolution, batchSize, gradientCheckpointing ? 'on' : 'off'].map(String)
 
 function cells(row: BenchRow): string[] {
   const setting = settingCells(row)
@@ -35,18 +35,9 @@ export function benchLine(setting: BenchSetting, done: number, total: number, et
 
 /** The columns of the CSV file, in bytes and seconds. */
 const KEYS = [
-  ...[
-    'rank',
-    'targets',
-    'resolution',
-    'batchSize',
-    'gradientCheckpointing',
-    'outcome',
-    'plannedBytes',
-    'plannedProcessBytes',
-    'processBytes',
-  ],
-  ...['deviceBytes', 'secondsPerStep', 'imagesPerSecond', 'flops', 'ofPeak', 'loraBytes', 'message'],
+  ...['rank', 'targets', 'resolution', 'batchSize', 'gradientCheckpointing', 'outcome'],
+  ...['plannedBytes', 'plannedProcessBytes', 'processBytes', 'deviceBytes'],
+  ...['secondsPerStep', 'imagesPerSecond', 'flops', 'ofPeak', 'loraBytes', 'message'],
 ]
 
 /** Writes rows as CSV (RFC 4180). */

@@ -1,13 +1,8 @@
 /** A plan as text. */
 import { counted } from '../data/skipped.js'
 import type { TrainingPlan } from '../train/plan.js'
+import { columns } from './columns.js'
 import { duration, memory } from './progress.js'
-
-/** Values right-aligned behind their names. */
-function table(rows: [name: string, value: string, note?: string][]): string {
-  const [names, values] = [0, 1].map((column) => Math.max(...rows.map((row) => row[column]!.length)))
-  return rows.map(([name, value, note = '']) => `  ${name.padEnd(names!)}  ${value.padStart(values!)}  ${note}`.trimEnd()).join('\n')
-}
 
 export function describePlan(plan: TrainingPlan): string {
   const { bytes, device, gpu, largest } = plan
@@ -27,10 +22,14 @@ export function describePlan(plan: TrainingPlan): string {
   const on = gpu ? `${gpu.name}, ${memory(gpu.free)} free of ${memory(gpu.memory)}` : device === 'cpu' ? 'the CPU' : 'the GPU'
   const there = gpu?.name ?? (device === 'cpu' ? 'this machine' : 'the GPU')
   const estimate = gpu && `the time is an estimate that no card has confirmed${gpu.note === undefined ? '' : `; ${gpu.note}`}`
+  const held = largest.map(({ name, layer, shape, bytes }) => [layer === '' ? name : layer, memory(bytes), `${name} ${shape.join(' × ')}`])
   return [
     `model: ${plan.model}`,
     `${counted(plan.images, 'image')}, ${counted(plan.steps, 'step')}, ${plan.precision} on ${on}`,
-    table(kinds),
+    columns(
+      kinds.map(([name, value, note = '']) => [name, value, note]),
+      [0, 2],
+    ),
     `${memory(bytes.total)} planned, ${memory(bytes.process)} of memory for the process, ${memory(bytes.disk)} of disk; ${
       plan.fits ? `${there} has as much` : `${there} has less`
     }`,
@@ -39,6 +38,6 @@ export function describePlan(plan: TrainingPlan): string {
     ...again,
     ...(plan.shortage === undefined ? [] : [plan.shortage]),
     'largest when most is alive:',
-    table(largest.map(({ name, layer, shape, bytes }) => [layer === '' ? name : layer, memory(bytes), `${name} ${shape.join(' × ')}`])),
+    columns(held, [0, 2]),
   ].join('\n')
 }

@@ -1,12 +1,6 @@
 /** A profile as text. */
 import type { ProfileEvent, ProfileRow } from '../events.js'
-
-/** Columns of equal width: the first on the left, the others on the right. */
-export function columns(rows: string[][]): string {
-  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)))
-  const cell = (text: string, column: number) => (column === 0 ? text.padEnd(widths[column]!) : text.padStart(widths[column]!))
-  return rows.map((row) => `  ${row.map(cell).join('  ')}`.trimEnd()).join('\n')
-}
+import { columns } from './columns.js'
 
 export const percent = (share: number) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`
 
