@@ -4,7 +4,7 @@ import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { narrow, widen } from '../../lib/files/floats.js'
-import { leftovers, singleFileTensors, smallModel, writeFolder } from '../fixtures/checkpoints.js'
+import { leftovers, singleFileTensors, smallModel, writeFolder, writeLayouts } from '../fixtures/checkpoints.js'
 import { torchLegacy, torchZip } from '../fixtures/pickles.js'
 import { type RawTensor, writeRaw } from '../fixtures/safetensors.js'
 import { place, run, tensors, trainUntil } from '../fixtures/training.js'
@@ -38,11 +38,9 @@ test('a small model trains to the same LoRA from a folder, a safetensors file an
 test('a training from a folder resumes from one file of the same weights, and from a pickle of them, to the same bits', async (t) => {
   const given = { ...(await place(t)), steps: 4, seed: 3, textEncoderLr: 1e-3 }
   const model = smallModel('sdxl')
-  const folder = join(given.folder, 'model')
-  await writeFolder(folder, model)
+  const folder = join(given.folder, 'folder')
+  await writeLayouts(given.folder, model, singleFileTensors('sdxl', model))
   const [file, pickle] = [join(given.folder, 'a.safetensors'), join(given.folder, 'a.ckpt')]
-  await writeRaw(file, singleFileTensors('sdxl', model))
-  await writeFile(pickle, torchZip(singleFileTensors('sdxl', model)))
   const whole = await run({ ...given, output: `${given.output}-whole`, model: folder })
   await trainUntil({ ...given, model: folder }, 1)
   await trainUntil({ ...given, model: file, resume: true }, 2)

@@ -6,9 +6,9 @@ import { type TestContext, test } from 'node:test'
 import type { Model, ReadOptions } from '../../../lib/models/model.js'
 import { readModel } from '../../../lib/models/read.js'
 import { networksIn } from '../../../lib/models/single-file.js'
-import { type FamilyName, leftovers, singleFileTensors, smallModel, writeFolder } from '../../fixtures/checkpoints.js'
+import { type FamilyName, leftovers, singleFileTensors, smallModel, writeFolder, writeLayouts } from '../../fixtures/checkpoints.js'
 import { chunksOf } from '../../fixtures/clip.js'
-import { torchLegacy, torchZip } from '../../fixtures/pickles.js'
+import { torchZip } from '../../fixtures/pickles.js'
 import { type RawTensor, writeRaw } from '../../fixtures/safetensors.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 import { long, onlyLong } from '../../long.js'
@@ -57,12 +57,8 @@ for (const family of families) {
     async (t) => {
       const folder = await temporaryFolder(t)
       const model = smallModel(family)
-      await writeFolder(join(folder, 'folder'), model)
       const single = singleFileTensors(family, model)
-      const more = [...single, ...leftovers()]
-      await writeRaw(join(folder, 'a.safetensors'), more)
-      await writeFile(join(folder, 'a.ckpt'), torchZip(more))
-      await writeFile(join(folder, 'a.pt'), torchLegacy(more))
+      await writeLayouts(folder, model, [...single, ...leftovers()])
       const expected = await readModel(join(folder, 'folder'))
       const weights = await contents(expected)
       const names = ['a.safetensors', 'a.ckpt', 'a.pt']

@@ -9,10 +9,8 @@ import { sdxl } from '../../../lib/models/sdxl.js'
 import { asIs, resolveTrainOptions, type TrainOptions } from '../../../lib/options/resolve.js'
 import { hashModel, hashTokens, settingsOf } from '../../../lib/train/identity.js'
 import { trainedParts } from '../../../lib/train/parts.js'
-import { type FamilyName, leftovers, singleFileTensors, smallModel, writeFolder } from '../../fixtures/checkpoints.js'
+import { type FamilyName, leftovers, singleFileTensors, smallModel, writeLayouts } from '../../fixtures/checkpoints.js'
 import { changeConfig, copyModel, vaeFile } from '../../fixtures/models.js'
-import { torchZip } from '../../fixtures/pickles.js'
-import { writeRaw } from '../../fixtures/safetensors.js'
 import { readSchedules, schedulerOf } from '../../fixtures/schedules.js'
 import { temporaryFolder } from '../../fixtures/temporary.js'
 import { long, onlyLong } from '../../long.js'
@@ -26,15 +24,12 @@ for (const family of ['sd1', 'sd2', 'sdxl'] satisfies FamilyName[]) {
     async (t) => {
       const folder = await temporaryFolder(t)
       const model = smallModel(family)
-      await writeFolder(join(folder, 'folder'), model)
       const single = singleFileTensors(family, model)
       // Old files have positions, in some of them as floats.
       const prefix = family === 'sdxl' ? 'conditioner.embedders.0' : 'cond_stage_model'
       const positions = { name: `${prefix}.transformer.text_model.embeddings.position_ids`, dtype: 'F16', data: new Uint16Array(77) }
       const others = leftovers().filter(({ name }) => !name.endsWith('position_ids'))
-      const more = [...single, { ...positions, shape: [1, 77] }, ...others]
-      await writeRaw(join(folder, 'a.safetensors'), more)
-      await writeFile(join(folder, 'a.ckpt'), torchZip(more))
+      await writeLayouts(folder, model, [...single, { ...positions, shape: [1, 77] }, ...others])
       const expected = await hashesOf(join(folder, 'folder'))
       const encoders = family === 'sdxl' ? ['text_encoder', 'text_encoder_2'] : ['text_encoder']
       assert.deepEqual(Object.keys(expected).sort(), ['scheduler', ...encoders, 'unet', 'vae'])
